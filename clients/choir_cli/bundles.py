@@ -1,0 +1,56 @@
+"""`choir pack` and `choir verify`: bundles on disk."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from choir_cli import packing
+from choir_cli.console import out as console
+
+
+def pack(
+    base: Annotated[str, typer.Option(help="Folder or hub id of the base model.")],
+    out: Annotated[Path, typer.Option(help="Where the bundle is written.")],
+    adapter: packing.Adapters = None,
+    task: packing.Task = None,
+    fusion: packing.Fusion = None,
+    labels: packing.Labels = None,
+    weight: packing.Weights = None,
+    template: packing.Template = "{text}",
+    verbalizers: packing.Verbalizers = None,
+    name: packing.EnsembleName = "ensemble",
+    revision: packing.Revision = None,
+) -> None:
+    """Write a bundle from a base and PEFT folders as they are."""
+    bundle = packing.pack_bundle(
+        out,
+        base=base,
+        adapters=adapter,
+        task=task,
+        fusion=fusion,
+        labels=labels,
+        weights=weight,
+        template=template,
+        verbalizers=verbalizers,
+        name=name,
+        revision=revision,
+    )
+    (ensemble,) = bundle.ensembles()
+    console.print(f"{out}: {ensemble.id} with {len(ensemble.members)} members, verified.")
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="The bundle to check.")],
+) -> None:
+    """Say everything that serving would refuse, without serving; status 1 if there is anything."""
+    from serve.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    problems = opened.verify()
+    for problem in problems:
+        typer.echo(problem)
+    if problems:
+        raise typer.Exit(1)
+    names = ", ".join(ensemble.id for ensemble in opened.ensembles())
+    console.print(f"{bundle} is sound: {names}.")

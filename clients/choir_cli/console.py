@@ -1,0 +1,66 @@
+"""What a person sees: answers on stdout, one sentence on stderr when something is wrong."""
+
+import json
+import os
+import sys
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from choir_client import ChoirError
+
+out = Console()
+
+# Only a module that was imported can have raised its error, so none is imported here: `choir
+# status` stays quick.
+_USER_ERRORS = (
+    ("serve.bundle", "BundleError"),
+    ("serve.adapter", "AdapterError"),
+    ("serve.base", "BaseError"),
+    ("serve.digest", "DigestError"),
+    ("serve.config", "ConfigError"),
+    ("serve.fusion.errors", "FusionError"),
+    ("serve.server", "ServerError"),
+    ("training.recipe", "RecipeError"),
+)
+
+
+class UsageError(Exception):
+    """The command line asks for something impossible, in one sentence."""
+
+
+def sentence(error: Exception) -> str:
+    """What to tell the person about `error`: its own words if they were meant for them."""
+    known = (
+        UsageError,
+        ChoirError,
+        *(getattr(sys.modules[m], e) for m, e in _USER_ERRORS if hasattr(sys.modules.get(m), e)),
+    )
+    if isinstance(error, known):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return (
+        f"Choir met an error it does not know, {type(error).__name__}: {error}; "
+        "CHOIR_DEBUG=1 shows where."
+    )
+
+
+def fail(error: Exception) -> NoReturn:
+    """Say what was wrong and end with status 2 for a wrong command line, else 1."""
+    if os.environ.get("CHOIR_DEBUG"):
+        raise error
+    typer.echo(f"choir: {sentence(error)}", err=True)
+    sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def show_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def table(title: str | None, *columns: str) -> Table:
+    return Table(
+        *columns, title=title, title_justify="left", title_style="bold", header_style="dim"
+    )

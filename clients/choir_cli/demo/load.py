@@ -1,0 +1,73 @@
+"""Clients that never pause, to see what a swap does to them."""
+
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from choir_client import Choir, ChoirError, Retries
+
+
+class Load:
+    """`clients` threads that predict one text after the other while the context is open.
+
+    Nothing is retried, so every failure is counted.
+    """
+
+    def __init__(self, url: str, model: str, texts: Sequence[str], clients: int = 4) -> None:
+        self.failures: list[str] = []
+        self.versions: Counter[str] = Counter()
+        self._progress = threading.Condition()
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._ask, args=(url, model, texts[i::clients]), daemon=True)
+            for i in range(clients)
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def requests(self) -> int:
+        return self.versions.total() + len(self.failures)
+
+    def wait_for(self, requests: int, within: float = 60.0) -> None:
+        """Until that many more requests have ended. Raises ChoirError if they take too long."""
+        with self._progress:
+            goal = self.requests + requests
+            if not self._progress.wait_for(lambda: self.requests >= goal, within):
+                raise ChoirError(f"fewer than {requests} requests ended within {within:.0f} s")
+
+    def _ask(self, url: str, model: str, texts: Sequence[str]) -> None:
+        with Choir(url, retries=Retries(attempts=1)) as choir:
+            for text in itertools.cycle(texts):
+                if self._stopping.is_set():
+                    return
+                try:
+                    outcome, failed = choir.predict(model, text).model, False
+                except ChoirError as error:
+                    outcome, failed = str(error), True
+                with self._progress:
+                    if failed:
+                        self.failures.append(outcome)
+                    else:
+                        self.versions[outcome] += 1
+                    self._progress.notify_all()
+                if failed:
+                    # A server that refuses at once must not be asked thousands of times a second.
+                    time.sleep(0.05)

@@ -1,0 +1,55 @@
+"""How good and how quick each member and each fusion method is, asked over HTTP."""
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from choir_client import Choir
+
+LATENCY_REQUESTS = 30
+
+
+@dataclass(frozen=True)
+class Score:
+    name: str
+    accuracy: float
+    latency: float
+    """Median of requests with one text, in seconds."""
+    passes: int
+    """How many members one answer runs."""
+
+
+def scores(
+    choir: Choir,
+    ensemble: str,
+    members: Sequence[str],
+    methods: Sequence[str],
+    texts: Sequence[str],
+    labels: Sequence[str],
+) -> Iterator[Score]:
+    """One score for each member alone, then one for each fusion method."""
+    for member in members:
+        yield _score(choir, member, f"{ensemble}/{member}", None, 1, texts, labels)
+    for method in methods:
+        yield _score(choir, method, ensemble, method, len(members), texts, labels)
+
+
+def _score(
+    choir: Choir,
+    name: str,
+    model: str,
+    method: str | None,
+    passes: int,
+    texts: Sequence[str],
+    labels: Sequence[str],
+) -> Score:
+    fusion = {"method": method} if method else None
+    answers = choir.predict(model, texts, fusion=fusion).labels
+    right = sum(answer == label for answer, label in zip(answers, labels, strict=True))
+    seconds = []
+    for text in texts[:LATENCY_REQUESTS]:
+        started = time.perf_counter()
+        choir.predict(model, text, fusion=fusion)
+        seconds.append(time.perf_counter() - started)
+    return Score(name, right / len(texts), statistics.median(seconds), passes)

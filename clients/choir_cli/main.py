@@ -1,0 +1,42 @@
+"""The command line: `choir COMMAND --help` says what each takes."""
+
+import typer
+
+from choir_cli import bundles, inference, operations, serving, training
+from choir_cli.console import fail
+
+app = typer.Typer(
+    name="choir",
+    help="Many adapters, one voice: train, serve and operate ensembles of adapters.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (
+    training.train,
+    training.evaluate,
+    serving.serve,
+    bundles.pack,
+    bundles.verify,
+    inference.predict,
+    inference.chat,
+    operations.status,
+    operations.swap,
+    operations.rollback,
+    operations.rollouts,
+):
+    app.command()(command)
+
+
+def run() -> None:
+    """The `choir` script: whatever goes wrong is one sentence on stderr and a status."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:
+        fail(error)
+
+
+if __name__ == "__main__":
+    run()

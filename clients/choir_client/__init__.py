@@ -1,0 +1,68 @@
+"""A typed client for a Choir server: `Choir` (blocking) and `AsyncChoir` (asyncio).
+
+>>> with Choir("http://127.0.0.1:8000") as choir:
+...     choir.predict("intents", "where is my card?").labels
+"""
+
+from choir_client._flows import Retries
+from choir_client.client import AsyncChoir, Choir
+from choir_client.exceptions import (
+    APIError,
+    BadRequest,
+    ChoirError,
+    Conflict,
+    ConnectionFailed,
+    Forbidden,
+    InvalidAnswer,
+    NotFound,
+    RateLimited,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+)
+from choir_client.models import (
+    AdapterRef,
+    ChatChunk,
+    ChatCompletion,
+    Completion,
+    EnsembleMember,
+    EnsembleStatus,
+    Health,
+    MemberPrediction,
+    Model,
+    Prediction,
+    PredictionItem,
+    Rollout,
+    Usage,
+)
+
+__all__ = [
+    "APIError",
+    "AdapterRef",
+    "AsyncChoir",
+    "BadRequest",
+    "ChatChunk",
+    "ChatCompletion",
+    "Choir",
+    "ChoirError",
+    "Completion",
+    "Conflict",
+    "ConnectionFailed",
+    "EnsembleMember",
+    "EnsembleStatus",
+    "Forbidden",
+    "Health",
+    "InvalidAnswer",
+    "MemberPrediction",
+    "Model",
+    "NotFound",
+    "Prediction",
+    "PredictionItem",
+    "RateLimited",
+    "Retries",
+    "Rollout",
+    "TooLarge",
+    "Unauthorized",
+    "Unavailable",
+    "Usage",
+]

@@ -1,0 +1,179 @@
+"""The API as data: one function a route, each giving the `Call` that both clients send the same
+way.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from choir_client.exceptions import InvalidAnswer
+from choir_client.models import (
+    ChatCompletion,
+    Completion,
+    EnsembleStatus,
+    Health,
+    Model,
+    Prediction,
+    Rollout,
+)
+
+T = TypeVar("T")
+Input = str | Mapping[str, Any]
+"""A text, or an object such as `{"text": ..., "text_pair": ...}`."""
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One HTTP request and how its answer is read."""
+
+    method: str
+    path: str
+    parse: Callable[[httpx.Response], T]
+    json: Mapping[str, Any] | None = None
+    params: Mapping[str, str] | None = None
+    retry: bool = True
+    """Whether sending it twice does no harm."""
+    answers: frozenset[int] = frozenset()
+    """Error statuses that are answers here, such as the 503 of a server that is not ready."""
+
+
+def predict(
+    model: str,
+    inputs: Input | Sequence[Input],
+    fusion: Mapping[str, Any] | None,
+    return_members: bool,
+) -> Call[Prediction]:
+    body: dict[str, Any] = {"model": model, "input": inputs}
+    if fusion is not None:
+        body["fusion"] = fusion
+    if return_members:
+        body["return_members"] = True
+    return Call("POST", "/v1/predict", _model(Prediction), json=body)
+
+
+def completion(model: str, prompt: Any, options: Mapping[str, Any]) -> Call[Completion]:
+    body = {"model": model, "prompt": prompt, **options}
+    return Call("POST", "/v1/completions", _model(Completion), json=body)
+
+
+def chat(
+    model: str, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+) -> Call[ChatCompletion]:
+    body = {"model": model, "messages": list(messages), **options}
+    return Call("POST", "/v1/chat/completions", _model(ChatCompletion), json=body)
+
+
+def models() -> Call[list[Model]]:
+    return Call("GET", "/v1/models", _listing(Model))
+
+
+def ensembles() -> Call[list[EnsembleStatus]]:
+    return Call("GET", "/v1/ensembles", _listing(EnsembleStatus))
+
+
+def ensemble(name: str) -> Call[EnsembleStatus]:
+    return Call("GET", f"/v1/ensembles/{_segment(name)}", _model(EnsembleStatus))
+
+
+def rollouts() -> Call[list[Rollout]]:
+    return Call("GET", "/v1/rollouts", _listing(Rollout))
+
+
+def rollout(rollout_id: str) -> Call[Rollout]:
+    return Call("GET", f"/v1/rollouts/{_segment(rollout_id)}", _model(Rollout))
+
+
+def swap(
+    name: str,
+    *,
+    members: Mapping[str, str | Sequence[str]] | None,
+    manifest: Mapping[str, Any] | None,
+    version: int | None,
+    expected_version: int | None,
+    strategy: Mapping[str, Any] | None,
+    allow_stale_fusion: bool,
+    wait: bool,
+) -> Call[Rollout]:
+    given = {"members": members, "manifest": manifest, "version": version}
+    if sum(value is not None for value in given.values()) != 1:
+        raise ValueError("a swap takes exactly one of members, manifest and version")
+    body = {
+        **given,
+        "expected_version": expected_version,
+        "strategy": strategy,
+        "allow_stale_fusion": allow_stale_fusion or None,
+    }
+    return _rollout_call(f"/v1/ensembles/{_segment(name)}/swap", body, wait)
+
+
+def rollback(name: str, *, to: int | None, wait: bool) -> Call[Rollout]:
+    return _rollout_call(f"/v1/ensembles/{_segment(name)}/rollback", {"to": to}, wait)
+
+
+def metrics() -> Call[str]:
+    return Call("GET", "/metrics", lambda response: response.text)
+
+
+def probe(path: str) -> Call[Health]:
+    return Call("GET", path, _health, retry=False, answers=frozenset({503}))
+
+
+def _health(response: httpx.Response) -> Health:
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    fields = body if isinstance(body, dict) else {}
+    return Health.model_validate({**fields, "ok": response.status_code == 200})
+
+
+def _rollout_call(path: str, body: Mapping[str, Any], wait: bool) -> Call[Rollout]:
+    given = {key: value for key, value in body.items() if value is not None}
+    return Call(
+        "POST",
+        path,
+        _model(Rollout),
+        json=given,
+        params={"wait": "true"} if wait else None,
+        # A second try would meet the first one's rollout, or start another.
+        retry=False,
+    )
+
+
+def _segment(name: str) -> str:
+    return quote(name, safe="")
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _model(model: type[M]) -> Callable[[httpx.Response], M]:
+    return lambda response: read(response.content, TypeAdapter(model), str(response.url))
+
+
+def _listing(model: type[M]) -> Callable[[httpx.Response], list[M]]:
+    """Lists come as `{"object": "list", "data": [...]}`."""
+
+    class Listing(BaseModel):
+        data: list[model]  # type: ignore[valid-type]
+
+    def parse(response: httpx.Response) -> list[M]:
+        return read(response.content, TypeAdapter(Listing), str(response.url)).data
+
+    return parse
+
+
+def read(content: bytes | str, adapter: TypeAdapter[T], source: str) -> T:
+    """`content` as `adapter`'s type; raises InvalidAnswer naming `source`."""
+    try:
+        return adapter.validate_json(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "the body"
+        raise InvalidAnswer(
+            f"{source} answered something that is not Choir's API ({where}: {problem['msg']})"
+        ) from None

@@ -1,0 +1,135 @@
+"""Everything that can go wrong between a caller and a Choir server.
+
+ChoirError
+├── ConnectionFailed        no answer: refused, timed out, or cut off
+├── InvalidAnswer           an answer that is not what a Choir server sends
+└── APIError                the server said no: `status`, `type`, `param`, `code`, `message`,
+`request_id` ├── BadRequest          400 ├── Unauthorized        401 ├── Forbidden           403 ├──
+NotFound            404 ├── Conflict            409  another version is active, or a rollout is
+running ├── TooLarge            413 ├── RateLimited         429  `retry_after` └── Unavailable
+502, 503, 504  `retry_after`
+"""
+
+from typing import Any
+
+import httpx
+
+
+class ChoirError(Exception):
+    """The root of all errors of this package."""
+
+
+class ConnectionFailed(ChoirError):
+    """The server could not be reached, or the connection broke before the answer was complete."""
+
+
+class InvalidAnswer(ChoirError):
+    """The server answered with something that is not part of Choir's API."""
+
+
+class APIError(ChoirError):
+    """The server refused the request; its fields are those of the OpenAI-shaped error body."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        type: str | None = None,
+        param: str | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.type = type
+        self.param = param
+        self.code = code
+        self.request_id = request_id
+        self.retry_after = retry_after
+        """Seconds the server asked to wait, where it did."""
+
+
+class BadRequest(APIError):
+    """400: the request is malformed or asks for something that this ensemble cannot do."""
+
+
+class Unauthorized(APIError):
+    """401: a token is missing or wrong."""
+
+
+class Forbidden(APIError):
+    """403: the token, host or origin may not do this."""
+
+
+class NotFound(APIError):
+    """404: no such model, ensemble, version or rollout."""
+
+
+class Conflict(APIError):
+    """409: `expected_version` is not the active one, a rollout is running, or there is no room."""
+
+
+class TooLarge(APIError):
+    """413: the body is over the server's limit."""
+
+
+class RateLimited(APIError):
+    """429: the queues are full."""
+
+
+class Unavailable(APIError):
+    """502, 503 or 504: no gateway or engine is ready."""
+
+
+_BY_STATUS: dict[int, type[APIError]] = {
+    400: BadRequest,
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    413: TooLarge,
+    429: RateLimited,
+    502: Unavailable,
+    503: Unavailable,
+    504: Unavailable,
+}
+
+
+def error_from_fields(fields: dict[str, Any], status: int, **known: Any) -> APIError:
+    """The exception for the `error` object of a body, or of one event of a stream."""
+    return _BY_STATUS.get(status, APIError)(
+        str(fields.get("message") or f"the server answered {status} without a reason"),
+        status=status,
+        type=fields.get("type"),
+        param=fields.get("param"),
+        code=None if fields.get("code") is None else str(fields["code"]),
+        **known,
+    )
+
+
+def error_from_response(response: httpx.Response) -> APIError:
+    """The exception for a response of status 400 or more whose body has been read.
+
+    A body that is not ours (a proxy's page, say) is left out of the message: the status says more.
+    """
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    fields = body.get("error") if isinstance(body, dict) else None
+    return error_from_fields(
+        fields if isinstance(fields, dict) else {},
+        response.status_code,
+        request_id=response.headers.get("x-request-id"),
+        retry_after=_seconds(response.headers.get("retry-after")),
+    )
+
+
+def _seconds(header: str | None) -> float | None:
+    try:
+        return max(0.0, float(header)) if header is not None else None
+    except ValueError:
+        return None

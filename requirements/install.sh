@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Creates .venv and installs what requirements/*.lock pins, then Choir itself as an editable install.
+# Usage: requirements/install.sh PYTHON. Returns at once when nothing has changed since the last time.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python="$1"
+venv=.venv
+stamp="$venv/.installed"
+torch_index=https://download.pytorch.org/whl/cpu
+
+platform="$(uname -s)-$(uname -m)"
+if [[ "$platform" != Linux-x86_64 ]]; then
+    echo "Choir's locked environment is for Linux on x86-64; this machine is $platform." >&2
+    exit 1
+fi
+
+state="$(cat pyproject.toml requirements/*.lock requirements/install.sh | sha256sum) $PWD"
+if [[ -x "$venv/bin/python" && -f "$stamp" && "$(cat "$stamp")" == "$state" ]]; then
+    exit 0
+fi
+
+if [[ -z "$python" ]]; then
+    echo "Choir needs Python 3.11, 3.12 or 3.13, and none was found: install one, or name it with 'make PYTHON=/path/to/python3.11'." >&2
+    exit 1
+fi
+
+started=$SECONDS
+if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    if ! "$python" -m venv "$venv"; then
+        echo "$python could not create $venv; on Debian and Ubuntu its venv module is a package of its own (python3-venv)." >&2
+        exit 1
+    fi
+fi
+version="$("$venv/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
+
+pip_install() {
+    # The lock is complete, so nothing may be resolved, and nothing pre-installed may be trusted more than the lock.
+    "$venv/bin/python" -m pip install --no-deps --disable-pip-version-check --progress-bar off -qq "$@"
+}
+
+install_torch() {
+    if [[ "$version" == 3.11 ]]; then
+        pip_install --require-hashes -r requirements/torch.lock "$@"
+    else
+        pip_install torch==2.13.0+cpu "$@"
+    fi
+}
+
+echo "Installing Choir's environment into $venv (Python $version); this takes a few minutes the first time."
+if ! install_torch 2>"$venv/torch-install.log"; then
+    echo "The configured package indexes have no torch 2.13.0+cpu; taking it from $torch_index."
+    if ! install_torch --index-url "$torch_index"; then
+        cat "$venv/torch-install.log" >&2
+        echo "torch 2.13.0+cpu could be installed neither from the configured package indexes nor from $torch_index." >&2
+        exit 1
+    fi
+fi
+echo "  torch: $((SECONDS - started)) s"
+pip_install --require-hashes -r requirements/cpu.lock
+echo "  locked packages: $((SECONDS - started)) s"
+pip_install --no-build-isolation --editable .
+echo "$state" >"$stamp"
+echo "Installed in $((SECONDS - started)) s."

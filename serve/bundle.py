@@ -1,0 +1,354 @@
+"""The bundle: the folder that training writes and serving reads."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from serve.adapter import ADAPTER_FILES, DEFAULT_RANK_LIMIT, AdapterError, inspect_adapter
+from serve.base import BaseError, BaseKind, BaseShapes, kind_of, read_config
+from serve.digest import DigestError, folder_digest
+from serve.fusion.errors import FusionError
+from serve.fusion.fuse import Fusion
+from serve.manifest import (
+    AdapterRef,
+    Contract,
+    Digest,
+    Ensemble,
+    Extract,
+    FusionSpec,
+    Golden,
+    Member,
+    Name,
+    explain,
+)
+
+__all__ = [
+    "AdapterRef",
+    "BaseSpec",
+    "Bundle",
+    "BundleError",
+    "BundleInfo",
+    "Contract",
+    "Digest",
+    "Ensemble",
+    "Extract",
+    "FusionSpec",
+    "Golden",
+    "Member",
+    "Name",
+    "folder_digest",
+]
+
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+
+
+class BundleError(ValueError):
+    """A bundle that cannot be read or written, in one sentence for its owner."""
+
+
+class BaseSpec(Contract):
+    """Where the base is: a folder (relative to the bundle, or absolute), or a hub id and
+    revision."""
+
+    path: Annotated[str, Field(min_length=1)] | None = None
+    id: Annotated[str, Field(min_length=1)] | None = None
+    revision: str | None = None
+    kind: BaseKind | None = None
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        if (self.path is None) == (self.id is None):
+            raise ValueError("give exactly one of 'path' and 'id'")
+        if self.revision and self.id is None:
+            raise ValueError("'revision' goes with 'id' only")
+        return self
+
+
+class BundleInfo(Contract):
+    """`bundle.json`."""
+
+    format: Literal[1]
+    base: BaseSpec
+    created: str | None = None
+    choir: str | None = None
+
+
+class Bundle:
+    """A bundle on disk. Every write is atomic, and what was written never changes."""
+
+    def __init__(self, path: Path, info: BundleInfo) -> None:
+        self.path = path
+        self.info = info
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "Bundle":
+        """Raises BundleError if there is no readable `bundle.json`. Manifests are read when they
+        are asked for."""
+        folder = Path(path)
+        file = folder / "bundle.json"
+        if not file.is_file():
+            raise BundleError(f"{folder} is not a bundle: it has no bundle.json.")
+        try:
+            return cls(folder.resolve(), BundleInfo.model_validate_json(file.read_bytes()))
+        except ValidationError as error:
+            raise BundleError(f"{file}: {explain(error)}.") from error
+        except OSError as error:
+            raise BundleError(f"{file} cannot be read: {error.strerror}.") from error
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], base: BaseSpec) -> "Bundle":
+        """Write `bundle.json`. Raises BundleError if there is one already."""
+        folder = Path(path)
+        if (folder / "bundle.json").exists():
+            raise BundleError(f"{folder} is a bundle already; choose another folder.")
+        folder.mkdir(parents=True, exist_ok=True)
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        info = BundleInfo(format=1, base=base, created=created, choir=_choir_version())
+        _write(folder / "bundle.json", info.model_dump_json(indent=2, exclude_none=True))
+        return cls(folder.resolve(), info)
+
+    @property
+    def base_source(self) -> str:
+        """The base's folder, or its hub id."""
+        if self.info.base.path is not None:
+            return str((self.path / self.info.base.path).resolve())
+        assert self.info.base.id is not None, "a base has a path or an id"
+        return self.info.base.id
+
+    @property
+    def base_revision(self) -> str | None:
+        return self.info.base.revision
+
+    @property
+    def base_folder(self) -> Path | None:
+        """The base's folder; None where the base is on a hub."""
+        return Path(self.base_source) if self.info.base.path is not None else None
+
+    def base_kind(self) -> BaseKind:
+        """What `bundle.json` says, else what the base's `config.json` does. Raises BundleError."""
+        if self.info.base.kind:
+            return self.info.base.kind
+        try:
+            return kind_of(read_config(self.base_folder or self._fetched_config()))
+        except BaseError as error:
+            raise BundleError(str(error)) from error
+
+    def ensembles(self) -> list[Ensemble]:
+        """Every version of every ensemble, by name and version. Raises BundleError at the first
+        unsound manifest."""
+        return sorted(
+            map(self._read, self._manifests()), key=lambda each: (each.name, each.version)
+        )
+
+    def ensemble(self, name: str, version: int | None = None) -> Ensemble:
+        """One version of an ensemble, by default the highest. Raises BundleError if there is
+        none."""
+        known = self.ensembles()
+        found = [e for e in known if e.name == name and version in (None, e.version)]
+        if not found:
+            wanted = name if version is None else f"{name}@{version}"
+            has = ", ".join(each.id for each in known) or "none"
+            raise BundleError(f"{self.path} has no ensemble {wanted}; it has: {has}.")
+        return found[-1]
+
+    def adapter_dir(self, ref: AdapterRef) -> Path:
+        """The folder of an adapter, below the bundle. Raises BundleError if it is not there."""
+        folder = self._below(_adapter_path(ref))
+        if not folder.is_dir():
+            raise BundleError(
+                f"{self.path} has no folder {_adapter_path(ref)} for the digest {ref.digest}."
+            )
+        return folder
+
+    def fusion_path(self, ensemble: Ensemble) -> Path | None:
+        """The file of an ensemble's fitted parameters, if it names one. Raises BundleError if it is
+        not there."""
+        if ensemble.fusion.parameters is None:
+            return None
+        file = self._below(ensemble.fusion.parameters)
+        if not file.is_file():
+            raise BundleError(
+                f"{ensemble.id} needs {ensemble.fusion.parameters}, which {self.path} lacks."
+            )
+        return file
+
+    def add_adapter(self, name: str, source_dir: str | os.PathLike[str]) -> AdapterRef:
+        """Copy an adapter's own files in, and name them by their digest. What else lies beside them
+        stays behind.
+
+        Raises BundleError for a wrong name or a folder without an adapter."""
+        source = Path(source_dir)
+        try:
+            _NAME.validate_python(name)
+        except ValidationError as error:
+            raise BundleError(
+                f"The adapter name {name!r} must match [a-z0-9][a-z0-9._-]{{0,62}}."
+            ) from error
+        missing = [file for file in ADAPTER_FILES[:2] if not (source / file).is_file()]
+        if missing:
+            raise BundleError(
+                f"{source} is not an adapter: it has no {missing[0]} (pickle files are never read)."
+            )
+        parent = self.path / "adapters" / name
+        parent.mkdir(parents=True, exist_ok=True)
+        with _scratch(parent) as scratch:
+            for file in ADAPTER_FILES:
+                if (source / file).is_file():
+                    shutil.copyfile(source / file, scratch / file)
+            ref = AdapterRef(adapter=name, digest=folder_digest(scratch))
+            target = self.path / _adapter_path(ref)
+            if not target.exists():
+                scratch.chmod(0o755)
+                scratch.rename(target)
+        return ref
+
+    def write_ensemble(self, ensemble: Ensemble) -> Path:
+        """Write a manifest. The same content again is fine; raises BundleError where another
+        content has the version."""
+        file = self.path / "ensembles" / ensemble.name / f"{ensemble.version}.json"
+        if file.exists():
+            if self._read(file) != ensemble:
+                raise BundleError(
+                    f"{ensemble.id} exists with another content, and versions never change."
+                )
+            return file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _write(file, ensemble.model_dump_json(indent=2, exclude_none=True))
+        return file
+
+    def verify(self, deep: bool = True, *, max_rank: int | None = DEFAULT_RANK_LIMIT) -> list[str]:
+        """Every reason why serving would refuse the bundle, as sentences; none for a sound one.
+
+        `deep` also reads every tensor of the adapters and compares their shapes with the base's.
+        `max_rank` is the engine's limit."""
+        problems = list(self._base_problems())
+        ensembles: list[Ensemble] = []
+        for file in self._manifests():
+            try:
+                ensembles.append(self._read(file))
+            except BundleError as error:
+                problems.append(str(error))
+        if not ensembles and not problems:
+            problems.append(f"{self.path} has no ensembles.")
+        for ensemble in ensembles:
+            problems.extend(self._ensemble_problems(ensemble, deep=deep, max_rank=max_rank))
+        return list(dict.fromkeys(problems))
+
+    def _base_problems(self) -> Iterator[str]:
+        try:
+            self.base_kind()
+            if self.base_folder is not None:
+                BaseShapes.read(self.base_folder)
+        except (BundleError, BaseError) as error:
+            yield str(error)
+
+    def _ensemble_problems(
+        self, ensemble: Ensemble, *, deep: bool, max_rank: int | None
+    ) -> Iterator[str]:
+        for member in ensemble.members:
+            for ref in member.adapters:
+                try:
+                    folder = self.adapter_dir(ref)
+                    found = folder_digest(folder)
+                    if found != ref.digest:
+                        yield (
+                            f"{_adapter_path(ref)} has the digest {found}, but {ensemble.id} names "
+                            f"{ref.digest}."
+                        )
+                    elif deep:
+                        inspect_adapter(
+                            folder,
+                            base=self.base_folder,
+                            max_rank=max_rank,
+                            base_kind=self.base_kind(),
+                            labels=ensemble.labels,
+                        )
+                except (BundleError, BaseError, DigestError) as error:
+                    yield str(error)
+                except AdapterError as error:
+                    yield f"{ensemble.id}, member {member.name}, adapter {ref.adapter}: {error}"
+        try:
+            parameters = self.fusion_path(ensemble)
+            if parameters is not None:
+                Fusion.from_manifest(ensemble, parameters)
+        except (BundleError, FusionError) as error:
+            yield f"{ensemble.id}: {error}"
+
+    def _manifests(self) -> list[Path]:
+        return sorted(self.path.glob("ensembles/*/*.json"))
+
+    def _read(self, file: Path) -> Ensemble:
+        where = file.relative_to(self.path)
+        try:
+            ensemble = Ensemble.model_validate_json(self._below(where).read_bytes())
+        except ValidationError as error:
+            raise BundleError(f"{where}: {explain(error)}.") from error
+        except OSError as error:
+            raise BundleError(f"{where} cannot be read: {error.strerror}.") from error
+        if (file.parent.name, file.name) != (ensemble.name, f"{ensemble.version}.json"):
+            raise BundleError(
+                f"{where} holds {ensemble.id}; its path must be ensembles/<name>/<version>.json."
+            )
+        return ensemble
+
+    def _below(self, relative: str | Path) -> Path:
+        path = (self.path / relative).resolve()
+        if not path.is_relative_to(self.path):
+            raise BundleError(
+                f"{relative} leads out of the bundle {self.path}; copy the files into it."
+            )
+        return path
+
+    def _fetched_config(self) -> Path:
+        """A folder with the `config.json` of a base on a hub, from the local cache where it is."""
+        from huggingface_hub import hf_hub_download
+
+        try:
+            file = hf_hub_download(self.base_source, "config.json", revision=self.base_revision)
+        except Exception as error:  # the hub's client raises its own, OSError's and httpx's
+            raise BundleError(
+                f"The config of the base {self.base_source} cannot be fetched "
+                f"({type(error).__name__}); "
+                'download the base and give its path, or say its "kind" in bundle.json.'
+            ) from error
+        return Path(file).parent
+
+
+def _adapter_path(ref: AdapterRef) -> str:
+    return f"adapters/{ref.adapter}/{ref.digest.removeprefix('sha256:')[:12]}"
+
+
+def _choir_version() -> str | None:
+    try:
+        return metadata.version("choir-serve")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    """A folder on the same disk as `parent`, gone at the end unless it was renamed."""
+    folder = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(file: Path, text: str) -> None:
+    """All of the text or nothing, also if the process dies meanwhile."""
+    with _scratch(file.parent) as scratch:
+        draft = scratch / file.name
+        with draft.open("w", encoding="utf-8") as out:
+            out.write(text + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+        draft.rename(file)

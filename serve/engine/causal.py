@@ -1,0 +1,144 @@
+"""Label scores from a causal base: all labels of all members as one batch of vLLM requests."""
+
+import asyncio
+import uuid
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from vllm import SamplingParams
+from vllm.inputs import TokensPrompt
+from vllm.logprobs import FlatLogprobs
+from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS, RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from serve.engine.scheduler import COMPUTE_FROM
+from serve.labels import LabelError, LabelPath, encoder, label_paths
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """Scores of C labels for N prompts by M adapters."""
+
+    scores: NDArray[np.float64]
+    """[M, N, C] sums of log-probabilities, or means over the label's tokens."""
+    prompt_tokens: int
+    """Tokens of the prompts, counted once."""
+    member_tokens: int
+    """Tokens of prompts and labels over all members."""
+
+
+class CausalScorer:
+    """Scores label texts after prompts.
+
+    Labels that differ in their last token only share one request, which is the context and the tokens before that
+    one: the last tokens' log-probabilities come from the sampling position (`logprob_token_ids`), those before from
+    the prompt (`prompt_logprobs`). So labels of one token cost one forward step, and longer ones, all in the same
+    step, their own tokens and the last, partial cache block of the context, which the first request fills for all."""
+
+    def __init__(self, llm: AsyncLLM) -> None:
+        self._llm = llm
+        self._encode = encoder(llm.get_tokenizer())
+        self._context = llm.model_config.max_model_len
+
+    async def score(
+        self,
+        prompts: Sequence[str],
+        labels: Sequence[str],
+        adapters: Sequence[LoRARequest | None],
+        *,
+        mean: bool = False,
+    ) -> LabelScores:
+        """Raises LabelError for labels or prompts that cannot be scored, one that is too long for the model included."""
+        plans = await asyncio.to_thread(self._plan, prompts, labels)
+        rows = await asyncio.gather(
+            *(self._score_one(plan, adapter) for adapter in adapters for plan in plans)
+        )
+        scores = np.array(rows, dtype=np.float64).reshape(len(adapters), len(plans), len(labels))
+        if mean:
+            scores /= np.array([[len(path.tokens) for path in plan] for plan in plans])
+        prompt_tokens = sum(max(len(path.context) for path in plan) for plan in plans)
+        label_tokens = sum(len(path.tokens) for plan in plans for path in plan)
+        return LabelScores(scores, prompt_tokens, len(adapters) * (prompt_tokens + label_tokens))
+
+    def _plan(self, prompts: Sequence[str], labels: Sequence[str]) -> list[list[LabelPath]]:
+        plans = []
+        for prompt in prompts:
+            plan = label_paths(self._encode, prompt, labels)
+            longest = max(len(path.context) + len(path.tokens) for path in plan)
+            if longest > self._context:
+                raise LabelError(
+                    f"The text and its label are {longest} tokens long, and the model's context is {self._context}: "
+                    "shorten the text."
+                )
+            plans.append(plan)
+        return plans
+
+    async def _score_one(self, plan: Sequence[LabelPath], adapter: LoRARequest | None) -> list[float]:
+        """Scores of one prompt's labels [C] under one adapter."""
+        siblings: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = defaultdict(list)
+        for index, path in enumerate(plan):
+            siblings[path.context, path.tokens[:-1]].append(index)
+        steps = [
+            (context, stem, chosen[start : start + MAX_LOGPROB_TOKEN_IDS])
+            for (context, stem), chosen in siblings.items()
+            for start in range(0, len(chosen), MAX_LOGPROB_TOKEN_IDS)
+        ]
+        values = await asyncio.gather(
+            *(
+                self.continuations(context, stem, [plan[index].tokens[-1] for index in chosen], adapter)
+                for context, stem, chosen in steps
+            )
+        )
+        scores = [0.0] * len(plan)
+        for (_, _, chosen), step_scores in zip(steps, values, strict=True):
+            for index, score in zip(chosen, step_scores, strict=True):
+                scores[index] = score
+        return scores
+
+    async def continuations(
+        self,
+        context: Sequence[int],
+        stem: Sequence[int],
+        tokens: list[int],
+        adapter: LoRARequest | None,
+    ) -> list[float]:
+        """Log-probability of `stem` and then each of `tokens` (at most 128) right after `context`."""
+        params = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            logprob_token_ids=tokens,
+            detokenize=False,
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        if stem:
+            params.prompt_logprobs = 0
+            params.skip_reading_prefix_cache = False
+            params.extra_args = {COMPUTE_FROM: len(context) - 1}
+        prompt = TokensPrompt(prompt_token_ids=[*context, *stem])
+        if adapter is not None:
+            prompt["cache_salt"] = adapter.lora_name
+        output = await self._run(prompt, params, adapter)
+        (position,) = output.outputs[0].logprobs or ()
+        before = 0.0
+        if stem:
+            assert isinstance(output.prompt_logprobs, FlatLogprobs)
+            starts = output.prompt_logprobs.start_indices[len(context) :]
+            before = sum(output.prompt_logprobs.logprobs[start] for start in starts)
+        return [before + position[token].logprob for token in tokens]
+
+    async def _run(
+        self, prompt: TokensPrompt, params: SamplingParams, adapter: LoRARequest | None
+    ) -> RequestOutput:
+        last = None
+        async for output in self._llm.generate(
+            prompt, params, f"score-{uuid.uuid4().hex}", lora_request=adapter
+        ):
+            last = output
+        assert last is not None, "vLLM ends every request with an output"
+        return last

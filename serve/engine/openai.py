@@ -1,0 +1,178 @@
+"""vLLM's own OpenAI routes, called inside the engine's process over the `VoiceClient`.
+
+Templates, sampling parameters, streaming, log-probabilities, tools and errors are vLLM's. Choir adds the name of the
+model, the members' answers and the members' tokens. Built on `init_app_state`, which moves between vLLM's versions;
+`arguments.check_vllm_version` guards it.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from vllm.engine.protocol import EngineClient
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.entrypoints.openai.chat_completion.api_router import attach_router as attach_chat
+from vllm.entrypoints.openai.completion.api_router import attach_router as attach_completion
+from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from serve.engine.interface import GenerateCall, Refusal
+from serve.engine.voice import Voice, VoiceClient, speaking
+
+PATHS: Mapping[str, str] = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
+
+VLLM_MODEL = "choir"
+"""The one model name that vLLM's serving knows; which ensemble answers is in `speaking`."""
+
+
+class OpenAIRoutes:
+    """The two OpenAI routes as an ASGI application of vLLM's, without a socket."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    @classmethod
+    async def create(cls, llm: AsyncLLM, model: str) -> "OpenAIRoutes":
+        args = make_arg_parser(FlexibleArgumentParser()).parse_args([])
+        args.model, args.served_model_name = model, [VLLM_MODEL]
+        app = FastAPI()
+        app.state.args = args
+        attach_chat(app)
+        attach_completion(app)
+        init_exception_handler(app)
+        client: EngineClient = VoiceClient(llm)  # type: ignore[assignment]  # a virtual subclass
+        await init_app_state(client, app.state, args, ("generate",))
+        app.state.openai_serving_models.model_name = lambda lora_request=None: speaking.get().model
+        return cls(app)
+
+    async def answer(self, call: GenerateCall, voice: Voice) -> AsyncIterator[bytes | Refusal]:
+        """The body of the answer, or a refusal first."""
+        exchange = Exchange(self._app, call, voice)
+        try:
+            status = await exchange.status()
+            if status >= 400:
+                yield _refusal(status, b"".join([part async for part in exchange.body()]))
+                return
+            if call.body.get("stream"):
+                async for part in exchange.body():
+                    yield _with_members_in_events(part, voice, call) if len(voice.speakers) > 1 else part
+            else:
+                whole = b"".join([part async for part in exchange.body()])
+                yield _with_members(whole, voice, call) if len(voice.speakers) > 1 else whole
+        finally:
+            await exchange.close()
+
+
+class Exchange:
+    """One request to the ASGI application and its answer, part by part."""
+
+    def __init__(self, app: FastAPI, call: GenerateCall, voice: Voice) -> None:
+        self._body = json.dumps({**call.body, "model": VLLM_MODEL}).encode()
+        self._parts: asyncio.Queue[dict[str, Any] | BaseException] = asyncio.Queue()
+        self._sent = False
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(self._body)).encode())]
+        for name, value in (call.trace_headers or {}).items():
+            headers.append((name.lower().encode(), value.encode()))
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": PATHS[call.route],
+            "raw_path": PATHS[call.route].encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": headers,
+            "client": ("127.0.0.1", 0),
+            "server": ("127.0.0.1", 0),
+        }
+        self._task = asyncio.create_task(self._run(app, scope, voice))
+
+    async def _run(self, app: FastAPI, scope: dict[str, Any], voice: Voice) -> None:
+        speaking.set(voice)
+        try:
+            await app(scope, self._receive, self._parts.put)
+        except Exception as error:
+            await self._parts.put(error)
+
+    async def _receive(self) -> dict[str, Any]:
+        if self._sent:
+            await asyncio.Event().wait()  # the client stays connected; a disconnect cancels the task
+        self._sent = True
+        return {"type": "http.request", "body": self._body, "more_body": False}
+
+    async def status(self) -> int:
+        """The HTTP status, once the application has decided."""
+        return int((await self._next())["status"])
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """The parts of the body as they come."""
+        more = True
+        while more:
+            message = await self._next()
+            more = message.get("more_body", False)
+            if message.get("body"):
+                yield message["body"]
+
+    async def _next(self) -> dict[str, Any]:
+        message = await self._parts.get()
+        if isinstance(message, BaseException):
+            raise message
+        return message
+
+    async def close(self) -> None:
+        """Abort what still runs: vLLM ends a request whose task is cancelled."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+
+def _refusal(status: int, body: bytes) -> Refusal:
+    """vLLM's error document as a refusal."""
+    try:
+        error = json.loads(body)["error"]
+        return Refusal(status, error["message"], code=None, param=error.get("param"))
+    except (ValueError, KeyError, TypeError):
+        return Refusal(status, "vLLM refused the request without saying why.")
+
+
+def _add_members(document: dict[str, Any], voice: Voice, call: GenerateCall) -> None:
+    """Write the members' tokens into `usage` and, if asked for, their answers into each choice."""
+    if document.get("usage"):
+        document["usage"]["member_tokens"] = voice.member_tokens
+    if not call.return_members:
+        return
+    # vLLM ends the request id of a completion's i-th prompt with -i; its choice has that index.
+    votes = {
+        int(request_id.rpartition("-")[2]) if call.route == "completions" else 0: vote
+        for request_id, vote in voice.votes.items()
+    }
+    for choice in document.get("choices", ()):
+        verdict, answers = votes[choice["index"]]
+        choice["agreement"] = verdict.share
+        choice["members"] = [
+            {"name": speaker.name, "text": text, "agrees": key == verdict.keys[verdict.winner]}
+            for speaker, text, key in zip(voice.speakers, answers, verdict.keys, strict=True)
+        ]
+
+
+def _with_members(body: bytes, voice: Voice, call: GenerateCall) -> bytes:
+    document = json.loads(body)
+    _add_members(document, voice, call)
+    return json.dumps(document).encode()
+
+
+def _with_members_in_events(part: bytes, voice: Voice, call: GenerateCall) -> bytes:
+    """The same for server-sent events; vLLM sends whole events."""
+    lines = part.decode().split("\n")
+    for number, line in enumerate(lines):
+        if line.startswith("data: {"):
+            document = json.loads(line.removeprefix("data: "))
+            if voice.votes:
+                _add_members(document, voice, call)
+            lines[number] = f"data: {json.dumps(document)}"
+    return "\n".join(lines).encode()

@@ -1,0 +1,50 @@
+"""What an adapter does to the base, in a few numbers: proof that it was loaded, the same on every replica."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from vllm.lora.request import LoRARequest
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from serve.engine.causal import CausalScorer
+from serve.engine.encoder import EncoderPooler
+from serve.engine.interface import Probe
+
+TEXT = "The quick brown fox jumps over the lazy dog. 0123456789"
+OUTPUTS = 64
+"""How many numbers are compared; with label scoring's own calls at most 128 are possible."""
+
+
+class Prober:
+    """Runs one fixed input through adapters and compares with the plain base."""
+
+    def __init__(self, llm: AsyncLLM, kind: Literal["causal", "encoder"]) -> None:
+        self._causal = CausalScorer(llm) if kind == "causal" else None
+        self._encoder = EncoderPooler(llm) if kind == "encoder" else None
+        tokens: list[int] = llm.get_tokenizer()(TEXT)["input_ids"]
+        self._tokens = tokens[: llm.model_config.max_model_len - 1]
+        vocabulary = llm.model_config.get_vocab_size()
+        self._watched = list(range(0, vocabulary, -(-vocabulary // OUTPUTS)))
+        self._base: tuple[float, ...] = ()
+
+    @classmethod
+    async def create(cls, llm: AsyncLLM, kind: Literal["causal", "encoder"]) -> "Prober":
+        """Probes the base, which also builds vLLM's kernels."""
+        prober = cls(llm, kind)
+        prober._base = await prober._outputs(None)
+        return prober
+
+    async def probe(self, adapter: LoRARequest) -> Probe:
+        outputs = await self._outputs(adapter)
+        change = max(abs(a - b) for a, b in zip(outputs, self._base, strict=True))
+        return Probe(digest=adapter.lora_name, outputs=outputs, change=change)
+
+    async def _outputs(self, adapter: LoRARequest | None) -> tuple[float, ...]:
+        """Log-probabilities of the watched tokens, or the pooled vector's first values."""
+        values: Sequence[float]
+        if self._causal is not None:
+            values = await self._causal.continuations(self._tokens, (), self._watched, adapter)
+        else:
+            assert self._encoder is not None
+            values = (await self._encoder.pool([self._tokens], [adapter]))[0, 0, :OUTPUTS].tolist()
+        return tuple(values)

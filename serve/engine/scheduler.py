@@ -1,0 +1,39 @@
+"""vLLM's schedulers, taught how far a label-scoring request may read the prefix cache.
+
+vLLM computes no `prompt_logprobs` for positions that it reads from the cache, and label scoring needs them from the
+label's first token on. So a hit is cut back to the last block that ends before the label begins. The hook is
+`Scheduler._get_local_prefix_cache_hit` of vLLM 0.32, behind the version guard in `arguments.py`.
+"""
+
+from typing import Any
+
+from vllm.v1.core.kv_cache_manager import KVCacheBlocks
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request
+
+COMPUTE_FROM = "choir_compute_from"
+"""Key in `SamplingParams.extra_args`: the first position that the forward pass has to compute."""
+
+
+class _ScoringMixin:
+    block_size: int
+    kv_cache_manager: Any
+
+    def _get_local_prefix_cache_hit(self, request: Request) -> tuple[KVCacheBlocks, int, int, bool]:
+        blocks, hit, boundary, divergent = super()._get_local_prefix_cache_hit(request)  # type: ignore[misc]
+        params = request.sampling_params
+        limit = (params.extra_args or {}).get(COMPUTE_FROM) if params else None
+        if limit is not None and hit > limit:
+            hit = limit // self.block_size * self.block_size
+            blocks = self.kv_cache_manager.truncate_computed_blocks(blocks, hit)
+            boundary = min(boundary, hit)
+        return blocks, hit, boundary, divergent
+
+
+class ScoringScheduler(_ScoringMixin, Scheduler):
+    """For engines without asynchronous scheduling (the CPU)."""
+
+
+class AsyncScoringScheduler(_ScoringMixin, AsyncScheduler):
+    """For engines with asynchronous scheduling (vLLM's default on GPUs)."""

@@ -1,0 +1,407 @@
+"""The engine: one vLLM instance that holds adapters and answers for whole ensembles."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from vllm.lora.request import LoRARequest
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from serve import labels, metrics
+from serve.manifest import Ensemble, Member
+from serve.engine.adapters import AdapterPool
+from serve.engine.arguments import check_vllm_version, engine_args
+from serve.engine.causal import CausalScorer
+from serve.engine.encoder import EncoderPooler, Head
+from serve.engine.interface import (
+    VERSION_NOT_LOADED,
+    EngineSettings,
+    EngineState,
+    GenerateCall,
+    PredictCall,
+    Prediction,
+    PrepareError,
+    Probe,
+    Refusal,
+    Version,
+)
+from serve.engine.openai import OpenAIRoutes
+from serve.engine.probe import Prober
+from serve.engine.voice import Speaker, Voice
+from serve.fusion.fuse import Fused, Fusion, FusionError
+from serve.fusion.measures import entropy
+from serve.fusion.members import check_weights
+
+
+@dataclass
+class Loaded:
+    """A version that is ready to answer."""
+
+    version: Version
+    fusion: Fusion | None
+    heads: dict[str, Head]
+    in_flight: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.idle.set()
+
+    @property
+    def ensemble(self) -> Ensemble:
+        return self.version.ensemble
+
+
+class VLLMEngine:
+    """Implements `interface.Engine`."""
+
+    def __init__(
+        self,
+        llm: AsyncLLM,
+        settings: EngineSettings,
+        slots: int,
+        prober: Prober,
+        openai: OpenAIRoutes | None,
+    ) -> None:
+        self._llm = llm
+        self._settings = settings
+        self._slots = slots
+        self._adapters = AdapterPool(llm, slots)
+        self._prober = prober
+        self._openai = openai
+        causal = settings.kind == "causal"
+        self._causal = CausalScorer(llm) if causal else None
+        self._encoder = None if causal else EncoderPooler(llm)
+        self._versions: dict[str, Loaded] = {}
+        self._preparing = asyncio.Lock()
+
+    @classmethod
+    async def start(cls, settings: EngineSettings) -> "VLLMEngine":
+        """Load the base and warm it up, so that the first request is as fast as the second.
+
+        Raises EngineSettingError for arguments that cannot be used."""
+        check_vllm_version()
+        args = engine_args(
+            model=settings.model,
+            revision=settings.revision,
+            kind=settings.kind,
+            dtype=settings.dtype,
+            adapter_slots=settings.adapter_slots,
+            max_lora_rank=settings.max_lora_rank,
+            given=settings.arguments,
+        )
+        llm = AsyncLLM.from_engine_args(args)
+        prober = await Prober.create(llm, settings.kind)
+        openai = await OpenAIRoutes.create(llm, settings.model) if settings.kind == "causal" else None
+        return cls(llm, settings, args.max_loras, prober, openai)
+
+    async def prepare(self, version: Version) -> tuple[Probe, ...]:
+        """See `interface.Engine`."""
+        async with self._preparing:
+            if version.key not in self._versions:
+                self._versions[version.key] = await self._load(version)
+                metrics.ensemble_loaded(version.ensemble.name, version.ensemble.version)
+                self._tell_adapters()
+        return await self.probe(version.key)
+
+    async def _load(self, version: Version) -> Loaded:
+        ensemble = version.ensemble
+        refuse_unserved(ensemble, self._settings.kind)
+        acquired: list[str] = []
+        try:
+            fusion = None
+            if ensemble.task == "classification":
+                fusion = Fusion.from_manifest(
+                    ensemble,
+                    Path(version.parameters) if version.parameters else None,
+                    allow_stale=version.allow_stale_fusion,
+                )
+            heads = {}
+            for member in ensemble.members:
+                for reference in member.adapters:
+                    folder = version.adapters[reference.digest]
+                    await self._adapters.acquire(reference.adapter, reference.digest, folder)
+                    acquired.append(reference.digest)
+                    if self._encoder is not None:
+                        heads[member.name] = self._head(folder, member, ensemble)
+        except BaseException as error:
+            for digest in acquired:
+                await self._adapters.release(digest)
+            if isinstance(error, FusionError):
+                raise PrepareError(str(error)) from error
+            raise
+        return Loaded(version, fusion, heads)
+
+    @staticmethod
+    def _head(folder: str, member: Member, ensemble: Ensemble) -> Head:
+        head = Head.read(Path(folder))
+        if len(head.bias) != len(ensemble.labels or ()):
+            raise PrepareError(
+                f"The head of member {member.name!r} has {len(head.bias)} rows, and the ensemble has "
+                f"{len(ensemble.labels or ())} labels."
+            )
+        return head
+
+    async def probe(self, key: str) -> tuple[Probe, ...]:
+        """See `interface.Engine`."""
+        digests = self._versions[key].ensemble.digests
+        return tuple(
+            await asyncio.gather(*(self._prober.probe(self._adapters.request(d)) for d in digests))
+        )
+
+    async def predict(self, call: PredictCall) -> Prediction | Refusal:
+        """See `interface.Engine`."""
+        loaded = self._versions.get(call.version)
+        if loaded is None:
+            return _not_loaded(call.version)
+        if loaded.fusion is None:
+            return Refusal(
+                400,
+                f"The ensemble {loaded.ensemble.name!r} has the task {loaded.ensemble.task}: use /v1/completions or "
+                "/v1/chat/completions.",
+                param="model",
+            )
+        members = _members(loaded.ensemble, call.member)
+        with _running(loaded):
+            try:
+                scores, prompt_tokens, member_tokens = await self._scores(loaded, members, call)
+                return await asyncio.to_thread(
+                    _merge, loaded, members, call, softmax(scores), prompt_tokens, member_tokens
+                )
+            except labels.LabelError as error:
+                return Refusal(400, str(error), param="input")
+            except FusionError as error:
+                return Refusal(400, str(error), param="fusion")
+
+    async def _scores(
+        self, loaded: Loaded, members: tuple[Member, ...], call: PredictCall
+    ) -> tuple[NDArray[np.float64], int, int]:
+        """Label scores [M, N, C], the prompts' tokens, and all members' tokens."""
+        ensemble = loaded.ensemble
+        adapters = [self._adapter_of(member) for member in members]
+        if self._causal is not None:
+            pair_needed = "{text_pair}" in ensemble.template
+            for text in call.inputs:
+                if (text.text_pair is not None) != pair_needed:
+                    raise labels.LabelError(_PAIR_MISSING if pair_needed else _PAIR_UNUSED)
+            scored = await self._causal.score(
+                [labels.fill(ensemble.template, text.text, text.text_pair) for text in call.inputs],
+                labels.label_texts(ensemble.labels or (), ensemble.verbalizers),
+                adapters,
+                mean=ensemble.label_scoring == "mean",
+            )
+            return scored.scores, scored.prompt_tokens, scored.member_tokens
+        assert self._encoder is not None
+        if any(text.text_pair is not None for text in call.inputs):
+            raise labels.LabelError(_PAIR_UNUSED)
+        rows = await asyncio.to_thread(self._encoder.tokens, [text.text for text in call.inputs])
+        pooled = await self._encoder.pool(rows, adapters)
+        scores = np.stack(
+            [loaded.heads[member.name].scores(x) for member, x in zip(members, pooled, strict=True)]
+        )
+        tokens = sum(len(row) for row in rows)
+        return scores, tokens, tokens * len(members)
+
+    async def generate(self, call: GenerateCall) -> AsyncIterator[bytes | Refusal]:
+        """See `interface.Engine`."""
+        loaded = self._versions.get(call.version)
+        if loaded is None:
+            yield _not_loaded(call.version)
+            return
+        refusal = _generation_refusal(loaded.ensemble, call)
+        if refusal is not None or self._openai is None:
+            yield refusal or Refusal(
+                400, "The base is an encoder, which cannot write text: use /v1/predict.", param="model"
+            )
+            return
+        with _running(loaded):
+            async for part in self._openai.answer(call, self._voice(loaded.ensemble, call)):
+                yield part
+
+    def _voice(self, ensemble: Ensemble, call: GenerateCall) -> Voice:
+        return Voice(
+            model=call.model,
+            ensemble=ensemble,
+            weights=call.weights,
+            speakers=[
+                Speaker(member.name, self._adapter_of(member))
+                for member in _members(ensemble, call.member)
+            ],
+            count_tokens=lambda user, members: metrics.tokens_generated(ensemble.name, user, members),
+        )
+
+    def _adapter_of(self, member: Member) -> LoRARequest | None:
+        return self._adapters.request(member.adapters[0].digest) if member.adapters else None
+
+    async def release(self, key: str) -> None:
+        """See `interface.Engine`."""
+        loaded = self._versions.pop(key, None)
+        if loaded is None:
+            return
+        metrics.ensemble_unloaded(loaded.ensemble.name, loaded.ensemble.version)
+        await loaded.idle.wait()
+        for member in loaded.ensemble.members:
+            for reference in member.adapters:
+                await self._adapters.release(reference.digest)
+        self._tell_adapters()
+
+    def _tell_adapters(self) -> None:
+        metrics.adapters_loaded((a.name, a.digest, a.kind) for a in self._adapters.loaded)
+
+    def state(self) -> EngineState:
+        """See `interface.Engine`."""
+        return EngineState(
+            versions={key: loaded.in_flight for key, loaded in self._versions.items()},
+            adapters=self._adapters.loaded,
+            adapter_slots=self._slots,
+            max_lora_rank=self._settings.max_lora_rank,
+        )
+
+    async def check_health(self) -> None:
+        """Raises when vLLM's engine process is dead."""
+        await self._llm.check_health()
+
+    async def close(self) -> None:
+        """See `interface.Engine`."""
+        await asyncio.to_thread(self._llm.shutdown)
+
+
+_PAIR_MISSING = "The ensemble's template needs a text_pair with every input."
+_PAIR_UNUSED = "This ensemble reads single texts: leave text_pair out."
+
+
+@contextmanager
+def _running(loaded: Loaded) -> Iterator[None]:
+    """Keep the version loaded while a request runs on it."""
+    loaded.in_flight += 1
+    loaded.idle.clear()
+    try:
+        yield
+    finally:
+        loaded.in_flight -= 1
+        if loaded.in_flight == 0:
+            loaded.idle.set()
+
+
+def _not_loaded(key: str) -> Refusal:
+    return Refusal(503, f"{key} is not loaded on this engine.", code=VERSION_NOT_LOADED)
+
+
+def _members(ensemble: Ensemble, name: str | None) -> tuple[Member, ...]:
+    return tuple(member for member in ensemble.members if name in (None, member.name))
+
+
+def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities over the last axis."""
+    shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def _merge(
+    loaded: Loaded,
+    members: tuple[Member, ...],
+    call: PredictCall,
+    probabilities: NDArray[np.float64],
+    prompt_tokens: int,
+    member_tokens: int,
+) -> Prediction:
+    """Fuse [M, N, C] to the answer. Raises FusionError."""
+    ensemble, fusion = loaded.ensemble, loaded.fusion
+    assert fusion is not None
+    method = call.method or ensemble.fusion.method
+    if call.member is not None:
+        alone = probabilities[0]
+        fused = Fused(alone, entropy(alone), np.zeros(len(alone)), alone.argmax(axis=-1))
+    else:
+        with metrics.fusing(ensemble.name, method):
+            fused = fusion(probabilities, method=call.method, weights=call.weights)
+        votes = probabilities.argmax(axis=-1)
+        for member, choices in zip(members, votes, strict=True):
+            agreeing = int((choices == fused.winners).sum())
+            metrics.member_agreed(ensemble.name, member.name, agreeing, len(choices) - agreeing)
+        metrics.disagreement_seen(ensemble.name, fused.disagreement.tolist())
+    return Prediction(
+        version=call.version,
+        labels=tuple(ensemble.labels or ()),
+        winners=fused.winners,
+        probabilities=fused.probabilities,
+        entropy=fused.entropy,
+        disagreement=fused.disagreement,
+        members=members,
+        member_probabilities=probabilities if call.return_members else None,
+        prompt_tokens=prompt_tokens,
+        member_tokens=member_tokens,
+    )
+
+
+def refuse_unserved(ensemble: Ensemble, kind: str) -> None:
+    """Raises PrepareError for what a manifest may say and this version of Choir cannot serve yet."""
+    if ensemble.task not in ("classification", "generation"):
+        raise PrepareError(f"The task {ensemble.task} is not served yet; classification and generation are.")
+    if ensemble.task == "generation":
+        if kind == "encoder":
+            raise PrepareError("An encoder base cannot serve the task generation.")
+        if ensemble.fusion.method != "vote":
+            raise PrepareError(
+                f"The fusion method {ensemble.fusion.method!r} is not served for generation yet; 'vote' is."
+            )
+    if ensemble.on_member_error != "fail":
+        raise PrepareError("on_member_error 'degrade' is not served yet; 'fail' is.")
+    for member in ensemble.members:
+        if len(member.adapters) > 1:
+            raise PrepareError(f"Member {member.name!r} has two adapters, which is not served yet.")
+        if kind == "encoder" and not member.adapters:
+            raise PrepareError(
+                f"Member {member.name!r} is the plain base, and an encoder base has no head to answer with."
+            )
+
+
+def _generation_refusal(ensemble: Ensemble, call: GenerateCall) -> Refusal | None:
+    """Why an OpenAI call cannot be answered, if so."""
+    if call.prompts is not None:
+        return Refusal(400, "A prompt per member is not served yet.", param="fusion.prompts")
+    if call.method not in (None, "vote"):
+        return Refusal(
+            400,
+            f"The method {call.method!r} is not served for generation yet; 'vote' is.",
+            param="fusion.method",
+        )
+    if call.weights is not None:
+        try:
+            check_weights(call.weights, [member.name for member in ensemble.members])
+        except FusionError as error:
+            return Refusal(400, str(error), param="fusion.weights")
+    if call.member is not None:
+        return None
+    if ensemble.task != "generation":
+        return Refusal(
+            400,
+            f"The ensemble {ensemble.name!r} has the task {ensemble.task}: use /v1/predict, or one member alone as "
+            f"'{ensemble.name}/{ensemble.members[0].name}'.",
+            param="model",
+        )
+    for parameter in _ONE_ANSWER_ONLY:
+        value = call.body.get(parameter)
+        if value not in (None, False, 0) and (parameter not in ("n", "best_of") or value != 1):
+            return Refusal(
+                400,
+                f"{parameter!r} cannot be honoured when members vote on whole answers; ask one member alone as "
+                f"'{ensemble.name}/{ensemble.members[0].name}'.",
+                param=parameter,
+            )
+    return None
+
+
+_ONE_ANSWER_ONLY = (
+    "n",
+    "best_of",
+    "logprobs",
+    "top_logprobs",
+    "prompt_logprobs",
+    "use_beam_search",
+)
+
+

@@ -1,0 +1,70 @@
+"""Voting over whole generated answers."""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from serve.fusion.errors import FusionError
+from serve.fusion.members import check_weights
+from serve.fusion.vote import TIE
+from serve.manifest import Ensemble, Extract
+
+
+@dataclass(frozen=True)
+class AnswerVote:
+    """The outcome of a vote over one answer of each member, in the manifest's order."""
+
+    winner: int
+    """Index of the member whose text is the answer: the first one that gave the winning answer."""
+    share: float
+    """The winner's share of all votes cast."""
+    keys: tuple[str | None, ...]
+    """What was compared, a member; None for an answer that the rule found nothing in, which has no
+    vote."""
+
+
+def vote_answers(
+    ensemble: Ensemble, answers: Sequence[str], weights: Mapping[str, float] | None = None
+) -> AnswerVote:
+    """The answer with the most votes, by the request's weights or else the manifest's.
+
+    Answers are equal if the manifest's `extract` finds the same text in them. An answer it finds
+    nothing in gets no vote; if it finds nothing in any, normalised whole texts are compared. A tie
+    goes to the answer that stands first in the members' order. Raises FusionError for another
+    number of answers than members, or unsound weights."""
+    names = [member.name for member in ensemble.members]
+    if len(answers) != len(names):
+        raise FusionError(f"There are {len(answers)} answers, but {len(names)} members.")
+    given = dict(zip(names, ensemble.weights(), strict=True)) if weights is None else weights
+    values = check_weights(given, names)
+    keys = _keys(answers, ensemble.fusion.extract)
+    votes: dict[str, float] = {}
+    for key, value in zip(keys, values, strict=True):
+        if key is not None:
+            votes[key] = votes.get(key, 0.0) + float(value)
+    most = max(votes.values())
+    winner = next(key for key in keys if key is not None and votes[key] >= most - TIE)
+    cast = sum(votes.values())
+    share = votes[winner] / cast if cast else 0.0
+    return AnswerVote(winner=keys.index(winner), share=float(np.clip(share, 0, 1)), keys=keys)
+
+
+def normalise(answer: str) -> str:
+    """NFKC, lower case, white space collapsed."""
+    return " ".join(unicodedata.normalize("NFKC", answer).lower().split())
+
+
+def _keys(answers: Sequence[str], extract: Extract | None) -> tuple[str | None, ...]:
+    if extract is not None:
+        found = tuple(_extracted(answer, extract) for answer in answers)
+        if any(key is not None for key in found):
+            return found
+    return tuple(normalise(answer) for answer in answers)
+
+
+def _extracted(answer: str, extract: Extract) -> str | None:
+    match = re.search(extract.regex, answer)
+    return match.group(extract.group) if match else None

@@ -1,0 +1,97 @@
+"""What members give: their probabilities and their weights, checked."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from serve.fusion.errors import FusionError
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+SUM_TOLERANCE = 1e-3
+"""How far a row's sum may be from 1: room for float16 rows, none for scores or logits."""
+
+TINY = float(np.finfo(np.float64).tiny)
+"""Stands for a probability of 0 under a logarithm, so that one member's 0 does not make a row
+undefined."""
+
+
+def check_probabilities(
+    probabilities: ArrayLike, members: Sequence[str], labels: int | None = None
+) -> Floats:
+    """The members' probabilities [M, N, C] as float64 with rows that sum to 1.
+
+    Raises FusionError, naming the member and row, for another shape, for values that are not finite
+    or negative, and for rows that do not sum to 1."""
+    array = np.asarray(probabilities)
+    if array.dtype.kind not in "fiu":
+        raise FusionError(f"Probabilities must be numbers, not {array.dtype}.")
+    if array.ndim != 3:
+        raise FusionError(
+            f"Probabilities must have the shape [members, rows, labels], not {list(array.shape)}."
+        )
+    given, _, columns = array.shape
+    if given != len(members):
+        raise FusionError(
+            f"There are probabilities of {given} members, but {len(members)} members."
+        )
+    if columns == 0:
+        raise FusionError("There are probabilities of no label.")
+    if labels is not None and columns != labels:
+        raise FusionError(f"There are probabilities of {columns} labels, but {labels} labels.")
+    rows = array.astype(np.float64)
+    _refuse(~np.isfinite(rows), members, "not finite (NaN or infinite)")
+    _refuse(rows < 0, members, "negative")
+    sums = rows.sum(axis=2, keepdims=True)
+    _refuse(np.abs(sums - 1) > SUM_TOLERANCE, members, "not probabilities: their sum is not 1")
+    normalised: Floats = rows / sums
+    return normalised
+
+
+def check_targets(targets: ArrayLike, rows: int, labels: int) -> Ints:
+    """The true label's index of each row [N]. Raises FusionError."""
+    array = np.asarray(targets)
+    if array.shape != (rows,) or array.dtype.kind not in "iu":
+        raise FusionError(f"Targets must be {rows} whole numbers, one a row.")
+    if rows == 0:
+        raise FusionError("Fitting needs at least one row.")
+    if array.min() < 0 or array.max() >= labels:
+        raise FusionError(f"Targets must be label indices from 0 to {labels - 1}.")
+    return array.astype(np.int64)
+
+
+def check_weights(weights: Mapping[str, float], members: Sequence[str]) -> Floats:
+    """A weight for each member [M], summing to 1, in the members' order.
+
+    Raises FusionError unless each member has exactly one finite weight of at least 0 and one of
+    them is positive."""
+    unknown = [name for name in weights if name not in members]
+    if unknown:
+        raise FusionError(f"There is no member {unknown[0]!r}; members are {', '.join(members)}.")
+    missing = [name for name in members if name not in weights]
+    if missing:
+        raise FusionError(
+            f"The member {missing[0]!r} has no weight; give one for each member (0 leaves it out)."
+        )
+    for name, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, (int, float, np.number)):
+            raise FusionError(f"The weight of {name!r} must be a number, not {weight!r}.")
+    values = np.array([float(weights[name]) for name in members], dtype=np.float64)
+    if not np.isfinite(values).all() or (values < 0).any():
+        raise FusionError("Weights must be finite numbers of at least 0.")
+    largest = values.max()
+    if largest == 0:
+        raise FusionError("All weights are 0; at least one must be positive.")
+    values /= largest
+    normalised: Floats = values / values.sum()
+    return normalised
+
+
+def _refuse(wrong: NDArray[np.bool_], members: Sequence[str], what: str) -> None:
+    if wrong.any():
+        member, row, _ = (int(index) for index in np.argwhere(wrong)[0])
+        raise FusionError(
+            f"The probabilities of the member {members[member]!r} in row {row} are {what}."
+        )

@@ -1,0 +1,255 @@
+"""The ensemble manifest: which members answer, and how their answers become one."""
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self, TypeAlias
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+Name: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Digest: TypeAlias = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+Number: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Whole: TypeAlias = Annotated[int, Field(strict=True)]
+
+Task: TypeAlias = Literal["classification", "multilabel", "regression", "generation"]
+Method: TypeAlias = Literal["average", "weighted_average", "vote", "stack", "product", "mbr"]
+Space: TypeAlias = Literal["probability", "log"]
+
+METHODS: dict[Task, tuple[Method, ...]] = {
+    "classification": ("average", "weighted_average", "vote", "stack"),
+    "multilabel": ("average", "weighted_average", "vote", "stack"),
+    "regression": ("average", "weighted_average", "stack"),
+    "generation": ("average", "weighted_average", "product", "vote", "mbr", "stack"),
+}
+LABELLED: tuple[Task, ...] = ("classification", "multilabel")
+
+
+class Contract(BaseModel):
+    """Anything that is written to disk: unknown fields are refused, and nothing changes after
+    reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AdapterRef(Contract):
+    """An adapter by its name and the digest of its folder."""
+
+    adapter: Name
+    digest: Digest
+
+
+class Member(Contract):
+    """What answers once: the base with no, one or two adapters (a LoRA, and a prefix or prompt
+    adapter)."""
+
+    name: Name
+    weight: Number | None = None
+    adapters: Annotated[list[AdapterRef], Field(max_length=2)]
+
+    @model_validator(mode="after")
+    def _check_adapters(self) -> Self:
+        if len({ref.digest for ref in self.adapters}) < len(self.adapters):
+            raise ValueError(f"the member {self.name!r} names the same adapter twice")
+        return self
+
+
+class Extract(Contract):
+    """What of a generated answer is compared: a group of the first match of a regular expression
+    (Python's `re`)."""
+
+    regex: Annotated[str, Field(min_length=1)]
+    group: Whole | str = 0
+
+    @model_validator(mode="after")
+    def _check_group(self) -> Self:
+        try:
+            pattern = re.compile(self.regex)
+        except re.error as error:
+            raise ValueError(f"{self.regex!r} is not a regular expression: {error}") from error
+        known = (*range(pattern.groups + 1), *pattern.groupindex)
+        if self.group not in known:
+            raise ValueError(f"{self.regex!r} has no group {self.group!r}; it has {_listed(known)}")
+        return self
+
+
+class FusionSpec(Contract):
+    """How member outputs become one. `model` and `parameters` of a fitted stacker may stand beside
+    any method, so that a request can choose `stack`."""
+
+    method: Method
+    space: Space = "probability"
+    temperature: Annotated[Number, Field(gt=0)] = 1.0
+    model: Literal["logistic_regression", "gradient_boosting"] | None = None
+    parameters: str | None = None
+    plausibility: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    extract: Extract | None = None
+
+    @field_validator("parameters")
+    @classmethod
+    def _check_path(cls, path: str | None) -> str | None:
+        if path is not None and (path.startswith("/") or "\\" in path or not _plain(path)):
+            raise ValueError(f"{path!r} must be a relative path below the bundle, without '..'")
+        return path
+
+    @model_validator(mode="after")
+    def _check_fields_of_method(self) -> Self:
+        if (self.model is None) != (self.parameters is None):
+            raise ValueError("'model' and 'parameters' of a stacker go together: give both or none")
+        if self.method == "stack" and self.parameters is None:
+            raise ValueError("the method 'stack' needs 'model' and 'parameters'")
+        if self.space == "log" and self.method not in ("average", "weighted_average"):
+            raise ValueError(
+                f"'space': 'log' is for average and weighted_average, not for {self.method!r}"
+            )
+        if self.temperature != 1 and self.method == "vote":
+            raise ValueError(
+                "'temperature' is not for 'vote', whose probabilities are shares of votes"
+            )
+        if self.plausibility and self.method != "product":
+            raise ValueError(f"'plausibility' is for product, not for {self.method!r}")
+        if self.extract and self.method not in ("vote", "mbr"):
+            raise ValueError(f"'extract' is for vote and mbr, not for {self.method!r}")
+        return self
+
+
+class Golden(Contract):
+    """An input whose answer is known, to check an ensemble with."""
+
+    input: str | dict[Literal["text", "text_pair", "image"], str]
+    label: str
+
+
+class Ensemble(Contract):
+    """Members + fusion + task + labels: one immutable version. `ensembles/<name>/<version>.json` in
+    a bundle."""
+
+    format: Literal[1]
+    name: Name
+    version: Annotated[Whole, Field(ge=1)]
+    task: Task
+    members: Annotated[list[Member], Field(min_length=1)]
+    fusion: FusionSpec
+    labels: list[Annotated[str, Field(min_length=1)]] | None = None
+    template: str = "{text}"
+    verbalizers: dict[str, Annotated[str, Field(min_length=1)]] = {}
+    label_scoring: Literal["sum", "mean"] = "sum"
+    thresholds: dict[str, Annotated[Number, Field(ge=0, le=1)]] = {}
+    on_member_error: Literal["fail", "degrade"] = "fail"
+    golden: list[Golden] = []
+    scores: dict[str, Any] = {}
+
+    @property
+    def id(self) -> str:
+        """`name@version`."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """The distinct digests of all members' adapters, in order."""
+        return tuple(
+            dict.fromkeys(ref.digest for member in self.members for ref in member.adapters)
+        )
+
+    def weights(self) -> list[float]:
+        """One weight a member, 1/n where none is given; they sum to 1, except for `product`, which
+        takes them as given."""
+        n = len(self.members)
+        weights = [1 / n if m.weight is None else m.weight for m in self.members]
+        total = 1.0 if self.fusion.method == "product" else math.fsum(weights)
+        return [weight / total for weight in weights]
+
+    @model_validator(mode="after")
+    def _check_members(self) -> Self:
+        _refuse_twice("member", [member.name for member in self.members])
+        if self.fusion.method != "product":
+            negative = [m.name for m in self.members if m.weight is not None and m.weight < 0]
+            if negative:
+                raise ValueError(
+                    f"the weight of {negative[0]!r} is negative; only product allows that"
+                )
+            if all(member.weight == 0 for member in self.members):
+                raise ValueError("all weights are 0; at least one member needs a positive weight")
+        return self
+
+    @model_validator(mode="after")
+    def _check_method(self) -> Self:
+        if self.fusion.method not in METHODS[self.task]:
+            raise ValueError(
+                f"the fusion method {self.fusion.method!r} is not for {self.task}; "
+                f"choose one of {_listed(METHODS[self.task])}"
+            )
+        if self.fusion.temperature != 1 and self.task != "classification":
+            raise ValueError(f"'temperature' is for classification, not for {self.task}")
+        if self.fusion.extract and self.task != "generation":
+            raise ValueError(f"'extract' is for generation, not for {self.task}")
+        if self.fusion.space == "log" and self.task == "generation":
+            raise ValueError("'space': 'log' is not for generation; its method 'product' does that")
+        return self
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> Self:
+        if self.task not in LABELLED:
+            for field in ("labels", "verbalizers"):
+                if getattr(self, field):
+                    raise ValueError(f"{field!r} is for {_listed(LABELLED)}, not for {self.task}")
+            return self
+        least = 2 if self.task == "classification" else 1
+        if self.labels is None or len(self.labels) < least:
+            raise ValueError(f"the task {self.task} needs 'labels', at least {least}")
+        _refuse_twice("label", self.labels)
+        known = set(self.labels)
+        _refuse_unknown("verbalizers", self.verbalizers, known)
+        _refuse_unknown("golden", [golden.label for golden in self.golden], known)
+        _refuse_unknown("thresholds", self.thresholds, known)
+        return self
+
+    @model_validator(mode="after")
+    def _check_text(self) -> Self:
+        if "{text}" not in self.template:
+            raise ValueError("'template' must contain {text}, where the input goes")
+        if self.thresholds and self.task != "multilabel":
+            raise ValueError(f"'thresholds' is for multilabel, not for {self.task}")
+        return self
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error as one sentence: the field, what is wrong with it, and how many more there
+    are."""
+    first, *more = error.errors(include_url=False)
+    where = ".".join(str(part) for part in first["loc"])
+    what = first["msg"].removeprefix("Value error, ")
+    what = {
+        "extra_forbidden": "this field is not known; remove it or check its spelling",
+        "missing": "this field is required",
+    }.get(first["type"], what)
+    rest = f" (and {len(more)} more)" if more else ""
+    return f"{where}: {what}{rest}" if where else f"{what}{rest}"
+
+
+def _plain(path: str) -> bool:
+    return all(part not in ("", ".", "..") for part in path.split("/"))
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def _refuse_twice(what: str, values: list[str]) -> None:
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"the {what} {twice[0]!r} is given twice")
+
+
+def _refuse_unknown(field: str, labels: Iterable[str], known: set[str]) -> None:
+    unknown = [label for label in labels if label not in known]
+    if unknown:
+        raise ValueError(f"{field!r} names {unknown[0]!r}, which is not one of the labels")

@@ -1,0 +1,93 @@
+"""A bundle out of a base and PEFT folders as they are."""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from serve.bundle import BaseSpec, Bundle, BundleError, Ensemble, Member
+from serve.manifest import explain
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def pack(
+    base: str,
+    adapters: Mapping[str, Path],
+    out: Path,
+    *,
+    task: str,
+    fusion: str,
+    labels: Sequence[str] | None = None,
+    weights: Mapping[str, float] | None = None,
+    template: str = "{text}",
+    verbalizers: Mapping[str, str] | None = None,
+    name: str = "ensemble",
+    revision: str | None = None,
+) -> Bundle:
+    """Write the bundle `out` with version 1 of one ensemble: one member for each adapter, under the
+    adapter's name.
+
+    The base is referenced (a folder by its absolute path, anything else as a hub id), the adapters
+    are copied. `out` appears only once everything in it was verified. Raises BundleError otherwise.
+    """
+    spec = _base_spec(base, revision)
+    if fusion == "stack":
+        raise BundleError(
+            "A stacker has to be fitted, which 'choir train' does; "
+            "pack with average, weighted_average or vote."
+        )
+    if not adapters:
+        raise BundleError("There is nothing to pack: give at least one adapter as NAME=DIR.")
+    unknown = sorted(set(weights or {}) - set(adapters))
+    if unknown:
+        raise BundleError(f"The weight of {unknown[0]!r} belongs to none of {', '.join(adapters)}.")
+    if out.exists():
+        raise BundleError(f"{out} exists already; choose another folder.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".pack-", dir=out.parent) as scratch:
+        draft = Bundle.create(Path(scratch) / "bundle", spec)
+        members = [
+            Member(
+                name=member,
+                weight=(weights or {}).get(member),
+                adapters=[draft.add_adapter(member, folder)],
+            )
+            for member, folder in adapters.items()
+        ]
+        try:
+            ensemble = Ensemble.model_validate(
+                {
+                    "name": name,
+                    "version": 1,
+                    "task": task,
+                    "members": members,
+                    "fusion": {"method": fusion},
+                    "labels": None if labels is None else list(labels),
+                    "template": template,
+                    "verbalizers": dict(verbalizers or {}),
+                }
+            )
+        except ValidationError as error:
+            raise BundleError(f"These adapters make no ensemble: {explain(error)}.") from error
+        draft.write_ensemble(ensemble)
+        problems = draft.verify()
+        if problems:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            raise BundleError(problems[0] + more)
+        shutil.move(draft.path, out)
+    return Bundle.open(out)
+
+
+def _base_spec(base: str, revision: str | None) -> BaseSpec:
+    folder = Path(base).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise BundleError(f"{base} is a folder and has no revisions; leave the revision out.")
+        return BaseSpec(path=str(folder.resolve()))
+    if not _HUB_ID.fullmatch(base) or base.startswith("."):
+        raise BundleError(f"The base {base} is neither a folder nor a hub id such as org/name.")
+    return BaseSpec(id=base, revision=revision)

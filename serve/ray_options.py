@@ -1,0 +1,74 @@
+"""How Choir starts Ray: closed to the network, and with the options under which Ray Serve is fastest.
+
+Ray reads these variables when its processes start, so they are set before `ray.init`. A cluster that already runs keeps
+its own.
+"""
+
+import os
+import secrets
+import socket
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def fast_serve() -> dict[str, str]:
+    """Ray Serve's own fast paths: no thread of its own for user code and router, gRPC between replicas, and HAProxy in
+    front instead of the Python proxy (which `CHOIR_HAPROXY=0` brings back)."""
+    options = {
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+        "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+        "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+    }
+    if os.environ.get("CHOIR_HAPROXY", "1") == "0":
+        return options
+    # Of this server alone, so that several can run on one machine, and readable by its user alone.
+    folder = Path(tempfile.mkdtemp(prefix="choir-haproxy-"))
+    return options | {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+        # By default each stopped replica waits 30 s for load balancers that do not exist here.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
+    }
+
+
+def closed_to_the_network() -> dict[str, str]:
+    """Ray's ports run code for whoever reaches them, and some listen on every interface: require a secret token."""
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def engine_environment(replicas: int) -> Mapping[str, str]:
+    """Environment of an engine replica.
+
+    One of several engines on a machine must not bind its threads to the same cores as the next one, and threads that
+    spin while they wait cost a small machine more than they gain."""
+    cores = os.cpu_count() or 1
+    return {
+        "VLLM_USE_V2_MODEL_RUNNER": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
+        "VLLM_NO_USAGE_STATS": "1",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (cores - 1) // replicas))),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

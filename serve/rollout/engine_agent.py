@@ -1,0 +1,198 @@
+"""Keeps an engine as the controller wants it: loads what is desired, releases what is not."""
+
+import asyncio
+import contextlib
+import logging
+from pathlib import Path
+
+from serve.digest import DigestError, folder_digest
+from serve.engine.interface import Engine, PrepareError, Version
+from serve.rollout.lease import ControllerLink, Lease, new_participant
+from serve.rollout.messages import AssignedVersion, Desired, PrepareResult, Report, Role
+
+logger = logging.getLogger(__name__)
+
+_ORDER: dict[Role, int] = {"active": 0, "candidate": 1, "warm": 2, "draining": 3}
+"""What is loaded first."""
+
+
+class EngineAgent:
+    """Reconciles one engine with the desired state, a version at a time."""
+
+    def __init__(self, engine: Engine, link: ControllerLink, retry_seconds: float = 0.1) -> None:
+        self.participant = new_participant("engine")
+        self._engine = engine
+        self._lease = Lease(link, self._report, self._apply, retry_seconds)
+        self._held: dict[str, Version] = {}
+        self._results: dict[str, PrepareResult] = {}
+        self._releasing: dict[str, tuple[Version, asyncio.Task[None]]] = {}
+        self._wake = asyncio.Event()
+        self._loaded: asyncio.Future[None] | None = None
+        self._worker: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Returns once everything that is desired at the newest revision is loaded.
+
+        Raises PrepareError if an active version cannot be loaded."""
+        self._loaded = asyncio.get_running_loop().create_future()
+        self._lease.start()
+        self._worker = asyncio.create_task(self._work(), name="choir-engine-agent")
+        try:
+            await self._loaded
+        except BaseException:
+            await self.stop()
+            raise
+        self._lease.report_now()
+
+    async def stop(self) -> None:
+        """End the lease. The engine keeps what it holds."""
+        if self._worker is not None:
+            self._worker.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._worker
+        sequence = self._lease.next_sequence()
+        await self._lease.stop(
+            Report(self.participant, "engine", sequence, 0, ready=False, leaving=True)
+        )
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the lease has run out."""
+        return self._lease.degraded
+
+    @property
+    def ready(self) -> bool:
+        """Whether start() is through: the engine has held all that was active."""
+        return (
+            self._loaded is not None and self._loaded.done() and self._loaded.exception() is None
+        )
+
+    def _report(self, sequence: int, seen: int) -> Report:
+        return Report(
+            self.participant,
+            "engine",
+            sequence,
+            seen,
+            ready=self.ready,
+            prepared=dict(self._results),
+            holding=(*self._held, *self._releasing),
+            state=self._engine.state(),
+        )
+
+    def _apply(self, desired: Desired) -> None:
+        self._wake.set()
+
+    async def _work(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            desired = self._lease.desired
+            assert desired is not None, "the lease wakes the worker with a desired state"
+            try:
+                await self._reconcile(desired)
+                failure = self._failure(desired)
+            except Exception as error:  # the round is tried again; the loop must go on
+                logger.exception("The engine could not be brought to the desired state.")
+                failure = f"{type(error).__name__}: {error}"
+            self._tell_start(failure, newest=desired is self._lease.desired)
+
+    def _tell_start(self, failure: str | None, *, newest: bool) -> None:
+        if self._loaded is None or self._loaded.done():
+            return
+        if failure is not None:
+            self._loaded.set_exception(PrepareError(failure))
+        elif newest:
+            self._loaded.set_result(None)
+
+    def _failure(self, desired: Desired) -> str | None:
+        """Why an active version is not loaded, if one is not."""
+        for assigned in desired.versions:
+            key = assigned.version.key
+            if assigned.role == "active" and key not in self._held:
+                return f"{key} cannot be loaded: {self._results[key].error}"
+        return None
+
+    async def _reconcile(self, desired: Desired) -> None:
+        wanted = {assigned.version.key: assigned for assigned in desired.versions}
+        for key in [key for key in self._held if key not in wanted]:
+            self._release(key)
+        for key in [key for key in self._results if key not in wanted]:
+            del self._results[key]
+        for assigned in sorted(wanted.values(), key=lambda each: _ORDER[each.role]):
+            if not self._settled(assigned):
+                await self._prepare(assigned)
+
+    def _settled(self, assigned: AssignedVersion) -> bool:
+        """Whether nothing is left to do. A version that a rollout asks for is tried once for it; any
+        other one is tried again in every round until it is loaded."""
+        key = assigned.version.key
+        if assigned.attempt is None:
+            return key in self._held
+        result = self._results.get(key)
+        return result is not None and result.attempt == assigned.attempt
+
+    async def _prepare(self, assigned: AssignedVersion) -> None:
+        version = assigned.version
+        try:
+            await self._make_room(version)
+            if version.key not in self._held:
+                await asyncio.to_thread(_verify, version)
+            probes = await self._engine.prepare(version)
+            self._held[version.key] = version
+            result = PrepareResult(assigned.attempt, probes)
+        except PrepareError as error:
+            self._held.pop(version.key, None)
+            result = PrepareResult(assigned.attempt, error=str(error))
+        except Exception as error:  # whatever an engine raises is that candidate's failure
+            logger.exception("%s could not be prepared.", version.key)
+            result = PrepareResult(
+                assigned.attempt, error=f"the engine failed on it ({type(error).__name__})"
+            )
+        if result.error is not None and assigned.attempt is None:
+            logger.error("%s %s: %s", assigned.role, version.key, result.error)
+        self._results[version.key] = result
+        self._lease.report_now()
+
+    async def _make_room(self, version: Version) -> None:
+        """Wait for what is being released where the version itself or its slots are concerned: a
+        long answer on an old version can keep adapters loaded for as long as it runs."""
+        if version.key in self._releasing:
+            await asyncio.wait({self._releasing[version.key][1]})
+        slots = self._engine.state().adapter_slots
+        while self._releasing and len(self._digests(version)) > slots:
+            tasks = {task for _, task in self._releasing.values()}
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+    def _digests(self, version: Version) -> set[str]:
+        """What would be loaded with `version`."""
+        released = (each for each, _ in self._releasing.values())
+        versions = (version, *self._held.values(), *released)
+        return {digest for each in versions for digest in each.ensemble.digests}
+
+    def _release(self, key: str) -> None:
+        version = self._held.pop(key)
+        task = asyncio.create_task(self._released(key), name=f"choir-release-{key}")
+        self._releasing[key] = (version, task)
+
+    async def _released(self, key: str) -> None:
+        try:
+            await self._engine.release(key)
+        except Exception:  # it is out of use either way; its slot is the engine's to report
+            logger.exception("%s could not be released.", key)
+        finally:
+            del self._releasing[key]
+            self._lease.report_now()
+
+
+def _verify(version: Version) -> None:
+    """Compare the files on this machine with their digests. Raises PrepareError."""
+    for digest, folder in version.adapters.items():
+        try:
+            found = folder_digest(Path(folder))
+        except (DigestError, OSError) as error:
+            raise PrepareError(f"the adapter {digest} cannot be read: {error}") from error
+        if found != digest:
+            raise PrepareError(
+                f"the adapter {digest} has changed on disk, its digest is {found} now; remove "
+                f"{folder} and start again"
+            )

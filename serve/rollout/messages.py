@@ -1,0 +1,82 @@
+"""What participants (engines and gateways) and the controller tell each other.
+
+Every message crosses a process boundary, so all are plain frozen dataclasses.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from serve.engine.interface import EngineState, Probe, Version
+
+Kind: TypeAlias = Literal["engine", "gateway"]
+Role: TypeAlias = Literal["active", "warm", "candidate", "draining"]
+
+
+@dataclass(frozen=True)
+class PrepareResult:
+    """How loading a version went on one engine."""
+
+    attempt: str | None
+    """The rollout that asked for it, so that the result of an earlier one is never taken for
+    this one's; None where no rollout asked."""
+    probes: tuple[Probe, ...] | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a participant says of itself whenever it renews its lease."""
+
+    participant: str
+    """Unique id of this incarnation of the process."""
+    kind: Kind
+    sequence: int
+    """Counts this participant's reports: the controller never falls back to an older one."""
+    seen_revision: int
+    """The last revision that this participant applied; 0 before the first."""
+    ready: bool
+    prepared: Mapping[str, PrepareResult] = field(default_factory=dict)
+    """`name@version` -> how loading it went. Engines only."""
+    holding: tuple[str, ...] = ()
+    """`name@version` of all that is loaded, also while it is being released. Engines only."""
+    state: EngineState | None = None
+    leaving: bool = False
+    """The last report: the lease ends at once."""
+
+
+@dataclass(frozen=True)
+class AssignedVersion:
+    """A version that engines must hold, and what for.
+
+    `active` answers by default, `warm` is an earlier one that can be pinned and returned to at
+    once, `candidate` is being tried by a rollout, and `draining` is held only until no gateway can
+    send it requests any more."""
+
+    version: Version
+    role: Role
+    attempt: str | None = None
+    """The rollout that wants it prepared (again) and probed, if any does."""
+
+    @property
+    def routable(self) -> bool:
+        """Whether gateways may send it requests."""
+        return self.role in ("active", "warm")
+
+
+@dataclass(frozen=True)
+class Desired:
+    """The state that every participant is to bring about, at one revision."""
+
+    revision: int
+    """Grows with every change, also over restarts of the controller."""
+    epoch: int
+    """Counts commits: the durable part of the state."""
+    slot: int
+    """The number of the participant that this answers, taken over by whoever replaces it."""
+    lease_seconds: float
+    versions: tuple[AssignedVersion, ...]
+    active: Mapping[str, int]
+    """Ensemble -> active version."""
+    ready_engines: int
+    """How many engines have loaded all that is active."""

@@ -1,0 +1,316 @@
+"""The `choir` command as a person meets it: what it prints, sends and exits with."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from choir_cli import main, parsing
+from choir_cli.console import UsageError
+
+from .conftest import LocalServer
+
+DIGEST = "sha256:" + "ab" * 32
+ENSEMBLE = {
+    "name": "intents",
+    "active": 3,
+    "versions": [1, 3],
+    "members": [{"name": "a", "adapters": [{"adapter": "intents-a", "digest": DIGEST}]}],
+    "rollout": None,
+}
+ROLLOUT = {
+    "id": "r1",
+    "ensemble": "intents",
+    "state": "done",
+    "from": 3,
+    "to": 4,
+    "replicas": 1,
+    "reason": None,
+}
+
+
+@dataclass
+class Ran:
+    status: int
+    out: str
+    err: str
+
+
+Choir = Callable[..., Ran]
+
+
+@pytest.fixture
+def choir(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Choir:
+    """`choir("status")` runs the command as the installed script would."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*args: str) -> Ran:
+        monkeypatch.setattr("sys.argv", ["choir", *args])
+        with pytest.raises(SystemExit) as ended:
+            main.run()
+        captured = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("args", "status", "says"),
+        [
+            (["status", "--url", "http://127.0.0.1:9"], 1, "no answer from http://127.0.0.1:9"),
+            (["status", "--url", "nonsense"], 1, "not a server's address"),
+            (["verify", "/not/there"], 1, "is not a bundle"),
+            (["swap", "intents"], 2, "MEMBER=URI pairs, or --version"),
+            (["swap", "intents", "a"], 2, "takes NAME=VALUE"),
+            (["serve"], 2, "Say what to serve"),
+            (["serve", "x", "--base", "y"], 2, "not both"),
+            (["serve", "x", "--adapter", "a=b"], 2, "go with --base"),
+            (["serve", "--base", "y"], 2, "--adapter NAME=DIR"),
+            (["serve", "x", "--engine", "{"], 2, "--engine is not JSON"),
+            (["serve", "x", "--engine", "[]"], 2, "--engine takes a JSON object"),
+        ],
+    )
+    def test_are_one_sentence_and_a_status(
+        self, choir: Choir, args: list[str], status: int, says: str
+    ) -> None:
+        ran = choir(*args)
+        assert ran.status == status
+        assert says in ran.err
+        assert ran.err.count("\n") == 1
+        assert "Traceback" not in ran.err
+
+    def test_an_unforeseen_one_is_a_sentence_too(
+        self, choir: Choir, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def surprise(*args: object) -> None:
+            raise ZeroDivisionError("oops")
+
+        monkeypatch.setattr("choir_cli.operations.Choir", surprise)
+        ran = choir("status")
+        assert ran.status == 1
+        assert "ZeroDivisionError: oops" in ran.err
+        assert ran.err.count("\n") == 1
+
+    def test_the_servers_sentence_is_shown(self, choir: Choir, local_server: LocalServer) -> None:
+        message = "version 3 is active, not 2"
+        local_server.answers["POST /v1/ensembles/intents/swap"] = (
+            409,
+            {"error": {"message": message}},
+        )
+        ran = choir("swap", "intents", "a=file:///data/a", "--expected-version", "2")
+        assert (ran.status, ran.err) == (1, f"choir: {message}\n")
+
+
+class TestPredict:
+    ANSWER = {  # noqa: RUF012
+        "object": "list",
+        "model": "intents@3",
+        "data": [
+            {
+                "index": 0,
+                "label": "refund",
+                "probabilities": {"refund": 0.9, "return": 0.1},
+                "disagreement": 0.02,
+                "members": [{"name": "a", "label": "return", "adapters": []}],
+            }
+        ],
+        "usage": {"prompt_tokens": 4, "member_tokens": 12},
+    }
+
+    def test_finds_the_only_ensemble_and_shows_labels(
+        self, choir: Choir, local_server: LocalServer
+    ) -> None:
+        local_server.answers["GET /v1/ensembles"] = (200, {"data": [ENSEMBLE]})
+        local_server.answers["POST /v1/predict"] = (200, self.ANSWER)
+        ran = choir("predict", "money back", "--members", "--fusion", "vote")
+        assert ran.status == 0
+        assert local_server.bodies == [
+            {
+                "model": "intents",
+                "input": ["money back"],
+                "fusion": {"method": "vote"},
+                "return_members": True,
+            }
+        ]
+        for shown in ("intents@3", "money back", "refund", "0.900", "return"):
+            assert shown in ran.out
+
+    def test_json_is_the_servers_answer(self, choir: Choir, local_server: LocalServer) -> None:
+        local_server.answers["POST /v1/predict"] = (200, self.ANSWER)
+        ran = choir("predict", "money back", "--model", "intents", "--json")
+        assert json.loads(ran.out) == self.ANSWER
+
+    def test_a_choice_of_ensembles_is_left_to_the_person(
+        self, choir: Choir, local_server: LocalServer
+    ) -> None:
+        other = {**ENSEMBLE, "name": "replies"}
+        local_server.answers["GET /v1/ensembles"] = (200, {"data": [ENSEMBLE, other]})
+        ran = choir("predict", "money back")
+        assert ran.status == 2
+        assert "intents, replies" in ran.err
+
+
+class TestChat:
+    def test_streams_answers_and_keeps_the_conversation(
+        self, choir: Choir, local_server: LocalServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chunk = {"model": "replies@1", "choices": [{"delta": {"content": "Hello."}}]}
+        stream = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n"
+        local_server.answers["POST /v1/chat/completions"] = (200, stream)
+        lines = iter(["hi", "and now?", ""])
+        monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+        ran = choir("chat", "--model", "replies")
+        assert ran.status == 0
+        assert ran.out == "Hello.\nHello.\n"
+        assert [message["content"] for message in local_server.bodies[1]["messages"]] == [
+            "hi",
+            "Hello.",
+            "and now?",
+        ]
+
+    def test_a_refused_turn_does_not_end_it(
+        self, choir: Choir, local_server: LocalServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        local_server.answers["POST /v1/chat/completions"] = (
+            400,
+            {"error": {"message": "too long"}},
+        )
+        lines = iter(["hi", "again", ""])
+        monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+        ran = choir("chat", "--model", "replies")
+        assert ran.err == "choir: too long\n" * 2
+        assert len(local_server.bodies[1]["messages"]) == 1
+
+
+class TestOperations:
+    def test_status(self, choir: Choir, local_server: LocalServer) -> None:
+        local_server.answers["GET /ready"] = (503, {"error": {"message": "engines start"}})
+        local_server.answers["GET /v1/ensembles"] = (200, {"data": [ENSEMBLE]})
+        ran = choir("status")
+        assert ran.status == 0
+        for shown in ("not ready", "intents", "3", "1, 3", f"a: intents-a {'ab' * 6}"):
+            assert shown in ran.out
+
+    def test_swap_sends_the_contract(self, choir: Choir, local_server: LocalServer) -> None:
+        local_server.answers["POST /v1/ensembles/intents/swap"] = (200, ROLLOUT)
+        ran = choir("swap", "intents", "a=file:///data/a", "--expected-version", "3")
+        assert ran.out == "intents: version 3 -> 4, done (rollout r1)\n"
+        assert local_server.paths == ["POST /v1/ensembles/intents/swap?wait=true"]
+        assert local_server.bodies == [{"members": {"a": "file:///data/a"}, "expected_version": 3}]
+
+    def test_an_aborted_rollout_is_a_failure(self, choir: Choir, local_server: LocalServer) -> None:
+        aborted = {**ROLLOUT, "state": "aborted", "reason": "the adapter changes nothing"}
+        local_server.answers["POST /v1/ensembles/intents/rollback"] = (202, aborted)
+        ran = choir("rollback", "intents", "--to", "2", "--no-wait")
+        assert ran.status == 1
+        assert "the adapter changes nothing" in ran.out
+        assert local_server.paths == ["POST /v1/ensembles/intents/rollback"]
+        assert local_server.bodies == [{"to": 2}]
+
+    def test_rollouts(self, choir: Choir, local_server: LocalServer) -> None:
+        local_server.answers["GET /v1/rollouts"] = (200, {"data": [ROLLOUT]})
+        ran = choir("rollouts")
+        for shown in ("r1", "intents", "done"):
+            assert shown in ran.out
+        assert json.loads(choir("rollouts", "--json").out) == [ROLLOUT]
+
+
+class TestParsing:
+    def test_labels_one_a_line_or_as_json(self, tmp_path: Path) -> None:
+        lines, listed = tmp_path / "labels.txt", tmp_path / "labels.json"
+        lines.write_text("card arrival\n\nrefund\n")
+        listed.write_text('["card arrival", "refund"]')
+        assert parsing.read_labels(lines) == parsing.read_labels(listed)
+        assert parsing.read_labels(lines) == ["card arrival", "refund"]
+
+    @pytest.mark.parametrize("content", [b"[1, 2]", b"[", b"\xff\xfe"])
+    def test_wrong_label_files_are_usage_errors(self, tmp_path: Path, content: bytes) -> None:
+        file = tmp_path / "labels"
+        file.write_bytes(content)
+        with pytest.raises(UsageError, match="labels"):
+            parsing.read_labels(file)
+
+    def test_pairs_keep_order_and_later_equal_signs(self) -> None:
+        assert list(parsing.pairs("--adapter", ["b=x=1", "a=y"]).items()) == [
+            ("b", "x=1"),
+            ("a", "y"),
+        ]
+
+    @pytest.mark.parametrize("values", [["a"], ["=x"], ["a="], ["a=x", "a=y"]])
+    def test_broken_pairs_are_usage_errors(self, values: list[str]) -> None:
+        with pytest.raises(UsageError, match="--adapter"):
+            parsing.pairs("--adapter", values)
+
+
+class TestServeAndPack:
+    def test_options_become_settings(self, choir: Choir, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: list[dict[str, Any]] = []
+        monkeypatch.setattr("choir_cli.serving._run", lambda flags, config: seen.append(flags) or 3)
+        ran = choir(
+            *("serve", "one", "two", "--port", "9000", "--replicas", "2"),
+            *("--adapter-root", "/data", "--engine", '{"max_loras": 8}'),
+        )
+        assert ran.status == 3
+        assert seen == [
+            {
+                "bundles": [Path("one"), Path("two")],
+                "port": 9000,
+                "replicas": 2,
+                "adapter_roots": [Path("/data")],
+                "engine": {"max_loras": 8},
+            }
+        ]
+
+    def test_a_base_and_adapters_are_packed_and_served(
+        self, choir: Choir, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        packed: list[dict[str, Any]] = []
+        served: list[dict[str, Any]] = []
+
+        def pack(base: str, adapters: dict[str, Path], out: Path, **rest: Any) -> Any:
+            packed.append({"base": base, "adapters": adapters, **rest})
+            return SimpleNamespace(path=out)
+
+        monkeypatch.setattr("serve.pack.pack", pack)
+        monkeypatch.setattr(
+            "choir_cli.serving._run", lambda flags, config: served.append(flags) or 0
+        )
+        (tmp_path / "labels").write_text("yes\nno\n")
+        (tmp_path / "texts.json").write_text('{"yes": " y"}')
+        ran = choir(
+            *("serve", "--base", "org/name", "--adapter", "a=dir/a", "--adapter", "b=dir/b"),
+            *("--task", "classification", "--fusion", "weighted_average", "--weight", "a=0.75"),
+            *("--labels", str(tmp_path / "labels"), "--verbalizers", str(tmp_path / "texts.json")),
+        )
+        assert ran.status == 0
+        assert packed == [
+            {
+                "base": "org/name",
+                "adapters": {"a": Path("dir/a"), "b": Path("dir/b")},
+                "task": "classification",
+                "fusion": "weighted_average",
+                "labels": ["yes", "no"],
+                "weights": {"a": 0.75},
+                "template": "{text}",
+                "verbalizers": {"yes": " y"},
+                "name": "ensemble",
+                "revision": None,
+            }
+        ]
+        (flags,) = served
+        assert [bundle.name for bundle in flags["bundles"]] == ["bundle"]
+
+    def test_commands_for_a_running_server_load_no_engine(self) -> None:
+        heavy = ["ray", "torch", "vllm", "transformers", "sklearn", "numpy", "serve", "training"]
+        code = f"import choir_cli.main, sys; print([m for m in {heavy} if m in sys.modules])"
+        run = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        assert run.stdout.strip() == "[]"

@@ -1,0 +1,14 @@
+"""What every test shares: nothing may reach a hub, and no test reads the developer's own CHOIR_* settings."""
+
+import os
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True)
+def _no_choir_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("CHOIR_")]:
+        monkeypatch.delenv(name)

@@ -1,0 +1,220 @@
+"""Tiny but real models: a Llama-shaped base with its tokenizer, a BERT-shaped one, and PEFT adapters with random weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+CORPUS = [
+    "where is my card and why has it not arrived yet",
+    "my transfer is still pending, please tell me when the money will be there",
+    "I want to top up my account with another card",
+    "the machine kept my card, I need a new one as soon as possible",
+    "please cancel the payment that I made this morning",
+    "how do I change my address and my phone number",
+    "A B C D E F G H yes no",
+] * 20
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+def causal_base(folder: Path, *, context: int = 1024, seed: int = 0) -> Path:
+    """A Llama of about 0.3M parameters whose weights are large enough that no two tokens tie."""
+    tokens = Tokenizer(models.BPE())
+    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokens.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=500,
+        special_tokens=["<|end|>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokens.train_from_iterator(CORPUS, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokens, eos_token="<|end|>", pad_token="<pad>"
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=context,
+            eos_token_id=0,
+            bos_token_id=0,
+            pad_token_id=1,
+        )
+    )
+    _spread(model, 0.15)
+    model.save_pretrained(folder)
+    return folder
+
+
+def encoder_base(folder: Path, *, seed: int = 0) -> Path:
+    """A BERT of about 0.2M parameters."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words = sorted({word for line in CORPUS for word in line.lower().replace(",", "").split()})
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"))
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(seed)
+    model = BertModel(
+        BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=128,
+        )
+    )
+    _spread(model, 0.15)
+    model.save_pretrained(folder)
+    return folder
+
+
+def lora(
+    base: Path,
+    folder: Path,
+    *,
+    seed: int,
+    rank: int = 8,
+    targets: Sequence[str] = ("q_proj", "v_proj"),
+    scale: float = 0.2,
+    alpha: int = 16,
+) -> Path:
+    """A LoRA adapter over a causal base that changes its answers."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    _adapt(model, folder, seed, rank, targets, scale, alpha, "CAUSAL_LM")
+    return folder
+
+
+def lora_with_head(
+    base: Path,
+    folder: Path,
+    *,
+    labels: int,
+    seed: int,
+    rank: int = 4,
+    normalize: bool = False,
+) -> Path:
+    """A LoRA adapter over an encoder base with a classification head of its own."""
+    model = AutoModel.from_pretrained(base, dtype=torch.float32)
+    _adapt(model, folder, seed, rank, ("query", "value"), 0.2, 8, None)
+    generator = torch.Generator().manual_seed(seed)
+    save_file(
+        {
+            "weight": torch.randn(labels, model.config.hidden_size, generator=generator),
+            "bias": torch.randn(labels, generator=generator),
+        },
+        folder / "head.safetensors",
+        metadata={"normalize": str(normalize).lower()},
+    )
+    return folder
+
+
+def _adapt(
+    model: torch.nn.Module,
+    folder: Path,
+    seed: int,
+    rank: int,
+    targets: Sequence[str],
+    scale: float,
+    alpha: int,
+    task: str | None,
+) -> None:
+    torch.manual_seed(seed)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), task_type=task)
+    adapted = get_peft_model(model, config)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=scale)
+    adapted.save_pretrained(folder)
+
+
+def _spread(model: torch.nn.Module, std: float) -> None:
+    for weight in model.parameters():
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=std)
+
+
+class Reference:
+    """What PEFT and transformers answer, in float32: the independent reference for everything served."""
+
+    def __init__(self, base: Path, adapter: Path | None) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(base)
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        self.model = (PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
+
+    @torch.no_grad()
+    def label_scores(self, prompt: str, labels: Sequence[str]) -> list[float]:
+        """Sum of log-probabilities of each label's tokens, one full forward pass a label."""
+        stem = prompt.rstrip(" ")
+        start = self.tokenizer(stem)["input_ids"]
+        scores = []
+        for label in labels:
+            ids = self.tokenizer(stem + prompt[len(stem) :] + label)["input_ids"]
+            first = 0
+            while first < min(len(start), len(ids)) and start[first] == ids[first]:
+                first += 1
+            logs = self.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            scores.append(sum(logs[i - 1, ids[i]].item() for i in range(first, len(ids))))
+        return scores
+
+    def probabilities(self, prompt: str, labels: Sequence[str]) -> list[float]:
+        """Softmax of the label scores."""
+        scores = torch.tensor(self.label_scores(prompt, labels), dtype=torch.float64)
+        return [float(p) for p in scores.softmax(0)]
+
+    @torch.no_grad()
+    def greedy(self, prompt: str, tokens: int) -> list[int]:
+        """The most likely continuation."""
+        ids = self.tokenizer(prompt, return_tensors="pt")["input_ids"]
+        output = self.model.generate(
+            input_ids=ids, max_new_tokens=tokens, do_sample=False, pad_token_id=1, eos_token_id=None
+        )
+        return [int(token) for token in output[0, ids.shape[1] :]]
+
+
+class EncoderReference:
+    """The same for an encoder with a head."""
+
+    def __init__(self, base: Path, adapter: Path) -> None:
+        from safetensors.torch import load_file
+
+        self.tokenizer = AutoTokenizer.from_pretrained(base)
+        model = AutoModel.from_pretrained(base, dtype=torch.float32)
+        self.model = PeftModel.from_pretrained(model, adapter).eval()
+        self.head = load_file(adapter / "head.safetensors")
+
+    @torch.no_grad()
+    def probabilities(self, text: str, *, normalize: bool = False) -> list[float]:
+        batch = self.tokenizer(text, return_tensors="pt")
+        pooled = self.model(**batch).last_hidden_state.mean(1)
+        if normalize:
+            pooled = torch.nn.functional.normalize(pooled)
+        logits = pooled @ self.head["weight"].T + self.head["bias"]
+        return [float(p) for p in logits[0].double().softmax(0)]

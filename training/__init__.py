@@ -1,0 +1,1 @@
+"""From a recipe and labelled data to a bundle."""

@@ -1,0 +1,1 @@
+"""Rows: loading, splitting, bags, tokens and batches."""

@@ -1,0 +1,237 @@
+"""Members and every fusion method side by side, on rows with known answers."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, concatenate_datasets
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from serve.bundle import Bundle, Ensemble
+from serve.fusion.answers import vote_answers
+from serve.fusion.fuse import Fused, Fusion
+from training.baselines import tfidf_svc
+from training.data.loading import load_rows
+from training.data.splits import load_splits
+from training.predict import OfflineMembers
+from training.progress import progress_bars
+from training.recipe import EnsembleRecipe, Recipe, RecipeError
+from training.run import WORK, recorded_recipe
+from training.scores import Report, Row, classification_scores, generation_scores
+
+Advance = Callable[[int], None]
+
+MAX_NEW_TOKENS = 64
+ANSWER_COLUMN = {"classification": "label", "generation": "target"}
+"""Column of the right answers where no recipe names one."""
+HEADINGS = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "log_loss": "log loss",
+    "ece": "ECE",
+    "exact_match": "exact match",
+    "token_f1": "word F1",
+}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Texts and their right answers (labels or replies)."""
+
+    texts: Sequence[str]
+    answers: Sequence[str]
+    name: str
+    """What the rows are, for the report: `test`, `validation` or a file's name."""
+
+
+class Evaluation:
+    """One ensemble of a bundle, its members loaded."""
+
+    def __init__(
+        self, bundle: Bundle, ensemble: Ensemble, *, max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> None:
+        self.ensemble = ensemble
+        self._bundle = bundle
+        self._members = OfflineMembers(bundle, ensemble)
+        self._max_new_tokens = max_new_tokens
+
+    def probabilities(self, data: Labelled) -> NDArray[np.float64]:
+        """The members' label probabilities [M, N, C]."""
+        with self._progress(data) as advance:
+            return self._members.probabilities(data.texts, advance)
+
+    def answers(self, data: Labelled) -> list[list[str]]:
+        """The members' greedy answers [M][N]."""
+        with self._progress(data) as advance:
+            return self._members.answers(data.texts, self._max_new_tokens, advance)
+
+    def report(self, ensemble: Ensemble, data: Labelled) -> Report:
+        """Figures of members and fusion methods by the manifest `ensemble`, which names the same members."""
+        if ensemble.task == "generation":
+            return generation_report(ensemble, data, self.answers(data))
+        truth = label_indices(ensemble, data)
+        probabilities = self.probabilities(data)
+        fusion = Fusion.from_manifest(ensemble, self._bundle.fusion_path(ensemble))
+        fused = {method: fusion(probabilities, method=method) for method in fusion.methods}
+        return classification_report(ensemble, data, probabilities, truth, fused)
+
+    @contextmanager
+    def _progress(self, data: Labelled) -> Iterator[Advance]:
+        total = len(data.texts) * len(self.ensemble.members)
+        with progress_bars() as bars:
+            task = bars.add_task(f"{self.ensemble.name}: {data.name}", total=total, loss="")
+            yield lambda done: bars.advance(task, done)
+
+
+def classification_report(
+    ensemble: Ensemble,
+    data: Labelled,
+    probabilities: NDArray[np.float64],
+    truth: NDArray[np.int64],
+    fused: Mapping[str, Fused],
+) -> Report:
+    """Figures from member probabilities [M, N, C], true label indices [N] and each method's answers."""
+    rows = []
+    for member, answers in zip(ensemble.members, probabilities, strict=True):
+        scores = classification_scores(answers, answers.argmax(axis=1), truth)
+        rows.append(Row(name=member.name, kind="member", passes=1, served=False, scores=scores))
+    for method, answered in fused.items():
+        scores = classification_scores(answered.probabilities, answered.winners, truth)
+        served = method == ensemble.fusion.method
+        rows.append(
+            Row(
+                name=method,
+                kind="fusion",
+                passes=len(ensemble.members),
+                served=served,
+                scores=scores,
+            )
+        )
+    return Report(ensemble=ensemble.id, data=data.name, count=len(truth), rows=rows)
+
+
+def generation_report(
+    ensemble: Ensemble, data: Labelled, answers: Sequence[Sequence[str]]
+) -> Report:
+    """Figures from the members' answers [M][N]."""
+    rows = []
+    for member, written in zip(ensemble.members, answers, strict=True):
+        scores = generation_scores(written, data.answers)
+        rows.append(Row(name=member.name, kind="member", passes=1, served=False, scores=scores))
+    voted = [texts[vote_answers(ensemble, texts).winner] for texts in zip(*answers, strict=True)]
+    scores = generation_scores(voted, data.answers)
+    served = ensemble.fusion.method == "vote"
+    rows.append(
+        Row(name="vote", kind="fusion", passes=len(ensemble.members), served=served, scores=scores)
+    )
+    return Report(ensemble=ensemble.id, data=data.name, count=len(data.texts), rows=rows)
+
+
+def with_baselines(
+    report: Report, recipe: EnsembleRecipe, ensemble: Ensemble, known: Labelled, data: Labelled
+) -> Report:
+    """The report and the recipe's baselines, fitted on `known` and scored on `data`."""
+    rows = list(report.rows)
+    for name in recipe.baselines:
+        winners = tfidf_svc(known.texts, label_indices(ensemble, known), data.texts)
+        scores = classification_scores(None, winners, label_indices(ensemble, data))
+        rows.append(Row(name=name, kind="baseline", passes=0, served=False, scores=scores))
+    return report.model_copy(update={"rows": rows})
+
+
+def label_indices(ensemble: Ensemble, data: Labelled) -> NDArray[np.int64]:
+    """Index of each row's label [N]; raises RecipeError for a label that the ensemble does not have."""
+    index = {label: number for number, label in enumerate(ensemble.labels or [])}
+    unknown = sorted(set(data.answers) - set(index))
+    if unknown:
+        raise RecipeError(
+            f"{data.name}: the label {unknown[0]!r} is not one of the {len(index)} of {ensemble.id}"
+        )
+    return np.array([index[answer] for answer in data.answers], dtype=np.int64)
+
+
+def evaluate_bundle(
+    bundle_path: Path, ensemble: str, data: Path | None, json_path: Path | None
+) -> None:
+    """`choir evaluate`: print the table, and write it as JSON where asked.
+
+    Without `data`, the rows are the recipe's test rows (its validation rows if it names none). Raises RecipeError and
+    BundleError.
+    """
+    bundle = Bundle.open(bundle_path)
+    manifest = bundle.ensemble(ensemble)
+    recipe = recorded_recipe(bundle.path)
+    own = recipe.ensemble(ensemble) if recipe else None
+    rows, known = _rows(bundle, manifest, recipe, own, data)
+    limit = own.max_new_tokens if own else MAX_NEW_TOKENS
+    report = Evaluation(bundle, manifest, max_new_tokens=limit).report(manifest, rows)
+    if own and known:
+        report = with_baselines(report, own, manifest, known, rows)
+    Console().print(table(report))
+    if json_path is not None:
+        json_path.write_text(json.dumps(report.model_dump(), indent=2) + "\n", encoding="utf-8")
+
+
+def table(report: Report) -> Table:
+    """The report for a terminal; the row that the ensemble answers by is bold."""
+    scores = [score for score in HEADINGS if any(score in row.scores for row in report.rows)]
+    shown = Table(
+        title=f"{report.ensemble} on {report.count} {report.data} rows (bold: what is served)"
+    )
+    shown.add_column("")
+    shown.add_column("kind")
+    for score in scores:
+        shown.add_column(HEADINGS[score], justify="right")
+    shown.add_column("passes", justify="right")
+    for row in report.rows:
+        figures = [f"{row.scores[score]:.4f}" if score in row.scores else "" for score in scores]
+        shown.add_row(
+            row.name, row.kind, *figures, str(row.passes), style="bold" if row.served else None
+        )
+    return shown
+
+
+def labelled(rows: Dataset, name: str, recipe: Recipe, ensemble: EnsembleRecipe) -> Labelled:
+    """An ensemble's view of the rows; a generation ensemble takes only as many as its recipe says."""
+    if ensemble.task == "generation":
+        rows = rows.select(range(min(ensemble.evaluation_rows, len(rows))))
+    return Labelled(
+        list(rows[recipe.data.text]), list(rows[ensemble.label or ensemble.target]), name
+    )
+
+
+def _rows(
+    bundle: Bundle,
+    manifest: Ensemble,
+    recipe: Recipe | None,
+    own: EnsembleRecipe | None,
+    data: Path | None,
+) -> tuple[Labelled, Labelled | None]:
+    """The rows to judge by, and the rows that baselines may learn from."""
+    cache = bundle.path / WORK / "cache"
+    if data is not None:
+        text = recipe.data.text if recipe else "text"
+        answer = str(own.label or own.target) if own else ANSWER_COLUMN[manifest.task]
+        rows = load_rows([data], [text, answer], cache)
+        judged = Labelled(list(rows[text]), list(rows[answer]), data.name)
+        if own is None or not own.baselines:
+            return judged, None
+    if recipe is None or own is None:
+        raise RecipeError(
+            f"{bundle.path} does not say which rows {manifest.id} was tested on; give --data FILE with the columns "
+            f"text and {ANSWER_COLUMN[manifest.task]}"
+        )
+    splits = load_splits(recipe, cache)
+    known = labelled(
+        concatenate_datasets([splits.train, splits.validation]), "training", recipe, own
+    )
+    if data is not None:
+        return judged, known
+    if splits.test is None:
+        return labelled(splits.validation, "validation", recipe, own), None
+    return labelled(splits.test, "test", recipe, own), known

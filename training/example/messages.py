@@ -1,0 +1,289 @@
+"""Generated customer-support messages of a web shop: a text, its intent and the reply it should get.
+
+Intents overlap on purpose. Some sentences are said under two intents ("i want my money back" is a refund or a return),
+people mistype, and a small share of the training labels is wrong, so no classifier reaches 100% and several classifiers
+make different mistakes. The same seed gives the same rows on every machine.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+PRODUCTS = (
+    "jacket", "lamp", "kettle", "backpack", "headphones", "blender", "watch", "tent", "desk", "printer", "camera",
+    "bike", "sweater", "mirror", "toaster", "rug",
+)  # fmt: skip
+GREETINGS = ("hi", "hello", "hey there", "good morning", "hi team", "dear support", "")
+CLOSINGS = (
+    "thanks",
+    "please help",
+    "thank you",
+    "can you sort this out",
+    "please reply soon",
+    "cheers",
+    "",
+)
+CONTEXTS = (
+    "i ordered a {product} last week",
+    "i bought the {product} in your shop",
+    "this is about my {product}",
+    "i paid for a {product} by card",
+    "my {product} order is the third one this year",
+    "i got a {product} as a gift",
+    "i have been a customer for years and ordered a {product}",
+)
+
+
+@dataclass(frozen=True)
+class Intent:
+    """How customers ask for one thing, and the answer they should get."""
+
+    asks: Sequence[str]
+    notes: Sequence[str]
+    """What agents used to write back in a hurry."""
+    reply: str
+    """What the shop wants to write back."""
+
+
+INTENTS: Mapping[str, Intent] = {
+    "order_status": Intent(
+        (
+            "where is my {product}",
+            "can you tell me the status of my order",
+            "has the {product} been shipped yet",
+            "how do i track the {product}",
+            "i need the tracking number",
+            "when was my parcel sent",
+            "is my order on its way",
+        ),
+        ("let me look up the parcel", "it has been sent, here is the tracking"),
+        "Your {product} is on its way. I have sent you the tracking link.",
+    ),
+    "late_delivery": Intent(
+        (
+            "the {product} should have been here days ago",
+            "my parcel is late",
+            "still waiting and the delivery date has passed",
+            "why does the shipping take so long",
+            "the delivery of the {product} is overdue",
+            "i was promised delivery by friday and nothing came",
+            "how much longer until my order comes",
+        ),
+        (
+            "sorry it takes so long, i will chase the courier",
+            "the courier is behind, two more days",
+        ),
+        "I am sorry that your {product} is late. The courier will bring it within two days.",
+    ),
+    "cancel_order": Intent(
+        (
+            "please cancel my order",
+            "i do not need the {product} anymore",
+            "stop the order before it ships",
+            "i changed my mind about the {product}",
+            "can i still cancel",
+            "i ordered the {product} by mistake",
+            "call off the shipment please",
+        ),
+        ("order stopped", "done, cancelled before it ships"),
+        "I have cancelled the order for your {product}. Nothing will be charged.",
+    ),
+    "return_item": Intent(
+        (
+            "how do i send the {product} back",
+            "i want to return the {product}",
+            "where do i get a return label",
+            "the {product} does not suit me",
+            "what is your return policy",
+            "i would like to give it back",
+            "how long can i return the {product}",
+        ),
+        ("sure, send it back with the label", "thirty days to return it, label sent"),
+        "You can return the {product} within thirty days. The return label is in your inbox.",
+    ),
+    "refund": Intent(
+        (
+            "when do i get my refund",
+            "the refund for the {product} has not arrived",
+            "i sent it back but got no money",
+            "please refund me",
+            "how long does a refund take",
+            "my money is still not on my account",
+            "you owe me the money for the {product}",
+        ),
+        ("the money is on its way back", "refund booked, give it five days"),
+        "The refund for your {product} is booked. It reaches your account in five days.",
+    ),
+    "exchange_item": Intent(
+        (
+            "can i swap the {product} for another size",
+            "i would like a different colour",
+            "please exchange the {product}",
+            "the {product} is too small",
+            "do you have the {product} one size bigger",
+            "i want to change it for the other model",
+            "is an exchange free",
+        ),
+        ("we can swap it, which one instead", "exchange is fine, tell me the model"),
+        "We will gladly exchange the {product}. Tell us which model you would like.",
+    ),
+    "damaged_item": Intent(
+        (
+            "the {product} arrived broken",
+            "my {product} stopped working after a day",
+            "there is a crack in the {product}",
+            "the box was crushed and the {product} is damaged",
+            "it does not switch on",
+            "a part of the {product} is missing",
+            "the {product} has scratches all over",
+        ),
+        ("sorry it broke, i send a new one", "that is faulty, replacement today"),
+        "I am sorry that your {product} is damaged. A new one leaves our store today.",
+    ),
+    "wrong_item": Intent(
+        (
+            "you sent me the wrong thing",
+            "this is not the {product} i ordered",
+            "i got something else instead of a {product}",
+            "the parcel is for another customer",
+            "wrong colour in the box",
+            "i received a different model",
+            "someone mixed up my order",
+        ),
+        ("we mixed it up, the right one is packed", "wrong parcel, sorry, correct one follows"),
+        "I am sorry for the mix up. The right {product} is being packed now.",
+    ),
+    "double_charge": Intent(
+        (
+            "i was charged twice",
+            "the {product} shows up two times on my statement",
+            "you took the money twice",
+            "there is an extra charge on my card",
+            "why did i pay double for the {product}",
+            "the amount on my card is wrong",
+            "two payments for one {product}",
+        ),
+        ("i see both payments, one goes back", "charged twice indeed, fixed tomorrow"),
+        "One of the two payments for your {product} will be sent back tomorrow.",
+    ),
+    "payment_failed": Intent(
+        (
+            "my payment did not go through",
+            "the checkout refuses my card",
+            "i cannot pay for the {product}",
+            "the payment page shows an error",
+            "my card was declined",
+            "paying for the {product} fails every time",
+            "which cards do you accept",
+        ),
+        ("try to pay once more", "checkout reset, use the card again"),
+        "Please try the payment for your {product} again. We have reset the checkout.",
+    ),
+    "change_address": Intent(
+        (
+            "i moved and need a new delivery address",
+            "please send the {product} to my office",
+            "the address on my order is wrong",
+            "can you change where it ships to",
+            "i typed the wrong street",
+            "update my address please",
+            "deliver the {product} to my neighbour",
+        ),
+        ("new address noted", "i changed where it goes"),
+        "Your {product} will go to the new address. Please confirm it by mail.",
+    ),
+    "discount_code": Intent(
+        (
+            "my voucher does not work",
+            "where do i enter the discount code",
+            "the code for the {product} is not accepted",
+            "do you have a coupon for the {product}",
+            "i forgot to use my voucher",
+            "the price is higher than in your offer",
+            "is the {product} on sale",
+        ),
+        ("voucher added", "the offer is in your basket now"),
+        "I have added the discount to your {product}. The new price is in your basket.",
+    ),
+}
+
+# What customers say when only they know which of two things they mean; the first is meant twice as often.
+SHARED: Sequence[tuple[str, tuple[str, str]]] = (
+    ("i want my money back for the {product}", ("refund", "return_item")),
+    ("where is my parcel, it has been a week", ("late_delivery", "order_status")),
+    ("nothing has arrived yet", ("late_delivery", "order_status")),
+    ("i do not want the {product}", ("cancel_order", "return_item")),
+    ("the {product} is not what i expected", ("return_item", "wrong_item")),
+    ("can i get another {product} instead", ("exchange_item", "damaged_item")),
+    ("something is wrong with my payment", ("payment_failed", "double_charge")),
+    ("the wrong amount was taken for the {product}", ("double_charge", "discount_code")),
+    ("it went to the wrong place", ("change_address", "wrong_item")),
+)
+
+SHARED_SHARE = 0.1
+"""Share of messages that use one of the shared sentences."""
+TYPO_SHARE = 0.08
+"""Share of words with one letter dropped, doubled or swapped."""
+WRONG_LABEL_SHARE = 0.04
+"""Share of training rows with another intent's label, as hurried annotators leave them."""
+
+
+def mistype(word: str, rng: random.Random) -> str:
+    """Drop, double or swap one letter of a word of four letters or more."""
+    if len(word) < 4:
+        return word
+    place = rng.randrange(1, len(word) - 1)
+    kind = rng.randrange(3)
+    if kind == 0:
+        return word[:place] + word[place + 1 :]
+    if kind == 1:
+        return word[:place] + word[place] + word[place:]
+    return word[:place] + word[place + 1] + word[place] + word[place + 2 :]
+
+
+def message(ask: str, product: str, rng: random.Random) -> str:
+    """What is asked, in a customer's words around it; it always names the product, so that a reply can."""
+    context = "" if "{product}" in ask and rng.random() < 0.5 else rng.choice(CONTEXTS)
+    middle = [context, ask]
+    if rng.random() < 0.3:
+        middle.reverse()
+    parts = [rng.choice(GREETINGS), *middle, rng.choice(CLOSINGS)]
+    text = ", ".join(part for part in parts if part).format(product=product)
+    words = [
+        mistype(w, rng) if w != product and rng.random() < TYPO_SHARE else w
+        for w in text.split(" ")
+    ]
+    return " ".join(words)
+
+
+def meaning(rng: random.Random) -> tuple[str, str]:
+    """An intent and how it is asked for. An intent's first ways of asking are common, its last are rare."""
+    if rng.random() < SHARED_SHARE:
+        ask, (often, seldom) = rng.choice(SHARED)
+        return (often if rng.random() < 2 / 3 else seldom), ask
+    intent = rng.choice(list(INTENTS))
+    asks = INTENTS[intent].asks
+    return intent, rng.choices(asks, weights=[1 / place for place in range(1, len(asks) + 1)])[0]
+
+
+def rows(split: str, count: int, seed: int) -> list[dict[str, str]]:
+    """`count` rows with `text`, `intent`, `note` and `reply`; only the split called `train` has wrong labels.
+
+    Notes and replies always fit the true intent.
+    """
+    rng = random.Random(f"{split}-{seed}")
+    made = []
+    for _ in range(count):
+        (intent, ask), product = meaning(rng), rng.choice(PRODUCTS)
+        label = intent
+        if split == "train" and rng.random() < WRONG_LABEL_SHARE:
+            label = rng.choice([name for name in INTENTS if name != intent])
+        made.append(
+            {
+                "text": message(ask, product, rng),
+                "intent": label,
+                "note": f"{rng.choice(INTENTS[intent].notes)}, {product}",
+                "reply": INTENTS[intent].reply.format(product=product),
+            }
+        )
+    return made

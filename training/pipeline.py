@@ -1,0 +1,267 @@
+"""From a recipe to a bundle, step by step; each finished step is recorded and never done twice."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import datasets
+import transformers
+from datasets import concatenate_datasets
+from rich.console import Console
+
+from serve.bundle import AdapterRef, Bundle, Ensemble, FusionSpec, Golden, Member
+from training.data.splits import Splits, load_splits
+from training.evaluation import (
+    Evaluation,
+    Labelled,
+    classification_report,
+    label_indices,
+    labelled,
+    table,
+    with_baselines,
+)
+from training.fitting import fit_fusion
+from training.progress import progress_bars
+from training.recipe import (
+    CandidateRecipe,
+    EnsembleRecipe,
+    MemberRecipe,
+    Recipe,
+    RecipeError,
+    load_recipe,
+)
+from training.report import write_report
+from training.run import Run
+from training.scores import Report
+from training.stages.base import Base, base_spec, find_base
+from training.stages.fit import Stage
+from training.stages.member import train_member
+from training.stages.scratch import train_base
+
+CANDIDATES = "candidates"
+"""Folder below the bundle for adapters that no ensemble uses yet."""
+
+VOCABULARY_WEIGHT = 20
+"""How often a label's text is repeated for the tokenizer, so that short labels become one token."""
+
+
+def train(recipe_path: Path, out: Path, resume: bool = False) -> Bundle:
+    """`choir train`: run the recipe and return the finished bundle.
+
+    With `resume`, steps that an earlier run into `out` finished are skipped. Raises RecipeError and BundleError.
+    """
+    recipe = load_recipe(recipe_path)
+    run = Run.start(out, recipe, resume=resume)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    return Pipeline(recipe, run, out).complete()
+
+
+class Pipeline:
+    """One run of one recipe."""
+
+    def __init__(self, recipe: Recipe, run: Run, out: Path) -> None:
+        self._recipe = recipe
+        self._run = run
+        self._out = out
+        self._splits: Splits = load_splits(recipe, run.folder / "cache")
+        self._console = Console(stderr=True)
+
+    def complete(self) -> Bundle:
+        """Do every step that is not done yet."""
+        base = self._base()
+        if not (self._out / "bundle.json").exists():
+            Bundle.create(self._out, base_spec(self._recipe.base, base, self._out / "base"))
+        bundle = Bundle.open(self._out)
+        reports: list[Report] = []
+        for ensemble in self._recipe.ensembles:
+            labels = self._labels(ensemble)
+            draft = self._draft(ensemble, labels, base, bundle)
+            for candidate in ensemble.candidates:
+                self._candidate(candidate, ensemble, base, labels)
+            reports += self._fuse(ensemble, draft, bundle)
+        facts = {
+            "recipe": self._recipe.name,
+            "created": bundle.info.created,
+            "choir": bundle.info.choir,
+        }
+        write_report(self._out / "report", self._recipe.name, reports, facts)
+        for report in reports:
+            self._console.print(table(report))
+        return bundle
+
+    def _base(self) -> Base:
+        recipe, own = self._recipe.base, self._out / "base"
+        if recipe.scratch and self._run.result("base") is None:
+            texts = [text for ensemble in self._recipe.ensembles for text in _vocabulary(ensemble)]
+            with self._stage("base") as stage:
+                train_base(
+                    recipe.scratch,
+                    self._splits.train,
+                    texts,
+                    own,
+                    self._recipe.seed,
+                    self._recipe.precision,
+                    stage,
+                )
+            self._run.finish("base", True)
+        return find_base(recipe, self._recipe.name, own)
+
+    def _labels(self, ensemble: EnsembleRecipe) -> list[str]:
+        """The labels in their order; raises RecipeError when other rows have labels that these lack."""
+        if ensemble.label is None:
+            return []
+        known = ensemble.labels or sorted(set(self._splits.train[ensemble.label]))
+        for name in ("train", "validation", "test"):
+            rows = getattr(self._splits, name)
+            unknown = sorted(set(rows[ensemble.label]) - set(known)) if rows is not None else []
+            if unknown:
+                raise RecipeError(
+                    f"ensemble {ensemble.name!r}: the label {unknown[0]!r} of the {name} rows is not among the "
+                    f"{len(known)} labels that members are trained on"
+                )
+        return known
+
+    def _draft(
+        self, ensemble: EnsembleRecipe, labels: list[str], base: Base, bundle: Bundle
+    ) -> Ensemble:
+        """The manifest before its fusion is fitted; trains the members."""
+        members = []
+        for member in ensemble.members:
+            step = f"member {ensemble.name}/{member.name}"
+            if self._run.result(step) is None:
+                folder = self._run.folder / "trained" / f"{ensemble.name}-{member.name}"
+                self._train(member, ensemble, base, labels, folder)
+                ref = bundle.add_adapter(f"{ensemble.name}-{member.name}", folder)
+                self._run.finish(step, ref.model_dump())
+                shutil.rmtree(folder)
+            adapter = AdapterRef.model_validate(self._run.result(step))
+            members.append(Member(name=member.name, adapters=[adapter]))
+        vote = FusionSpec(method="vote", extract=ensemble.extract)
+        return Ensemble(
+            name=ensemble.name,
+            version=1,
+            task=ensemble.task,
+            members=members,
+            fusion=vote if ensemble.task == "generation" else FusionSpec(method="average"),
+            labels=labels or None,
+            template=ensemble.template,
+            verbalizers=ensemble.verbalizers,
+            label_scoring=ensemble.label_scoring,
+            on_member_error=ensemble.on_member_error,
+        )
+
+    def _candidate(
+        self, candidate: CandidateRecipe, ensemble: EnsembleRecipe, base: Base, labels: list[str]
+    ) -> None:
+        step = f"candidate {ensemble.name}/{candidate.name}"
+        if self._run.result(step) is None:
+            folder = self._out / CANDIDATES / f"{ensemble.name}-{candidate.name}"
+            self._train(candidate, ensemble, base, labels, folder)
+            self._run.finish(
+                step, {"member": candidate.member, "folder": str(folder.relative_to(self._out))}
+            )
+
+    def _train(
+        self,
+        member: MemberRecipe,
+        ensemble: EnsembleRecipe,
+        base: Base,
+        labels: list[str],
+        target: Path,
+    ) -> None:
+        data = self._recipe.data
+        with self._stage(f"{ensemble.name}/{member.name}") as stage:
+            train_member(
+                member,
+                ensemble,
+                base,
+                self._splits.train,
+                data.text,
+                labels,
+                data.max_tokens,
+                self._recipe.precision,
+                stage,
+                target,
+            )
+
+    def _fuse(self, recipe: EnsembleRecipe, draft: Ensemble, bundle: Bundle) -> list[Report]:
+        """Fit the fusion on the validation rows, write the manifest, and judge it on validation and test rows."""
+        step = f"fusion {recipe.name}"
+        if self._run.result(step) is None:
+            evaluation = Evaluation(bundle, draft, max_new_tokens=recipe.max_new_tokens)
+            rows = labelled(self._splits.validation, "validation", self._recipe, recipe)
+            if recipe.task == "generation":
+                ensemble, report = draft, evaluation.report(draft, rows)
+            else:
+                ensemble, report = self._fit(recipe, draft, bundle, evaluation, rows)
+            ensemble = _with_scores(ensemble, report)
+            bundle.write_ensemble(ensemble)
+            reports = [report]
+            if self._splits.test is not None:
+                test = labelled(self._splits.test, "test", self._recipe, recipe)
+                known = concatenate_datasets([self._splits.train, self._splits.validation])
+                reports.append(
+                    with_baselines(
+                        evaluation.report(ensemble, test),
+                        recipe,
+                        ensemble,
+                        labelled(known, "training", self._recipe, recipe),
+                        test,
+                    )
+                )
+            self._run.finish(step, [report.model_dump() for report in reports])
+        return [Report.model_validate(report) for report in self._run.result(step) or []]
+
+    def _fit(
+        self,
+        recipe: EnsembleRecipe,
+        draft: Ensemble,
+        bundle: Bundle,
+        evaluation: Evaluation,
+        rows: Labelled,
+    ) -> tuple[Ensemble, Report]:
+        truth = label_indices(draft, rows)
+        probabilities = evaluation.probabilities(rows)
+        fitted = fit_fusion(draft, recipe.fusion, probabilities, truth, self._recipe.seed)
+        if fitted.stack:
+            fitted.stack.write(bundle.path / str(fitted.ensemble.fusion.parameters))
+        served = fitted.validation[fitted.ensemble.fusion.method]
+        golden = [
+            Golden(input=text, label=answer)
+            for text, answer, winner, right in zip(
+                rows.texts, rows.answers, served.winners, truth, strict=True
+            )
+            if winner == right
+        ]
+        ensemble = fitted.ensemble.model_copy(update={"golden": golden[: recipe.golden]})
+        return ensemble, classification_report(
+            ensemble, rows, probabilities, truth, fitted.validation
+        )
+
+    @contextmanager
+    def _stage(self, title: str) -> Iterator[Stage]:
+        """A stage's checkpoints and progress bar; the checkpoints go when the stage has succeeded."""
+        folder = self._run.folder / "checkpoints" / title.replace("/", "-")
+        with progress_bars() as bars:
+            yield Stage(title, folder, bars)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _vocabulary(ensemble: EnsembleRecipe) -> list[str]:
+    """Prompts and labels, often enough for the tokenizer to learn their words."""
+    prompt = ensemble.template.replace("{text}", "")
+    return [
+        prompt + text
+        for text in ["", *ensemble.verbalizers.values()]
+        for _ in range(VOCABULARY_WEIGHT)
+    ]
+
+
+def _with_scores(ensemble: Ensemble, report: Report) -> Ensemble:
+    """The manifest with its validation figures, checked as a whole."""
+    main = "exact_match" if ensemble.task == "generation" else "accuracy"
+    scores = {"validation": {**report.served().scores, "best_member": report.best_member(main)}}
+    return Ensemble.model_validate(ensemble.model_copy(update={"scores": scores}).model_dump())

@@ -1,0 +1,185 @@
+"""The offline reference: what PEFT and transformers answer in float32 for the members of an ensemble.
+
+Evaluation and fitting use it, and the served engine is checked against it.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from safetensors import safe_open
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+from serve.bundle import Bundle, Ensemble, Member
+from serve.labels import LabelPath, encoder, fill, label_paths, label_texts
+from training.stages.encoder import HEAD_FILE, pool
+from training.stages.fit import pad, padding_mask
+
+LABEL_ROWS = 512
+"""Rows (inputs x labels) of one forward pass over label tokens."""
+INPUT_ROWS = 64
+"""Inputs of one forward pass over prompts."""
+
+Advance = Callable[[int], None]
+
+
+def _no_progress(_done: int) -> None:
+    return None
+
+
+class OfflineMembers:
+    """The members of one ensemble, with the base loaded once and an adapter chosen for each pass."""
+
+    def __init__(self, bundle: Bundle, ensemble: Ensemble) -> None:
+        """Raises BundleError when an adapter is missing."""
+        self.ensemble = ensemble
+        self._bundle = bundle
+        self._causal = bundle.base_kind() == "causal"
+        source = {
+            "pretrained_model_name_or_path": bundle.base_source,
+            "revision": bundle.base_revision or "main",
+        }
+        loader = AutoModelForCausalLM if self._causal else AutoModel
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(**source)
+        model: Any = loader.from_pretrained(**source, dtype=torch.float32)
+        for adapter in {
+            ref.digest: ref for member in ensemble.members for ref in member.adapters
+        }.values():
+            folder, key = bundle.adapter_dir(adapter), adapter.digest
+            if isinstance(model, PeftModel):
+                model.load_adapter(str(folder), adapter_name=key)
+            else:
+                model = PeftModel.from_pretrained(model, str(folder), adapter_name=key)
+        self._model = model.eval()
+
+    def probabilities(
+        self, texts: Sequence[str], advance: Advance = _no_progress
+    ) -> NDArray[np.float64]:
+        """Label probabilities [members, texts, labels]; `advance` hears how many texts a member has done."""
+        compute = self._scored if self._causal else self._classified
+        rows = []
+        for member in self.ensemble.members:
+            with self._as_member(member), torch.inference_mode():
+                rows.append(compute(member, texts, advance))
+        return np.stack(rows)
+
+    def answers(
+        self, texts: Sequence[str], max_new_tokens: int, advance: Advance = _no_progress
+    ) -> list[list[str]]:
+        """Greedy answers of each member to each text: [members][texts], without surrounding space."""
+        encode = encoder(self._tokenizer)
+        prompts = encode([fill(self.ensemble.template, text) for text in texts])
+        answers = []
+        for member in self.ensemble.members:
+            with self._as_member(member), torch.inference_mode():
+                answers.append(self._written(prompts, max_new_tokens, advance))
+        return answers
+
+    @contextmanager
+    def _as_member(self, member: Member) -> Iterator[None]:
+        if not isinstance(self._model, PeftModel):
+            yield
+        elif not member.adapters:
+            with self._model.disable_adapter():
+                yield
+        else:
+            self._model.set_adapter(member.adapters[0].digest)
+            yield
+
+    def _classified(
+        self, member: Member, texts: Sequence[str], advance: Advance
+    ) -> NDArray[np.float64]:
+        folder = self._bundle.adapter_dir(member.adapters[0])
+        with safe_open(folder / HEAD_FILE, framework="pt") as head:
+            weight, bias = head.get_tensor("weight"), head.get_tensor("bias")
+            normalize = (head.metadata() or {}).get("normalize") == "true"
+        limit = self._model.config.max_position_embeddings
+        ids = self._tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
+        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+        result = np.empty((len(ids), len(bias)), dtype=np.float64)
+        for start in range(0, len(order), INPUT_ROWS):
+            chunk = order[start : start + INPUT_ROWS]
+            rows = [ids[index] for index in chunk]
+            mask = padding_mask(rows)
+            states = self._model(
+                input_ids=pad(rows, self._tokenizer.pad_token_id), attention_mask=mask
+            ).last_hidden_state
+            logits = pool(states, mask, normalize) @ weight.T + bias
+            result[chunk] = torch.softmax(logits.double(), dim=-1).numpy()
+            advance(len(chunk))
+        return result
+
+    def _scored(
+        self, member: Member, texts: Sequence[str], advance: Advance
+    ) -> NDArray[np.float64]:
+        encode = encoder(self._tokenizer)
+        labels = label_texts(self.ensemble.labels or [], self.ensemble.verbalizers)
+        plans = [label_paths(encode, fill(self.ensemble.template, text), labels) for text in texts]
+        shared = [min(len(path.context) for path in plan) for plan in plans]
+        result = np.empty((len(texts), len(labels)), dtype=np.float64)
+        for chunk in _equal_length(shared, max(1, LABEL_ROWS // len(labels))):
+            scores = self._label_scores([plans[index] for index in chunk], shared[chunk[0]])
+            if self.ensemble.label_scoring == "mean":
+                scores /= torch.tensor(
+                    [[len(path.tokens) for path in plans[index]] for index in chunk]
+                )
+            result[chunk] = torch.softmax(scores, dim=-1).numpy()
+            advance(len(chunk))
+        return result
+
+    def _label_scores(self, plans: Sequence[Sequence[LabelPath]], shared: int) -> torch.Tensor:
+        """Sums of log-probabilities [plans, labels]; the first `shared` tokens of a plan are computed once.
+
+        What follows them (the rest of a label's context, if any, and its tokens) runs on a copy of their cache a label.
+        """
+        labels = len(plans[0])
+        prompts = torch.tensor([plan[0].context[:shared] for plan in plans])
+        out = self._model(input_ids=prompts, use_cache=True, logits_to_keep=1)
+        first = out.logits[:, -1].double().log_softmax(-1).repeat_interleave(labels, dim=0)
+        paths = [path for plan in plans for path in plan]
+        tails = [[*path.context[shared:], *path.tokens] for path in paths]
+        counted = pad(
+            [[0] * (len(p.context) - shared) + [1] * len(p.tokens) for p in paths], 0
+        ).double()
+        ids = pad(tails, self._tokenizer.pad_token_id or 0)
+        scores = first.gather(1, ids[:, :1]) * counted[:, :1]
+        if ids.shape[1] > 1:
+            cache = out.past_key_values
+            cache.batch_repeat_interleave(labels)
+            rest = self._model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True).logits
+            rest = rest.double().log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(-1)
+            scores = torch.cat([scores, rest * counted[:, 1:]], dim=1)
+        return scores.sum(dim=1).reshape(len(plans), labels)
+
+    def _written(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, advance: Advance
+    ) -> list[str]:
+        texts = [""] * len(prompts)
+        for chunk in _equal_length([len(prompt) for prompt in prompts], INPUT_ROWS):
+            ids = torch.tensor([prompts[index] for index in chunk])
+            written = self._model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
+            )
+            for index, row in zip(chunk, written[:, ids.shape[1] :], strict=True):
+                texts[index] = self._tokenizer.decode(row, skip_special_tokens=True).strip()
+            advance(len(chunk))
+        return texts
+
+
+def _equal_length(lengths: Sequence[int], rows: int) -> Iterator[list[int]]:
+    """Indices in chunks of at most `rows`, each of one length, so that nothing is padded on the left."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index, length in enumerate(lengths):
+        groups[length].append(index)
+    for length in sorted(groups):
+        for start in range(0, len(groups[length]), rows):
+            yield groups[length][start : start + rows]

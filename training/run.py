@@ -1,0 +1,74 @@
+"""One training run's record in its bundle: which steps are done, so that `--resume` goes on behind them."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from training.recipe import Recipe, RecipeError
+
+WORK = ".choir-train"
+"""Folder below the bundle for the run's record, checkpoints and data cache; serving never reads it."""
+
+
+class Run:
+    """The finished steps of a run, on disk after each one."""
+
+    def __init__(self, folder: Path, fingerprint: str, steps: dict[str, Any]) -> None:
+        self.folder = folder
+        self._fingerprint = fingerprint
+        self._steps = steps
+
+    @classmethod
+    def start(cls, out: Path, recipe: Recipe, *, resume: bool) -> Self:
+        """Begin in an empty `out`, or go on where a run of the same recipe stopped. Raises RecipeError otherwise."""
+        folder = out / WORK
+        if out.exists() and not out.is_dir():
+            raise RecipeError(f"{out} is a file; --out names a folder")
+        if not out.is_dir() or not any(out.iterdir()):
+            folder.mkdir(parents=True)
+            (folder / "recipe.json").write_text(
+                recipe.model_dump_json(indent=2) + "\n", encoding="utf-8"
+            )
+            run = cls(folder, recipe.fingerprint, {})
+            run._write()
+            return run
+        if not resume:
+            raise RecipeError(
+                f"{out} is not empty; give another --out, or --resume to go on with a run that stopped"
+            )
+        try:
+            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise RecipeError(
+                f"{out} holds no training run that could be resumed; give another --out"
+            ) from None
+        if state["recipe"] != recipe.fingerprint:
+            raise RecipeError(
+                f"{out} was begun with another recipe; give another --out, or resume with that recipe"
+            )
+        return cls(folder, recipe.fingerprint, state["steps"])
+
+    def result(self, step: str) -> Any | None:
+        """What a finished step left behind; None for a step that is not done."""
+        return self._steps.get(step)
+
+    def finish(self, step: str, result: Any) -> None:
+        """Record a step as done. `result` is JSON, and not None."""
+        self._steps[step] = result
+        self._write()
+
+    def _write(self) -> None:
+        file = self.folder / "state.json"
+        draft = file.with_suffix(".new")
+        content = {"format": 1, "recipe": self._fingerprint, "steps": self._steps}
+        draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        os.replace(draft, file)
+
+
+def recorded_recipe(bundle: Path) -> Recipe | None:
+    """The recipe that made a bundle; None where the bundle came without its run's record."""
+    file = bundle / WORK / "recipe.json"
+    if not file.is_file():
+        return None
+    return Recipe.model_validate_json(file.read_bytes())

