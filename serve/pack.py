@@ -61,6 +61,7 @@ def pack(
         try:
             ensemble = Ensemble.model_validate(
                 {
+                    "format": 1,
                     "name": name,
                     "version": 1,
                     "task": task,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 from numpy.typing import NDArray
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -77,7 +78,9 @@ class Evaluation:
         truth = label_indices(ensemble, data)
         probabilities = self.probabilities(data)
         fusion = Fusion.from_manifest(ensemble, self._bundle.fusion_path(ensemble))
-        fused = {method: fusion(probabilities, method=method) for method in fusion.methods}
+        fused: dict[str, Fused] = {
+            method: fusion(probabilities, method=method) for method in fusion.methods
+        }
         return classification_report(ensemble, data, probabilities, truth, fused)
 
     @contextmanager
@@ -101,7 +104,9 @@ def classification_report(
         scores = classification_scores(answers, answers.argmax(axis=1), truth)
         rows.append(Row(name=member.name, kind="member", passes=1, served=False, scores=scores))
     for method, answered in fused.items():
-        scores = classification_scores(answered.probabilities, answered.winners, truth)
+        # A share of votes is often 0, where the log loss has no meaning.
+        shares = None if method == "vote" else answered.probabilities
+        scores = classification_scores(shares, answered.winners, truth)
         served = method == ensemble.fusion.method
         rows.append(
             Row(
@@ -183,7 +188,7 @@ def table(report: Report) -> Table:
     shown = Table(
         title=f"{report.ensemble} on {report.count} {report.data} rows (bold: what is served)"
     )
-    shown.add_column("")
+    shown.add_column("", no_wrap=True)
     shown.add_column("kind")
     for score in scores:
         shown.add_column(HEADINGS[score], justify="right")

@@ -76,11 +76,12 @@ def _cross_fitted(
 
 
 def _joined(parts: list[Fused], order: Ints) -> Fused:
-    def column(name: str) -> NDArray[np.generic]:
-        whole: NDArray[np.generic] = np.concatenate([getattr(part, name) for part in parts])[order]
-        return whole
-
-    return Fused(**{name: column(name) for name in Fused.__dataclass_fields__})
+    return Fused(
+        probabilities=np.concatenate([part.probabilities for part in parts])[order],
+        entropy=np.concatenate([part.entropy for part in parts])[order],
+        disagreement=np.concatenate([part.disagreement for part in parts])[order],
+        winners=np.concatenate([part.winners for part in parts])[order],
+    )
 
 
 def _fit_members(

@@ -36,7 +36,7 @@ from training.run import Run
 from training.scores import Report
 from training.stages.base import Base, base_spec, find_base
 from training.stages.fit import Stage
-from training.stages.member import train_member
+from training.stages.member import MemberData, train_member
 from training.stages.scratch import train_base
 
 CANDIDATES = "candidates"
@@ -97,15 +97,7 @@ class Pipeline:
         if recipe.scratch and self._run.result("base") is None:
             texts = [text for ensemble in self._recipe.ensembles for text in _vocabulary(ensemble)]
             with self._stage("base") as stage:
-                train_base(
-                    recipe.scratch,
-                    self._splits.train,
-                    texts,
-                    own,
-                    self._recipe.seed,
-                    self._recipe.precision,
-                    stage,
-                )
+                train_base(recipe.scratch, self._splits.train, texts, own, self._recipe.seed, stage)
             self._run.finish("base", True)
         return find_base(recipe, self._recipe.name, own)
 
@@ -141,6 +133,7 @@ class Pipeline:
             members.append(Member(name=member.name, adapters=[adapter]))
         vote = FusionSpec(method="vote", extract=ensemble.extract)
         return Ensemble(
+            format=1,
             name=ensemble.name,
             version=1,
             task=ensemble.task,
@@ -172,20 +165,10 @@ class Pipeline:
         labels: list[str],
         target: Path,
     ) -> None:
-        data = self._recipe.data
+        options = self._recipe.data
+        data = MemberData(self._splits.train, options.text, labels, options.max_tokens)
         with self._stage(f"{ensemble.name}/{member.name}") as stage:
-            train_member(
-                member,
-                ensemble,
-                base,
-                self._splits.train,
-                data.text,
-                labels,
-                data.max_tokens,
-                self._recipe.precision,
-                stage,
-                target,
-            )
+            train_member(member, ensemble, base, data, stage, target)
 
     def _fuse(self, recipe: EnsembleRecipe, draft: Ensemble, bundle: Bundle) -> list[Report]:
         """Fit the fusion on the validation rows, write the manifest, and judge it on validation and test rows."""
@@ -246,7 +229,7 @@ class Pipeline:
         """A stage's checkpoints and progress bar; the checkpoints go when the stage has succeeded."""
         folder = self._run.folder / "checkpoints" / title.replace("/", "-")
         with progress_bars() as bars:
-            yield Stage(title, folder, bars)
+            yield Stage(title, folder, self._recipe.precision, bars)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -25,14 +25,8 @@ class Run:
         folder = out / WORK
         if out.exists() and not out.is_dir():
             raise RecipeError(f"{out} is a file; --out names a folder")
-        if not out.is_dir() or not any(out.iterdir()):
-            folder.mkdir(parents=True)
-            (folder / "recipe.json").write_text(
-                recipe.model_dump_json(indent=2) + "\n", encoding="utf-8"
-            )
-            run = cls(folder, recipe.fingerprint, {})
-            run._write()
-            return run
+        if not out.is_dir() or not any(out.iterdir()) or _only_begun(out):
+            return cls._begin(folder, recipe)
         if not resume:
             raise RecipeError(
                 f"{out} is not empty; give another --out, or --resume to go on with a run that stopped"
@@ -49,6 +43,18 @@ class Run:
             )
         return cls(folder, recipe.fingerprint, state["steps"])
 
+    @classmethod
+    def _begin(cls, folder: Path, recipe: Recipe) -> Self:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RecipeError(f"cannot write to {folder.parent}: {error.strerror}") from None
+        content = recipe.model_dump_json(indent=2) + "\n"
+        (folder / "recipe.json").write_text(content, encoding="utf-8")
+        run = cls(folder, recipe.fingerprint, {})
+        run._write()
+        return run
+
     def result(self, step: str) -> Any | None:
         """What a finished step left behind; None for a step that is not done."""
         return self._steps.get(step)
@@ -64,6 +70,15 @@ class Run:
         content = {"format": 1, "recipe": self._fingerprint, "steps": self._steps}
         draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         os.replace(draft, file)
+
+
+def _only_begun(out: Path) -> bool:
+    """Whether an earlier run stopped before it had made anything, on data that it could not read, say."""
+    state = out / WORK / "state.json"
+    checkpoints = out / WORK / "checkpoints"
+    if [path.name for path in out.iterdir()] != [WORK] or checkpoints.exists():
+        return False
+    return state.is_file() and not json.loads(state.read_text(encoding="utf-8"))["steps"]
 
 
 def recorded_recipe(bundle: Path) -> Recipe | None:

@@ -32,7 +32,7 @@ def status(json: Json = False, url: Url = None, token: Token = None) -> None:
     for each in ensembles:
         view.add_row(
             each.name,
-            str(each.active),
+            str(each.active_version),
             _numbers(each.versions),
             "\n".join(f"{m.name}: {_adapters(m.adapters)}" for m in each.members),
             "" if each.rollout is None else f"{each.rollout.id} {each.rollout.state}",
@@ -126,6 +126,5 @@ def _adapters(adapters: list[AdapterRef]) -> str:
     )
 
 
-def _numbers(versions: list[object]) -> str:
-    """Versions come as numbers, or as objects with one."""
-    return ", ".join(str(v["version"] if isinstance(v, dict) else v) for v in versions)
+def _numbers(versions: list[dict[str, object]]) -> str:
+    return ", ".join(str(each["version"]) for each in versions)

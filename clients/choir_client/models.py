@@ -160,8 +160,8 @@ class EnsembleStatus(Answer):
     """An ensemble: its active version, the versions there are, and the rollout in progress."""
 
     name: str
-    active: int | None = None
-    versions: list[Any] = []
+    active_version: int | None = None
+    versions: list[dict[str, Any]] = []
     members: list[EnsembleMember] = []
     rollout: Rollout | None = None
 

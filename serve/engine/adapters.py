@@ -63,13 +63,15 @@ class AdapterPool:
         if len(self._loaded) >= self._slots:
             raise PrepareError(
                 f"All {self._slots} adapter slots of the engine are taken; release a version or start with a larger "
-                'max_loras (--engine \'{"max_loras": N}\').'
+                "max_loras (--engine '{\"max_loras\": N}')."
             )
         request = LoRARequest(lora_name=digest, lora_int_id=next(self._ids), lora_path=folder)
         try:
             await self._llm.add_lora(request)
         except Exception as error:  # vLLM reports every reason, from a bad file to a bad shape, as its own exception
-            raise PrepareError(f"vLLM cannot load the adapter {name!r}: {_first_line(error)}") from error
+            raise PrepareError(
+                f"vLLM cannot load the adapter {name!r}: {_first_line(error)}"
+            ) from error
         return _Slot(LoadedAdapter(name=name, digest=digest, kind="lora"), request)
 
 

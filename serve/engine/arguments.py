@@ -73,10 +73,13 @@ def engine_args(
     known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
     for name in given:
         if name in OWNED:
-            raise EngineSettingError(f"The engine argument {name!r} belongs to Choir: {OWNED[name]}.")
+            raise EngineSettingError(
+                f"The engine argument {name!r} belongs to Choir: {OWNED[name]}."
+            )
         if name not in known:
             raise EngineSettingError(
-                f"vLLM {vllm.__version__} has no engine argument {name!r} (names use underscores, as in vLLM's Python API)."
+                f"vLLM {vllm.__version__} has no engine argument {name!r} (names are those of vLLM's "
+                "Python API, with underscores)."
             )
     arguments: dict[str, Any] = {
         "model": model,

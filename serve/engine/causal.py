@@ -53,7 +53,7 @@ class CausalScorer:
         *,
         mean: bool = False,
     ) -> LabelScores:
-        """Raises LabelError for labels or prompts that cannot be scored, one that is too long for the model included."""
+        """Raises LabelError for what cannot be scored, a text that is too long for the model included."""
         plans = await asyncio.to_thread(self._plan, prompts, labels)
         rows = await asyncio.gather(
             *(self._score_one(plan, adapter) for adapter in adapters for plan in plans)
@@ -78,7 +78,9 @@ class CausalScorer:
             plans.append(plan)
         return plans
 
-    async def _score_one(self, plan: Sequence[LabelPath], adapter: LoRARequest | None) -> list[float]:
+    async def _score_one(
+        self, plan: Sequence[LabelPath], adapter: LoRARequest | None
+    ) -> list[float]:
         """Scores of one prompt's labels [C] under one adapter."""
         siblings: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = defaultdict(list)
         for index, path in enumerate(plan):
@@ -90,7 +92,9 @@ class CausalScorer:
         ]
         values = await asyncio.gather(
             *(
-                self.continuations(context, stem, [plan[index].tokens[-1] for index in chosen], adapter)
+                self.continuations(
+                    context, stem, [plan[index].tokens[-1] for index in chosen], adapter
+                )
                 for context, stem, chosen in steps
             )
         )
@@ -124,7 +128,9 @@ class CausalScorer:
         if adapter is not None:
             prompt["cache_salt"] = adapter.lora_name
         output = await self._run(prompt, params, adapter)
-        (position,) = output.outputs[0].logprobs or ()
+        logprobs = output.outputs[0].logprobs
+        assert logprobs is not None, "logprob_token_ids asks for them"
+        position = logprobs[0]
         before = 0.0
         if stem:
             assert isinstance(output.prompt_logprobs, FlatLogprobs)

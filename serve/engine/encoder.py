@@ -73,7 +73,9 @@ class EncoderPooler:
         )
         return np.stack(vectors).reshape(len(adapters), len(rows), -1)
 
-    async def _pool_one(self, row: Sequence[int], adapter: LoRARequest | None) -> NDArray[np.float32]:
+    async def _pool_one(
+        self, row: Sequence[int], adapter: LoRARequest | None
+    ) -> NDArray[np.float32]:
         prompt = TokensPrompt(prompt_token_ids=list(row))
         params = PoolingParams(task="embed", use_activation=False)
         last = None

@@ -5,7 +5,7 @@ client did wrong comes back as a `Refusal` value, never as an exception: a remot
 stack trace and lose its status on the way.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -179,7 +179,7 @@ class Engine(Protocol):
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal: ...
 
-    def generate(self, call: GenerateCall) -> AsyncIterator[bytes | Refusal]:
+    def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         """Yield the body of the answer: server-sent events if the body asks for a stream, else one JSON document.
 
         A refusal can only be the first item."""

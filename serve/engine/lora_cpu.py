@@ -6,13 +6,14 @@ rows are grouped by adapter and those without one are left alone, which is also 
 """
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import torch
 from vllm.lora.ops import torch_ops
 from vllm.lora.ops.torch_ops import lora_ops
 from vllm.lora.punica_wrapper import punica_cpu
 
-Rows = slice | torch.Tensor
+Rows: TypeAlias = slice | torch.Tensor
 
 
 def rows_of_adapters(slots: torch.Tensor, rows: int) -> Iterator[tuple[int, Rows]]:
@@ -55,7 +56,9 @@ def bgmv_expand(
 ) -> None:
     """output[row] (+)= B[slot of row] @ inputs[row]."""
     size = min(output_tensor.shape[1], squeezed(lora_b_weights).shape[1])
-    bgmv_expand_slice(inputs, lora_b_weights, output_tensor, lora_indices_tensor, 0, size, add_inputs)
+    bgmv_expand_slice(
+        inputs, lora_b_weights, output_tensor, lora_indices_tensor, 0, size, add_inputs
+    )
 
 
 def bgmv_expand_slice(
@@ -75,7 +78,9 @@ def bgmv_expand_slice(
     if not add_inputs:
         output_tensor[:rows, columns] = 0
     for slot, chosen in rows_of_adapters(lora_indices_tensor, rows):
-        product = inputs[chosen].to(output_tensor.dtype) @ weights[slot][:size].to(output_tensor.dtype).T
+        product = (
+            inputs[chosen].to(output_tensor.dtype) @ weights[slot][:size].to(output_tensor.dtype).T
+        )
         output_tensor[chosen, columns] += product
 
 

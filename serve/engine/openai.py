@@ -7,7 +7,7 @@ model, the members' answers and the members' tokens. Built on `init_app_state`, 
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, MutableMapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -49,7 +49,9 @@ class OpenAIRoutes:
         app.state.openai_serving_models.model_name = lambda lora_request=None: speaking.get().model
         return cls(app)
 
-    async def answer(self, call: GenerateCall, voice: Voice) -> AsyncIterator[bytes | Refusal]:
+    async def answer(
+        self, call: GenerateCall, voice: Voice
+    ) -> AsyncGenerator[bytes | Refusal, None]:
         """The body of the answer, or a refusal first."""
         exchange = Exchange(self._app, call, voice)
         try:
@@ -59,7 +61,11 @@ class OpenAIRoutes:
                 return
             if call.body.get("stream"):
                 async for part in exchange.body():
-                    yield _with_members_in_events(part, voice, call) if len(voice.speakers) > 1 else part
+                    yield (
+                        _with_members_in_events(part, voice, call)
+                        if len(voice.speakers) > 1
+                        else part
+                    )
             else:
                 whole = b"".join([part async for part in exchange.body()])
                 yield _with_members(whole, voice, call) if len(voice.speakers) > 1 else whole
@@ -72,9 +78,12 @@ class Exchange:
 
     def __init__(self, app: FastAPI, call: GenerateCall, voice: Voice) -> None:
         self._body = json.dumps({**call.body, "model": VLLM_MODEL}).encode()
-        self._parts: asyncio.Queue[dict[str, Any] | BaseException] = asyncio.Queue()
+        self._parts: asyncio.Queue[MutableMapping[str, Any] | BaseException] = asyncio.Queue()
         self._sent = False
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(self._body)).encode())]
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(self._body)).encode()),
+        ]
         for name, value in (call.trace_headers or {}).items():
             headers.append((name.lower().encode(), value.encode()))
         scope = {
@@ -96,13 +105,18 @@ class Exchange:
     async def _run(self, app: FastAPI, scope: dict[str, Any], voice: Voice) -> None:
         speaking.set(voice)
         try:
-            await app(scope, self._receive, self._parts.put)
+            await app(scope, self._receive, self._send)
         except Exception as error:
             await self._parts.put(error)
 
+    async def _send(self, message: MutableMapping[str, Any]) -> None:
+        await self._parts.put(message)
+
     async def _receive(self) -> dict[str, Any]:
         if self._sent:
-            await asyncio.Event().wait()  # the client stays connected; a disconnect cancels the task
+            await (
+                asyncio.Event().wait()
+            )  # the client stays connected; a disconnect cancels the task
         self._sent = True
         return {"type": "http.request", "body": self._body, "more_body": False}
 
@@ -119,7 +133,7 @@ class Exchange:
             if message.get("body"):
                 yield message["body"]
 
-    async def _next(self) -> dict[str, Any]:
+    async def _next(self) -> MutableMapping[str, Any]:
         message = await self._parts.get()
         if isinstance(message, BaseException):
             raise message

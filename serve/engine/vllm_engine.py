@@ -1,8 +1,8 @@
 """The engine: one vLLM instance that holds adapters and answers for whole ensembles."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve import labels, metrics
-from serve.manifest import Ensemble, Member
 from serve.engine.adapters import AdapterPool
 from serve.engine.arguments import check_vllm_version, engine_args
 from serve.engine.causal import CausalScorer
@@ -35,6 +34,7 @@ from serve.engine.voice import Speaker, Voice
 from serve.fusion.fuse import Fused, Fusion, FusionError
 from serve.fusion.measures import entropy
 from serve.fusion.members import check_weights
+from serve.manifest import Ensemble, Member
 
 
 @dataclass
@@ -95,7 +95,9 @@ class VLLMEngine:
         )
         llm = AsyncLLM.from_engine_args(args)
         prober = await Prober.create(llm, settings.kind)
-        openai = await OpenAIRoutes.create(llm, settings.model) if settings.kind == "causal" else None
+        openai = (
+            await OpenAIRoutes.create(llm, settings.model) if settings.kind == "causal" else None
+        )
         return cls(llm, settings, args.max_loras, prober, openai)
 
     async def prepare(self, version: Version) -> tuple[Probe, ...]:
@@ -105,7 +107,11 @@ class VLLMEngine:
                 self._versions[version.key] = await self._load(version)
                 metrics.ensemble_loaded(version.ensemble.name, version.ensemble.version)
                 self._tell_adapters()
-        return await self.probe(version.key)
+        try:
+            return await self.probe(version.key)
+        except BaseException:
+            await self.release(version.key)
+            raise
 
     async def _load(self, version: Version) -> Loaded:
         ensemble = version.ensemble
@@ -205,7 +211,7 @@ class VLLMEngine:
         tokens = sum(len(row) for row in rows)
         return scores, tokens, tokens * len(members)
 
-    async def generate(self, call: GenerateCall) -> AsyncIterator[bytes | Refusal]:
+    async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         """See `interface.Engine`."""
         loaded = self._versions.get(call.version)
         if loaded is None:
@@ -214,12 +220,16 @@ class VLLMEngine:
         refusal = _generation_refusal(loaded.ensemble, call)
         if refusal is not None or self._openai is None:
             yield refusal or Refusal(
-                400, "The base is an encoder, which cannot write text: use /v1/predict.", param="model"
+                400,
+                "The base is an encoder, which cannot write text: use /v1/predict.",
+                param="model",
             )
             return
         with _running(loaded):
-            async for part in self._openai.answer(call, self._voice(loaded.ensemble, call)):
-                yield part
+            answer = self._openai.answer(call, self._voice(loaded.ensemble, call))
+            async with aclosing(answer):
+                async for part in answer:
+                    yield part
 
     def _voice(self, ensemble: Ensemble, call: GenerateCall) -> Voice:
         return Voice(
@@ -230,7 +240,9 @@ class VLLMEngine:
                 Speaker(member.name, self._adapter_of(member))
                 for member in _members(ensemble, call.member)
             ],
-            count_tokens=lambda user, members: metrics.tokens_generated(ensemble.name, user, members),
+            count_tokens=lambda user, members: metrics.tokens_generated(
+                ensemble.name, user, members
+            ),
         )
 
     def _adapter_of(self, member: Member) -> LoRARequest | None:
@@ -340,7 +352,9 @@ def _merge(
 def refuse_unserved(ensemble: Ensemble, kind: str) -> None:
     """Raises PrepareError for what a manifest may say and this version of Choir cannot serve yet."""
     if ensemble.task not in ("classification", "generation"):
-        raise PrepareError(f"The task {ensemble.task} is not served yet; classification and generation are.")
+        raise PrepareError(
+            f"The task {ensemble.task} is not served yet; classification and generation are."
+        )
     if ensemble.task == "generation":
         if kind == "encoder":
             raise PrepareError("An encoder base cannot serve the task generation.")
@@ -403,5 +417,3 @@ _ONE_ANSWER_ONLY = (
     "prompt_logprobs",
     "use_beam_search",
 )
-
-

@@ -26,13 +26,20 @@ def repair_sampler() -> None:
     forward, gather = Sampler.forward, Sampler.gather_specific_token_logprobs
 
     def forward_remembering_top_k(
-        self: Any, logits: torch.Tensor, sampling_metadata: SamplingMetadata, *args: Any, **kwargs: Any
+        self: Any,
+        logits: torch.Tensor,
+        sampling_metadata: SamplingMetadata,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         self.choir_top_k = sampling_metadata.max_num_logprobs
         return forward(self, logits, sampling_metadata, *args, **kwargs)
 
     def gather_both(
-        self: Any, logprobs: torch.Tensor, logprob_token_ids: dict[int, list[int]], sampled: torch.Tensor
+        self: Any,
+        logprobs: torch.Tensor,
+        logprob_token_ids: dict[int, list[int]],
+        sampled: torch.Tensor,
     ) -> LogprobsTensors | None:
         specific = gather(self, logprobs, logprob_token_ids, sampled)
         top_k = self.choir_top_k

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from serve.digest import DigestError, folder_digest
@@ -63,9 +64,7 @@ class EngineAgent:
     @property
     def ready(self) -> bool:
         """Whether start() is through: the engine has held all that was active."""
-        return (
-            self._loaded is not None and self._loaded.done() and self._loaded.exception() is None
-        )
+        return self._loaded is not None and self._loaded.done() and self._loaded.exception() is None
 
     def _report(self, sequence: int, seen: int) -> Report:
         return Report(
@@ -94,14 +93,14 @@ class EngineAgent:
             except Exception as error:  # the round is tried again; the loop must go on
                 logger.exception("The engine could not be brought to the desired state.")
                 failure = f"{type(error).__name__}: {error}"
-            self._tell_start(failure, newest=desired is self._lease.desired)
+            self._tell_start(desired, failure)
 
-    def _tell_start(self, failure: str | None, *, newest: bool) -> None:
+    def _tell_start(self, desired: Desired, failure: str | None) -> None:
         if self._loaded is None or self._loaded.done():
             return
         if failure is not None:
             self._loaded.set_exception(PrepareError(failure))
-        elif newest:
+        elif desired is self._lease.desired:
             self._loaded.set_result(None)
 
     def _failure(self, desired: Desired) -> str | None:
@@ -109,7 +108,8 @@ class EngineAgent:
         for assigned in desired.versions:
             key = assigned.version.key
             if assigned.role == "active" and key not in self._held:
-                return f"{key} cannot be loaded: {self._results[key].error}"
+                result = self._results.get(key)
+                return f"{key} cannot be loaded: {result.error if result else 'there is no room'}"
         return None
 
     async def _reconcile(self, desired: Desired) -> None:
@@ -119,7 +119,7 @@ class EngineAgent:
         for key in [key for key in self._results if key not in wanted]:
             del self._results[key]
         for assigned in sorted(wanted.values(), key=lambda each: _ORDER[each.role]):
-            if not self._settled(assigned):
+            if not self._settled(assigned) and self._has_room(assigned.version, wanted):
                 await self._prepare(assigned)
 
     def _settled(self, assigned: AssignedVersion) -> bool:
@@ -134,7 +134,6 @@ class EngineAgent:
     async def _prepare(self, assigned: AssignedVersion) -> None:
         version = assigned.version
         try:
-            await self._make_room(version)
             if version.key not in self._held:
                 await asyncio.to_thread(_verify, version)
             probes = await self._engine.prepare(version)
@@ -153,21 +152,17 @@ class EngineAgent:
         self._results[version.key] = result
         self._lease.report_now()
 
-    async def _make_room(self, version: Version) -> None:
-        """Wait for what is being released where the version itself or its slots are concerned: a
-        long answer on an old version can keep adapters loaded for as long as it runs."""
+    def _has_room(self, version: Version, wanted: Mapping[str, AssignedVersion]) -> bool:
+        """False if the version has to wait for one that is on its way out: itself being released
+        still, or another one whose slots it needs. Long answers can keep adapters loaded for as
+        long as they run. When that is over, the worker is woken again."""
         if version.key in self._releasing:
-            await asyncio.wait({self._releasing[version.key][1]})
-        slots = self._engine.state().adapter_slots
-        while self._releasing and len(self._digests(version)) > slots:
-            tasks = {task for _, task in self._releasing.values()}
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-
-    def _digests(self, version: Version) -> set[str]:
-        """What would be loaded with `version`."""
-        released = (each for each, _ in self._releasing.values())
-        versions = (version, *self._held.values(), *released)
-        return {digest for each in versions for digest in each.ensemble.digests}
+            return False
+        leaving = [each for each, _ in self._releasing.values()]
+        leaving += [held for key, held in self._held.items() if wanted[key].role == "draining"]
+        together = [version, *self._held.values(), *leaving]
+        digests = {digest for each in together for digest in each.ensemble.digests}
+        return not leaving or len(digests) <= self._engine.state().adapter_slots
 
     def _release(self, key: str) -> None:
         version = self._held.pop(key)
@@ -181,6 +176,7 @@ class EngineAgent:
             logger.exception("%s could not be released.", key)
         finally:
             del self._releasing[key]
+            self._wake.set()
             self._lease.report_now()
 
 

@@ -9,17 +9,18 @@ import logging
 import random
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from time import monotonic
 from typing import Protocol
 
 from serve.rollout.messages import Desired, Report
-from serve.rollout.routes import Routes
 
 logger = logging.getLogger(__name__)
 
 FIRST_ANSWER_SECONDS = 30.0
 """How long the first answer may take, before the controller has said how long a lease is."""
 MAX_RETRY_SECONDS = 2.0
+FAREWELL_SECONDS = 1.0
 
 
 class ControllerLink(Protocol):
@@ -54,6 +55,7 @@ class Lease:
         self._retry = retry_seconds
         self._sequence = 0
         self._seen = 0
+        self._urgent = False
         self._renewed = monotonic()
         self._news = asyncio.Event()
         self._round_ended = asyncio.Event()
@@ -78,7 +80,8 @@ class Lease:
                 await self._task
         if farewell is not None:
             with contextlib.suppress(Exception):  # the lease runs out by itself
-                await asyncio.wait_for(self._link.sync(farewell), timeout=1)
+                async with asyncio.timeout(FAREWELL_SECONDS):
+                    await self._link.sync(farewell)
 
     def next_sequence(self) -> int:
         self._sequence += 1
@@ -88,14 +91,14 @@ class Lease:
         """There is news: do not wait for the current round to end."""
         self._news.set()
 
-    async def refresh(self, timeout: float) -> bool:
-        """Ask for the desired state now; whether the controller answered within `timeout`
-        seconds."""
+    async def refresh(self, seconds: float) -> bool:
+        """Ask for the desired state now; whether the controller answered within `seconds`."""
         ended = self._round_ended
-        self._seen = 0
+        self._urgent = True
         self.report_now()
         try:
-            await asyncio.wait_for(ended.wait(), timeout)
+            async with asyncio.timeout(seconds):
+                await ended.wait()
         except TimeoutError:
             return False
         return True
@@ -105,14 +108,16 @@ class Lease:
         while True:
             try:
                 await self._round()
-                delay = self._retry
             except Exception as error:  # a link may raise whatever its transport does
-                logger.warning(
-                    "The controller did not answer (%s); going on with the last desired state.",
-                    type(error).__name__,
-                )
+                if delay == self._retry:
+                    logger.warning(
+                        "The controller does not answer (%s); going on with the last desired state.",
+                        type(error).__name__,
+                    )
                 await asyncio.sleep(delay * random.uniform(0.5, 1.5))
                 delay = min(2 * delay, MAX_RETRY_SECONDS)
+            else:
+                delay = self._retry
 
     async def _round(self) -> None:
         """One report, and its answer unless news cut it short. Raises what the link raises, and
@@ -120,13 +125,12 @@ class Lease:
         self._news.clear()
         sent = monotonic()
         report = self._report(self.next_sequence(), self._seen)
+        report = replace(report, urgent=self._urgent)
         call = asyncio.create_task(self._call(report))
         news = asyncio.create_task(self._news.wait())
         patience = self.desired.lease_seconds if self.desired else FIRST_ANSWER_SECONDS
         try:
-            await asyncio.wait(
-                {call, news}, timeout=patience, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait({call, news}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             if call.done():
                 self._accept(call.result(), sent)
             elif not news.done():
@@ -145,53 +149,6 @@ class Lease:
         self.desired = desired
         self._apply(desired)
         self._seen = desired.revision
+        self._urgent = False
         ended, self._round_ended = self._round_ended, asyncio.Event()
         ended.set()
-
-
-class GatewayAgent:
-    """Keeps a gateway's routes as the controller wants them."""
-
-    def __init__(self, link: ControllerLink, retry_seconds: float = 0.1) -> None:
-        self.participant = new_participant("gateway")
-        self.routes = Routes({})
-        self._routed = asyncio.Event()
-        self._lease = Lease(link, self._report, self._apply, retry_seconds)
-
-    async def start(self) -> None:
-        """Returns once the first routes are known."""
-        self._lease.start()
-        await self._routed.wait()
-
-    async def stop(self) -> None:
-        sequence = self._lease.next_sequence()
-        await self._lease.stop(
-            Report(self.participant, "gateway", sequence, 0, ready=False, leaving=True)
-        )
-
-    async def refresh(self, timeout: float = 2.0) -> bool:
-        """Fetch the newest routes, for a request whose version an engine did not have any more.
-        Whether the controller answered within `timeout` seconds."""
-        return await self._lease.refresh(timeout)
-
-    @property
-    def desired(self) -> Desired | None:
-        """The last desired state that was heard of."""
-        return self._lease.desired
-
-    @property
-    def degraded(self) -> bool:
-        """Whether the lease has run out: these routes may be old."""
-        return self._lease.degraded
-
-    @property
-    def ready(self) -> bool:
-        """Whether there are routes and, as far as is known, an engine behind them."""
-        return self.desired is not None and self.desired.ready_engines > 0
-
-    def _report(self, sequence: int, seen: int) -> Report:
-        return Report(self.participant, "gateway", sequence, seen, ready=self._routed.is_set())
-
-    def _apply(self, desired: Desired) -> None:
-        self.routes = Routes.of(desired)
-        self._routed.set()

@@ -41,6 +41,8 @@ class Report:
     holding: tuple[str, ...] = ()
     """`name@version` of all that is loaded, also while it is being released. Engines only."""
     state: EngineState | None = None
+    urgent: bool = False
+    """Answer at once, whatever revision was seen."""
     leaving: bool = False
     """The last report: the lease ends at once."""
 
@@ -78,5 +80,5 @@ class Desired:
     versions: tuple[AssignedVersion, ...]
     active: Mapping[str, int]
     """Ensemble -> active version."""
-    ready_engines: int
-    """How many engines have loaded all that is active."""
+    ready_engines: int | None
+    """How many engines have loaded all that is active; None while a new controller cannot know."""

@@ -19,8 +19,8 @@ from .conftest import LocalServer
 DIGEST = "sha256:" + "ab" * 32
 ENSEMBLE = {
     "name": "intents",
-    "active": 3,
-    "versions": [1, 3],
+    "active_version": 3,
+    "versions": [{"version": 1}, {"version": 3}],
     "members": [{"name": "a", "adapters": [{"adapter": "intents-a", "digest": DIGEST}]}],
     "rollout": None,
 }

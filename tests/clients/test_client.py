@@ -255,11 +255,11 @@ class TestOperations:
     def test_lists(self, client: Any, server: FakeServer) -> None:
         server.answer(
             httpx.Response(200, json={"object": "list", "data": [{"id": "intents"}]}),
-            httpx.Response(200, json={"data": [{"name": "intents", "active": 3}]}),
+            httpx.Response(200, json={"data": [{"name": "intents", "active_version": 3}]}),
             httpx.Response(200, json={"data": [ROLLOUT]}),
         )
         assert [model.id for model in client.models()] == ["intents"]
-        assert [each.active for each in client.ensembles()] == [3]
+        assert [each.active_version for each in client.ensembles()] == [3]
         assert [each.id for each in client.rollouts()] == ["r1"]
 
     def test_not_ready_is_an_answer_and_not_an_error(self, client: Any, server: FakeServer) -> None:

@@ -328,6 +328,7 @@ def test_verify_names_every_problem(bundle, causal_base, make_adapter):
     refs = {"a": sound, "b": refused, "c": changed, "d": AdapterRef(adapter="x", digest=DIGEST)}
     members = [Member(name=name, adapters=[ref]) for name, ref in refs.items()]
     ensemble = Ensemble(
+        format=1,
         name="intents",
         version=1,
         task="classification",

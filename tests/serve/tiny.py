@@ -1,4 +1,4 @@
-"""Tiny but real models: a Llama-shaped base with its tokenizer, a BERT-shaped one, and PEFT adapters with random weights."""
+"""Tiny but real models: a Llama and a BERT with tokenizers, and PEFT adapters with random weights."""
 
 from collections.abc import Sequence
 from pathlib import Path

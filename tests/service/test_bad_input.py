@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.serve import tiny
-from tests.service.conftest import TEXTS, Models
+from tests.service.models import TEXTS, Models
 from tests.service.running import Service
 
 pytestmark = pytest.mark.engine
@@ -22,9 +22,9 @@ PREDICT, CHAT, SWAP = "/v1/predict", "/v1/chat/completions", "/v1/ensembles/inte
 
 @pytest.fixture(autouse=True)
 def _the_active_version_keeps_answering(service: Service) -> Any:
-    before = service.get("/v1/ensembles/intents").json()["active"]
+    before = service.get("/v1/ensembles/intents").json()["active_version"]
     yield
-    assert service.get("/v1/ensembles/intents").json()["active"] == before
+    assert service.get("/v1/ensembles/intents").json()["active_version"] == before
     good = service.post(PREDICT, {"model": "intents", "input": TEXTS[0]})
     assert good.status_code == 200
 
@@ -117,7 +117,10 @@ def config(**fields: object) -> Callable[[Path], None]:
 
 def other_modules(folder: Path) -> None:
     tensors = load_file(folder / "adapter_model.safetensors")
-    renamed = {name.replace("q_proj", "xx_proj").replace("v_proj", "yy_proj"): value for name, value in tensors.items()}
+    renamed = {
+        name.replace("q_proj", "xx_proj").replace("v_proj", "yy_proj"): value
+        for name, value in tensors.items()
+    }
     save_file(renamed, folder / "adapter_model.safetensors")
 
 

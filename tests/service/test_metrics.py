@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.service.conftest import TEXTS
+from tests.service.models import TEXTS
 from tests.service.running import Service
 
 pytestmark = pytest.mark.engine

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.service.conftest import LABELS, TEMPLATE, TEXTS, Models
+from tests.service.models import LABELS, TEMPLATE, TEXTS, Models
 from tests.service.running import Service
 
 pytestmark = pytest.mark.engine

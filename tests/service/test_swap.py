@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 
-from tests.service.conftest import LABELS, TEXTS, Models
 from tests.service.load import Load, wrong_members
+from tests.service.models import LABELS, TEXTS, Models
 from tests.service.running import Service
 
 pytestmark = pytest.mark.engine
 
 
 def active(service: Service, name: str = "intents") -> int:
-    return int(service.get(f"/v1/ensembles/{name}").json()["active"])
+    return int(service.get(f"/v1/ensembles/{name}").json()["active_version"])
 
 
 def swap(service: Service, models: Models, members: dict[str, str], **fields: Any) -> Any:
@@ -75,15 +75,15 @@ def test_rollback_goes_back_to_the_version_before_under_its_old_number(
 
 def test_a_pinned_version_answers_while_it_is_warm(service: Service, models: Models) -> None:
     old = active(service)
-    new = swap(service, models, {"b": "b2" if digests(service)["b"] != models.digest("b2") else "b"})
+    new = swap(
+        service, models, {"b": "b2" if digests(service)["b"] != models.digest("b2") else "b"}
+    )
     assert new.status_code == 200, new.text
     pinned = service.post("/v1/predict", {"model": f"intents@{old}", "input": TEXTS[0]})
     assert pinned.json()["model"] == f"intents@{old}"
 
 
-def test_a_swap_with_the_wrong_expected_version_conflicts(
-    service: Service, models: Models
-) -> None:
+def test_a_swap_with_the_wrong_expected_version_conflicts(service: Service, models: Models) -> None:
     now = active(service)
     refused = swap(service, models, {"a": "a2"}, expected_version=now + 40)
     assert refused.status_code == 409

@@ -36,6 +36,8 @@ def load_rows(files: Sequence[Path], columns: Sequence[str], cache: Path) -> Dat
             **options,
         )
     except Exception as error:  # the loaders raise whatever their parsers raise
+        if "corresponds to no data" in str(error):
+            raise RecipeError(f"{files[0]} has no rows") from None
         reason = str(error.__cause__ or error).splitlines()[0]
         raise RecipeError(f"cannot read {files[0]} as {kind}: {reason}") from None
     return _checked(table, columns, files[0])

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 PRODUCTS = (
-    "jacket", "lamp", "kettle", "backpack", "headphones", "blender", "watch", "tent", "desk", "printer", "camera",
-    "bike", "sweater", "mirror", "toaster", "rug",
+    "jacket", "lamp", "kettle", "backpack", "blender", "watch", "tent", "desk", "camera", "bike",
 )  # fmt: skip
 GREETINGS = ("hi", "hello", "hey there", "good morning", "hi team", "dear support", "")
 CLOSINGS = (
@@ -250,8 +249,8 @@ def message(ask: str, product: str, rng: random.Random) -> str:
     parts = [rng.choice(GREETINGS), *middle, rng.choice(CLOSINGS)]
     text = ", ".join(part for part in parts if part).format(product=product)
     words = [
-        mistype(w, rng) if w != product and rng.random() < TYPO_SHARE else w
-        for w in text.split(" ")
+        mistype(word, rng) if product not in word and rng.random() < TYPO_SHARE else word
+        for word in text.split(" ")
     ]
     return " ".join(words)
 

@@ -14,6 +14,11 @@ from training.stages.fit import Collate, pad, padding_mask
 
 HEAD_FILE = "head.safetensors"
 
+UNIT_SCALE = 20.0
+"""What logits over a unit vector are multiplied by while training: a softmax over cosines needs a scale of this size
+to become confident (Wang et al. 2017, NormFace), and a head that starts small would take most of the training to grow
+there. It is part of the saved weights."""
+
 
 class EncoderClassifier(nn.Module):
     """An encoder with a head; `forward` gives the Trainer its loss."""
@@ -25,13 +30,14 @@ class EncoderClassifier(nn.Module):
         self.encoder = encoder
         self.head = nn.Linear(hidden, labels)
         self.normalize = normalize
+        self.scale = UNIT_SCALE if normalize else 1.0
         self.label_smoothing = label_smoothing
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        logits = self.head(pool(states, attention_mask, self.normalize))
+        logits = self.scale * self.head(pool(states, attention_mask, self.normalize))
         loss = nn.functional.cross_entropy(
             logits.float(), labels, label_smoothing=self.label_smoothing
         )
@@ -41,7 +47,7 @@ class EncoderClassifier(nn.Module):
         """Write `head.safetensors`: `weight` [labels, hidden], `bias` [labels], and whether inputs are normalised."""
         tensors = {"weight": self.head.weight, "bias": self.head.bias}
         save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            {name: (self.scale * tensor).detach().cpu().contiguous() for name, tensor in tensors.items()},
             folder / HEAD_FILE,
             metadata={"normalize": "true" if self.normalize else "false"},
         )

@@ -1,6 +1,9 @@
-"""One fine-tuning run through transformers' Trainer: one-cycle learning rate, length-grouped batches, bf16, resumable."""
+"""One fine-tuning run through transformers' Trainer.
 
-from collections.abc import Callable, Mapping, Sequence
+One-cycle learning rate, length-grouped batches, bfloat16 where the machine computes it, resumable.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +15,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import get_last_checkpoint
 
 from training.progress import StageProgress
@@ -30,30 +34,46 @@ class FitOptions:
     learning_rate: float
     """Peak of the one-cycle schedule."""
     seed: int
-    precision: Precision = "auto"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a run keeps its checkpoints and shows its progress."""
+    """Where a run keeps its checkpoints, how it computes, and how it shows its progress."""
 
     title: str
     folder: Path
+    precision: Precision
     bars: Progress
 
 
+class LengthGroupedBatches(LengthGroupedSampler):
+    """transformers' length-grouped order with its batches shuffled.
+
+    Sorted batches make training swing between long and short rows, which are often of different kinds."""
+
+    def __iter__(self) -> Iterator[int]:
+        indices = list(super().__iter__())
+        whole = len(indices) // self.batch_size
+        starts = (torch.randperm(whole) * self.batch_size).tolist()
+        for start in [*starts, whole * self.batch_size]:
+            yield from indices[start : start + self.batch_size]
+
+
 class OneCycleTrainer(Trainer):
-    """Trainer with PyTorch's one-cycle schedule (Smith and Topin 2018), which transformers has no name for."""
+    """Trainer with PyTorch's one-cycle schedule (Smith and Topin 2018) and length-grouped batches."""
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        return LengthGroupedBatches(self.args.train_batch_size, lengths=list(rows["length"]))
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> LRScheduler:
-        if self.lr_scheduler is None:
-            self.lr_scheduler = OneCycleLR(
-                optimizer or self.optimizer,
-                max_lr=self.args.learning_rate,
-                total_steps=num_training_steps,
-            )
+        self.lr_scheduler: LRScheduler = OneCycleLR(
+            optimizer or self.optimizer,
+            max_lr=self.args.learning_rate,
+            total_steps=num_training_steps,
+        )
         return self.lr_scheduler
 
 
@@ -73,9 +93,7 @@ def fit(
         weight_decay=0.0,
         seed=options.seed,
         use_cpu=on_cpu,
-        bf16=_bf16(options.precision),
-        train_sampling_strategy="group_by_length",
-        length_column_name="length",
+        bf16=_bf16(stage.precision),
         # The sampler reads `length` from the columns that are left, so none may be removed before it does.
         remove_unused_columns=False,
         save_strategy="epoch",

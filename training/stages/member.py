@@ -1,6 +1,7 @@
 """One member: a LoRA on the frozen base, trained on its own bag and saved in PEFT's format."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset
@@ -12,43 +13,54 @@ from training.data.splits import bag
 from training.recipe import EnsembleRecipe, MemberRecipe, RecipeError
 from training.stages import causal, encoder
 from training.stages.base import Base
-from training.stages.fit import FitOptions, Precision, Stage, fit
+from training.stages.fit import FitOptions, Stage, fit
+
+
+@dataclass(frozen=True)
+class MemberData:
+    """What every member of an ensemble is trained from; each draws its own bag of it."""
+
+    rows: Dataset
+    text: str
+    """Column of the inputs."""
+    labels: Sequence[str]
+    """The labels in their order; none for generation."""
+    max_tokens: int | None
+    """Longer inputs are cut; None: the base's context."""
 
 
 def train_member(
     member: MemberRecipe,
     ensemble: EnsembleRecipe,
     base: Base,
-    rows: Dataset,
-    text: str,
-    labels: Sequence[str],
-    max_tokens: int | None,
-    precision: Precision,
+    data: MemberData,
     stage: Stage,
     target: Path,
 ) -> None:
-    """Train one LoRA (and head) on the member's bag of the training rows, and save it in `target`."""
-    bagged = rows.select(bag(len(rows), member.bag, member.seed))
+    """Train one LoRA (and head) on the member's bag of the rows, and save it in `target`. Raises RecipeError."""
+    bagged = data.rows.select(bag(len(data.rows), member.bag, member.seed))
     tokenizer, model = base.tokenizer(), base.model()
-    limit = min(
-        max_tokens or model.config.max_position_embeddings, model.config.max_position_embeddings
-    )
-    options = FitOptions(
-        member.epochs, member.batch_size, member.learning_rate, member.seed, precision
-    )
+    context = model.config.max_position_embeddings
+    limit = min(data.max_tokens or context, context)
+    options = FitOptions(member.epochs, member.batch_size, member.learning_rate, member.seed)
     set_seed(member.seed)
     lora = _with_lora(model, member, base)
+    target.mkdir(parents=True, exist_ok=True)
     if base.kind == "causal":
-        features = causal.member_features(bagged, text, ensemble, tokenizer, limit)
+        features = causal.member_features(bagged, data.text, ensemble, tokenizer, limit)
         fit(lora, features, causal.collate_for(tokenizer), options, stage)
     else:
         classifier = encoder.EncoderClassifier(
-            lora, model.config.hidden_size, len(labels), member.normalize, member.label_smoothing
+            lora,
+            model.config.hidden_size,
+            len(data.labels),
+            normalize=member.normalize,
+            label_smoothing=member.label_smoothing,
         )
-        features = encoder.member_features(bagged, text, ensemble, labels, tokenizer, limit)
+        features = encoder.member_features(
+            bagged, data.text, ensemble, data.labels, tokenizer, limit
+        )
         fit(classifier, features, encoder.collate_for(tokenizer), options, stage)
-    target.mkdir(parents=True, exist_ok=True)
-    if base.kind == "encoder":
         classifier.save_head(target)
     _save(lora, base, target)
 
@@ -66,7 +78,10 @@ def _with_lora(model: nn.Module, member: MemberRecipe, base: Base) -> PeftModel:
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        raise RecipeError(f"member {member.name!r}: {error}") from None
+        reason = str(error).split(". ")[0]
+        raise RecipeError(
+            f"member {member.name!r}: target_modules {member.target_modules!r} do not fit the base: {reason}"
+        ) from None
 
 
 def _save(model: PeftModel, base: Base, target: Path) -> None:

@@ -16,7 +16,7 @@ from transformers import (
 
 from training.recipe import Scratch
 from training.stages.causal import collate_for
-from training.stages.fit import FitOptions, Precision, Stage, fit
+from training.stages.fit import FitOptions, Stage, fit
 
 END, PAD = "<|end|>", "<|pad|>"
 
@@ -36,7 +36,6 @@ def train_base(
     vocabulary_texts: Iterable[str],
     target: Path,
     seed: int,
-    precision: Precision,
     stage: Stage,
 ) -> None:
     """Train the tokenizer and the model on documents made of `rows`, and save both in `target`.
@@ -50,7 +49,7 @@ def train_base(
     set_seed(seed)
     model = AutoModelForCausalLM.from_config(_config(scratch, tokenizer))
     features = _features(documents, tokenizer, scratch.context)
-    options = FitOptions(scratch.epochs, scratch.batch_size, scratch.learning_rate, seed, precision)
+    options = FitOptions(scratch.epochs, scratch.batch_size, scratch.learning_rate, seed)
     fit(model, features, collate_for(tokenizer), options, stage)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
@@ -102,6 +101,6 @@ def _features(
 ) -> Dataset:
     rows = []
     for document in documents:
-        ids = tokenizer(document)["input_ids"][: context - 1] + [tokenizer.eos_token_id]
+        ids = [*tokenizer(document)["input_ids"][: context - 1], tokenizer.eos_token_id]
         rows.append({"input_ids": ids, "labels": ids, "length": len(ids)})
     return Dataset.from_list(rows)

@@ -87,9 +87,7 @@ def version(
 ) -> Version:
     """An ensemble of all adapters and the plain base, unless `members` says otherwise."""
     members = {"a": "a", "b": "b", "c": "c", "plain": None} if members is None else members
-    digests = {
-        adapter: folder_digest(models[adapter]) for adapter in members.values() if adapter
-    }
+    digests = {adapter: folder_digest(models[adapter]) for adapter in members.values() if adapter}
     manifest = {
         "format": 1,
         "name": name,
@@ -187,9 +185,7 @@ async def test_label_scoring_leaves_the_log_probabilities_of_its_batch_mates_alo
         assert [set(top) for top in logprobs["top_logprobs"]] == [
             set(top) for top in alone["top_logprobs"]
         ]
-        np.testing.assert_allclose(
-            logprobs["token_logprobs"], alone["token_logprobs"], atol=1e-4
-        )
+        np.testing.assert_allclose(logprobs["token_logprobs"], alone["token_logprobs"], atol=1e-4)
 
 
 async def test_members_vote_on_whole_answers(engine: Any, models: dict[str, Path]) -> None:
@@ -234,9 +230,7 @@ async def test_a_version_that_does_not_fit_the_slots_changes_nothing(
     before = engine.state()
     with pytest.raises(PrepareError, match="slots"):
         await engine.prepare(
-            version(
-                {**models, "d": extra}, "more", members={"a": "a", "d": "d"}, labels=SINGLE
-            )
+            version({**models, "d": extra}, "more", members={"a": "a", "d": "d"}, labels=SINGLE)
         )
     assert engine.state() == before
 
@@ -261,9 +255,7 @@ async def test_release_waits_for_its_requests_and_frees_the_slots(
 
     nothing = tiny.lora(models["base"], tmp_path / "nothing", seed=5, scale=0.0)
     probes = await engine.prepare(
-        version(
-            {**models, "n": nothing}, "probed", members={"a": "a", "n": "n"}, labels=SINGLE
-        )
+        version({**models, "n": nothing}, "probed", members={"a": "a", "n": "n"}, labels=SINGLE)
     )
     changes = {probe.digest: probe.change for probe in probes}
     assert changes[folder_digest(models["a"])] > 0.01

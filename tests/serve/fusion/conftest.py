@@ -30,6 +30,7 @@ def make_ensemble() -> Callable[..., Ensemble]:
             ref = AdapterRef(adapter=f"a{index}", digest=digest)
             members.append(Member(name=f"m{index}", weight=weight, adapters=[ref]))
         return Ensemble(
+            format=1,
             name="intents",
             version=1,
             task=task,  # type: ignore[arg-type]

@@ -1,0 +1,109 @@
+"""The control plane over HTTP: ensembles, swap, rollback, rollouts."""
+
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from pydantic_core import to_json
+from starlette.responses import Response
+
+from serve.engine.interface import Refusal
+from serve.gateway.auth import Guard
+from serve.gateway.body import BodyReader
+from serve.gateway.errors import RefusedError, refused
+from serve.gateway.links import ControlLink
+from serve.gateway.openapi import ADMIN_ERRORS, READ_ERRORS, described
+from serve.gateway.schemas import RollbackRequest
+from serve.rollout.requests import EnsembleView, RolloutView, SwapRequest
+
+
+def reading_router(control: ControlLink) -> APIRouter:
+    """What runs, and what is being changed."""
+    router = APIRouter()
+
+    @router.get("/v1/ensembles", **described("All ensembles", (401, 503)))
+    async def ensembles() -> Response:
+        return _list(await control.ensembles())
+
+    @router.get(
+        "/v1/ensembles/{name}", **described("One ensemble", READ_ERRORS, answer=EnsembleView)
+    )
+    async def ensemble(name: str) -> Response:
+        return _document(await control.ensemble(name))
+
+    @router.get("/v1/rollouts", **described("All rollouts", (401, 503)))
+    async def rollouts() -> Response:
+        return _list(await control.rollouts())
+
+    @router.get(
+        "/v1/rollouts/{rollout_id}", **described("One rollout", READ_ERRORS, answer=RolloutView)
+    )
+    async def rollout(rollout_id: str) -> Response:
+        return _document(await control.rollout(rollout_id))
+
+    return router
+
+
+def admin_router(control: ControlLink, guard: Guard, bodies: BodyReader) -> APIRouter:
+    """What changes which version answers."""
+    router = APIRouter(dependencies=[Depends(guard.admin)])
+
+    @router.post(
+        "/v1/ensembles/{name}/swap",
+        **described("Start a swap", ADMIN_ERRORS, body=SwapRequest, answer=RolloutView),
+    )
+    async def swap(request: Request, name: str, wait: bool = False) -> Response:
+        body = await bodies.model(request, SwapRequest)
+        return _begun(await control.swap(name, body, _actor(request), wait), wait)
+
+    @router.post(
+        "/v1/ensembles/{name}/rollback",
+        **described("Go back a version", ADMIN_ERRORS, body=RollbackRequest, answer=RolloutView),
+    )
+    async def rollback(request: Request, name: str, wait: bool = False) -> Response:
+        body = await bodies.model(request, RollbackRequest)
+        return _begun(await control.rollback(name, body.to, _actor(request), wait), wait)
+
+    @router.post("/v1/rollouts/{rollout_id}/promote", **described("Promote", ADMIN_ERRORS))
+    async def promote(rollout_id: str) -> Response:
+        return await _refuse_steering(rollout_id, "promote")
+
+    @router.post("/v1/rollouts/{rollout_id}/abort", **described("Abort", ADMIN_ERRORS))
+    async def abort(rollout_id: str) -> Response:
+        return await _refuse_steering(rollout_id, "abort")
+
+    async def _refuse_steering(rollout_id: str, what: str) -> Response:
+        rollout = _accepted(await control.rollout(rollout_id))
+        raise refused(
+            409,
+            f"There is nothing to {what}: the rollout {rollout_id} is {rollout.state}, and an "
+            "immediate rollout goes through by itself. Use rollback to return to the version "
+            "before.",
+        )
+
+    return router
+
+
+def _actor(request: Request) -> str:
+    """Who asked, for the audit."""
+    return f"admin@{request.client.host}" if request.client else "admin"
+
+
+def _accepted(answer: RolloutView | Refusal) -> RolloutView:
+    if isinstance(answer, Refusal):
+        raise RefusedError(answer)
+    return answer
+
+
+def _begun(answer: RolloutView | Refusal, wait: bool) -> Response:
+    """200 once it is committed everywhere, 202 while it goes on."""
+    return _document(answer, 200 if wait else 202)
+
+
+def _document(answer: Any, status: int = 200) -> Response:
+    if isinstance(answer, Refusal):
+        raise RefusedError(answer)
+    return Response(to_json(answer), status, media_type="application/json")
+
+
+def _list(answers: Any) -> Response:
+    return _document({"object": "list", "data": answers})

@@ -1,0 +1,79 @@
+"""Reading a request's body: its size, its JSON, and its fields."""
+
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from serve.gateway.errors import RefusedError, invalid, refused
+
+M = TypeVar("M", bound=BaseModel)
+
+BYTES_PER_MB = 1_000_000
+
+
+class BodyReader:
+    """Reads JSON objects of at most `limit_mb` megabytes (1 MB is 1,000,000 bytes)."""
+
+    def __init__(self, limit_mb: float) -> None:
+        self._limit_mb = limit_mb
+        self._limit = int(limit_mb * BYTES_PER_MB)
+
+    async def object(self, request: Request) -> dict[str, Any]:
+        """The body, a JSON object. Raises RefusedError: 413 when it is too large, 400 when it is no
+        JSON object."""
+        raw = await self._bytes(request)
+        if not raw:
+            raise refused(400, "The body is empty; it must be a JSON object.")
+        try:
+            # Strict JSON: NaN, lone surrogates and endless nesting would break whoever writes the
+            # value again further down.
+            value = from_json(raw, allow_inf_nan=False)
+        except ValueError as error:
+            raise refused(400, f"The body is not valid JSON: {error}.") from error
+        if not isinstance(value, dict):
+            raise refused(400, f"The body must be a JSON object, not {kind_of(value)}.")
+        return value
+
+    async def model(self, request: Request, model: type[M]) -> M:
+        """The body as `model`. Raises RefusedError."""
+        return validated(model, await self.object(request))
+
+    async def _bytes(self, request: Request) -> bytes:
+        # Refused by what it announces first, so that a client learns it before it has sent it all.
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > self._limit:
+            raise self._too_large()
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > self._limit:
+                raise self._too_large()
+            parts.append(part)
+        return b"".join(parts)
+
+    def _too_large(self) -> RefusedError:
+        return refused(
+            413, f"The body is larger than {self._limit_mb:g} MB; send fewer inputs at a time."
+        )
+
+
+def validated(model: type[M], value: object) -> M:
+    """`value` as `model`. Raises RefusedError naming the field that is wrong."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise invalid(error) from error
+
+
+def kind_of(value: object) -> str:
+    """What JSON calls a value's type, for an error message."""
+    kinds = {
+        dict: "an object",
+        list: "a list",
+        str: "a text",
+        bool: "true or false",
+        type(None): "null",
+    }
+    return kinds.get(type(value), "a number")

@@ -1,0 +1,104 @@
+"""`POST /v1/completions` and `/v1/chat/completions`: OpenAI's routes, answered by vLLM's own code
+in the engine."""
+
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Literal
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from serve import metrics
+from serve.engine.interface import GenerateCall, Refusal
+from serve.gateway.body import BodyReader, validated
+from serve.gateway.dispatch import Dispatcher
+from serve.gateway.links import EngineLink
+from serve.gateway.observe import exchange_of
+from serve.gateway.openapi import INFERENCE_ERRORS, described
+from serve.gateway.schemas import GenerateFusion, GenerateRequest
+from serve.gateway.stream import EventStream, Parts
+from serve.rollout.routes import Target
+
+COMPLETIONS_PATH = "/v1/completions"
+CHAT_PATH = "/v1/chat/completions"
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An answer whose first part has come, so that it is known not to be a refusal."""
+
+    first: bytes
+    rest: Parts
+
+
+def completions_router(
+    engines: EngineLink, dispatcher: Dispatcher, bodies: BodyReader
+) -> APIRouter:
+    router = APIRouter()
+
+    @router.post(
+        COMPLETIONS_PATH, **described("Complete a prompt", INFERENCE_ERRORS, body=GenerateRequest)
+    )
+    async def complete(request: Request) -> Response:
+        return await generate(request, "completions")
+
+    @router.post(
+        CHAT_PATH, **described("Answer a conversation", INFERENCE_ERRORS, body=GenerateRequest)
+    )
+    async def chat(request: Request) -> Response:
+        return await generate(request, "chat")
+
+    async def generate(request: Request, route: Literal["completions", "chat"]) -> Response:
+        body = await bodies.object(request)
+        fields = validated(GenerateRequest, body)
+        body.pop("fusion", None)
+        fusion = fields.fusion or GenerateFusion()
+        exchange = exchange_of(request)
+
+        async def ask(target: Target) -> Begun | Refusal:
+            call = GenerateCall(
+                version=target.key,
+                route=route,
+                body=body,
+                request_id=exchange.request_id,
+                member=target.member,
+                method=fusion.method,
+                weights=fusion.weights,
+                prompts=fusion.prompts,
+                return_members=fusion.return_members,
+                trace_headers=exchange.trace_headers,
+            )
+            parts = engines.generate(call)
+            return await (_begin(parts) if fields.stream else _whole(parts))
+
+        _, begun = await dispatcher.ask(request, fields.model, ask)
+        if fields.stream:
+            metrics.first_token_sent(exchange.ensemble, exchange.seconds)
+            return EventStream(begun.first, begun.rest, exchange.request_id)
+        return Response(begun.first, media_type="application/json")
+
+    return router
+
+
+async def _begin(parts: Parts) -> Begun | Refusal:
+    """The first part, and the rest to come."""
+    try:
+        first = await anext(parts)
+    except BaseException:
+        await parts.aclose()
+        raise
+    if isinstance(first, Refusal):
+        await parts.aclose()
+        return first
+    return Begun(first, parts)
+
+
+async def _whole(parts: Parts) -> Begun | Refusal:
+    """All parts as one document; a long one may come in several."""
+    received = []
+    async with aclosing(parts):
+        async for part in parts:
+            if isinstance(part, Refusal):
+                return part
+            received.append(part)
+    return Begun(b"".join(received), parts)

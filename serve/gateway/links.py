@@ -1,0 +1,52 @@
+"""What the gateway asks of engines and of the controller, as two small protocols.
+
+`serve/links.py` implements them over Ray Serve's handles."""
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+from serve.engine.interface import GenerateCall, PredictCall, Prediction, Refusal
+from serve.rollout.requests import EnsembleView, RolloutView, SwapRequest
+
+
+class Unavailable(Exception):
+    """Engines or the controller cannot be reached now; the message says so to the client (503)."""
+
+
+class EngineLink(Protocol):
+    """The way to some engine."""
+
+    async def predict(self, call: PredictCall) -> Prediction | Refusal:
+        """Raises Unavailable."""
+        ...
+
+    def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
+        """The parts of the answer as they come; only the first can be a refusal. Closing it ends
+        the work in the engine. Raises Unavailable."""
+        ...
+
+
+class ControlLink(Protocol):
+    """The way to the controller. Every method raises Unavailable."""
+
+    async def swap(
+        self, name: str, request: SwapRequest, actor: str, wait: bool
+    ) -> RolloutView | Refusal:
+        """With `wait`, returns when it is committed everywhere, or refused."""
+        ...
+
+    async def rollback(
+        self, name: str, to: int | None, actor: str, wait: bool
+    ) -> RolloutView | Refusal: ...
+
+    async def rollouts(self) -> Sequence[RolloutView]: ...
+
+    async def rollout(self, rollout_id: str) -> RolloutView | Refusal: ...
+
+    async def ensembles(self) -> Sequence[EnsembleView]: ...
+
+    async def ensemble(self, name: str) -> EnsembleView | Refusal: ...
+
+    async def metrics(self) -> bytes:
+        """Prometheus text of all replicas."""
+        ...

@@ -1,0 +1,162 @@
+"""`POST /v1/predict`: labels and probabilities for one input or many."""
+
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic_core import to_json
+from starlette.responses import Response
+
+from serve.engine.interface import PredictCall, Prediction, Refusal, Text
+from serve.gateway.body import BodyReader, kind_of
+from serve.gateway.dispatch import Dispatcher
+from serve.gateway.errors import refused
+from serve.gateway.links import EngineLink
+from serve.gateway.observe import exchange_of
+from serve.gateway.openapi import INFERENCE_ERRORS, described
+from serve.gateway.schemas import PredictAnswer, PredictFusion, PredictRequest
+from serve.rollout.routes import Target
+
+PATH = "/v1/predict"
+
+
+def predict_router(
+    engines: EngineLink, dispatcher: Dispatcher, bodies: BodyReader, max_inputs: int
+) -> APIRouter:
+    router = APIRouter()
+
+    @router.post(
+        PATH,
+        **described(
+            "Labels and probabilities", INFERENCE_ERRORS, body=PredictRequest, answer=PredictAnswer
+        ),
+    )
+    async def predict(request: Request) -> Response:
+        body = await bodies.model(request, PredictRequest)
+        inputs = read_inputs(body.input, max_inputs)
+        fusion = body.fusion or PredictFusion()
+        exchange = exchange_of(request)
+
+        def ask(target: Target) -> Coroutine[Any, Any, Prediction | Refusal]:
+            return engines.predict(
+                PredictCall(
+                    version=target.key,
+                    inputs=inputs,
+                    request_id=exchange.request_id,
+                    member=target.member,
+                    method=fusion.method,
+                    weights=fusion.weights,
+                    return_members=body.return_members,
+                    trace_headers=exchange.trace_headers,
+                )
+            )
+
+        target, prediction = await dispatcher.ask(request, body.model, ask)
+        return Response(to_json(answer(target.model, prediction)), media_type="application/json")
+
+    return router
+
+
+def read_inputs(value: object, most: int) -> tuple[Text, ...]:
+    """The field `input`: a text, an object, or a list of either. Raises RefusedError (400)."""
+    if not isinstance(value, list):
+        return (_read_input(value, "input"),)
+    if not value:
+        raise refused(400, "input: the list is empty; give at least one text.", param="input")
+    if len(value) > most:
+        raise refused(
+            400,
+            f"input: {len(value):,} inputs are more than the {most:,} that one request may have; "
+            "send them in several.",
+            param="input",
+        )
+    return tuple(_read_input(each, f"input[{index}]") for index, each in enumerate(value))
+
+
+def _read_input(value: object, where: str) -> Text:
+    if isinstance(value, str):
+        return Text(_text(value, where))
+    if not isinstance(value, dict):
+        raise refused(
+            400,
+            f"{where}: must be a text or an object with the field 'text', not {kind_of(value)}.",
+            param="input",
+        )
+    if "image" in value:
+        raise refused(400, f"{where}: images are not served yet; give a text.", param="input")
+    unknown = value.keys() - {"text", "text_pair"}
+    if unknown:
+        raise refused(
+            400,
+            f"{where}: the field {min(unknown)!r} is not known; there are 'text' and 'text_pair'.",
+            param="input",
+        )
+    pair = value.get("text_pair")
+    return Text(
+        _text(value.get("text"), f"{where}.text"),
+        None if pair is None else _text(pair, f"{where}.text_pair"),
+    )
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise refused(400, f"{where}: must be a text, not {kind_of(value)}.", param="input")
+    if not value:
+        raise refused(400, f"{where}: the text is empty.", param="input")
+    return value
+
+
+def answer(model: str, prediction: Prediction) -> dict[str, Any]:
+    """The answer's document, in Python's own types."""
+    labels = prediction.labels
+    rows = zip(
+        prediction.winners.tolist(),
+        prediction.probabilities.tolist(),
+        prediction.entropy.tolist(),
+        prediction.disagreement.tolist(),
+        strict=True,
+    )
+    data: list[dict[str, Any]] = [
+        {
+            "index": index,
+            "label": labels[winner],
+            "probabilities": dict(zip(labels, probabilities, strict=True)),
+            "entropy": entropy,
+            "disagreement": disagreement,
+        }
+        for index, (winner, probabilities, entropy, disagreement) in enumerate(rows)
+    ]
+    if prediction.member_probabilities is not None:
+        for row, members in zip(data, _members(prediction), strict=True):
+            row["members"] = members
+    return {
+        "object": "list",
+        "model": model,
+        "data": data,
+        "usage": {
+            "prompt_tokens": prediction.prompt_tokens,
+            "member_tokens": prediction.member_tokens,
+        },
+    }
+
+
+def _members(prediction: Prediction) -> Sequence[list[dict[str, Any]]]:
+    """For each input, what every member answered."""
+    assert prediction.member_probabilities is not None
+    labels = prediction.labels
+    names = [
+        {"name": member.name, "adapters": [ref.model_dump() for ref in member.adapters]}
+        for member in prediction.members
+    ]
+    by_input = prediction.member_probabilities.swapaxes(0, 1)
+    return [
+        [
+            {
+                **name,
+                "label": labels[winner],
+                "probabilities": dict(zip(labels, probabilities, strict=True)),
+            }
+            for name, winner, probabilities in zip(names, winners, rows, strict=True)
+        ]
+        for winners, rows in zip(by_input.argmax(-1).tolist(), by_input.tolist(), strict=True)
+    ]

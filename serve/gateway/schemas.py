@@ -1,0 +1,122 @@
+"""Bodies of requests, for checking and for the OpenAPI schema. Unknown fields are refused."""
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, WithJsonSchema
+
+from serve.manifest import AdapterRef, Method, Number
+
+_TEXT = {"type": "string", "minLength": 1}
+_ONE_INPUT = {
+    "anyOf": [
+        _TEXT,
+        {
+            "type": "object",
+            "properties": {"text": _TEXT, "text_pair": _TEXT},
+            "required": ["text"],
+            "additionalProperties": False,
+        },
+    ]
+}
+
+Inputs: TypeAlias = Annotated[
+    Any, WithJsonSchema({"anyOf": [*_ONE_INPUT["anyOf"], {"type": "array", "items": _ONE_INPUT}]})
+]
+"""Checked by `predict.read_inputs`, which says more about what is wrong than a union of types."""
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PredictFusion(Body):
+    """Another fusion than the ensemble's, for one request."""
+
+    method: Method | None = None
+    weights: dict[str, Number] | None = Field(
+        None, min_length=1, description="Member -> weight, for methods that have weights."
+    )
+
+
+class PredictRequest(Body):
+    """The body of `/v1/predict`."""
+
+    model: StrictStr = Field(description="`name`, `name@version` or `name/member`.")
+    input: Inputs = Field(description="A text, an object with a text, or a list of either.")
+    fusion: PredictFusion | None = None
+    return_members: StrictBool = Field(False, description="Add what each member answered.")
+
+
+class GenerateFusion(PredictFusion):
+    """The field `fusion` of completions and chat completions."""
+
+    prompts: dict[str, StrictStr] | None = Field(
+        None, min_length=1, description="Member -> another prompt for it."
+    )
+    return_members: StrictBool = False
+
+
+class GenerateRequest(BaseModel):
+    """What Choir reads of an OpenAI body; all other fields are vLLM's and go to it untouched."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    model: StrictStr = Field(description="`name`, `name@version` or `name/member`.")
+    stream: StrictBool | None = None
+    fusion: GenerateFusion | None = None
+
+
+class RollbackRequest(Body):
+    """The body of a rollback."""
+
+    to: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        None, description="The version to go back to; by default the one that was active before."
+    )
+
+
+class MemberAnswer(BaseModel):
+    """What one member answered to one input, never tempered."""
+
+    name: str
+    adapters: list[AdapterRef]
+    label: str
+    probabilities: dict[str, float]
+
+
+class PredictItem(BaseModel):
+    """The fused answer to one input."""
+
+    index: int
+    label: str
+    probabilities: dict[str, float] = Field(description="Every label; they sum to 1.")
+    entropy: float = Field(description="Of the probabilities, in nats.")
+    disagreement: float = Field(description="Mutual information of member and label, in nats.")
+    members: list[MemberAnswer] | None = Field(None, description="In the manifest's order.")
+
+
+class PredictUsage(BaseModel):
+    prompt_tokens: int = Field(description="Tokens of the inputs, counted once.")
+    member_tokens: int = Field(description="Tokens that all members together read.")
+
+
+class PredictAnswer(BaseModel):
+    """The answer of `/v1/predict`. It only documents: `predict.answer` writes the document without
+    a model object for each row."""
+
+    object: Literal["list"]
+    model: str = Field(description="The resolved `name@version` or `name@version/member`.")
+    data: list[PredictItem]
+    usage: PredictUsage
+
+
+class ErrorFields(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """What every error answers."""
+
+    error: ErrorFields

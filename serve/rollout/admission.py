@@ -1,0 +1,299 @@
+"""From a request for a swap to a verified candidate, or a refusal that says what is wrong."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from serve.adapter import AdapterError, inspect_adapter
+from serve.base import BaseKind
+from serve.bundle import Bundle, BundleError
+from serve.engine.interface import Refusal
+from serve.fusion.errors import FusionError
+from serve.fusion.fuse import Fusion
+from serve.manifest import AdapterRef, Ensemble, Member, explain
+from serve.rollout.database import now
+from serve.rollout.records import EnsembleRecord, VersionRecord
+from serve.rollout.requests import SwapRequest
+from serve.rollout.store import OutsideRoots, Store, StoreError
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """What every engine is started with, so that a candidate can be judged without one."""
+
+    adapter_slots: int
+    """Distinct adapters that are loaded at once."""
+    max_lora_rank: int
+    base_kind: BaseKind
+    base_path: Path | None = None
+    """The base's folder; None for one on a hub, whose shapes are not checked then."""
+
+
+class Refused(Exception):
+    """A request that is not let through."""
+
+    def __init__(
+        self, status: int, message: str, code: str | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.refusal = Refusal(status, message, code, param)
+
+
+class Admission:
+    """Builds and verifies versions. Everything here blocks on files and belongs in a thread."""
+
+    def __init__(self, store: Store, bundles: Sequence[Bundle], limits: EngineLimits) -> None:
+        self._store = store
+        self._bundles = bundles
+        self._limits = limits
+
+    def candidate(self, record: EnsembleRecord, request: SwapRequest, actor: str) -> VersionRecord:
+        """The version that a request asks for: a new one, next after the highest, or a known one.
+        Its adapters lie in the store and have passed every check.
+
+        Equal content makes a new version all the same, so that a swap never means less than it
+        says. Raises Refused."""
+        check_strategy(request)
+        if request.expected_version not in (None, record.active):
+            raise Refused(
+                409,
+                f"The active version of {record.name} is {record.active}, not "
+                f"{request.expected_version}; look at what has changed, and ask again.",
+                "version_conflict",
+                "expected_version",
+            )
+        if request.version is not None:
+            return self._known(record, request.version)
+        try:
+            if request.manifest is not None:
+                ensemble = self._from_manifest(record, request.manifest)
+                parameters = self._parameters_of(ensemble)
+            else:
+                ensemble = self._with_members(record, request.members or {})
+                parameters = record.active_version.parameters
+            self._check_adapters(ensemble)
+            stale = self._check_fusion(ensemble, parameters, allow=request.allow_stale_fusion)
+        except OutsideRoots as error:
+            raise Refused(403, str(error), "outside_allowed_roots", "members") from error
+        except (StoreError, BundleError) as error:
+            raise Refused(400, str(error)) from error
+        return VersionRecord(ensemble, actor, now(), parameters, stale)
+
+    def check_known(self, record: VersionRecord) -> None:
+        """Check a version that is in the database, and bring back from the bundles what the store
+        has lost. Raises Refused, StoreError and BundleError."""
+        self._check_adapters(record.ensemble)
+        if record.parameters is not None:
+            self._store.verify_parameters(record.parameters)
+        self._check_fusion(record.ensemble, record.parameters, allow=record.allow_stale_fusion)
+
+    def _check_adapters(self, ensemble: Ensemble) -> None:
+        """Digest, format, values, rank, and fit to the base and the labels."""
+        for member in ensemble.members:
+            for ref in member.adapters:
+                self._find(ref)
+                self._store.verify(ref.digest)
+                self._inspect(self._store.adapter(ref.digest), member.name, ensemble)
+
+    def import_adapter(self, bundle: Bundle, ref: AdapterRef) -> None:
+        """Copy a bundle's adapter into the store unless it is there. Raises StoreError or
+        BundleError."""
+        if not self._store.has_adapter(ref.digest):
+            with self._store.copied(bundle.adapter_dir(ref)) as copy:
+                self._store.keep(copy, ref.digest)
+
+    def earlier(self, record: EnsembleRecord, to: int | None) -> VersionRecord:
+        """The version that a rollback goes to: `to`, or the one that was active before. Raises
+        Refused."""
+        if not record.previous:
+            raise Refused(
+                409,
+                f"{record.name}@{record.active} has no version before it to go back to.",
+                "no_earlier_version",
+            )
+        version = record.previous[-1] if to is None else to
+        if version in record.versions and version not in (*record.previous, record.active):
+            raise Refused(
+                409,
+                f"{record.name}@{version} was not active before; swap to it with its version "
+                "instead.",
+                "no_earlier_version",
+                "to",
+            )
+        return self._known(record, version)
+
+    def _known(self, record: EnsembleRecord, version: int) -> VersionRecord:
+        if version not in record.versions:
+            known = ", ".join(map(str, sorted(record.versions)))
+            raise Refused(
+                404, f"{record.name} has no version {version}; it has {known}.", "unknown_version"
+            )
+        if version == record.active:
+            raise Refused(409, f"{record.name}@{version} is active already.", "already_active")
+        found = record.versions[version]
+        try:
+            self.check_known(found)
+        except (StoreError, BundleError) as error:
+            raise Refused(400, str(error)) from error
+        return found
+
+    def _with_members(
+        self, record: EnsembleRecord, changes: Mapping[str, str | list[str]]
+    ) -> Ensemble:
+        ensemble = record.active_version.ensemble
+        names = [member.name for member in ensemble.members]
+        unknown = sorted(set(changes) - set(names))
+        if unknown:
+            raise Refused(
+                400,
+                f"{ensemble.id} has no member {unknown[0]!r}; its members are {', '.join(names)}.",
+                param="members",
+            )
+        # Scores were measured with the old content, so they stay behind.
+        members = [
+            self._changed(member, changes[member.name], ensemble)
+            if member.name in changes
+            else member
+            for member in ensemble.members
+        ]
+        return ensemble.model_copy(
+            update={"version": record.highest + 1, "members": members, "scores": {}}
+        )
+
+    def _changed(self, member: Member, uris: str | list[str], ensemble: Ensemble) -> Member:
+        """The member with new content. The adapter keeps its name: its digest tells it apart."""
+        several = [uris] if isinstance(uris, str) else uris
+        if len(several) > 1:
+            raise Refused(
+                400,
+                f"The member {member.name!r} would have {len(several)} adapters, which is not "
+                "served yet; give one URI.",
+                param="members",
+            )
+        adapters = []
+        for uri in several:
+            name = member.adapters[0].adapter if member.adapters else member.name
+            with self._store.fetch(uri) as copy:
+                self._inspect(copy, member.name, ensemble)
+                adapters.append(AdapterRef(adapter=name, digest=self._store.keep(copy)))
+        return member.model_copy(update={"adapters": adapters})
+
+    def _from_manifest(self, record: EnsembleRecord, manifest: Mapping[str, Any]) -> Ensemble:
+        try:
+            ensemble = Ensemble.model_validate(
+                {"name": record.name, **manifest, "version": record.highest + 1}
+            )
+        except ValidationError as error:
+            raise Refused(400, f"manifest: {explain(error)}.", param="manifest") from error
+        if ensemble.name != record.name:
+            raise Refused(
+                400,
+                f"The manifest's name is {ensemble.name!r}, but the swap is of {record.name!r}.",
+                param="manifest.name",
+            )
+        return ensemble
+
+    def _find(self, ref: AdapterRef) -> None:
+        """See to it that an adapter that is named by digest is in the store."""
+        if self._store.has_adapter(ref.digest):
+            return
+        for bundle in self._bundles:
+            try:
+                self.import_adapter(bundle, ref)
+            except BundleError:
+                continue
+            return
+        raise Refused(
+            400,
+            f"The adapter {ref.adapter} with the digest {ref.digest} is neither in the store nor "
+            "in a bundle; swap it in by its URI.",
+            "adapter_not_found",
+        )
+
+    def _parameters_of(self, ensemble: Ensemble) -> str | None:
+        """The fitted parameters that a new manifest names, from whichever bundle has them."""
+        if ensemble.fusion.parameters is None:
+            return None
+        reason: BundleError | None = None
+        for bundle in self._bundles:
+            try:
+                file = bundle.fusion_path(ensemble)
+            except BundleError as error:
+                reason = error
+                continue
+            if file is not None:
+                return self._store.keep_parameters(file)
+        raise Refused(400, str(reason), param="manifest.fusion.parameters")
+
+    def _check_fusion(self, ensemble: Ensemble, parameters: str | None, *, allow: bool) -> bool:
+        """Whether fitted parameters are in use that belong to other adapters. Raises Refused."""
+        if ensemble.task != "classification":
+            return False
+        file = self._store.parameters(parameters) if parameters else None
+        try:
+            return Fusion.from_manifest(ensemble, file, allow_stale=allow).stale
+        except FusionError as error:
+            raise Refused(400, str(error), param="allow_stale_fusion") from error
+
+    def _inspect(self, folder: Path, member: str, ensemble: Ensemble) -> None:
+        limits = self._limits
+        try:
+            inspect_adapter(
+                folder,
+                base=limits.base_path,
+                max_rank=limits.max_lora_rank,
+                base_kind=limits.base_kind,
+                labels=ensemble.labels,
+            )
+        except AdapterError as error:
+            raise Refused(
+                400,
+                f"The adapter for member {member!r} is refused: {error}",
+                "adapter_refused",
+                f"members.{member}",
+            ) from error
+
+
+def check_strategy(request: SwapRequest) -> None:
+    """Raises Refused for what is not served yet."""
+    kind = request.strategy.kind
+    if kind != "immediate":
+        raise Refused(
+            400,
+            f"The strategy {kind!r} is not served yet; 'immediate' is.",
+            param="strategy.kind",
+        )
+    unknown = sorted(request.strategy.model_extra or {})
+    if unknown:
+        raise Refused(
+            400,
+            f"The strategy 'immediate' takes no {unknown[0]!r}.",
+            param=f"strategy.{unknown[0]}",
+        )
+
+
+def check_room(candidate: Ensemble, needed: Sequence[Ensemble], slots: int) -> None:
+    """Whether the candidate fits beside what cannot go: active versions and other candidates.
+
+    Warm versions are not counted, because they make room. Raises Refused (409), naming what
+    occupies the slots."""
+    total = len({digest for each in (candidate, *needed) for digest in each.digests})
+    if total > slots:
+        occupied = ", ".join(f"{each.id} ({len(each.digests)})" for each in needed)
+        raise Refused(
+            409,
+            f"{candidate.id} does not fit: with it the engine would hold {total} distinct "
+            f"adapters, and it has {slots} slots. They are occupied by {occupied}. Start with more "
+            f"slots (--engine '{{\"max_loras\": {total}}}').",
+            "no_room",
+        )
+
+
+def adapters_of(ensembles: Iterable[Ensemble]) -> Iterator[AdapterRef]:
+    """Every reference to an adapter, in order."""
+    for ensemble in ensembles:
+        for member in ensemble.members:
+            yield from member.adapters

@@ -1,0 +1,216 @@
+"""Sees rollouts through: gathers facts, takes the step that follows, writes it down, then shows it."""
+
+import asyncio
+import logging
+from dataclasses import replace
+from time import monotonic
+
+from serve import metrics
+from serve.rollout.catalog import Catalog
+from serve.rollout.changes import Changes
+from serve.rollout.database import Conflict, Database, DatabaseError, now
+from serve.rollout.participants import Participant, Participants
+from serve.rollout.plan import Assignments
+from serve.rollout.records import VersionRecord
+from serve.rollout.state import BUSY, ENDED, Facts, Rollout, State, Status, Step, next_step
+
+logger = logging.getLogger(__name__)
+
+RESTARTED = "the controller restarted before the commit, and nothing has changed; start it again"
+
+
+class Driver:
+    """Runs every rollout in a task of its own. The machine itself is `state.next_step`."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        database: Database,
+        participants: Participants,
+        changes: Changes,
+        settled_at: float,
+        prepare_timeout_seconds: float,
+    ) -> None:
+        """`settled_at`: when every lease of an earlier controller has run out, on the monotonic
+        clock."""
+        self._catalog = catalog
+        self._database = database
+        self._participants = participants
+        self._changes = changes
+        self._settled_at = settled_at
+        self._prepare_timeout = prepare_timeout_seconds
+        self._committed_at: dict[str, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._starting = asyncio.Lock()
+
+    @property
+    def settled(self) -> bool:
+        """Whether all participants there are have been heard of."""
+        return monotonic() >= self._settled_at
+
+    async def begin(self, rollout: Rollout, candidate: VersionRecord) -> None:
+        """Write a rollout down and run it. Raises Refused if the candidate does not fit, and
+        DatabaseError.
+
+        It is finished even if the caller goes away, so that memory and database stay the same."""
+        await asyncio.shield(asyncio.create_task(self._begin(rollout, candidate)))
+
+    async def _begin(self, rollout: Rollout, candidate: VersionRecord) -> None:
+        async with self._starting:
+            self._catalog.check_room(candidate.ensemble)
+            known = self._catalog.record(rollout.ensemble).versions
+            new = None if rollout.to_version in known else candidate
+            await asyncio.to_thread(self._database.begin, rollout, new)
+            self._catalog.started(rollout, candidate)
+            self._changes.ring()
+            self._run(rollout)
+
+    async def recover(self) -> None:
+        """Take up what an earlier controller left: what it had not committed is aborted, what it
+        had is seen through. Raises DatabaseError."""
+        for rollout in await asyncio.to_thread(self._database.unfinished):
+            if rollout.state is State.PREPARING:
+                rollout.advance(Step(State.ABORTED, RESTARTED, 503), now())
+                await asyncio.to_thread(self._database.advanced, rollout)
+                metrics.rollout_ended(rollout.ensemble, rollout.strategy, rollout.state)
+            elif rollout.ensemble in self._catalog.records:
+                self._catalog.resumed(rollout)
+                self._committed_at[rollout.id] = self._catalog.assignments.revision
+                self._run(rollout)
+
+    async def committed(self, rollout: Rollout) -> None:
+        """Returns when the rollout is committed on every gateway, or aborted."""
+        while rollout.state in BUSY:
+            await self._changes.wait(None)
+
+    async def stop(self) -> None:
+        """Leave the rollouts as they are in the database."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def replicas(self, rollout: Rollout) -> dict[str, str]:
+        """Each live participant, as `kind/slot` -> how far it is with a rollout under way."""
+        return {each.name: self._progress(each, rollout) for each in self._participants.live()}
+
+    def _progress(self, participant: Participant, rollout: Rollout) -> str:
+        report = participant.report
+        if report.kind == "gateway":
+            behind = _is_behind(participant, self._committed_at.get(rollout.id))
+            return "waiting" if behind else "switched"
+        result = report.prepared.get(rollout.candidate)
+        if result is not None and result.error is not None and result.attempt == rollout.id:
+            return f"failed: {result.error}"
+        held = rollout.candidate in report.holding
+        tried = result is not None and result.attempt == rollout.id
+        return "prepared" if held and (tried or rollout.state not in BUSY) else "preparing"
+
+    def _run(self, rollout: Rollout) -> None:
+        task = asyncio.create_task(self._drive(rollout), name=f"choir-rollout-{rollout.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _drive(self, rollout: Rollout) -> None:
+        began = monotonic()
+        deadlines = (self._settled_at, began + self._prepare_timeout)
+        while rollout.state not in ENDED:
+            # One reading of the clock: a deadline that passes between two would be slept through.
+            at = monotonic()
+            facts = gather_facts(
+                rollout,
+                self._participants,
+                self._catalog.assignments,
+                self._committed_at.get(rollout.id),
+                settled=at >= deadlines[0],
+                overdue=at >= deadlines[1],
+            )
+            step = next_step(rollout.state, facts)
+            if step is None:
+                await self._changes.wait(min((d - at for d in deadlines if d > at), default=None))
+                continue
+            phase = rollout.state
+            await self._take(rollout, step)
+            metrics.rollout_phase_ended(phase, monotonic() - began)
+            began = monotonic()
+
+    async def _take(self, rollout: Rollout, step: Step) -> None:
+        """Durable first, visible then."""
+        draft = replace(rollout, replicas=self.replicas(rollout))
+        draft.advance(step, now())
+        if step.state is State.COMMITTING:
+            await self._commit(rollout, step, draft)
+        else:
+            await self._write(draft)
+            self._advance(rollout, step, draft)
+        if rollout.state in ENDED:
+            self._catalog.ended(rollout)
+            self._committed_at.pop(rollout.id, None)
+            metrics.rollout_ended(rollout.ensemble, rollout.strategy, rollout.state)
+        self._changes.ring()
+
+    async def _commit(self, rollout: Rollout, step: Step, draft: Rollout) -> None:
+        """Make the candidate active, or abort if the database does not let it."""
+        record = self._catalog.record(rollout.ensemble)
+        if rollout.action == "rollback":
+            history = record.history_after_rollback(rollout.to_version)
+        else:
+            history = record.history_after_swap()
+        try:
+            epoch = await asyncio.to_thread(self._database.commit, draft, record, history)
+        except DatabaseError as error:
+            status: Status = 409 if isinstance(error, Conflict) else 503
+            abort = Step(State.ABORTED, str(error), status)
+            draft = replace(rollout, replicas=draft.replicas)
+            draft.advance(abort, now())
+            await self._write(draft)
+            self._advance(rollout, abort, draft)
+            return
+        self._advance(rollout, step, draft)
+        self._catalog.committed(rollout, epoch, history)
+        self._committed_at[rollout.id] = self._catalog.assignments.revision
+        metrics.version_active(rollout.ensemble, rollout.to_version)
+
+    @staticmethod
+    def _advance(rollout: Rollout, step: Step, draft: Rollout) -> None:
+        """Show what was written down."""
+        rollout.advance(step, draft.updated)
+        rollout.replicas = draft.replicas
+
+    async def _write(self, rollout: Rollout) -> None:
+        """What is not written down is found again at the next start, so a failure here only costs
+        the history its last line."""
+        try:
+            await asyncio.to_thread(self._database.advanced, rollout)
+        except DatabaseError as error:
+            logger.error("The rollout %s could not be written down: %s", rollout.id, error)
+
+
+def gather_facts(
+    rollout: Rollout,
+    participants: Participants,
+    assignments: Assignments,
+    commit: int | None,
+    *,
+    settled: bool,
+    overdue: bool,
+) -> Facts:
+    """What participants have reported, as far as it concerns one rollout. `commit` is the revision
+    that made its version active, once there is one."""
+    engines, gateways = (participants.live(kind) for kind in ("engine", "gateway"))
+    results = {each.name: each.report.prepared.get(rollout.candidate) for each in engines}
+    held = {key for key, wanted in assignments if wanted.role == "draining"}
+    held |= {key for each in engines for key in each.report.holding if key not in assignments}
+    return Facts(
+        settled=settled,
+        overdue=overdue,
+        engines={
+            name: result if result and result.attempt == rollout.id else None
+            for name, result in results.items()
+        },
+        gateways_behind=frozenset(each.name for each in gateways if _is_behind(each, commit)),
+        still_held=frozenset(key for key in held if key.startswith(f"{rollout.ensemble}@")),
+    )
+
+
+def _is_behind(gateway: Participant, commit: int | None) -> bool:
+    return commit is None or gateway.report.seen_revision < commit

@@ -1,0 +1,72 @@
+"""What the database knows of ensembles."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from serve.manifest import Ensemble
+
+HISTORY = 1000
+"""How many steps back a rollback can go at most."""
+
+
+@dataclass(frozen=True)
+class VersionRecord:
+    """One version and where it came from; never changes but for `left`."""
+
+    ensemble: Ensemble
+    source: str
+    """`bundle:<folder>`, or who swapped it in."""
+    created: str
+    """ISO 8601, UTC."""
+    parameters: str | None = None
+    """SHA-256 of the file of fitted parameters in the store, if the fusion has one."""
+    allow_stale_fusion: bool = False
+    left: int | None = None
+    """The epoch at which it last ceased to be active; None if it never was."""
+
+
+@dataclass(frozen=True)
+class EnsembleRecord:
+    """An ensemble: which version is active, and which were before."""
+
+    name: str
+    active: int
+    epoch: int
+    """The commit that made it active; 0 for the first version."""
+    previous: tuple[int, ...] = ()
+    """The versions that a rollback goes back through, the last one first to be returned to."""
+    versions: Mapping[int, VersionRecord] = field(default_factory=dict)
+
+    @property
+    def highest(self) -> int:
+        return max(self.versions)
+
+    @property
+    def active_version(self) -> VersionRecord:
+        return self.versions[self.active]
+
+    def recent(self, count: int) -> list[int]:
+        """The versions other than the active one that were active last, latest first; at most
+        `count`."""
+        left = {
+            number: record.left
+            for number, record in self.versions.items()
+            if record.left is not None and number != self.active
+        }
+        return sorted(left, key=lambda number: left[number] or 0, reverse=True)[:count]
+
+    def with_version(self, record: VersionRecord) -> "EnsembleRecord":
+        return replace(self, versions={**self.versions, record.ensemble.version: record})
+
+    def committed(self, to: int, epoch: int, previous: tuple[int, ...]) -> "EnsembleRecord":
+        """After the commit `epoch` to the version `to`."""
+        left = replace(self.active_version, left=epoch)
+        return replace(self, active=to, epoch=epoch, previous=previous).with_version(left)
+
+    def history_after_swap(self) -> tuple[int, ...]:
+        return (*self.previous, self.active)[-HISTORY:]
+
+    def history_after_rollback(self, to: int) -> tuple[int, ...]:
+        """Without `to`, the last occurrence of it, and what was active after it."""
+        last = len(self.previous) - 1 - self.previous[::-1].index(to)
+        return self.previous[:last]

@@ -1,0 +1,166 @@
+"""What an administrator can ask for, and what is answered."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
+
+from serve.manifest import Member, Name
+from serve.rollout.messages import Role
+from serve.rollout.records import EnsembleRecord, VersionRecord
+from serve.rollout.state import Rollout
+
+Uri = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class Strategy(BaseModel):
+    """How traffic moves to the new version. Gates and shares go with the strategies that come
+    later."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: Literal["immediate", "shadow", "canary"] = "immediate"
+
+
+class SwapRequest(BaseModel):
+    """The body of a swap: new adapters, a whole new manifest, or a known version."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    members: dict[Name, Uri | list[Uri]] | None = Field(
+        None, min_length=1, description="Member -> URI of its new adapter."
+    )
+    manifest: dict[str, Any] | None = Field(
+        None,
+        description="A whole new ensemble over adapters that are known by digest. Its version may "
+        "be left out and does not count: the server gives the next one.",
+    )
+    version: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        None, description="A version that exists already."
+    )
+    expected_version: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        None, description="Refuse with 409 unless this version is active."
+    )
+    strategy: Strategy = Strategy()
+    allow_stale_fusion: StrictBool = Field(
+        False, description="Keep fitted fusion parameters although they belong to other adapters."
+    )
+
+    @model_validator(mode="after")
+    def _check_form(self) -> Self:
+        forms = ("members", "manifest", "version")
+        if sum(getattr(self, form) is not None for form in forms) != 1:
+            raise ValueError("give exactly one of 'members', 'manifest' and 'version'")
+        if self.allow_stale_fusion and self.version is not None:
+            raise ValueError(
+                "'allow_stale_fusion' makes a new version: give 'members' or 'manifest' with it, "
+                "not 'version'"
+            )
+        return self
+
+
+class RolloutView(BaseModel):
+    """A rollout, as the API shows it."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    id: str
+    ensemble: str
+    state: str
+    from_version: int = Field(alias="from")
+    to_version: int = Field(alias="to")
+    strategy: str
+    action: str
+    """swap or rollback."""
+    actor: str
+    replicas: dict[str, str] = {}
+    """Each live participant, as `kind/slot` -> how far it is."""
+    reason: str | None = None
+    created: str
+    updated: str
+
+    @classmethod
+    def of(cls, rollout: Rollout) -> "RolloutView":
+        return cls(
+            id=rollout.id,
+            ensemble=rollout.ensemble,
+            state=rollout.state,
+            from_version=rollout.from_version,
+            to_version=rollout.to_version,
+            strategy=rollout.strategy,
+            action=rollout.action,
+            actor=rollout.actor,
+            replicas=rollout.replicas,
+            reason=rollout.reason,
+            created=rollout.created,
+            updated=rollout.updated,
+        )
+
+
+class VersionView(BaseModel):
+    """One version of an ensemble."""
+
+    version: int
+    role: Role | None
+    """None if engines do not hold it."""
+    source: str
+    created: str
+    digests: list[str]
+    stale_fusion: bool
+    """Whether it was let through with a fusion fitted on other adapters."""
+
+    @classmethod
+    def of(cls, record: VersionRecord, role: Role | None) -> "VersionView":
+        return cls(
+            version=record.ensemble.version,
+            role=role,
+            source=record.source,
+            created=record.created,
+            digests=list(record.ensemble.digests),
+            stale_fusion=record.allow_stale_fusion,
+        )
+
+
+class EnsembleView(BaseModel):
+    """An ensemble: what is active, what there is, and the rollout in progress."""
+
+    name: str
+    active_version: int
+    task: str
+    fusion: str
+    labels: list[str] | None
+    members: list[Member]
+    """Of the active version."""
+    digests: list[str]
+    stale_fusion: bool
+    """Of the active version."""
+    versions: list[VersionView]
+    previous: list[int]
+    """What a rollback goes back through, the nearest last."""
+    rollout: RolloutView | None
+    differences: list[str]
+    """Where the bundle on disk says something else, in sentences."""
+
+    @classmethod
+    def of(
+        cls,
+        record: EnsembleRecord,
+        versions: list[VersionView],
+        rollout: RolloutView | None,
+        differences: list[str],
+    ) -> "EnsembleView":
+        active = record.active_version
+        ensemble = active.ensemble
+        return cls(
+            name=record.name,
+            active_version=record.active,
+            task=ensemble.task,
+            fusion=ensemble.fusion.method,
+            labels=ensemble.labels,
+            members=ensemble.members,
+            digests=list(ensemble.digests),
+            stale_fusion=active.allow_stale_fusion,
+            versions=versions,
+            previous=list(record.previous),
+            rollout=rollout,
+            differences=differences,
+        )

@@ -1,0 +1,33 @@
+"""Medians and ratios, measured side by side so that a slow moment of the machine hits both sides."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+Call = Callable[[int], object]
+"""One measured call; the argument counts up, so that no two calls need to be the same."""
+
+
+def interleaved(calls: Mapping[str, Call], rounds: int, warmup: int = 3) -> dict[str, list[float]]:
+    """Seconds of each call, one round after another, after a warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(warmup + rounds):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call(turn)
+            if turn >= warmup:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def median_ms(seconds: Sequence[float]) -> float:
+    return statistics.median(seconds) * 1000
+
+
+def p99_ms(seconds: Sequence[float]) -> float:
+    return statistics.quantiles(seconds, n=100, method="inclusive")[98] * 1000
+
+
+def report(title: str, *lines: str) -> None:
+    """Printed under `pytest -s`, which `make bench` uses."""
+    print(f"\n{title}", *(f"  {line}" for line in lines), sep="\n")

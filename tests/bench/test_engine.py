@@ -1,0 +1,129 @@
+"""The engine by itself: what long labels cost, and what the server adds to vLLM's own time."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from serve.bundle import Bundle
+from serve.engine.interface import EngineSettings, PredictCall, Text, Version
+from serve.labels import fill, label_texts
+from tests.bench.conftest import banking77
+from tests.bench.measuring import median_ms, report
+
+pytestmark = [pytest.mark.bench, pytest.mark.asyncio(loop_scope="module")]
+
+CLIENTS = 8
+REQUESTS = 400
+PROMPT_TOKENS = 300
+LABELS = 77
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(demo_bundle: Path) -> AsyncIterator[Any]:
+    from serve.engine.vllm_engine import VLLMEngine
+
+    bundle = Bundle.open(demo_bundle)
+    engine = await VLLMEngine.start(
+        EngineSettings(bundle.base_source, "causal", adapter_slots=13, dtype="float32")
+    )
+    ensemble = bundle.ensemble("intents")
+    folders = {
+        reference.digest: str(bundle.adapter_dir(reference))
+        for member in ensemble.members
+        for reference in member.adapters
+    }
+    parameters = bundle.fusion_path(ensemble)
+    await engine.prepare(Version(ensemble, folders, str(parameters) if parameters else None, True))
+    yield engine
+    await engine.close()
+
+
+async def per_second(call: Any) -> float:
+    """Calls per second with a fixed number under way."""
+    gate = asyncio.Semaphore(CLIENTS)
+
+    async def one(turn: int) -> None:
+        async with gate:
+            await call(turn)
+
+    await asyncio.gather(*(one(turn) for turn in range(50)))
+    started = time.perf_counter()
+    await asyncio.gather(*(one(turn) for turn in range(1000, 1000 + REQUESTS)))
+    return REQUESTS / (time.perf_counter() - started)
+
+
+async def test_the_engine_against_vllm_alone(
+    engine: Any, messages: list[str], demo_bundle: Path
+) -> None:
+    """The same member requests: sent to vLLM directly, ready tokenised, and through the engine's `predict`."""
+    from serve.labels import label_paths
+
+    ensemble = Bundle.open(demo_bundle).ensemble("intents")
+    texts = label_texts(ensemble.labels or (), ensemble.verbalizers)
+    scorer = engine._causal
+    adapters = [engine._adapter_of(member) for member in ensemble.members]
+
+    def text(turn: int) -> str:
+        return f"{turn} {messages[turn % len(messages)]}"
+
+    plans = {
+        turn: label_paths(scorer._encode, fill(ensemble.template, text(turn)), texts)
+        for turn in (*range(50), *range(1000, 1000 + REQUESTS))
+    }
+
+    async def vllm_alone(turn: int) -> None:
+        await asyncio.gather(*(scorer._score_one(plans[turn], adapter) for adapter in adapters))
+
+    async def predict(turn: int) -> None:
+        # Other numbers, so that neither side reads the other's prompts from the cache.
+        await engine.predict(PredictCall(ensemble.id, (Text(text(turn + 5000)),), "bench"))
+
+    alone = await per_second(vllm_alone)
+    whole = await per_second(predict)
+    report(
+        f"Predictions per second by three members, {CLIENTS} at once",
+        f"vLLM directly, prompts tokenised before  {alone:7.1f}",
+        f"the engine's predict (tokenise, score, fuse) {whole:7.1f}   ratio {whole / alone:.2f}",
+        "the whole server: see Throughput in test_serving.py",
+    )
+
+
+async def test_long_labels_against_single_tokens(engine: Any) -> None:
+    """Target: 77 labels of several tokens cost at most 8 times 77 labels of one."""
+    tokenizer = engine._llm.get_tokenizer()
+    rows = banking77("test.csv")
+    long = [f" {label}" for label in sorted({row["category"] for row in rows})]
+    words = [tokenizer.decode([token]) for token in range(260, len(tokenizer))]
+    single = [
+        word
+        for word in words
+        if word.startswith(" ")
+        and len(tokenizer("x:" + word)["input_ids"]) == len(tokenizer("x:")["input_ids"]) + 1
+    ][:LABELS]
+    assert len(single) == len(long) == LABELS
+    ids = tokenizer(" ".join(row["text"] for row in rows[:400]))["input_ids"]
+    adapter = engine._adapter_of(engine._versions["intents@1"].ensemble.members[0])
+
+    async def seconds(labels: list[str], offset: int) -> list[float]:
+        values = []
+        for turn in range(13):
+            start = offset + 11 * turn
+            prompt = tokenizer.decode(ids[start : start + PROMPT_TOKENS - 1]) + ":"
+            began = time.perf_counter()
+            await engine._causal.score([prompt], labels, [adapter])
+            values.append(time.perf_counter() - began)
+        return values[3:]
+
+    one, several = median_ms(await seconds(single, 0)), median_ms(await seconds(long, 500))
+    tokens = sum(len(tokenizer(label)["input_ids"]) for label in long) / LABELS
+    report(
+        f"{LABELS} labels after a prompt of about {PROMPT_TOKENS} tokens, one member",
+        f"one token each            {one:7.1f} ms at the median",
+        f"{tokens:4.1f} tokens on average    {several:7.1f} ms at the median",
+        f"ratio                     {several / one:7.2f}   (target at most 8)",
+    )

@@ -1,0 +1,113 @@
+"""What fusing costs, where the time goes, and what a swap does to latency: ratios of one run, over HTTP."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.bench.measuring import interleaved, median_ms, p99_ms, report
+from tests.service.running import Service, serving
+
+pytestmark = pytest.mark.bench
+
+ROUNDS = 150
+CLIENTS = 8
+REQUESTS = 400
+SWAP_SECONDS = 25
+
+
+@pytest.fixture(scope="module")
+def service(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    scratch = tmp_path_factory.mktemp("bench")
+    roots = ("--adapter-root", demo_bundle / "candidates", "--store", scratch / "store")
+    with serving(demo_bundle, *roots, log=scratch / "serve.log") as running:
+        yield running
+
+
+def test_three_members_against_one(service: Service, messages: list[str]) -> None:
+    """Target: at most 2.0 at the median."""
+    with httpx.Client(base_url=service.url, timeout=60) as http:
+
+        def predict(model: str, turn: int) -> None:
+            # A number makes each text new, so that no prompt comes out of the prefix cache.
+            text = f"{turn} {messages[turn % len(messages)]}"
+            http.post("/v1/predict", json={"model": model, "input": text}).raise_for_status()
+
+        seconds = interleaved(
+            {
+                "one member": lambda turn: predict("intents/a", turn),
+                "three members": lambda turn: predict("intents", turn + 1000),
+            },
+            ROUNDS,
+        )
+    one, three = (median_ms(values) for values in seconds.values())
+    report(
+        "A prediction by three members against one member",
+        f"one member     {one:7.1f} ms at the median",
+        f"three members  {three:7.1f} ms at the median",
+        f"ratio          {three / one:7.2f}   (target at most 2.0)",
+    )
+
+
+def test_throughput(service: Service, messages: list[str]) -> None:
+    """Requests per second of the whole server; test_engine.py measures the bare engine."""
+    with httpx.Client(base_url=service.url, timeout=60) as http:
+
+        def predict(turn: int) -> None:
+            text = f"{turn} {messages[turn % len(messages)]}"
+            http.post("/v1/predict", json={"model": "intents", "input": text}).raise_for_status()
+
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            list(clients.map(predict, range(50)))
+            started = time.perf_counter()
+            list(clients.map(predict, range(2000, 2000 + REQUESTS)))
+            taken = time.perf_counter() - started
+    report(f"Throughput with {CLIENTS} clients", f"{REQUESTS / taken:.1f} requests per second")
+
+
+def test_latency_during_swaps(service: Service, messages: list[str], demo_bundle: Path) -> None:
+    """Target: p99 during swaps at most 1.5 times the p99 before."""
+    candidate = next(path for path in (demo_bundle / "candidates").iterdir() if path.is_dir())
+    swapping = threading.Event()
+    stop = threading.Event()
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+
+    def client(number: int) -> None:
+        with httpx.Client(base_url=service.url, timeout=60) as http:
+            turn = number
+            while not stop.is_set():
+                turn += 1
+                text = f"{turn} {number} {messages[turn % len(messages)]}"
+                before = swapping.is_set()
+                started = time.perf_counter()
+                http.post(
+                    "/v1/predict", json={"model": "intents", "input": text}
+                ).raise_for_status()
+                if before == swapping.is_set():
+                    seconds[before].append(time.perf_counter() - started)
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    time.sleep(SWAP_SECONDS)
+    swapping.set()
+    end, swaps = time.monotonic() + SWAP_SECONDS, 0
+    body = {"members": {"a": candidate.resolve().as_uri()}, "allow_stale_fusion": True}
+    while time.monotonic() < end:
+        service.post("/v1/ensembles/intents/swap?wait=true", body).raise_for_status()
+        service.post("/v1/ensembles/intents/rollback?wait=true", {}).raise_for_status()
+        swaps += 2
+    stop.set()
+    for thread in threads:
+        thread.join()
+    before, during = p99_ms(seconds[False]), p99_ms(seconds[True])
+    report(
+        f"Latency with {CLIENTS} clients, before and during {swaps} swaps",
+        f"p99 before  {before:7.1f} ms of {len(seconds[False])} requests",
+        f"p99 during  {during:7.1f} ms of {len(seconds[True])} requests",
+        f"ratio       {during / before:7.2f}   (target at most 1.5)",
+    )

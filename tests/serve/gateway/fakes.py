@@ -1,0 +1,233 @@
+"""What stands around the gateway, faked at its narrowest edges: the two links and the way to the controller.
+
+The gateway's routes are a real `GatewayAgent` that pulls from a `FakeController`."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import uvicorn
+from starlette.types import ASGIApp
+
+from serve.engine.interface import (
+    VERSION_NOT_LOADED,
+    GenerateCall,
+    PredictCall,
+    Prediction,
+    Refusal,
+    Version,
+)
+from serve.manifest import Ensemble
+from serve.rollout.messages import AssignedVersion, Desired, Report, Role
+from serve.rollout.requests import EnsembleView, RolloutView, SwapRequest
+
+LABELS = ("card_lost", "card_late", "top_up")
+DIGESTS = {name: f"sha256:{name * 64}" for name in ("a", "b")}
+
+
+def ensemble(name: str = "intents", version: int = 3, task: str = "classification") -> Ensemble:
+    return Ensemble.model_validate(
+        {
+            "format": 1,
+            "name": name,
+            "version": version,
+            "task": task,
+            "members": [
+                {"name": each, "adapters": [{"adapter": f"{name}-{each}", "digest": digest}]}
+                for each, digest in DIGESTS.items()
+            ],
+            "fusion": {"method": "average" if task == "classification" else "vote"},
+            "labels": list(LABELS) if task == "classification" else None,
+        }
+    )
+
+
+def held(of: Ensemble, role: Role = "active") -> AssignedVersion:
+    return AssignedVersion(Version(of, {}), role)
+
+
+def desired(*versions: AssignedVersion, ready_engines: int = 1, lease: float = 60) -> Desired:
+    active = {
+        each.version.ensemble.name: each.version.ensemble.version
+        for each in versions
+        if each.role == "active"
+    }
+    return Desired(1, 1, 0, lease, versions, active, ready_engines)
+
+
+class FakeController:
+    """Answers a lease as the controller does: at once if there is news, else when there is."""
+
+    def __init__(self, first: Desired) -> None:
+        self._desired = first
+        self._changed = asyncio.Condition()
+
+    async def sync(self, report: Report) -> Desired:
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: report.urgent or report.seen_revision != self._desired.revision
+            )
+        return self._desired
+
+    def will_say(self, new: Desired) -> None:
+        """What the next report is answered with; nobody who waits is told."""
+        self._desired = replace(new, revision=self._desired.revision + 1)
+
+
+class FakeEngines:
+    """Answers every call with fixed numbers, or as a test says."""
+
+    def __init__(self) -> None:
+        self.calls: list[PredictCall | GenerateCall] = []
+        self.loaded: set[str] | None = None
+        """The versions there are; None: all."""
+        self.refusal: Refusal | None = None
+        self.error: Exception | None = None
+        self.stuck: asyncio.Event | None = None
+        """Set when a call has come; it is then answered never."""
+        self.ended = asyncio.Event()
+        """Set when a call's work ended, whatever ended it."""
+        self.parts: Callable[[], AsyncIterator[bytes]] = _two_parts
+
+    async def predict(self, call: PredictCall) -> Prediction | Refusal:
+        try:
+            return await self._refusal(call) or prediction(call)
+        finally:
+            self.ended.set()
+
+    async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
+        try:
+            refusal = await self._refusal(call)
+            if refusal is not None:
+                yield refusal
+                return
+            async for part in self.parts():
+                yield part
+        finally:
+            self.ended.set()
+
+    async def _refusal(self, call: PredictCall | GenerateCall) -> Refusal | None:
+        self.calls.append(call)
+        if self.stuck is not None:
+            self.stuck.set()
+            await asyncio.Event().wait()
+        if self.error is not None:
+            raise self.error
+        if self.loaded is not None and call.version not in self.loaded:
+            return Refusal(503, f"{call.version} is not here", code=VERSION_NOT_LOADED)
+        return self.refusal
+
+
+async def _two_parts() -> AsyncIterator[bytes]:
+    yield b'{"object": '
+    yield b'"text_completion"}'
+
+
+def prediction(call: PredictCall) -> Prediction:
+    """Member b prefers another label than member a, and every input shifts the numbers a little."""
+    rows = np.arange(len(call.inputs)) / 10_000
+    members = np.array(
+        [
+            [[0.8 - shift, 0.1 + shift, 0.1] for shift in rows],
+            [[0.1, 0.6 - shift, 0.3 + shift] for shift in rows],
+        ]
+    )
+    fused = members.mean(0)
+    return Prediction(
+        version=call.version,
+        labels=LABELS,
+        winners=fused.argmax(1),
+        probabilities=fused,
+        entropy=np.linspace(0.5, 0.6, len(rows)),
+        disagreement=np.linspace(0.1, 0.2, len(rows)),
+        members=tuple(ensemble().members),
+        member_probabilities=members if call.return_members else None,
+        prompt_tokens=7,
+        member_tokens=21,
+    )
+
+
+class FakeControl:
+    """The controller's answers to what administrators ask."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self.refusal: Refusal | None = None
+        self.error: Exception | None = None
+
+    def _answer(self, answer: Any, *asked: Any) -> Any:
+        self.asked.append(asked)
+        if self.error is not None:
+            raise self.error
+        return self.refusal or answer
+
+    async def swap(
+        self, name: str, request: SwapRequest, actor: str, wait: bool
+    ) -> RolloutView | Refusal:
+        answer: RolloutView | Refusal = self._answer(ROLLOUT, "swap", name, request, actor, wait)
+        return answer
+
+    async def rollback(
+        self, name: str, to: int | None, actor: str, wait: bool
+    ) -> RolloutView | Refusal:
+        answer: RolloutView | Refusal = self._answer(ROLLOUT, "rollback", name, to, actor, wait)
+        return answer
+
+    async def rollouts(self) -> Sequence[RolloutView]:
+        answer: Sequence[RolloutView] = self._answer([ROLLOUT], "rollouts")
+        return answer
+
+    async def rollout(self, rollout_id: str) -> RolloutView | Refusal:
+        answer: RolloutView | Refusal = self._answer(ROLLOUT, "rollout", rollout_id)
+        return answer
+
+    async def ensembles(self) -> Sequence[EnsembleView]:
+        answer: Sequence[EnsembleView] = self._answer([], "ensembles")
+        return answer
+
+    async def ensemble(self, name: str) -> EnsembleView | Refusal:
+        answer: EnsembleView | Refusal = self._answer(
+            Refusal(404, f"There is no ensemble {name}."), "ensemble", name
+        )
+        return answer
+
+    async def metrics(self) -> bytes:
+        answer: bytes = self._answer(b"choir_active_version 3.0\n", "metrics")
+        return answer
+
+
+ROLLOUT = RolloutView.model_validate(
+    {
+        "id": "r1",
+        "ensemble": "intents",
+        "state": "done",
+        "from": 2,
+        "to": 3,
+        "strategy": "immediate",
+        "action": "swap",
+        "actor": "admin",
+        "replicas": {"engine/0": "prepared"},
+        "created": "2026-01-01T00:00:00Z",
+        "updated": "2026-01-01T00:00:01Z",
+    }
+)
+
+
+@contextlib.asynccontextmanager
+async def listening(app: ASGIApp) -> AsyncIterator[str]:
+    """The application behind a real server and a real socket, whose address this gives."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        config = uvicorn.Config(app, log_level="critical", lifespan="off")
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve([listener]))
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await serving

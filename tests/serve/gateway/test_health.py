@@ -1,0 +1,86 @@
+"""What machines and people look at: liveness, readiness, metrics, the schema, the page."""
+
+import json
+import re
+from typing import Any
+
+from tests.serve.gateway.conftest import Gateway, Start, refused
+from tests.serve.gateway.fakes import desired, ensemble, held
+
+
+async def test_a_gateway_with_routes_and_an_engine_is_ready(gateway: Gateway) -> None:
+    for path, status in (("/health", "ok"), ("/ready", "ready")):
+        response = await gateway.http.get(path)
+        assert response.status_code == 200
+        assert response.json() == {"status": status, "degraded": False}
+
+
+async def test_without_an_engine_it_lives_and_is_not_ready(start: Start) -> None:
+    gateway = await start(desired(held(ensemble()), ready_engines=0))
+    refused(await gateway.http.get("/ready"), 503, "engine")
+    assert (await gateway.http.get("/health")).status_code == 200
+
+
+async def test_without_routes_it_is_not_ready(start: Start) -> None:
+    refused(await (await start(desired())).http.get("/ready"), 503, "version")
+
+
+async def test_a_gateway_that_lost_its_lease_answers_and_says_so(start: Start) -> None:
+    gateway = await start(desired(held(ensemble()), lease=1e-9))
+    assert (await gateway.http.get("/ready")).json() == {"status": "ready", "degraded": True}
+    assert (await gateway.predict()).status_code == 200
+
+
+async def test_metrics_are_the_controllers(gateway: Gateway) -> None:
+    response = await gateway.http.get("/metrics")
+    assert response.content == b"choir_active_version 3.0\n"
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+
+
+async def test_the_schema_holds_every_route_with_its_body_and_errors(gateway: Gateway) -> None:
+    schema = (await gateway.http.get("/openapi.json")).json()
+    operations = {
+        (method, path): operation
+        for path, methods in schema["paths"].items()
+        for method, operation in methods.items()
+    }
+    bodies = {
+        path: operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        for (_, path), operation in operations.items()
+        if "requestBody" in operation
+    }
+    assert {path: reference.rpartition("/")[2] for path, reference in bodies.items()} == {
+        "/v1/predict": "PredictRequest",
+        "/v1/completions": "GenerateRequest",
+        "/v1/chat/completions": "GenerateRequest",
+        "/v1/ensembles/{name}/swap": "SwapRequest",
+        "/v1/ensembles/{name}/rollback": "RollbackRequest",
+    }
+    gets = {path for method, path in operations if method == "get"}
+    assert gets == {
+        *("/health", "/ready", "/metrics", "/v1/models", "/v1/models/{model_id}"),
+        *("/v1/ensembles", "/v1/ensembles/{name}", "/v1/rollouts", "/v1/rollouts/{rollout_id}"),
+    }
+    assert {"400", "401", "404", "413", "429", "503"} <= set(
+        operations["post", "/v1/predict"]["responses"]
+    )
+    assert not any("422" in operation["responses"] for operation in operations.values())
+
+
+async def test_every_reference_of_the_schema_leads_somewhere(gateway: Gateway) -> None:
+    schema = (await gateway.http.get("/openapi.json")).json()
+    references = set(re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(schema)))
+    assert "components/schemas/ErrorAnswer" in references
+    for reference in references:
+        part: Any = schema
+        for step in reference.split("/"):
+            part = part[step]
+
+
+async def test_the_page_says_what_runs(gateway: Gateway) -> None:
+    response = await gateway.http.get("/")
+    assert response.headers["content-type"].startswith("text/html")
+    assert "intents@3" in response.text
+    assert "replies@1" in response.text
+    assert "intents@2" not in response.text
+    assert "default-src 'none'" in response.headers["content-security-policy"]

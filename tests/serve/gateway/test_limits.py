@@ -1,0 +1,73 @@
+"""How large a body may be, and how many requests are worked on at once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.serve.gateway.conftest import Start, refused
+
+SMALL = {"max_body_mb": 0.001}
+"""1,000 bytes."""
+PATHS = ["/v1/predict", "/v1/completions", "/v1/ensembles/intents/swap"]
+
+
+def body_of(size: int) -> bytes:
+    start, end = b'{"model": "intents", "input": "', b'"}'
+    return start + b"x" * (size - len(start) - len(end)) + end
+
+
+async def chunks(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), 100):
+        yield body[start : start + 100]
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_body_over_the_limit_is_a_413(start: Start, path: str) -> None:
+    gateway = await start(**SMALL)
+    headers = {"content-type": "application/json"}
+    announced = await gateway.http.post(path, content=body_of(1001), headers=headers)
+    refused(announced, 413, "0.001 MB")
+    chunked = await gateway.http.post(path, content=chunks(body_of(1001)), headers=headers)
+    refused(chunked, 413, "0.001 MB")
+    assert gateway.engines.calls == gateway.control.asked == []
+
+
+async def test_a_body_at_the_limit_is_taken(start: Start) -> None:
+    gateway = await start(**SMALL)
+    for content in (body_of(1000), chunks(body_of(1000))):
+        assert (await gateway.http.post("/v1/predict", content=content)).status_code == 200
+
+
+async def test_nothing_is_read_beyond_the_limit(start: Start) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 100
+
+    gateway = await start(**SMALL)
+    refused(await gateway.http.post("/v1/predict", content=endless()), 413)
+
+
+async def test_the_default_is_32_mb(start: Start) -> None:
+    gateway = await start()
+    refused(await gateway.http.post("/v1/predict", content=body_of(32_000_001)), 413, "32 MB")
+
+
+async def test_one_request_too_many_is_a_429_and_room_comes_back(start: Start) -> None:
+    gateway = await start(max_in_flight=2)
+    gateway.engines.stuck = asyncio.Event()
+    running = []
+    for _ in range(2):
+        running.append(asyncio.create_task(gateway.predict()))
+        await gateway.engines.stuck.wait()
+        gateway.engines.stuck.clear()
+    for path in ("/v1/predict", "/v1/completions", "/v1/chat/completions"):
+        full = await gateway.http.post(path, json={"model": "intents", "input": "x"})
+        refused(full, 429, "2 requests")
+        assert full.headers["retry-after"] == "1"
+    assert (await gateway.http.get("/v1/models")).status_code == 200
+    for task in running:
+        task.cancel()
+    await asyncio.wait(running)
+    gateway.engines.stuck = None
+    assert (await gateway.predict()).status_code == 200

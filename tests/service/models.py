@@ -1,0 +1,76 @@
+"""A base, adapters and a bundle of two ensembles, with what PEFT answers for every adapter."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve.bundle import BaseSpec, Bundle
+from serve.digest import folder_digest
+from serve.manifest import Ensemble
+from tests.serve import tiny
+from tests.service.load import References
+
+LABELS = ["A", "B", "C", "D", "card lost", "card lost abroad"]
+TEMPLATE = "{text}\nIntent:"
+TEXTS = [
+    "where is my card",
+    "my transfer is still pending",
+    "I want to top up my account with another card",
+    "please cancel the payment that I made this morning",
+]
+
+
+@dataclass(frozen=True)
+class Models:
+    """A base with adapters in folders of their own, and a bundle with two ensembles."""
+
+    root: Path
+    base: Path
+    adapters: dict[str, Path]
+    bundle: Path
+    references: References
+
+    def uri(self, adapter: str) -> str:
+        return self.adapters[adapter].as_uri()
+
+    def digest(self, adapter: str) -> str:
+        return folder_digest(self.adapters[adapter])
+
+
+def make_models(root: Path) -> Models:
+    """Everything on disk, and what PEFT answers."""
+    base = tiny.causal_base(root / "base")
+    adapters = {
+        name: tiny.lora(base, root / "adapters" / name, seed=seed, rank=rank)
+        for seed, (name, rank) in enumerate({"a": 8, "b": 16, "c": 4, "a2": 8, "b2": 8}.items(), 1)
+    }
+    bundle = Bundle.create(root / "bundle", BaseSpec(path=str(base)))
+    members = [
+        {"name": name, "adapters": [bundle.add_adapter(f"intents-{name}", adapters[name])]}
+        for name in ("a", "b", "c")
+    ]
+    common = {"format": 1, "version": 1, "members": members}
+    bundle.write_ensemble(
+        Ensemble.model_validate(
+            {
+                **common,
+                "name": "intents",
+                "task": "classification",
+                "labels": LABELS,
+                "template": TEMPLATE,
+                "fusion": {"method": "average"},
+            }
+        )
+    )
+    bundle.write_ensemble(
+        Ensemble.model_validate(
+            {**common, "name": "replies", "task": "generation", "fusion": {"method": "vote"}}
+        )
+    )
+    texts = [f" {label}" for label in LABELS]
+    references = {}
+    for folder in adapters.values():
+        peft = tiny.Reference(base, folder)
+        references[folder_digest(folder)] = {
+            text: peft.probabilities(TEMPLATE.format(text=text), texts) for text in TEXTS
+        }
+    return Models(root, base, adapters, bundle.path, references)

@@ -1,0 +1,160 @@
+"""Tiny bases and bundles: a causal base of about 100,000 parameters, and an encoder of the same size."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from serve.bundle import Bundle
+from training.pipeline import train
+
+TOPICS = {
+    "card": ["my card is lost", "where is the new card", "the card does not work"],
+    "transfer": ["the transfer is late", "send money abroad", "my transfer failed"],
+    "top_up": ["add money to my account", "the top up failed", "how do i top up"],
+}
+REPLIES = {"card": "We send a card.", "transfer": "We look at it.", "top_up": "Please try again."}
+
+
+def write_rows(file: Path, count: int) -> Path:
+    """`count` rows of different texts, labels in turn."""
+    lines = ["text,label,reply"]
+    for number in range(count):
+        label = list(TOPICS)[number % len(TOPICS)]
+        asks = TOPICS[label]
+        text = f"{asks[number // len(TOPICS) % len(asks)]} number {number}"
+        lines.append(f"{text},{label},{REPLIES[label]}")
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def recipe_content(**changes: Any) -> dict[str, Any]:
+    """A small recipe over `train.csv` and `test.csv` beside it."""
+    options = {"epochs": 2, "batch_size": 16, "rank": 4, "learning_rate": 0.01}
+    content: dict[str, Any] = {
+        "name": "tiny",
+        "seed": 3,
+        "precision": "float32",
+        "base": {
+            "kind": "causal",
+            "scratch": {
+                "hidden": 64,
+                "layers": 2,
+                "heads": 2,
+                "kv_heads": 1,
+                "vocabulary": 400,
+                "context": 96,
+                "documents": ["User: {text}\nAssistant: {reply}"],
+                "epochs": 2,
+                "batch_size": 16,
+            },
+        },
+        "data": {"train": "train.csv", "test": "test.csv", "validation_fraction": 0.25},
+        "ensembles": [
+            {
+                "name": "topics",
+                "task": "classification",
+                "label": "label",
+                "template": "User: {text}\nTopic: ",
+                "verbalizers": {"top_up": "topping up an account"},
+                "defaults": options,
+                "members": [
+                    {"name": "a", "seed": 1, "bag": 0.8},
+                    {
+                        "name": "b",
+                        "seed": 2,
+                        "bag": "bootstrap",
+                        "target_modules": ["q_proj", "v_proj"],
+                    },
+                ],
+                "candidates": [{"name": "a2", "member": "a", "seed": 9}],
+                "baselines": ["tfidf_svc"],
+                "golden": 2,
+            },
+            {
+                "name": "replies",
+                "task": "generation",
+                "target": "reply",
+                "template": "User: {text}\nAssistant:",
+                "max_new_tokens": 8,
+                "evaluation_rows": 6,
+                "defaults": options,
+                "members": [{"name": "a", "seed": 1}, {"name": "b", "seed": 2}],
+            },
+        ],
+    }
+    return content | changes
+
+
+@pytest.fixture(scope="session")
+def write_recipe() -> Callable[..., Path]:
+    """Writes `recipe.yaml` and its data into a folder and gives the recipe's path."""
+
+    def write(folder: Path, **changes: Any) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_rows(folder / "train.csv", 96)
+        write_rows(folder / "test.csv", 30)
+        file = folder / "recipe.yaml"
+        file.write_text(yaml.safe_dump(recipe_content(**changes)))
+        return file
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def causal_bundle(
+    tmp_path_factory: pytest.TempPathFactory, write_recipe: Callable[..., Path]
+) -> Bundle:
+    folder = tmp_path_factory.mktemp("causal")
+    return train(write_recipe(folder), folder / "bundle")
+
+
+@pytest.fixture(scope="session")
+def encoder_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained BERT with a word-level tokenizer that adds [CLS] and [SEP]."""
+    folder = tmp_path_factory.mktemp("encoder-base")
+    words = sorted({word for asks in TOPICS.values() for ask in asks for word in ask.split()})
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words]
+    tokenizer = Tokenizer(
+        models.WordLevel({name: index for index, name in enumerate(names)}, "[UNK]")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(names),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def encoder_bundle(
+    tmp_path_factory: pytest.TempPathFactory, write_recipe: Callable[..., Path], encoder_base: Path
+) -> Bundle:
+    folder = tmp_path_factory.mktemp("encoder")
+    ensemble = recipe_content()["ensembles"][0] | {
+        "template": "{text}",
+        "verbalizers": {},
+        "candidates": [],
+    }
+    ensemble["members"] = [{"name": "a", "seed": 1}, {"name": "b", "seed": 2, "normalize": False}]
+    base = {"kind": "encoder", "path": str(encoder_base)}
+    return train(write_recipe(folder, base=base, ensembles=[ensemble]), folder / "bundle")

@@ -1,0 +1,73 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serve.bundle import Bundle
+from tests.training.conftest import write_rows
+from training.data.loading import load_rows
+from training.evaluation import evaluate_bundle
+from training.predict import OfflineMembers
+from training.recipe import RecipeError
+
+
+def test_members_and_every_fusion_method_stand_side_by_side(
+    causal_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_rows(tmp_path / "new.csv", 15)
+    evaluate_bundle(causal_bundle.path, "topics", file, tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    rows = {(row["kind"], row["name"]): row["scores"] for row in report["rows"]}
+    assert list(rows) == [
+        ("member", "a"),
+        ("member", "b"),
+        ("fusion", "average"),
+        ("fusion", "weighted_average"),
+        ("fusion", "vote"),
+        ("fusion", "stack"),
+        ("baseline", "tfidf_svc"),
+    ]
+    [served] = [row["name"] for row in report["rows"] if row["served"]]
+    assert served == causal_bundle.ensemble("topics").fusion.method
+    shown = capsys.readouterr().out
+    assert "topics@1" in shown
+    assert all(name in shown for _, name in rows)
+
+    table = load_rows([file], ["text", "label"], tmp_path / "cache")
+    ensemble = causal_bundle.ensemble("topics")
+    probabilities = OfflineMembers(causal_bundle, ensemble).probabilities(table["text"])
+    labels = np.array(ensemble.labels)
+    expected = (
+        labels[probabilities.mean(axis=0).argmax(axis=1)] == np.array(table["label"])
+    ).mean()
+    assert rows["fusion", "average"]["accuracy"] == pytest.approx(expected)
+
+
+def test_without_a_file_the_recipes_test_rows_are_used(
+    causal_bundle: Bundle, tmp_path: Path
+) -> None:
+    evaluate_bundle(causal_bundle.path, "replies", None, tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["data"], report["count"]) == ("test", 6)
+    assert [row["name"] for row in report["rows"]] == ["a", "b", "vote"]
+    assert all(set(row["scores"]) == {"exact_match", "token_f1"} for row in report["rows"])
+
+
+def test_a_bundle_without_its_recipe_needs_a_file_and_says_its_columns(
+    causal_bundle: Bundle, tmp_path: Path
+) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(causal_bundle.path, copy, ignore=shutil.ignore_patterns(".choir-train"))
+    with pytest.raises(RecipeError, match="give --data FILE with the columns text and label"):
+        evaluate_bundle(copy, "topics", None, None)
+
+
+def test_a_label_that_the_ensemble_lacks_is_refused(causal_bundle: Bundle, tmp_path: Path) -> None:
+    file = tmp_path / "odd.csv"
+    file.write_text("text,label\nhello,weather\n")
+    with pytest.raises(
+        RecipeError, match=r"odd.csv: the label 'weather' is not one of the 3 of topics@1"
+    ):
+        evaluate_bundle(causal_bundle.path, "topics", file, None)

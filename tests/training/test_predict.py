@@ -1,0 +1,119 @@
+"""The offline reference against plain PEFT and transformers, one label and one token at a time."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+from serve.bundle import Bundle, Ensemble
+from training.predict import OfflineMembers
+
+TEXTS = [
+    "my card is lost number 1",
+    "the top up failed",
+    "x",
+    "send money abroad",
+    "the card number 7",
+]
+
+
+def member_model(bundle: Bundle, ensemble: Ensemble, member: int, loader: Any) -> Any:
+    base = loader.from_pretrained(bundle.base_source, dtype=torch.float32)
+    [adapter] = ensemble.members[member].adapters
+    return PeftModel.from_pretrained(base, str(bundle.adapter_dir(adapter))).eval()
+
+
+def naive_scores(
+    model: Any, tokenizer: Any, prompt: str, texts: list[str], mean: bool
+) -> list[float]:
+    """One full forward pass a label."""
+    alone = tokenizer(prompt.rstrip(" "))["input_ids"]
+    scores = []
+    for text in texts:
+        whole = tokenizer(prompt + text)["input_ids"]
+        start = next(
+            (i for i, (a, b) in enumerate(zip(alone, whole, strict=False)) if a != b), len(alone)
+        )
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([whole])).logits[0].double().log_softmax(-1)
+        picked = [float(logits[place - 1, whole[place]]) for place in range(start, len(whole))]
+        scores.append(sum(picked) / (len(picked) if mean else 1))
+    return scores
+
+
+@pytest.mark.parametrize("scoring", ["sum", "mean"])
+def test_label_probabilities_equal_one_forward_a_label(causal_bundle: Bundle, scoring: str) -> None:
+    # The template ends in a space, and the label texts have different numbers of tokens.
+    ensemble = causal_bundle.ensemble("topics").model_copy(update={"label_scoring": scoring})
+    tokenizer = AutoTokenizer.from_pretrained(causal_bundle.base_source)
+    texts = [ensemble.verbalizers.get(label, f" {label}") for label in ensemble.labels or []]
+    assert len({len(tokenizer(text)["input_ids"]) for text in texts}) > 1
+    found = OfflineMembers(causal_bundle, ensemble).probabilities(TEXTS)
+    assert found.shape == (2, len(TEXTS), 3)
+    for member in range(2):
+        model = member_model(causal_bundle, ensemble, member, AutoModelForCausalLM)
+        for row, text in enumerate(TEXTS):
+            prompt = ensemble.template.replace("{text}", text)
+            scores = torch.tensor(naive_scores(model, tokenizer, prompt, texts, scoring == "mean"))
+            np.testing.assert_allclose(found[member, row], scores.softmax(0), atol=1e-5)
+
+
+def test_a_member_without_an_adapter_is_the_base(causal_bundle: Bundle) -> None:
+    ensemble = causal_bundle.ensemble("topics")
+    bare = ensemble.members[1].model_copy(update={"adapters": []})
+    ensemble = ensemble.model_copy(update={"members": [ensemble.members[0], bare]})
+    found = OfflineMembers(causal_bundle, ensemble).probabilities(TEXTS)[1]
+    base = AutoModelForCausalLM.from_pretrained(
+        causal_bundle.base_source, dtype=torch.float32
+    ).eval()
+    tokenizer = AutoTokenizer.from_pretrained(causal_bundle.base_source)
+    texts = [ensemble.verbalizers.get(label, f" {label}") for label in ensemble.labels or []]
+    scores = naive_scores(
+        base, tokenizer, ensemble.template.replace("{text}", TEXTS[0]), texts, mean=False
+    )
+    np.testing.assert_allclose(found[0], torch.tensor(scores).softmax(0), atol=1e-5)
+
+
+def test_encoder_probabilities_equal_the_contracts_formula(encoder_bundle: Bundle) -> None:
+    ensemble = encoder_bundle.ensemble("topics")
+    tokenizer = AutoTokenizer.from_pretrained(encoder_bundle.base_source)
+    found = OfflineMembers(encoder_bundle, ensemble).probabilities(TEXTS)
+    for member, normalized in enumerate([True, False]):
+        model = member_model(encoder_bundle, ensemble, member, AutoModel)
+        head = load_file(
+            encoder_bundle.adapter_dir(ensemble.members[member].adapters[0]) / "head.safetensors"
+        )
+        assert head["weight"].shape == (3, 32)
+        assert head["bias"].shape == (3,)
+        for row, text in enumerate(TEXTS):
+            with torch.inference_mode():
+                states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+            vector = states.mean(0)
+            if normalized:
+                vector = vector / vector.norm()
+            expected = (head["weight"] @ vector + head["bias"]).softmax(0)
+            np.testing.assert_allclose(found[member, row], expected, atol=1e-5)
+
+
+def test_greedy_answers_equal_argmax_token_by_token(causal_bundle: Bundle) -> None:
+    ensemble = causal_bundle.ensemble("replies")
+    tokenizer = AutoTokenizer.from_pretrained(causal_bundle.base_source)
+    answers = OfflineMembers(causal_bundle, ensemble).answers(TEXTS, 8)
+    for member in range(2):
+        model = member_model(causal_bundle, ensemble, member, AutoModelForCausalLM)
+        for row, text in enumerate(TEXTS):
+            ids = tokenizer(ensemble.template.replace("{text}", text))["input_ids"]
+            written: list[int] = []
+            while len(written) < 8:
+                with torch.inference_mode():
+                    token = int(
+                        model(input_ids=torch.tensor([ids + written])).logits[0, -1].argmax()
+                    )
+                if token == tokenizer.eos_token_id:
+                    break
+                written.append(token)
+            assert answers[member][row] == tokenizer.decode(written).strip()

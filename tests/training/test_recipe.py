@@ -1,0 +1,116 @@
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.conftest import recipe_content
+from training.recipe import RecipeError, load_recipe, parse_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "training").glob("*/*.yaml"))
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    content = recipe_content()
+    place: Any = content
+    *parents, last = path.split(".")
+    for key in parents:
+        place = place[int(key)] if key.isdigit() else place[key]
+    place[last] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            "ensembles.0.members.0.rankk",
+            3,
+            "ensembles.0.members.0.rankk: unknown key, did you mean rank?",
+        ),
+        (
+            "ensembles.0.members.0.rank",
+            "many",
+            "ensembles.0.members.0.rank: .*integer.* (got 'many')",
+        ),
+        ("ensembles.0.label", None, "classification ensemble names its `label`"),
+        ("ensembles.0.template", "no place", "template must contain {text}"),
+        ("ensembles.0.members", [], "ensembles.0.members: .*at least 1"),
+        ("ensembles.0.members", [{"name": "a"}, {"name": "a"}], "members need different names"),
+        ("ensembles.0.candidates", [{"name": "x", "member": "z"}], "unknown member 'z'"),
+        ("ensembles.0.task", "regression", "ensembles.0.task: .*'classification' or 'generation'"),
+        (
+            "ensembles.1.fusion",
+            {"method": "average"},
+            "token-level fusion is not trained or served yet",
+        ),
+        (
+            "base.path",
+            "model",
+            "exactly one of path, id, package and scratch (given: path, scratch)",
+        ),
+        ("base.scratch.heads", 3, "hidden / heads must be one of"),
+        ("base.scratch.documents", ["nothing"], "must name columns in braces"),
+        ("base", {"kind": "causal", "id": "org/model"}, "id and revision belong together"),
+        ("base", {"kind": "encoder", "path": "x"}, "generation needs a causal base"),
+        ("data.example", {}, "give either train"),
+        (
+            "data.train",
+            "${CHOIR_NO_SUCH}/a.csv",
+            "the environment variable CHOIR_NO_SUCH is not set",
+        ),
+    ],
+)
+def test_a_wrong_key_is_named_with_what_was_expected(
+    path: str, value: Any, message: str, tmp_path: Path
+) -> None:
+    pattern = ".*".join(re.escape(part) for part in message.split(".*"))
+    with pytest.raises(RecipeError, match=pattern):
+        parse_recipe(changed(path, value), folder=tmp_path)
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    content = recipe_content()
+    del content["ensembles"][0]["members"][0]["name"]
+    with pytest.raises(RecipeError, match=r"ensembles.0.members.0.name: this key is required"):
+        parse_recipe(content, folder=tmp_path)
+
+
+def test_a_members_own_keys_win_over_the_defaults(tmp_path: Path) -> None:
+    content = recipe_content()
+    content["ensembles"][0]["members"][0]["rank"] = 32
+    members = parse_recipe(content, folder=tmp_path).ensembles[0].members
+    assert [member.rank for member in members] == [32, 4]
+
+
+def test_paths_start_at_the_recipe_and_take_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_recipe: Callable[..., Path]
+) -> None:
+    monkeypatch.setenv("CHOIR_TEST_DATA", "/somewhere")
+    data = {
+        "train": ["rows/a.csv", "${CHOIR_TEST_DATA}/b.csv"],
+        "test": "${CHOIR_UNSET_X:-../other}/c.csv",
+    }
+    recipe = load_recipe(write_recipe(tmp_path / "recipes", data=data))
+    assert recipe.data.train == [tmp_path / "recipes/rows/a.csv", Path("/somewhere/b.csv")]
+    assert recipe.data.test == [tmp_path / "other/c.csv"]
+
+
+@pytest.mark.parametrize("content", ["a: [1", "- 1\n", ""])
+def test_what_is_not_a_mapping_is_refused_in_one_sentence(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(content)
+    with pytest.raises(RecipeError, match=r"recipe\.yaml") as refusal:
+        load_recipe(file)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_recipe_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot read the recipe"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.parent.name)
+def test_the_recipes_of_the_project_are_valid(file: Path) -> None:
+    assert len(load_recipe(file).ensembles[0].members) >= 3
