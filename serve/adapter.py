@@ -106,6 +106,11 @@ def inspect_adapter(
     )
 
 
+def belongs(file: Path) -> bool:
+    """Whether a file may lie in an adapter's folder: its own files, and texts such as PEFT's model card."""
+    return file.name in ADAPTER_FILES or bool({file.suffix, file.name} & _TEXTS)
+
+
 def _check_files(folder: Path) -> str:
     """The folder's digest, once it holds nothing but an adapter and texts beside it."""
     digest = folder_digest(folder)
@@ -117,7 +122,7 @@ def _check_files(folder: Path) -> str:
                 "safetensors files only "
                 "(PEFT: save_pretrained(..., safe_serialization=True))."
             )
-        if path.name not in ADAPTER_FILES and not {path.suffix, path.name} & _TEXTS:
+        if not belongs(path):
             raise AdapterError(
                 f"{path.name} is not part of an adapter; expected {', '.join(ADAPTER_FILES)} only."
             )

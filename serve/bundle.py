@@ -12,7 +12,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from serve.adapter import ADAPTER_FILES, DEFAULT_RANK_LIMIT, AdapterError, inspect_adapter
+from serve.adapter import (
+    ADAPTER_FILES,
+    DEFAULT_RANK_LIMIT,
+    AdapterError,
+    belongs,
+    inspect_adapter,
+)
 from serve.base import BaseError, BaseKind, BaseShapes, kind_of, read_config
 from serve.digest import DigestError, folder_digest
 from serve.fusion.errors import FusionError
@@ -181,8 +187,8 @@ class Bundle:
         return file
 
     def add_adapter(self, name: str, source_dir: str | os.PathLike[str]) -> AdapterRef:
-        """Copy an adapter's own files in, and name them by their digest. What else lies beside them
-        stays behind.
+        """Copy an adapter in and name it by its digest, which is that of `source_dir` if nothing but an adapter and
+        texts lie there. What a training run left beside them (checkpoints, optimizer states) stays behind.
 
         Raises BundleError for a wrong name or a folder without an adapter."""
         source = Path(source_dir)
@@ -200,9 +206,9 @@ class Bundle:
         parent = self.path / "adapters" / name
         parent.mkdir(parents=True, exist_ok=True)
         with _scratch(parent) as scratch:
-            for file in ADAPTER_FILES:
-                if (source / file).is_file():
-                    shutil.copyfile(source / file, scratch / file)
+            for file in source.iterdir():
+                if file.is_file() and belongs(file):
+                    shutil.copyfile(file, scratch / file.name)
             ref = AdapterRef(adapter=name, digest=folder_digest(scratch))
             target = self.path / _adapter_path(ref)
             if not target.exists():

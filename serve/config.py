@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from serve.adapter import DEFAULT_RANK_LIMIT, RANK_LIMITS
 from serve.manifest import explain
@@ -117,6 +125,14 @@ class Settings(BaseModel):
         except ValidationError as error:
             raise ConfigError(_sentence(error, merged)) from error
 
+    @field_validator("bundles", "store", "adapter_roots")
+    @classmethod
+    def _make_absolute(cls, paths: Any) -> Any:
+        """Paths are meant from where the server is started, and read in other processes."""
+        if isinstance(paths, tuple):
+            return tuple(path.expanduser().absolute() for path in paths)
+        return paths and paths.expanduser().absolute()
+
     @property
     def store_dir(self) -> Path:
         """The folder of artifacts and state."""
@@ -222,7 +238,8 @@ def _parse(text: str, several: Any, variable: str) -> Any:
 def _sentence(error: ValidationError, given: Mapping[str, tuple[Any, str]]) -> str:
     location = error.errors(include_url=False)[0]["loc"]
     if not location:
-        return f"{explain(error)}.".capitalize()
+        what = explain(error)
+        return f"{what[0].upper()}{what[1:]}."
     name = str(location[0])
     if name not in given:
         return f"The setting {explain(error)}."

@@ -23,7 +23,7 @@ def run(settings: Settings) -> int:
     if settings.address is None:
         _check_port(settings)
         fast = ray_options.fast_serve()
-        os.environ.update(ray_options.closed_to_the_network() | fast)
+        os.environ.update(ray_options.own_cluster() | fast)
         proxy = "HAProxy" if "RAY_SERVE_ENABLE_HA_PROXY" in fast else "Ray Serve's own proxy"
         print(f"Starting Ray on this machine: token authentication, {proxy} in front.", flush=True)
     # Ray reads its options when it is imported.

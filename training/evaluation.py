@@ -20,7 +20,7 @@ from training.baselines import tfidf_svc
 from training.data.loading import load_rows
 from training.data.splits import load_splits
 from training.predict import OfflineMembers
-from training.progress import progress_bars
+from training.progress import progress_bars, quiet_libraries
 from training.recipe import EnsembleRecipe, Recipe, RecipeError
 from training.run import WORK, recorded_recipe
 from training.scores import Report, Row, classification_scores, generation_scores
@@ -171,7 +171,8 @@ def evaluate_bundle(
     bundle = Bundle.open(bundle_path)
     manifest = bundle.ensemble(ensemble)
     recipe = recorded_recipe(bundle.path)
-    own = recipe.ensemble(ensemble) if recipe else None
+    own = recipe.find(ensemble) if recipe else None
+    quiet_libraries()
     rows, known = _rows(bundle, manifest, recipe, own, data)
     limit = own.max_new_tokens if own else MAX_NEW_TOKENS
     report = Evaluation(bundle, manifest, max_new_tokens=limit).report(manifest, rows)
@@ -185,9 +186,8 @@ def evaluate_bundle(
 def table(report: Report) -> Table:
     """The report for a terminal; the row that the ensemble answers by is bold."""
     scores = [score for score in HEADINGS if any(score in row.scores for row in report.rows)]
-    shown = Table(
-        title=f"{report.ensemble} on {report.count} {report.data} rows (bold: what is served)"
-    )
+    title = f"{report.ensemble} on {report.count} {report.data} rows (bold: what is served)"
+    shown = Table(title=title, box=box.SIMPLE)
     shown.add_column("", no_wrap=True)
     shown.add_column("kind")
     for score in scores:

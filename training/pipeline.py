@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import datasets
-import transformers
 from datasets import concatenate_datasets
 from rich.console import Console
 
@@ -22,7 +20,7 @@ from training.evaluation import (
     with_baselines,
 )
 from training.fitting import fit_fusion
-from training.progress import progress_bars
+from training.progress import progress_bars, quiet_libraries
 from training.recipe import (
     CandidateRecipe,
     EnsembleRecipe,
@@ -53,9 +51,7 @@ def train(recipe_path: Path, out: Path, resume: bool = False) -> Bundle:
     """
     recipe = load_recipe(recipe_path)
     run = Run.start(out, recipe, resume=resume)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    quiet_libraries()
     return Pipeline(recipe, run, out).complete()
 
 

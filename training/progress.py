@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import datasets
+import transformers
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -14,6 +16,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from transformers import TrainerCallback
+
+
+def quiet_libraries() -> None:
+    """Leave the terminal to Choir's own bars: no bars and no advice from transformers and datasets."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
 
 
 class StageProgress(TrainerCallback):

@@ -330,14 +330,9 @@ class Recipe(Strict):
             raise ValueError("generation needs a causal base")
         return self
 
-    def ensemble(self, name: str) -> EnsembleRecipe:
-        """The ensemble called `name`; raises RecipeError when there is none."""
-        for ensemble in self.ensembles:
-            if ensemble.name == name:
-                return ensemble
-        raise RecipeError(
-            f"the recipe has no ensemble {name!r}; it has {', '.join(e.name for e in self.ensembles)}"
-        )
+    def find(self, name: str) -> EnsembleRecipe | None:
+        """The ensemble called `name`, if the recipe has it."""
+        return next((ensemble for ensemble in self.ensembles if ensemble.name == name), None)
 
     @property
     def fingerprint(self) -> str:

@@ -7,7 +7,7 @@ anyone can see it. Requests do not pass through here.
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -112,11 +112,12 @@ class Controller:
 
     async def stop(self) -> None:
         """End all work; the next controller takes it up from the database."""
-        if self._housekeeping is not None:
-            self._housekeeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._housekeeping
-            await self._driver.stop()
+        if self._housekeeping is None:
+            return
+        self._housekeeping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._housekeeping
+        await self._driver.stop()
         await asyncio.to_thread(self._database.close)
 
     async def sync(self, report: Report) -> Desired:
@@ -209,23 +210,32 @@ class Controller:
         """Everything that blocks at the start."""
         self._store = Store(self._store_dir, self._roots)
         url = self._database_url or f"sqlite:///{self._store.folder / 'choir.db'}"
-        self._database = Database.open(url)
         self._admission = Admission(self._store, self._bundles, self._limits)
-        imported = import_bundles(self._bundles, self._database, self._store, self._admission)
+        self._database = Database.open(url)
+        try:
+            imported = import_bundles(self._bundles, self._database, self._store, self._admission)
+            self._check_active(imported.records.values())
+        except BaseException:
+            self._database.close()
+            raise
+        return imported
+
+    def _check_active(self, records: Iterable[EnsembleRecord]) -> None:
+        """Raises StartError, StoreError and BundleError."""
         digests: set[str] = set()
-        for record in imported.records.values():
+        for record in records:
+            ensemble = record.active_version.ensemble
             try:
                 self._admission.check_known(record.active_version)
             except Refused as refused:
-                raise StartError(f"{record.active_version.ensemble.id}: {refused}") from refused
-            digests |= set(record.active_version.ensemble.digests)
+                raise StartError(f"{ensemble.id}: {refused}") from refused
+            digests |= set(ensemble.digests)
         if len(digests) > self._limits.adapter_slots:
             raise StartError(
                 f"The active versions have {len(digests)} distinct adapters, and an engine has "
                 f"{self._limits.adapter_slots} slots; start with more "
                 f"(--engine '{{\"max_loras\": {2 * len(digests) + 1}}}')."
             )
-        return imported
 
     async def _roll_out(
         self,

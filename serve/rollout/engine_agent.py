@@ -57,11 +57,6 @@ class EngineAgent:
         )
 
     @property
-    def degraded(self) -> bool:
-        """Whether the lease has run out."""
-        return self._lease.degraded
-
-    @property
     def ready(self) -> bool:
         """Whether start() is through: the engine has held all that was active."""
         return self._loaded is not None and self._loaded.done() and self._loaded.exception() is None

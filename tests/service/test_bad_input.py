@@ -65,7 +65,7 @@ def refused(response: httpx.Response, status: int, words: str) -> None:
         ("/v1/nothing", {}, 404, "nothing"),
         (SWAP, {}, 400, "members"),
         (SWAP, {"members": {"z": "file:///tmp"}}, 400, "z"),
-        (SWAP, {"members": {"a": "file:///etc"}}, 400, "root"),
+        (SWAP, {"members": {"a": "file:///etc"}}, 403, "--adapter-root"),
         (SWAP, {"members": {"a": "s3://bucket/adapter"}}, 400, "s3"),
         (SWAP, {"members": {"a": 1}}, 400, "members"),
         (SWAP, {"version": 999}, 404, "999"),
@@ -155,7 +155,7 @@ def test_an_adapter_of_another_base(service: Service, models: Models, tmp_path: 
     base = tmp_path / "wide"
     AutoModelForCausalLM.from_config(config).save_pretrained(base)
     folder = tiny.lora(base, models.root / "adapters" / "wide", seed=1)
-    refused(service.post(SWAP, {"members": {"a": folder.as_uri()}}), 400, "shape")
+    refused(service.post(SWAP, {"members": {"a": folder.as_uri()}}), 400, "does not fit the base")
 
 
 def test_a_rank_beyond_the_engines_limit(service: Service, models: Models) -> None:
@@ -171,4 +171,4 @@ def test_an_adapter_that_changes_nothing(service: Service, models: Models) -> No
 def test_a_link_out_of_the_allowed_roots(service: Service, models: Models) -> None:
     link = models.root / "adapters" / "link"
     link.symlink_to(models.base)
-    refused(service.post(SWAP, {"members": {"a": link.as_uri()}}), 400, "root")
+    refused(service.post(SWAP, {"members": {"a": link.as_uri()}}), 403, "--adapter-root")

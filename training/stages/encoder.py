@@ -47,7 +47,10 @@ class EncoderClassifier(nn.Module):
         """Write `head.safetensors`: `weight` [labels, hidden], `bias` [labels], and whether inputs are normalised."""
         tensors = {"weight": self.head.weight, "bias": self.head.bias}
         save_file(
-            {name: (self.scale * tensor).detach().cpu().contiguous() for name, tensor in tensors.items()},
+            {
+                name: (self.scale * tensor).detach().cpu().contiguous()
+                for name, tensor in tensors.items()
+            },
             folder / HEAD_FILE,
             metadata={"normalize": "true" if self.normalize else "false"},
         )

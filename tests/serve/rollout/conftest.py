@@ -15,7 +15,10 @@ from serve.rollout.gateway_agent import GatewayAgent
 from serve.rollout.requests import RolloutView, SwapRequest
 from tests.serve.rollout.fakes import FakeEngine, Link, make_adapter, make_bundle
 
-LEASE = 0.6
+LEASE = 30.0
+"""Long enough for the busiest machine: no lease runs out by accident."""
+SHORT_LEASE = 1.0
+"""For tests that wait for a lease to run out."""
 RETRY = 0.01
 
 
@@ -58,7 +61,7 @@ class World:
         defaults: dict[str, Any] = {
             "adapter_roots": [self.folder / "new"],
             "lease_seconds": LEASE,
-            "prepare_timeout_seconds": 5,
+            "prepare_timeout_seconds": 60,
         }
         controller = Controller(
             [Bundle.open(each.path) for each in self.bundles],

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import inspect
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ from serve.rollout.messages import Desired, Report
 
 HIDDEN = 8
 LABELS = ["yes", "no"]
-PATIENCE = 10
+PATIENCE = 60
 """Seconds after which a condition that does not come true fails a test."""
 
 
@@ -36,9 +37,7 @@ def make_base(folder: Path) -> Path:
     config = {"architectures": ["LlamaForCausalLM"], "hidden_size": HIDDEN}
     (folder / "config.json").write_text(json.dumps(config))
     weight = np.zeros((HIDDEN, HIDDEN), dtype=np.float32)
-    save_file(
-        {"model.layers.0.self_attn.q_proj.weight": weight}, folder / "model.safetensors"
-    )
+    save_file({"model.layers.0.self_attn.q_proj.weight": weight}, folder / "model.safetensors")
     return folder
 
 
@@ -220,7 +219,13 @@ class NamedLink:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    """Wait for a condition; the test fails if it never comes true."""
+    """Wait for a condition, asynchronous or not; the test fails if it never comes true."""
     async with asyncio.timeout(PATIENCE):
-        while not condition():
+        # What is waited for rings no bell.
+        while not await _met(condition):  # noqa: ASYNC110
             await asyncio.sleep(0.002)
+
+
+async def _met(condition: Callable[[], Any]) -> Any:
+    met = condition()
+    return await met if inspect.isawaitable(met) else met

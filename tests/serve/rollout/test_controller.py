@@ -9,7 +9,7 @@ import pytest
 from serve.engine.interface import Probe, Refusal
 from serve.rollout.gateway_agent import GatewayAgent
 from serve.rollout.routes import UnknownModel
-from tests.serve.rollout.conftest import World, committed, refused
+from tests.serve.rollout.conftest import SHORT_LEASE, World, committed, refused
 from tests.serve.rollout.fakes import FakeEngine, fixed_probe, make_bundle, until
 
 
@@ -213,6 +213,7 @@ async def test_an_engine_that_joins_while_others_prepare_is_waited_for(world: Wo
 async def test_an_engine_that_dies_while_preparing_is_not_waited_for_longer_than_its_lease(
     world: World,
 ) -> None:
+    world.options = {"lease_seconds": SHORT_LEASE}
     await world.start(engines=2)
     world.engines[1].gate.clear()
     swap = asyncio.create_task(world.swap(100))
@@ -227,6 +228,7 @@ async def test_an_engine_that_dies_while_preparing_is_not_waited_for_longer_than
 async def test_a_gateway_that_is_cut_off_delays_a_commit_but_does_not_stop_it(
     world: World,
 ) -> None:
+    world.options = {"lease_seconds": SHORT_LEASE}
     await world.start(gateways=2)
     world.link.cut_off.add("gateway1")
 
@@ -281,7 +283,7 @@ async def test_only_the_latest_versions_stay_loaded(
 
 
 async def test_a_version_stays_loaded_while_a_gateway_may_still_route_to_it(world: World) -> None:
-    world.options = {"keep_warm": 0}
+    world.options = {"keep_warm": 0, "lease_seconds": SHORT_LEASE}
     await world.start(gateways=2)
     world.link.cut_off.add("gateway1")
 
@@ -304,14 +306,11 @@ async def test_a_rollout_is_done_when_engines_have_let_go_of_the_old_version(wor
     committed(await world.swap(101))
     end()
 
-    async def state() -> str:
+    async def done() -> bool:
         view = await world.controller.rollout(rollout.id)
-        assert not isinstance(view, Refusal)
-        return view.state
+        return not isinstance(view, Refusal) and view.state == "done"
 
-    async with asyncio.timeout(5):
-        while await state() != "done":
-            await asyncio.sleep(0.01)
+    await until(done)
     await until(lambda: world.holding() == [["intents@3"]])
 
 

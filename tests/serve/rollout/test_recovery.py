@@ -8,7 +8,7 @@ import pytest
 
 from serve.engine.interface import Refusal
 from serve.rollout.database import Database, DatabaseError
-from tests.serve.rollout.conftest import World, committed, refused
+from tests.serve.rollout.conftest import SHORT_LEASE, World, committed, refused
 from tests.serve.rollout.fakes import FakeEngine, make_bundle, until
 
 
@@ -25,6 +25,7 @@ async def restart(world: World) -> None:
 
 
 async def test_answers_go_on_while_there_is_no_controller(world: World) -> None:
+    world.options = {"lease_seconds": SHORT_LEASE}
     await world.start()
     await until(lambda: world.gateways[0].ready)
     await world.kill_controller()
@@ -49,6 +50,7 @@ async def test_a_gateway_stays_ready_while_a_new_controller_gets_to_know_the_eng
 
 
 async def test_a_rollout_that_was_preparing_is_aborted(world: World) -> None:
+    world.options = {"lease_seconds": SHORT_LEASE}
     await world.start(engines=2)
     world.engines[0].gate.clear()
     await world.swap(100, wait=False)
@@ -84,7 +86,7 @@ async def test_a_commit_that_not_every_gateway_has_seen_is_seen_through(world: W
 
 
 async def test_an_old_version_that_was_draining_is_let_go(world: World) -> None:
-    world.options = {"keep_warm": 0}
+    world.options = {"keep_warm": 0, "lease_seconds": SHORT_LEASE}
     await world.start()
     end = world.engines[0].hold_request("intents@1")
     committed(await world.swap(100))
@@ -101,6 +103,7 @@ async def test_an_old_version_that_was_draining_is_let_go(world: World) -> None:
 async def test_a_crash_around_the_commit_leaves_one_known_version_active(
     world: World, monkeypatch: pytest.MonkeyPatch, written: bool
 ) -> None:
+    world.options = {"lease_seconds": SHORT_LEASE}
     await world.start(engines=2, gateways=2)
     crashed = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -141,6 +144,7 @@ async def test_a_database_that_refuses_the_commit_aborts_the_rollout(
 
 
 async def test_the_history_and_warm_versions_survive(world: World) -> None:
+    world.options = {"lease_seconds": SHORT_LEASE}
     await world.start()
     for seed in (100, 101):
         committed(await world.swap(seed))
@@ -155,6 +159,7 @@ async def test_the_history_and_warm_versions_survive(world: World) -> None:
 
 
 async def test_the_database_says_what_is_active_whatever_the_bundle_says(world: World) -> None:
+    world.options = {"lease_seconds": SHORT_LEASE}
     await world.start(engines=0, gateways=0)
     bundle = world.bundles[0]
     first = bundle.ensemble("intents")
@@ -209,6 +214,7 @@ async def test_the_bundle_may_go_away_once_it_is_imported(world: World) -> None:
 
 
 async def test_a_controller_that_was_replaced_can_change_nothing_any_more(world: World) -> None:
+    world.options = {"lease_seconds": SHORT_LEASE}
     await world.start()
     old = world.controller
     await world.start_controller()
@@ -221,6 +227,7 @@ async def test_a_controller_that_was_replaced_can_change_nothing_any_more(world:
 
 
 async def until_state(world: World, state: str) -> None:
-    async with asyncio.timeout(10):
-        while (await world.controller.rollouts())[0].state != state:
-            await asyncio.sleep(0.01)
+    async def reached() -> bool:
+        return (await world.controller.rollouts())[0].state == state
+
+    await until(reached)

@@ -1,0 +1,398 @@
+"""What a swap may bring in, and the sentence for everything else. Nothing that is refused changes anything."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from safetensors.numpy import load_file, save_file
+
+from serve.bundle import BundleError, Ensemble, folder_digest
+from serve.engine.interface import Refusal
+from serve.fusion.stack import Stack
+from serve.rollout.controller import StartError
+from serve.rollout.database import DatabaseError
+from serve.rollout.requests import EnsembleView, SwapRequest
+from tests.serve.rollout.conftest import World, committed, refused
+from tests.serve.rollout.fakes import LABELS, FakeEngine, make_adapter, make_base, make_bundle
+
+
+def spoil_values(folder: Path) -> None:
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    next(iter(tensors.values()))[0, 0] = np.nan
+    save_file(tensors, file)
+
+
+def spoil_rank(folder: Path) -> None:
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"r": 128}))
+
+
+def add_pickle(folder: Path) -> None:
+    (folder / "adapter_model.bin").write_bytes(b"\x80\x04.")
+
+
+def link_weights(folder: Path) -> None:
+    file = folder / "adapter_model.safetensors"
+    elsewhere = folder.parent / f"{folder.name}.elsewhere"
+    file.rename(elsewhere)
+    file.symlink_to(elsewhere)
+
+
+def make_fifo(folder: Path) -> None:
+    os.mkfifo(folder / "README.md")
+
+
+def fill_up(folder: Path) -> None:
+    for number in range(101):
+        (folder / f"{number}.txt").touch()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (spoil_values, "finite|NaN"),
+        (spoil_rank, "rank"),
+        (add_pickle, "pickle"),
+        (link_weights, "link"),
+        (make_fifo, "no regular file"),
+        (fill_up, "at most 100 files"),
+        (lambda folder: (folder / "adapter_config.json").unlink(), "adapter_config.json"),
+    ],
+)
+async def test_a_bad_adapter_is_refused_and_leaves_nothing_behind(
+    world: World, spoil: Any, says: str
+) -> None:
+    await world.start()
+    before = sorted(path.name for path in (world.store / "artifacts").iterdir())
+    uri = world.new_adapter(100)
+    spoil(world.folder / "new" / "100")
+
+    message = refused(await world.ask({"members": {"a": uri}}), 400)
+
+    assert any(part in message for part in says.split("|")), message
+    assert sorted(path.name for path in (world.store / "artifacts").iterdir()) == before
+    assert world.engines[0].prepared == ["intents@1"]
+    assert await world.active() == 1
+    assert committed(await world.swap(101)).to_version == 2
+
+
+async def test_an_adapter_of_another_base_is_refused(world: World) -> None:
+    await world.start()
+    uri = world.new_adapter(100, hidden=16)
+    assert "base" in refused(await world.ask({"members": {"a": uri}}), 400)
+
+
+@pytest.mark.parametrize(
+    ("uri", "status"),
+    [
+        ("file:///etc", 403),
+        ("file:///does/not/exist", 403),
+        ("file://{roots}/../outside", 403),
+        ("file://{roots}/%2e%2e/outside", 403),
+        ("file://{roots}/link", 403),
+        ("file://{roots}/missing", 400),
+        ("file://elsewhere{roots}/100", 400),
+        ("file:relative", 400),
+        ("file://{roots}/100?x=1", 400),
+        ("s3://bucket/adapter", 400),
+        ("https://example.org/adapter", 400),
+        ("{roots}/100", 400),
+        ("file://{roots}/a%00b", 400),
+    ],
+)
+async def test_adapters_come_from_the_allowed_folders_only(
+    world: World, uri: str, status: int
+) -> None:
+    await world.start()
+    world.new_adapter(100)
+    make_adapter(world.folder / "outside", 101)
+    (world.folder / "new" / "link").symlink_to(world.folder / "outside")
+
+    uri = uri.format(roots=world.folder / "new")
+    message = refused(await world.ask({"members": {"a": uri}}), status)
+
+    assert message.endswith(".")
+    assert await world.active() == 1
+
+
+async def test_adapters_may_come_from_the_bundles(world: World) -> None:
+    await world.start()
+    first = world.bundles[0].ensemble("intents")
+    folder = world.bundles[0].adapter_dir(first.members[1].adapters[0])
+    committed(await world.ask({"members": {"a": folder.as_uri()}}))
+    held = world.engines[0].held["intents@2"].ensemble
+    assert held.members[0].adapters[0].digest == first.members[1].adapters[0].digest
+
+
+async def test_what_is_served_is_a_copy_with_the_digest_of_the_source(world: World) -> None:
+    await world.start()
+    uri = world.new_adapter(100)
+    source = world.folder / "new" / "100"
+    digest = folder_digest(source)
+    committed(await world.ask({"members": {"a": uri}}))
+    spoil_values(source)
+
+    version = world.engines[0].held["intents@2"]
+    assert version.ensemble.members[0].adapters[0].digest == digest
+    assert folder_digest(version.adapters[digest]) == digest
+    await world.add_engine()
+    assert "intents@2" in world.engines[1].held
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"members": {}},
+        {"members": {"a": "file:///x"}, "version": 1},
+        {"members": {"a": ""}},
+        {"members": {"a": 3}},
+        {"version": 0},
+        {"version": "1"},
+        {"version": True},
+        {"version": 1, "allow_stale_fusion": True},
+        {"version": 1, "expected_version": 0},
+        {"version": 1, "strategy": {"kind": "sudden"}},
+        {"version": 1, "unknown": 1},
+    ],
+)
+def test_malformed_requests_are_refused(body: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        SwapRequest.model_validate(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        ({"members": {"z": "file:///x"}}, 400, "no member 'z'; its members are a, b"),
+        ({"members": {"a": ["file:///x", "file:///y"]}}, 400, "2 adapters"),
+        ({"version": 9}, 404, "no version 9; it has 1"),
+        ({"version": 1}, 409, "active already"),
+        ({"version": 1, "strategy": {"kind": "canary", "share": 0.1}}, 400, "not served yet"),
+        ({"version": 1, "strategy": {"kind": "shadow"}}, 400, "not served yet"),
+        ({"version": 1, "strategy": {"kind": "immediate", "share": 1}}, 400, "no 'share'"),
+        ({"manifest": {"task": "classification"}}, 400, "manifest"),
+    ],
+)
+async def test_requests_that_cannot_be_served_say_why(
+    world: World, body: dict[str, Any], status: int, says: str
+) -> None:
+    await world.start()
+    assert says in refused(await world.ask(body), status)
+
+
+async def test_an_unknown_ensemble_is_a_404(world: World) -> None:
+    await world.start()
+    assert "there are intents" in refused(await world.ask({"version": 1}, name="nothing"), 404)
+    assert isinstance(await world.controller.ensemble("nothing"), Refusal)
+    assert isinstance(await world.controller.rollout("nothing"), Refusal)
+
+
+async def test_a_whole_new_manifest_gets_the_next_version(world: World) -> None:
+    await world.start()
+    manifest = world.bundles[0].ensemble("intents").model_dump(mode="json", exclude_none=True)
+    manifest |= {"members": manifest["members"][:1], "labels": [*LABELS, "maybe"]}
+
+    assert committed(await world.ask({"manifest": manifest})).to_version == 2
+
+    ensemble = world.engines[0].held["intents@2"].ensemble
+    assert [member.name for member in ensemble.members] == ["a"]
+    assert ensemble.labels == [*LABELS, "maybe"]
+
+
+async def test_a_manifest_over_unknown_digests_or_another_name_is_refused(world: World) -> None:
+    await world.start()
+    manifest = world.bundles[0].ensemble("intents").model_dump(mode="json", exclude_none=True)
+    other = "sha256:" + "0" * 64
+    manifest["members"][0]["adapters"][0]["digest"] = other
+    assert other in refused(await world.ask({"manifest": manifest}), 400)
+    assert "'topics'" in refused(await world.ask({"manifest": manifest | {"name": "topics"}}), 400)
+
+
+async def test_a_swap_to_an_earlier_version_is_a_swap_not_a_rollback(world: World) -> None:
+    await world.start()
+    committed(await world.swap(100))
+    assert committed(await world.ask({"version": 1})).to_version == 1
+    assert committed(await world.rollback()).to_version == 2
+
+
+async def test_equal_content_makes_a_new_version(world: World) -> None:
+    await world.start()
+    committed(await world.swap(100))
+    assert committed(await world.swap(100)).to_version == 3
+
+
+async def test_scores_of_the_old_content_do_not_stay_with_the_new(world: World) -> None:
+    bundle = make_bundle(world.folder / "bundle")
+    scored = bundle.ensemble("intents").model_copy(
+        update={"version": 2, "scores": {"validation": {"accuracy": 0.9}}}
+    )
+    bundle.write_ensemble(scored)
+    world.bundles = [bundle]
+    await world.start()
+    committed(await world.swap(100))
+    assert world.engines[0].held["intents@3"].ensemble.scores == {}
+
+
+def stacked_bundle(world: World) -> None:
+    bundle = make_bundle(world.folder / "bundle")
+    first = bundle.ensemble("intents").model_dump(mode="json", exclude_none=True)
+    file = "fusion/intents/2/stack.json"
+    fusion = {"method": "stack", "model": "logistic_regression", "parameters": file}
+    ensemble = Ensemble.model_validate(first | {"version": 2, "fusion": fusion})
+    probabilities = np.array([[[0.9, 0.1], [0.2, 0.8]] * 5, [[0.7, 0.3], [0.4, 0.6]] * 5])
+    Stack.fit(probabilities, [0, 1] * 5, ensemble).write(bundle.path / file)
+    bundle.write_ensemble(ensemble)
+    world.bundles = [bundle]
+
+
+def same_content(one: str, other: Path) -> bool:
+    return Path(one).read_bytes() == other.read_bytes()
+
+
+async def test_a_stacker_fitted_on_other_adapters_needs_to_be_allowed(world: World) -> None:
+    stacked_bundle(world)
+    await world.start()
+
+    assert "fitted on other adapters" in refused(await world.swap(100), 400)
+    committed(await world.swap(100, allow_stale_fusion=True))
+
+    version = world.engines[0].held["intents@3"]
+    assert version.allow_stale_fusion
+    assert version.parameters is not None
+    assert same_content(version.parameters, world.bundles[0].path / "fusion/intents/2/stack.json")
+    view = await world.controller.ensemble("intents")
+    assert isinstance(view, EnsembleView)
+    assert view.stale_fusion
+    committed(await world.rollback())
+    view = await world.controller.ensemble("intents")
+    assert isinstance(view, EnsembleView)
+    assert not view.stale_fusion
+
+
+async def test_what_is_not_stale_is_not_marked_so(world: World) -> None:
+    await world.start()
+    committed(await world.swap(100, allow_stale_fusion=True))
+    assert not world.engines[0].held["intents@2"].allow_stale_fusion
+
+
+async def test_the_view_of_an_ensemble_says_what_is_where(world: World) -> None:
+    await world.start()
+    committed(await world.swap(100))
+    world.engines[0].gate.clear()
+    await world.swap(101, wait=False)
+
+    view = (await world.controller.ensembles())[0]
+
+    assert (view.name, view.active_version, view.previous) == ("intents", 2, [1])
+    assert [(each.version, each.role) for each in view.versions] == [
+        (1, "warm"),
+        (2, "active"),
+        (3, "candidate"),
+    ]
+    assert view.versions[1].source == "ada"
+    assert view.digests == view.versions[1].digests
+    assert view.rollout is not None
+    dumped = view.model_dump(by_alias=True)["rollout"]
+    assert (dumped["from"], dumped["to"], dumped["state"]) == (2, 3, "preparing")
+    world.engines[0].gate.set()
+
+
+async def test_a_start_is_refused_when_the_active_version_is_unsound(world: World) -> None:
+    bundle = make_bundle(world.folder / "bundle")
+    world.bundles = [bundle]
+    world.options = {}
+    ref = bundle.ensemble("intents").members[0].adapters[0]
+    spoil_values(bundle.adapter_dir(ref))
+    with pytest.raises(ValueError, match="digest"):
+        await world.start_controller()
+
+
+async def test_a_start_is_refused_without_room_for_what_is_active(world: World) -> None:
+    world.slots = 1
+    with pytest.raises(StartError, match='max_loras": 5'):
+        await world.start()
+
+
+async def test_bundles_of_different_bases_are_not_served_together(world: World) -> None:
+    one = make_bundle(world.folder / "one" / "bundle", "intents")
+    (world.folder / "two").mkdir()
+    base = make_base(world.folder / "two" / "base")
+    (base / "more.txt").touch()
+    two = make_bundle(world.folder / "two" / "bundle", "topics")
+    world.bundles = [one, two]
+    with pytest.raises(BundleError, match="different bases"):
+        await world.start_controller()
+
+
+async def test_bundles_that_contradict_each_other_are_not_served_together(world: World) -> None:
+    world.bundles = [
+        make_bundle(world.folder / name, seed=seed) for name, seed in (("x", 0), ("y", 9))
+    ]
+    with pytest.raises(BundleError, match="both have intents@1"):
+        await world.start_controller()
+
+
+async def test_several_bundles_of_one_base_are_served_together(world: World) -> None:
+    world.bundles = [
+        make_bundle(world.folder / "x", "intents"),
+        make_bundle(world.folder / "y", "topics", seed=9),
+    ]
+    await world.start()
+    assert sorted(world.engines[0].held) == ["intents@1", "topics@1"]
+
+
+async def test_another_database_than_sqlite_is_refused_for_now(world: World) -> None:
+    world.options = {"database_url": "postgresql://secret@db/choir"}
+    world.bundles = [make_bundle(world.folder / "bundle")]
+    with pytest.raises(DatabaseError, match="only sqlite") as caught:
+        await world.start_controller()
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_changed_artifact_is_found_before_it_is_used_again(world: World) -> None:
+    await world.start()
+    committed(await world.swap(100))
+    digest = folder_digest(world.folder / "new" / "100")
+    artifact = world.store / "artifacts" / digest.removeprefix("sha256:")
+    committed(await world.rollback())
+    (artifact / "README.md").write_text("changed")
+
+    assert "has changed in the store" in refused(await world.ask({"version": 2}), 400)
+    assert await world.active() == 1
+
+
+def test_files_in_the_store_are_read_only(tmp_path: Path) -> None:
+    from serve.rollout.store import Store
+
+    source = make_adapter(tmp_path / "source", 1)
+    store = Store(tmp_path / "store", [tmp_path])
+    with store.fetch(source.as_uri()) as copy:
+        digest = store.keep(copy)
+    modes = {file.stat().st_mode & 0o777 for file in store.adapter(digest).iterdir()}
+    assert modes == {0o444}
+    assert [path.name for path in (tmp_path / "store" / "artifacts").iterdir()] == [
+        digest.removeprefix("sha256:")
+    ]
+
+
+async def test_a_store_that_cannot_be_written_is_said_in_a_sentence(world: World) -> None:
+    world.bundles = [make_bundle(world.folder / "bundle")]
+    world.store.write_text("in the way")
+    with pytest.raises(ValueError, match="choose another --store"):
+        await world.start_controller()
+
+
+async def test_a_broken_engine_message_reaches_the_user_once(world: World) -> None:
+    await world.start(engines=0)
+    engine = FakeEngine()
+    engine.broken["intents@2"] = "the task regression is not served yet."
+    await world.add_engine(engine)
+    message = refused(await world.swap(100), 400)
+    assert message.startswith("Nothing has changed: ")
+    assert message.count("not served yet") == 1
