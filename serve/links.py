@@ -75,7 +75,9 @@ class RayEngines:
         try:
             answer: Prediction | Refusal = await self._handle.predict.remote(call)
         except GONE as error:
-            raise Unavailable("No engine can be reached, or the one that worked on this died; try again.") from error
+            raise Unavailable(
+                "No engine can be reached, or the one that worked on this died; try again."
+            ) from error
         return answer
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
@@ -84,6 +86,8 @@ class RayEngines:
             async for part in stream:
                 yield part
         except GONE as error:
-            raise Unavailable("No engine can be reached, or the one that worked on this died; try again.") from error
+            raise Unavailable(
+                "No engine can be reached, or the one that worked on this died; try again."
+            ) from error
         finally:
             stream.cancel()
