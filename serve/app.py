@@ -18,7 +18,7 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from serve import metrics
-from serve.bundle import Bundle, BundleError
+from serve.bundle import Bundle
 from serve.config import Settings
 from serve.engine.interface import (
     EngineSettings,
@@ -156,13 +156,7 @@ def build(args: Mapping[str, Any]) -> Application:
 def build_from(settings: Settings) -> Application:
     """The graph of one server. Raises BundleError."""
     bundles = [Bundle.open(path) for path in settings.bundles]
-    base = bundles[0]
-    for other in bundles[1:]:
-        if (other.base_source, other.base_revision) != (base.base_source, base.base_revision):
-            raise BundleError(
-                f"{other.path} has the base {other.base_source}, and {base.path} has {base.base_source}: bundles that "
-                "are served together share one base."
-            )
+    base = bundles[0]  # the controller refuses bundles of another base
     digests = {
         digest
         for bundle in bundles

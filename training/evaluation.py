@@ -187,7 +187,7 @@ def table(report: Report) -> Table:
     """The report for a terminal; the row that the ensemble answers by is bold."""
     scores = [score for score in HEADINGS if any(score in row.scores for row in report.rows)]
     title = f"{report.ensemble} on {report.count} {report.data} rows (bold: what is served)"
-    shown = Table(title=title, box=box.SIMPLE)
+    shown = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
     shown.add_column("", no_wrap=True)
     shown.add_column("kind")
     for score in scores:

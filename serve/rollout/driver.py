@@ -108,7 +108,12 @@ class Driver:
     def _run(self, rollout: Rollout) -> None:
         task = asyncio.create_task(self._drive(rollout), name=f"choir-rollout-{rollout.id}")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ran)
+
+    def _ran(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("%s broke off; a restart takes it up.", task.get_name(), exc_info=error)
 
     async def _drive(self, rollout: Rollout) -> None:
         began = monotonic()

@@ -1,6 +1,6 @@
 """Members on an encoder: a LoRA and a linear head over the mean-pooled vector."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ to become confident (Wang et al. 2017, NormFace), and a head that starts small w
 there. It is part of the saved weights."""
 
 
+PROTOTYPE_ROWS = 64
+"""Rows of one forward pass while the prototypes are computed."""
+
+
 class EncoderClassifier(nn.Module):
     """An encoder with a head; `forward` gives the Trainer its loss."""
 
@@ -32,6 +36,21 @@ class EncoderClassifier(nn.Module):
         self.normalize = normalize
         self.scale = UNIT_SCALE if normalize else 1.0
         self.label_smoothing = label_smoothing
+
+    @torch.no_grad()
+    def start_from_prototypes(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> None:
+        """Let the head begin as the base's nearest-centroid classifier, so that a label's row already points where its
+        rows lie (as in Proto-MAML, Triantafillou et al. 2020); each label occurs in `batches`."""
+        sums = torch.zeros_like(self.head.weight)
+        for batch in batches:
+            states = self.encoder(
+                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+            ).last_hidden_state
+            vectors = pool(states, batch["attention_mask"], normalize=True).to(sums)
+            sums.index_add_(0, batch["labels"], vectors)
+        centroids = nn.functional.normalize(sums, dim=-1)
+        self.head.weight.copy_(centroids - centroids.mean(dim=0))
+        self.head.bias.zero_()
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
@@ -95,3 +114,13 @@ def collate_for(tokenizer: Any) -> Collate:
         }
 
     return collate
+
+
+def batches_of(
+    features: Dataset, collate: Collate, size: int = PROTOTYPE_ROWS
+) -> Iterator[dict[str, torch.Tensor]]:
+    """All rows once, the short ones first."""
+    lengths = list(features["length"])
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    for start in range(0, len(order), size):
+        yield collate([features[index] for index in order[start : start + size]])

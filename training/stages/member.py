@@ -60,7 +60,10 @@ def train_member(
         features = encoder.member_features(
             bagged, data.text, ensemble, data.labels, tokenizer, limit
         )
-        fit(classifier, features, encoder.collate_for(tokenizer), options, stage)
+        collate = encoder.collate_for(tokenizer)
+        if member.normalize:
+            classifier.start_from_prototypes(encoder.batches_of(features, collate))
+        fit(classifier, features, collate, options, stage)
         classifier.save_head(target)
     _save(lora, base, target)
 
