@@ -7,6 +7,7 @@ import pytest
 
 BUNDLE = Path(".choir-demo/bundle")
 RECIPE = Path("training/example/recipe.yaml")
+VLLM_ALONE, ENGINE = "vLLM directly", "the engine's predict"
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +23,12 @@ def messages() -> list[str]:
     from training.example.messages import rows
 
     return [row["text"] for row in rows("bench", 200, seed=99)]
+
+
+@pytest.fixture(scope="session")
+def rates() -> dict[str, float]:
+    """Predictions per second by what answered them, for ratios between the files' benchmarks."""
+    return {}
 
 
 def banking77(name: str) -> list[dict[str, str]]:

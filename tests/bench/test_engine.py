@@ -12,7 +12,7 @@ import pytest_asyncio
 from serve.bundle import Bundle
 from serve.engine.interface import EngineSettings, PredictCall, Text, Version
 from serve.labels import fill, label_texts
-from tests.bench.conftest import banking77
+from tests.bench.conftest import ENGINE, VLLM_ALONE, banking77
 from tests.bench.measuring import median_ms, report
 
 pytestmark = [pytest.mark.bench, pytest.mark.asyncio(loop_scope="module")]
@@ -58,7 +58,7 @@ async def per_second(call: Any) -> float:
 
 
 async def test_the_engine_against_vllm_alone(
-    engine: Any, messages: list[str], demo_bundle: Path
+    engine: Any, messages: list[str], demo_bundle: Path, rates: dict[str, float]
 ) -> None:
     """The same member requests: sent to vLLM directly, ready tokenised, and through the engine's `predict`."""
     from serve.labels import label_paths
@@ -85,11 +85,11 @@ async def test_the_engine_against_vllm_alone(
 
     alone = await per_second(vllm_alone)
     whole = await per_second(predict)
+    rates |= {VLLM_ALONE: alone, ENGINE: whole}
     report(
         f"Predictions per second by three members, {CLIENTS} at once",
         f"vLLM directly, prompts tokenised before  {alone:7.1f}",
         f"the engine's predict (tokenise, score, fuse) {whole:7.1f}   ratio {whole / alone:.2f}",
-        "the whole server: see Throughput in test_serving.py",
     )
 
 

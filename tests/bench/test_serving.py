@@ -53,8 +53,8 @@ def test_three_members_against_one(service: Service, messages: list[str]) -> Non
     )
 
 
-def test_throughput(service: Service, messages: list[str]) -> None:
-    """Requests per second of the whole server; test_engine.py measures the bare engine."""
+def test_throughput(service: Service, messages: list[str], rates: dict[str, float]) -> None:
+    """Requests per second of the whole server, against what test_engine.py measured without HTTP and Ray."""
     with httpx.Client(base_url=service.url, timeout=60) as http:
 
         def predict(turn: int) -> None:
@@ -66,7 +66,12 @@ def test_throughput(service: Service, messages: list[str]) -> None:
             started = time.perf_counter()
             list(clients.map(predict, range(2000, 2000 + REQUESTS)))
             taken = time.perf_counter() - started
-    report(f"Throughput with {CLIENTS} clients", f"{REQUESTS / taken:.1f} requests per second")
+    served = REQUESTS / taken
+    report(
+        f"Predictions per second by three members over HTTP, {CLIENTS} clients on the same machine",
+        f"served                {served:7.1f}",
+        *(f"{name:20}  {rate:7.1f}   ratio {served / rate:.2f}" for name, rate in rates.items()),
+    )
 
 
 def test_latency_during_swaps(service: Service, messages: list[str], demo_bundle: Path) -> None:

@@ -108,13 +108,12 @@ def _tour(choir: Choir) -> bool:
 
 def _ask(choir: Choir, texts: Sequence[str]) -> None:
     answer = choir.predict("intents", texts, return_members=True)
-    names = [member.name for member in answer.data[0].members or []]
-    view = table(f"predict, answered by {answer.model}", "message", *names, "fused", "p")
+    out.print(f"[bold]predict[/bold], answered by {answer.model}:")
     for text, item in zip(texts, answer.data, strict=True):
-        alone = [member.label or "" for member in item.members or []]
+        alone = ", ".join(f"{member.name} {member.label}" for member in item.members or [])
         share = item.probabilities[item.label or ""]
-        view.add_row(text, *alone, item.label, f"{share:.2f}")
-    out.print(view)
+        out.print(f"  {text}", highlight=False)
+        out.print(f"    {alone} -> [bold]{item.label}[/bold] {share:.2f}", highlight=False)
 
 
 def _stream(choir: Choir, text: str) -> None:
