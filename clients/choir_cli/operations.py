@@ -38,6 +38,14 @@ def status(json: Json = False, url: Url = None, token: Token = None) -> None:
             "" if each.rollout is None else f"{each.rollout.id} {each.rollout.state}",
         )
     out.print(view)
+    for each in ensembles:
+        if each.stale_fusion:
+            out.print(
+                f"{each.name}: the fusion was fitted on other adapters than the active ones",
+                soft_wrap=True,
+            )
+        for difference in each.differences:
+            out.print(f"{each.name}: {difference}", soft_wrap=True, markup=False)
 
 
 def swap(

@@ -164,6 +164,10 @@ class EnsembleStatus(Answer):
     versions: list[dict[str, Any]] = []
     members: list[EnsembleMember] = []
     rollout: Rollout | None = None
+    differences: list[str] = []
+    """Where the bundle on disk says something else than what is served, in sentences."""
+    stale_fusion: bool = False
+    """Whether the active fusion was fitted on other adapters."""
 
 
 class Health(Answer):

@@ -198,6 +198,18 @@ class TestOperations:
         for shown in ("not ready", "intents", "3", "1, 3", f"a: intents-a {'ab' * 6}"):
             assert shown in ran.out
 
+    def test_status_says_what_is_odd(self, choir: Choir, local_server: LocalServer) -> None:
+        odd = {
+            **ENSEMBLE,
+            "differences": ["a newer version lies in the bundle"],
+            "stale_fusion": True,
+        }
+        local_server.answers["GET /ready"] = (200, {})
+        local_server.answers["GET /v1/ensembles"] = (200, {"data": [odd]})
+        ran = choir("status")
+        assert "intents: a newer version lies in the bundle\n" in ran.out
+        assert "intents: the fusion was fitted on other adapters" in ran.out
+
     def test_swap_sends_the_contract(self, choir: Choir, local_server: LocalServer) -> None:
         local_server.answers["POST /v1/ensembles/intents/swap"] = (200, ROLLOUT)
         ran = choir("swap", "intents", "a=file:///data/a", "--expected-version", "3")
