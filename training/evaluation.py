@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,20 @@ from serve.bundle import Bundle, Ensemble
 from serve.fusion.answers import vote_answers
 from serve.fusion.fuse import Fused, Fusion
 from training.baselines import tfidf_svc
+from training.bleu import Bleu
 from training.data.loading import load_rows
 from training.data.splits import load_splits
 from training.predict import OfflineMembers
 from training.progress import progress_bars, quiet_libraries
 from training.recipe import EnsembleRecipe, Recipe, RecipeError
 from training.run import WORK, recorded_recipe
-from training.scores import Report, Row, classification_scores, generation_scores
+from training.scores import (
+    Difference,
+    Report,
+    Row,
+    classification_scores,
+    generation_scores,
+)
 
 Advance = Callable[[int], None]
 
@@ -37,17 +44,38 @@ HEADINGS = {
     "ece": "ECE",
     "exact_match": "exact match",
     "token_f1": "word F1",
+    "bleu": "BLEU",
 }
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Texts and their right answers (labels or replies)."""
+    """Texts and their right answers."""
 
     texts: Sequence[str]
     answers: Sequence[str]
+    """Labels, or replies (the first one of a text that has several)."""
     name: str
     """What the rows are, for the report: `test`, `validation` or a file's name."""
+    references: Sequence[Sequence[str]] = ()
+    """Generation: every right reply to each text."""
+
+    @classmethod
+    def replies(cls, texts: Sequence[str], answers: Sequence[str], name: str) -> "Labelled":
+        """Rows of generation: equal texts become one, whose answers are all right."""
+        rights: dict[str, list[str]] = {}
+        for text, answer in zip(texts, answers, strict=True):
+            rights.setdefault(text, []).append(answer)
+        return cls(list(rights), [right[0] for right in rights.values()], name, [*rights.values()])
+
+    def first(self, count: int) -> "Labelled":
+        """The first `count` texts."""
+        return replace(
+            self,
+            texts=self.texts[:count],
+            answers=self.answers[:count],
+            references=self.references[:count],
+        )
 
 
 class Evaluation:
@@ -124,17 +152,50 @@ def generation_report(
     ensemble: Ensemble, data: Labelled, answers: Sequence[Sequence[str]]
 ) -> Report:
     """Figures from the members' answers [M][N]."""
-    rows = []
-    for member, written in zip(ensemble.members, answers, strict=True):
-        scores = generation_scores(written, data.answers)
-        rows.append(Row(name=member.name, kind="member", passes=1, served=False, scores=scores))
     voted = [texts[vote_answers(ensemble, texts).winner] for texts in zip(*answers, strict=True)]
-    scores = generation_scores(voted, data.answers)
-    served = ensemble.fusion.method == "vote"
-    rows.append(
-        Row(name="vote", kind="fusion", passes=len(ensemble.members), served=served, scores=scores)
+    names = [member.name for member in ensemble.members]
+    written = [*answers, voted]
+    bleu = Bleu(written, data.references)
+    rows = []
+    for system, (name, texts) in enumerate(zip([*names, "vote"], written, strict=True)):
+        member = system < len(names)
+        found = bleu.interval(system)
+        rows.append(
+            Row(
+                name=name,
+                kind="member" if member else "fusion",
+                passes=1 if member else len(names),
+                served=not member and name == ensemble.fusion.method,
+                scores={**generation_scores(texts, data.references), "bleu": found.value},
+                bleu_interval=(found.low, found.high),
+            )
+        )
+    return Report(
+        ensemble=ensemble.id,
+        data=data.name,
+        count=len(data.texts),
+        rows=rows,
+        differences=_differences(bleu, rows),
     )
-    return Report(ensemble=ensemble.id, data=data.name, count=len(data.texts), rows=rows)
+
+
+def _differences(bleu: Bleu, rows: Sequence[Row]) -> list[Difference]:
+    """Each fusion method against the best member and against the members' mean."""
+    members = [system for system, row in enumerate(rows) if row.kind == "member"]
+    best = max(members, key=lambda system: bleu.scores[system])
+    found = []
+    for system in range(len(members), len(rows)):
+        for over, others in (
+            (f"best member ({rows[best].name})", [best]),
+            ("mean member", members),
+        ):
+            gap = bleu.difference(system, others)
+            found.append(
+                Difference(
+                    name=rows[system].name, over=over, value=gap.value, low=gap.low, high=gap.high
+                )
+            )
+    return found
 
 
 def with_baselines(
@@ -178,7 +239,7 @@ def evaluate_bundle(
     report = Evaluation(bundle, manifest, max_new_tokens=limit).report(manifest, rows)
     if own and known:
         report = with_baselines(report, own, manifest, known, rows)
-    Console().print(table(report))
+    show(report, Console())
     if json_path is not None:
         json_path.write_text(json.dumps(report.model_dump(), indent=2) + "\n", encoding="utf-8")
 
@@ -194,20 +255,44 @@ def table(report: Report) -> Table:
         shown.add_column(HEADINGS[score], justify="right")
     shown.add_column("passes", justify="right")
     for row in report.rows:
-        figures = [f"{row.scores[score]:.4f}" if score in row.scores else "" for score in scores]
+        figures = [figure(row, score) for score in scores]
         shown.add_row(
             row.name, row.kind, *figures, str(row.passes), style="bold" if row.served else None
         )
     return shown
 
 
+def show(report: Report, console: Console) -> None:
+    console.print(table(report))
+    for line in difference_lines(report):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def figure(row: Row, score: str) -> str:
+    """A figure of the report as text; empty where the row has none."""
+    if score not in row.scores:
+        return ""
+    if score == "bleu" and row.bleu_interval is not None:
+        low, high = row.bleu_interval
+        return f"{row.scores[score]:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{row.scores[score]:.4f}"
+
+
+def difference_lines(report: Report) -> list[str]:
+    """What fusing gained, in sentences."""
+    return [
+        f"{gap.name} over the {gap.over}: {gap.value:+.2f} BLEU, 95% of resamples in [{gap.low:+.2f}, {gap.high:+.2f}]"
+        for gap in report.differences
+    ]
+
+
 def labelled(rows: Dataset, name: str, recipe: Recipe, ensemble: EnsembleRecipe) -> Labelled:
-    """An ensemble's view of the rows; a generation ensemble takes only as many as its recipe says."""
+    """An ensemble's view of the rows; a generation ensemble takes only as many texts as its recipe says."""
+    texts = list(rows[recipe.data.text])
     if ensemble.task == "generation":
-        rows = rows.select(range(min(ensemble.evaluation_rows, len(rows))))
-    return Labelled(
-        list(rows[recipe.data.text]), list(rows[ensemble.label or ensemble.target]), name
-    )
+        whole = Labelled.replies(texts, list(rows[ensemble.target]), name)
+        return whole.first(ensemble.evaluation_rows)
+    return Labelled(texts, list(rows[ensemble.label]), name)
 
 
 def _rows(
@@ -223,7 +308,8 @@ def _rows(
         text = recipe.data.text if recipe else "text"
         answer = str(own.label or own.target) if own else ANSWER_COLUMN[manifest.task]
         rows = load_rows([data], [text, answer], cache)
-        judged = Labelled(list(rows[text]), list(rows[answer]), data.name)
+        view = Labelled.replies if manifest.task == "generation" else Labelled
+        judged = view(list(rows[text]), list(rows[answer]), data.name)
         if own is None or not own.baselines:
             return judged, None
     if recipe is None or own is None:

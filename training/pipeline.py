@@ -16,7 +16,7 @@ from training.evaluation import (
     classification_report,
     label_indices,
     labelled,
-    table,
+    show,
     with_baselines,
 )
 from training.fitting import fit_fusion
@@ -85,7 +85,7 @@ class Pipeline:
         }
         write_report(self._out / "report", self._recipe.name, reports, facts)
         for report in reports:
-            self._console.print(table(report))
+            show(report, self._console)
         return bundle
 
     def _base(self) -> Base:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.evaluation import HEADINGS
+from training.evaluation import HEADINGS, difference_lines, figure
 from training.scores import Report
 
 PAGE = """<!doctype html>
@@ -47,7 +47,7 @@ def _table(report: Report) -> str:
     )
     lines = []
     for row in report.rows:
-        figures = [f"{row.scores[score]:.4f}" if score in row.scores else "" for score in scores]
+        figures = [figure(row, score) for score in scores]
         cells = "".join(
             f"<td>{html.escape(cell)}</td>"
             for cell in [row.name, row.kind, *figures, str(row.passes)]
@@ -55,4 +55,7 @@ def _table(report: Report) -> str:
         mark = ' class="served"' if row.served else ""
         lines.append(f"<tr{mark}>{cells}</tr>")
     caption = html.escape(f"{report.ensemble}: {report.count} {report.data} rows")
-    return f"<h2>{caption}</h2>\n<table><tr>{head}</tr>\n" + "\n".join(lines) + "\n</table>"
+    gains = "".join(f"<p>{html.escape(line)}</p>\n" for line in difference_lines(report))
+    return (
+        f"<h2>{caption}</h2>\n<table><tr>{head}</tr>\n" + "\n".join(lines) + f"\n</table>\n{gains}"
+    )

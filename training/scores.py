@@ -26,6 +26,21 @@ class Row(BaseModel):
     served: bool
     """Whether this is what the ensemble's manifest answers by."""
     scores: dict[str, float]
+    bleu_interval: tuple[float, float] | None = None
+    """The middle 95% of BLEU's bootstrap distribution, for generation."""
+
+
+class Difference(BaseModel):
+    """What a fusion method has over the members in BLEU, with the middle 95% of its paired bootstrap distribution."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    over: str
+    """`best member (b)` or `mean member`."""
+    value: float
+    low: float
+    high: float
 
 
 class Report(BaseModel):
@@ -38,6 +53,7 @@ class Report(BaseModel):
     data: str
     count: int
     rows: list[Row]
+    differences: list[Difference] = []
 
     def best_member(self, score: str) -> float:
         """The highest `score` among the members."""
@@ -74,14 +90,24 @@ def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_])
     return float(sum(gaps))
 
 
-def generation_scores(answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Share of answers that equal their reference after normalisation, and mean F1 of their words (SQuAD's, Rajpurkar
-    et al. 2016)."""
-    pairs = [(normalise(a), normalise(r)) for a, r in zip(answers, references, strict=True)]
+def generation_scores(
+    answers: Sequence[str], references: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """Share of answers that equal one of their references after normalisation, and mean F1 of their words with the
+    closest one (SQuAD's, Rajpurkar et al. 2016)."""
+    pairs = [
+        (normalise(answer), [normalise(right) for right in rights])
+        for answer, rights in zip(answers, references, strict=True)
+    ]
     return {
-        "exact_match": float(np.mean([answer == reference for answer, reference in pairs])),
+        "exact_match": float(np.mean([answer in rights for answer, rights in pairs])),
         "token_f1": float(
-            np.mean([_word_f1(answer.split(), reference.split()) for answer, reference in pairs])
+            np.mean(
+                [
+                    max(_word_f1(answer.split(), right.split()) for right in rights)
+                    for answer, rights in pairs
+                ]
+            )
         ),
     }
 

@@ -52,7 +52,7 @@ def test_without_a_file_the_recipes_test_rows_are_used(
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["data"], report["count"]) == ("test", 6)
     assert [row["name"] for row in report["rows"]] == ["a", "b", "vote"]
-    assert all(set(row["scores"]) == {"exact_match", "token_f1"} for row in report["rows"])
+    assert all(set(row["scores"]) == {"exact_match", "token_f1", "bleu"} for row in report["rows"])
 
 
 def test_a_bundle_without_its_recipe_needs_a_file_and_says_its_columns(
