@@ -9,6 +9,7 @@ from fastapi import Request
 from serve.engine.interface import VERSION_NOT_LOADED, Refusal
 from serve.gateway.disconnect import until_gone
 from serve.gateway.errors import RefusedError, refused
+from serve.gateway.links import Unavailable
 from serve.gateway.observe import exchange_of
 from serve.rollout.gateway_agent import GatewayAgent
 from serve.rollout.routes import Target
@@ -39,9 +40,13 @@ class Dispatcher:
         """Who answers `model`, and the answer of `ask` for it.
 
         An engine that lacks the version (a swap has just unloaded it) is asked once more with
-        newer routes. Raises UnknownModel, RefusedError, Unavailable, ClientGoneError."""
+        newer routes, and when one dies before it has answered, another one is. Raises
+        UnknownModel, RefusedError, Unavailable, ClientGoneError."""
         target = self._resolve(request, model)
-        answer = await self._ask_once(request, ask(target))
+        try:
+            answer = await self._ask_once(request, ask(target))
+        except Unavailable:
+            answer = await self._ask_once(request, ask(target))
         if isinstance(answer, Refusal) and answer.code == VERSION_NOT_LOADED:
             await self._agent.refresh(REFRESH_SECONDS)
             target = self._resolve(request, model)

@@ -87,6 +87,8 @@ class FakeEngines:
         """The versions there are; None: all."""
         self.refusal: Refusal | None = None
         self.error: Exception | None = None
+        self.errors: list[Exception] = []
+        """Raised one after another, before all else."""
         self.stuck: asyncio.Event | None = None
         """Set when a call has come; it is then answered never."""
         self.ended = asyncio.Event()
@@ -115,6 +117,8 @@ class FakeEngines:
         if self.stuck is not None:
             self.stuck.set()
             await asyncio.Event().wait()
+        if self.errors:
+            raise self.errors.pop(0)
         if self.error is not None:
             raise self.error
         if self.loaded is not None and call.version not in self.loaded:

@@ -209,6 +209,13 @@ async def test_before_anything_is_known_requests_are_a_503(start: Start) -> None
     assert response.headers["retry-after"] == "1"
 
 
+async def test_another_engine_answers_when_one_dies(gateway: Gateway) -> None:
+    gateway.engines.errors = [Unavailable("The engine died.")]
+    assert (await gateway.predict()).status_code == 200
+    first, second = gateway.engines.calls
+    assert first == second
+
+
 async def test_an_engine_that_cannot_be_reached_is_a_503(gateway: Gateway) -> None:
     gateway.engines.error = Unavailable("No engine is running.")
     refused(await gateway.predict(), 503, "No engine is running.")
