@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import ray
 from ray import serve as ray_serve
+from ray.serve.context import _get_global_client
 
 from serve.app import APPLICATION, START_FAILED, build_from
 from serve.config import Settings
@@ -21,9 +22,10 @@ def serving(settings: Settings, stop: threading.Event) -> Iterator[None]:
 
     `stop` ends waiting for it early. Raises ServerError and BundleError."""
     application = build_from(settings)
-    with _joined(settings.address) if settings.address else _own(settings):
+    with _joined(settings.address) if settings.address else _own():
         try:
             stop_on_signals(stop)
+            _listen(settings)
             _deploy(application, stop)
             yield
         finally:
@@ -32,7 +34,7 @@ def serving(settings: Settings, stop: threading.Event) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _own(settings: Settings) -> Iterator[None]:
+def _own() -> Iterator[None]:
     ray.init(
         _node_ip_address="127.0.0.1",
         namespace=APPLICATION,
@@ -41,11 +43,7 @@ def _own(settings: Settings) -> Iterator[None]:
         logging_level=logging.ERROR,
         object_store_memory=256 << 20,
     )
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:
-        ray_serve.start(
-            proxy_location="HeadOnly", http_options={"host": settings.host, "port": settings.port}
-        )
         yield
     finally:
         ray_serve.shutdown()
@@ -55,7 +53,12 @@ def _own(settings: Settings) -> Iterator[None]:
 @contextlib.contextmanager
 def _joined(address: str) -> Iterator[None]:
     try:
-        ray.init(address=address, namespace=APPLICATION, log_to_driver=False)
+        ray.init(
+            address=address,
+            namespace=APPLICATION,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ServerError(
             f"No Ray cluster can be joined at {address}: {_first_line(error)}"
@@ -64,6 +67,20 @@ def _joined(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _listen(settings: Settings) -> None:
+    """Start Serve's HTTP proxy. Raises ServerError if the cluster has one on another port, which cannot be moved."""
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    ray_serve.start(
+        proxy_location="HeadOnly", http_options={"host": settings.host, "port": settings.port}
+    )
+    port = _get_global_client().http_config.port
+    if port != settings.port:
+        raise ServerError(
+            f"Ray Serve on this cluster listens on port {port} already, and cannot be moved while it runs: give "
+            f"--port {port}, or shut it down first (serve shutdown)."
+        )
 
 
 def _deploy(application: ray_serve.Application, stop: threading.Event) -> None:
