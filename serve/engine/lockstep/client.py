@@ -81,7 +81,9 @@ class Lockstep:
         params = self._fitted(parts, params, clamp)
         seed = secrets.randbits(62) if params.seed is None else params.seed
         groups = [
-            self._group(parts, fusion, params, f"{request_id}-{index}", seed + index, members, options)
+            self._group(
+                parts, fusion, params, f"{request_id}-{index}", seed + index, members, options
+            )
             for index in range(params.n)
         ]
         done = 0
@@ -95,7 +97,7 @@ class Lockstep:
                 output.finished = done == params.n
                 piece = Spoken(
                     output,
-                    {index: report for report in piece.reports.values()},
+                    dict.fromkeys([index] if piece.reports else (), piece.reports.get(0)),
                     piece.stalls,
                 )
                 if params.n > 1 and params.output_kind == RequestOutputKind.FINAL_ONLY:
@@ -121,9 +123,7 @@ class Lockstep:
             size=len(parts),
             rank=0,
             fusion=fusion,
-            sampling=Sampling(
-                params.temperature, params.top_k, params.top_p, params.min_p, seed
-            ),
+            sampling=Sampling(params.temperature, params.top_k, params.top_p, params.min_p, seed),
             penalties=Penalties(
                 params.repetition_penalty, params.frequency_penalty, params.presence_penalty
             ),
@@ -186,8 +186,8 @@ class Lockstep:
         asked = params.max_tokens
         if room < 1 or (asked is not None and asked > room and not clamp):
             raise VLLMValidationError(
-                f"The longest prompt of a member has {longest} tokens, and the model's context is {context}: shorten it "
-                "or lower max_tokens.",
+                f"The longest prompt of a member has {longest} tokens, and the model's context is {context}: shorten "
+                "it or lower max_tokens.",
                 parameter="max_tokens",
             )
         params = params.clone()

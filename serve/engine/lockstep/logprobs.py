@@ -79,7 +79,9 @@ class Report:
     """Of each member, its log-probability of each token."""
 
 
-def read(logprobs: Sequence[LogprobsOnePosition], seat: Seat) -> tuple[list[LogprobsOnePosition], Report]:
+def read(
+    logprobs: Sequence[LogprobsOnePosition], seat: Seat
+) -> tuple[list[LogprobsOnePosition], Report]:
     """The fused log-probabilities of some tokens as vLLM's serving wants them, and the report beside them."""
     tokens = []
     nats = []

@@ -56,9 +56,7 @@ class Fused:
 class LockstepProcessor(LogitsProcessor):
     """Implements vLLM's `LogitsProcessor`."""
 
-    def __init__(
-        self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool
-    ) -> None:
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         self._device = device
         self._rows: dict[int, Row] = {}
         self._blocks: list[Block] = []

@@ -10,9 +10,7 @@ from vllm.v1.request import Request, RequestStatus
 from serve.engine.lockstep.group import Group
 
 if TYPE_CHECKING:
-    from vllm.v1.core.sched.scheduler import Scheduler
-
-    _Base = Scheduler
+    from vllm.v1.core.sched.scheduler import Scheduler as _Base
 else:
     _Base = object
 
@@ -66,12 +64,10 @@ class Room(_Base):
     def _token_budget(self) -> int:
         if self._pause_state == PauseState.PAUSED_ALL:
             return 0
-        return int(
-            min(self.max_num_scheduled_tokens, self.scheduler_config.max_num_batched_tokens)
-        )
+        return int(min(self.max_num_scheduled_tokens, self.scheduler_config.max_num_batched_tokens))
 
     @property
-    def _free_blocks(self) -> int:
+    def _vacant_blocks(self) -> int:
         return int(self.kv_cache_manager.block_pool.get_num_free_blocks())
 
     @staticmethod
@@ -113,7 +109,7 @@ class Room(_Base):
     def _blocks_for_next(self, groups: Iterable[Group]) -> int:
         """Blocks that the next token of every member takes."""
         requests = [request for group in groups for request in group.members.values()]
-        if len(requests) <= self._free_blocks:
+        if len(requests) <= self._vacant_blocks:
             return 0  # a token takes a block at most
         return sum(self._blocks_for(r, r.num_computed_tokens + 1) for r in requests)
 
@@ -138,7 +134,7 @@ class Room(_Base):
             - len(unseated),
             adapters=set(self._live_adapters),
             max_adapters=self._max_adapters,
-            blocks=self._free_blocks - reserved - watermark,
+            blocks=self._vacant_blocks - reserved - watermark,
             tokens=self._token_budget
             - sum(self._left(request) for request in self.running)
             - sum(request.num_tokens for request in unseated),
@@ -156,9 +152,8 @@ class Room(_Base):
         if group.size > sequences:
             return f"The ensemble has {group.size} members, and the engine runs {sequences} sequences at once."
         if len(group.adapters) > self._max_adapters:
-            return (
-                f"The ensemble has {len(group.adapters)} adapters, and the engine holds {self._max_adapters} at once."
-            )
+            most = self._max_adapters
+            return f"The ensemble has {len(group.adapters)} adapters, and the engine holds {most} at once."
         total = self.kv_cache_manager.block_pool.num_gpu_blocks - 1
         total -= self.kv_cache_manager.watermark_blocks
         need = sum(

@@ -43,6 +43,8 @@ _STATUS = {
 class LockstepMixin(Room):
     """To be mixed into vLLM's `Scheduler` or `AsyncScheduler`, before it."""
 
+    running: list[Request]
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._group_of: dict[str, Group] = {}
@@ -139,7 +141,7 @@ class LockstepMixin(Room):
             if group.size <= budget and all(self._one_short(r) for r in group.members.values()):
                 chosen.append(group)
                 budget -= group.size
-        while chosen and self._blocks_for_next(chosen) > self._free_blocks:
+        while chosen and self._blocks_for_next(chosen) > self._vacant_blocks:
             victim = self._make_room()
             if victim in chosen:
                 chosen.remove(victim)
@@ -149,9 +151,7 @@ class LockstepMixin(Room):
         self._others_wait = any(request.status != RequestStatus.RUNNING for request in first)
         if first:
             running = [r for r in first if r.status == RequestStatus.RUNNING]
-            self.running = running + [
-                r for r in self.running if r.request_id not in self._released
-            ]
+            self.running = running + [r for r in self.running if r.request_id not in self._released]
 
     def _one_short(self, request: Request) -> bool:
         if request.status != RequestStatus.RUNNING:
@@ -216,8 +216,8 @@ class LockstepMixin(Room):
     def _handle_blocked_waiting_request(self, request: Request) -> bool:
         group = self._group_of.get(request.request_id)
         if group is not None:
-            # A group without room stops the queue in `_reserve_prefill_lookahead`, so that nobody overtakes it for ever;
-            # one whose grammar is still compiled lets others pass.
+            # A group without room stops the queue in `_reserve_prefill_lookahead`, so that nobody overtakes it for
+            # ever; one whose grammar is still compiled lets others pass.
             return group.held != "grammar"
         adapter = request.lora_request
         if adapter and self._groups and self.lora_config:
