@@ -97,7 +97,7 @@ class Lockstep:
                 output.finished = done == params.n
                 piece = Spoken(
                     output,
-                    dict.fromkeys([index] if piece.reports else (), piece.reports.get(0)),
+                    dict(zip([index], piece.reports.values(), strict=False)),
                     piece.stalls,
                 )
                 if params.n > 1 and params.output_kind == RequestOutputKind.FINAL_ONLY:

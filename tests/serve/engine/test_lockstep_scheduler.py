@@ -19,7 +19,7 @@ STOP = 7
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """vLLM's configuration of a small engine: chunks of 24 tokens, 8 sequences, 3 adapters."""
+    """vLLM's configuration of a small engine: chunks of 24 tokens, 12 sequences, 3 adapters."""
     from serve.engine.arguments import engine_args
 
     base = tiny.causal_base(tmp_path_factory.mktemp("lockstep") / "base", context=256)
@@ -30,7 +30,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Any:
         dtype="float32",
         adapter_slots=3,
         max_lora_rank=8,
-        given={"max_num_batched_tokens": 24, "max_num_seqs": 8, "block_size": BLOCK},
+        given={"max_num_batched_tokens": 24, "max_num_seqs": 12, "block_size": BLOCK},
     ).create_engine_config()
 
 
@@ -182,7 +182,7 @@ class Machine:
             self.splits += len(ids) not in (0, len(self.group_of[ids[0]].ids))
 
     def _token(self, id_: str, place: int) -> int:
-        return 2 + zlib.crc32(f"{id_.rpartition('-')[0]}:{place}".encode()) % 40
+        return 2 + zlib.crc32(f"{id_.rpartition('-')[0]}:{place}".encode()) % 100
 
     def run(self, most: int = 5000) -> None:
         while (self.scheduler.has_requests() or self.flying) and most:
@@ -230,18 +230,18 @@ DEPTHS = pytest.mark.parametrize("depth", [1, 2], ids=["synchronous", "asynchron
 def test_groups_and_single_requests_all_get_their_own_text(config: Any, depth: int) -> None:
     """Long prompts and short ones, prompts of one token, caches warm for one member, preemption, full slots."""
     rng = random.Random(depth)
-    machine = Machine(config, depth=depth, blocks=40)
+    machine = Machine(config, depth=depth, blocks=68)
     shared = _prompt(rng, 40)
     for index in range(120):
         size = rng.choice([1, 2, 3, 5])
-        prompts = [_prompt(rng, rng.choice([1, 2, 7, 8, 9, 30, 60])) for _ in range(size)]
+        prompts = [_prompt(rng, rng.choice([1, 2, 7, 8, 9, 30, 40])) for _ in range(size)]
         if index % 3 == 0:
             prompts[0] = shared[: rng.choice([16, 17, 33, 40])]
         adapters = [rng.choice([None, 1, 2, 3]) for _ in range(size)]
         if index % 4 == 0:
             machine.send(f"s{index}", prompts[:1], adapters=adapters[:1], together=False)
         else:
-            machine.send(f"g{index}", prompts, adapters=adapters, max_tokens=rng.choice([1, 5, 20]))
+            machine.send(f"g{index}", prompts, adapters=adapters, max_tokens=rng.choice([1, 5, 40, 60]))
         for _ in range(rng.randrange(4)):
             machine.step()
     machine.run()
