@@ -241,7 +241,9 @@ def test_groups_and_single_requests_all_get_their_own_text(config: Any, depth: i
         if index % 4 == 0:
             machine.send(f"s{index}", prompts[:1], adapters=adapters[:1], together=False)
         else:
-            machine.send(f"g{index}", prompts, adapters=adapters, max_tokens=rng.choice([1, 5, 40, 60]))
+            machine.send(
+                f"g{index}", prompts, adapters=adapters, max_tokens=rng.choice([1, 5, 40, 60])
+            )
         for _ in range(rng.randrange(4)):
             machine.step()
     machine.run()
