@@ -14,6 +14,9 @@ from serve.engine.lockstep.client import REPORT_COLUMNS
 
 SUPPORTED_VLLM = "0.32"
 
+SCHEDULER = "serve.engine.scheduler.ChoirScheduler"
+ASYNC_SCHEDULER = "serve.engine.scheduler.AsyncChoirScheduler"
+
 OWNED: Mapping[str, str] = {
     "model": "it is the bundle's base",
     "revision": "it is the bundle's base",
@@ -103,9 +106,9 @@ def engine_args(
             "runner": "generate",
             "enable_prefix_caching": True,
             "logits_processors": ["serve.engine.lockstep.processor:LockstepProcessor"],
-            "scheduler_cls": "serve.engine.scheduler.AsyncChoirScheduler"
+            "scheduler_cls": ASYNC_SCHEDULER
             if torch.cuda.is_available() and given.get("async_scheduling", True)
-            else "serve.engine.scheduler.ChoirScheduler",
+            else SCHEDULER,
         }
     else:
         arguments |= {

@@ -1,7 +1,7 @@
 """What an OpenAI call asks of an ensemble's members, and what cannot be asked."""
 
 from serve.engine.interface import GenerateCall, Refusal
-from serve.engine.lockstep.seat import TokenFusion
+from serve.engine.lockstep.seat import PREFIX, TokenFusion
 from serve.fusion.errors import FusionError
 from serve.fusion.members import check_weights
 from serve.fusion.token_weights import token_method, token_plausibility, token_weights
@@ -14,6 +14,10 @@ _NOT_VOTED = (*_NOT_FUSED, "n", "logprobs", "top_logprobs")
 def generation_refusal(ensemble: Ensemble, call: GenerateCall) -> Refusal | None:
     """Why an OpenAI call cannot be answered, if so."""
     names = [member.name for member in ensemble.members]
+    extra = call.body.get("vllm_xargs")
+    for key in extra if isinstance(extra, dict) else ():
+        if key.startswith(PREFIX):  # what Choir tells its scheduler is not a client's to say
+            return Refusal(400, f"{key!r} is reserved for Choir.", param="vllm_xargs")
     unknown = [name for name in call.prompts or () if name not in names]
     if unknown:
         return Refusal(

@@ -7,6 +7,7 @@ model, the members' answers and the members' tokens. Built on `init_app_state`, 
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, MutableMapping
 from typing import Any
 
@@ -197,10 +198,14 @@ def _refusal(status: int, body: bytes) -> Refusal:
     """vLLM's error document as a refusal."""
     try:
         error = json.loads(body)["error"]
-        return Refusal(status, error["message"], code=None, param=error.get("param"))
+        message = _PARAMETER.sub("", error["message"])
+        return Refusal(status, message, code=None, param=error.get("param"))
     except (ValueError, KeyError, TypeError):
         return Refusal(status, "vLLM refused the request without saying why.")
 
+
+_PARAMETER = re.compile(r" \((?:parameter|value)=.*\)$")
+"""What vLLM's validation errors append to their sentence; `param` says it already."""
 
 _ERROR_EVENT = b'data: {"error":'
 

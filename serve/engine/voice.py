@@ -10,7 +10,6 @@ from typing import Any
 
 from vllm import SamplingParams
 from vllm.engine.protocol import EngineClient
-from vllm.exceptions import VLLMValidationError
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
@@ -19,7 +18,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from serve import metrics
 from serve.engine.lockstep.client import Lockstep, Part
 from serve.engine.lockstep.logprobs import Report
-from serve.engine.lockstep.seat import PREFIX, TokenFusion
+from serve.engine.lockstep.seat import TokenFusion
 from serve.fusion.answers import AnswerVote, vote_answers
 from serve.manifest import Ensemble, Member
 
@@ -88,7 +87,6 @@ class VoiceClient:
     ) -> AsyncGenerator[RequestOutput, None]:
         """The member's stream when one speaks alone; the fused stream; or one output, the answer that most agree on."""
         voice = speaking.get()
-        _refuse_reserved(sampling_params)
         if len(voice.speakers) == 1:
             answer = self._alone(voice, prompt, sampling_params, request_id, kwargs)
         elif voice.fusion is None:
@@ -218,15 +216,6 @@ def _prompt_of(voice: Voice, speaker: Speaker, prompt: Mapping[str, Any]) -> Map
         return prompt
     salts = (speaker.adapter.lora_name, prompt.get("cache_salt"))
     return {**prompt, "cache_salt": ":".join(salt for salt in salts if salt)}
-
-
-def _refuse_reserved(params: SamplingParams) -> None:
-    """Clients reach `extra_args` through `vllm_xargs`; what Choir says there to its scheduler is not theirs to say."""
-    for key in params.extra_args or {}:
-        if key.startswith(PREFIX):
-            raise VLLMValidationError(
-                f"{key!r} in vllm_xargs is reserved for Choir.", parameter="vllm_xargs"
-            )
 
 
 EngineClient.register(VoiceClient)
