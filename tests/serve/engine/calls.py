@@ -16,7 +16,7 @@ from tests.serve.engine.fused import Judge, Merge, averaged, multiplied
 RANKS = {"a": 8, "b": 16, "c": 4, "d": 32}
 BLOCK_BYTES = 32768
 """Of the tiny model: 32 tokens, 2 layers, 2 heads of 32 numbers, keys and values, float32."""
-BLOCKS = 40
+BLOCKS = 26
 CHUNK = 48
 
 WEIGHTS = {"a": 0.1, "b": 0.4, "c": 0.3, "d": 0.15, "plain": 0.05}
