@@ -26,7 +26,7 @@ from tests.serve.engine.calls import (
     stream,
     version,
 )
-from tests.serve.engine.fused import Judge, multiplied
+from tests.serve.engine.fused import Judge, averaged, multiplied
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
 
@@ -63,11 +63,23 @@ async def test_fused_texts_equal_peft_merged_token_by_token(engine: Any, judge: 
 
 @pytest.mark.slow
 async def test_two_hundred_prompts_equal_peft(engine: Any, judge: Judge) -> None:
-    before = stalls("preempted")
     judge.answers = judge.tokens = judge.ties = 0
     await compare(engine, judge, prompts(200, seed=5), seed=6)
     assert judge.answers == 1200
-    assert stalls("preempted") > before, "the cache was too small for all"
+
+
+async def test_preempted_groups_equal_peft(engine: Any, judge: Judge) -> None:
+    """Four groups that fit when they are admitted, and not when they have grown."""
+    before = stalls("preempted")
+    texts = [f"{text}, why" for text in ("where is my card", "top up", "I want", "please tell me")]
+    weights = {"method": "weighted_average", "weights": {"yes": 0.7, "no": 0.3}}
+    bodies = [greedy(text, 120) for text in texts]
+    own = {"prompts": {"no": "cancel"}}
+    answers = await asyncio.gather(*(ask(engine, b, "guided", **weights, **own) for b in bodies))
+    assert stalls("preempted") > before
+    for text, answer in zip(texts, answers, strict=True):
+        judge.check(answer["choices"][0], [("a", text), ("a", "cancel")], averaged([0.7, 0.3]))
+    print(f"{stalls('preempted') - before:.0f} preemptions, {judge.ties} near ties")
 
 
 async def test_sampled_text_is_the_same_under_load(engine: Any) -> None:
