@@ -48,7 +48,7 @@ _AGREEMENT = Counter(
 )
 _DISAGREEMENT = Histogram(
     "choir_disagreement",
-    "Mutual information between member and label of each answer, in nats.",
+    "Mutual information between member and label, or token, of each answer, in nats.",
     ["ensemble"],
     buckets=_NATS,
     registry=REGISTRY,

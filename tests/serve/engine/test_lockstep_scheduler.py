@@ -272,7 +272,7 @@ def test_the_stock_scheduler_does_not_keep_step(config: Any, depth: int) -> None
 
 @DEPTHS
 def test_two_thousand_groups_leave_nothing_behind(config: Any, depth: int) -> None:
-    """Aborts of any member at any time, stops, groups that never become whole, and groups that can never fit."""
+    """Aborts and failures of any member at any time, stops, groups that never become whole, groups that never fit."""
     from vllm.v1.request import RequestStatus
 
     rng = random.Random(7 + depth)
@@ -292,7 +292,9 @@ def test_two_thousand_groups_leave_nothing_behind(config: Any, depth: int) -> No
             machine.step()
         if fate in ("abort", "missing"):
             victims = rng.sample(sent.ids, rng.randrange(1, size))
-            machine.scheduler.finish_requests(victims, RequestStatus.FINISHED_ABORTED)
+            # a client that leaves, or a member that fails inside vLLM
+            status = rng.choice([RequestStatus.FINISHED_ABORTED, RequestStatus.FINISHED_ERROR])
+            machine.scheduler.finish_requests(victims, status)
             ends[fate] += 1
         if fate == "large":
             machine.step()
