@@ -23,6 +23,8 @@ Whole: TypeAlias = Annotated[int, Field(strict=True)]
 Task: TypeAlias = Literal["classification", "multilabel", "regression", "generation"]
 Method: TypeAlias = Literal["average", "weighted_average", "vote", "stack", "product", "mbr"]
 Space: TypeAlias = Literal["probability", "log"]
+TokenMethod: TypeAlias = Literal["average", "weighted_average", "product"]
+"""The methods of the task generation that fuse at every token; its others choose among whole answers."""
 
 METHODS: dict[Task, tuple[Method, ...]] = {
     "classification": ("average", "weighted_average", "vote", "stack"),

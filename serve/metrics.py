@@ -1,7 +1,7 @@
 """Every metric, declared once, and the board that adds up those of all processes."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TypeAlias
@@ -48,7 +48,7 @@ _AGREEMENT = Counter(
 )
 _DISAGREEMENT = Histogram(
     "choir_disagreement",
-    "Mutual information between member and label of each answer, in nats.",
+    "Mutual information between member and label, or token, of each answer, in nats.",
     ["ensemble"],
     buckets=_NATS,
     registry=REGISTRY,
@@ -100,9 +100,14 @@ _PHASE_SECONDS = Histogram(
     buckets=_SECONDS,
     registry=REGISTRY,
 )
-# Engines without lockstep groups never record it; declared for dashboards that read it.
 _GROUP_STALLS = Counter(
     "choir_group_stalls_total", "Groups held back, by reason.", ["reason"], registry=REGISTRY
+)
+_MEMBERS_ABSENT = Gauge(
+    "choir_members_absent",
+    "Members that a loaded version goes on without, because they failed to load.",
+    ["ensemble", "version"],
+    registry=REGISTRY,
 )
 
 
@@ -155,6 +160,20 @@ def tokens_generated(ensemble: str, user: int, members: int) -> None:
     """Count tokens sent to the user, and those that all members generated for them."""
     _GENERATED_TOKENS.labels(ensemble).inc(user)
     _MEMBER_TOKENS.labels(ensemble).inc(members)
+
+
+def group_stalled(reason: str, times: int) -> None:
+    """A group that has ended was held back `times` times for `reason`, one of a few words."""
+    _GROUP_STALLS.labels(reason).inc(times)
+
+
+def members_absent(ensemble: str, version: int, count: int) -> None:
+    """How many members a version that is loaded goes on without; nothing is shown for 0."""
+    if count:
+        _MEMBERS_ABSENT.labels(ensemble, str(version)).set(count)
+    else:
+        with suppress(KeyError):
+            _MEMBERS_ABSENT.remove(ensemble, str(version))
 
 
 def ensemble_loaded(ensemble: str, version: int) -> None:

@@ -290,7 +290,7 @@ class EnsembleRecipe(Strict):
                 raise ValueError("a generation ensemble names its `target` column, and no `label`")
             if self.fusion.method not in ("best", "vote"):
                 raise ValueError(
-                    "generation is fused by vote; token-level fusion is not trained or served yet"
+                    "generation is fused by vote; token-level fusion has nothing to fit: name it in the manifest"
                 )
             if self.baselines:
                 raise ValueError("baselines are for classification")

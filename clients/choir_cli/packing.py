@@ -18,7 +18,9 @@ Adapters = Annotated[
     typer.Option("--adapter", metavar="NAME=DIR", help="A PEFT folder; repeat it for each member."),
 ]
 Task = Annotated[str | None, typer.Option("--task", help="classification or generation.")]
-Fusion = Annotated[str | None, typer.Option("--fusion", help="average, weighted_average or vote.")]
+Fusion = Annotated[
+    str | None, typer.Option("--fusion", help="average, weighted_average, vote or product.")
+]
 Labels = Annotated[
     Path | None, typer.Option("--labels", help="Labels: one a line, or a JSON list.")
 ]

@@ -10,7 +10,12 @@ import vllm
 from vllm import AsyncEngineArgs
 from vllm.config import PoolerConfig
 
+from serve.engine.lockstep.client import REPORT_COLUMNS
+
 SUPPORTED_VLLM = "0.32"
+
+SCHEDULER = "serve.engine.scheduler.ChoirScheduler"
+ASYNC_SCHEDULER = "serve.engine.scheduler.AsyncChoirScheduler"
 
 OWNED: Mapping[str, str] = {
     "model": "it is the bundle's base",
@@ -22,8 +27,12 @@ OWNED: Mapping[str, str] = {
     "enable_lora": "adapters are what Choir serves",
     "max_cpu_loras": "an adapter that vLLM evicts would be reloaded in the middle of a request",
     "scheduler_cls": "Choir brings its own",
+    "scheduling_policy": "members of an ensemble run together, in order of arrival",
+    "logits_processors": "Choir brings its own, and others would change what it fuses",
+    "data_parallel_size": "start several replicas instead, with --replicas",
     "worker_extension_cls": "Choir brings its own",
-    "speculative_config": "label scoring cannot be combined with speculative decoding",
+    "speculative_config": "neither label scoring nor token-level fusion can be combined with speculative decoding",
+    "enable_batch_sharded_sampling": "token-level fusion needs all rows of a batch in one place",
     "trust_remote_code": "no code is ever loaded from a model folder",
     "load_format": "weights are read from safetensors only",
     "logprobs_mode": "scores are the model's own log-probabilities",
@@ -96,9 +105,10 @@ def engine_args(
         arguments |= {
             "runner": "generate",
             "enable_prefix_caching": True,
-            "scheduler_cls": "serve.engine.scheduler.AsyncScoringScheduler"
+            "logits_processors": ["serve.engine.lockstep.processor:LockstepProcessor"],
+            "scheduler_cls": ASYNC_SCHEDULER
             if torch.cuda.is_available() and given.get("async_scheduling", True)
-            else "serve.engine.scheduler.ScoringScheduler",
+            else SCHEDULER,
         }
     else:
         arguments |= {
@@ -109,5 +119,9 @@ def engine_args(
     if not torch.cuda.is_available():
         arguments |= CPU_DEFAULTS
     arguments |= given
+    if kind == "causal":
+        # what members think of a token comes back in columns beside the likeliest tokens
+        asked = arguments.get("max_logprobs", AsyncEngineArgs.max_logprobs)
+        arguments["max_logprobs"] = asked if asked < 0 else asked + REPORT_COLUMNS
     arguments["max_cpu_loras"] = arguments["max_loras"]
     return AsyncEngineArgs(**arguments)

@@ -121,6 +121,8 @@ class Prediction:
     """Tokens of the inputs, counted once."""
     member_tokens: int
     """Tokens that all members together computed or read."""
+    absent: tuple[str, ...] = ()
+    """Members that could not be loaded and did not answer."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,8 @@ class GenerateCall:
     method: str | None = None
     weights: Mapping[str, float] | None = None
     prompts: Mapping[str, str] | None = None
+    """Member -> a prompt of its own: a completion's whole prompt, or the content of a chat's last user message."""
+    plausibility: float | None = None
     return_members: bool = False
     trace_headers: Mapping[str, str] | None = None
 

@@ -7,19 +7,24 @@ model, the members' answers and the members' tokens. Built on `init_app_state`, 
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, MutableMapping
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import ValidationError
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.entrypoints.openai.chat_completion.api_router import attach_router as attach_chat
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.api_router import attach_router as attach_completion
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from serve.engine.documents import complete, complete_events
 from serve.engine.interface import GenerateCall, Refusal
 from serve.engine.voice import Voice, VoiceClient, speaking
 
@@ -53,6 +58,11 @@ class OpenAIRoutes:
         self, call: GenerateCall, voice: Voice
     ) -> AsyncGenerator[bytes | Refusal, None]:
         """The body of the answer, or a refusal first."""
+        if call.prompts:
+            refusal = await self._render(call, voice, call.prompts)
+            if refusal is not None:
+                yield refusal
+                return
         exchange = Exchange(self._app, call, voice)
         try:
             status = await exchange.status()
@@ -60,17 +70,51 @@ class OpenAIRoutes:
                 yield _refusal(status, b"".join([part async for part in exchange.body()]))
                 return
             if call.body.get("stream"):
+                first = True
                 async for part in exchange.body():
-                    yield (
-                        _with_members_in_events(part, voice, call)
-                        if len(voice.speakers) > 1
-                        else part
-                    )
+                    if first and part.startswith(_ERROR_EVENT):
+                        # vLLM says 200 before it has asked the engine, and nothing has reached the client yet
+                        yield _refused_event(part)
+                        return
+                    first = False
+                    yield part
             else:
                 whole = b"".join([part async for part in exchange.body()])
-                yield _with_members(whole, voice, call) if len(voice.speakers) > 1 else whole
+                yield complete(whole, voice, call)
         finally:
             await exchange.close()
+
+    async def _render(
+        self, call: GenerateCall, voice: Voice, prompts: Mapping[str, str]
+    ) -> Refusal | None:
+        """Render the members' own prompts as vLLM renders the request's: the whole prompt of a completion, the content
+        of a chat's last user message."""
+        rendered = {}
+        for member, text in prompts.items():
+            body: dict[str, Any] = {**call.body, "model": VLLM_MODEL}
+            try:
+                if call.route == "completions":
+                    if not isinstance(body.get("prompt"), str):
+                        return _one_prompt("'prompt' must be one text")
+                    body["prompt"] = text
+                    completion = self._app.state.openai_serving_completion.online_renderer
+                    inputs = await completion.render_completion(CompletionRequest(**body))
+                else:
+                    messages = [dict(message) for message in body.get("messages") or ()]
+                    users = [each for each in messages if each.get("role") == "user"]
+                    if not users:
+                        return _one_prompt("'messages' must have one of the user")
+                    users[-1]["content"] = text
+                    chat = self._app.state.openai_serving_chat.online_renderer
+                    request = ChatCompletionRequest(**{**body, "messages": messages})
+                    _, inputs = await chat.render_chat(request)
+            except (ValidationError, TypeError):
+                return None  # vLLM says what is wrong with the body itself
+            except ValueError as error:
+                return Refusal(400, f"The prompt of {member!r}: {error}", param="fusion.prompts")
+            rendered[member] = inputs[0]
+        voice.prompts = rendered
+        return None
 
 
 class Exchange:
@@ -78,6 +122,8 @@ class Exchange:
 
     def __init__(self, app: FastAPI, call: GenerateCall, voice: Voice) -> None:
         self._body = json.dumps({**call.body, "model": VLLM_MODEL}).encode()
+        self._call, self._voice = call, voice
+        self._streams = bool(call.body.get("stream"))
         self._parts: asyncio.Queue[MutableMapping[str, Any] | BaseException] = asyncio.Queue()
         self._sent = False
         headers = [
@@ -110,6 +156,9 @@ class Exchange:
             await self._parts.put(error)
 
     async def _send(self, message: MutableMapping[str, Any]) -> None:
+        if self._streams and message.get("body"):
+            # here, and not where parts are read: vLLM's generator stands still at the piece that this event is about
+            message["body"] = complete_events(message["body"], self._voice, self._call)
         await self._parts.put(message)
 
     async def _receive(self) -> dict[str, Any]:
@@ -149,44 +198,25 @@ def _refusal(status: int, body: bytes) -> Refusal:
     """vLLM's error document as a refusal."""
     try:
         error = json.loads(body)["error"]
-        return Refusal(status, error["message"], code=None, param=error.get("param"))
+        message = _PARAMETER.sub("", error["message"])
+        return Refusal(status, message, code=None, param=error.get("param"))
     except (ValueError, KeyError, TypeError):
         return Refusal(status, "vLLM refused the request without saying why.")
 
 
-def _add_members(document: dict[str, Any], voice: Voice, call: GenerateCall) -> None:
-    """Write the members' tokens into `usage` and, if asked for, their answers into each choice."""
-    if document.get("usage"):
-        document["usage"]["member_tokens"] = voice.member_tokens
-    if not call.return_members:
-        return
-    # vLLM ends the request id of a completion's i-th prompt with -i; its choice has that index.
-    votes = {
-        int(request_id.rpartition("-")[2]) if call.route == "completions" else 0: vote
-        for request_id, vote in voice.votes.items()
-    }
-    for choice in document.get("choices", ()):
-        verdict, answers = votes[choice["index"]]
-        choice["agreement"] = verdict.share
-        choice["members"] = [
-            {"name": speaker.name, "text": text, "agrees": key == verdict.keys[verdict.winner]}
-            for speaker, text, key in zip(voice.speakers, answers, verdict.keys, strict=True)
-        ]
+_PARAMETER = re.compile(r" \((?:parameter|value)=.*\)$")
+"""What vLLM's validation errors append to their sentence; `param` says it already."""
+
+_ERROR_EVENT = b'data: {"error":'
 
 
-def _with_members(body: bytes, voice: Voice, call: GenerateCall) -> bytes:
-    document = json.loads(body)
-    _add_members(document, voice, call)
-    return json.dumps(document).encode()
+def _refused_event(part: bytes) -> Refusal:
+    body = part.split(b"\n", 1)[0].removeprefix(b"data: ")
+    code = json.loads(body)["error"].get("code")
+    return _refusal(code if isinstance(code, int) and code >= 400 else 500, body)
 
 
-def _with_members_in_events(part: bytes, voice: Voice, call: GenerateCall) -> bytes:
-    """The same for server-sent events; vLLM sends whole events."""
-    lines = part.decode().split("\n")
-    for number, line in enumerate(lines):
-        if line.startswith("data: {"):
-            document = json.loads(line.removeprefix("data: "))
-            if voice.votes:
-                _add_members(document, voice, call)
-            lines[number] = f"data: {json.dumps(document)}"
-    return "\n".join(lines).encode()
+def _one_prompt(what: str) -> Refusal:
+    return Refusal(
+        400, f"{what} where 'fusion' gives a member a prompt of its own.", param="fusion.prompts"
+    )

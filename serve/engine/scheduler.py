@@ -1,4 +1,5 @@
-"""vLLM's schedulers, taught how far a label-scoring request may read the prefix cache.
+"""vLLM's schedulers, taught to keep groups in step (`lockstep/scheduler.py`) and how far a label-scoring request may
+read the prefix cache.
 
 vLLM computes no `prompt_logprobs` for positions that it reads from the cache, and label scoring needs them from the
 label's first token on. So a hit is cut back to the last block that ends before the label begins. The hook is
@@ -11,6 +12,8 @@ from vllm.v1.core.kv_cache_manager import KVCacheBlocks
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
+
+from serve.engine.lockstep.scheduler import LockstepMixin
 
 COMPUTE_FROM = "choir_compute_from"
 """Key in `SamplingParams.extra_args`: the first position that the forward pass has to compute."""
@@ -31,9 +34,9 @@ class _ScoringMixin:
         return blocks, hit, boundary, divergent
 
 
-class ScoringScheduler(_ScoringMixin, Scheduler):
+class ChoirScheduler(LockstepMixin, _ScoringMixin, Scheduler):
     """For engines without asynchronous scheduling (the CPU)."""
 
 
-class AsyncScoringScheduler(_ScoringMixin, AsyncScheduler):
+class AsyncChoirScheduler(LockstepMixin, _ScoringMixin, AsyncScheduler):
     """For engines with asynchronous scheduling (vLLM's default on GPUs)."""

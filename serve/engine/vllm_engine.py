@@ -1,10 +1,12 @@
 """The engine: one vLLM instance that holds adapters and answers for whole ensembles."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+import logging
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from serve.engine.adapters import AdapterPool
 from serve.engine.arguments import check_vllm_version, engine_args
 from serve.engine.causal import CausalScorer
 from serve.engine.encoder import EncoderPooler, Head
+from serve.engine.generation import generation_refusal, token_fusion
 from serve.engine.interface import (
     VERSION_NOT_LOADED,
     EngineSettings,
@@ -28,13 +31,17 @@ from serve.engine.interface import (
     Refusal,
     Version,
 )
+from serve.engine.manifests import refuse_unserved, without
 from serve.engine.openai import OpenAIRoutes
 from serve.engine.probe import Prober
 from serve.engine.voice import Speaker, Voice
 from serve.fusion.fuse import Fused, Fusion, FusionError
 from serve.fusion.measures import entropy
-from serve.fusion.members import check_weights
 from serve.manifest import Ensemble, Member
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -42,6 +49,10 @@ class Loaded:
     """A version that is ready to answer."""
 
     version: Version
+    ensemble: Ensemble
+    """The version's, less the members that could not be loaded."""
+    absent: tuple[str, ...]
+    """Those members' names."""
     fusion: Fusion | None
     heads: dict[str, Head]
     in_flight: int = 0
@@ -49,10 +60,6 @@ class Loaded:
 
     def __post_init__(self) -> None:
         self.idle.set()
-
-    @property
-    def ensemble(self) -> Ensemble:
-        return self.version.ensemble
 
 
 class VLLMEngine:
@@ -105,7 +112,9 @@ class VLLMEngine:
         async with self._preparing:
             if version.key not in self._versions:
                 self._versions[version.key] = await self._load(version)
+                absent = len(self._versions[version.key].absent)
                 metrics.ensemble_loaded(version.ensemble.name, version.ensemble.version)
+                metrics.members_absent(version.ensemble.name, version.ensemble.version, absent)
                 self._tell_adapters()
         try:
             return await self.probe(version.key)
@@ -117,7 +126,19 @@ class VLLMEngine:
         ensemble = version.ensemble
         refuse_unserved(ensemble, self._settings.kind)
         acquired: list[str] = []
+        heads: dict[str, Head] = {}
+        absent: dict[str, PrepareError] = {}
         try:
+            for member in ensemble.members:
+                try:
+                    await self._load_member(member, version, acquired, heads)
+                except PrepareError as error:
+                    if ensemble.on_member_error == "fail":
+                        raise
+                    logger.error("%s goes on without %s: %s", version.key, member.name, error)
+                    absent[member.name] = error
+            ensemble = without(ensemble, absent)
+            self._refuse_group(ensemble)
             fusion = None
             if ensemble.task == "classification":
                 fusion = Fusion.from_manifest(
@@ -125,21 +146,37 @@ class VLLMEngine:
                     Path(version.parameters) if version.parameters else None,
                     allow_stale=version.allow_stale_fusion,
                 )
-            heads = {}
-            for member in ensemble.members:
-                for reference in member.adapters:
-                    folder = version.adapters[reference.digest]
-                    await self._adapters.acquire(reference.adapter, reference.digest, folder)
-                    acquired.append(reference.digest)
-                    if self._encoder is not None:
-                        heads[member.name] = self._head(folder, member, ensemble)
         except BaseException as error:
             for digest in acquired:
                 await self._adapters.release(digest)
             if isinstance(error, FusionError):
                 raise PrepareError(str(error)) from error
             raise
-        return Loaded(version, fusion, heads)
+        return Loaded(version, ensemble, tuple(absent), fusion, heads)
+
+    async def _load_member(
+        self, member: Member, version: Version, acquired: list[str], heads: dict[str, Head]
+    ) -> None:
+        """Appends what it took to `acquired`, also when it raises PrepareError, unless it gave it back."""
+        for reference in member.adapters:
+            folder = version.adapters[reference.digest]
+            await self._adapters.acquire(reference.adapter, reference.digest, folder)
+            try:
+                if self._encoder is not None:
+                    heads[member.name] = self._head(folder, member, version.ensemble)
+            except BaseException:
+                await self._adapters.release(reference.digest)
+                raise
+            acquired.append(reference.digest)
+
+    def _refuse_group(self, ensemble: Ensemble) -> None:
+        """Raises PrepareError for more members than the engine can ever run together."""
+        most = self._llm.vllm_config.scheduler_config.max_num_seqs
+        if ensemble.task == "generation" and len(ensemble.members) > most:
+            raise PrepareError(
+                f"The ensemble has {len(ensemble.members)} members and the engine runs {most} sequences at once; start "
+                f"with a larger max_num_seqs (--engine '{{\"max_num_seqs\": N}}')."
+            )
 
     @staticmethod
     def _head(folder: str, member: Member, ensemble: Ensemble) -> Head:
@@ -170,6 +207,10 @@ class VLLMEngine:
                 "/v1/chat/completions.",
                 param="model",
             )
+        refusal = _absent_refusal(loaded, call.member)
+        if refusal is not None:
+            return refusal
+        call = replace(call, weights=_present(loaded, call.weights))
         members = _members(loaded.ensemble, call.member)
         with _running(loaded):
             try:
@@ -217,7 +258,12 @@ class VLLMEngine:
         if loaded is None:
             yield _not_loaded(call.version)
             return
-        refusal = _generation_refusal(loaded.ensemble, call)
+        call = replace(
+            call,
+            weights=_present(loaded, call.weights),
+            prompts=_present(loaded, call.prompts),
+        )
+        refusal = _absent_refusal(loaded, call.member) or generation_refusal(loaded.ensemble, call)
         if refusal is not None or self._openai is None:
             yield refusal or Refusal(
                 400,
@@ -226,23 +272,25 @@ class VLLMEngine:
             )
             return
         with _running(loaded):
-            answer = self._openai.answer(call, self._voice(loaded.ensemble, call))
+            answer = self._openai.answer(call, self._voice(loaded, call))
             async with aclosing(answer):
                 async for part in answer:
                     yield part
 
-    def _voice(self, ensemble: Ensemble, call: GenerateCall) -> Voice:
+    def _voice(self, loaded: Loaded, call: GenerateCall) -> Voice:
+        members = _members(loaded.ensemble, call.member)
+        limits = ("max_tokens", "max_completion_tokens")
+        # a completion without max_tokens asks for 16, OpenAI's default; a chat for all that there is room for
+        open_end = call.route == "chat" and all(call.body.get(name) is None for name in limits)
         return Voice(
             model=call.model,
-            ensemble=ensemble,
+            ensemble=loaded.ensemble,
+            speakers=[Speaker(member, self._adapter_of(member)) for member in members],
             weights=call.weights,
-            speakers=[
-                Speaker(member.name, self._adapter_of(member))
-                for member in _members(ensemble, call.member)
-            ],
-            count_tokens=lambda user, members: metrics.tokens_generated(
-                ensemble.name, user, members
-            ),
+            fusion=token_fusion(loaded.ensemble, call) if len(members) > 1 else None,
+            open_end=open_end,
+            return_members=call.return_members,
+            absent=loaded.absent,
         )
 
     def _adapter_of(self, member: Member) -> LoRARequest | None:
@@ -254,6 +302,7 @@ class VLLMEngine:
         if loaded is None:
             return
         metrics.ensemble_unloaded(loaded.ensemble.name, loaded.ensemble.version)
+        metrics.members_absent(loaded.ensemble.name, loaded.ensemble.version, 0)
         await loaded.idle.wait()
         for member in loaded.ensemble.members:
             for reference in member.adapters:
@@ -306,6 +355,21 @@ def _members(ensemble: Ensemble, name: str | None) -> tuple[Member, ...]:
     return tuple(member for member in ensemble.members if name in (None, member.name))
 
 
+def _present(loaded: Loaded, by_member: Mapping[str, T] | None) -> Mapping[str, T] | None:
+    """What a request says of members, less those that could not be loaded."""
+    if by_member is None:
+        return None
+    return {name: value for name, value in by_member.items() if name not in loaded.absent}
+
+
+def _absent_refusal(loaded: Loaded, member: str | None) -> Refusal | None:
+    if member not in loaded.absent:
+        return None
+    return Refusal(
+        503, f"The member {member!r} could not be loaded; the ensemble goes on without it."
+    )
+
+
 def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Probabilities over the last axis."""
     shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -346,74 +410,5 @@ def _merge(
         member_probabilities=probabilities if call.return_members else None,
         prompt_tokens=prompt_tokens,
         member_tokens=member_tokens,
+        absent=loaded.absent,
     )
-
-
-def refuse_unserved(ensemble: Ensemble, kind: str) -> None:
-    """Raises PrepareError for what a manifest may say and this version of Choir cannot serve yet."""
-    if ensemble.task not in ("classification", "generation"):
-        raise PrepareError(
-            f"The task {ensemble.task} is not served yet; classification and generation are."
-        )
-    if ensemble.task == "generation":
-        if kind == "encoder":
-            raise PrepareError("An encoder base cannot serve the task generation.")
-        if ensemble.fusion.method != "vote":
-            raise PrepareError(
-                f"The fusion method {ensemble.fusion.method!r} is not served for generation yet; 'vote' is."
-            )
-    if ensemble.on_member_error != "fail":
-        raise PrepareError("on_member_error 'degrade' is not served yet; 'fail' is.")
-    for member in ensemble.members:
-        if len(member.adapters) > 1:
-            raise PrepareError(f"Member {member.name!r} has two adapters, which is not served yet.")
-        if kind == "encoder" and not member.adapters:
-            raise PrepareError(
-                f"Member {member.name!r} is the plain base, and an encoder base has no head to answer with."
-            )
-
-
-def _generation_refusal(ensemble: Ensemble, call: GenerateCall) -> Refusal | None:
-    """Why an OpenAI call cannot be answered, if so."""
-    if call.prompts is not None:
-        return Refusal(400, "A prompt per member is not served yet.", param="fusion.prompts")
-    if call.method not in (None, "vote"):
-        return Refusal(
-            400,
-            f"The method {call.method!r} is not served for generation yet; 'vote' is.",
-            param="fusion.method",
-        )
-    if call.weights is not None:
-        try:
-            check_weights(call.weights, [member.name for member in ensemble.members])
-        except FusionError as error:
-            return Refusal(400, str(error), param="fusion.weights")
-    if call.member is not None:
-        return None
-    if ensemble.task != "generation":
-        return Refusal(
-            400,
-            f"The ensemble {ensemble.name!r} has the task {ensemble.task}: use /v1/predict, or one member alone as "
-            f"'{ensemble.name}/{ensemble.members[0].name}'.",
-            param="model",
-        )
-    for parameter in _ONE_ANSWER_ONLY:
-        value = call.body.get(parameter)
-        if value not in (None, False, 0) and (parameter not in ("n", "best_of") or value != 1):
-            return Refusal(
-                400,
-                f"{parameter!r} cannot be honoured when members vote on whole answers; ask one member alone as "
-                f"'{ensemble.name}/{ensemble.members[0].name}'.",
-                param=parameter,
-            )
-    return None
-
-
-_ONE_ANSWER_ONLY = (
-    "n",
-    "best_of",
-    "logprobs",
-    "top_logprobs",
-    "prompt_logprobs",
-    "use_beam_search",
-)

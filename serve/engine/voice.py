@@ -1,7 +1,9 @@
 """The engine client that vLLM's own OpenAI serving runs on: its `generate()` answers with an ensemble's one voice."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,32 +15,49 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from serve import metrics
+from serve.engine.lockstep.client import Lockstep, Part
+from serve.engine.lockstep.logprobs import Report
+from serve.engine.lockstep.seat import TokenFusion
 from serve.fusion.answers import AnswerVote, vote_answers
-from serve.manifest import Ensemble
+from serve.manifest import Ensemble, Member
 
 
 @dataclass(frozen=True)
 class Speaker:
     """A member, ready to generate."""
 
-    name: str
+    member: Member
     adapter: LoRARequest | None
+
+    @property
+    def name(self) -> str:
+        return self.member.name
 
 
 @dataclass
 class Voice:
-    """Who answers one OpenAI call, and, once it is answered, what each member said."""
+    """Who answers one OpenAI call, and, as it is answered, what each member said."""
 
     model: str
     """The name that the answer carries."""
     ensemble: Ensemble
-    weights: Mapping[str, float] | None
-    """The request's, by member."""
     speakers: Sequence[Speaker]
-    count_tokens: Callable[[int, int], None]
-    """Told the user's tokens and all members' tokens as they are generated."""
+    weights: Mapping[str, float] | None = None
+    """The request's, by member."""
+    fusion: TokenFusion | None = None
+    """How several members are fused at every token; None: they vote on whole answers."""
+    prompts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Member -> its own prompt, as vLLM renders one."""
+    open_end: bool = False
+    """Whether the client left `max_tokens` to us."""
+    return_members: bool = False
+    absent: Sequence[str] = ()
+    """Members that could not be loaded."""
     votes: dict[str, tuple[AnswerVote, Sequence[str]]] = field(default_factory=dict)
     """vLLM's request id -> the verdict and every member's whole answer."""
+    reports: dict[tuple[str, int], list[Report]] = field(default_factory=lambda: defaultdict(list))
+    """vLLM's request id and choice -> what the members thought of tokens that the client has not been told yet."""
     member_tokens: int = 0
 
 
@@ -52,6 +71,7 @@ class VoiceClient:
 
     def __init__(self, llm: AsyncLLM) -> None:
         self._llm = llm
+        self._lockstep = Lockstep(llm)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._llm, name)
@@ -65,17 +85,79 @@ class VoiceClient:
         lora_request: LoRARequest | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[RequestOutput, None]:
-        """The member's stream when one speaks alone; else one output, the answer that most members agree on."""
+        """The member's stream when one speaks alone; the fused stream; or one output, the answer that most agree on."""
         voice = speaking.get()
-        if len(voice.speakers) > 1:
-            yield await self._vote(voice, prompt, sampling_params, request_id, kwargs)
-            return
-        async for output in self._stream(
-            voice.speakers[0], prompt, sampling_params, request_id, kwargs
-        ):
-            tokens = sum(len(choice.token_ids) for choice in output.outputs)
-            voice.count_tokens(tokens, tokens)
-            yield output
+        if len(voice.speakers) == 1:
+            answer = self._alone(voice, prompt, sampling_params, request_id, kwargs)
+        elif voice.fusion is None:
+            answer = self._vote(voice, prompt, sampling_params, request_id, kwargs)
+        else:
+            answer = self._fuse(voice, voice.fusion, prompt, sampling_params, request_id, kwargs)
+        async with aclosing(answer):
+            async for output in answer:
+                # usage and echo are about the prompt that the client sent, whatever a member read
+                output.prompt, output.prompt_token_ids = None, prompt.get("prompt_token_ids")
+                yield output
+
+    async def _alone(
+        self,
+        voice: Voice,
+        prompt: Mapping[str, Any],
+        params: SamplingParams,
+        request_id: str,
+        kwargs: Mapping[str, Any],
+    ) -> AsyncGenerator[RequestOutput, None]:
+        (speaker,) = voice.speakers
+        stream = self._llm.generate(
+            _prompt_of(voice, speaker, prompt),
+            params,
+            request_id,
+            lora_request=speaker.adapter,
+            **kwargs,
+        )
+        async with aclosing(stream):
+            async for output in stream:
+                tokens = sum(len(choice.token_ids) for choice in output.outputs)
+                metrics.tokens_generated(voice.ensemble.name, tokens, tokens)
+                yield output
+
+    async def _fuse(
+        self,
+        voice: Voice,
+        fusion: TokenFusion,
+        prompt: Mapping[str, Any],
+        params: SamplingParams,
+        request_id: str,
+        kwargs: Mapping[str, Any],
+    ) -> AsyncGenerator[RequestOutput, None]:
+        parts = [
+            Part(speaker.adapter, _prompt_of(voice, speaker, prompt)) for speaker in voice.speakers
+        ]
+        voice.member_tokens += sum(part.length for part in parts)
+        nats: defaultdict[int, list[float]] = defaultdict(list)
+        pieces = self._lockstep.generate(
+            parts,
+            fusion,
+            params,
+            request_id,
+            members=voice.return_members,
+            clamp=voice.open_end,
+            options=kwargs,
+        )
+        async with aclosing(pieces):
+            async for piece in pieces:
+                tokens = sum(len(choice.token_ids) for choice in piece.output.outputs)
+                voice.member_tokens += tokens * len(parts)
+                metrics.tokens_generated(voice.ensemble.name, tokens, tokens * len(parts))
+                for reason, count in piece.stalls.items():
+                    metrics.group_stalled(reason, count)
+                for choice, report in piece.reports.items():
+                    voice.reports[request_id, choice].append(report)
+                    nats[choice] += report.disagreement
+                yield piece.output
+        metrics.disagreement_seen(
+            voice.ensemble.name, [sum(each) / len(each) for each in nats.values() if each]
+        )
 
     async def _vote(
         self,
@@ -84,10 +166,16 @@ class VoiceClient:
         params: SamplingParams,
         request_id: str,
         kwargs: Mapping[str, Any],
-    ) -> RequestOutput:
+    ) -> AsyncGenerator[RequestOutput, None]:
         outputs = await asyncio.gather(
             *(
-                self._whole_answer(speaker, prompt, params, f"{request_id}-{speaker.name}", kwargs)
+                self._whole_answer(
+                    speaker,
+                    _prompt_of(voice, speaker, prompt),
+                    params,
+                    f"{request_id}-{speaker.name}",
+                    kwargs,
+                )
                 for speaker in voice.speakers
             )
         )
@@ -97,10 +185,10 @@ class VoiceClient:
         lengths = [len(output.outputs[0].token_ids) for output in outputs]
         prompt_tokens = sum(len(output.prompt_token_ids or ()) for output in outputs)
         voice.member_tokens += sum(lengths) + prompt_tokens
-        voice.count_tokens(lengths[verdict.winner], sum(lengths))
+        metrics.tokens_generated(voice.ensemble.name, lengths[verdict.winner], sum(lengths))
         winner = outputs[verdict.winner]
         winner.request_id = request_id
-        return winner
+        yield winner
 
     async def _whole_answer(
         self,
@@ -113,26 +201,21 @@ class VoiceClient:
         params = params.clone()
         params.output_kind = RequestOutputKind.FINAL_ONLY
         last = None
-        async for output in self._stream(speaker, prompt, params, request_id, kwargs):
+        async for output in self._llm.generate(
+            prompt, params, request_id, lora_request=speaker.adapter, **kwargs
+        ):
             last = output
         assert last is not None, "vLLM ends every request with an output"
         return last
 
-    def _stream(
-        self,
-        speaker: Speaker,
-        prompt: Mapping[str, Any],
-        params: SamplingParams,
-        request_id: str,
-        kwargs: Mapping[str, Any],
-    ) -> AsyncGenerator[RequestOutput, None]:
-        """What one member generates, with its prefix cache apart from every other adapter's."""
-        if speaker.adapter is not None:
-            salts = (speaker.adapter.lora_name, prompt.get("cache_salt"))
-            prompt = {**prompt, "cache_salt": ":".join(salt for salt in salts if salt)}
-        return self._llm.generate(
-            prompt, params, request_id, lora_request=speaker.adapter, **kwargs
-        )
+
+def _prompt_of(voice: Voice, speaker: Speaker, prompt: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a member reads, with its prefix cache apart from every other adapter's."""
+    prompt = voice.prompts.get(speaker.name, prompt)
+    if speaker.adapter is None:
+        return prompt
+    salts = (speaker.adapter.lora_name, prompt.get("cache_salt"))
+    return {**prompt, "cache_salt": ":".join(salt for salt in salts if salt)}
 
 
 EngineClient.register(VoiceClient)

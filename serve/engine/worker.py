@@ -1,6 +1,7 @@
 """What runs inside vLLM's worker processes: vLLM imports this module there, because it is its worker extension.
 
-Two faults of vLLM 0.32 are repaired on import, each behind the version guard in `arguments.py`:
+Two faults of vLLM 0.32 are repaired on import, and its sampler learns to report fused log-probabilities
+(`lockstep/logprobs.py`), each behind the version guard in `arguments.py`:
 
 - LoRA on the CPU: rows without an adapter index the last adapter slot (`lora_cpu`).
 - A batch in which some requests name the tokens whose log-probabilities they want (`logprob_token_ids`, which label
@@ -15,6 +16,7 @@ from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.sampler import Sampler
 
 from serve.engine import lora_cpu
+from serve.engine.lockstep import logprobs
 
 
 class ChoirWorker:
@@ -74,3 +76,4 @@ def with_top_k(
 
 lora_cpu.repair()
 repair_sampler()
+logprobs.install()

@@ -67,6 +67,20 @@ def check_weights(weights: Mapping[str, float], members: Sequence[str]) -> Float
 
     Raises FusionError unless each member has exactly one finite weight of at least 0 and one of
     them is positive."""
+    check_members(weights, members)
+    values = np.array([float(weights[name]) for name in members], dtype=np.float64)
+    if not np.isfinite(values).all() or (values < 0).any():
+        raise FusionError("Weights must be finite numbers of at least 0.")
+    largest = values.max()
+    if largest == 0:
+        raise FusionError("All weights are 0; at least one must be positive.")
+    values /= largest
+    normalised: Floats = values / values.sum()
+    return normalised
+
+
+def check_members(weights: Mapping[str, float], members: Sequence[str]) -> None:
+    """Raises FusionError unless each member has exactly one number."""
     unknown = [name for name in weights if name not in members]
     if unknown:
         raise FusionError(f"There is no member {unknown[0]!r}; members are {', '.join(members)}.")
@@ -78,15 +92,6 @@ def check_weights(weights: Mapping[str, float], members: Sequence[str]) -> Float
     for name, weight in weights.items():
         if isinstance(weight, bool) or not isinstance(weight, (int, float, np.number)):
             raise FusionError(f"The weight of {name!r} must be a number, not {weight!r}.")
-    values = np.array([float(weights[name]) for name in members], dtype=np.float64)
-    if not np.isfinite(values).all() or (values < 0).any():
-        raise FusionError("Weights must be finite numbers of at least 0.")
-    largest = values.max()
-    if largest == 0:
-        raise FusionError("All weights are 0; at least one must be positive.")
-    values /= largest
-    normalised: Floats = values / values.sum()
-    return normalised
 
 
 def _refuse(wrong: NDArray[np.bool_], members: Sequence[str], what: str) -> None:

@@ -65,6 +65,7 @@ def completions_router(
                 method=fusion.method,
                 weights=fusion.weights,
                 prompts=fusion.prompts,
+                plausibility=fusion.plausibility,
                 return_members=fusion.return_members,
                 trace_headers=exchange.trace_headers,
             )

@@ -129,7 +129,7 @@ def answer(model: str, prediction: Prediction) -> dict[str, Any]:
     if prediction.member_probabilities is not None:
         for row, members in zip(data, _members(prediction), strict=True):
             row["members"] = members
-    return {
+    document = {
         "object": "list",
         "model": model,
         "data": data,
@@ -138,6 +138,9 @@ def answer(model: str, prediction: Prediction) -> dict[str, Any]:
             "member_tokens": prediction.member_tokens,
         },
     }
+    if prediction.absent:
+        document["absent_members"] = list(prediction.absent)
+    return document
 
 
 def _members(prediction: Prediction) -> Sequence[list[dict[str, Any]]]:

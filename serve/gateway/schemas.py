@@ -51,7 +51,12 @@ class GenerateFusion(PredictFusion):
     """The field `fusion` of completions and chat completions."""
 
     prompts: dict[str, StrictStr] | None = Field(
-        None, min_length=1, description="Member -> another prompt for it."
+        None,
+        min_length=1,
+        description="Member -> another prompt for it; in a chat, another last user message.",
+    )
+    plausibility: Annotated[Number, Field(ge=0, le=1)] | None = Field(
+        None, description="For `product`: the least share of the best member's top probability."
     )
     return_members: StrictBool = False
 
@@ -107,6 +112,9 @@ class PredictAnswer(BaseModel):
     model: str = Field(description="The resolved `name@version` or `name@version/member`.")
     data: list[PredictItem]
     usage: PredictUsage
+    absent_members: list[str] | None = Field(
+        None, description="Members that could not be loaded (`on_member_error`: `degrade`)."
+    )
 
 
 class ErrorFields(BaseModel):

@@ -29,6 +29,7 @@ CONTRACT = {
     "choir_generated_tokens": ("counter", {"ensemble"}),
     "choir_member_tokens": ("counter", {"ensemble"}),
     "choir_group_stalls": ("counter", {"reason"}),
+    "choir_members_absent": ("gauge", {"ensemble", "version"}),
 }
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
@@ -74,6 +75,8 @@ def test_every_metric_of_the_contract_is_declared_with_its_labels() -> None:
     metrics.version_active("intents", 1)
     metrics.rollout_ended("intents", "immediate", "done")
     metrics.rollout_phase_ended("preparing", 0.1)
+    metrics.members_absent("intents", 1, 1)
+    metrics.group_stalled("slots", 2)
     board = MetricsBoard()
     board.push("engine", 3, "one", families())
 
@@ -85,10 +88,7 @@ def test_every_metric_of_the_contract_is_declared_with_its_labels() -> None:
         for family in text_string_to_metric_families(board.render().decode())
     }
 
-    never_recorded_yet = {"choir_group_stalls": ("counter", set())}
-    expected = {
-        name: (kind, labels | {"replica"}) for name, (kind, labels) in CONTRACT.items()
-    } | never_recorded_yet
+    expected = {name: (kind, labels | {"replica"}) for name, (kind, labels) in CONTRACT.items()}
     assert found == expected
 
 

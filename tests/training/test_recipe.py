@@ -43,7 +43,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         (
             "ensembles.1.fusion",
             {"method": "average"},
-            "token-level fusion is not trained or served yet",
+            "token-level fusion has nothing to fit",
         ),
         (
             "base.path",

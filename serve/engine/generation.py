@@ -1,0 +1,91 @@
+"""What an OpenAI call asks of an ensemble's members, and what cannot be asked."""
+
+from serve.engine.interface import GenerateCall, Refusal
+from serve.engine.lockstep.seat import PREFIX, TokenFusion
+from serve.fusion.errors import FusionError
+from serve.fusion.members import check_weights
+from serve.fusion.token_weights import token_method, token_plausibility, token_weights
+from serve.manifest import Ensemble
+
+_NOT_FUSED = ("use_beam_search", "prompt_logprobs")
+_NOT_VOTED = (*_NOT_FUSED, "n", "logprobs", "top_logprobs")
+
+
+def generation_refusal(ensemble: Ensemble, call: GenerateCall) -> Refusal | None:
+    """Why an OpenAI call cannot be answered, if so."""
+    names = [member.name for member in ensemble.members]
+    extra = call.body.get("vllm_xargs")
+    for key in extra if isinstance(extra, dict) else ():
+        if key.startswith(PREFIX):  # what Choir tells its scheduler is not a client's to say
+            return Refusal(400, f"{key!r} is reserved for Choir.", param="vllm_xargs")
+    unknown = [name for name in call.prompts or () if name not in names]
+    if unknown:
+        return Refusal(
+            400,
+            f"There is no member {unknown[0]!r}; members are {', '.join(names)}.",
+            param="fusion.prompts",
+        )
+    if call.member is not None:
+        return None
+    if ensemble.task != "generation":
+        return Refusal(
+            400,
+            f"The ensemble {ensemble.name!r} has the task {ensemble.task}: use /v1/predict, or one member alone as "
+            f"'{ensemble.name}/{names[0]}'.",
+            param="model",
+        )
+    try:
+        method = token_method(ensemble, call.method)
+    except FusionError as error:
+        return Refusal(400, str(error), param="fusion.method")
+    try:
+        if method is not None:
+            token_weights(ensemble, method, call.weights)
+        elif call.weights is not None:
+            check_weights(call.weights, names)
+    except FusionError as error:
+        return Refusal(400, str(error), param="fusion.weights")
+    try:
+        token_plausibility(ensemble, method or "average", call.plausibility)
+    except FusionError as error:
+        return Refusal(400, str(error), param="fusion.plausibility")
+    if len(names) == 1:
+        return None
+    return _unhonoured(call, names[0], voted=method is None)
+
+
+def token_fusion(ensemble: Ensemble, call: GenerateCall) -> TokenFusion | None:
+    """How the members are fused at every token, or None where they vote. Raises FusionError."""
+    method = token_method(ensemble, call.method)
+    if method is None:
+        return None
+    return TokenFusion(
+        method=method,
+        weights=token_weights(ensemble, method, call.weights),
+        plausibility=token_plausibility(ensemble, method, call.plausibility),
+    )
+
+
+def _unhonoured(call: GenerateCall, member: str, *, voted: bool) -> Refusal | None:
+    """The first parameter that several members cannot honour together."""
+    how = "vote on whole answers" if voted else "are fused at every token"
+    alone = f"ask one member alone as '{call.version.partition('@')[0]}/{member}'"
+    for parameter in _NOT_VOTED if voted else _NOT_FUSED:
+        value = call.body.get(parameter)
+        if value not in (None, False, 0) and (parameter != "n" or value != 1):
+            return Refusal(
+                400,
+                f"{parameter!r} cannot be honoured when members {how}; {alone}.",
+                param=parameter,
+            )
+    if call.body.get("best_of") not in (None, 1):
+        return Refusal(
+            400, f"'best_of' cannot be honoured when members {how}; use 'n'.", param="best_of"
+        )
+    if call.body.get("echo") and call.body.get("logprobs") is not None:
+        return Refusal(
+            400,
+            f"'echo' with 'logprobs' asks for log-probabilities of the prompt, which are each member's own; {alone}.",
+            param="echo",
+        )
+    return None

@@ -1,0 +1,130 @@
+"""The logits processor that fuses the rows of each group and gives all of them the same token.
+
+For vLLM's V1 model runner, where a row is an index of the persistent batch. It runs after vLLM's own masks, bad words,
+`min_tokens` and `logit_bias`, and before its penalties and sampling, which would come too late: so a group's requests
+carry neutral penalties and temperature 0, the seat carries the real ones, and each row leaves here with a single token
+that is not masked. A request outside any group is untouched.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from vllm import SamplingParams
+from vllm.config import VllmConfig
+from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+from vllm.v1.sample.logits_processor.interface import BatchUpdate, LogitsProcessor
+
+from serve.engine.lockstep.seat import Seat
+from serve.fusion.tokens.penalties import penalise
+from serve.fusion.tokens.step import Step, fuse_step
+from serve.manifest import TokenMethod
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sibling in the batch. vLLM keeps `output` up to date."""
+
+    seat: Seat
+    prompt: Sequence[int]
+    output: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Groups of one size and method, fused as one tensor."""
+
+    method: TokenMethod
+    rows: torch.Tensor
+    """[G, N] batch indices, members by rank."""
+    siblings: list[list[Row]]
+    """[G][N]"""
+    weights: torch.Tensor
+    """[G, N]"""
+    plausibility: torch.Tensor
+    """[G]"""
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What one step decided for a block, for whoever reports it."""
+
+    block: Block
+    step: Step
+
+
+class LockstepProcessor(LogitsProcessor):
+    """Implements vLLM's `LogitsProcessor`."""
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
+        self._device = device
+        self._rows: dict[int, Row] = {}
+        self._blocks: list[Block] = []
+        self.fused: list[Fused] = []
+        """Of the last step."""
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        """Follow the batch. Groups whose siblings are not all in it are still reading their prompts, and their
+        samples are thrown away by vLLM: they are left alone."""
+        self.fused = []
+        if not process_dict_updates(self._rows, batch_update, _seated):
+            return
+        groups: dict[str, list[tuple[int, Row]]] = {}
+        for index, row in self._rows.items():
+            groups.setdefault(row.seat.group, []).append((index, row))
+        alike: dict[tuple[int, TokenMethod], list[list[tuple[int, Row]]]] = {}
+        for siblings in groups.values():
+            seat = siblings[0][1].seat
+            if len(siblings) == seat.size:
+                siblings.sort(key=lambda each: each[1].seat.rank)
+                alike.setdefault((seat.size, seat.fusion.method), []).append(siblings)
+        self._blocks = [self._block(method, several) for (_, method), several in alike.items()]
+
+    def _block(self, method: TokenMethod, groups: list[list[tuple[int, Row]]]) -> Block:
+        fusions = [siblings[0][1].seat.fusion for siblings in groups]
+        return Block(
+            method=method,
+            rows=torch.tensor(
+                [[index for index, _ in siblings] for siblings in groups], device=self._device
+            ),
+            siblings=[[row for _, row in siblings] for siblings in groups],
+            weights=torch.tensor(
+                [fusion.weights for fusion in fusions], dtype=torch.float32, device=self._device
+            ),
+            plausibility=torch.tensor(
+                [fusion.plausibility for fusion in fusions],
+                dtype=torch.float32,
+                device=self._device,
+            ),
+        )
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        for block in self._blocks:
+            members = logits[block.rows]
+            for group, siblings in enumerate(block.siblings):
+                for rank, row in enumerate(siblings):
+                    if not row.seat.penalties.neutral:
+                        members[group, rank] = penalise(
+                            members[group, rank], row.prompt, row.output, row.seat.penalties
+                        )
+            leaders = [siblings[0] for siblings in block.siblings]
+            step = fuse_step(
+                members,
+                block.weights,
+                block.method,
+                samplings=[leader.seat.sampling for leader in leaders],
+                positions=[len(leader.output) for leader in leaders],
+                plausibility=block.plausibility,
+            )
+            logits[block.rows] = float("-inf")
+            logits[block.rows, step.tokens.unsqueeze(1)] = 0.0
+            self.fused.append(Fused(block, step))
+        return logits
+
+
+def _seated(params: SamplingParams, prompt: list[int] | None, output: list[int]) -> Row | None:
+    seat = Seat.of(params)
+    return None if seat is None else Row(seat, prompt or (), output)

@@ -1,0 +1,167 @@
+"""What there is room for: sequences, adapters, tokens of a step, and blocks of the KV cache."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.request import Request, RequestStatus
+
+from serve.engine.lockstep.group import Group
+
+if TYPE_CHECKING:
+    from vllm.v1.core.sched.scheduler import Scheduler as _Base
+else:
+    _Base = object
+
+UNLIMITED = 1 << 30
+
+
+@dataclass
+class Places:
+    """What is left for groups that want in."""
+
+    sequences: int
+    adapters: set[int]
+    """In use."""
+    max_adapters: int
+    blocks: int
+    tokens: int
+    """Of this step."""
+    chunk: int
+    """The longest prompt that vLLM takes in one step."""
+    needs: Callable[[Group], int]
+    """Blocks that a group's prompts take."""
+
+    def refuses(self, group: Group) -> str | None:
+        """Why the group has to wait, if it has."""
+        if group.size > self.sequences:
+            return "slots"
+        if len(self.adapters | group.adapters) > self.max_adapters:
+            return "adapters"
+        if self.needs(group) > self.blocks:
+            return "kv_cache"
+        return None
+
+    def take(self, group: Group) -> bool:
+        """Occupy the group's place. Returns whether all its prompts fit into this step."""
+        lengths = [request.num_tokens for request in group.members.values()]
+        tokens = sum(lengths)
+        fits = tokens <= self.tokens and max(lengths) <= self.chunk
+        self.sequences -= group.size
+        self.adapters |= group.adapters
+        self.blocks -= self.needs(group)
+        self.tokens -= tokens
+        return fits
+
+
+class Room(_Base):
+    """The part of the group scheduler that measures; reads vLLM's scheduler and changes nothing of it."""
+
+    _live_adapters: set[int]
+
+    @property
+    def _token_budget(self) -> int:
+        if self._pause_state == PauseState.PAUSED_ALL:
+            return 0
+        return int(min(self.max_num_scheduled_tokens, self.scheduler_config.max_num_batched_tokens))
+
+    @property
+    def _vacant_blocks(self) -> int:
+        return int(self.kv_cache_manager.block_pool.get_num_free_blocks())
+
+    @staticmethod
+    def _left(request: Request) -> int:
+        """Tokens that are known (or on their way from the last step) and not computed."""
+        return int(
+            request.num_tokens + request.num_output_placeholders - request.num_computed_tokens
+        )
+
+    @staticmethod
+    def _at_its_end(request: Request) -> bool:
+        """Whether the step in flight reaches `max_tokens`, as vLLM's asynchronous scheduling reckons."""
+        return bool(
+            request.num_output_placeholders > 0
+            and request.num_computed_tokens + 2 - request.num_output_placeholders
+            >= request.num_prompt_tokens + request.max_tokens
+        )
+
+    def _blocks_for(self, request: Request, tokens: int) -> int:
+        """Blocks that the request still needs to hold so many tokens, cache hits not reckoned in."""
+        tokens = min(tokens, self.max_model_len)
+        return int(
+            self.kv_cache_manager.coordinator.get_num_blocks_to_allocate(
+                request_id=request.request_id,
+                num_tokens=tokens,
+                new_computed_blocks=self.kv_cache_manager.empty_kv_cache_blocks.blocks,
+                num_encoder_tokens=0,
+                total_computed_tokens=request.num_computed_tokens,
+                num_local_computed_tokens=request.num_computed_tokens,
+                num_tokens_main_model=tokens,
+                apply_admission_cap=True,
+                prefill_end=max(request.num_prompt_tokens, request.num_tokens - 1),
+            )
+        )
+
+    def _blocks_for_prompts(self, group: Group) -> int:
+        return sum(self._blocks_for(r, r.num_tokens + 1) for r in group.members.values())
+
+    def _blocks_for_next(self, groups: Iterable[Group]) -> int:
+        """Blocks that the next token of every member takes."""
+        requests = [request for group in groups for request in group.members.values()]
+        if len(requests) <= self._vacant_blocks:
+            return 0  # a token takes a block at most
+        return sum(self._blocks_for(r, r.num_computed_tokens + 1) for r in requests)
+
+    def _note_adapters(self, admitted: Iterable[Group]) -> None:
+        self._live_adapters = {
+            request.lora_request.lora_int_id for request in self.running if request.lora_request
+        }.union(*(group.adapters for group in admitted))
+
+    def _measure(self, admitted: list[Group]) -> Places:
+        unseated = [
+            request
+            for group in admitted
+            for request in group.members.values()
+            if request.status != RequestStatus.RUNNING
+        ]
+        watermark = self.kv_cache_manager.watermark_blocks
+        reserved = sum(self._blocks_for_prompts(group) for group in admitted)
+        return Places(
+            sequences=self.max_num_active_reqs
+            - len(self.running)
+            - self.num_waiting_for_streaming_input
+            - len(unseated),
+            adapters=set(self._live_adapters),
+            max_adapters=self._max_adapters,
+            blocks=self._vacant_blocks - reserved - watermark,
+            tokens=self._token_budget
+            - sum(self._left(request) for request in self.running)
+            - sum(request.num_tokens for request in unseated),
+            chunk=self.scheduler_config.long_prefill_token_threshold or UNLIMITED,
+            needs=self._blocks_for_prompts,
+        )
+
+    @property
+    def _max_adapters(self) -> int:
+        return int(self.lora_config.max_loras) if self.lora_config else UNLIMITED
+
+    def _never_fits(self, group: Group) -> str | None:
+        """Why the group could not run even if it were alone, in a sentence for the client."""
+        sequences = min(self.max_num_active_reqs, self.max_num_scheduled_tokens)
+        if group.size > sequences:
+            return f"The ensemble has {group.size} members, and the engine runs {sequences} sequences at once."
+        if len(group.adapters) > self._max_adapters:
+            most = self._max_adapters
+            return f"The ensemble has {len(group.adapters)} adapters, and the engine holds {most} at once."
+        total = self.kv_cache_manager.block_pool.num_gpu_blocks - 1
+        total -= self.kv_cache_manager.watermark_blocks
+        need = sum(
+            self._blocks_for(r, r.num_prompt_tokens + r.max_tokens) for r in group.members.values()
+        )
+        if need > total:
+            return (
+                f"The prompts and answers of {group.size} members need {need} blocks of the KV cache, and the engine "
+                f"has {total}: shorten the prompt or lower max_tokens."
+            )
+        return None

@@ -1,0 +1,417 @@
+"""Keeps the siblings of a group in step, inside vLLM's own scheduler.
+
+The one rule: a member never computes its last pending token until all its siblings are exactly one token short too;
+then all of them compute it in the same step. It covers prompts of different lengths and cache hits of different
+lengths, chunked prefill, and a return after preemption. A group whose prompts all fit into one step need not hold.
+
+Groups are admitted, preempted and ended as a whole. Hooks of vLLM 0.32's `Scheduler`, behind the version guard in
+`arguments.py`: `schedule`, `_enqueue_waiting_request`, `_handle_blocked_waiting_request`,
+`_get_local_prefix_cache_hit`, `_reserve_prefill_lookahead` (caps a chunk in both of its loops), `_preempt_request`,
+`add_request`, `finish_requests`, `_free_request`, `update_from_output`, `has_requests`.
+"""
+
+import logging
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from vllm.v1.core.kv_cache_manager import KVCacheBlocks
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request, RequestStatus
+
+from serve.engine.lockstep.group import Group
+from serve.engine.lockstep.room import Room
+from serve.engine.lockstep.seat import Seat
+
+logger = logging.getLogger(__name__)
+
+GATHERING_SECONDS = 10.0
+"""How long a group may miss a sibling. The client sends all of them at once, so this is a client that broke off."""
+
+STUCK_STEPS = 16
+"""After how many steps in which nothing could run a group is given up, rather than tried for ever."""
+
+_STATUS = {
+    FinishReason.STOP: RequestStatus.FINISHED_STOPPED,
+    FinishReason.LENGTH: RequestStatus.FINISHED_LENGTH_CAPPED,
+    FinishReason.ERROR: RequestStatus.FINISHED_ERROR,
+}
+
+
+class LockstepMixin(Room):
+    """To be mixed into vLLM's `Scheduler` or `AsyncScheduler`, before it."""
+
+    running: list[Request]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._group_of: dict[str, Group] = {}
+        """Request id -> its group, until the request ends."""
+        self._groups: dict[str, Group] = {}
+        self._gathering: dict[str, Group] = {}
+        self._waiting_groups: list[Group] = []
+        """In order of arrival."""
+        self._admitted: dict[str, Group] = {}
+        self._broken: dict[str, Group] = {}
+        """Groups of which vLLM preempted a member."""
+        self._released: set[str] = set()
+        """Members that may compute their last pending token in this step."""
+        self._others_wait = False
+        """Whether only released members may compute anything in this step."""
+        self._ended: dict[str, Group] = {}
+        """Request id -> its group, of requests that ended since the last outputs."""
+        self._to_tell: list[tuple[int, EngineCoreOutput]] = []
+        """Last outputs of requests that ended without a token of their own, by client."""
+        self._live_adapters = set()
+        self._arrivals = 0
+        self._stuck = 0
+
+    # Arrival
+
+    def add_request(self, request: Request) -> None:
+        seat = Seat.of(request.sampling_params)
+        if seat is None or request.request_id in self.requests:
+            super().add_request(request)
+            return
+        group = self._groups.get(seat.group)
+        if group is None:
+            group = Group(seat.group, seat.size, self._arrivals, time.monotonic())
+            self._arrivals += 1
+            self._groups[group.key] = self._gathering[group.key] = group
+        group.arrived += 1
+        group.members[request.request_id] = request
+        self._group_of[request.request_id] = group
+        if seat.leads:
+            group.leader = request.request_id
+        super().add_request(request)
+        if group.arrived == group.size:
+            self._gathering.pop(group.key, None)
+        if group.state == "ended":
+            self._end(group, RequestStatus.FINISHED_ABORTED)
+        elif group.arrived == group.size:
+            reason = self._never_fits(group)
+            if reason is not None:
+                self._fail(group, "infeasible", reason)
+                return
+            group.state = "waiting"
+            self._waiting_groups.append(group)
+            for member in group.requests:
+                super()._enqueue_waiting_request(member)
+
+    def _enqueue_waiting_request(self, request: Request) -> None:
+        # An incomplete group stays out of the queues: it would keep the engine spinning.
+        if request.request_id not in self._group_of:
+            super()._enqueue_waiting_request(request)
+
+    # One step
+
+    def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
+        if not self._groups:
+            self._released, self._others_wait = set(), False
+            return super().schedule(throttle_prefills)
+        self._expire()
+        self._gather_broken()
+        self._release()
+        self._admit()
+        if self._others_wait:
+            self._put_first(self.requests[id_] for id_ in self._released)
+        output = super().schedule(throttle_prefills)
+        self._gather_split(output)
+        self._gather_broken()
+        self._loosen(output)
+        return output
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        for group in list(self._gathering.values()):
+            if now - group.since > GATHERING_SECONDS:
+                if group.members:
+                    self._fail(group, "incomplete", "Not all members of the group arrived.")
+                del self._gathering[group.key]
+                del self._groups[group.key]
+
+    def _release(self) -> None:
+        """Let the groups go on whose members are all one token short, oldest first, as far as tokens and KV reach."""
+        self._released, self._others_wait = set(), False
+        budget = self._token_budget
+        chosen: list[Group] = []
+        for group in sorted(self._admitted.values(), key=lambda each: each.order):
+            if group.size <= budget and all(self._one_short(r) for r in group.members.values()):
+                chosen.append(group)
+                budget -= group.size
+        while chosen and self._blocks_for_next(chosen) > self._vacant_blocks:
+            victim = self._make_room()
+            if victim in chosen:
+                chosen.remove(victim)
+        first = [request for group in chosen for request in group.members.values()]
+        self._released = {request.request_id for request in first}
+        # A prompt of one token cannot be begun without ending it, so it is still queued, behind all that runs.
+        self._others_wait = any(request.status != RequestStatus.RUNNING for request in first)
+        if first:
+            running = [r for r in first if r.status == RequestStatus.RUNNING]
+            self.running = running + [r for r in self.running if r.request_id not in self._released]
+
+    def _one_short(self, request: Request) -> bool:
+        if request.status != RequestStatus.RUNNING:
+            return request.num_tokens == 1
+        return self._left(request) == 1 and not self._at_its_end(request)
+
+    def _make_room(self) -> Group | None:
+        """Preempt what runs last: the youngest group whole, or a single request. Returns the group, if it was one."""
+        last = self.running[-1]
+        if last.request_id not in self._group_of:
+            self.running.pop()
+            super()._preempt_request(last, time.monotonic())
+            self.prev_step_scheduled_req_ids.discard(last.request_id)
+            return None
+        youngest = max(self._admitted.values(), key=lambda each: each.order)
+        self._preempt(youngest)
+        return youngest
+
+    def _admit(self) -> None:
+        """Admit groups in order of arrival, each only when there is room for all of its members."""
+        admitted = list(self._admitted.values())
+        self._note_adapters(admitted)
+        if not self._waiting_groups:
+            return
+        room = self._measure(admitted)
+        newcomers = []
+        for group in self._waiting_groups:
+            if not self._grammars_ready(group):
+                group.hold("grammar")
+                continue
+            reason = room.refuses(group)
+            if reason is not None:
+                group.hold(reason)
+                break
+            if room.take(group):
+                # all prompts fit into this step: no need to hold
+                self._released.update(group.members)
+            group.held = None
+            group.state = "admitted"
+            self._admitted[group.key] = group
+            self._live_adapters |= group.adapters
+            newcomers.append(group)
+        if newcomers:
+            self._waiting_groups = [g for g in self._waiting_groups if g not in newcomers]
+            self._put_first(
+                request
+                for group in sorted(self._admitted.values(), key=lambda each: each.order)
+                for request in sorted(group.requests, key=lambda each: -each.num_tokens)
+            )
+
+    def _grammars_ready(self, group: Group) -> bool:
+        blocked = [r for r in group.requests if self._is_blocked_waiting_status(r.status)]
+        ready = [super(LockstepMixin, self)._handle_blocked_waiting_request(r) for r in blocked]
+        return all(ready)
+
+    def _put_first(self, requests: Iterable[Request]) -> None:
+        """Those that do not run yet stand first in the queue from now on."""
+        unseated = [r for r in requests if r.status != RequestStatus.RUNNING]
+        self.waiting.remove_requests(unseated)
+        self.waiting.prepend_requests(reversed(unseated))
+
+    def _handle_blocked_waiting_request(self, request: Request) -> bool:
+        group = self._group_of.get(request.request_id)
+        if group is not None:
+            # A group without room stops the queue in `_reserve_prefill_lookahead`, so that nobody overtakes it for
+            # ever; one whose grammar is still compiled lets others pass.
+            return group.held != "grammar"
+        adapter = request.lora_request
+        if adapter and self._groups and self.lora_config:
+            # Members that hold still are not among the adapters that vLLM counts, and will be when they are released.
+            live = self._live_adapters | {adapter.lora_int_id}
+            if len(live) > self.lora_config.max_loras:
+                return False
+        return bool(super()._handle_blocked_waiting_request(request))
+
+    def _get_local_prefix_cache_hit(self, request: Request) -> tuple[KVCacheBlocks, int, int, bool]:
+        blocks, hit, boundary, divergent = super()._get_local_prefix_cache_hit(request)
+        holds = request.request_id in self._group_of and request.request_id not in self._released
+        if holds and hit > 0 and hit >= request.num_tokens - 1:
+            # one token is held back, and vLLM cannot schedule a chunk of none
+            hit = (request.num_tokens - 2) // self.block_size * self.block_size
+            blocks = self.kv_cache_manager.truncate_computed_blocks(blocks, hit)
+            boundary = min(boundary, hit)
+        return blocks, hit, boundary, divergent
+
+    def _reserve_prefill_lookahead(
+        self, request: Request, num_computed_tokens: int, num_new_tokens: int
+    ) -> int:
+        count = int(
+            super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
+        )
+        if request.request_id in self._released:
+            return count
+        group = self._group_of.get(request.request_id)
+        if self._others_wait or (group is not None and group.state != "admitted"):
+            return 0
+        if group is None:
+            adapter = request.lora_request
+            if adapter:
+                self._live_adapters.add(adapter.lora_int_id)
+            return count
+        last = request.num_tokens + request.num_output_placeholders - 1
+        return max(0, min(count, last - num_computed_tokens))
+
+    def _gather_split(self, output: SchedulerOutput) -> None:
+        """Take back groups of which some members would sample in this step, and others not."""
+        for group in list(self._admitted.values()):
+            sampling = [
+                request
+                for request in group.members.values()
+                if request.request_id in output.num_scheduled_tokens
+                and not request.is_prefill_chunk
+            ]
+            if sampling and len(sampling) < group.size:
+                group.hold("split")
+                self._preempt(group)
+
+    def _loosen(self, output: SchedulerOutput) -> None:
+        """Nothing could run: let go of what the youngest group occupies, and give up at last."""
+        if output.total_num_scheduled_tokens or self._token_budget == 0:
+            self._stuck = 0
+            return
+        pending = [group for group in self._waiting_groups if group.held != "grammar"]
+        in_flight = any(request.num_in_flight_tokens for request in self.requests.values())
+        if in_flight or not (self._admitted or pending):
+            return
+        self._stuck += 1
+        if self._admitted:
+            youngest = max(self._admitted.values(), key=lambda each: each.order)
+            youngest.hold("stuck")
+            if self._stuck <= STUCK_STEPS:
+                self._preempt(youngest)
+                return
+        if self._stuck > STUCK_STEPS:
+            oldest = min((*self._admitted.values(), *pending), key=lambda each: each.order)
+            logger.error("A group of %d members could not be run and was ended.", oldest.size)
+            self._fail(oldest, "stuck", "The members of the ensemble could not be run together.")
+            self._stuck = 0
+
+    # Preemption
+
+    def _preempt_request(
+        self, request: Request, timestamp: float, drop_stale_output: bool = False
+    ) -> None:
+        group = self._group_of.get(request.request_id)
+        # What is in flight is dropped for all siblings: some of them may have nothing in flight to be delivered.
+        super()._preempt_request(request, timestamp, drop_stale_output or group is not None)
+        if group is not None:
+            self._broken[group.key] = group
+
+    def _gather_broken(self) -> None:
+        broken, self._broken = self._broken, {}
+        for group in broken.values():
+            if group.key in self._admitted:
+                self._preempt(group)
+
+    def _preempt(self, group: Group) -> None:
+        """Put the whole group back into the queue."""
+        group.hold("preempted")
+        running = [r for r in group.requests if r.status == RequestStatus.RUNNING]
+        self.running = [r for r in self.running if r.request_id not in group.members]
+        for request in reversed(running):
+            super()._preempt_request(request, time.monotonic(), True)
+        for request in running:
+            # it may come back in the very next step: the worker must not take it for one that went on
+            self.prev_step_scheduled_req_ids.discard(request.request_id)
+        del self._admitted[group.key]
+        self._broken.pop(group.key, None)
+        self._released.difference_update(group.members)
+        group.state, group.held = "waiting", None
+        self._waiting_groups.append(group)
+        self._waiting_groups.sort(key=lambda each: each.order)
+
+    # The end
+
+    def update_from_output(
+        self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
+    ) -> dict[int, EngineCoreOutputs]:
+        result: dict[int, EngineCoreOutputs] = super().update_from_output(
+            scheduler_output, model_runner_output
+        )
+        if self._groups or self._ended:
+            self._speak_as_one(result)
+        for client, output in self._to_tell:
+            result.setdefault(client, EngineCoreOutputs()).outputs.append(output)
+        self._to_tell = []
+        self._ended = {}
+        return result
+
+    def _speak_as_one(self, result: dict[int, EngineCoreOutputs]) -> None:
+        """Keep the leaders' outputs and the followers' last ones; end groups of which one member ended."""
+        said: dict[str, list[list[int]]] = {}
+        reasons: dict[str, tuple[Group, FinishReason]] = {}
+        for outputs in result.values():
+            kept = []
+            for output in outputs.outputs:
+                group = self._group_of.get(output.request_id) or self._ended.get(output.request_id)
+                if group is not None:
+                    said.setdefault(group.key, []).append(list(output.new_token_ids))
+                    if output.finish_reason is not None:
+                        reasons.setdefault(group.key, (group, output.finish_reason))
+                        if output.request_id == group.leader:
+                            output.kv_transfer_params = group.account()
+                    elif output.request_id != group.leader:
+                        continue
+                kept.append(output)
+            outputs.outputs = kept
+        for key, tokens in said.items():
+            if any(each != tokens[0] for each in tokens):
+                logger.error("The members of a group got different tokens: %s", tokens)
+                if key in self._groups:
+                    self._fail(self._groups[key], "diverged", "The ensemble's members fell apart.")
+        for group, reason in reasons.values():
+            self._end(group, _STATUS.get(reason, RequestStatus.FINISHED_ABORTED))
+
+    def finish_requests(
+        self, request_ids: str | Iterable[str] | None, finished_status: RequestStatus
+    ) -> list[Request]:
+        if isinstance(request_ids, str):
+            request_ids = [request_ids]
+        ids = None if request_ids is None else list(request_ids)
+        groups = {group.key: group for id_ in ids or () if (group := self._group_of.get(id_))}
+        finished: list[Request] = super().finish_requests(ids, finished_status)
+        for group in groups.values():
+            self._end(group, finished_status)
+        return finished
+
+    def _fail(self, group: Group, reason: str, message: str) -> None:
+        """End a group by ourselves; `message` is for the client."""
+        group.stalls[reason] += 1
+        group.error = message
+        self._end(group, RequestStatus.FINISHED_ERROR)
+
+    def _end(self, group: Group, status: RequestStatus) -> None:
+        """End what is left of a group, and tell those who wait for it."""
+        group.state = "ended"  # one that was still gathering is remembered for its late siblings
+        for request in super().finish_requests(list(group.members), status):
+            output = EngineCoreOutput(
+                request_id=request.request_id,
+                new_token_ids=[],
+                finish_reason=request.get_finished_reason(),
+                events=request.take_events(),
+            )
+            if request.request_id == group.leader:
+                output.kv_transfer_params = group.account()
+            self._to_tell.append((request.client_index, output))
+
+    def _free_request(self, request: Request, delay_free_blocks: bool = False) -> Any:
+        group = self._group_of.pop(request.request_id, None)
+        if group is not None:
+            self._ended[request.request_id] = group
+            group.members.pop(request.request_id, None)
+            if not group.members:
+                self._admitted.pop(group.key, None)
+                self._broken.pop(group.key, None)
+                if group in self._waiting_groups:
+                    self._waiting_groups.remove(group)
+                if group.arrived == group.size:
+                    del self._groups[group.key]
+        return super()._free_request(request, delay_free_blocks)
+
+    def has_requests(self) -> bool:
+        return bool(self._to_tell) or bool(super().has_requests())

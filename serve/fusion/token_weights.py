@@ -1,0 +1,63 @@
+"""Which method and which weights fuse an ensemble's tokens; without torch, for serving and training alike."""
+
+import math
+from collections.abc import Mapping
+from typing import get_args
+
+from serve.fusion.errors import FusionError
+from serve.fusion.members import check_members, check_weights
+from serve.manifest import Ensemble, TokenMethod
+
+
+def token_method(ensemble: Ensemble, method: str | None = None) -> TokenMethod | None:
+    """The request's method, else the manifest's; None for `vote`, which chooses among whole answers.
+
+    Raises FusionError for a method that does not generate."""
+    wanted = method or ensemble.fusion.method
+    known: tuple[TokenMethod, ...] = get_args(TokenMethod)
+    for each in known:
+        if wanted == each:
+            return each
+    if wanted == "vote":
+        return None
+    raise FusionError(
+        f"The method {wanted!r} is not served for generation; {', '.join(known)} and vote are."
+    )
+
+
+def token_weights(
+    ensemble: Ensemble, method: TokenMethod, weights: Mapping[str, float] | None = None
+) -> tuple[float, ...]:
+    """One weight a member, in the manifest's order, by the request's weights or else the manifest's.
+
+    `average`: equal ones. `weighted_average`: normalised. `product`: as given, negative ones included. Raises
+    FusionError for weights that are not for the method or not sound."""
+    names = [member.name for member in ensemble.members]
+    if method == "average":
+        if weights is not None:
+            raise FusionError(
+                "'weights' is not for average; choose weighted_average, product or vote."
+            )
+        return (1 / len(names),) * len(names)
+    own = dict(zip(names, ensemble.weights(), strict=True))
+    given = own if weights is None else weights
+    if method == "weighted_average":
+        return tuple(float(weight) for weight in check_weights(given, names))
+    check_members(given, names)
+    values = tuple(float(given[name]) for name in names)
+    if not all(math.isfinite(value) for value in values):
+        raise FusionError("Weights must be finite numbers.")
+    if not any(values):
+        raise FusionError("All weights are 0; at least one must not be.")
+    return values
+
+
+def token_plausibility(
+    ensemble: Ensemble, method: TokenMethod, plausibility: float | None = None
+) -> float:
+    """The request's, else the manifest's. Raises FusionError where the method has none."""
+    if method != "product":
+        if plausibility:
+            raise FusionError(f"'plausibility' is for product, not for {method}.")
+        return 0.0
+    return ensemble.fusion.plausibility if plausibility is None else plausibility
