@@ -42,8 +42,8 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("ensembles.0.task", "regression", "ensembles.0.task: .*'classification' or 'generation'"),
         (
             "ensembles.1.fusion",
-            {"method": "average"},
-            "token-level fusion is not trained or served yet",
+            {"method": "stack"},
+            "generation is fused by average, product, vote, not by stack",
         ),
         (
             "base.path",
