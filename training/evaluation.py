@@ -16,6 +16,7 @@ from rich.table import Table
 from serve.bundle import Bundle, Ensemble
 from serve.fusion.answers import vote_answers
 from serve.fusion.fuse import Fused, Fusion
+from serve.manifest import TokenMethod
 from training.baselines import tfidf_svc
 from training.bleu import Bleu
 from training.data.loading import load_rows
@@ -35,6 +36,7 @@ from training.scores import (
 Advance = Callable[[int], None]
 
 MAX_NEW_TOKENS = 64
+TOKEN_METHODS: tuple[TokenMethod, ...] = ("average", "product")
 ANSWER_COLUMN = {"classification": "label", "generation": "target"}
 """Column of the right answers where no recipe names one."""
 HEADINGS = {
@@ -99,10 +101,20 @@ class Evaluation:
         with self._progress(data) as advance:
             return self._members.answers(data.texts, self._max_new_tokens, advance)
 
+    def fused(self, data: Labelled) -> dict[str, list[str]]:
+        """The greedy answers of each method that fuses at every token."""
+        answers: dict[str, list[str]] = {}
+        for method in TOKEN_METHODS:
+            with self._progress(data, method) as advance:
+                answers[method] = self._members.fused_answers(
+                    data.texts, method, self._max_new_tokens, advance
+                )
+        return answers
+
     def report(self, ensemble: Ensemble, data: Labelled) -> Report:
         """Figures of members and fusion methods by the manifest `ensemble`, which names the same members."""
         if ensemble.task == "generation":
-            return generation_report(ensemble, data, self.answers(data))
+            return generation_report(ensemble, data, self.answers(data), self.fused(data))
         truth = label_indices(ensemble, data)
         probabilities = self.probabilities(data)
         fusion = Fusion.from_manifest(ensemble, self._bundle.fusion_path(ensemble))
@@ -112,10 +124,11 @@ class Evaluation:
         return classification_report(ensemble, data, probabilities, truth, fused)
 
     @contextmanager
-    def _progress(self, data: Labelled) -> Iterator[Advance]:
-        total = len(data.texts) * len(self.ensemble.members)
+    def _progress(self, data: Labelled, method: str | None = None) -> Iterator[Advance]:
+        total = len(data.texts) * (1 if method else len(self.ensemble.members))
+        title = f"{self.ensemble.name}: {data.name}" + (f", {method}" if method else "")
         with progress_bars() as bars:
-            task = bars.add_task(f"{self.ensemble.name}: {data.name}", total=total, loss="")
+            task = bars.add_task(title, total=total, loss="")
             yield lambda done: bars.advance(task, done)
 
 
@@ -149,15 +162,18 @@ def classification_report(
 
 
 def generation_report(
-    ensemble: Ensemble, data: Labelled, answers: Sequence[Sequence[str]]
+    ensemble: Ensemble,
+    data: Labelled,
+    answers: Sequence[Sequence[str]],
+    fused: Mapping[str, Sequence[str]],
 ) -> Report:
-    """Figures from the members' answers [M][N]."""
+    """Figures from the members' answers [M][N], the vote among them, and what they wrote together by each method."""
     voted = [texts[vote_answers(ensemble, texts).winner] for texts in zip(*answers, strict=True)]
     names = [member.name for member in ensemble.members]
-    written = [*answers, voted]
+    written = [*answers, voted, *fused.values()]
     bleu = Bleu(written, data.references)
     rows = []
-    for system, (name, texts) in enumerate(zip([*names, "vote"], written, strict=True)):
+    for system, (name, texts) in enumerate(zip([*names, "vote", *fused], written, strict=True)):
         member = system < len(names)
         found = bleu.interval(system)
         rows.append(

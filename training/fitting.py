@@ -102,8 +102,9 @@ def _fit_members(
 
 def _methods(recipe: FusionRecipe) -> list[ClassificationMethod]:
     """The candidates, and the method that was asked for."""
-    named = [recipe.method] if recipe.method != "best" else []
-    return list(dict.fromkeys([*recipe.candidates, *named]))
+    if recipe.method == "best" or recipe.method == "product":
+        return recipe.candidates
+    return list(dict.fromkeys([*recipe.candidates, recipe.method]))
 
 
 def _best(fused: Mapping[str, Fused], truth: Ints, recipe: FusionRecipe) -> ClassificationMethod:

@@ -127,14 +127,18 @@ class Pipeline:
                 shutil.rmtree(folder)
             adapter = AdapterRef.model_validate(self._run.result(step))
             members.append(Member(name=member.name, adapters=[adapter]))
-        vote = FusionSpec(method="vote", extract=ensemble.extract)
+        method = ensemble.fusion.method
         return Ensemble(
             format=1,
             name=ensemble.name,
             version=1,
             task=ensemble.task,
             members=members,
-            fusion=vote if ensemble.task == "generation" else FusionSpec(method="average"),
+            # Classification's is a draft until its fusion is fitted.
+            fusion=FusionSpec(
+                method=method if ensemble.task == "generation" and method != "best" else "average",
+                extract=ensemble.extract,
+            ),
             labels=labels or None,
             template=ensemble.template,
             verbalizers=ensemble.verbalizers,
@@ -241,6 +245,6 @@ def _vocabulary(ensemble: EnsembleRecipe) -> list[str]:
 
 def _with_scores(ensemble: Ensemble, report: Report) -> Ensemble:
     """The manifest with its validation figures, checked as a whole."""
-    main = "exact_match" if ensemble.task == "generation" else "accuracy"
+    main = "bleu" if ensemble.task == "generation" else "accuracy"
     scores = {"validation": {**report.served().scores, "best_member": report.best_member(main)}}
     return Ensemble.model_validate(ensemble.model_copy(update={"scores": scores}).model_dump())

@@ -16,7 +16,11 @@ from safetensors import safe_open
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from serve.bundle import Bundle, Ensemble, Member
+from serve.fusion.token_weights import token_weights
+from serve.fusion.tokens.sampling import Sampling
+from serve.fusion.tokens.step import fuse_step
 from serve.labels import LabelPath, encoder, fill, label_paths, label_texts
+from serve.manifest import TokenMethod
 from training.stages.encoder import HEAD_FILE, pool
 from training.stages.fit import pad, padding_mask
 
@@ -79,6 +83,63 @@ class OfflineMembers:
             with self._as_member(member), torch.inference_mode():
                 answers.append(self._written(prompts, max_new_tokens, advance))
         return answers
+
+    def fused_answers(
+        self,
+        texts: Sequence[str],
+        method: TokenMethod,
+        max_new_tokens: int,
+        advance: Advance = _no_progress,
+    ) -> list[str]:
+        """Greedy answers that all members write together, fused at every token by the manifest's weights."""
+        encode = encoder(self._tokenizer)
+        prompts = encode([fill(self.ensemble.template, text) for text in texts])
+        weights = torch.tensor(token_weights(self.ensemble, method))
+        written = [""] * len(prompts)
+        for chunk in _equal_length([len(prompt) for prompt in prompts], INPUT_ROWS):
+            ids = torch.tensor([prompts[index] for index in chunk])
+            with torch.inference_mode():
+                rows = self._written_together(ids, weights, method, max_new_tokens)
+            for index, row in zip(chunk, rows, strict=True):
+                written[index] = self._tokenizer.decode(row, skip_special_tokens=True).strip()
+            advance(len(chunk))
+        return written
+
+    def _written_together(
+        self, ids: torch.Tensor, weights: torch.Tensor, method: TokenMethod, limit: int
+    ) -> list[list[int]]:
+        """Tokens that follow the prompts `ids` [B, L], up to each one's end token."""
+        rows: list[list[int]] = [[] for _ in ids]
+        going = torch.ones(len(ids), dtype=torch.bool)
+        caches: list[Any] = [None] * len(self.ensemble.members)
+        greedy = [Sampling(temperature=0.0)] * len(ids)
+        for position in range(limit):
+            logits = []
+            for number, member in enumerate(self.ensemble.members):
+                with self._as_member(member):
+                    out = self._model(
+                        input_ids=ids,
+                        past_key_values=caches[number],
+                        use_cache=True,
+                        logits_to_keep=1,
+                    )
+                caches[number] = out.past_key_values
+                logits.append(out.logits[:, -1])
+            step = fuse_step(
+                torch.stack(logits, dim=1),
+                weights.expand(len(ids), -1),
+                method,
+                samplings=greedy,
+                positions=[position] * len(ids),
+            )
+            going &= step.tokens != self._tokenizer.eos_token_id
+            for row, token, goes in zip(rows, step.tokens.tolist(), going.tolist(), strict=True):
+                if goes:
+                    row.append(token)
+            if not going.any():
+                break
+            ids = step.tokens.unsqueeze(1)
+        return rows
 
     @contextmanager
     def _as_member(self, member: Member) -> Iterator[None]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from string import Formatter
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -35,6 +35,9 @@ CLASSIFICATION_METHODS: tuple[ClassificationMethod, ...] = (
     "vote",
     "stack",
 )
+GenerationMethod = Literal["average", "product", "vote"]
+GENERATION_METHODS: tuple[GenerationMethod, ...] = get_args(GenerationMethod)
+"""`average` and `product` at every token, `vote` over whole answers."""
 
 HEAD_SIZES = (32, 64, 80, 96, 112, 128, 192, 256)
 """Attention head sizes that vLLM's CPU attention supports."""
@@ -215,6 +218,8 @@ class TrainingOptions(Strict):
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     normalize: bool = True
     """Encoder: L2-normalise the pooled vector before the head."""
+    head: Literal["prototypes", "random"] = "prototypes"
+    """Encoder: where a normalised head starts: at the labels' centroids, or anywhere, as its seed has it."""
 
 
 class MemberRecipe(TrainingOptions):
@@ -230,8 +235,8 @@ class CandidateRecipe(MemberRecipe):
 class FusionRecipe(Strict):
     """How members become one, and what is fitted on the validation rows."""
 
-    method: ClassificationMethod | Literal["best"] = "best"
-    """`best`: the candidate with the best cross-fitted validation score."""
+    method: ClassificationMethod | GenerationMethod | Literal["best"] = "best"
+    """`best`: the candidate with the best cross-fitted validation score; for generation, `average`."""
     candidates: list[ClassificationMethod] = Field(list(CLASSIFICATION_METHODS), min_length=1)
     criterion: Literal["accuracy", "log_loss"] = "log_loss"
     weights: Literal["greedy", "accuracy"] = "greedy"
@@ -283,14 +288,19 @@ class EnsembleRecipe(Strict):
 
     @model_validator(mode="after")
     def _task_fits(self) -> Self:
-        if self.task == "classification" and (self.label is None or self.target is not None):
-            raise ValueError("a classification ensemble names its `label` column, and no `target`")
+        if self.task == "classification":
+            if self.label is None or self.target is not None:
+                raise ValueError(
+                    "a classification ensemble names its `label` column, and no `target`"
+                )
+            if self.fusion.method == "product":
+                raise ValueError("product is for generation; for classification use `space: log`")
         if self.task == "generation":
             if self.target is None or self.label is not None:
                 raise ValueError("a generation ensemble names its `target` column, and no `label`")
-            if self.fusion.method not in ("best", "vote"):
+            if self.fusion.method not in ("best", *GENERATION_METHODS):
                 raise ValueError(
-                    "generation is fused by vote; token-level fusion has nothing to fit: name it in the manifest"
+                    f"generation is fused by {', '.join(GENERATION_METHODS)}, not by {self.fusion.method}"
                 )
             if self.baselines:
                 raise ValueError("baselines are for classification")

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from serve.bundle import Bundle
 from tests.training.conftest import write_rows
@@ -51,7 +54,7 @@ def test_without_a_file_the_recipes_test_rows_are_used(
     evaluate_bundle(causal_bundle.path, "replies", None, tmp_path / "report.json")
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["data"], report["count"]) == ("test", 6)
-    assert [row["name"] for row in report["rows"]] == ["a", "b", "vote"]
+    assert [row["name"] for row in report["rows"]] == ["a", "b", "vote", "average", "product"]
     assert all(set(row["scores"]) == {"exact_match", "token_f1", "bleu"} for row in report["rows"])
 
 
@@ -71,3 +74,29 @@ def test_a_label_that_the_ensemble_lacks_is_refused(causal_bundle: Bundle, tmp_p
         RecipeError, match=r"odd.csv: the label 'weather' is not one of the 3 of topics@1"
     ):
         evaluate_bundle(causal_bundle.path, "topics", file, None)
+
+
+def test_members_write_together_as_a_step_by_step_merge_says(causal_bundle: Bundle) -> None:
+    """Against transformers alone: all members read the whole text anew for each token."""
+    ensemble = causal_bundle.ensemble("replies")
+    offline = OfflineMembers(causal_bundle, ensemble)
+    text = "where is number 3"
+    [written] = offline.fused_answers([text], "average", 12)
+    tokenizer = AutoTokenizer.from_pretrained(causal_bundle.base_source)
+    models = [
+        PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(causal_bundle.base_source, dtype=torch.float32),
+            str(causal_bundle.adapter_dir(member.adapters[0])),
+        ).eval()
+        for member in ensemble.members
+    ]
+    ids = tokenizer(ensemble.template.replace("{text}", text), return_tensors="pt")["input_ids"]
+    start = ids.shape[1]
+    while ids.shape[1] < start + 12:
+        with torch.inference_mode():
+            each = [model(ids).logits[0, -1].softmax(-1) for model in models]
+        token = torch.stack(each).mean(dim=0).argmax()
+        if token == tokenizer.eos_token_id:
+            break
+        ids = torch.cat([ids, token.view(1, 1)], dim=1)
+    assert written == tokenizer.decode(ids[0, start:]).strip()

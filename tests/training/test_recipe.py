@@ -42,8 +42,8 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("ensembles.0.task", "regression", "ensembles.0.task: .*'classification' or 'generation'"),
         (
             "ensembles.1.fusion",
-            {"method": "average"},
-            "token-level fusion has nothing to fit",
+            {"method": "stack"},
+            "generation is fused by average, product, vote, not by stack",
         ),
         (
             "base.path",

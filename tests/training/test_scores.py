@@ -26,7 +26,11 @@ def test_calibration_error_by_hand() -> None:
 
 def test_generation_scores_by_hand() -> None:
     answers = ["Your  LAMP is late.", "We send it now", ""]
-    references = ["your lamp is late.", "We send a lamp now", "Yes."]
+    references = [
+        ["It comes soon.", "your lamp is late."],
+        ["We send a lamp now", "Soon"],
+        ["Yes."],
+    ]
     scores = generation_scores(answers, references)
     assert scores["exact_match"] == pytest.approx(1 / 3)
     # Second answer: three of its four words are among the five expected: F1 = 2 * 3 / (4 + 5).

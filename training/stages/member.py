@@ -61,7 +61,7 @@ def train_member(
             bagged, data.text, ensemble, data.labels, tokenizer, limit
         )
         collate = encoder.collate_for(tokenizer)
-        if member.normalize:
+        if member.normalize and member.head == "prototypes":
             classifier.start_from_prototypes(encoder.batches_of(features, collate))
         fit(classifier, features, collate, options, stage)
         classifier.save_head(target)
