@@ -117,7 +117,7 @@ def _ask(choir: Choir, texts: Sequence[str]) -> None:
 
 
 def _stream(choir: Choir, text: str) -> None:
-    """One member streams token by token; the ensemble votes, and its answer comes whole."""
+    """One member alone, and all members fused at every token."""
     question = [{"role": "user", "content": text}]
     out.print(f"[bold]chat[/bold], streamed: {text}")
     for model in (f"replies/{MEMBER}", "replies"):
