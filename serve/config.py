@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from serve.adapter import DEFAULT_RANK_LIMIT, RANK_LIMITS
+from serve.location import Location
 from serve.manifest import explain
 
 ENV_PREFIX = "CHOIR_"
@@ -51,6 +52,17 @@ class Settings(BaseModel):
     )
     adapter_roots: tuple[Path, ...] = Field(
         (), description="Folders that file:// adapters may come from, besides the bundles."
+    )
+    adapter_prefixes: tuple[str, ...] = Field(
+        (),
+        description="Remote places that adapters may come from, such as s3://bucket/adapters; none "
+        "by default.",
+    )
+    max_adapter_gb: float = Field(
+        16, gt=0, description="Size of one adapter that is fetched, in GB; above, 400."
+    )
+    fetch_timeout_seconds: float = Field(
+        1800, gt=0, description="Seconds that one adapter may take to arrive in the store."
     )
     allowed_hosts: tuple[str, ...] = Field(
         (), description="Host names that admin routes accept, besides loopback and `host`."
@@ -132,6 +144,13 @@ class Settings(BaseModel):
         if isinstance(paths, tuple):
             return tuple(path.expanduser().absolute() for path in paths)
         return paths and paths.expanduser().absolute()
+
+    @field_validator("adapter_prefixes")
+    @classmethod
+    def _check_prefixes(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
+        for prefix in prefixes:
+            Location.parse(prefix)
+        return prefixes
 
     @property
     def store_dir(self) -> Path:

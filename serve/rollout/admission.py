@@ -17,7 +17,8 @@ from serve.manifest import AdapterRef, Ensemble, Member, explain
 from serve.rollout.database import now
 from serve.rollout.records import EnsembleRecord, VersionRecord
 from serve.rollout.requests import SwapRequest
-from serve.rollout.store import OutsideRoots, Store, StoreError
+from serve.rollout.sources import NotAllowed, Sources
+from serve.rollout.store import Store, StoreError
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,11 @@ class Refused(Exception):
 class Admission:
     """Builds and verifies versions. Everything here blocks on files and belongs in a thread."""
 
-    def __init__(self, store: Store, bundles: Sequence[Bundle], limits: EngineLimits) -> None:
+    def __init__(
+        self, store: Store, sources: Sources, bundles: Sequence[Bundle], limits: EngineLimits
+    ) -> None:
         self._store = store
+        self._sources = sources
         self._bundles = bundles
         self._limits = limits
 
@@ -76,8 +80,8 @@ class Admission:
                 parameters = record.active_version.parameters
             self._check_adapters(ensemble)
             stale = self._check_fusion(ensemble, parameters, allow=request.allow_stale_fusion)
-        except OutsideRoots as error:
-            raise Refused(403, str(error), "outside_allowed_roots", "members") from error
+        except NotAllowed as error:
+            raise Refused(403, str(error), "source_not_allowed", "members") from error
         except (StoreError, BundleError) as error:
             raise Refused(400, str(error)) from error
         return VersionRecord(ensemble, actor, now(), parameters, stale)
@@ -102,7 +106,8 @@ class Admission:
         """Copy a bundle's adapter into the store unless it is there. Raises StoreError or
         BundleError."""
         if not self._store.has_adapter(ref.digest):
-            with self._store.copied(bundle.adapter_dir(ref)) as copy:
+            with self._store.scratch() as copy:
+                self._sources.copy(bundle.adapter_dir(ref), copy)
                 self._store.keep(copy, ref.digest)
 
     def earlier(self, record: EnsembleRecord, to: int | None) -> VersionRecord:
@@ -176,7 +181,8 @@ class Admission:
         adapters = []
         for uri in several:
             name = member.adapters[0].adapter if member.adapters else member.name
-            with self._store.fetch(uri) as copy:
+            with self._store.scratch() as copy:
+                self._sources.fetch(uri, copy)
                 self._inspect(copy, member.name, ensemble)
                 adapters.append(AdapterRef(adapter=name, digest=self._store.keep(copy)))
         return member.model_copy(update={"adapters": adapters})

@@ -4,25 +4,30 @@ One controller writes at a time. Each start takes the next *life*, and a control
 refused at its next write.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from threading import Event
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import JSON, CursorResult, Engine, ForeignKey, String, Text, event
+from sqlalchemy import JSON, CursorResult, Engine, ForeignKey, String, Text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from serve.manifest import Ensemble
-from serve.rollout.records import EnsembleRecord, VersionRecord
+from serve.rollout.connection import DatabaseError, connect, open_alone, reason
+from serve.rollout.records import AuditRecord, EnsembleRecord, VersionRecord
 from serve.rollout.state import ENDED, Rollout, State
 
-SCHEMA_VERSION = 1
+logger = logging.getLogger(__name__)
 
+__all__ = ["Conflict", "Database", "DatabaseError", "now"]
 
-class DatabaseError(RuntimeError):
-    """A state that cannot be read or written, in one sentence."""
+SCHEMA_VERSION = 2
+RETRY_SECONDS = 1.0
+"""How often a database that went away in the middle of a commit is asked what became of it."""
 
 
 class Conflict(DatabaseError):
@@ -105,23 +110,20 @@ class Database:
 
     def __init__(self, engine: Engine, life: int) -> None:
         self._engine = engine
+        self._closed = Event()
         self.life = life
 
     @classmethod
     def open(cls, url: str) -> "Database":
         """Open the database, create its tables if it is new, and begin a new life."""
-        if not url.startswith("sqlite:"):
-            scheme = url.partition(":")[0]
-            raise DatabaseError(f"The database {scheme!r} is not served yet; only sqlite is.")
+        engine = connect(url)
         try:
-            engine = sa.create_engine(url)
-            event.listen(engine, "connect", _tune_sqlite)
-            Table.metadata.create_all(engine)
             return cls(engine, _begin_life(engine))
         except SQLAlchemyError as error:
-            raise DatabaseError(f"The database cannot be opened: {_reason(error)}.") from error
+            raise DatabaseError(f"The database cannot be opened: {reason(error)}.") from error
 
     def close(self) -> None:
+        self._closed.set()
         self._engine.dispose()
 
     def ensembles(self) -> dict[str, EnsembleRecord]:
@@ -139,10 +141,13 @@ class Database:
             session.add_all(map(_version_row, versions))
             session.add(_audit(actor, "import", name, None, active, "done", None))
 
-    def add_versions(self, records: Iterable[VersionRecord]) -> None:
+    def add_versions(self, records: Iterable[VersionRecord], actor: str) -> None:
         """Versions that are none of the known ones."""
         with self._transaction() as session:
-            session.add_all(map(_version_row, records))
+            for record in records:
+                name, version = record.ensemble.name, record.ensemble.version
+                session.add(_version_row(record))
+                session.add(_audit(actor, "import", name, None, version, "done", None))
 
     def begin(self, rollout: Rollout, candidate: VersionRecord | None) -> None:
         """A rollout starts, with a new version or to a known one."""
@@ -156,7 +161,19 @@ class Database:
         """Make the version of a committing rollout active: the one durable write. Returns its
         epoch.
 
-        Raises Conflict unless `record` still is what is active."""
+        A connection that breaks in the middle leaves open whether it was written; then this asks
+        until the database answers. Raises Conflict unless `record` still is what is active."""
+        try:
+            return self._commit(rollout, record, history)
+        except Conflict:
+            raise
+        except DatabaseError:
+            epoch = self._epoch_if_committed(rollout)
+            if epoch is None:
+                raise
+            return epoch
+
+    def _commit(self, rollout: Rollout, record: EnsembleRecord, history: Sequence[int]) -> int:
         with self._transaction() as session:
             self._check_life(session)
             control = _control(session)
@@ -181,6 +198,21 @@ class Database:
             session.add(_audit_of(rollout, "committed"))
             return control.epoch
 
+    def _epoch_if_committed(self, rollout: Rollout) -> int | None:
+        """What became of a commit whose transaction failed; None if nothing was written. Raises
+        DatabaseError when the database is closed before it can say."""
+        while True:
+            try:
+                with self._transaction() as session:
+                    row = _rollout_row_of(session, rollout)
+                    if row.state != rollout.state:
+                        return None
+                    return session.get_one(EnsembleRow, rollout.ensemble).epoch
+            except DatabaseError as error:
+                logger.error("Whether %s is committed is not known yet: %s", rollout.id, error)
+                if self._closed.wait(RETRY_SECONDS):
+                    raise
+
     def advanced(self, rollout: Rollout) -> None:
         """Write down a rollout's state."""
         with self._transaction() as session:
@@ -192,6 +224,12 @@ class Database:
         """Note a change that was asked for and never started."""
         with self._transaction() as session:
             session.add(_audit(actor, action, record.name, record.active, None, "refused", reason))
+
+    def audit(self, limit: int = 200) -> list[AuditRecord]:
+        """The latest first."""
+        query = sa.select(AuditRow).order_by(AuditRow.number.desc()).limit(limit)
+        with self._transaction() as session:
+            return [_audit_record(row) for row in session.scalars(query)]
 
     def rollouts(self, limit: int = 200) -> list[Rollout]:
         """The latest first."""
@@ -216,7 +254,7 @@ class Database:
             with Session(self._engine) as session, session.begin():
                 yield session
         except SQLAlchemyError as error:
-            raise DatabaseError(f"The database failed: {_reason(error)}.") from error
+            raise DatabaseError(f"The database failed: {reason(error)}.") from error
 
     def _check_life(self, session: Session) -> None:
         if _control(session).life != self.life:
@@ -227,8 +265,10 @@ class Database:
 
 
 def _begin_life(engine: Engine) -> int:
-    with Session(engine) as session, session.begin():
-        control = session.get(ControlRow, 1)
+    with engine.begin() as connection, Session(connection) as session:
+        open_alone(connection)
+        Table.metadata.create_all(connection)
+        control = session.get(ControlRow, 1, with_for_update=True)
         if control is None:
             control = ControlRow(id=1, schema_version=SCHEMA_VERSION, life=0, epoch=0)
             session.add(control)
@@ -239,20 +279,8 @@ def _begin_life(engine: Engine) -> int:
                 "another --store."
             )
         control.life += 1
+        session.flush()
         return control.life
-
-
-def _tune_sqlite(connection: Any, _: object) -> None:
-    """Readers never wait for the writer, and what is committed survives a crash."""
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _reason(error: SQLAlchemyError) -> str:
-    """Without the statement and its values, which SQLAlchemy adds."""
-    return str(getattr(error, "orig", None) or type(error).__name__).rstrip(".")
 
 
 def _control(session: Session) -> ControlRow:
@@ -313,8 +341,12 @@ def _rollout(row: RolloutRow) -> Rollout:
     return Rollout(**values | {"state": State(row.state)})
 
 
+def _rollout_row_of(session: Session, rollout: Rollout) -> RolloutRow:
+    return session.scalars(sa.select(RolloutRow).where(RolloutRow.id == rollout.id)).one()
+
+
 def _update_rollout(session: Session, rollout: Rollout) -> None:
-    row = session.scalars(sa.select(RolloutRow).where(RolloutRow.id == rollout.id)).one()
+    row = _rollout_row_of(session, rollout)
     row.state, row.reason, row.updated = rollout.state, rollout.reason, rollout.updated
     row.replicas = rollout.replicas
 
@@ -348,5 +380,18 @@ def _audit(
         from_version=from_version,
         to_version=to_version,
         outcome=outcome,
-        reason=reason,
+        reason=reason and reason.replace("\0", "?"),  # no text in PostgreSQL holds one
+    )
+
+
+def _audit_record(row: AuditRow) -> AuditRecord:
+    return AuditRecord(
+        at=row.at,
+        actor=row.actor,
+        action=row.action,
+        ensemble=row.ensemble,
+        from_version=row.from_version,
+        to_version=row.to_version,
+        outcome=row.outcome,
+        reason=row.reason,
     )

@@ -26,6 +26,23 @@ class VersionRecord:
 
 
 @dataclass(frozen=True)
+class AuditRecord:
+    """Who changed what, or tried to."""
+
+    at: str
+    """ISO 8601, UTC."""
+    actor: str
+    action: str
+    """`import`, `swap` or `rollback`."""
+    ensemble: str
+    from_version: int | None
+    to_version: int | None
+    outcome: str
+    """`done`, `refused`, `committed` or `aborted`."""
+    reason: str | None
+
+
+@dataclass(frozen=True)
 class EnsembleRecord:
     """An ensemble: which version is active, and which were before."""
 

@@ -263,7 +263,7 @@ class Protocol:
 
 def test_gateways_never_route_to_what_a_live_engine_does_not_hold(tmp_path: Path) -> None:
     """As long as both hold their leases. And whatever happens, it is known what is active."""
-    store = Store(tmp_path, [])
+    store = Store(tmp_path)
     seen: Counter[str] = Counter()
     for seed in range(300):
         try:
