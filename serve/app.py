@@ -64,7 +64,7 @@ class ControllerDeployment:
             await self._controller.start()
         for method in (
             *("sync", "push_metrics", "metrics"),
-            *("swap", "rollback", "rollouts", "rollout", "ensembles", "ensemble"),
+            *("swap", "rollback", "rollouts", "rollout", "audit", "ensembles", "ensemble"),
         ):
             setattr(self, method, getattr(self._controller, method))
 
@@ -169,6 +169,7 @@ def build_from(settings: Settings) -> Application:
         max_lora_rank=settings.max_lora_rank,
         base_kind=base.base_kind(),
         base_path=base.base_folder,
+        max_members=settings.max_members,
     )
     engine_settings = EngineSettings(
         model=base.base_source,

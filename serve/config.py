@@ -91,6 +91,7 @@ class Settings(BaseModel):
         (), description="Bearer tokens for inference; none are needed when this is empty."
     )
     max_inputs: int = Field(1024, ge=1, description="Inputs of one predict request; above, 400.")
+    max_members: int = Field(64, ge=1, description="Members of one ensemble; above, 400.")
     max_body_mb: float = Field(32, gt=0, description="Size of a request's body in MB; above, 413.")
     max_in_flight: int = Field(
         256, ge=1, description="Requests that one gateway works on at once; above, 429."

@@ -7,7 +7,7 @@ import typer
 from choir_cli.connection import Token, Url
 from choir_cli.console import UsageError, out, show_json, table
 from choir_cli.parsing import pairs
-from choir_client import AdapterRef, Choir, Rollout
+from choir_client import AdapterRef, AuditEntry, Choir, Rollout
 
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as it came.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Return once the rollout has started.")]
@@ -96,9 +96,19 @@ def rollback(
     _say(name, rollout)
 
 
-def rollouts(json: Json = False, url: Url = None, token: Token = None) -> None:
+def rollouts(
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Who asked for what and when, refused changes too.")
+    ] = False,
+    json: Json = False,
+    url: Url = None,
+    token: Token = None,
+) -> None:
     """List the changes of version, newest first as the server gives them."""
     with Choir(url, token) as choir:
+        if audit:
+            _show_audit(choir.audit(), json=json)
+            return
         found = choir.rollouts()
     if json:
         show_json([each.model_dump(mode="json", by_alias=True) for each in found])
@@ -112,6 +122,20 @@ def rollouts(json: Json = False, url: Url = None, token: Token = None) -> None:
             str(each.to_version),
             each.state,
             each.reason or "",
+        )
+    out.print(view)
+
+
+def _show_audit(entries: list[AuditEntry], *, json: bool) -> None:
+    if json:
+        show_json([each.model_dump(mode="json", by_alias=True) for each in entries])
+        return
+    view = table(None, "at", "who", "what", "ensemble", "from", "to", "outcome", "reason")
+    for each in entries:
+        view.add_row(
+            *(each.at, each.actor, each.action, each.ensemble),
+            *("" if v is None else str(v) for v in (each.from_version, each.to_version)),
+            *(each.outcome, each.reason or ""),
         )
     out.print(view)
 

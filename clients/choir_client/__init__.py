@@ -22,6 +22,7 @@ from choir_client.exceptions import (
 )
 from choir_client.models import (
     AdapterRef,
+    AuditEntry,
     ChatChunk,
     ChatCompletion,
     Completion,
@@ -40,6 +41,7 @@ __all__ = [
     "APIError",
     "AdapterRef",
     "AsyncChoir",
+    "AuditEntry",
     "BadRequest",
     "ChatChunk",
     "ChatCompletion",

@@ -30,9 +30,10 @@ def reading_router(control: ControlLink) -> APIRouter:
     async def ensemble(name: str) -> Response:
         return _document(await control.ensemble(name))
 
-    @router.get("/v1/rollouts", **described("All rollouts", (401, 503)))
+    @router.get("/v1/rollouts", **described("The latest rollouts, and the audit", (401, 503)))
     async def rollouts() -> Response:
-        return _list(await control.rollouts())
+        found = await control.rollouts()
+        return _document({"object": "list", "data": found, "audit": await control.audit()})
 
     @router.get(
         "/v1/rollouts/{rollout_id}", **described("One rollout", READ_ERRORS, answer=RolloutView)

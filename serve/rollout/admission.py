@@ -11,10 +11,12 @@ from serve.adapter import AdapterError, inspect_adapter
 from serve.base import BaseKind
 from serve.bundle import Bundle, BundleError
 from serve.engine.interface import Refusal
-from serve.fusion.errors import FusionError
+from serve.fusion.errors import FusionError, StaleFusionError
 from serve.fusion.fuse import Fusion
 from serve.manifest import AdapterRef, Ensemble, Member, explain
 from serve.rollout.database import now
+from serve.rollout.fitted import changed_members, fitted_parts, own_digests
+from serve.rollout.golden import unserved_golden
 from serve.rollout.records import EnsembleRecord, VersionRecord
 from serve.rollout.requests import SwapRequest
 from serve.rollout.sources import NotAllowed, Sources
@@ -31,6 +33,8 @@ class EngineLimits:
     base_kind: BaseKind
     base_path: Path | None = None
     """The base's folder; None for one on a hub, whose shapes are not checked then."""
+    max_members: int = 64
+    """Members of one ensemble."""
 
 
 class Refused(Exception):
@@ -71,20 +75,24 @@ class Admission:
             )
         if request.version is not None:
             return self._known(record, request.version)
+        allow, active = request.allow_stale_fusion, record.active_version
+        fitted_on: Mapping[str, list[str]] | None = None
         try:
             if request.manifest is not None:
                 ensemble = self._from_manifest(record, request.manifest)
                 parameters = self._parameters_of(ensemble)
             else:
                 ensemble = self._with_members(record, request.members or {})
-                parameters = record.active_version.parameters
+                parameters = active.parameters
+                fitted_on = active.fitted_on or own_digests(active.ensemble)
             self._check_adapters(ensemble)
-            stale = self._check_fusion(ensemble, parameters, allow=request.allow_stale_fusion)
+            stale = check_fit(ensemble, fitted_on, allow=allow)
+            stale |= self._check_fusion(ensemble, parameters, allow=allow)
         except NotAllowed as error:
             raise Refused(403, str(error), "source_not_allowed", "members") from error
         except (StoreError, BundleError) as error:
             raise Refused(400, str(error)) from error
-        return VersionRecord(ensemble, actor, now(), parameters, stale)
+        return VersionRecord(ensemble, actor, now(), parameters, stale, fitted_on)
 
     def check_known(self, record: VersionRecord) -> None:
         """Check a version that is in the database, and bring back from the bundles what the store
@@ -96,6 +104,15 @@ class Admission:
 
     def _check_adapters(self, ensemble: Ensemble) -> None:
         """Digest, format, values, rank, and fit to the base and the labels."""
+        if len(ensemble.members) > self._limits.max_members:
+            raise Refused(
+                400,
+                f"{ensemble.id} has {len(ensemble.members)} members; at most {self._limits.max_members} are taken "
+                "(CHOIR_MAX_MEMBERS).",
+                param="manifest.members",
+            )
+        if (unserved := unserved_golden(ensemble)) is not None:
+            raise Refused(400, f"manifest: {unserved}.", param="manifest.golden")
         for member in ensemble.members:
             for ref in member.adapters:
                 self._find(ref)
@@ -242,7 +259,8 @@ class Admission:
         try:
             return Fusion.from_manifest(ensemble, file, allow_stale=allow).stale
         except FusionError as error:
-            raise Refused(400, str(error), param="allow_stale_fusion") from error
+            code = "stale_fusion" if isinstance(error, StaleFusionError) else None
+            raise Refused(400, str(error), code, "allow_stale_fusion" if code else None) from error
 
     def _inspect(self, folder: Path, member: str, ensemble: Ensemble) -> None:
         limits = self._limits
@@ -279,6 +297,25 @@ def check_strategy(request: SwapRequest) -> None:
             f"The strategy 'immediate' takes no {unknown[0]!r}.",
             param=f"strategy.{unknown[0]}",
         )
+
+
+def check_fit(
+    ensemble: Ensemble, fitted_on: Mapping[str, list[str]] | None, *, allow: bool
+) -> bool:
+    """Whether weights or a temperature are in use that were fitted on other adapters. Raises Refused."""
+    parts = [part for part in fitted_parts(ensemble) if part != "stacker"]
+    changed = changed_members(ensemble, fitted_on)
+    if not parts or not changed:
+        return False
+    if not allow:
+        raise Refused(
+            400,
+            f"The {' and '.join(parts)} of {ensemble.name} were fitted on other adapters than the new ones of "
+            f"{', '.join(changed)}: give a manifest with new ones, or keep them with allow_stale_fusion.",
+            "stale_fusion",
+            "allow_stale_fusion",
+        )
+    return True
 
 
 def check_room(candidate: Ensemble, needed: Sequence[Ensemble], slots: int) -> None:

@@ -19,6 +19,7 @@ from serve.engine.interface import Refusal
 from serve.location import Location
 from serve.metrics import Family, MetricsBoard
 from serve.rollout.admission import Admission, EngineLimits, Refused
+from serve.rollout.audit import AuditEntry
 from serve.rollout.bundle_import import Imported, import_bundles
 from serve.rollout.catalog import Catalog
 from serve.rollout.changes import Changes
@@ -190,6 +191,10 @@ class Controller:
         """The latest first."""
         return [self._view(rollout) for rollout in await asyncio.to_thread(self._database.rollouts)]
 
+    async def audit(self) -> list[AuditEntry]:
+        """The latest first."""
+        return await asyncio.to_thread(self._database.audit)
+
     async def rollout(self, rollout_id: str) -> RolloutView | Refusal:
         found = await asyncio.to_thread(self._database.rollout, rollout_id)
         if found is None:
@@ -215,6 +220,8 @@ class Controller:
 
     async def metrics(self) -> bytes:
         """Prometheus text of all processes."""
+        for name, record in self._catalog.records.items():
+            metrics.fusion_stale(name, record.active_version.allow_stale_fusion)
         incarnation = f"controller-{self._database.life}"
         self._board.push("controller", 0, incarnation, metrics.families())
         return self._board.render()

@@ -17,8 +17,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from serve.manifest import Ensemble
+from serve.rollout.audit import AuditEntry
 from serve.rollout.connection import DatabaseError, connect, open_alone, reason
-from serve.rollout.records import AuditRecord, EnsembleRecord, VersionRecord
+from serve.rollout.records import EnsembleRecord, VersionRecord
 from serve.rollout.state import ENDED, Rollout, State
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class VersionRow(Table):
     source: Mapped[str] = mapped_column(Text)
     parameters: Mapped[str | None] = mapped_column(String(64))
     allow_stale_fusion: Mapped[bool]
+    fitted_on: Mapped[dict[str, list[str]] | None] = mapped_column(JSON(none_as_null=True))
     left: Mapped[int | None] = mapped_column("left_at_epoch")
     created: Mapped[str] = mapped_column(String(40))
 
@@ -225,11 +227,11 @@ class Database:
         with self._transaction() as session:
             session.add(_audit(actor, action, record.name, record.active, None, "refused", reason))
 
-    def audit(self, limit: int = 200) -> list[AuditRecord]:
+    def audit(self, limit: int = 200) -> list[AuditEntry]:
         """The latest first."""
         query = sa.select(AuditRow).order_by(AuditRow.number.desc()).limit(limit)
         with self._transaction() as session:
-            return [_audit_record(row) for row in session.scalars(query)]
+            return [_audit_entry(row) for row in session.scalars(query)]
 
     def rollouts(self, limit: int = 200) -> list[Rollout]:
         """The latest first."""
@@ -300,6 +302,7 @@ def _version(row: VersionRow) -> VersionRecord:
         created=row.created,
         parameters=row.parameters,
         allow_stale_fusion=row.allow_stale_fusion,
+        fitted_on=row.fitted_on,
         left=row.left,
     )
 
@@ -312,6 +315,7 @@ def _version_row(record: VersionRecord) -> VersionRow:
         source=record.source,
         parameters=record.parameters,
         allow_stale_fusion=record.allow_stale_fusion,
+        fitted_on=None if record.fitted_on is None else dict(record.fitted_on),
         created=record.created,
     )
 
@@ -384,8 +388,8 @@ def _audit(
     )
 
 
-def _audit_record(row: AuditRow) -> AuditRecord:
-    return AuditRecord(
+def _audit_entry(row: AuditRow) -> AuditEntry:
+    return AuditEntry(
         at=row.at,
         actor=row.actor,
         action=row.action,

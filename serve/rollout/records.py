@@ -21,25 +21,10 @@ class VersionRecord:
     parameters: str | None = None
     """SHA-256 of the file of fitted parameters in the store, if the fusion has one."""
     allow_stale_fusion: bool = False
+    fitted_on: Mapping[str, list[str]] | None = None
+    """Member -> digests of the adapters that weights, temperature and stacker were fitted on; None: its own."""
     left: int | None = None
     """The epoch at which it last ceased to be active; None if it never was."""
-
-
-@dataclass(frozen=True)
-class AuditRecord:
-    """Who changed what, or tried to."""
-
-    at: str
-    """ISO 8601, UTC."""
-    actor: str
-    action: str
-    """`import`, `swap` or `rollback`."""
-    ensemble: str
-    from_version: int | None
-    to_version: int | None
-    outcome: str
-    """`done`, `refused`, `committed` or `aborted`."""
-    reason: str | None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
 from serve.manifest import Member, Name
+from serve.rollout.fitted import FusionFit
 from serve.rollout.messages import Role
 from serve.rollout.records import EnsembleRecord, VersionRecord
 from serve.rollout.state import Rollout
@@ -107,6 +108,7 @@ class VersionView(BaseModel):
     digests: list[str]
     stale_fusion: bool
     """Whether it was let through with a fusion fitted on other adapters."""
+    fusion_fit: FusionFit
 
     @classmethod
     def of(cls, record: VersionRecord, role: Role | None) -> "VersionView":
@@ -117,6 +119,7 @@ class VersionView(BaseModel):
             created=record.created,
             digests=list(record.ensemble.digests),
             stale_fusion=record.allow_stale_fusion,
+            fusion_fit=FusionFit.of(record),
         )
 
 
@@ -132,6 +135,8 @@ class EnsembleView(BaseModel):
     """Of the active version."""
     digests: list[str]
     stale_fusion: bool
+    """Of the active version."""
+    fusion_fit: FusionFit
     """Of the active version."""
     versions: list[VersionView]
     previous: list[int]
@@ -159,6 +164,7 @@ class EnsembleView(BaseModel):
             members=ensemble.members,
             digests=list(ensemble.digests),
             stale_fusion=active.allow_stale_fusion,
+            fusion_fit=FusionFit.of(active),
             versions=versions,
             previous=list(record.previous),
             rollout=rollout,

@@ -34,6 +34,17 @@ ROLLOUT = {
     "reason": None,
 }
 
+AUDIT = {
+    "at": "2026-01-01T00:00:00Z",
+    "actor": "eve",
+    "action": "swap",
+    "ensemble": "intents",
+    "from": 3,
+    "to": None,
+    "outcome": "refused",
+    "reason": "no room",
+}
+
 
 @dataclass
 class Ran:
@@ -232,6 +243,16 @@ class TestOperations:
         for shown in ("r1", "intents", "done"):
             assert shown in ran.out
         assert json.loads(choir("rollouts", "--json").out) == [ROLLOUT]
+
+    def test_the_audit_lists_what_was_refused_too(
+        self, choir: Choir, local_server: LocalServer
+    ) -> None:
+        answer = {"data": [ROLLOUT], "audit": [AUDIT]}
+        local_server.answers["GET /v1/rollouts"] = (200, answer)
+        ran = choir("rollouts", "--audit")
+        for shown in ("eve", "swap", "refused", "no room"):
+            assert shown in ran.out
+        assert json.loads(choir("rollouts", "--audit", "--json").out) == [AUDIT]
 
 
 class TestParsing:

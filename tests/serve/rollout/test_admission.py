@@ -395,3 +395,88 @@ async def test_a_broken_engine_message_reaches_the_user_once(world: World) -> No
     message = refused(await world.swap(100), 400)
     assert message.startswith("Nothing has changed: ")
     assert message.count("not served yet") == 1
+
+
+def weighted_bundle(world: World, **fusion: Any) -> dict[str, Any]:
+    """Version 2 has weights and a temperature that were fitted on its adapters; its manifest."""
+    bundle = make_bundle(world.folder / "bundle")
+    first = bundle.ensemble("intents").model_dump(mode="json", exclude_none=True)
+    first["members"] = [
+        member | {"weight": weight}
+        for member, weight in zip(first["members"], (0.7, 0.3), strict=True)
+    ]
+    fitted = first | {"version": 2, "fusion": {"method": "weighted_average"} | fusion}
+    bundle.write_ensemble(Ensemble.model_validate(fitted))
+    world.bundles = [bundle]
+    return fitted
+
+
+async def fit_of(world: World) -> dict[str, Any]:
+    view = await world.controller.ensemble("intents")
+    assert isinstance(view, EnsembleView)
+    return view.fusion_fit.model_dump()
+
+
+async def test_fitted_weights_and_temperature_do_not_pass_to_new_adapters_in_silence(
+    world: World,
+) -> None:
+    weighted_bundle(world, temperature=1.3)
+    await world.start()
+    parts = ["weights", "temperature"]
+    assert await fit_of(world) == {"state": "fitted", "parts": parts, "stale_members": []}
+
+    message = refused(await world.swap(100), 400)
+    assert "weights and temperature of intents were fitted on other adapters" in message
+    assert "the new ones of a" in message
+
+    committed(await world.swap(100, allow_stale_fusion=True))
+    assert await fit_of(world) == {"state": "stale", "parts": parts, "stale_members": ["a"]}
+    assert b'choir_stale_fusion{ensemble="intents"' in await world.controller.metrics()
+
+    committed(await world.rollback())
+    assert (await fit_of(world))["state"] == "fitted"
+
+
+async def test_stale_is_what_differs_from_the_adapters_of_the_fit_however_often_it_is_swapped(
+    world: World,
+) -> None:
+    weighted_bundle(world)
+    await world.start()
+    first = world.bundles[0].ensemble("intents").members[0].adapters[0]
+    original = world.bundles[0].adapter_dir(first).as_uri()
+    committed(await world.swap(100, allow_stale_fusion=True))
+    refused(await world.swap(101), 400)
+    committed(await world.swap(101, allow_stale_fusion=True))
+    committed(await world.ask({"members": {"a": original}}))
+    assert (await fit_of(world))["state"] == "fitted"
+
+
+async def test_a_manifest_carries_its_own_weights(world: World) -> None:
+    fitted = weighted_bundle(world)
+    await world.start()
+    committed(await world.swap(100, allow_stale_fusion=True))
+    held = world.engines[0].held["intents@3"].ensemble.members[0]
+    fitted["members"][0] = held.model_dump(mode="json") | {"weight": 0.6}
+    committed(await world.ask({"manifest": fitted}))
+    state = await fit_of(world)
+    assert state == {"state": "fitted", "parts": ["weights"], "stale_members": []}
+
+
+@pytest.mark.parametrize("weights", [(0.5, 0.5), (3, 3)])
+async def test_equal_weights_fit_any_adapters(world: World, weights: tuple[float, float]) -> None:
+    weighted_bundle(world)
+    await world.start()
+    manifest = world.bundles[0].ensemble("intents").model_dump(mode="json", exclude_none=True)
+    for member, weight in zip(manifest["members"], weights, strict=True):
+        member["weight"] = weight
+    committed(await world.ask({"manifest": manifest}))
+    committed(await world.swap(100))
+    assert await fit_of(world) == {"state": "none", "parts": [], "stale_members": []}
+
+
+async def test_more_members_than_allowed_are_refused(world: World) -> None:
+    await world.start()
+    manifest = world.bundles[0].ensemble("intents").model_dump(mode="json", exclude_none=True)
+    manifest["members"] = [manifest["members"][0] | {"name": f"m{n}"} for n in range(65)]
+    message = refused(await world.ask({"manifest": manifest}), 400)
+    assert "65 members; at most 64" in message

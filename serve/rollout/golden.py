@@ -1,0 +1,58 @@
+"""Golden inputs: texts whose label is known, which every replica answers before a version goes live."""
+
+from serve.engine.interface import Engine, PredictCall, Refusal, Text, Version
+from serve.manifest import Ensemble, Golden
+
+AT_ONCE = 64
+"""How many are asked in one call."""
+SHOWN = 80
+"""How many characters of an input a message repeats."""
+
+
+def unserved_golden(ensemble: Ensemble) -> str | None:
+    """Why golden inputs of this ensemble cannot be checked, if they cannot."""
+    if not ensemble.golden:
+        return None
+    if ensemble.task != "classification":
+        return f"golden inputs are checked for classification only; {ensemble.task} has to go without them"
+    for number, golden in enumerate(ensemble.golden):
+        fields = {"text"} if isinstance(golden.input, str) else golden.input.keys()
+        if "text" not in fields or fields - {"text", "text_pair"}:
+            return (
+                f"golden.{number}: the input must be a text, or have 'text' and perhaps 'text_pair'"
+            )
+    return None
+
+
+async def wrong_golden(engine: Engine, version: Version) -> str | None:
+    """What a loaded version answers otherwise than its golden inputs say, if it does."""
+    golden = version.ensemble.golden
+    wrong: list[str] = []
+    for first in range(0, len(golden), AT_ONCE):
+        part = golden[first : first + AT_ONCE]
+        answer = await engine.predict(
+            PredictCall(
+                version=version.key,
+                inputs=tuple(map(_text, part)),
+                request_id=f"golden-{version.key}-{first}",
+            )
+        )
+        if isinstance(answer, Refusal):
+            return f"its golden inputs cannot be answered: {answer.message}"
+        labels = [answer.labels[winner] for winner in answer.winners.tolist()]
+        wrong += [
+            f"golden input {first + number} ({_text(each).text[:SHOWN]!r}) is answered {label!r} instead of "
+            f"{each.label!r}"
+            for number, (each, label) in enumerate(zip(part, labels, strict=True))
+            if label != each.label
+        ]
+    if not wrong:
+        return None
+    more = f" (and {len(wrong) - 1} more of {len(golden)})" if len(wrong) > 1 else ""
+    return f"{wrong[0]}{more}"
+
+
+def _text(golden: Golden) -> Text:
+    if isinstance(golden.input, str):
+        return Text(golden.input)
+    return Text(golden.input["text"], golden.input.get("text_pair"))
