@@ -155,6 +155,7 @@ def build(args: Mapping[str, Any]) -> Application:
 
 def build_from(settings: Settings) -> Application:
     """The graph of one server. Raises BundleError."""
+    settings = settings.sealed()  # Ray keeps what it is given
     bundles = [Bundle.open(path) for path in settings.bundles]
     base = bundles[0]  # the controller refuses bundles of another base
     digests = {
@@ -198,7 +199,7 @@ def build_from(settings: Settings) -> Application:
         graceful_shutdown_timeout_s=30,
     ).bind(engine_settings, controller)
     gateway = _deployment(GatewayDeployment, "Gateway", settings.gateways)
-    return gateway.bind(settings, engine, controller)
+    return gateway.bind(settings.model_copy(update={"database_url": None}), engine, controller)
 
 
 def _deployment(shell: type, name: str, replicas: int, **options: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import typer
 
-from choir_cli import bundles, inference, operations, serving, training
+from choir_cli import bundles, inference, operations, serving, tokens, training
 from choir_cli.console import fail
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ for command in (
     operations.swap,
     operations.rollback,
     operations.rollouts,
+    tokens.token,
 ):
     app.command()(command)
 

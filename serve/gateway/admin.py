@@ -7,11 +7,11 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from serve.engine.interface import Refusal
-from serve.gateway.auth import Guard
+from serve.gateway.auth import Guard, actor
 from serve.gateway.body import BodyReader
 from serve.gateway.errors import RefusedError, refused
 from serve.gateway.links import ControlLink
-from serve.gateway.openapi import ADMIN_ERRORS, READ_ERRORS, described
+from serve.gateway.openapi import ADMIN_ERRORS, LIST_ERRORS, READ_ERRORS, described
 from serve.gateway.schemas import RollbackRequest
 from serve.rollout.requests import EnsembleView, RolloutView, SwapRequest
 
@@ -20,7 +20,7 @@ def reading_router(control: ControlLink) -> APIRouter:
     """What runs, and what is being changed."""
     router = APIRouter()
 
-    @router.get("/v1/ensembles", **described("All ensembles", (401, 503)))
+    @router.get("/v1/ensembles", **described("All ensembles", LIST_ERRORS))
     async def ensembles() -> Response:
         return _list(await control.ensembles())
 
@@ -30,7 +30,7 @@ def reading_router(control: ControlLink) -> APIRouter:
     async def ensemble(name: str) -> Response:
         return _document(await control.ensemble(name))
 
-    @router.get("/v1/rollouts", **described("The latest rollouts, and the audit", (401, 503)))
+    @router.get("/v1/rollouts", **described("The latest rollouts, and the audit", LIST_ERRORS))
     async def rollouts() -> Response:
         found = await control.rollouts()
         return _document({"object": "list", "data": found, "audit": await control.audit()})
@@ -54,7 +54,7 @@ def admin_router(control: ControlLink, guard: Guard, bodies: BodyReader) -> APIR
     )
     async def swap(request: Request, name: str, wait: bool = False) -> Response:
         body = await bodies.model(request, SwapRequest)
-        return _begun(await control.swap(name, body, _actor(request), wait), wait)
+        return _begun(await control.swap(name, body, actor(request), wait), wait)
 
     @router.post(
         "/v1/ensembles/{name}/rollback",
@@ -62,7 +62,7 @@ def admin_router(control: ControlLink, guard: Guard, bodies: BodyReader) -> APIR
     )
     async def rollback(request: Request, name: str, wait: bool = False) -> Response:
         body = await bodies.model(request, RollbackRequest)
-        return _begun(await control.rollback(name, body.to, _actor(request), wait), wait)
+        return _begun(await control.rollback(name, body.to, actor(request), wait), wait)
 
     @router.post("/v1/rollouts/{rollout_id}/promote", **described("Promote", ADMIN_ERRORS))
     async def promote(rollout_id: str) -> Response:
@@ -82,11 +82,6 @@ def admin_router(control: ControlLink, guard: Guard, bodies: BodyReader) -> APIR
         )
 
     return router
-
-
-def _actor(request: Request) -> str:
-    """Who asked, for the audit."""
-    return f"admin@{request.client.host}" if request.client else "admin"
 
 
 def _accepted(answer: RolloutView | Refusal) -> RolloutView:

@@ -1,5 +1,6 @@
 """Reading a request's body: its size, its JSON, and its fields."""
 
+import asyncio
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -14,16 +15,24 @@ BYTES_PER_MB = 1_000_000
 
 
 class BodyReader:
-    """Reads JSON objects of at most `limit_mb` megabytes (1 MB is 1,000,000 bytes)."""
+    """Reads JSON objects of at most `limit_mb` megabytes (1 MB is 1,000,000 bytes) that arrive
+    within `seconds`."""
 
-    def __init__(self, limit_mb: float) -> None:
+    def __init__(self, limit_mb: float, seconds: float) -> None:
         self._limit_mb = limit_mb
         self._limit = int(limit_mb * BYTES_PER_MB)
+        self._seconds = seconds
 
     async def object(self, request: Request) -> dict[str, Any]:
-        """The body, a JSON object. Raises RefusedError: 413 when it is too large, 400 when it is no
-        JSON object."""
-        raw = await self._bytes(request)
+        """The body, a JSON object. Raises RefusedError: 413 when it is too large, 408 when it takes
+        too long, 400 when it is no JSON object."""
+        try:
+            async with asyncio.timeout(self._seconds):
+                raw = await self._bytes(request)
+        except TimeoutError as error:
+            raise refused(
+                408, f"The body did not arrive within {self._seconds:g} seconds; send it again."
+            ) from error
         if not raw:
             raise refused(400, "The body is empty; it must be a JSON object.")
         try:
