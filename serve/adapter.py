@@ -1,6 +1,5 @@
 """The checks of one adapter folder, without torch, PEFT or vLLM: what serving refuses, and why."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,9 @@ from typing import Any, Literal
 
 from serve.base import BaseError, BaseKind, BaseShapes
 from serve.digest import DigestError, folder_digest
+from serve.origin import OriginError, check_base
+from serve.patterns import PatternError, matches_end
+from serve.plain_json import read_object
 from serve.tensors import TensorError, TensorFile
 
 CONFIG = "adapter_config.json"
@@ -93,7 +95,8 @@ def inspect_adapter(
         shapes = BaseShapes.read(base) if base is not None else None
         modules = _check_tensors(tensors, config, shapes)
         head = _check_head(folder / HEAD, base_kind, labels, shapes)
-    except (TensorError, DigestError, BaseError) as error:
+        check_base(folder, base)
+    except (TensorError, DigestError, BaseError, OriginError) as error:
         raise AdapterError(str(error)) from error
     return AdapterInfo(
         kind="lora",
@@ -136,12 +139,9 @@ def _check_files(folder: Path) -> str:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / CONFIG).read_bytes())
+        return read_object(folder / CONFIG)
     except ValueError as error:
-        raise AdapterError(f"{CONFIG} is not valid JSON: {error}.") from error
-    if not isinstance(config, dict):
-        raise AdapterError(f"{CONFIG} must hold a JSON object.")
-    return config
+        raise AdapterError(f"{CONFIG} {error}.") from error
 
 
 def _check_config(config: dict[str, Any], max_rank: int | None) -> int:
@@ -263,12 +263,10 @@ def _rank_of(module: str, config: dict[str, Any]) -> int:
     rank: int = config["r"]
     for pattern, special in (config.get("rank_pattern") or {}).items():
         try:
-            if re.match(rf"(.*\.)?({pattern})$", module):
+            if matches_end(pattern, module):
                 return int(special)
-        except re.error as error:
-            raise AdapterError(
-                f"{pattern!r} in rank_pattern is not a regular expression: {error}."
-            ) from error
+        except PatternError as error:
+            raise AdapterError(f"rank_pattern in {CONFIG}: {error}.") from error
     return rank
 
 

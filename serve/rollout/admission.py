@@ -1,6 +1,7 @@
 """From a request for a swap to a verified candidate, or a refusal that says what is wrong."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from serve.engine.interface import Refusal
 from serve.fusion.errors import FusionError, StaleFusionError
 from serve.fusion.fuse import Fusion
 from serve.manifest import AdapterRef, Ensemble, Member, explain
+from serve.rollout.arrivals import Arrivals
 from serve.rollout.database import now
 from serve.rollout.fitted import changed_members, fitted_parts, own_digests
 from serve.rollout.golden import unserved_golden
@@ -43,6 +45,8 @@ class Refused(Exception):
     def __init__(
         self, status: int, message: str, code: str | None = None, param: str | None = None
     ) -> None:
+        # Names of files need not be UTF-8; answers and the audit have to be.
+        message = message.encode(errors="backslashreplace").decode()
         super().__init__(message)
         self.refusal = Refusal(status, message, code, param)
 
@@ -75,24 +79,32 @@ class Admission:
             )
         if request.version is not None:
             return self._known(record, request.version)
-        allow, active = request.allow_stale_fusion, record.active_version
-        fitted_on: Mapping[str, list[str]] | None = None
         try:
-            if request.manifest is not None:
-                ensemble = self._from_manifest(record, request.manifest)
-                parameters = self._parameters_of(ensemble)
-            else:
-                ensemble = self._with_members(record, request.members or {})
-                parameters = active.parameters
-                fitted_on = active.fitted_on or own_digests(active.ensemble)
-            self._check_adapters(ensemble)
-            stale = check_fit(ensemble, fitted_on, allow=allow)
-            stale |= self._check_fusion(ensemble, parameters, allow=allow)
+            return self._new(record, request, actor)
         except NotAllowed as error:
             raise Refused(403, str(error), "source_not_allowed", "members") from error
         except (StoreError, BundleError) as error:
             raise Refused(400, str(error)) from error
-        return VersionRecord(ensemble, actor, now(), parameters, stale, fitted_on)
+
+    def _new(self, record: EnsembleRecord, request: SwapRequest, actor: str) -> VersionRecord:
+        """What arrives is put into the store once all of it has passed, so that what is refused
+        leaves nothing behind. Raises Refused, StoreError and BundleError."""
+        allow, active = request.allow_stale_fusion, record.active_version
+        fitted_on: Mapping[str, list[str]] | None = None
+        with Arrivals(self._store) as arrivals:
+            if request.manifest is not None:
+                ensemble = self._from_manifest(record, request.manifest)
+                parameters = self._parameters_of(ensemble)
+            else:
+                ensemble = self._with_members(record, request.members or {}, arrivals)
+                parameters = self._stored_parameters(active)
+                fitted_on = active.fitted_on or own_digests(active.ensemble)
+            self._check_adapters(ensemble, arrived=arrivals.digests)
+            stale = check_fit(ensemble, fitted_on, allow=allow)
+            stale |= self._check_fusion(ensemble, parameters, allow=allow)
+            arrivals.keep()
+        kept = self._store.keep_parameters(parameters) if parameters else None
+        return VersionRecord(ensemble, actor, now(), kept, stale, fitted_on)
 
     def check_known(self, record: VersionRecord) -> None:
         """Check a version that is in the database, and bring back from the bundles what the store
@@ -100,10 +112,12 @@ class Admission:
         self._check_adapters(record.ensemble)
         if record.parameters is not None:
             self._store.verify_parameters(record.parameters)
-        self._check_fusion(record.ensemble, record.parameters, allow=record.allow_stale_fusion)
+        file = self._stored_parameters(record)
+        self._check_fusion(record.ensemble, file, allow=record.allow_stale_fusion)
 
-    def _check_adapters(self, ensemble: Ensemble) -> None:
-        """Digest, format, values, rank, and fit to the base and the labels."""
+    def _check_adapters(self, ensemble: Ensemble, arrived: Collection[str] = ()) -> None:
+        """Digest, format, values, rank, and fit to the base and the labels; of what has just
+        `arrived` all that is known already."""
         if len(ensemble.members) > self._limits.max_members:
             raise Refused(
                 400,
@@ -115,6 +129,8 @@ class Admission:
             raise Refused(400, f"manifest: {unserved}.", param="manifest.golden")
         for member in ensemble.members:
             for ref in member.adapters:
+                if ref.digest in arrived:
+                    continue
                 self._find(ref)
                 self._store.verify(ref.digest)
                 self._inspect(self._store.adapter(ref.digest), member.name, ensemble)
@@ -163,7 +179,10 @@ class Admission:
         return found
 
     def _with_members(
-        self, record: EnsembleRecord, changes: Mapping[str, str | list[str]]
+        self,
+        record: EnsembleRecord,
+        changes: Mapping[str, str | list[str]],
+        arrivals: Arrivals,
     ) -> Ensemble:
         ensemble = record.active_version.ensemble
         names = [member.name for member in ensemble.members]
@@ -176,7 +195,7 @@ class Admission:
             )
         # Scores were measured with the old content, so they stay behind.
         members = [
-            self._changed(member, changes[member.name], ensemble)
+            self._changed(member, changes[member.name], ensemble, arrivals)
             if member.name in changes
             else member
             for member in ensemble.members
@@ -185,7 +204,9 @@ class Admission:
             update={"version": record.highest + 1, "members": members, "scores": {}}
         )
 
-    def _changed(self, member: Member, uris: str | list[str], ensemble: Ensemble) -> Member:
+    def _changed(
+        self, member: Member, uris: str | list[str], ensemble: Ensemble, arrivals: Arrivals
+    ) -> Member:
         """The member with new content. The adapter keeps its name: its digest tells it apart."""
         several = [uris] if isinstance(uris, str) else uris
         if len(several) > 1:
@@ -198,10 +219,11 @@ class Admission:
         adapters = []
         for uri in several:
             name = member.adapters[0].adapter if member.adapters else member.name
-            with self._store.scratch() as copy:
-                self._sources.fetch(uri, copy)
-                self._inspect(copy, member.name, ensemble)
-                adapters.append(AdapterRef(adapter=name, digest=self._store.keep(copy)))
+            copy = arrivals.scratch()
+            self._sources.fetch(uri, copy)
+            digest = self._inspect(copy, member.name, ensemble)
+            arrivals.add(copy, digest)
+            adapters.append(AdapterRef(adapter=name, digest=digest))
         return member.model_copy(update={"adapters": adapters})
 
     def _from_manifest(self, record: EnsembleRecord, manifest: Mapping[str, Any]) -> Ensemble:
@@ -209,8 +231,15 @@ class Admission:
             ensemble = Ensemble.model_validate(
                 {"name": record.name, **manifest, "version": record.highest + 1}
             )
+            text = json.dumps(manifest, allow_nan=False)
         except ValidationError as error:
             raise Refused(400, f"manifest: {explain(error)}.", param="manifest") from error
+        except ValueError as error:
+            raise Refused(400, f"manifest: {error}.", param="manifest") from error
+        if r"\u0000" in text:
+            raise Refused(
+                400, "manifest: it holds a NUL character, which cannot be stored.", param="manifest"
+            )
         if ensemble.name != record.name:
             raise Refused(
                 400,
@@ -236,8 +265,11 @@ class Admission:
             "adapter_not_found",
         )
 
-    def _parameters_of(self, ensemble: Ensemble) -> str | None:
-        """The fitted parameters that a new manifest names, from whichever bundle has them."""
+    def _stored_parameters(self, record: VersionRecord) -> Path | None:
+        return None if record.parameters is None else self._store.parameters(record.parameters)
+
+    def _parameters_of(self, ensemble: Ensemble) -> Path | None:
+        """The file of fitted parameters that a new manifest names, from whichever bundle has it."""
         if ensemble.fusion.parameters is None:
             return None
         reason: BundleError | None = None
@@ -248,30 +280,30 @@ class Admission:
                 reason = error
                 continue
             if file is not None:
-                return self._store.keep_parameters(file)
+                return file
         raise Refused(400, str(reason), param="manifest.fusion.parameters")
 
-    def _check_fusion(self, ensemble: Ensemble, parameters: str | None, *, allow: bool) -> bool:
+    def _check_fusion(self, ensemble: Ensemble, file: Path | None, *, allow: bool) -> bool:
         """Whether fitted parameters are in use that belong to other adapters. Raises Refused."""
         if ensemble.task != "classification":
             return False
-        file = self._store.parameters(parameters) if parameters else None
         try:
             return Fusion.from_manifest(ensemble, file, allow_stale=allow).stale
         except FusionError as error:
             code = "stale_fusion" if isinstance(error, StaleFusionError) else None
             raise Refused(400, str(error), code, "allow_stale_fusion" if code else None) from error
 
-    def _inspect(self, folder: Path, member: str, ensemble: Ensemble) -> None:
+    def _inspect(self, folder: Path, member: str, ensemble: Ensemble) -> str:
+        """The digest of a sound adapter. Raises Refused."""
         limits = self._limits
         try:
-            inspect_adapter(
+            return inspect_adapter(
                 folder,
                 base=limits.base_path,
                 max_rank=limits.max_lora_rank,
                 base_kind=limits.base_kind,
                 labels=ensemble.labels,
-            )
+            ).digest
         except AdapterError as error:
             raise Refused(
                 400,

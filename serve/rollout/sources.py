@@ -90,12 +90,13 @@ class Sources:
         """The real path."""
         try:
             real = path.resolve()
+            is_folder = real.is_dir()
         except (OSError, RuntimeError) as error:
             raise NotAllowed(f"{uri} cannot be followed.") from error
         if not any(real.is_relative_to(root) for root in self._roots):
             raise NotAllowed(
                 f"{uri} is outside the folders that adapters may come from: the bundles and each --adapter-root."
             )
-        if not real.is_dir():
+        if not is_folder:
             raise StoreError(f"{uri} is not a folder.")
         return real
