@@ -46,11 +46,15 @@ def described(
     *,
     body: type[BaseModel] | None = None,
     answer: type[BaseModel] | None = None,
+    streams: bool = False,
 ) -> dict[str, Any]:
     """A route's keyword arguments that describe it in the schema."""
     responses: dict[int, dict[str, Any]] = {
         error: {"description": MEANINGS[error], "content": _json(ErrorAnswer)} for error in errors
     }
+    if streams:
+        kinds: dict[str, Any] = {"application/json": {}, "text/event-stream": {}}
+        responses[200] = {"description": summary, "content": kinds}
     if answer is not None:
         responses[200] = {"description": summary, "content": _json(answer)}
     extra = {"requestBody": {"required": True, "content": _json(body)}} if body else None
