@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
 import prometheus_client
+import ray
 import torch
 from fastapi import FastAPI
 from ray import serve as ray_serve
@@ -33,6 +34,7 @@ from serve.ray_options import engine_environment
 from serve.rollout.controller import Controller, EngineLimits
 from serve.rollout.engine_agent import EngineAgent
 from serve.rollout.gateway_agent import GatewayAgent
+from serve.rollout.machines import check_machines
 
 APPLICATION = "choir"
 
@@ -60,6 +62,7 @@ class ControllerDeployment:
 
     async def __init__(self, settings: Settings, limits: EngineLimits) -> None:  # type: ignore[misc]  # Ray Serve awaits it
         with _reasoned_start():
+            check_machines(settings, sum(node["Alive"] for node in ray.nodes()))
             self._controller = Controller.of(settings, limits)
             await self._controller.start()
         for method in (

@@ -48,6 +48,9 @@ class Settings(BaseModel):
     store: Path | None = Field(
         None, description="Folder of artifacts and state; .choir/ in the first bundle by default."
     )
+    shared_store: bool = Field(
+        False, description="The store is on a disk that all machines of the cluster share."
+    )
     database_url: SecretStr | None = Field(
         None, description="SQLAlchemy URL of the state; an SQLite file in the store by default."
     )

@@ -1,10 +1,11 @@
 """What an adapter says of the base that it was trained on: `choir.json` beside its weights."""
 
+import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
 
-from serve.digest import DigestError, folder_digest
+from serve.digest import file_digest
 from serve.plain_json import read_object
 
 ORIGIN = "choir.json"
@@ -15,11 +16,8 @@ class OriginError(ValueError):
 
 
 def record_base(folder: Path, base: Path) -> None:
-    """Write the base's digest beside an adapter that was trained on it. A base that has none (its files are links into
-    a cache) is not recorded."""
-    digest = base_digest(base)
-    if digest is not None:
-        (folder / ORIGIN).write_text(json.dumps({"base": digest}) + "\n", encoding="utf-8")
+    """Write the base's digest beside an adapter that was trained on it."""
+    (folder / ORIGIN).write_text(json.dumps({"base": base_digest(base)}) + "\n", encoding="utf-8")
 
 
 def check_base(folder: Path, base: Path | None) -> None:
@@ -36,18 +34,20 @@ def check_base(folder: Path, base: Path | None) -> None:
     if recorded is None or base is None:
         return
     found = base_digest(base)
-    if found is not None and recorded != found:
+    if recorded != found:
         raise OriginError(
-            f"It was trained on another base: {ORIGIN} says {str(recorded)[:80]!r}, and the base that is served has "
-            f"the digest {found}."
+            f"It was trained on another base: {ORIGIN} says {str(recorded)[:80]!r}, and the weights that are served "
+            f"have the digest {found}."
         )
 
 
 @lru_cache
-def base_digest(folder: Path) -> str | None:
-    """The digest of the base's folder, computed once: a base does not change while it is served. None if it has
-    none."""
-    try:
-        return folder_digest(folder)
-    except DigestError:
-        return None
+def base_digest(folder: Path) -> str:
+    """`sha256:` and the SHA-256 over one line for each of the base's weight files, `<sha256><two spaces><name>\\n`, by
+    name. Computed once for a folder: a base does not change while it is used.
+
+    The weights alone, because adapters belong to them, and a model's folder collects other files."""
+    lines = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        lines.update(f"{file_digest(file)}  {file.name}\n".encode())
+    return f"sha256:{lines.hexdigest()}"

@@ -1,6 +1,8 @@
 """Reading a request's body: its size, its JSON, and its fields."""
 
 import asyncio
+import math
+import re
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -12,6 +14,8 @@ from serve.gateway.errors import RefusedError, invalid, refused
 M = TypeVar("M", bound=BaseModel)
 
 BYTES_PER_MB = 1_000_000
+_LARGE_NUMBER = re.compile(rb"[eE]\+?\d{3}|\d{300}")
+"""Only such a number can become infinity, which the parser lets through."""
 
 
 class BodyReader:
@@ -41,6 +45,8 @@ class BodyReader:
             value = from_json(raw, allow_inf_nan=False)
         except ValueError as error:
             raise refused(400, f"The body is not valid JSON: {error}.") from error
+        if _LARGE_NUMBER.search(raw) and _holds_infinity(value):
+            raise refused(400, "The body is not valid JSON: a number in it is too large.")
         if not isinstance(value, dict):
             raise refused(400, f"The body must be a JSON object, not {kind_of(value)}.")
         return value
@@ -74,6 +80,15 @@ def validated(model: type[M], value: object) -> M:
         return model.model_validate(value)
     except ValidationError as error:
         raise invalid(error) from error
+
+
+def _holds_infinity(value: object) -> bool:
+    """Nesting is bounded by the parser."""
+    if isinstance(value, dict):
+        return any(map(_holds_infinity, value.values()))
+    if isinstance(value, list):
+        return any(map(_holds_infinity, value))
+    return isinstance(value, float) and math.isinf(value)
 
 
 def kind_of(value: object) -> str:

@@ -9,6 +9,7 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
 from transformers import set_seed
 
+from serve.origin import record_base
 from training.data.splits import bag
 from training.recipe import EnsembleRecipe, MemberRecipe, RecipeError
 from training.stages import causal, encoder
@@ -93,3 +94,4 @@ def _save(model: PeftModel, base: Base, target: Path) -> None:
     model.save_pretrained(target, save_embedding_layers=False)
     # PEFT's model card is a form to fill in and is not part of an adapter's content.
     (target / "README.md").unlink(missing_ok=True)
+    record_base(target, base.folder)

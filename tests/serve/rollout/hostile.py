@@ -265,7 +265,7 @@ MANIFESTS: list[tuple[str, dict[str, Any], int, str]] = [
     ("a template without text", {"template": "{0.__class__}"}, 400, "{text}"),
     ("golden of no label", {"golden": [{"input": "x", "label": "perhaps"}]}, 400, "perhaps"),
     ("a NUL", {"template": "{text}\0"}, 400, "NUL"),
-    ("a score without end", {"scores": {"x": float("inf")}}, 400, "manifest"),
+    ("a score without end", {"scores": {"x": float("inf")}}, 400, "too large"),
     (
         "weights that sum to nothing",
         {"members": [{"name": "a", "weight": 0, "adapters": []}]},
@@ -374,7 +374,7 @@ REQUESTS: dict[str, Hostile] = {
     "predict: endless weights": Hostile(
         PREDICT,
         400,
-        "weights",
+        "too large",
         b'{"model": "intents", "input": "x", "fusion": {"weights": {"a": 1e999}}}',
     ),
     "chat: no model": Hostile(CHAT, 400, "model", {"messages": []}),
