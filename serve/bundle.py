@@ -23,6 +23,7 @@ from serve.base import BaseError, BaseKind, BaseShapes, kind_of, read_config
 from serve.digest import DigestError, folder_digest
 from serve.fusion.errors import FusionError
 from serve.fusion.fuse import Fusion
+from serve.golden import unserved_golden
 from serve.manifest import (
     AdapterRef,
     Contract,
@@ -281,6 +282,8 @@ class Bundle:
                     yield str(error)
                 except AdapterError as error:
                     yield f"{ensemble.id}, member {member.name}, adapter {ref.adapter}: {error}"
+        if (unserved := unserved_golden(ensemble)) is not None:
+            yield f"{ensemble.id}: {unserved}."
         try:
             parameters = self.fusion_path(ensemble)
             if parameters is not None:

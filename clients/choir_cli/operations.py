@@ -1,12 +1,13 @@
 """`choir status`, `swap`, `rollback` and `rollouts`: a running server."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from choir_cli.connection import Token, Url
 from choir_cli.console import UsageError, out, show_json, table
-from choir_cli.parsing import pairs
+from choir_cli.parsing import json_object, pairs, read_text
 from choir_client import AdapterRef, AuditEntry, Choir, Rollout
 
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as it came.")]
@@ -57,6 +58,10 @@ def swap(
     version: Annotated[
         int | None, typer.Option(help="Instead of adapters: a version that exists already.")
     ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(help="Instead of adapters: a file with a whole new manifest, as JSON."),
+    ] = None,
     expected_version: Annotated[
         int | None, typer.Option(help="Refuse unless this version is active now.")
     ] = None,
@@ -69,13 +74,16 @@ def swap(
     token: Token = None,
 ) -> None:
     """Replace adapters of an ensemble while it serves."""
-    if bool(members) == (version is not None):
-        raise UsageError("Say what to swap in: MEMBER=URI pairs, or --version N, not both.")
+    if sum((bool(members), version is not None, manifest is not None)) != 1:
+        raise UsageError(
+            "Say what to swap in: MEMBER=URI pairs, --version N or --manifest FILE, one of them."
+        )
     with Choir(url, token) as choir:
         rollout = choir.swap(
             name,
             members=pairs("MEMBER=URI", members) if members else None,
             version=version,
+            manifest=json_object(str(manifest), read_text(manifest)) if manifest else None,
             expected_version=expected_version,
             allow_stale_fusion=allow_stale_fusion,
             wait=not no_wait,

@@ -14,11 +14,11 @@ from serve.bundle import Bundle, BundleError
 from serve.engine.interface import Refusal
 from serve.fusion.errors import FusionError, StaleFusionError
 from serve.fusion.fuse import Fusion
+from serve.golden import unserved_golden
 from serve.manifest import AdapterRef, Ensemble, Member, explain
 from serve.rollout.arrivals import Arrivals
 from serve.rollout.database import now
 from serve.rollout.fitted import changed_members, fitted_parts, own_digests
-from serve.rollout.golden import unserved_golden
 from serve.rollout.records import EnsembleRecord, VersionRecord
 from serve.rollout.requests import SwapRequest
 from serve.rollout.sources import NotAllowed, Sources

@@ -1,27 +1,12 @@
 """Golden inputs: texts whose label is known, which every replica answers before a version goes live."""
 
 from serve.engine.interface import Engine, PredictCall, Refusal, Text, Version
-from serve.manifest import Ensemble, Golden
+from serve.manifest import Golden
 
 AT_ONCE = 64
 """How many are asked in one call."""
 SHOWN = 80
 """How many characters of an input a message repeats."""
-
-
-def unserved_golden(ensemble: Ensemble) -> str | None:
-    """Why golden inputs of this ensemble cannot be checked, if they cannot."""
-    if not ensemble.golden:
-        return None
-    if ensemble.task != "classification":
-        return f"golden inputs are checked for classification only; {ensemble.task} has to go without them"
-    for number, golden in enumerate(ensemble.golden):
-        fields = {"text"} if isinstance(golden.input, str) else golden.input.keys()
-        if "text" not in fields or fields - {"text", "text_pair"}:
-            return (
-                f"golden.{number}: the input must be a text, or have 'text' and perhaps 'text_pair'"
-            )
-    return None
 
 
 async def wrong_golden(engine: Engine, version: Version) -> str | None:

@@ -78,7 +78,7 @@ class TestErrors:
             (["status", "--url", "http://127.0.0.1:9"], 1, "no answer from http://127.0.0.1:9"),
             (["status", "--url", "nonsense"], 1, "not a server's address"),
             (["verify", "/not/there"], 1, "is not a bundle"),
-            (["swap", "intents"], 2, "MEMBER=URI pairs, or --version"),
+            (["swap", "intents"], 2, "MEMBER=URI pairs, --version N or"),
             (["swap", "intents", "a"], 2, "takes NAME=VALUE"),
             (["serve"], 2, "Say what to serve"),
             (["serve", "x", "--base", "y"], 2, "not both"),
@@ -228,6 +228,18 @@ class TestOperations:
         assert local_server.paths == ["POST /v1/ensembles/intents/swap?wait=true"]
         assert local_server.bodies == [{"members": {"a": "file:///data/a"}, "expected_version": 3}]
 
+    def test_swap_sends_a_manifest(
+        self, choir: Choir, local_server: LocalServer, tmp_path: Path
+    ) -> None:
+        local_server.answers["POST /v1/ensembles/intents/swap"] = (200, ROLLOUT)
+        file = tmp_path / "manifest.json"
+        file.write_text('{"task": "classification"}')
+        assert choir("swap", "intents", "--manifest", str(file)).status == 0
+        assert local_server.bodies == [{"manifest": {"task": "classification"}}]
+        assert choir("swap", "intents", "--manifest", str(file), "--version", "2").status == 2
+        file.write_text("[]")
+        assert "takes a JSON object" in choir("swap", "intents", "--manifest", str(file)).err
+
     def test_an_aborted_rollout_is_a_failure(self, choir: Choir, local_server: LocalServer) -> None:
         aborted = {**ROLLOUT, "state": "aborted", "reason": "the adapter changes nothing"}
         local_server.answers["POST /v1/ensembles/intents/rollback"] = (202, aborted)
@@ -253,6 +265,28 @@ class TestOperations:
         for shown in ("eve", "swap", "refused", "no room"):
             assert shown in ran.out
         assert json.loads(choir("rollouts", "--audit", "--json").out) == [AUDIT]
+
+
+class TestTokens:
+    def test_what_is_printed_is_a_setting_that_takes_the_secret(
+        self, choir: Choir, tmp_path: Path
+    ) -> None:
+        from serve.config import Settings
+        from serve.tokens import find_token
+
+        ran = choir("token", "ann", "--role", "admin")
+        first, _, line = ran.out.splitlines()
+        file = tmp_path / "choir.yaml"
+        file.write_text(f"tokens:\n{line}\n")
+        tokens = Settings.load({"bundles": ["b"]}, file).tokens
+        found = find_token(tokens, first.rpartition(" ")[2].encode())
+        assert found is not None
+        assert (found.name, found.role) == ("ann", "admin")
+
+    @pytest.mark.parametrize("wrong", [("An n",), ("ann", "--role", "root")])
+    def test_what_cannot_be_a_token_is_said(self, choir: Choir, wrong: tuple[str, ...]) -> None:
+        ran = choir("token", *wrong)
+        assert (ran.status, ran.out) == (2, "")
 
 
 class TestParsing:
