@@ -3,6 +3,7 @@
 from serve.adapter.folder import (
     ADAPTER_FILES,
     SOFT,
+    WEIGHTS,
     AdapterError,
     AdapterKind,
     adapter_kind,
@@ -17,6 +18,7 @@ __all__ = [
     "DEFAULT_RANK_LIMIT",
     "RANK_LIMITS",
     "SOFT",
+    "WEIGHTS",
     "AdapterError",
     "AdapterInfo",
     "AdapterKind",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serve.adapter.folder import (
+    HEAD,
     SOFT,
     WEIGHTS,
     AdapterError,
@@ -13,7 +14,7 @@ from serve.adapter.folder import (
     kind_of_config,
     read_config,
 )
-from serve.adapter.head import HEAD, HeadShape, check_head
+from serve.adapter.head import HeadShape, check_head
 from serve.adapter.lora import check_config, check_tensors
 from serve.adapter.soft import check_soft
 from serve.base import BaseError, BaseKind, BaseShapes

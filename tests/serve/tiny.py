@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -112,6 +120,46 @@ def lora(
     return folder
 
 
+def prefix(base: Path, folder: Path, *, seed: int, tokens: int, projection: bool = False) -> Path:
+    """Prefix tuning over a causal base: keys and values of every layer, as large as the base's own."""
+    config = PrefixTuningConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=tokens,
+        prefix_projection=projection,
+        encoder_hidden_size=48 if projection else None,
+    )
+    return _soft(base, folder, seed, config)
+
+
+def prompt(base: Path, folder: Path, *, seed: int, tokens: int) -> Path:
+    """Prompt tuning over a causal base."""
+    return _soft(
+        base, folder, seed, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=tokens)
+    )
+
+
+def p_tuning(base: Path, folder: Path, *, seed: int, tokens: int, encoder: str = "MLP") -> Path:
+    """P-tuning over a causal base, with one of PEFT's two encoders."""
+    config = PromptEncoderConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=tokens,
+        encoder_hidden_size=48,
+        encoder_reparameterization_type=encoder,
+    )
+    return _soft(base, folder, seed, config)
+
+
+def _soft(base: Path, folder: Path, seed: int, config: PeftConfig) -> Path:
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    torch.manual_seed(seed)
+    adapted = get_peft_model(model, config)
+    for name, weight in adapted.named_parameters():
+        if "prompt_encoder" in name and weight.dim() > 1 and "embedding" not in name:
+            torch.nn.init.normal_(weight, std=0.3)  # so that no two rows of an encoder are alike
+    adapted.save_pretrained(folder)
+    return folder
+
+
 def lora_with_head(
     base: Path,
     folder: Path,
@@ -164,10 +212,19 @@ def _spread(model: torch.nn.Module, std: float) -> None:
 class Reference:
     """What PEFT and transformers answer, in float32: the independent reference for everything served."""
 
-    def __init__(self, base: Path, adapter: Path | None) -> None:
+    def __init__(self, base: Path, *adapters: Path | None) -> None:
+        """With no adapter, one, or a LoRA and a soft one, in this order."""
         self.tokenizer = AutoTokenizer.from_pretrained(base)
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        self.model = (PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
+        *before, last = adapters or (None,)
+        for each in before:
+            model = PeftModel.from_pretrained(model, each).merge_and_unload()
+        self.model = (PeftModel.from_pretrained(model, last) if last else model).eval()
+
+    @torch.no_grad()
+    def logits(self, ids: Sequence[int]) -> torch.Tensor:
+        """[len(ids), vocabulary]; PEFT gives those of virtual tokens too, where they are embeddings."""
+        return self.model(torch.tensor([list(ids)])).logits[0, -len(ids) :]
 
     @torch.no_grad()
     def label_scores(self, prompt: str, labels: Sequence[str]) -> list[float]:
@@ -180,7 +237,7 @@ class Reference:
             first = 0
             while first < min(len(start), len(ids)) and start[first] == ids[first]:
                 first += 1
-            logs = self.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            logs = self.logits(ids).log_softmax(-1)
             scores.append(sum(logs[i - 1, ids[i]].item() for i in range(first, len(ids))))
         return scores
 
