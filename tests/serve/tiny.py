@@ -43,7 +43,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def causal_base(folder: Path, *, context: int = 1024, seed: int = 0) -> Path:
+def causal_base(folder: Path, *, context: int = 1024, seed: int = 0, layers: int = 2) -> Path:
     """A Llama of about 0.3M parameters whose weights are large enough that no two tokens tie."""
     tokens = Tokenizer(models.BPE())
     tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -66,7 +66,7 @@ def causal_base(folder: Path, *, context: int = 1024, seed: int = 0) -> Path:
             vocab_size=len(tokenizer),
             hidden_size=128,
             intermediate_size=256,
-            num_hidden_layers=2,
+            num_hidden_layers=layers,
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=context,

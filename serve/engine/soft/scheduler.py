@@ -1,7 +1,7 @@
 """Requests with a soft adapter, inside vLLM's own scheduler.
 
 Hooks of vLLM 0.32's `Scheduler`, behind the version guard in `arguments.py`: `add_request`,
-`_get_local_prefix_cache_hit`, `update_from_output`, `has_requests`.
+`_get_local_prefix_cache_hit`, `update_from_output`, `has_finished_requests`, `has_requests`.
 """
 
 import logging
@@ -84,6 +84,11 @@ class SoftMixin(_Base):
             request_id=request.request_id, new_token_ids=[], finish_reason=FinishReason.ERROR
         )
         self._failed.append((request.client_index, output))
+
+    def has_finished_requests(self) -> bool:
+        # With a connector, vLLM takes requests outside its queues for ended ones that are still being transferred. The
+        # engine would spin on a group that gathers its members; and nothing is ever transferred.
+        return bool(self.finished_req_ids)
 
     def has_requests(self) -> bool:
         return bool(self._failed) or bool(super().has_requests())

@@ -33,6 +33,7 @@ class Judge:
 
     def __init__(self, base: Path, adapters: Mapping[str, Sequence[Path]]) -> None:
         self.models = {name: tiny.Reference(base, *paths) for name, paths in adapters.items()}
+        self.tokenizer = next(iter(self.models.values())).tokenizer
         self.ties = 0
         self.tokens = 0
         self.answers = 0
