@@ -43,8 +43,10 @@ CHAT_TEMPLATE = (
 )
 
 
-def causal_base(folder: Path, *, context: int = 1024, seed: int = 0, layers: int = 2) -> Path:
-    """A Llama of about 0.3M parameters whose weights are large enough that no two tokens tie."""
+def causal_base(
+    folder: Path, *, context: int = 1024, seed: int = 0, layers: int = 2, hidden: int = 128
+) -> Path:
+    """A Llama, by default of about 0.3M parameters whose weights are large enough that no two tokens tie."""
     tokens = Tokenizer(models.BPE())
     tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokens.decoder = decoders.ByteLevel()
@@ -64,11 +66,11 @@ def causal_base(folder: Path, *, context: int = 1024, seed: int = 0, layers: int
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=128,
-            intermediate_size=256,
+            hidden_size=hidden,
+            intermediate_size=2 * hidden,
             num_hidden_layers=layers,
-            num_attention_heads=4,
-            num_key_value_heads=2,
+            num_attention_heads=hidden // 32,
+            num_key_value_heads=hidden // 64,
             max_position_embeddings=context,
             eos_token_id=0,
             bos_token_id=0,
