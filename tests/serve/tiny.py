@@ -115,10 +115,11 @@ def lora(
     targets: Sequence[str] = ("q_proj", "v_proj"),
     scale: float = 0.2,
     alpha: int = 16,
+    stabilised: bool = False,
 ) -> Path:
-    """A LoRA adapter over a causal base that changes its answers."""
+    """A LoRA adapter over a causal base that changes its answers; rank-stabilised (rsLoRA) if asked for."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    _adapt(model, folder, seed, rank, targets, scale, alpha, "CAUSAL_LM")
+    _adapt(model, folder, seed, rank, targets, scale, alpha, "CAUSAL_LM", stabilised)
     return folder
 
 
@@ -195,9 +196,16 @@ def _adapt(
     scale: float,
     alpha: int,
     task: str | None,
+    stabilised: bool = False,
 ) -> None:
     torch.manual_seed(seed)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), task_type=task)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=list(targets),
+        task_type=task,
+        use_rslora=stabilised,
+    )
     adapted = get_peft_model(model, config)
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:

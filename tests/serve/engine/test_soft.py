@@ -2,15 +2,12 @@
 
 import asyncio
 import json
-import random
-import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import prometheus_client
 import pytest
 import pytest_asyncio
 
@@ -18,7 +15,6 @@ from serve import metrics
 from serve.digest import folder_digest
 from serve.engine.equipment import PLACEHOLDER
 from serve.engine.interface import (
-    EngineSettings,
     GenerateCall,
     PredictCall,
     Prediction,
@@ -26,48 +22,27 @@ from serve.engine.interface import (
     Refusal,
     Text,
 )
-from serve.manifest import Member
 from tests.serve import tiny
-from tests.serve.engine.calls import BLOCK_BYTES, ask, greedy, prompts, stream, version
+from tests.serve.engine.calls import ask, greedy, prompts, stream, version
 from tests.serve.engine.fused import Judge, Merge, averaged, multiplied
+from tests.serve.engine.soft_calls import (
+    MEMBERS,
+    MIXED,
+    finish,
+    make_judge,
+    make_models,
+    member_of,
+    preemptions,
+    stalls,
+    start,
+    sweep,
+)
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
 
-BLOCKS = 32
-CHUNK = 48
-SEQUENCES = 12
-
-MEMBERS: dict[str, Sequence[str]] = {
-    "lora": ["lora"],
-    "prefix5": ["prefix5"],
-    "prefix16": ["prefix16"],
-    "prefix40": ["prefix40"],
-    "prompt": ["prompt"],
-    "mlp": ["mlp"],
-    "lstm": ["lstm"],
-    "lora-prefix": ["lora", "prefix16"],
-    "lora-prompt": ["lora2", "prompt"],
-    "plain": [],
-}
-MIXED = ("lora", "prefix40", "prompt", "lora-prefix", "plain")
 PRODUCT = [0.5, 0.6, 0.2, 0.3, -0.4]
 SINGLE = ["A", "B", "C", "D"]
 LONG = ["card not arrived", "card lost", "card lost abroad", "transfer pending", "top up"]
-
-
-def make_models(root: Path) -> dict[str, Path]:
-    base = tiny.causal_base(root / "base", context=256)
-    return {
-        "base": base,
-        "lora": tiny.lora(base, root / "lora", seed=1),
-        "lora2": tiny.lora(base, root / "lora2", seed=2, rank=4),
-        "prefix5": tiny.prefix(base, root / "prefix5", seed=3, tokens=5),
-        "prefix16": tiny.prefix(base, root / "prefix16", seed=4, tokens=16, projection=True),
-        "prefix40": tiny.prefix(base, root / "prefix40", seed=5, tokens=40),
-        "prompt": tiny.prompt(base, root / "prompt", seed=6, tokens=9),
-        "mlp": tiny.p_tuning(base, root / "mlp", seed=7, tokens=40),
-        "lstm": tiny.p_tuning(base, root / "lstm", seed=8, tokens=3, encoder="LSTM"),
-    }
 
 
 @pytest.fixture(scope="module")
@@ -77,80 +52,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def judge(models: dict[str, Path]) -> Judge:
-    return Judge(
-        models["base"],
-        {name: [models[each] for each in adapters] for name, adapters in MEMBERS.items()},
-    )
+    return make_judge(models)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(models: dict[str, Path]) -> AsyncIterator[Any]:
-    from serve.engine.vllm_engine import VLLMEngine
-
-    engine = await VLLMEngine.start(
-        EngineSettings(
-            model=str(models["base"]),
-            kind="causal",
-            adapter_slots=2,
-            max_lora_rank=8,
-            dtype="float32",
-            arguments={
-                "kv_cache_memory_bytes": BLOCKS * BLOCK_BYTES,
-                "max_num_batched_tokens": CHUNK,
-                "max_num_seqs": SEQUENCES,
-            },
-        )
-    )
-    await engine.prepare(version(models, "every", MEMBERS))
-    await engine.prepare(version(models, "mixed", {name: MEMBERS[name] for name in MIXED}))
-    await engine.prepare(version(models, "pair", {"a": ["prefix40"], "b": ["prompt"]}))
+    engine = await start(models)
     yield engine
     await engine.close()
-
-
-def stalls(reason: str) -> float:
-    return metrics.REGISTRY.get_sample_value("choir_group_stalls_total", {"reason": reason}) or 0.0
-
-
-def member_of(engine: Any, name: str) -> Member:
-    return next(m for m in engine._versions["every@1"].ensemble.members if m.name == name)
-
-
-async def finish(engine: Any, prompt: dict[str, Any], equipment: Any) -> str:
-    """Why a request that is sent past the engine's own front ends."""
-    from vllm import SamplingParams
-
-    params = equipment.params(SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True))
-    stream = engine._llm.generate(prompt, params, uuid.uuid4().hex, lora_request=equipment.lora)
-    outputs = [output async for output in stream]
-    return str(outputs[-1].outputs[0].finish_reason)
-
-
-def preemptions() -> float:
-    return sum(
-        sample.value
-        for metric in prometheus_client.REGISTRY.collect()
-        for sample in metric.samples
-        if sample.name == "vllm:num_preemptions_total"
-    )
-
-
-async def sweep(engine: Any, judge: Judge, texts: Sequence[str], seed: int) -> None:
-    """Every member on every text, all mixed."""
-    rng = random.Random(seed)
-    work = [(name, text, rng.choice([1, 8, 24])) for name in MEMBERS for text in texts]
-    rng.shuffle(work)
-    limit = asyncio.Semaphore(2 * SEQUENCES)
-
-    async def one(name: str, text: str, tokens: int) -> Any:
-        async with limit:
-            return await ask(engine, greedy(text, tokens), "every", member=name)
-
-    answers = await asyncio.gather(*(one(*each) for each in work))
-    for (name, text, _), answer in zip(work, answers, strict=True):
-        assert not isinstance(answer, Refusal), answer
-        judge.check(answer["choices"][0], [(name, text)], averaged([1.0]))
-    print(f"{judge.answers} answers, {judge.tokens} tokens, {judge.ties} near ties")
 
 
 async def test_every_kind_equals_peft_in_the_same_batches(engine: Any, judge: Judge) -> None:
@@ -290,7 +199,7 @@ async def test_log_probabilities_of_a_prompt(engine: Any, judge: Judge, member: 
                 entry[str(token)]["logprob"] for entry, token in zip(given, ids[1:], strict=True)
             ]
             np.testing.assert_allclose(values, expected, atol=1e-3)
-    echoed = greedy(text, 4, echo=True)
+    echoed = greedy(text, 4, echo=True, return_token_ids=False)
     choice = (await ask(engine, echoed, "every", member=member))["choices"][0]
     assert choice["text"].startswith(text)
     np.testing.assert_allclose(
