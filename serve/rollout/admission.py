@@ -8,19 +8,26 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from serve.adapter import AdapterError, inspect_adapter
+from serve.adapter import (
+    AdapterError,
+    AdapterInfo,
+    AdapterKind,
+    check_together,
+    inspect_adapter,
+)
 from serve.base import BaseKind
 from serve.bundle import Bundle, BundleError
 from serve.engine.interface import Refusal
 from serve.fusion.errors import FusionError, StaleFusionError
 from serve.fusion.fuse import Fusion
 from serve.golden import unserved_golden
-from serve.manifest import AdapterRef, Ensemble, Member, explain
+from serve.manifest import AdapterRef, Ensemble, Member, adapter_name, explain
 from serve.rollout.arrivals import Arrivals
 from serve.rollout.database import now
 from serve.rollout.fitted import changed_members, fitted_parts, own_digests
 from serve.rollout.records import EnsembleRecord, VersionRecord
 from serve.rollout.requests import SwapRequest
+from serve.rollout.slots import Slots
 from serve.rollout.sources import NotAllowed, Sources
 from serve.rollout.store import Store, StoreError
 
@@ -30,7 +37,7 @@ class EngineLimits:
     """What every engine is started with, so that a candidate can be judged without one."""
 
     adapter_slots: int
-    """Distinct adapters that are loaded at once."""
+    """Distinct LoRAs that are loaded at once."""
     max_lora_rank: int
     base_kind: BaseKind
     base_path: Path | None = None
@@ -116,8 +123,8 @@ class Admission:
         self._check_fusion(record.ensemble, file, allow=record.allow_stale_fusion)
 
     def _check_adapters(self, ensemble: Ensemble, arrived: Collection[str] = ()) -> None:
-        """Digest, format, values, rank, and fit to the base and the labels; of what has just
-        `arrived` all that is known already."""
+        """Digest, format, values, rank, and fit to the base, to the labels and to each other; of what
+        has just `arrived` all that is known already."""
         if len(ensemble.members) > self._limits.max_members:
             raise Refused(
                 400,
@@ -128,12 +135,15 @@ class Admission:
         if (unserved := unserved_golden(ensemble)) is not None:
             raise Refused(400, f"manifest: {unserved}.", param="manifest.golden")
         for member in ensemble.members:
+            kinds = []
             for ref in member.adapters:
                 if ref.digest in arrived:
                     continue
                 self._find(ref)
                 self._store.verify(ref.digest)
-                self._inspect(self._store.adapter(ref.digest), member.name, ensemble)
+                folder = self._store.adapter(ref.digest)
+                kinds.append(self._inspect(folder, member.name, ensemble).kind)
+            self._check_together(kinds, member.name)
 
     def import_adapter(self, bundle: Bundle, ref: AdapterRef) -> None:
         """Copy a bundle's adapter into the store unless it is there. Raises StoreError or
@@ -209,21 +219,18 @@ class Admission:
     ) -> Member:
         """The member with new content. The adapter keeps its name: its digest tells it apart."""
         several = [uris] if isinstance(uris, str) else uris
-        if len(several) > 1:
-            raise Refused(
-                400,
-                f"The member {member.name!r} would have {len(several)} adapters, which is not "
-                "served yet; give one URI.",
-                param="members",
-            )
-        adapters = []
-        for uri in several:
-            name = member.adapters[0].adapter if member.adapters else member.name
+        adapters: list[AdapterRef] = []
+        kinds: list[AdapterKind] = []
+        for place, uri in enumerate(several):
             copy = arrivals.scratch()
             self._sources.fetch(uri, copy)
-            digest = self._inspect(copy, member.name, ensemble)
-            arrivals.add(copy, digest)
-            adapters.append(AdapterRef(adapter=name, digest=digest))
+            found = self._inspect(copy, member.name, ensemble)
+            kinds.append(found.kind)
+            self._check_together(kinds, member.name)
+            arrivals.add(copy, found.digest)
+            known = member.adapters[place : place + 1]
+            name = known[0].adapter if known else adapter_name(member.name, place)
+            adapters.append(AdapterRef(adapter=name, digest=found.digest))
         return member.model_copy(update={"adapters": adapters})
 
     def _from_manifest(self, record: EnsembleRecord, manifest: Mapping[str, Any]) -> Ensemble:
@@ -293,8 +300,8 @@ class Admission:
             code = "stale_fusion" if isinstance(error, StaleFusionError) else None
             raise Refused(400, str(error), code, "allow_stale_fusion" if code else None) from error
 
-    def _inspect(self, folder: Path, member: str, ensemble: Ensemble) -> str:
-        """The digest of a sound adapter. Raises Refused."""
+    def _inspect(self, folder: Path, member: str, ensemble: Ensemble) -> AdapterInfo:
+        """What a sound adapter is. Raises Refused."""
         limits = self._limits
         try:
             return inspect_adapter(
@@ -303,11 +310,23 @@ class Admission:
                 max_rank=limits.max_lora_rank,
                 base_kind=limits.base_kind,
                 labels=ensemble.labels,
-            ).digest
+            )
         except AdapterError as error:
             raise Refused(
                 400,
                 f"The adapter for member {member!r} is refused: {error}",
+                "adapter_refused",
+                f"members.{member}",
+            ) from error
+
+    @staticmethod
+    def _check_together(kinds: Sequence[AdapterKind], member: str) -> None:
+        try:
+            check_together(kinds)
+        except AdapterError as error:
+            raise Refused(
+                400,
+                f"The member {member!r} is refused: {error}",
                 "adapter_refused",
                 f"members.{member}",
             ) from error
@@ -350,18 +369,18 @@ def check_fit(
     return True
 
 
-def check_room(candidate: Ensemble, needed: Sequence[Ensemble], slots: int) -> None:
+def check_room(candidate: Ensemble, needed: Sequence[Ensemble], slots: Slots) -> None:
     """Whether the candidate fits beside what cannot go: active versions and other candidates.
 
     Warm versions are not counted, because they make room. Raises Refused (409), naming what
     occupies the slots."""
-    total = len({digest for each in (candidate, *needed) for digest in each.digests})
-    if total > slots:
-        occupied = ", ".join(f"{each.id} ({len(each.digests)})" for each in needed)
+    total = len(slots.taken([candidate, *needed]))
+    if total > slots.count:
+        occupied = ", ".join(f"{each.id} ({len(slots.taken([each]))})" for each in needed)
         raise Refused(
             409,
             f"{candidate.id} does not fit: with it the engine would hold {total} distinct "
-            f"adapters, and it has {slots} slots. They are occupied by {occupied}. Start with more "
+            f"LoRAs, and it has {slots.count} slots. They are occupied by {occupied}. Start with more "
             f"slots (--engine '{{\"max_loras\": {total}}}').",
             "no_room",
         )
