@@ -226,7 +226,9 @@ class TestOperations:
         ran = choir("swap", "intents", "a=file:///data/a", "--expected-version", "3")
         assert ran.out == "intents: version 3 -> 4, done (rollout r1)\n"
         assert local_server.paths == ["POST /v1/ensembles/intents/swap?wait=true"]
-        assert local_server.bodies == [{"members": {"a": ["file:///data/a"]}, "expected_version": 3}]
+        assert local_server.bodies == [
+            {"members": {"a": ["file:///data/a"]}, "expected_version": 3}
+        ]
 
     def test_swap_sends_a_manifest(
         self, choir: Choir, local_server: LocalServer, tmp_path: Path

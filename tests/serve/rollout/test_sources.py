@@ -1,8 +1,8 @@
 """Where adapters may come from: a real S3 server, and for the stores that none runs here, fsspec's memory."""
 
 import logging
+import os
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -286,39 +286,35 @@ def test_what_a_prefix_covers(prefix: str, uri: str, covered: bool) -> None:
     assert Location.parse(prefix).covers(Location.parse(uri)) is covered
 
 
-def test_a_folder_that_becomes_a_link_while_it_is_copied_leads_nowhere(tmp_path: Path) -> None:
-    """Swapped back and forth as fast as possible: what lies outside is never in the copy."""
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_what_becomes_a_link_while_it_is_copied_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Right after it was looked at."""
     root, outside = tmp_path / "root", tmp_path / "outside"
     inner = root / "adapter" / "inner"
     for folder in (inner, outside):
         folder.mkdir(parents=True)
         (folder / "secret.txt").write_text(folder.name)
-    stop = threading.Event()
+    lstat = os.lstat
 
-    def swap() -> None:
-        parked = root / "parked"
-        while not stop.is_set():
-            inner.rename(parked)
-            inner.symlink_to(outside)
-            inner.unlink()
-            parked.rename(inner)
+    def look(name: Any, **where: Any) -> os.stat_result:
+        seen = lstat(name, **where)
+        if name == "secret.txt":
+            (inner / name).rename(root / name) if what == "file" else inner.rename(root / "parked")
+            link = inner / name if what == "file" else inner
+            link.symlink_to(outside / name if what == "file" else outside)
+        return seen
 
-    swapping = threading.Thread(target=swap)
-    swapping.start()
-    try:
-        for number in range(200):
-            target = tmp_path / f"copy{number}"
-            target.mkdir()
-            try:
-                Sources([root]).fetch((root / "adapter").as_uri(), target)
-            except StoreError:
-                continue
-            finally:
-                texts = [file.read_text() for file in target.rglob("*.txt")]
-            assert texts in ([], ["inner"])
-    finally:
-        stop.set()
-        swapping.join()
+    monkeypatch.setattr("serve.rollout.local_copy.os.lstat", look)
+    target = tmp_path / "copy"
+    target.mkdir()
+    if what == "file":
+        with pytest.raises(StoreError, match="cannot be copied"):
+            Sources([root]).fetch((root / "adapter").as_uri(), target)
+    else:
+        Sources([root]).fetch((root / "adapter").as_uri(), target)
+    assert [file.read_text() for file in target.rglob("*.txt")] in ([], ["inner"])
 
 
 def test_an_unreadable_place_says_no_more_than_that(tmp_path: Path) -> None:
