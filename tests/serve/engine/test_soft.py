@@ -378,12 +378,13 @@ async def test_what_clients_may_not_send(
     assert param is None or refusal.param == param
 
 
-async def test_vectors_in_a_chat_are_refused(engine: Any) -> None:
-    content = [{"type": "prompt_embeds", "data": "AAAA"}]
+@pytest.mark.parametrize("kind", ["prompt_embeds", "image_embeds"])
+async def test_vectors_in_a_chat_are_refused(engine: Any, kind: str) -> None:
+    content = [{"type": kind, kind: "AAAA"}]
     body = {"messages": [{"role": "user", "content": content}], "max_tokens": 2}
     refusal = await ask(engine, body, "every", member="prompt")
     assert isinstance(refusal, Refusal)
-    assert refusal.status == 400
+    assert (refusal.status, refusal.param) == (400, "messages")
 
 
 async def test_a_member_swaps_from_one_kind_to_another(
