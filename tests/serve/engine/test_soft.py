@@ -323,12 +323,14 @@ async def test_an_adapter_that_a_worker_lacks_is_an_error(
                 finish(engine, whole, equipment),
                 finish(engine, whole, equipment),
                 ask(engine, greedy(text), "mixed"),
+                ask(engine, {"prompt": text}, "mixed", method="vote"),
                 ask(engine, greedy(text), "every", member="prefix16"),
             )
             assert outcomes[:2] == ["error"] * 2
-            assert isinstance(outcomes[2], Refusal)
-            assert outcomes[2].status == 500
-            judge.check(outcomes[3]["choices"][0], [("prefix16", text)], averaged([1.0]))
+            for refusal in outcomes[2:4]:
+                assert isinstance(refusal, Refusal)
+                assert refusal.status == 500
+            judge.check(outcomes[4]["choices"][0], [("prefix16", text)], averaged([1.0]))
             (tokens,) = await engine._llm.collective_rpc("load_soft", args=arguments)
             assert tokens == equipment.soft.tokens
             answer = await ask(engine, greedy(text), "every", member=name)
