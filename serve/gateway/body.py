@@ -7,6 +7,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from serve.gateway.errors import RefusedError, invalid, refused
+from serve.gateway.observe import exchange_of
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -51,6 +52,7 @@ class BodyReader:
             if size > self._limit:
                 raise self._too_large()
             parts.append(part)
+        exchange_of(request).body_bytes = size
         return b"".join(parts)
 
     def _too_large(self) -> RefusedError:
