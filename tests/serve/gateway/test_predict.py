@@ -207,7 +207,10 @@ async def test_an_engine_that_has_to_catch_up_is_waited_for(
     assert len(gateway.engines.calls) == 3
 
 
-async def test_a_pinned_version_that_is_gone_is_a_404(gateway: Gateway) -> None:
+async def test_a_pinned_version_that_is_gone_is_a_404(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "PAUSES", (0.0,))
     gateway.engines.loaded = {"intents@3"}
     error = refused(await gateway.predict(model="intents@2"), 404, "intents@2")
     assert error["code"] == "model_not_found"
