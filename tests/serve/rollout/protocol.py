@@ -292,6 +292,8 @@ class Protocol:
         history: tuple[int, ...] = ()
         if step.state is State.COMMITTING:
             history = self._commit(rollout, seconds)
+        if step.state is State.DRAINING:
+            self.check_is_committed_everywhere(rollout)
         written = self.written[rollout.id]
         written.advance(step, str(self.now))
         written.figures = dict(rollout.figures)
@@ -375,12 +377,13 @@ class Protocol:
             node.apply(self.catalog.assigned(), self.catalog.assignments.revision)
 
     def traffic(self) -> None:
-        """A gateway's request to a candidate is answered, or fails."""
+        """A gateway's requests to a candidate are answered, or fail."""
         node = self.program.of(self._gateways())
         for attempt in node.trials():
-            failed = self.program.one_in(6)
-            node.ledger.answered(attempt, "candidate", 1.0, failed=failed)
-            self.counted[attempt] += 1
+            for _ in range(self.program.below(4)):
+                failed = self.program.one_in(12)
+                node.ledger.answered(attempt, "candidate", 1.0, failed=failed)
+                self.counted[attempt] += 1
 
     def load(self) -> None:
         """An engine prepares versions that it is to hold; seldom, a candidate fails."""
@@ -436,13 +439,25 @@ class Protocol:
     def check_may_commit(self, rollout: Rollout, seconds: int) -> None:
         """Only what was not aborted, and what has passed its gates or was promoted."""
         assert self.written[rollout.id].decision != "abort", "it was aborted"
+        engines = [node for node in self._engines() if self.now < node.lease_until]
+        assert all(rollout.candidate in engine.held for engine in engines), "all have prepared it"
         figures = total(rollout.figures.values())
         assert figures.candidate.requests <= self.counted[rollout.id], "counted once"
         if rollout.state in TRIALS and rollout.decision is None:
             verdict = judge(rollout.strategy, figures, seconds)
+            self.seen["passed"] += 1
             assert rollout.strategy.auto_promote
             assert verdict is not None
             assert verdict.outcome == "passed"
+
+    def check_is_committed_everywhere(self, rollout: Rollout) -> None:
+        """The next request to any live gateway is answered by the new version."""
+        for gateway in self._gateways():
+            if self.now < gateway.lease_until:
+                known = gateway.desired.get(rollout.candidate)
+                assert known is not None
+                assert known.role == "active"
+        self.seen["committed"] += 1
 
     def check_that_calm_settles_it(self) -> None:
         """Once nothing is lost any more and time goes by, every rollout ends, and all replicas
