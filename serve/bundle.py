@@ -16,7 +16,9 @@ from serve.adapter import (
     ADAPTER_FILES,
     DEFAULT_RANK_LIMIT,
     AdapterError,
+    AdapterKind,
     belongs,
+    check_together,
     inspect_adapter,
 )
 from serve.base import BaseError, BaseKind, BaseShapes, kind_of, read_config
@@ -260,6 +262,7 @@ class Bundle:
         self, ensemble: Ensemble, *, deep: bool, max_rank: int | None
     ) -> Iterator[str]:
         for member in ensemble.members:
+            kinds: list[AdapterKind] = []
             for ref in member.adapters:
                 try:
                     folder = self.adapter_dir(ref)
@@ -270,13 +273,15 @@ class Bundle:
                             f"{ref.digest}."
                         )
                     elif deep:
-                        inspect_adapter(
+                        info = inspect_adapter(
                             folder,
                             base=self.base_folder,
                             max_rank=max_rank,
                             base_kind=self.base_kind(),
                             labels=ensemble.labels,
                         )
+                        kinds.append(info.kind)
+                        check_together(kinds)
                 except (BundleError, BaseError, DigestError) as error:
                     yield str(error)
                 except AdapterError as error:

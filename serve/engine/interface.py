@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from serve.adapter import AdapterKind
 from serve.manifest import Ensemble, Member
 
 VERSION_NOT_LOADED = "version_not_loaded"
@@ -63,7 +64,7 @@ class EngineSettings:
     """Local folder or hub id of the base."""
     kind: Literal["causal", "encoder"]
     adapter_slots: int
-    """How many distinct adapters can be loaded at once."""
+    """How many distinct LoRAs can be loaded at once."""
     max_lora_rank: int = 64
     revision: str | None = None
     dtype: str = "auto"
@@ -153,7 +154,7 @@ class GenerateCall:
 class LoadedAdapter:
     name: str
     digest: str
-    kind: str
+    kind: AdapterKind
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class EngineState:
     """`name@version` -> requests in flight on it."""
     adapters: tuple[LoadedAdapter, ...] = ()
     adapter_slots: int = 0
-    """How many distinct adapters fit."""
+    """How many distinct LoRAs fit; prefix and prompt adapters take no slot."""
     max_lora_rank: int = 0
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,23 @@ def make_models(root: Path) -> dict[str, Path]:
 
 
 def make_judge(models: Mapping[str, Path]) -> Judge:
-    return Judge(models["base"], {**{name: models[name] for name in RANKS}, "plain": None})
+    return Judge(models["base"], {**{name: [models[name]] for name in RANKS}, "plain": []})
 
 
 def version(
-    models: Mapping[str, Path], name: str, members: Mapping[str, str | None], **fields: Any
+    models: Mapping[str, Path],
+    name: str,
+    members: Mapping[str, str | Sequence[str] | None],
+    **fields: Any,
 ) -> Version:
-    digests = {adapter: folder_digest(models[adapter]) for adapter in members.values() if adapter}
+    """`members`: each one's adapter, its adapters, or None for the plain base."""
+    adapters = {
+        member: [given] if isinstance(given, str) else list(given or ())
+        for member, given in members.items()
+    }
+    digests = {
+        adapter: folder_digest(models[adapter]) for each in adapters.values() for adapter in each
+    }
     manifest = {
         "format": 1,
         "name": name,
@@ -52,9 +62,9 @@ def version(
         "members": [
             {
                 "name": member,
-                "adapters": [{"adapter": adapter, "digest": digests[adapter]}] if adapter else [],
+                "adapters": [{"adapter": adapter, "digest": digests[adapter]} for adapter in each],
             }
-            for member, adapter in members.items()
+            for member, each in adapters.items()
         ],
         "fusion": {"method": "average"},
         **fields,

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from serve.bundle import AdapterRef, Ensemble, FusionSpec, Member
@@ -65,8 +66,8 @@ def version(number: int) -> VersionRecord:
 class NoFiles:
     """The store, as far as the catalogue asks it where files lie."""
 
-    def adapter(self, digest: str) -> str:
-        return digest
+    def adapter(self, digest: str) -> Path:
+        return Path(digest)
 
 
 class Program:
