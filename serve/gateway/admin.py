@@ -68,6 +68,7 @@ def admin_router(control: ControlLink, guard: Guard, bodies: BodyReader) -> APIR
         **described("Commit a candidate that is tried out", ADMIN_ERRORS, answer=RolloutView),
     )
     async def promote(request: Request, rollout_id: str, wait: bool = False) -> Response:
+        await bodies.nothing(request)
         return _begun(await control.promote(rollout_id, _actor(request), wait), wait)
 
     @router.post(
@@ -75,6 +76,7 @@ def admin_router(control: ControlLink, guard: Guard, bodies: BodyReader) -> APIR
         **described("End a rollout before its commit", ADMIN_ERRORS, answer=RolloutView),
     )
     async def abort(request: Request, rollout_id: str) -> Response:
+        await bodies.nothing(request)
         return _document(await control.abort(rollout_id, _actor(request)))
 
     return router

@@ -15,6 +15,7 @@ from serve.metrics import MetricsBoard, families
 
 CONTRACT = {
     "choir_requests": ("counter", {"ensemble", "route", "status", "track"}),
+    "choir_shadow_dropped": ("counter", {"ensemble"}),
     "choir_request_seconds": ("histogram", {"ensemble", "route"}),
     "choir_time_to_first_token_seconds": ("histogram", {"ensemble"}),
     "choir_member_agreement": ("counter", {"ensemble", "member", "agrees"}),

@@ -121,6 +121,15 @@ async def test_promote(gateway: Gateway, query: str, wait: bool, status: int) ->
     assert gateway.control.asked == [("promote", "r1", "admin@127.0.0.1", wait)]
 
 
+@pytest.mark.parametrize("what", ["promote", "abort"])
+async def test_steering_takes_no_fields(gateway: Gateway, what: str) -> None:
+    path = f"/v1/rollouts/r1/{what}"
+    refused(await gateway.http.post(path, json={"wait": True}), 400, "no fields")
+    assert gateway.control.asked == []
+    empty = await gateway.http.post(path, headers={"content-type": "application/json"})
+    assert empty.is_success
+
+
 async def test_abort(gateway: Gateway) -> None:
     response = await gateway.http.post("/v1/rollouts/r1/abort", json={})
     assert (response.status_code, response.json()) == (200, ROLLOUT_BODY)
