@@ -66,6 +66,7 @@ class Process:
 
 def test_every_metric_of_the_contract_is_declared_with_its_labels() -> None:
     metrics.request_answered("intents", "/v1/predict", 200, "stable", 0.1)
+    metrics.shadow_dropped("intents")
     metrics.first_token_sent("intents", 0.1)
     with metrics.request_in_flight("intents"), metrics.fusing("intents", "vote"):
         metrics.member_agreed("intents", "a", 2, 1)
