@@ -55,6 +55,20 @@ def versions(gateway: Gateway) -> Counter[str]:
     return Counter(call.version for call in gateway.engines.calls)
 
 
+def hold_back(gateway: Gateway) -> asyncio.Event:
+    """The candidate answers once the event is set."""
+    release = asyncio.Event()
+    answer = gateway.engines.predict
+
+    async def slow(call: PredictCall) -> Prediction | Refusal:
+        if call.version == "intents@4":
+            await release.wait()
+        return await answer(call)
+
+    gateway.engines.predict = slow  # type: ignore[method-assign]
+    return release
+
+
 async def test_a_canary_answers_its_share(start: Start) -> None:
     gateway = await start(trying(share=0.25))
     before = samples()
@@ -154,15 +168,7 @@ async def test_an_engine_without_the_candidate_lets_the_active_version_answer(
 
 async def test_a_shadow_is_asked_after_the_client_has_its_answer(start: Start) -> None:
     gateway = await start(trying("shadow", 1.0))
-    release = asyncio.Event()
-    answer = gateway.engines.predict
-
-    async def slow(call: PredictCall) -> Prediction | Refusal:
-        if call.version == "intents@4":
-            await release.wait()
-        return await answer(call)
-
-    gateway.engines.predict = slow  # type: ignore[method-assign]
+    release = hold_back(gateway)
     before = samples()
     response = await gateway.predict(input=["x", "y"], return_members=True)
     assert response.json()["model"] == "intents@3"
@@ -211,15 +217,7 @@ async def test_a_refusal_of_the_shadow_is_an_error_and_no_clients(start: Start) 
 
 async def test_a_full_queue_drops_and_counts(start: Start) -> None:
     gateway = await start(trying("shadow", 1.0), shadow_queue=3, shadow_concurrency=1)
-    release = asyncio.Event()
-    answer = gateway.engines.predict
-
-    async def slow(call: PredictCall) -> Prediction | Refusal:
-        if call.version == "intents@4":
-            await release.wait()
-        return await answer(call)
-
-    gateway.engines.predict = slow  # type: ignore[method-assign]
+    release = hold_back(gateway)
     before = samples()
     for _ in range(10):
         assert (await gateway.predict()).status_code == 200
