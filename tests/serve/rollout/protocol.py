@@ -66,7 +66,9 @@ def version(number: int) -> VersionRecord:
 class NoFiles:
     """The store, as far as the catalogue asks it where files lie."""
 
-    def adapter(self, digest: str) -> Path:
+    @staticmethod
+    @cache
+    def adapter(digest: str) -> Path:
         return Path(digest)
 
 
@@ -83,10 +85,11 @@ class Program:
 
     def below(self, bound: int) -> int:
         """A number from 0; 0 once it is over."""
-        if self.over:
+        at = self._at
+        if at >= len(self._data):
             return 0
-        self._at += 1
-        return self._data[self._at - 1] % bound
+        self._at = at + 1
+        return self._data[at] % bound
 
     def one_in(self, count: int) -> bool:
         return self.below(count) == count - 1

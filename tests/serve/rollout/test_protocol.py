@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from serve.rollout.state import ENDED, TRANSITIONS, UNCOMMITTED, Rollout, State, Step
 from tests.serve.rollout.protocol import NAME, Program, Protocol
 
-PROGRAMS = st.binary(min_size=260, max_size=260)
+PROGRAMS = st.binary(min_size=220, max_size=220)
 """Two or three bytes are a step."""
 
 
