@@ -16,6 +16,7 @@ from choir_client.exceptions import (
     InvalidAnswer,
     NotFound,
     RateLimited,
+    RolloutAborted,
     TooLarge,
     Unauthorized,
     Unavailable,
@@ -33,6 +34,8 @@ from choir_client.models import (
     Prediction,
     PredictionItem,
     Rollout,
+    Tally,
+    Trial,
     Usage,
 )
 
@@ -61,7 +64,10 @@ __all__ = [
     "RateLimited",
     "Retries",
     "Rollout",
+    "RolloutAborted",
+    "Tally",
     "TooLarge",
+    "Trial",
     "Unauthorized",
     "Unavailable",
     "Usage",
