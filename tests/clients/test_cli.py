@@ -216,7 +216,9 @@ class TestOperations:
         ran = choir("swap", "intents", "a=file:///data/a", "--expected-version", "3")
         assert ran.out == "intents: version 3 -> 4, done (rollout r1)\n"
         assert local_server.paths == ["POST /v1/ensembles/intents/swap?wait=true"]
-        assert local_server.bodies == [{"members": {"a": "file:///data/a"}, "expected_version": 3}]
+        assert local_server.bodies == [
+            {"members": {"a": ["file:///data/a"]}, "expected_version": 3}
+        ]
 
     def test_a_canary_is_followed_to_its_end(self, choir: Choir, local_server: LocalServer) -> None:
         counts = {"requests": 100, "errors": 0, "mean_ms": 41.2}
@@ -343,7 +345,7 @@ class TestServeAndPack:
         assert packed == [
             {
                 "base": "org/name",
-                "adapters": {"a": Path("dir/a"), "b": Path("dir/b")},
+                "adapters": {"a": [Path("dir/a")], "b": [Path("dir/b")]},
                 "task": "classification",
                 "fusion": "weighted_average",
                 "labels": ["yes", "no"],
