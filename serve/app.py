@@ -67,7 +67,8 @@ class ControllerDeployment:
             await self._controller.start()
         for method in (
             *("sync", "push_metrics", "metrics"),
-            *("swap", "rollback", "rollouts", "rollout", "audit", "ensembles", "ensemble"),
+            *("swap", "rollback", "promote", "abort"),
+            *("rollouts", "rollout", "audit", "ensembles", "ensemble"),
         ):
             setattr(self, method, getattr(self._controller, method))
 

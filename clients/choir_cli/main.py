@@ -24,6 +24,8 @@ for command in (
     operations.swap,
     operations.rollback,
     operations.rollouts,
+    operations.promote,
+    operations.abort,
     tokens.token,
 ):
     app.command()(command)

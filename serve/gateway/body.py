@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from serve.gateway.errors import RefusedError, invalid, refused
+from serve.gateway.observe import exchange_of
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -30,13 +31,7 @@ class BodyReader:
     async def object(self, request: Request) -> dict[str, Any]:
         """The body, a JSON object. Raises RefusedError: 413 when it is too large, 408 when it takes
         too long, 400 when it is no JSON object."""
-        try:
-            async with asyncio.timeout(self._seconds):
-                raw = await self._bytes(request)
-        except TimeoutError as error:
-            raise refused(
-                408, f"The body did not arrive within {self._seconds:g} seconds; send it again."
-            ) from error
+        raw = await self._bytes(request)
         if not raw:
             raise refused(400, "The body is empty; it must be a JSON object.")
         try:
@@ -55,17 +50,29 @@ class BodyReader:
         """The body as `model`. Raises RefusedError."""
         return validated(model, await self.object(request))
 
+    async def nothing(self, request: Request) -> None:
+        """For routes that take no fields. Raises RefusedError (400) for a body that has any."""
+        if (await self._bytes(request)).strip() not in (b"", b"{}"):
+            raise refused(400, "This route takes no fields; send {}.")
+
     async def _bytes(self, request: Request) -> bytes:
         # Refused by what it announces first, so that a client learns it before it has sent it all.
         announced = request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > self._limit:
             raise self._too_large()
         parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > self._limit:
-                raise self._too_large()
-            parts.append(part)
+        try:
+            async with asyncio.timeout(self._seconds):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > self._limit:
+                        raise self._too_large()
+                    parts.append(part)
+        except TimeoutError as error:
+            raise refused(
+                408, f"The body did not arrive within {self._seconds:g} seconds; send it again."
+            ) from error
+        exchange_of(request).body_bytes = size
         return b"".join(parts)
 
     def _too_large(self) -> RefusedError:

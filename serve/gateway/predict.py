@@ -12,6 +12,7 @@ from serve.gateway.body import BodyReader, kind_of
 from serve.gateway.dispatch import Dispatcher
 from serve.gateway.errors import refused
 from serve.gateway.links import EngineLink
+from serve.gateway.mirror import Mirror, asked_too
 from serve.gateway.observe import exchange_of
 from serve.gateway.openapi import INFERENCE_ERRORS, described
 from serve.gateway.schemas import PredictAnswer, PredictFusion, PredictRequest
@@ -21,7 +22,11 @@ PATH = "/v1/predict"
 
 
 def predict_router(
-    engines: EngineLink, dispatcher: Dispatcher, bodies: BodyReader, max_inputs: int
+    engines: EngineLink,
+    dispatcher: Dispatcher,
+    mirror: Mirror,
+    bodies: BodyReader,
+    max_inputs: int,
 ) -> APIRouter:
     router = APIRouter()
 
@@ -52,6 +57,13 @@ def predict_router(
             )
 
         target, prediction = await dispatcher.ask(request, body.model, ask)
+        other = asked_too(target)
+        if other is not None:
+
+            async def compare(again: Prediction) -> float:
+                return agreement(prediction, again)
+
+            mirror.after(exchange, other, PATH, ask, compare)
         return Response(to_json(answer(target.model, prediction)), media_type="application/json")
 
     return router
@@ -141,6 +153,13 @@ def answer(model: str, prediction: Prediction) -> dict[str, Any]:
     if prediction.absent:
         document["absent_members"] = list(prediction.absent)
     return document
+
+
+def agreement(one: Prediction, other: Prediction) -> float:
+    """The share of inputs with the same label."""
+    pairs = zip(one.winners.tolist(), other.winners.tolist(), strict=True)
+    same = [one.labels[mine] == other.labels[theirs] for mine, theirs in pairs]
+    return sum(same) / len(same)
 
 
 def _members(prediction: Prediction) -> Sequence[list[dict[str, Any]]]:

@@ -75,7 +75,6 @@ class Admission:
 
         Equal content makes a new version all the same, so that a swap never means less than it
         says. Raises Refused."""
-        check_strategy(request)
         if request.expected_version not in (None, record.active):
             raise Refused(
                 409,
@@ -330,24 +329,6 @@ class Admission:
                 "adapter_refused",
                 f"members.{member}",
             ) from error
-
-
-def check_strategy(request: SwapRequest) -> None:
-    """Raises Refused for what is not served yet."""
-    kind = request.strategy.kind
-    if kind != "immediate":
-        raise Refused(
-            400,
-            f"The strategy {kind!r} is not served yet; 'immediate' is.",
-            param="strategy.kind",
-        )
-    unknown = sorted(request.strategy.model_extra or {})
-    if unknown:
-        raise Refused(
-            400,
-            f"The strategy 'immediate' takes no {unknown[0]!r}.",
-            param=f"strategy.{unknown[0]}",
-        )
 
 
 def check_fit(

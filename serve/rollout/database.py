@@ -9,18 +9,30 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from threading import Event
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import JSON, CursorResult, Engine, ForeignKey, String, Text
+from sqlalchemy import CursorResult, Engine
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
-from serve.manifest import Ensemble
 from serve.rollout.audit import AuditEntry
 from serve.rollout.connection import DatabaseError, connect, open_alone, reason
 from serve.rollout.records import EnsembleRecord, VersionRecord
-from serve.rollout.state import ENDED, Rollout, State
+from serve.rollout.state import ENDED, Rollout
+from serve.rollout.tables import (
+    AuditRow,
+    ControlRow,
+    EnsembleRow,
+    RolloutRow,
+    Table,
+    VersionRow,
+    audit_entry,
+    figures_json,
+    rollout_of,
+    rollout_row,
+    version_of,
+    version_row,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -33,73 +45,6 @@ RETRY_SECONDS = 1.0
 
 class Conflict(DatabaseError):
     """Somebody else changed the state first."""
-
-
-class Table(DeclarativeBase):
-    """All tables."""
-
-
-class ControlRow(Table):
-    """The one row of what belongs to no ensemble."""
-
-    __tablename__ = "control"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    schema_version: Mapped[int]
-    life: Mapped[int]
-    epoch: Mapped[int]
-
-
-class EnsembleRow(Table):
-    __tablename__ = "ensembles"
-    name: Mapped[str] = mapped_column(String(63), primary_key=True)
-    active: Mapped[int]
-    epoch: Mapped[int]
-    previous: Mapped[list[int]] = mapped_column(JSON)
-
-
-class VersionRow(Table):
-    __tablename__ = "versions"
-    ensemble: Mapped[str] = mapped_column(ForeignKey("ensembles.name"), primary_key=True)
-    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    manifest: Mapped[dict[str, Any]] = mapped_column(JSON)
-    source: Mapped[str] = mapped_column(Text)
-    parameters: Mapped[str | None] = mapped_column(String(64))
-    allow_stale_fusion: Mapped[bool]
-    fitted_on: Mapped[dict[str, list[str]] | None] = mapped_column(JSON(none_as_null=True))
-    left: Mapped[int | None] = mapped_column("left_at_epoch")
-    created: Mapped[str] = mapped_column(String(40))
-
-
-class RolloutRow(Table):
-    __tablename__ = "rollouts"
-    number: Mapped[int] = mapped_column(primary_key=True)
-    id: Mapped[str] = mapped_column(String(32), unique=True)
-    ensemble: Mapped[str] = mapped_column(ForeignKey("ensembles.name"), index=True)
-    from_version: Mapped[int]
-    to_version: Mapped[int]
-    strategy: Mapped[str] = mapped_column(String(32))
-    action: Mapped[str] = mapped_column(String(32))
-    actor: Mapped[str] = mapped_column(Text)
-    state: Mapped[str] = mapped_column(String(32), index=True)
-    reason: Mapped[str | None] = mapped_column(Text)
-    replicas: Mapped[dict[str, str]] = mapped_column(JSON)
-    created: Mapped[str] = mapped_column(String(40))
-    updated: Mapped[str] = mapped_column(String(40))
-
-
-class AuditRow(Table):
-    """Who, what, when, from, to, outcome. Rows are only ever added."""
-
-    __tablename__ = "audit"
-    number: Mapped[int] = mapped_column(primary_key=True)
-    at: Mapped[str] = mapped_column(String(40))
-    actor: Mapped[str] = mapped_column(Text)
-    action: Mapped[str] = mapped_column(String(32))
-    ensemble: Mapped[str] = mapped_column(String(63), index=True)
-    from_version: Mapped[int | None]
-    to_version: Mapped[int | None]
-    outcome: Mapped[str] = mapped_column(String(32))
-    reason: Mapped[str | None] = mapped_column(Text)
 
 
 def now() -> str:
@@ -140,7 +85,7 @@ class Database:
         with self._transaction() as session:
             session.add(EnsembleRow(name=name, active=active, epoch=0, previous=[]))
             session.flush()
-            session.add_all(map(_version_row, versions))
+            session.add_all(map(version_row, versions))
             session.add(_audit(actor, "import", name, None, active, "done", None))
 
     def add_versions(self, records: Iterable[VersionRecord], actor: str) -> None:
@@ -148,7 +93,7 @@ class Database:
         with self._transaction() as session:
             for record in records:
                 name, version = record.ensemble.name, record.ensemble.version
-                session.add(_version_row(record))
+                session.add(version_row(record))
                 session.add(_audit(actor, "import", name, None, version, "done", None))
 
     def begin(self, rollout: Rollout, candidate: VersionRecord | None) -> None:
@@ -156,8 +101,8 @@ class Database:
         with self._transaction() as session:
             self._check_life(session)
             if candidate is not None:
-                session.add(_version_row(candidate))
-            session.add(_rollout_row(rollout))
+                session.add(version_row(candidate))
+            session.add(rollout_row(rollout))
 
     def commit(self, rollout: Rollout, record: EnsembleRecord, history: Sequence[int]) -> int:
         """Make the version of a committing rollout active: the one durable write. Returns its
@@ -222,6 +167,26 @@ class Database:
             if rollout.state in ENDED:
                 session.add(_audit_of(rollout, rollout.state))
 
+    def decided(self, rollout: Rollout) -> None:
+        """Write down what somebody has decided about a rollout."""
+        assert rollout.decision is not None
+        assert rollout.decided_by is not None
+        with self._transaction() as session:
+            self._check_life(session)
+            row = _rollout_row_of(session, rollout)
+            row.decision, row.decided_by = rollout.decision, rollout.decided_by
+            session.add(
+                _audit(
+                    rollout.decided_by,
+                    rollout.decision,
+                    rollout.ensemble,
+                    rollout.from_version,
+                    rollout.to_version,
+                    "decided",
+                    None,
+                )
+            )
+
     def refused(self, actor: str, action: str, record: EnsembleRecord, reason: str) -> None:
         """Note a change that was asked for and never started."""
         with self._transaction() as session:
@@ -231,24 +196,24 @@ class Database:
         """The latest first."""
         query = sa.select(AuditRow).order_by(AuditRow.number.desc()).limit(limit)
         with self._transaction() as session:
-            return [_audit_entry(row) for row in session.scalars(query)]
+            return [audit_entry(row) for row in session.scalars(query)]
 
     def rollouts(self, limit: int = 200) -> list[Rollout]:
         """The latest first."""
         query = sa.select(RolloutRow).order_by(RolloutRow.number.desc()).limit(limit)
         with self._transaction() as session:
-            return [_rollout(row) for row in session.scalars(query)]
+            return [rollout_of(row) for row in session.scalars(query)]
 
     def rollout(self, id: str) -> Rollout | None:
         with self._transaction() as session:
             row = session.scalar(sa.select(RolloutRow).where(RolloutRow.id == id))
-            return None if row is None else _rollout(row)
+            return None if row is None else rollout_of(row)
 
     def unfinished(self) -> list[Rollout]:
         """The oldest first."""
         query = sa.select(RolloutRow).where(RolloutRow.state.not_in(list(ENDED)))
         with self._transaction() as session:
-            return [_rollout(row) for row in session.scalars(query.order_by(RolloutRow.number))]
+            return [rollout_of(row) for row in session.scalars(query.order_by(RolloutRow.number))]
 
     @contextmanager
     def _transaction(self) -> Iterator[Session]:
@@ -291,58 +256,8 @@ def _control(session: Session) -> ControlRow:
 
 def _ensemble(session: Session, row: EnsembleRow) -> EnsembleRecord:
     query = sa.select(VersionRow).where(VersionRow.ensemble == row.name)
-    versions = {each.version: _version(each) for each in session.scalars(query)}
+    versions = {each.version: version_of(each) for each in session.scalars(query)}
     return EnsembleRecord(row.name, row.active, row.epoch, tuple(row.previous), versions)
-
-
-def _version(row: VersionRow) -> VersionRecord:
-    return VersionRecord(
-        ensemble=Ensemble.model_validate(row.manifest),
-        source=row.source,
-        created=row.created,
-        parameters=row.parameters,
-        allow_stale_fusion=row.allow_stale_fusion,
-        fitted_on=row.fitted_on,
-        left=row.left,
-    )
-
-
-def _version_row(record: VersionRecord) -> VersionRow:
-    return VersionRow(
-        ensemble=record.ensemble.name,
-        version=record.ensemble.version,
-        manifest=record.ensemble.model_dump(mode="json", exclude_none=True),
-        source=record.source,
-        parameters=record.parameters,
-        allow_stale_fusion=record.allow_stale_fusion,
-        fitted_on=None if record.fitted_on is None else dict(record.fitted_on),
-        created=record.created,
-    )
-
-
-_ROLLOUT_FIELDS = (
-    "id",
-    "ensemble",
-    "from_version",
-    "to_version",
-    "strategy",
-    "action",
-    "actor",
-    "state",
-    "reason",
-    "replicas",
-    "created",
-    "updated",
-)
-
-
-def _rollout_row(rollout: Rollout) -> RolloutRow:
-    return RolloutRow(**{name: getattr(rollout, name) for name in _ROLLOUT_FIELDS})
-
-
-def _rollout(row: RolloutRow) -> Rollout:
-    values = {name: getattr(row, name) for name in _ROLLOUT_FIELDS}
-    return Rollout(**values | {"state": State(row.state)})
 
 
 def _rollout_row_of(session: Session, rollout: Rollout) -> RolloutRow:
@@ -353,6 +268,7 @@ def _update_rollout(session: Session, rollout: Rollout) -> None:
     row = _rollout_row_of(session, rollout)
     row.state, row.reason, row.updated = rollout.state, rollout.reason, rollout.updated
     row.replicas = rollout.replicas
+    row.figures = figures_json(rollout)
 
 
 def _audit_of(rollout: Rollout, outcome: str) -> AuditRow:
@@ -385,17 +301,4 @@ def _audit(
         to_version=to_version,
         outcome=outcome,
         reason=reason and reason.replace("\0", "?"),  # no text in PostgreSQL holds one
-    )
-
-
-def _audit_entry(row: AuditRow) -> AuditEntry:
-    return AuditEntry(
-        at=row.at,
-        actor=row.actor,
-        action=row.action,
-        ensemble=row.ensemble,
-        from_version=row.from_version,
-        to_version=row.to_version,
-        outcome=row.outcome,
-        reason=row.reason,
     )

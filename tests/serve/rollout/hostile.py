@@ -354,6 +354,13 @@ REQUESTS: dict[str, Hostile] = {
     "an unknown strategy": Hostile(
         SWAP, 400, "strategy", {"version": 1, "strategy": {"kind": "x"}}
     ),
+    "a share beyond all": Hostile(
+        SWAP, 400, "share", {"version": 1, "strategy": {"kind": "canary", "share": 2}}
+    ),
+    "an unknown gate": Hostile(
+        SWAP, 400, "gates", {"version": 1, "strategy": {"kind": "canary", "gates": {"luck": 1}}}
+    ),
+    "promotion with fields": Hostile("/v1/rollouts/nothing/promote", 400, "no fields", {"x": 1}),
     "a rollback to nowhere": Hostile(ROLLBACK, 409, "no version before"),
     "a rollback to the future": Hostile(ROLLBACK, 409, "no version before", {"to": 9}),
     "a rollback to a text": Hostile(ROLLBACK, 400, "to", {"to": "1"}),

@@ -25,7 +25,7 @@ def version(number: int, **fields: Any) -> VersionRecord:
 
 
 def rollout(to: int, name: str = "r") -> Rollout:
-    return Rollout(f"{name}{to}", "intents", 1, to, "immediate", "swap", "ada", AT, AT)
+    return Rollout(f"{name}{to}", "intents", 1, to, "swap", "ada", AT, AT)
 
 
 @pytest.fixture
