@@ -1,0 +1,97 @@
+"""The whole recipe, and how it is read from YAML."""
+
+import difflib
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from serve.manifest import Name
+from training.recipe.base import BaseRecipe, Scratch
+from training.recipe.data import DataRecipe, ExampleData
+from training.recipe.ensemble import EnsembleRecipe
+from training.recipe.fusion import FusionRecipe
+from training.recipe.member import CandidateRecipe
+from training.recipe.values import RecipeError, Strict
+
+
+class Recipe(Strict):
+    """A whole recipe; see the module."""
+
+    name: Name
+    seed: int = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 autocast in training where the CPU or GPU computes it natively, else float32."""
+    base: BaseRecipe
+    data: DataRecipe
+    ensembles: list[EnsembleRecipe] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _ensembles_fit(self) -> Self:
+        names = [ensemble.name for ensemble in self.ensembles]
+        if len(set(names)) != len(names):
+            raise ValueError("ensembles need different names")
+        if self.base.kind == "encoder" and any(e.task == "generation" for e in self.ensembles):
+            raise ValueError("generation needs a causal base")
+        return self
+
+    def find(self, name: str) -> EnsembleRecipe | None:
+        """The ensemble called `name`, if the recipe has it."""
+        return next((ensemble for ensemble in self.ensembles if ensemble.name == name), None)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over everything the recipe says; a resumed run must have the same."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe file; raises RecipeError with the key and what was expected."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path} must hold a mapping with name, base, data and ensembles")
+    return parse_recipe(content, folder=path.parent.resolve(), source=path.name)
+
+
+def parse_recipe(content: Mapping[str, Any], *, folder: Path, source: str = "recipe") -> Recipe:
+    """Validate a recipe's content; relative paths start at `folder`."""
+    try:
+        return Recipe.model_validate(content, context={"folder": folder})
+    except ValidationError as error:
+        problems = [_sentence(problem) for problem in error.errors()]
+        raise RecipeError(f"{source}: {'; '.join(problems)}") from None
+
+
+def _sentence(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"]) or "recipe"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(problem["loc"][-1]), _all_keys(), n=1)
+        return f"{where}: unknown key" + (f", did you mean {close[0]}?" if close else "")
+    if problem["type"] == "missing":
+        return f"{where}: this key is required"
+    if isinstance(problem["input"], str | int | float):
+        return f"{where}: {message[0].lower()}{message[1:]} (got {problem['input']!r})"
+    return f"{where}: {message}"
+
+
+def _all_keys() -> Iterable[str]:
+    models = (
+        Recipe,
+        BaseRecipe,
+        Scratch,
+        DataRecipe,
+        ExampleData,
+        EnsembleRecipe,
+        CandidateRecipe,
+        FusionRecipe,
+    )
+    return {key for model in models for key in model.model_fields}

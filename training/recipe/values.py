@@ -1,0 +1,34 @@
+"""What every part of a recipe is made of: strict models, paths, and the one error."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+
+Column = Annotated[str, Field(min_length=1)]
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+class RecipeError(ValueError):
+    """The recipe, or data that it names, cannot be used; the message is one sentence for its author."""
+
+
+def _expand(value: Path, info: ValidationInfo) -> Path:
+    def variable(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1]) or match[2]
+        if found is None:
+            raise ValueError(f"the environment variable {match[1]} is not set")
+        return found
+
+    folder: Path = (info.context or {}).get("folder", Path())
+    return Path(os.path.normpath(folder / _VARIABLE.sub(variable, str(value))))
+
+
+RecipePath = Annotated[Path, AfterValidator(_expand)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
