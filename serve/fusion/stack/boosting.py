@@ -15,6 +15,7 @@ import numpy as np
 from serve.fusion.errors import FusionError
 from serve.fusion.members import Floats
 from serve.fusion.stack.stacker import MAX_FEATURES, FittedOn, Stack, grouped
+from serve.fusion.stack.trees import Trees
 from serve.manifest import StackModel, Task
 
 ROUNDS = 80
@@ -38,14 +39,8 @@ class BoostingStack(Stack):
     def __init__(self, parameters: BoostingParameters, trees: str) -> None:
         """`trees`: a model in LightGBM's text format. Raises FusionError if it is not one for these members."""
         self.parameters = parameters
-        self._trees = trees
-        self._booster = _load(trees)
-        width = _width(len(parameters.members), parameters.columns)
-        if self._booster.num_feature() != width:
-            raise FusionError(
-                f"The boosted trees read {self._booster.num_feature()} features, but "
-                f"{len(parameters.members)} members give {width}."
-            )
+        self._text = trees
+        self._trees = Trees.parse(trees, _width(len(parameters.members), parameters.columns))
 
     @classmethod
     def model_for(cls, task: Task) -> StackModel:
@@ -81,16 +76,12 @@ class BoostingStack(Stack):
 
     def scores(self, evidence: Floats) -> Floats:
         features, start = _features(evidence)
-        if not len(features):
-            return start.reshape(evidence.shape[1:])
-        corrections = self._booster.predict(features, raw_score=True, num_threads=1)
-        total: Floats = (start + corrections).reshape(evidence.shape[1:])
-        return total
+        return (start + self._trees.scores(features)).reshape(evidence.shape[1:])
 
     def content(self) -> str:
         # LightGBM reads its header as key=value lines with one equals sign each.
         about = self.parameters.model_dump_json(exclude_none=True).replace("=", "\\u003d")
-        first, _, rest = self._trees.partition("\n")
+        first, _, rest = self._text.partition("\n")
         return f"{first}\n{_HEADER}{about}\n{rest}"
 
     @classmethod
@@ -103,33 +94,6 @@ class BoostingStack(Stack):
             )
         parameters = BoostingParameters.model_validate_json(line.removeprefix(_HEADER))
         return cls(parameters, text.replace(line + "\n", "", 1))
-
-
-def _load(trees: str) -> Any:
-    import lightgbm
-
-    try:
-        booster = lightgbm.Booster(model_str=trees)
-        finite = np.isfinite(_leaves(booster)).all()
-    except (lightgbm.basic.LightGBMError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FusionError(f"LightGBM cannot read the boosted trees: {reason}.") from error
-    if not finite:
-        raise FusionError("The boosted trees hold values that are not finite.")
-    return booster
-
-
-def _leaves(booster: Any) -> Floats:
-    """The values of all leaves."""
-    found = []
-    trees = [tree["tree_structure"] for tree in booster.dump_model()["tree_info"]]
-    while trees:
-        node = trees.pop()
-        if "leaf_value" in node:
-            found.append(node["leaf_value"])
-        else:
-            trees += [node["left_child"], node["right_child"]]
-    return np.array(found, dtype=np.float64)
 
 
 def _width(members: int, columns: int) -> int:
