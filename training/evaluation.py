@@ -9,29 +9,23 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 from numpy.typing import NDArray
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from serve.bundle import Bundle, Ensemble
 from serve.fusion.answers import vote_answers
 from serve.fusion.fuse import Fused, Fusion
 from serve.manifest import TokenMethod
 from training.baselines import tfidf_svc
-from training.bleu import Bleu
 from training.data.loading import load_rows
 from training.data.splits import load_splits
+from training.metrics.classification import classification_metrics
+from training.metrics.text import text_metrics, text_signatures
 from training.predict import OfflineMembers
 from training.progress import progress_bars, quiet_libraries
 from training.recipe import EnsembleRecipe, Recipe, RecipeError
 from training.run import WORK, recorded_recipe
-from training.scores import (
-    Difference,
-    Report,
-    Row,
-    classification_scores,
-    generation_scores,
-)
+from training.scores import Report, System, compare
+from training.tables import MAIN, show
 
 Advance = Callable[[int], None]
 
@@ -39,15 +33,6 @@ MAX_NEW_TOKENS = 64
 TOKEN_METHODS: tuple[TokenMethod, ...] = ("average", "product")
 ANSWER_COLUMN = {"classification": "label", "generation": "target"}
 """Column of the right answers where no recipe names one."""
-HEADINGS = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "log_loss": "log loss",
-    "ece": "ECE",
-    "exact_match": "exact match",
-    "token_f1": "word F1",
-    "bleu": "BLEU",
-}
 
 
 @dataclass(frozen=True)
@@ -111,8 +96,14 @@ class Evaluation:
                 )
         return answers
 
-    def report(self, ensemble: Ensemble, data: Labelled) -> Report:
-        """Figures of members and fusion methods by the manifest `ensemble`, which names the same members."""
+    def report(
+        self,
+        ensemble: Ensemble,
+        data: Labelled,
+        baselines: Mapping[str, NDArray[np.int64]] | None = None,
+    ) -> Report:
+        """Figures of members and fusion methods by the manifest `ensemble`, which names the same members, beside
+        those of `baselines`."""
         if ensemble.task == "generation":
             return generation_report(ensemble, data, self.answers(data), self.fused(data))
         truth = label_indices(ensemble, data)
@@ -121,7 +112,7 @@ class Evaluation:
         fused: dict[str, Fused] = {
             method: fusion(probabilities, method=method) for method in fusion.methods
         }
-        return classification_report(ensemble, data, probabilities, truth, fused)
+        return classification_report(ensemble, data, probabilities, truth, fused, baselines)
 
     @contextmanager
     def _progress(self, data: Labelled, method: str | None = None) -> Iterator[Advance]:
@@ -138,27 +129,22 @@ def classification_report(
     probabilities: NDArray[np.float64],
     truth: NDArray[np.int64],
     fused: Mapping[str, Fused],
+    baselines: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> Report:
-    """Figures from member probabilities [M, N, C], true label indices [N] and each method's answers."""
-    rows = []
-    for member, answers in zip(ensemble.members, probabilities, strict=True):
-        scores = classification_scores(answers, answers.argmax(axis=1), truth)
-        rows.append(Row(name=member.name, kind="member", passes=1, served=False, scores=scores))
+    """Figures from member probabilities [M, N, C], true label indices [N], each method's answers, and the label
+    indices [N] that each baseline says."""
+    systems = [
+        System(member.name, "member", classification_metrics(own, own.argmax(axis=1), truth))
+        for member, own in zip(ensemble.members, probabilities, strict=True)
+    ]
     for method, answered in fused.items():
         # A share of votes is often 0, where the log loss has no meaning.
         shares = None if method == "vote" else answered.probabilities
-        scores = classification_scores(shares, answered.winners, truth)
-        served = method == ensemble.fusion.method
-        rows.append(
-            Row(
-                name=method,
-                kind="fusion",
-                passes=len(ensemble.members),
-                served=served,
-                scores=scores,
-            )
-        )
-    return Report(ensemble=ensemble.id, data=data.name, count=len(truth), rows=rows)
+        metrics = classification_metrics(shares, answered.winners, truth)
+        systems.append(System(method, "fusion", metrics, method == ensemble.fusion.method))
+    for name, winners in (baselines or {}).items():
+        systems.append(System(name, "baseline", classification_metrics(None, winners, truth)))
+    return compare(ensemble.id, data.name, len(truth), systems, MAIN["classification"])
 
 
 def generation_report(
@@ -169,61 +155,27 @@ def generation_report(
 ) -> Report:
     """Figures from the members' answers [M][N], the vote among them, and what they wrote together by each method."""
     voted = [texts[vote_answers(ensemble, texts).winner] for texts in zip(*answers, strict=True)]
-    names = [member.name for member in ensemble.members]
-    written = [*answers, voted, *fused.values()]
-    bleu = Bleu(written, data.references)
-    rows = []
-    for system, (name, texts) in enumerate(zip([*names, "vote", *fused], written, strict=True)):
-        member = system < len(names)
-        found = bleu.interval(system)
-        rows.append(
-            Row(
-                name=name,
-                kind="member" if member else "fusion",
-                passes=1 if member else len(names),
-                served=not member and name == ensemble.fusion.method,
-                scores={**generation_scores(texts, data.references), "bleu": found.value},
-                bleu_interval=(found.low, found.high),
-            )
-        )
-    return Report(
-        ensemble=ensemble.id,
-        data=data.name,
-        count=len(data.texts),
-        rows=rows,
-        differences=_differences(bleu, rows),
-    )
+    systems = [
+        System(member.name, "member", text_metrics(texts, data.references))
+        for member, texts in zip(ensemble.members, answers, strict=True)
+    ]
+    for method, texts in {"vote": voted, **fused}.items():
+        metrics = text_metrics(texts, data.references)
+        systems.append(System(method, "fusion", metrics, method == ensemble.fusion.method))
+    signatures = text_signatures(data.references)
+    return compare(ensemble.id, data.name, len(data.texts), systems, MAIN["generation"], signatures)
 
 
-def _differences(bleu: Bleu, rows: Sequence[Row]) -> list[Difference]:
-    """Each fusion method against the best member and against the members' mean."""
-    members = [system for system, row in enumerate(rows) if row.kind == "member"]
-    best = max(members, key=lambda system: bleu.scores[system])
-    found = []
-    for system in range(len(members), len(rows)):
-        for over, others in (
-            (f"best member ({rows[best].name})", [best]),
-            ("mean member", members),
-        ):
-            gap = bleu.difference(system, others)
-            found.append(
-                Difference(
-                    name=rows[system].name, over=over, value=gap.value, low=gap.low, high=gap.high
-                )
-            )
-    return found
-
-
-def with_baselines(
-    report: Report, recipe: EnsembleRecipe, ensemble: Ensemble, known: Labelled, data: Labelled
-) -> Report:
-    """The report and the recipe's baselines, fitted on `known` and scored on `data`."""
-    rows = list(report.rows)
-    for name in recipe.baselines:
-        winners = tfidf_svc(known.texts, label_indices(ensemble, known), data.texts)
-        scores = classification_scores(None, winners, label_indices(ensemble, data))
-        rows.append(Row(name=name, kind="baseline", passes=0, served=False, scores=scores))
-    return report.model_copy(update={"rows": rows})
+def baseline_answers(
+    recipe: EnsembleRecipe, ensemble: Ensemble, known: Labelled, data: Labelled
+) -> dict[str, NDArray[np.int64]]:
+    """What the recipe's baselines, fitted on `known`, say about `data`: label indices [N] by name."""
+    truth = label_indices(ensemble, known) if recipe.baselines else None
+    return {
+        name: tfidf_svc(known.texts, truth, data.texts)
+        for name in recipe.baselines
+        if truth is not None
+    }
 
 
 def label_indices(ensemble: Ensemble, data: Labelled) -> NDArray[np.int64]:
@@ -252,54 +204,11 @@ def evaluate_bundle(
     quiet_libraries()
     rows, known = _rows(bundle, manifest, recipe, own, data)
     limit = own.max_new_tokens if own else MAX_NEW_TOKENS
-    report = Evaluation(bundle, manifest, max_new_tokens=limit).report(manifest, rows)
-    if own and known:
-        report = with_baselines(report, own, manifest, known, rows)
+    baselines = baseline_answers(own, manifest, known, rows) if own and known else {}
+    report = Evaluation(bundle, manifest, max_new_tokens=limit).report(manifest, rows, baselines)
     show(report, Console())
     if json_path is not None:
         json_path.write_text(json.dumps(report.model_dump(), indent=2) + "\n", encoding="utf-8")
-
-
-def table(report: Report) -> Table:
-    """The report for a terminal; the row that the ensemble answers by is bold."""
-    scores = [score for score in HEADINGS if any(score in row.scores for row in report.rows)]
-    title = f"{report.ensemble} on {report.count} {report.data} rows (bold: what is served)"
-    shown = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    shown.add_column("", no_wrap=True)
-    shown.add_column("kind")
-    for score in scores:
-        shown.add_column(HEADINGS[score], justify="right")
-    shown.add_column("passes", justify="right")
-    for row in report.rows:
-        figures = [figure(row, score) for score in scores]
-        shown.add_row(
-            row.name, row.kind, *figures, str(row.passes), style="bold" if row.served else None
-        )
-    return shown
-
-
-def show(report: Report, console: Console) -> None:
-    console.print(table(report))
-    for line in difference_lines(report):
-        console.print(line, soft_wrap=True, highlight=False)
-
-
-def figure(row: Row, score: str) -> str:
-    """A figure of the report as text; empty where the row has none."""
-    if score not in row.scores:
-        return ""
-    if score == "bleu" and row.bleu_interval is not None:
-        low, high = row.bleu_interval
-        return f"{row.scores[score]:.2f} [{low:.2f}, {high:.2f}]"
-    return f"{row.scores[score]:.4f}"
-
-
-def difference_lines(report: Report) -> list[str]:
-    """What fusing gained, in sentences."""
-    return [
-        f"{gap.name} over the {gap.over}: {gap.value:+.2f} BLEU, 95% of resamples in [{gap.low:+.2f}, {gap.high:+.2f}]"
-        for gap in report.differences
-    ]
 
 
 def labelled(rows: Dataset, name: str, recipe: Recipe, ensemble: EnsembleRecipe) -> Labelled:

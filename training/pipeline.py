@@ -13,11 +13,10 @@ from training.data.splits import Splits, load_splits
 from training.evaluation import (
     Evaluation,
     Labelled,
+    baseline_answers,
     classification_report,
     label_indices,
     labelled,
-    show,
-    with_baselines,
 )
 from training.fitting import fit_fusion
 from training.progress import progress_bars, quiet_libraries
@@ -36,6 +35,7 @@ from training.stages.base import Base, base_spec, find_base
 from training.stages.fit import Stage
 from training.stages.member import MemberData, train_member
 from training.stages.scratch import train_base
+from training.tables import MAIN, show
 
 CANDIDATES = "candidates"
 """Folder below the bundle for adapters that no ensemble uses yet."""
@@ -186,15 +186,9 @@ class Pipeline:
             if self._splits.test is not None:
                 test = labelled(self._splits.test, "test", self._recipe, recipe)
                 known = concatenate_datasets([self._splits.train, self._splits.validation])
-                reports.append(
-                    with_baselines(
-                        evaluation.report(ensemble, test),
-                        recipe,
-                        ensemble,
-                        labelled(known, "training", self._recipe, recipe),
-                        test,
-                    )
-                )
+                training = labelled(known, "training", self._recipe, recipe)
+                baselines = baseline_answers(recipe, ensemble, training, test)
+                reports.append(evaluation.report(ensemble, test, baselines))
             self._run.finish(step, [report.model_dump() for report in reports])
         return [Report.model_validate(report) for report in self._run.result(step) or []]
 
@@ -245,6 +239,6 @@ def _vocabulary(ensemble: EnsembleRecipe) -> list[str]:
 
 def _with_scores(ensemble: Ensemble, report: Report) -> Ensemble:
     """The manifest with its validation figures, checked as a whole."""
-    main = "bleu" if ensemble.task == "generation" else "accuracy"
-    scores = {"validation": {**report.served().scores, "best_member": report.best_member(main)}}
+    best = report.best_member(MAIN[ensemble.task])
+    scores = {"validation": {**report.served().scores, "best_member": best}}
     return Ensemble.model_validate(ensemble.model_copy(update={"scores": scores}).model_dump())

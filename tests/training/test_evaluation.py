@@ -46,6 +46,13 @@ def test_members_and_every_fusion_method_stand_side_by_side(
         labels[probabilities.mean(axis=0).argmax(axis=1)] == np.array(table["label"])
     ).mean()
     assert rows["fusion", "average"]["accuracy"] == pytest.approx(expected)
+    gaps = {(gap["name"], gap["over"]): gap for gap in report["differences"]}
+    gap = gaps["average", "tfidf_svc"]
+    assert gap["metric"] == "accuracy"
+    assert gap["value"] == pytest.approx(expected - rows["baseline", "tfidf_svc"]["accuracy"])
+    assert gap["low"] <= gap["value"] <= gap["high"]
+    assert 0 < gap["p"] <= 1
+    assert f"average over the tfidf_svc: {gap['value']:+.4f} accuracy" in shown
 
 
 def test_without_a_file_the_recipes_test_rows_are_used(
@@ -55,7 +62,14 @@ def test_without_a_file_the_recipes_test_rows_are_used(
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["data"], report["count"]) == ("test", 6)
     assert [row["name"] for row in report["rows"]] == ["a", "b", "vote", "average", "product"]
-    assert all(set(row["scores"]) == {"exact_match", "token_f1", "bleu"} for row in report["rows"])
+    figures = {"exact_match", "token_f1", "bleu", "chrf", "rouge1", "rouge2", "rougeL"}
+    for row in report["rows"]:
+        assert figures < set(row["scores"])
+        assert set(row["scores"]) - figures <= {"meteor", "meteor_exact_stem"}
+        assert set(row["intervals"]) == set(row["scores"])
+        low, high = row["intervals"]["bleu"]
+        assert low <= row["scores"]["bleu"] <= high
+    assert report["signatures"]["bleu"].startswith("nrefs:1|")
 
 
 def test_a_bundle_without_its_recipe_needs_a_file_and_says_its_columns(

@@ -98,15 +98,10 @@ class _StemmedWords:
 
 
 @cache
-def _rouge_stems() -> Any:
-    from rouge_score.tokenizers import DefaultTokenizer
-
-    return DefaultTokenizer(use_stemmer=True)
-
-
-@cache
 def _rouge_words(text: str) -> list[str]:
-    words: list[str] = _rouge_stems().tokenize(text)
+    from rouge_score.tokenize import tokenize
+
+    words: list[str] = tokenize(text, _Stems())
     return words
 
 
