@@ -47,7 +47,7 @@ def load_splits(recipe: Recipe, cache: Path) -> Splits:
 
 def recipe_columns(recipe: Recipe) -> list[str]:
     """Every column that some ensemble reads, the text first; a base from scratch may read more."""
-    columns = [recipe.data.text]
+    columns = [recipe.data.text, *([recipe.data.text_pair] if recipe.data.text_pair else [])]
     for ensemble in recipe.ensembles:
         columns += [column for column in (ensemble.label, ensemble.target) if column]
     return list(dict.fromkeys(columns))

@@ -27,6 +27,8 @@ class DataRecipe(Strict):
     test: FileList | None = None
     example: ExampleData | None = None
     text: Column = "text"
+    text_pair: Column | None = None
+    """Encoder: column of a second text; each row is then a pair, read as two towers."""
     max_tokens: int | None = Field(None, ge=8)
     """Longer inputs are cut in training and refused nowhere else; default: the base's context."""
 
