@@ -17,10 +17,10 @@ from serve.fusion.fuse import Fused, Fusion
 from serve.manifest import TokenMethod
 from training.baselines import tfidf_svc
 from training.data.loading import load_rows
-from training.data.splits import load_splits
 from training.metrics.classification import classification_metrics
 from training.metrics.text import text_metrics, text_signatures
 from training.predict import OfflineMembers
+from training.preparation import load_splits
 from training.progress import progress_bars, quiet_libraries
 from training.recipe import EnsembleRecipe, Recipe, RecipeError
 from training.run import WORK, recorded_recipe
@@ -228,11 +228,10 @@ def _rows(
     data: Path | None,
 ) -> tuple[Labelled, Labelled | None]:
     """The rows to judge by, and the rows that baselines may learn from."""
-    cache = bundle.path / WORK / "cache"
     if data is not None:
         text = recipe.data.text if recipe else "text"
         answer = str(own.label or own.target) if own else ANSWER_COLUMN[manifest.task]
-        rows = load_rows([data], [text, answer], cache)
+        rows = load_rows([data], [text, answer])
         view = Labelled.replies if manifest.task == "generation" else Labelled
         judged = view(list(rows[text]), list(rows[answer]), data.name)
         if own is None or not own.baselines:
@@ -242,7 +241,7 @@ def _rows(
             f"{bundle.path} does not say which rows {manifest.id} was tested on; give --data FILE with the columns "
             f"text and {ANSWER_COLUMN[manifest.task]}"
         )
-    splits = load_splits(recipe, cache)
+    splits = load_splits(recipe, bundle.path / WORK)
     known = labelled(
         concatenate_datasets([splits.train, splits.validation]), "training", recipe, own
     )
