@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -77,13 +76,13 @@ def inspect_adapter(
     base: Path | None = None,
     max_rank: int | None = None,
     base_kind: BaseKind | None = None,
-    labels: Sequence[str] | None = None,
+    head_rows: int | None = None,
 ) -> AdapterInfo:
     """Check a folder in PEFT's format, tensor by tensor, and describe it.
 
     `base` is the base's folder; without one, shapes are checked against each other only. `max_rank`
     is the engine's limit. `base_kind` says whether a head must be there (encoder) or must not
-    (causal), and `labels` how many rows it has. Raises AdapterError with the reason.
+    (causal), and `head_rows` how many rows it has. Raises AdapterError with the reason.
     """
     try:
         digest = _check_files(folder)
@@ -92,7 +91,7 @@ def inspect_adapter(
         tensors = TensorFile(folder / WEIGHTS)
         shapes = BaseShapes.read(base) if base is not None else None
         modules = _check_tensors(tensors, config, shapes)
-        head = _check_head(folder / HEAD, base_kind, labels, shapes)
+        head = _check_head(folder / HEAD, base_kind, head_rows, shapes)
     except (TensorError, DigestError, BaseError) as error:
         raise AdapterError(str(error)) from error
     return AdapterInfo(
@@ -297,7 +296,7 @@ def _check_fit(
 def _check_head(
     path: Path,
     base_kind: BaseKind | None,
-    labels: Sequence[str] | None,
+    rows: int | None,
     base: BaseShapes | None,
 ) -> HeadShape | None:
     if not path.is_file():
@@ -321,9 +320,10 @@ def _check_head(
             f"{HEAD} must hold a weight of [labels, hidden] and a bias of [labels], not "
             f"{list(weight)} and {list(bias)}."
         )
-    if labels is not None and weight[0] != len(labels):
+    if rows is not None and weight[0] != rows:
         raise AdapterError(
-            f"{HEAD} has {weight[0]} rows, but the ensemble has {len(labels)} labels."
+            f"{HEAD} has {weight[0]} rows, but the ensemble needs {rows}: one a label, or one for "
+            "the value of regression."
         )
     shape = _head_shape(weight, file.metadata)
     if base is not None and base.hidden is not None and shape.hidden != base.hidden:

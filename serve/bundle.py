@@ -275,7 +275,7 @@ class Bundle:
                             base=self.base_folder,
                             max_rank=max_rank,
                             base_kind=self.base_kind(),
-                            labels=ensemble.labels,
+                            head_rows=ensemble.head_rows,
                         )
                 except (BundleError, BaseError, DigestError) as error:
                     yield str(error)

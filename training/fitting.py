@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from serve.bundle import Ensemble, FusionSpec
 from serve.fusion.fuse import Fused, Fusion
 from serve.fusion.measures import log_loss
-from serve.fusion.stack import Stack
+from serve.fusion.stack import LinearStack, Stack
 from serve.fusion.temperature import fit_temperature, temper
-from serve.fusion.weights import accuracy_weights, greedy_weights
+from serve.fusion.weights import merit_weights, greedy_weights
 from training.recipe import ClassificationMethod, FusionRecipe
 
 Floats = NDArray[np.float64]
@@ -88,7 +88,7 @@ def _fit_members(
     draft: Ensemble, recipe: FusionRecipe, probabilities: Floats, truth: Ints
 ) -> tuple[Ensemble, Stack | None]:
     if recipe.weights == "accuracy":
-        weights = accuracy_weights(probabilities, truth)
+        weights = merit_weights(probabilities, truth)
     else:
         weights = greedy_weights(probabilities, truth, metric=recipe.criterion, space=recipe.space)
     members = [
@@ -96,7 +96,7 @@ def _fit_members(
         for member, weight in zip(draft.members, weights, strict=True)
     ]
     ensemble = draft.model_copy(update={"members": members})
-    stack = Stack.fit(probabilities, truth, ensemble) if "stack" in _methods(recipe) else None
+    stack = LinearStack.fit(probabilities, truth, ensemble) if "stack" in _methods(recipe) else None
     return ensemble, stack
 
 

@@ -34,7 +34,7 @@ from training.run import Run
 from training.scores import Report
 from training.stages.base import Base, base_spec, find_base
 from training.stages.fit import Stage
-from training.stages.member import MemberData, train_member
+from training.stages.member import MemberData, MemberStage, train_stage
 from training.stages.scratch import train_base
 from training.tables import MAIN, show
 
@@ -124,13 +124,20 @@ class Pipeline:
         for member in ensemble.members:
             step = f"member {ensemble.name}/{member.name}"
             if self._run.result(step) is None:
-                folder = self._run.folder / "trained" / f"{ensemble.name}-{member.name}"
-                self._train(member, ensemble, base, labels, folder)
-                ref = bundle.add_adapter(f"{ensemble.name}-{member.name}", folder)
-                self._run.finish(step, ref.model_dump())
+                name = f"{ensemble.name}-{member.name}"
+                folder = self._run.folder / "trained" / name
+                trained = self._train(member, ensemble, base, labels, folder)
+                refs = [
+                    # A member's further adapters are named after what they are.
+                    bundle.add_adapter(f"{name}-{stage.kind}" if number else name, adapter)
+                    for number, (stage, adapter) in enumerate(
+                        zip(member.stages, trained, strict=True)
+                    )
+                ]
+                self._run.finish(step, [ref.model_dump() for ref in refs])
                 shutil.rmtree(folder)
-            adapter = AdapterRef.model_validate(self._run.result(step))
-            members.append(Member(name=member.name, adapters=[adapter]))
+            adapters = [AdapterRef.model_validate(ref) for ref in self._run.result(step) or []]
+            members.append(Member(name=member.name, adapters=adapters))
         method = ensemble.fusion.method
         return Ensemble(
             format=1,
@@ -168,11 +175,23 @@ class Pipeline:
         base: Base,
         labels: list[str],
         target: Path,
-    ) -> None:
+    ) -> list[Path]:
+        """The member's adapters: one lies in `target` itself, those of several stages in folders below it."""
         options = self._recipe.data
         data = MemberData(self._splits.train, options.text, labels, options.max_tokens)
-        with self._stage(f"{ensemble.name}/{member.name}") as stage:
-            train_member(member, ensemble, base, data, stage, target)
+        name, several = f"{ensemble.name}/{member.name}", len(member.stages) > 1
+        trained: list[Path] = []
+        for number, recipe in enumerate(member.stages, start=1):
+            own = MemberStage(member, recipe, tuple(trained))
+            folder = target / f"{number}-{recipe.kind}" if several else target
+            step = f"stage {name}/{number}"
+            if not several or self._run.result(step) is None:
+                with self._stage(f"{name}/{recipe.kind}" if several else name) as stage:
+                    train_stage(own, ensemble, base, data, stage, folder)
+                if several:
+                    self._run.finish(step, True)
+            trained.append(folder)
+        return trained
 
     def _fuse(self, recipe: EnsembleRecipe, draft: Ensemble, bundle: Bundle) -> list[Report]:
         """Fit the fusion on the validation rows, write the manifest, and judge it on validation and test rows."""

@@ -5,13 +5,11 @@ Evaluation and fitting use it, and the served engine is checked against it.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import PeftModel
 from safetensors import safe_open
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
@@ -21,6 +19,7 @@ from serve.fusion.tokens.sampling import Sampling
 from serve.fusion.tokens.step import fuse_step
 from serve.labels import LabelPath, encoder, fill, label_paths, label_texts
 from serve.manifest import TokenMethod
+from training.adapters import LoadedAdapters
 from training.stages.encoder import HEAD_FILE, pool
 from training.stages.fit import pad, padding_mask
 
@@ -37,7 +36,7 @@ def _no_progress(_done: int) -> None:
 
 
 class OfflineMembers:
-    """The members of one ensemble, with the base loaded once and an adapter chosen for each pass."""
+    """The members of one ensemble, with the base loaded once and adapters chosen for each pass."""
 
     def __init__(self, bundle: Bundle, ensemble: Ensemble) -> None:
         """Raises BundleError when an adapter is missing."""
@@ -50,26 +49,27 @@ class OfflineMembers:
         }
         loader = AutoModelForCausalLM if self._causal else AutoModel
         self._tokenizer: Any = AutoTokenizer.from_pretrained(**source)
-        model: Any = loader.from_pretrained(**source, dtype=torch.float32)
-        for adapter in {
-            ref.digest: ref for member in ensemble.members for ref in member.adapters
-        }.values():
-            folder, key = bundle.adapter_dir(adapter), adapter.digest
-            if isinstance(model, PeftModel):
-                model.load_adapter(str(folder), adapter_name=key)
-            else:
-                model = PeftModel.from_pretrained(model, str(folder), adapter_name=key)
-        self._model = model.eval()
+        self._model: Any = loader.from_pretrained(**source, dtype=torch.float32)
+        self._adapters = LoadedAdapters(
+            self._model,
+            {
+                ref.digest: bundle.adapter_dir(ref)
+                for member in ensemble.members
+                for ref in member.adapters
+            },
+        )
 
     def probabilities(
         self, texts: Sequence[str], advance: Advance = _no_progress
     ) -> NDArray[np.float64]:
         """Label probabilities [members, texts, labels]; `advance` hears how many texts a member has done."""
-        compute = self._scored if self._causal else self._classified
         rows = []
         for member in self.ensemble.members:
-            with self._as_member(member), torch.inference_mode():
-                rows.append(compute(member, texts, advance))
+            with self._adapters.active(member) as model, torch.inference_mode():
+                if self._causal:
+                    rows.append(self._scored(model, texts, advance))
+                else:
+                    rows.append(self._classified(member, texts, advance))
         return np.stack(rows)
 
     def answers(
@@ -80,8 +80,8 @@ class OfflineMembers:
         prompts = encode([fill(self.ensemble.template, text) for text in texts])
         answers = []
         for member in self.ensemble.members:
-            with self._as_member(member), torch.inference_mode():
-                answers.append(self._written(prompts, max_new_tokens, advance))
+            with self._adapters.active(member) as model, torch.inference_mode():
+                answers.append(self._written(model, prompts, max_new_tokens, advance))
         return answers
 
     def fused_answers(
@@ -116,8 +116,9 @@ class OfflineMembers:
         for position in range(limit):
             logits = []
             for number, member in enumerate(self.ensemble.members):
-                with self._as_member(member):
-                    out = self._model(
+                with self._adapters.active(member) as model:
+                    goes_on = model if caches[number] is None else self._model
+                    out = goes_on(
                         input_ids=ids,
                         past_key_values=caches[number],
                         use_cache=True,
@@ -140,17 +141,6 @@ class OfflineMembers:
                 break
             ids = step.tokens.unsqueeze(1)
         return rows
-
-    @contextmanager
-    def _as_member(self, member: Member) -> Iterator[None]:
-        if not isinstance(self._model, PeftModel):
-            yield
-        elif not member.adapters:
-            with self._model.disable_adapter():
-                yield
-        else:
-            self._model.set_adapter(member.adapters[0].digest)
-            yield
 
     def _classified(
         self, member: Member, texts: Sequence[str], advance: Advance
@@ -175,16 +165,14 @@ class OfflineMembers:
             advance(len(chunk))
         return result
 
-    def _scored(
-        self, member: Member, texts: Sequence[str], advance: Advance
-    ) -> NDArray[np.float64]:
+    def _scored(self, model: Any, texts: Sequence[str], advance: Advance) -> NDArray[np.float64]:
         encode = encoder(self._tokenizer)
         labels = label_texts(self.ensemble.labels or [], self.ensemble.verbalizers)
         plans = [label_paths(encode, fill(self.ensemble.template, text), labels) for text in texts]
         shared = [min(len(path.context) for path in plan) for plan in plans]
         result = np.empty((len(texts), len(labels)), dtype=np.float64)
         for chunk in _equal_length(shared, max(1, LABEL_ROWS // len(labels))):
-            scores = self._label_scores([plans[index] for index in chunk], shared[chunk[0]])
+            scores = self._label_scores(model, [plans[index] for index in chunk], shared[chunk[0]])
             if self.ensemble.label_scoring == "mean":
                 scores /= torch.tensor(
                     [[len(path.tokens) for path in plans[index]] for index in chunk]
@@ -193,14 +181,16 @@ class OfflineMembers:
             advance(len(chunk))
         return result
 
-    def _label_scores(self, plans: Sequence[Sequence[LabelPath]], shared: int) -> torch.Tensor:
+    def _label_scores(
+        self, model: Any, plans: Sequence[Sequence[LabelPath]], shared: int
+    ) -> torch.Tensor:
         """Sums of log-probabilities [plans, labels]; the first `shared` tokens of a plan are computed once.
 
         What follows them (the rest of a label's context, if any, and its tokens) runs on a copy of their cache a label.
         """
         labels = len(plans[0])
         prompts = torch.tensor([plan[0].context[:shared] for plan in plans])
-        out = self._model(input_ids=prompts, use_cache=True, logits_to_keep=1)
+        out = model(input_ids=prompts, use_cache=True, logits_to_keep=1)
         first = out.logits[:, -1].double().log_softmax(-1).repeat_interleave(labels, dim=0)
         paths = [path for plan in plans for path in plan]
         tails = [[*path.context[shared:], *path.tokens] for path in paths]
@@ -218,12 +208,12 @@ class OfflineMembers:
         return scores.sum(dim=1).reshape(len(plans), labels)
 
     def _written(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, advance: Advance
+        self, model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, advance: Advance
     ) -> list[str]:
         texts = [""] * len(prompts)
         for chunk in _equal_length([len(prompt) for prompt in prompts], INPUT_ROWS):
             ids = torch.tensor([prompts[index] for index in chunk])
-            written = self._model.generate(
+            written = model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=max_new_tokens,

@@ -230,7 +230,7 @@ class Admission:
 
     def _check_fusion(self, ensemble: Ensemble, parameters: str | None, *, allow: bool) -> bool:
         """Whether fitted parameters are in use that belong to other adapters. Raises Refused."""
-        if ensemble.task != "classification":
+        if ensemble.task == "generation":
             return False
         file = self._store.parameters(parameters) if parameters else None
         try:
@@ -246,7 +246,7 @@ class Admission:
                 base=limits.base_path,
                 max_rank=limits.max_lora_rank,
                 base_kind=limits.base_kind,
-                labels=ensemble.labels,
+                head_rows=ensemble.head_rows,
             )
         except AdapterError as error:
             raise Refused(

@@ -114,6 +114,49 @@ def causal_bundle(
     return train(write_recipe(folder), folder / "bundle")
 
 
+SOFT_MEMBERS: list[dict[str, Any]] = [
+    {"name": "lora", "seed": 1, "rank": 4},
+    {"name": "prefix", "seed": 2, "kind": "prefix", "virtual_tokens": 5},
+    {"name": "projected", "seed": 3, "kind": "prefix", "virtual_tokens": 3, "projection": 16},
+    {
+        "name": "prompt",
+        "seed": 4,
+        "kind": "prompt",
+        "virtual_tokens": 6,
+        "init": "Which topic is it?",
+    },
+    {"name": "p-tuning", "seed": 5, "kind": "p_tuning", "virtual_tokens": 4, "encoder_hidden": 16},
+    {
+        "name": "lora-prompt",
+        "seed": 6,
+        "stages": [{"kind": "lora", "rank": 4}, {"kind": "prompt", "virtual_tokens": 4}],
+    },
+    {
+        "name": "lora-prefix",
+        "seed": 7,
+        "stages": [{"kind": "lora", "rank": 2}, {"kind": "prefix", "virtual_tokens": 2}],
+    },
+]
+"""A member of every kind of adapter under a causal base."""
+
+
+@pytest.fixture(scope="session")
+def soft_bundle(
+    tmp_path_factory: pytest.TempPathFactory,
+    write_recipe: Callable[..., Path],
+    causal_bundle: Bundle,
+) -> Bundle:
+    """Both ensembles on the base of `causal_bundle`, with a member of every kind, and a candidate of two stages."""
+    folder = tmp_path_factory.mktemp("soft")
+    ensembles = recipe_content()["ensembles"]
+    for ensemble in ensembles:
+        ensemble["defaults"] = {"epochs": 1, "batch_size": 16, "learning_rate": 0.02}
+        ensemble["members"] = SOFT_MEMBERS
+    ensembles[0]["candidates"] = [SOFT_MEMBERS[5] | {"name": "both", "member": "lora", "seed": 9}]
+    base = {"kind": "causal", "path": causal_bundle.base_source}
+    return train(write_recipe(folder, base=base, ensembles=ensembles), folder / "bundle")
+
+
 @pytest.fixture(scope="session")
 def encoder_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained BERT with a word-level tokenizer that adds [CLS] and [SEP]."""

@@ -64,13 +64,13 @@ def test_no_member_is_trained_on_a_validation_or_test_row(
 ) -> None:
     recipe = small(write_recipe, tmp_path, encoder_base)
     trained: list[set[str]] = []
-    original = pipeline.train_member
+    original = pipeline.train_stage
 
-    def watched(member: Any, ensemble: Any, base: Any, data: Any, stage: Any, target: Path) -> None:
+    def watched(own: Any, ensemble: Any, base: Any, data: Any, stage: Any, target: Path) -> None:
         trained.append(set(data.rows["text"]))
-        original(member, ensemble, base, data, stage, target)
+        original(own, ensemble, base, data, stage, target)
 
-    monkeypatch.setattr(pipeline, "train_member", watched)
+    monkeypatch.setattr(pipeline, "train_stage", watched)
     train(recipe, tmp_path / "bundle")
     splits = load_splits(load_recipe(recipe), tmp_path / "work")
     assert len(trained) == 2
@@ -130,7 +130,7 @@ def test_a_finished_run_is_resumed_without_any_training(
     recipe = small(write_recipe, tmp_path, encoder_base)
     first = train(recipe, tmp_path / "bundle").ensemble("topics")
     monkeypatch.setattr(
-        pipeline, "train_member", lambda *_: pytest.fail("a member was trained again")
+        pipeline, "train_stage", lambda *_: pytest.fail("a member was trained again")
     )
     assert train(recipe, tmp_path / "bundle", resume=True).ensemble("topics") == first
 

@@ -22,9 +22,13 @@ TEXTS = [
 
 
 def member_model(bundle: Bundle, ensemble: Ensemble, member: int, loader: Any) -> Any:
-    base = loader.from_pretrained(bundle.base_source, dtype=torch.float32)
-    [adapter] = ensemble.members[member].adapters
-    return PeftModel.from_pretrained(base, str(bundle.adapter_dir(adapter))).eval()
+    """The member in PEFT: the adapter on top of the base, into which the one before it is merged."""
+    model = loader.from_pretrained(bundle.base_source, dtype=torch.float32)
+    *before, last = ensemble.members[member].adapters
+    for adapter in before:
+        lora = PeftModel.from_pretrained(model, str(bundle.adapter_dir(adapter)))
+        model = lora.merge_and_unload()
+    return PeftModel.from_pretrained(model, str(bundle.adapter_dir(last))).eval()
 
 
 def naive_scores(
@@ -39,23 +43,29 @@ def naive_scores(
             (i for i, (a, b) in enumerate(zip(alone, whole, strict=False)) if a != b), len(alone)
         )
         with torch.inference_mode():
-            logits = model(input_ids=torch.tensor([whole])).logits[0].double().log_softmax(-1)
+            # Prompt tuning answers for its virtual tokens too.
+            logits = model(input_ids=torch.tensor([whole])).logits[0, -len(whole) :]
+            logits = logits.double().log_softmax(-1)
         picked = [float(logits[place - 1, whole[place]]) for place in range(start, len(whole))]
         scores.append(sum(picked) / (len(picked) if mean else 1))
     return scores
 
 
+@pytest.mark.parametrize("kinds", ["causal_bundle", "soft_bundle"])
 @pytest.mark.parametrize("scoring", ["sum", "mean"])
-def test_label_probabilities_equal_one_forward_a_label(causal_bundle: Bundle, scoring: str) -> None:
+def test_label_probabilities_equal_one_forward_a_label(
+    kinds: str, scoring: str, request: pytest.FixtureRequest
+) -> None:
     # The template ends in a space, and the label texts have different numbers of tokens.
-    ensemble = causal_bundle.ensemble("topics").model_copy(update={"label_scoring": scoring})
-    tokenizer = AutoTokenizer.from_pretrained(causal_bundle.base_source)
+    bundle: Bundle = request.getfixturevalue(kinds)
+    ensemble = bundle.ensemble("topics").model_copy(update={"label_scoring": scoring})
+    tokenizer = AutoTokenizer.from_pretrained(bundle.base_source)
     texts = [ensemble.verbalizers.get(label, f" {label}") for label in ensemble.labels or []]
     assert len({len(tokenizer(text)["input_ids"]) for text in texts}) > 1
-    found = OfflineMembers(causal_bundle, ensemble).probabilities(TEXTS)
-    assert found.shape == (2, len(TEXTS), 3)
-    for member in range(2):
-        model = member_model(causal_bundle, ensemble, member, AutoModelForCausalLM)
+    found = OfflineMembers(bundle, ensemble).probabilities(TEXTS)
+    assert found.shape == (len(ensemble.members), len(TEXTS), 3)
+    for member in range(len(ensemble.members)):
+        model = member_model(bundle, ensemble, member, AutoModelForCausalLM)
         for row, text in enumerate(TEXTS):
             prompt = ensemble.template.replace("{text}", text)
             scores = torch.tensor(naive_scores(model, tokenizer, prompt, texts, scoring == "mean"))
@@ -99,21 +109,45 @@ def test_encoder_probabilities_equal_the_contracts_formula(encoder_bundle: Bundl
             np.testing.assert_allclose(found[member, row], expected, atol=1e-5)
 
 
-def test_greedy_answers_equal_argmax_token_by_token(causal_bundle: Bundle) -> None:
-    ensemble = causal_bundle.ensemble("replies")
-    tokenizer = AutoTokenizer.from_pretrained(causal_bundle.base_source)
-    answers = OfflineMembers(causal_bundle, ensemble).answers(TEXTS, 8)
-    for member in range(2):
-        model = member_model(causal_bundle, ensemble, member, AutoModelForCausalLM)
+def greedy(models: list[Any], weights: list[float], tokenizer: Any, prompt: str) -> str:
+    """Argmax of the mixture of `models`, one full forward pass a token and model."""
+    ids = tokenizer(prompt)["input_ids"]
+    written: list[int] = []
+    while len(written) < 8:
+        inputs = torch.tensor([ids + written])
+        with torch.inference_mode():
+            rows = [model(input_ids=inputs).logits[0, -1].double().softmax(-1) for model in models]
+        mixture = sum(weight * row for weight, row in zip(weights, rows, strict=True))
+        token = int(torch.as_tensor(mixture).argmax())
+        if token == tokenizer.eos_token_id:
+            break
+        written.append(token)
+    return str(tokenizer.decode(written)).strip()
+
+
+@pytest.mark.parametrize("kinds", ["causal_bundle", "soft_bundle"])
+def test_greedy_answers_equal_argmax_token_by_token(
+    kinds: str, request: pytest.FixtureRequest
+) -> None:
+    bundle: Bundle = request.getfixturevalue(kinds)
+    ensemble = bundle.ensemble("replies")
+    tokenizer = AutoTokenizer.from_pretrained(bundle.base_source)
+    answers = OfflineMembers(bundle, ensemble).answers(TEXTS, 8)
+    for member in range(len(ensemble.members)):
+        model = member_model(bundle, ensemble, member, AutoModelForCausalLM)
         for row, text in enumerate(TEXTS):
-            ids = tokenizer(ensemble.template.replace("{text}", text))["input_ids"]
-            written: list[int] = []
-            while len(written) < 8:
-                with torch.inference_mode():
-                    token = int(
-                        model(input_ids=torch.tensor([ids + written])).logits[0, -1].argmax()
-                    )
-                if token == tokenizer.eos_token_id:
-                    break
-                written.append(token)
-            assert answers[member][row] == tokenizer.decode(written).strip()
+            prompt = ensemble.template.replace("{text}", text)
+            assert answers[member][row] == greedy([model], [1.0], tokenizer, prompt)
+
+
+def test_members_of_all_kinds_write_together_as_pefts_mixture_does(soft_bundle: Bundle) -> None:
+    ensemble = soft_bundle.ensemble("replies")
+    tokenizer = AutoTokenizer.from_pretrained(soft_bundle.base_source)
+    count = len(ensemble.members)
+    models = [
+        member_model(soft_bundle, ensemble, member, AutoModelForCausalLM) for member in range(count)
+    ]
+    written = OfflineMembers(soft_bundle, ensemble).fused_answers(TEXTS, "average", 8)
+    for text, answer in zip(TEXTS, written, strict=True):
+        prompt = ensemble.template.replace("{text}", text)
+        assert answer == greedy(models, [1 / count] * count, tokenizer, prompt)

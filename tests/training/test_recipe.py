@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from tests.training.conftest import recipe_content
-from training.recipe import RecipeError, load_recipe, parse_recipe
+from training.recipe import (
+    LoraStage,
+    PrefixStage,
+    PromptStage,
+    RecipeError,
+    load_recipe,
+    parse_recipe,
+)
 
 RECIPES = sorted((Path(__file__).parents[2] / "training").glob("*/*.yaml"))
 
@@ -17,7 +24,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     *parents, last = path.split(".")
     for key in parents:
         place = place[int(key)] if key.isdigit() else place[key]
-    place[last] = value
+    place[int(last) if last.isdigit() else last] = value
     return content
 
 
@@ -33,6 +40,41 @@ def changed(path: str, value: Any) -> dict[str, Any]:
             "ensembles.0.members.0.rank",
             "many",
             "ensembles.0.members.0.rank: .*integer.* (got 'many')",
+        ),
+        (
+            "ensembles.0.members.0.kind",
+            "prefix_tuning",
+            "ensembles.0.members.0: kind must be one of lora, prefix, prompt, p_tuning",
+        ),
+        (
+            "ensembles.0.members.0",
+            {"name": "a", "kind": "prefix", "rank": 8},
+            "ensembles.0.members.0.rank: this key is for the kind lora, not for prefix",
+        ),
+        (
+            "ensembles.0.members.0",
+            {"name": "a", "kind": "prefix", "projection": 8, "init": "x"},
+            "init and projection exclude each other",
+        ),
+        (
+            "ensembles.0.members.0",
+            {"name": "a", "stages": [{"kind": "prompt"}, {"kind": "lora"}]},
+            "the stages prompt, lora cannot be one member",
+        ),
+        (
+            "ensembles.0.members.0",
+            {"name": "a", "stages": [{"rank": 4, "virtual_tokens": 4}]},
+            "ensembles.0.members.0.stages.0.virtual_tokens: this key is for the kind prefix",
+        ),
+        (
+            "ensembles.0.members.0",
+            {"name": "a", "rank": 4, "stages": [{"kind": "lora"}]},
+            "rank belongs into one of the stages",
+        ),
+        (
+            "ensembles.0.defaults.rankk",
+            3,
+            "defaults has the unknown key 'rankk', did you mean rank?",
         ),
         ("ensembles.0.label", None, "classification ensemble names its `label`"),
         ("ensembles.0.template", "no place", "template must contain {text}"),
@@ -81,7 +123,31 @@ def test_a_members_own_keys_win_over_the_defaults(tmp_path: Path) -> None:
     content = recipe_content()
     content["ensembles"][0]["members"][0]["rank"] = 32
     members = parse_recipe(content, folder=tmp_path).ensembles[0].members
-    assert [member.rank for member in members] == [32, 4]
+    assert [member.stages[0].rank for member in members] == [32, 4]
+
+
+def test_defaults_reach_the_kinds_and_stages_that_have_them(tmp_path: Path) -> None:
+    content = recipe_content()
+    ensemble = content["ensembles"][0]
+    ensemble["defaults"] = {"rank": 4, "epochs": 2, "virtual_tokens": 8, "bag": 0.5}
+    ensemble["members"] = [
+        {"name": "a", "kind": "prefix"},
+        {"name": "b", "stages": [{"rank": 8}, {"kind": "prompt", "epochs": 3}]},
+    ]
+    prefix, both = parse_recipe(content, folder=tmp_path).ensembles[0].members
+    assert (prefix.bag, both.bag) == (0.5, 0.5)
+    assert prefix.stages == [PrefixStage(epochs=2, virtual_tokens=8)]
+    assert both.stages == [LoraStage(rank=8, epochs=2), PromptStage(epochs=3, virtual_tokens=8)]
+
+
+@pytest.mark.parametrize("kind", ["prefix", "prompt", "p_tuning"])
+def test_virtual_tokens_under_an_encoder_are_refused(kind: str, tmp_path: Path) -> None:
+    content = recipe_content(base={"kind": "encoder", "path": "model"})
+    content["ensembles"] = content["ensembles"][:1]
+    content["ensembles"][0]["members"] = [{"name": "a", "kind": kind}]
+    content["ensembles"][0]["candidates"] = []
+    with pytest.raises(RecipeError, match="topics/a: prefix, prompt and p_tuning need a causal"):
+        parse_recipe(content, folder=tmp_path)
 
 
 def test_paths_start_at_the_recipe_and_take_variables(

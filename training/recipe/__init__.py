@@ -14,14 +14,23 @@ from training.recipe.fusion import (
     FusionRecipe,
     GenerationMethod,
 )
-from training.recipe.member import CandidateRecipe, MemberRecipe, TrainingOptions
+from training.recipe.member import CandidateRecipe, MemberRecipe
 from training.recipe.recipe import Recipe, load_recipe, parse_recipe
+from training.recipe.stages import (
+    AdapterStage,
+    LoraStage,
+    PrefixStage,
+    PromptStage,
+    PTuningStage,
+    SoftStage,
+)
 from training.recipe.values import RecipeError
 
 __all__ = [
     "CLASSIFICATION_METHODS",
     "GENERATION_METHODS",
     "HEAD_SIZES",
+    "AdapterStage",
     "BaseRecipe",
     "CandidateRecipe",
     "ClassificationMethod",
@@ -30,11 +39,15 @@ __all__ = [
     "ExampleData",
     "FusionRecipe",
     "GenerationMethod",
+    "LoraStage",
     "MemberRecipe",
+    "PTuningStage",
+    "PrefixStage",
+    "PromptStage",
     "Recipe",
     "RecipeError",
     "Scratch",
-    "TrainingOptions",
+    "SoftStage",
     "load_recipe",
     "parse_recipe",
 ]

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from serve.manifest import Extract, Name
 from training.recipe.fusion import GENERATION_METHODS, FusionRecipe
-from training.recipe.member import CandidateRecipe, MemberRecipe
+from training.recipe.member import CandidateRecipe, MemberRecipe, with_defaults
 from training.recipe.values import Column, Strict
 
 
@@ -28,7 +28,7 @@ class EnsembleRecipe(Strict):
     """Generation: answers are written for at most this many rows of a split."""
     extract: Extract | None = None
     defaults: dict[str, Any] = Field(default_factory=dict)
-    """Training options shared by the members; a member's own keys win."""
+    """Keys of members and stages shared by all that have them; a member's own keys win."""
     members: list[MemberRecipe] = Field(min_length=1)
     candidates: list[CandidateRecipe] = Field(default_factory=list)
     fusion: FusionRecipe = FusionRecipe()
@@ -45,10 +45,7 @@ class EnsembleRecipe(Strict):
         merged = dict(data)
         for key in ("members", "candidates"):
             if isinstance(data.get(key), list):
-                merged[key] = [
-                    {**data["defaults"], **entry} if isinstance(entry, dict) else entry
-                    for entry in data[key]
-                ]
+                merged[key] = [with_defaults(entry, data["defaults"]) for entry in data[key]]
         return merged
 
     @model_validator(mode="after")

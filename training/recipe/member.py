@@ -1,39 +1,92 @@
-"""A member: one adapter of its own, and how it is trained."""
+"""A member: its name, its rows and the stages that make its adapters."""
 
-from typing import Annotated, Literal
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from serve.manifest import Name
+from training.recipe.stages import STAGES, AdapterStage, LoraStage, StageRecipe
 from training.recipe.values import Strict
 
+_OWN_KEYS = ("name", "member", "seed", "bag", "stages")
+"""Keys of a member itself; all others belong to its only stage."""
 
-class TrainingOptions(Strict):
-    """How one LoRA is trained."""
 
+class MemberRecipe(Strict):
+    """One member. A member of one stage has the stage's keys beside its own; several stages stand in `stages`."""
+
+    name: Name
     seed: int = 0
-    rank: int = Field(16, ge=1, le=512)
-    alpha: float | None = Field(None, gt=0)
-    """LoRA's alpha; default: the rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
     bag: Annotated[float, Field(gt=0, le=1)] | Literal["bootstrap"] = 1.0
     """Share of the training rows drawn without replacement, or `bootstrap`: as many as there are, with replacement."""
-    epochs: int = Field(4, ge=1)
-    batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
-    label_smoothing: float = Field(0.05, ge=0, lt=1)
-    normalize: bool = True
-    """Encoder: L2-normalise the pooled vector before the head."""
-    head: Literal["prototypes", "random"] = "prototypes"
-    """Encoder: where a normalised head starts: at the labels' centroids, or anywhere, as its seed has it."""
+    stages: list[AdapterStage] = Field(min_length=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _only_stage(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        own = {key: value for key, value in data.items() if key in _OWN_KEYS}
+        stage = {key: value for key, value in data.items() if key not in _OWN_KEYS}
+        if "stages" not in own:
+            return {**own, "stages": [_with_kind(stage)]}
+        if stage:
+            raise ValueError(
+                f"{next(iter(stage))} belongs into one of the stages, where a member has `stages`"
+            )
+        if isinstance(own["stages"], list):
+            own["stages"] = [_with_kind(each) for each in own["stages"]]
+        return own
 
-class MemberRecipe(TrainingOptions):
-    name: Name
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        kinds = [stage.kind for stage in self.stages]
+        if len(kinds) > 1 and (kinds[0] != "lora" or len(kinds) > 2 or kinds[1] == "lora"):
+            raise ValueError(
+                f"the stages {', '.join(kinds)} cannot be one member: it has one adapter, or a lora and then one of "
+                "prefix, prompt and p_tuning on top of it"
+            )
+        return self
+
+    @property
+    def soft(self) -> bool:
+        """Whether an adapter puts virtual tokens before the prompt."""
+        return not all(isinstance(stage, LoraStage) for stage in self.stages)
 
 
 class CandidateRecipe(MemberRecipe):
     """An adapter that could replace a member later; it is trained, but stays outside the ensemble."""
 
     member: Name
+
+
+def with_defaults(member: Any, defaults: Mapping[str, Any]) -> Any:
+    """`member` as its author wrote it, with each of `defaults` that its kind has and it does not say itself.
+
+    Raises ValueError for a default that no kind has.
+    """
+    known = {"seed", "bag"}.union(*(stage.model_fields for stage in STAGES.values()))
+    for key in defaults:
+        if key not in known or key == "kind":
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f", did you mean {close[0]}?" if close else ""
+            raise ValueError(f"defaults has the unknown key {key!r}{hint}")
+    if not isinstance(member, dict):
+        return member
+    own = {key: defaults[key] for key in ("seed", "bag") if key in defaults}
+    if isinstance(stages := member.get("stages"), list):
+        return {**own, **member, "stages": [_stage_with(each, defaults) for each in stages]}
+    return {**own, **_stage_with(member, defaults)}
+
+
+def _stage_with(stage: Any, defaults: Mapping[str, Any]) -> Any:
+    if not isinstance(stage, dict):
+        return stage
+    fields = STAGES.get(stage.get("kind", "lora"), StageRecipe).model_fields
+    return {**{key: value for key, value in defaults.items() if key in fields}, **stage}
+
+
+def _with_kind(stage: Any) -> Any:
+    return {"kind": "lora", **stage} if isinstance(stage, dict) else stage

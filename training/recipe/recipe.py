@@ -1,8 +1,7 @@
 """The whole recipe, and how it is read from YAML."""
 
-import difflib
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,6 +14,8 @@ from training.recipe.data import DataRecipe, ExampleData
 from training.recipe.ensemble import EnsembleRecipe
 from training.recipe.fusion import FusionRecipe
 from training.recipe.member import CandidateRecipe
+from training.recipe.problems import keys_of, sentence
+from training.recipe.stages import STAGES
 from training.recipe.values import RecipeError, Strict
 
 
@@ -36,6 +37,13 @@ class Recipe(Strict):
             raise ValueError("ensembles need different names")
         if self.base.kind == "encoder" and any(e.task == "generation" for e in self.ensembles):
             raise ValueError("generation needs a causal base")
+        for ensemble in self.ensembles:
+            for member in [*ensemble.members, *ensemble.candidates]:
+                if self.base.kind == "encoder" and member.soft:
+                    raise ValueError(
+                        f"{ensemble.name}/{member.name}: prefix, prompt and p_tuning need a causal base: vLLM's "
+                        "encoders take no virtual tokens; under an encoder a member is a lora"
+                    )
         return self
 
     def find(self, name: str) -> EnsembleRecipe | None:
@@ -66,32 +74,21 @@ def parse_recipe(content: Mapping[str, Any], *, folder: Path, source: str = "rec
     try:
         return Recipe.model_validate(content, context={"folder": folder})
     except ValidationError as error:
-        problems = [_sentence(problem) for problem in error.errors()]
+        problems = [sentence(problem, content, _keys()) for problem in error.errors()]
         raise RecipeError(f"{source}: {'; '.join(problems)}") from None
 
 
-def _sentence(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"]) or "recipe"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(problem["loc"][-1]), _all_keys(), n=1)
-        return f"{where}: unknown key" + (f", did you mean {close[0]}?" if close else "")
-    if problem["type"] == "missing":
-        return f"{where}: this key is required"
-    if isinstance(problem["input"], str | int | float):
-        return f"{where}: {message[0].lower()}{message[1:]} (got {problem['input']!r})"
-    return f"{where}: {message}"
-
-
-def _all_keys() -> Iterable[str]:
-    models = (
-        Recipe,
-        BaseRecipe,
-        Scratch,
-        DataRecipe,
-        ExampleData,
-        EnsembleRecipe,
-        CandidateRecipe,
-        FusionRecipe,
+def _keys() -> set[str]:
+    return keys_of(
+        (
+            Recipe,
+            BaseRecipe,
+            Scratch,
+            DataRecipe,
+            ExampleData,
+            EnsembleRecipe,
+            CandidateRecipe,
+            FusionRecipe,
+            *STAGES.values(),
+        )
     )
-    return {key for model in models for key in model.model_fields}

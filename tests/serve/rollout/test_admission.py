@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from serve.bundle import BundleError, Ensemble, folder_digest
 from serve.engine.interface import Refusal
-from serve.fusion.stack import Stack
+from serve.fusion.stack import LinearStack
 from serve.rollout.controller import StartError
 from serve.rollout.database import DatabaseError
 from serve.rollout.requests import EnsembleView, SwapRequest
@@ -246,7 +246,7 @@ def stacked_bundle(world: World) -> None:
     fusion = {"method": "stack", "model": "logistic_regression", "parameters": file}
     ensemble = Ensemble.model_validate(first | {"version": 2, "fusion": fusion})
     probabilities = np.array([[[0.9, 0.1], [0.2, 0.8]] * 5, [[0.7, 0.3], [0.4, 0.6]] * 5])
-    Stack.fit(probabilities, [0, 1] * 5, ensemble).write(bundle.path / file)
+    LinearStack.fit(probabilities, [0, 1] * 5, ensemble).write(bundle.path / file)
     bundle.write_ensemble(ensemble)
     world.bundles = [bundle]
 

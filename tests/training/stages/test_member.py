@@ -1,14 +1,23 @@
 """What a trained member leaves on disk."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from serve.bundle import Bundle
+from tests.training.conftest import recipe_content
+from training.adapters import LoadedAdapters
+from training.pipeline import train
 from training.predict import OfflineMembers
+from training.recipe import PrefixStage, PromptStage, RecipeError
+from training.stages.base import Base
+from training.stages.soft import with_virtual_tokens
 
 
 def test_an_adapter_is_lora_in_pefts_format_and_adds_alpha_over_rank_times_b_a(
@@ -34,7 +43,8 @@ def test_an_adapter_is_lora_in_pefts_format_and_adds_alpha_over_rank_times_b_a(
     assert changed == 2 * 7
     bare = alone.members[0].model_copy(update={"adapters": []})
     offline = OfflineMembers(causal_bundle, alone.model_copy(update={"members": [bare]}))
-    offline._model = base.eval()
+    offline._model = base
+    offline._adapters = LoadedAdapters(base, {})
     texts = ["my card is lost", "the transfer is late"]
     expected = offline.probabilities(texts)
     np.testing.assert_allclose(
@@ -67,3 +77,80 @@ def test_an_encoders_pooler_gets_no_adapter(encoder_bundle: Bundle) -> None:
         names = list(load_file(file))
         assert any("intermediate.dense" in name for name in names)
         assert not any("pooler" in name for name in names)
+
+
+def adapters(bundle: Bundle) -> dict[str, list[Path]]:
+    """The adapters' folders of each member of `topics`."""
+    return {
+        member.name: [bundle.adapter_dir(ref) for ref in member.adapters]
+        for member in bundle.ensemble("topics").members
+    }
+
+
+@pytest.mark.parametrize(
+    ("member", "kind", "shape"),
+    [
+        # Virtual tokens x (layers x keys and values x key heads x head size), and x hidden.
+        ("prefix", "PREFIX_TUNING", (5, 2 * 2 * 1 * 32)),
+        ("projected", "PREFIX_TUNING", (3, 2 * 2 * 1 * 32)),
+        ("prompt", "PROMPT_TUNING", (6, 64)),
+        ("p-tuning", "P_TUNING", (4, 64)),
+    ],
+)
+def test_virtual_tokens_are_saved_as_peft_does_without_what_made_them(
+    soft_bundle: Bundle, member: str, kind: str, shape: tuple[int, int]
+) -> None:
+    [folder] = adapters(soft_bundle)[member]
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["peft_type"] == kind
+    assert config["num_virtual_tokens"] == shape[0]
+    assert "/" not in json.dumps(config)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == {
+        "prompt_embeddings": shape
+    }
+
+
+def test_a_member_of_two_stages_has_both_adapters_in_order(soft_bundle: Bundle) -> None:
+    found = [
+        json.loads((folder / "adapter_config.json").read_text())["peft_type"]
+        for folder in adapters(soft_bundle)["lora-prompt"]
+    ]
+    assert found == ["LORA", "PROMPT_TUNING"]
+    names = [ref.adapter for ref in soft_bundle.ensemble("topics").members[5].adapters]
+    assert names == ["topics-lora-prompt", "topics-lora-prompt-prompt"]
+
+
+def test_a_candidate_of_two_stages_has_a_folder_a_stage(soft_bundle: Bundle) -> None:
+    folder = soft_bundle.path / "candidates" / "topics-both"
+    assert sorted(path.name for path in folder.iterdir()) == ["1-lora", "2-prompt"]
+
+
+def test_virtual_tokens_start_where_init_says(causal_bundle: Bundle) -> None:
+    base = Base(Path(causal_bundle.base_source), "causal", "tiny")
+    tokenizer, model = base.tokenizer(), base.model()
+    ids = tokenizer("my card")["input_ids"]
+    prompt = PromptStage(virtual_tokens=2 * len(ids) + 1, init="my card")
+    soft = with_virtual_tokens(model, prompt, tokenizer)
+    expected = model.get_input_embeddings()(torch.tensor([*ids, *ids, ids[0]]))
+    torch.testing.assert_close(soft.get_prompt_embedding_to_save("default"), expected)
+
+    # A prefix that starts as a text answers as if the text stood before the prompt.
+    prefix = PrefixStage(virtual_tokens=len(ids), init="my card")
+    soft = with_virtual_tokens(base.model(), prefix, tokenizer).eval()
+    rest = tokenizer(" is lost")["input_ids"]
+    with torch.inference_mode():
+        before = soft(input_ids=torch.tensor([rest])).logits[0]
+        whole = base.model()(input_ids=torch.tensor([ids + rest])).logits[0, len(ids) :]
+    torch.testing.assert_close(before, whole, atol=1e-4, rtol=1e-4)
+
+
+def test_virtual_tokens_must_leave_room_for_a_prompt(
+    tmp_path: Path, write_recipe: Callable[..., Path], causal_bundle: Bundle
+) -> None:
+    ensemble = recipe_content()["ensembles"][1]
+    ensemble["members"] = [{"name": "a", "kind": "prefix", "virtual_tokens": 96}]
+    base = {"kind": "causal", "path": causal_bundle.base_source}
+    recipe = write_recipe(tmp_path, base=base, ensembles=[ensemble])
+    with pytest.raises(RecipeError, match="96 virtual tokens leave no room"):
+        train(recipe, tmp_path / "bundle")

@@ -1,0 +1,45 @@
+"""The adapters of an ensemble on one base in PEFT, one member active at a time."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig, PeftModel
+
+from serve.bundle import Member
+
+
+class LoadedAdapters:
+    """Every LoRA sits in the base's layers; every prefix or prompt adapter wraps the base that they all share."""
+
+    def __init__(self, model: Any, folders: Mapping[str, Path]) -> None:
+        """`folders`: digest -> adapter. LoRA layers are put into `model` itself."""
+        self._model = model
+        self._loras: PeftModel | None = None
+        self._soft: dict[str, PeftModel] = {}
+        for digest, folder in folders.items():
+            if PeftConfig.from_pretrained(str(folder)).is_prompt_learning:
+                self._soft[digest] = PeftModel.from_pretrained(
+                    model, str(folder), adapter_name=digest
+                ).eval()
+            elif self._loras is None:
+                self._loras = PeftModel.from_pretrained(model, str(folder), adapter_name=digest)
+            else:
+                self._loras.load_adapter(str(folder), adapter_name=digest)
+        model.eval()
+
+    @contextmanager
+    def active(self, member: Member) -> Iterator[Any]:
+        """The base as `member`. What is yielded makes the first pass over a prompt and generates; a pass that goes on
+        from its cache calls the base itself, because the cache holds the virtual tokens already."""
+        digests = [ref.digest for ref in member.adapters]
+        soft = next((self._soft[digest] for digest in digests if digest in self._soft), None)
+        lora = next((digest for digest in digests if digest not in self._soft), None)
+        disabled: Any = nullcontext()
+        if self._loras is not None and lora is None:
+            disabled = self._loras.disable_adapter()
+        elif self._loras is not None:
+            self._loras.set_adapter(lora)
+        with disabled:
+            yield self._model if soft is None else soft

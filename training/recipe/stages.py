@@ -1,0 +1,85 @@
+"""The stages of a member: what each kind of adapter is made of, and how it is trained."""
+
+from typing import Annotated, Literal, Self, TypeAlias, get_args
+
+from pydantic import Field, model_validator
+
+from training.recipe.values import Strict
+
+StageKind = Literal["lora", "prefix", "prompt", "p_tuning"]
+
+
+class StageRecipe(Strict):
+    """What the training of every kind of adapter takes."""
+
+    epochs: int = Field(4, ge=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    """Peak of the one-cycle schedule."""
+
+
+class LoraStage(StageRecipe):
+    """A LoRA (Hu et al. 2021); on an encoder with a head of its own."""
+
+    kind: Literal["lora"] = "lora"
+    rank: int = Field(16, ge=1, le=512)
+    alpha: float | None = Field(None, gt=0)
+    """LoRA's alpha; default: the rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    label_smoothing: float = Field(0.05, ge=0, lt=1)
+    normalize: bool = True
+    """Encoder: L2-normalise the pooled vector before the head."""
+    head: Literal["prototypes", "random"] = "prototypes"
+    """Encoder: where a normalised head starts: at the labels' centroids, or anywhere, as its seed has it."""
+
+
+class PrefixStage(StageRecipe):
+    """Prefix tuning (Li and Liang 2021): learned keys and values before the prompt, in every layer."""
+
+    kind: Literal["prefix"] = "prefix"
+    learning_rate: float = Field(1e-2, gt=0)
+    virtual_tokens: int = Field(16, ge=1, le=512)
+    projection: int | None = Field(None, ge=1)
+    """Width of an MLP that makes the keys and values while training; default: they are trained themselves."""
+    init: str | None = Field(None, min_length=1)
+    """Start at the base's keys and values of this text; default: of random tokens of the vocabulary."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.projection and self.init:
+            raise ValueError(
+                "init and projection exclude each other: the start of a projected prefix is that of its MLP"
+            )
+        return self
+
+
+class PromptStage(StageRecipe):
+    """Prompt tuning (Lester et al. 2021): learned embeddings before the prompt."""
+
+    kind: Literal["prompt"] = "prompt"
+    learning_rate: float = Field(3e-2, gt=0)
+    virtual_tokens: int = Field(16, ge=1, le=512)
+    init: str | None = Field(None, min_length=1)
+    """Start at the embeddings of this text; default: of random tokens of the vocabulary."""
+
+
+class PTuningStage(StageRecipe):
+    """P-tuning (Liu et al. 2021): embeddings before the prompt that an MLP makes while training."""
+
+    kind: Literal["p_tuning"] = "p_tuning"
+    learning_rate: float = Field(5e-3, gt=0)
+    virtual_tokens: int = Field(16, ge=1, le=512)
+    encoder_hidden: int = Field(128, ge=1)
+    """Width of the MLP."""
+
+
+SoftStage: TypeAlias = PrefixStage | PromptStage | PTuningStage
+"""Kinds that put virtual tokens before the prompt."""
+AdapterStage: TypeAlias = Annotated[LoraStage | SoftStage, Field(discriminator="kind")]
+
+STAGES: dict[StageKind, type[StageRecipe]] = {
+    kind: stage
+    for stage in (LoraStage, PrefixStage, PromptStage, PTuningStage)
+    for kind in get_args(stage.model_fields["kind"].annotation)
+}
