@@ -20,13 +20,13 @@ from serve.labels import LabelError
 from serve.manifest import TokenMethod
 from training.baselines import tfidf_svc
 from training.data.loading import load_rows
-from training.data.splits import load_splits
 from training.metrics.classification import classification_metrics
 from training.metrics.multilabel import multilabel_metrics
 from training.metrics.regression import regression_metrics
 from training.metrics.resampling import Metric
 from training.metrics.text import text_metrics, text_signatures
 from training.predict import OfflineMembers
+from training.preparation import load_splits
 from training.progress import progress_bars, quiet_libraries
 from training.recipe import EnsembleRecipe, Recipe, RecipeError
 from training.run import WORK, recorded_recipe
@@ -256,12 +256,12 @@ def _rows(
     data: Path | None,
 ) -> tuple[Labelled, Labelled | None]:
     """The rows to judge by, and the rows that baselines may learn from."""
-    cache = bundle.path / WORK / "cache"
     if data is not None:
         text = recipe.data.text if recipe else "text"
         answer = own.answer if own else ANSWER_COLUMN[manifest.task]
         pair = recipe.data.text_pair if recipe else _pair_column(bundle, manifest)
-        rows = load_rows([data], [text, answer, *([pair] if pair else [])], cache)
+        optional = [answer] if manifest.task == "multilabel" else []
+        rows = load_rows([data], [text, answer, *([pair] if pair else [])], optional)
         if manifest.task == "generation":
             judged = Labelled.replies(list(rows[text]), list(rows[answer]), data.name)
         else:
@@ -274,7 +274,7 @@ def _rows(
             f"{bundle.path} does not say which rows {manifest.id} was tested on; give --data FILE with the columns "
             f"text and {ANSWER_COLUMN[manifest.task]}"
         )
-    splits = load_splits(recipe, cache)
+    splits = load_splits(recipe, bundle.path / WORK)
     known = labelled(
         concatenate_datasets([splits.train, splits.validation]), "training", recipe, own
     )

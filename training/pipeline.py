@@ -10,7 +10,7 @@ from rich.console import Console
 
 from serve.bundle import AdapterRef, Bundle, Ensemble, FusionSpec, Golden, Member
 from serve.fusion.fused import Fused
-from training.data.splits import Splits, load_splits
+from training.data.splits import Splits
 from training.evaluation import (
     Evaluation,
     Labelled,
@@ -19,6 +19,7 @@ from training.evaluation import (
     labelled,
 )
 from training.fitting import fit_fusion
+from training.preparation import prepare
 from training.progress import progress_bars, quiet_libraries
 from training.recipe import (
     CandidateRecipe,
@@ -63,11 +64,13 @@ class Pipeline:
         self._recipe = recipe
         self._run = run
         self._out = out
-        self._splits: Splits = load_splits(recipe, run.folder / "cache")
         self._console = Console(stderr=True)
+        self._prepared = prepare(recipe, run.folder)
+        self._splits: Splits = self._prepared.splits
 
     def complete(self) -> Bundle:
         """Do every step that is not done yet."""
+        self._prepared.ledger.show(self._console)
         base = self._base()
         if not (self._out / "bundle.json").exists():
             Bundle.create(self._out, base_spec(self._recipe.base, base, self._out / "base"))
@@ -83,6 +86,7 @@ class Pipeline:
             "recipe": self._recipe.name,
             "created": bundle.info.created,
             "choir": bundle.info.choir,
+            "data": self._prepared.ledger.facts(),
         }
         write_report(self._out / "report", self._recipe.name, reports, facts)
         for report in reports:

@@ -7,16 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.manifest import Task
+from training.data.collect import SEPARATOR
 from training.recipe import RecipeError
-
-SEPARATOR = "|"
-"""Between the labels of a multilabel row; a list in JSON or Parquet comes joined by it."""
 
 Targets = NDArray[np.int64] | NDArray[np.bool_] | NDArray[np.float64]
 
 
 def labels_in(cell: str) -> list[str]:
-    """The labels of one multilabel cell, which may be none."""
+    """The labels of one multilabel cell, which may be none. Lists of JSON and Parquet come joined, too."""
     return [label.strip() for label in cell.split(SEPARATOR) if label.strip()]
 
 
