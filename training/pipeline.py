@@ -37,7 +37,7 @@ from training.stages.fit import Stage
 from training.stages.member import MemberData, MemberStage, train_stage
 from training.stages.scratch import train_base
 from training.tables import MAIN, show
-from training.targets import Targets, known_labels, unknown_label
+from training.targets import Targets, known_labels, targets, unknown_label
 
 CANDIDATES = "candidates"
 """Folder below the bundle for adapters that no ensemble uses yet."""
@@ -103,20 +103,23 @@ class Pipeline:
         return find_base(recipe, self._recipe.name, own)
 
     def _labels(self, ensemble: EnsembleRecipe) -> list[str]:
-        """The labels in their order; raises RecipeError when other rows have labels that these lack."""
-        if ensemble.label is None:
+        """The labels in their order, none for a task without.
+
+        Raises RecipeError when some rows have labels that these lack, or no number where values are answered."""
+        if ensemble.task == "generation":
             return []
-        task = ensemble.task
-        known = ensemble.labels or known_labels(task, list(self._splits.train[ensemble.label]))
+        task, column = ensemble.task, ensemble.answer
+        known = ensemble.labels or known_labels(task, list(self._splits.train[column]))
         for name in ("train", "validation", "test"):
             rows = getattr(self._splits, name)
-            cells = list(rows[ensemble.label]) if rows is not None else []
+            cells = list(rows[column]) if rows is not None else []
             unknown = unknown_label(task, known, cells)
             if unknown is not None:
                 raise RecipeError(
                     f"ensemble {ensemble.name!r}: the label {unknown!r} of the {name} rows is not among the "
                     f"{len(known)} labels that members are trained on"
                 )
+            targets(task, known, cells, f"ensemble {ensemble.name!r}, {name} rows")
         return known
 
     def _draft(
