@@ -7,6 +7,7 @@ from datasets import Dataset, concatenate_datasets
 
 from serve.bundle import Bundle
 from serve.fusion.fuse import Fusion
+from serve.fusion.fused import Fused
 from training.data.annotation.annotators import merged_labels
 from training.data.annotation.labelled import Guess, sure_rows
 from training.data.annotation.review import read_decisions
@@ -48,8 +49,9 @@ def teacher_guesses(teacher: Teacher, texts: Sequence[str]) -> list[Guess]:
         )
     members = OfflineMembers(bundle, ensemble).probabilities(texts)
     if teacher.member is None:
-        fusion = Fusion.from_manifest(ensemble, bundle.fusion_path(ensemble))
-        probabilities, source = fusion(members).probabilities, ensemble.id
+        fused = Fusion.from_manifest(ensemble, bundle.fusion_path(ensemble))(members)
+        assert isinstance(fused, Fused)
+        probabilities, source = fused.probabilities, ensemble.id
     else:
         probabilities = members[names.index(teacher.member)]
         source = f"{ensemble.id}/{teacher.member}"

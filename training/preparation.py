@@ -26,7 +26,7 @@ from training.data.splits import (
 from training.data.steps import ORIGIN, WEIGHT, Count, Outcome, StepCache, leave, visible
 from training.example import messages
 from training.labelling import guessed_rows, reviewed_rows, teacher_identity, with_rows
-from training.recipe import Recipe, RecipeError
+from training.recipe import Recipe, RecipeError, load_recipe
 from training.recipe.annotate import AnnotateRecipe
 from training.recipe.source import Source
 
@@ -50,6 +50,20 @@ def prepare(recipe: Recipe, folder: Path) -> Prepared:
     """All steps, with their cache in `folder/cache`, and `quarantine.jsonl`, `review.jsonl` and `counts.json` in
     `folder/data`. Raises RecipeError."""
     return Preparation(recipe, StepCache(folder / "cache"), Ledger(folder / "data")).complete()
+
+
+def write_splits(recipe_path: Path, out: Path) -> Prepared:
+    """`choir prepare`: the steps alone, with the splits as `train.jsonl`, `validation.jsonl` and `test.jsonl` in `out`,
+    beside the books. Raises RecipeError."""
+    recipe = load_recipe(recipe_path)
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f"{out} is a file; --out names a folder")
+    prepared = Preparation(recipe, StepCache(out / ".cache"), Ledger(out)).complete()
+    for name in ("train", "validation", "test"):
+        rows: Dataset | None = getattr(prepared.splits, name)
+        if rows is not None:
+            rows.to_json(out / f"{name}.jsonl", force_ascii=False)
+    return prepared
 
 
 def recipe_columns(recipe: Recipe) -> list[str]:
