@@ -69,6 +69,11 @@ class AdapterInfo:
     base_name: str | None
     """What the adapter says it was trained on; informative only."""
 
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether its head reads pairs of texts."""
+        return self.head is not None and self.head.pair is not None
+
 
 def inspect_adapter(
     folder: Path,

@@ -11,13 +11,19 @@ from datasets import Dataset, concatenate_datasets
 from numpy.typing import NDArray
 from rich.console import Console
 
+from serve.adapter import inspect_adapter
 from serve.bundle import Bundle, Ensemble
 from serve.fusion.answers import vote_answers
-from serve.fusion.fuse import Fused, Fusion
+from serve.fusion.fuse import Fused, FusedSets, FusedValues, Fusion
+from serve.fusion.fused import Answers
+from serve.labels import LabelError
 from serve.manifest import TokenMethod
 from training.baselines import tfidf_svc
 from training.data.loading import load_rows
 from training.metrics.classification import classification_metrics
+from training.metrics.multilabel import multilabel_metrics
+from training.metrics.regression import regression_metrics
+from training.metrics.resampling import Metric
 from training.metrics.text import text_metrics, text_signatures
 from training.predict import OfflineMembers
 from training.preparation import load_splits
@@ -26,13 +32,20 @@ from training.recipe import EnsembleRecipe, Recipe, RecipeError
 from training.run import WORK, recorded_recipe
 from training.scores import Report, System, compare
 from training.tables import MAIN, show
+from training.targets import Targets, targets
 
 Advance = Callable[[int], None]
 
 MAX_NEW_TOKENS = 64
 TOKEN_METHODS: tuple[TokenMethod, ...] = ("average", "product")
-ANSWER_COLUMN = {"classification": "label", "generation": "target"}
+ANSWER_COLUMN = {
+    "classification": "label",
+    "multilabel": "labels",
+    "regression": "value",
+    "generation": "target",
+}
 """Column of the right answers where no recipe names one."""
+PAIR_COLUMN = "text_pair"
 
 
 @dataclass(frozen=True)
@@ -41,11 +54,17 @@ class Labelled:
 
     texts: Sequence[str]
     answers: Sequence[str]
-    """Labels, or replies (the first one of a text that has several)."""
+    """What stands in the column of right answers; of replies the first one of a text that has several."""
     name: str
     """What the rows are, for the report: `test`, `validation` or a file's name."""
     references: Sequence[Sequence[str]] = ()
     """Generation: every right reply to each text."""
+    pairs: Sequence[str] | None = None
+    """The second texts, where rows are pairs."""
+
+    def targets(self, ensemble: Ensemble) -> Targets:
+        """The right answers as numbers. Raises RecipeError for what the ensemble could never answer."""
+        return targets(ensemble.task, ensemble.labels or [], self.answers, self.name)
 
     @classmethod
     def replies(cls, texts: Sequence[str], answers: Sequence[str], name: str) -> "Labelled":
@@ -76,10 +95,15 @@ class Evaluation:
         self._members = OfflineMembers(bundle, ensemble)
         self._max_new_tokens = max_new_tokens
 
-    def probabilities(self, data: Labelled) -> NDArray[np.float64]:
-        """The members' label probabilities [M, N, C]."""
-        with self._progress(data) as advance:
-            return self._members.probabilities(data.texts, advance)
+    def outputs(self, data: Labelled) -> NDArray[np.float64]:
+        """The members' label probabilities [M, N, C], or values [M, N].
+
+        Raises RecipeError for texts without pairs where pairs are read, or the other way round."""
+        try:
+            with self._progress(data) as advance:
+                return self._members.outputs(data.texts, data.pairs, advance)
+        except LabelError as error:
+            raise RecipeError(f"{data.name}: {error}") from None
 
     def answers(self, data: Labelled) -> list[list[str]]:
         """The members' greedy answers [M][N]."""
@@ -106,13 +130,13 @@ class Evaluation:
         those of `baselines`."""
         if ensemble.task == "generation":
             return generation_report(ensemble, data, self.answers(data), self.fused(data))
-        truth = label_indices(ensemble, data)
-        probabilities = self.probabilities(data)
+        truth = data.targets(ensemble)
+        outputs = self.outputs(data)
         fusion = Fusion.from_manifest(ensemble, self._bundle.fusion_path(ensemble))
-        fused: dict[str, Fused] = {
-            method: fusion(probabilities, method=method) for method in fusion.methods
+        fused: dict[str, Answers] = {
+            method: fusion(outputs, method=method) for method in fusion.methods
         }
-        return classification_report(ensemble, data, probabilities, truth, fused, baselines)
+        return label_report(ensemble, data, outputs, truth, fused, baselines)
 
     @contextmanager
     def _progress(self, data: Labelled, method: str | None = None) -> Iterator[Advance]:
@@ -123,28 +147,43 @@ class Evaluation:
             yield lambda done: bars.advance(task, done)
 
 
-def classification_report(
+def label_report(
     ensemble: Ensemble,
     data: Labelled,
-    probabilities: NDArray[np.float64],
-    truth: NDArray[np.int64],
-    fused: Mapping[str, Fused],
+    outputs: NDArray[np.float64],
+    truth: Targets,
+    fused: Mapping[str, Answers],
     baselines: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> Report:
-    """Figures from member probabilities [M, N, C], true label indices [N], each method's answers, and the label
-    indices [N] that each baseline says."""
+    """Figures of labels or values: from the members' outputs [M, N, C] or [M, N], right answers, each method's answers,
+    and the label indices [N] that each baseline says."""
+    fusion = Fusion(ensemble)
     systems = [
-        System(member.name, "member", classification_metrics(own, own.argmax(axis=1), truth))
-        for member, own in zip(ensemble.members, probabilities, strict=True)
+        System(member.name, "member", answer_metrics(fusion.alone(own), truth))
+        for member, own in zip(ensemble.members, outputs, strict=True)
     ]
-    for method, answered in fused.items():
-        # A share of votes is often 0, where the log loss has no meaning.
-        shares = None if method == "vote" else answered.probabilities
-        metrics = classification_metrics(shares, answered.winners, truth)
+    for method, answers in fused.items():
+        metrics = answer_metrics(answers, truth, shares=method == "vote")
         systems.append(System(method, "fusion", metrics, method == ensemble.fusion.method))
     for name, winners in (baselines or {}).items():
-        systems.append(System(name, "baseline", classification_metrics(None, winners, truth)))
-    return compare(ensemble.id, data.name, len(truth), systems, MAIN["classification"])
+        metrics = classification_metrics(None, winners, truth.astype(np.int64))
+        systems.append(System(name, "baseline", metrics))
+    return compare(ensemble.id, data.name, len(truth), systems, MAIN[ensemble.task])
+
+
+def answer_metrics(answers: Answers, truth: Targets, *, shares: bool = False) -> dict[str, Metric]:
+    """Metrics of answers.
+
+    `shares`: their probabilities are shares of votes, often 0, where the log loss has no meaning."""
+    match answers:
+        case Fused():
+            probabilities = None if shares else answers.probabilities
+            return classification_metrics(probabilities, answers.winners, truth.astype(np.int64))
+        case FusedSets():
+            probabilities = None if shares else answers.probabilities
+            return multilabel_metrics(probabilities, answers.chosen, truth.astype(np.bool_))
+        case FusedValues():
+            return regression_metrics(answers.values, truth.astype(np.float64))
 
 
 def generation_report(
@@ -170,23 +209,10 @@ def baseline_answers(
     recipe: EnsembleRecipe, ensemble: Ensemble, known: Labelled, data: Labelled
 ) -> dict[str, NDArray[np.int64]]:
     """What the recipe's baselines, fitted on `known`, say about `data`: label indices [N] by name."""
-    truth = label_indices(ensemble, known) if recipe.baselines else None
-    return {
-        name: tfidf_svc(known.texts, truth, data.texts)
-        for name in recipe.baselines
-        if truth is not None
-    }
-
-
-def label_indices(ensemble: Ensemble, data: Labelled) -> NDArray[np.int64]:
-    """Index of each row's label [N]; raises RecipeError for a label that the ensemble does not have."""
-    index = {label: number for number, label in enumerate(ensemble.labels or [])}
-    unknown = sorted(set(data.answers) - set(index))
-    if unknown:
-        raise RecipeError(
-            f"{data.name}: the label {unknown[0]!r} is not one of the {len(index)} of {ensemble.id}"
-        )
-    return np.array([index[answer] for answer in data.answers], dtype=np.int64)
+    if not recipe.baselines:
+        return {}
+    truth = known.targets(ensemble).astype(np.int64)
+    return {name: tfidf_svc(known.texts, truth, data.texts) for name in recipe.baselines}
 
 
 def evaluate_bundle(
@@ -217,7 +243,9 @@ def labelled(rows: Dataset, name: str, recipe: Recipe, ensemble: EnsembleRecipe)
     if ensemble.task == "generation":
         whole = Labelled.replies(texts, list(rows[ensemble.target]), name)
         return whole.first(ensemble.evaluation_rows)
-    return Labelled(texts, list(rows[ensemble.label]), name)
+    pair = recipe.data.text_pair
+    pairs = list(rows[pair]) if pair else None
+    return Labelled(texts, list(rows[ensemble.answer]), name, pairs=pairs)
 
 
 def _rows(
@@ -230,10 +258,15 @@ def _rows(
     """The rows to judge by, and the rows that baselines may learn from."""
     if data is not None:
         text = recipe.data.text if recipe else "text"
-        answer = str(own.label or own.target) if own else ANSWER_COLUMN[manifest.task]
-        rows = load_rows([data], [text, answer])
-        view = Labelled.replies if manifest.task == "generation" else Labelled
-        judged = view(list(rows[text]), list(rows[answer]), data.name)
+        answer = own.answer if own else ANSWER_COLUMN[manifest.task]
+        pair = recipe.data.text_pair if recipe else _pair_column(bundle, manifest)
+        optional = [answer] if manifest.task == "multilabel" else []
+        rows = load_rows([data], [text, answer, *([pair] if pair else [])], optional)
+        if manifest.task == "generation":
+            judged = Labelled.replies(list(rows[text]), list(rows[answer]), data.name)
+        else:
+            pairs = list(rows[pair]) if pair else None
+            judged = Labelled(list(rows[text]), list(rows[answer]), data.name, pairs=pairs)
         if own is None or not own.baselines:
             return judged, None
     if recipe is None or own is None:
@@ -250,3 +283,9 @@ def _rows(
     if splits.test is None:
         return labelled(splits.validation, "validation", recipe, own), None
     return labelled(splits.test, "test", recipe, own), known
+
+
+def _pair_column(bundle: Bundle, ensemble: Ensemble) -> str | None:
+    """The column of second texts, if the ensemble's heads read pairs."""
+    folders = [bundle.adapter_dir(ref) for member in ensemble.members for ref in member.adapters]
+    return PAIR_COLUMN if any(inspect_adapter(folder).reads_pairs for folder in folders) else None

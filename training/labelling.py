@@ -6,8 +6,7 @@ from pathlib import Path
 from datasets import Dataset, concatenate_datasets
 
 from serve.bundle import Bundle
-from serve.fusion.fuse import Fusion
-from serve.fusion.fused import Fused
+from serve.fusion.fuse import Fused, Fusion
 from training.data.annotation.annotators import merged_labels
 from training.data.annotation.labelled import Guess, sure_rows
 from training.data.annotation.review import read_decisions
@@ -47,14 +46,15 @@ def teacher_guesses(teacher: Teacher, texts: Sequence[str]) -> list[Guess]:
         raise RecipeError(
             f"data.annotate.teacher: {ensemble.id} has no member {teacher.member!r}, only {', '.join(names)}"
         )
-    members = OfflineMembers(bundle, ensemble).probabilities(texts)
+    members = OfflineMembers(bundle, ensemble).outputs(texts)
+    fusion = Fusion.from_manifest(ensemble, bundle.fusion_path(ensemble))
     if teacher.member is None:
-        fused = Fusion.from_manifest(ensemble, bundle.fusion_path(ensemble))(members)
-        assert isinstance(fused, Fused)
-        probabilities, source = fused.probabilities, ensemble.id
+        answers, source = fusion(members), ensemble.id
     else:
-        probabilities = members[names.index(teacher.member)]
+        answers = fusion.alone(members[names.index(teacher.member)])
         source = f"{ensemble.id}/{teacher.member}"
+    assert isinstance(answers, Fused), "the task is classification"
+    probabilities = answers.probabilities
     labels = ensemble.labels or []
     return [Guess(labels[int(row.argmax())], float(row.max()), source) for row in probabilities]
 

@@ -9,13 +9,13 @@ from datasets import concatenate_datasets
 from rich.console import Console
 
 from serve.bundle import AdapterRef, Bundle, Ensemble, FusionSpec, Golden, Member
+from serve.fusion.fused import Fused
 from training.data.splits import Splits
 from training.evaluation import (
     Evaluation,
     Labelled,
     baseline_answers,
-    classification_report,
-    label_indices,
+    label_report,
     labelled,
 )
 from training.fitting import fit_fusion
@@ -37,6 +37,7 @@ from training.stages.fit import Stage
 from training.stages.member import MemberData, MemberStage, train_stage
 from training.stages.scratch import train_base
 from training.tables import MAIN, show
+from training.targets import Targets, known_labels, targets, unknown_label
 
 CANDIDATES = "candidates"
 """Folder below the bundle for adapters that no ensemble uses yet."""
@@ -102,18 +103,23 @@ class Pipeline:
         return find_base(recipe, self._recipe.name, own)
 
     def _labels(self, ensemble: EnsembleRecipe) -> list[str]:
-        """The labels in their order; raises RecipeError when other rows have labels that these lack."""
-        if ensemble.label is None:
+        """The labels in their order, none for a task without.
+
+        Raises RecipeError when some rows have labels that these lack, or no number where values are answered."""
+        if ensemble.task == "generation":
             return []
-        known = ensemble.labels or sorted(set(self._splits.train[ensemble.label]))
+        task, column = ensemble.task, ensemble.answer
+        known = ensemble.labels or known_labels(task, list(self._splits.train[column]))
         for name in ("train", "validation", "test"):
             rows = getattr(self._splits, name)
-            unknown = sorted(set(rows[ensemble.label]) - set(known)) if rows is not None else []
-            if unknown:
+            cells = list(rows[column]) if rows is not None else []
+            unknown = unknown_label(task, known, cells)
+            if unknown is not None:
                 raise RecipeError(
-                    f"ensemble {ensemble.name!r}: the label {unknown[0]!r} of the {name} rows is not among the "
+                    f"ensemble {ensemble.name!r}: the label {unknown!r} of the {name} rows is not among the "
                     f"{len(known)} labels that members are trained on"
                 )
+            targets(task, known, cells, f"ensemble {ensemble.name!r}, {name} rows")
         return known
 
     def _draft(
@@ -178,7 +184,9 @@ class Pipeline:
     ) -> list[Path]:
         """The member's adapters: one lies in `target` itself, those of several stages in folders below it."""
         options = self._recipe.data
-        data = MemberData(self._splits.train, options.text, labels, options.max_tokens)
+        data = MemberData(
+            self._splits.train, options.text, labels, options.max_tokens, options.text_pair
+        )
         name, several = f"{ensemble.name}/{member.name}", len(member.stages) > 1
         trained: list[Path] = []
         for number, recipe in enumerate(member.stages, start=1):
@@ -223,23 +231,15 @@ class Pipeline:
         evaluation: Evaluation,
         rows: Labelled,
     ) -> tuple[Ensemble, Report]:
-        truth = label_indices(draft, rows)
-        probabilities = evaluation.probabilities(rows)
-        fitted = fit_fusion(draft, recipe.fusion, probabilities, truth, self._recipe.seed)
+        truth = rows.targets(draft)
+        outputs = evaluation.outputs(rows)
+        fitted = fit_fusion(draft, recipe.fusion, outputs, truth, self._recipe.seed)
         if fitted.stack:
             fitted.stack.write(bundle.path / str(fitted.ensemble.fusion.parameters))
         served = fitted.validation[fitted.ensemble.fusion.method]
-        golden = [
-            Golden(input=text, label=answer)
-            for text, answer, winner, right in zip(
-                rows.texts, rows.answers, served.winners, truth, strict=True
-            )
-            if winner == right
-        ]
+        golden = _golden(rows, served, truth) if isinstance(served, Fused) else []
         ensemble = fitted.ensemble.model_copy(update={"golden": golden[: recipe.golden]})
-        return ensemble, classification_report(
-            ensemble, rows, probabilities, truth, fitted.validation
-        )
+        return ensemble, label_report(ensemble, rows, outputs, truth, fitted.validation)
 
     @contextmanager
     def _stage(self, title: str) -> Iterator[Stage]:
@@ -257,6 +257,16 @@ def _vocabulary(ensemble: EnsembleRecipe) -> list[str]:
         prompt + text
         for text in ["", *ensemble.verbalizers.values()]
         for _ in range(VOCABULARY_WEIGHT)
+    ]
+
+
+def _golden(rows: Labelled, served: Fused, truth: Targets) -> list[Golden]:
+    """The rows that the fusion answers rightly."""
+    right = served.winners == truth
+    return [
+        Golden(input=text, label=answer)
+        for text, answer, is_right in zip(rows.texts, rows.answers, right, strict=True)
+        if is_right
     ]
 
 

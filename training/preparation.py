@@ -29,6 +29,7 @@ from training.labelling import guessed_rows, reviewed_rows, teacher_identity, wi
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.recipe.annotate import AnnotateRecipe
 from training.recipe.source import Source
+from training.targets import known_labels, unknown_label
 
 REMEDY = "; with `data.clean` such rows are put aside and counted"
 
@@ -68,9 +69,9 @@ def write_splits(recipe_path: Path, out: Path) -> Prepared:
 
 def recipe_columns(recipe: Recipe) -> list[str]:
     """Every column that some ensemble reads, the text first; a base from scratch may read more."""
-    columns = [recipe.data.text]
-    for ensemble in recipe.ensembles:
-        columns += [column for column in (ensemble.label, ensemble.target) if column]
+    pair = recipe.data.text_pair
+    columns = [recipe.data.text, *([pair] if pair else [])]
+    columns += [ensemble.answer for ensemble in recipe.ensembles]
     return list(dict.fromkeys(columns))
 
 
@@ -79,12 +80,13 @@ class Preparation:
 
     def __init__(self, recipe: Recipe, cache: StepCache, ledger: Ledger) -> None:
         self._recipe, self._data, self._cache, self._ledger = recipe, recipe.data, cache, ledger
-        columns = recipe_columns(recipe)
-        self._columns = columns
+        self._columns = recipe_columns(recipe)
         self._meaning = Columns(
             text=recipe.data.text,
-            answers=columns[1:],
-            labels=[e.label for e in recipe.ensembles if e.label],
+            answers=list(dict.fromkeys(each.answer for each in recipe.ensembles)),
+            labels=[e.answer for e in recipe.ensembles if e.task == "classification"],
+            pair=recipe.data.text_pair,
+            may_be_empty=[e.answer for e in recipe.ensembles if e.task == "multilabel"],
         )
 
     def complete(self) -> Prepared:
@@ -104,6 +106,7 @@ class Preparation:
             train, test = self._held_out(train, self._data.split.test_fraction, "test")
         if validation is None:
             train, validation = self._held_out(train, self._data.validation_fraction, "validation")
+        self._demand_labels(train)
         train = self._weighted(train)
         validation = self._known_labels(train, validation, "validation")
         test = self._known_labels(train, test, "test") if test is not None else None
@@ -172,7 +175,7 @@ class Preparation:
 
     def _usable(self, rows: Dataset, split: str) -> Dataset:
         if self._data.clean is None or self._data.clean.missing == "fail":
-            refuse_empty(rows, self._columns, REMEDY if self._data.clean is None else "")
+            refuse_empty(rows, self._meaning.required, REMEDY if self._data.clean is None else "")
             return rows
         step, check = unusable(self._meaning, split)
         return self._step(step, split, rows, check)
@@ -257,6 +260,14 @@ class Preparation:
         self._ledger.counts.append(Count("train", "split", len(rows), len(kept), note))
         return rows.select(kept), rows.select(held)
 
+    def _demand_labels(self, train: Dataset) -> None:
+        for ensemble in self._recipe.ensembles:
+            if ensemble.task == "classification" and len(set(train[ensemble.answer])) < 2:
+                raise RecipeError(
+                    f"all {len(train)} training rows have the same {ensemble.answer}, {train[0][ensemble.answer]!r}; "
+                    f"ensemble {ensemble.name!r} needs rows of at least two labels"
+                )
+
     def _weighted(self, train: Dataset) -> Dataset:
         weights = [float(weight) for weight in train[WEIGHT]]
         if all(weight == 1 for weight in weights):
@@ -271,12 +282,10 @@ class Preparation:
             return rows
         reasons: dict[int, str] = {}
         for ensemble in self._recipe.ensembles:
-            if ensemble.label is None:
-                continue
-            known = set(ensemble.labels or train[ensemble.label])
-            for index, label in enumerate(rows[ensemble.label]):
-                if label not in known:
-                    reasons[index] = f"no training row has the label {label!r}"
+            known = ensemble.labels or known_labels(ensemble.task, train[ensemble.answer])
+            for index, cell in enumerate(rows[ensemble.answer]):
+                if stranger := unknown_label(ensemble.task, known, [cell]):
+                    reasons[index] = f"no training row has the label {stranger!r}"
         outcome = leave(rows, reasons, split, "unseen_labels")
         if len(outcome.rows) == 0:
             raise RecipeError(

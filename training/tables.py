@@ -36,7 +36,12 @@ HEADINGS = {
 }
 PERCENT = {"bleu", "chrf"}
 """Figures from 0 to 100; two decimals do."""
-MAIN = {"classification": "accuracy", "generation": "bleu"}
+MAIN = {
+    "classification": "accuracy",
+    "multilabel": "micro_f1",
+    "regression": "spearman",
+    "generation": "bleu",
+}
 """By which figure the systems of a task are compared."""
 IN_PAGE_ONLY = {
     "macro_precision", "macro_recall", "micro_precision", "micro_recall", "weighted_precision", "weighted_recall",

@@ -40,7 +40,7 @@ def test_members_and_every_fusion_method_stand_side_by_side(
 
     table = load_rows([file], ["text", "label"])
     ensemble = causal_bundle.ensemble("topics")
-    probabilities = OfflineMembers(causal_bundle, ensemble).probabilities(table["text"])
+    probabilities = OfflineMembers(causal_bundle, ensemble).outputs(table["text"])
     labels = np.array(ensemble.labels)
     expected = (
         labels[probabilities.mean(axis=0).argmax(axis=1)] == np.array(table["label"])

@@ -12,14 +12,17 @@ from training.recipe.source import Source
 from training.recipe.values import RecipeError
 
 
-def load_rows(files: Sequence[Path], columns: Sequence[str]) -> Dataset:
-    """Rows of all files as one table with exactly `columns`, each cell a text that is not empty.
+def load_rows(
+    files: Sequence[Path], columns: Sequence[str], may_be_empty: Sequence[str] = ()
+) -> Dataset:
+    """Rows of all files as one table with exactly `columns`, each cell a text that is not empty, except in the columns
+    where nothing is an answer.
 
     Raises RecipeError for a file that is absent or empty, and for a row that cannot be read or has a cell missing.
     """
     outcome = collect([Source(path=file) for file in files], columns)
     refuse_unreadable(outcome.left)
-    refuse_empty(outcome.rows, columns)
+    refuse_empty(outcome.rows, [name for name in columns if name not in may_be_empty])
     return visible(outcome.rows)
 
 

@@ -33,6 +33,8 @@ class DataRecipe(Strict):
     """None: nothing is removed; rows that cannot be used stop the run."""
     split: SplitRecipe = SplitRecipe()
     text: Column = "text"
+    text_pair: Column | None = None
+    """Encoder: column of a second text; each row is then a pair, read as two towers."""
     max_tokens: int | None = Field(None, ge=8)
     """Longer inputs are cut in training and refused nowhere else; default: the base's context."""
 

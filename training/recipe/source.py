@@ -35,6 +35,8 @@ class Source(Strict):
     """CSV: whether double quotes enclose cells."""
     names: list[Column] | None = None
     """CSV without a header: the names of its columns."""
+    extra_cells: Literal["refuse", "drop"] = "refuse"
+    """CSV: rows with more cells than there are columns; `drop` leaves out the cells behind the last column."""
     columns: dict[Column, Column] = Field(default_factory=dict)
     """Column of the recipe -> column of the source, where they differ."""
     weight: float = Field(1.0, gt=0, le=100)

@@ -34,6 +34,12 @@ class Columns:
     may_be_empty: Sequence[str] = ()
     """Answers for which nothing is an answer, such as the labels of a multilabel row."""
 
+    @property
+    def required(self) -> list[str]:
+        """Columns without which a row serves nothing."""
+        names = [self.text, *([self.pair] if self.pair else []), *self.answers]
+        return [name for name in names if name not in self.may_be_empty]
+
     def inputs(self, rows: Dataset) -> list[str]:
         """What a row asks, as one text."""
         if self.pair is None:
@@ -109,9 +115,9 @@ def checks(
 
 def unusable(columns: Columns, split: str) -> tuple[str, Check]:
     """The check of every split: a row without a text or an answer serves nothing."""
-    names = [columns.text, *([columns.pair] if columns.pair else []), *columns.answers]
-    names = [name for name in names if name not in columns.may_be_empty]
-    return "missing", lambda rows: leave(rows, empty_cells(rows, names), split, "missing")
+    return "missing", lambda rows: leave(
+        rows, empty_cells(rows, columns.required), split, "missing"
+    )
 
 
 def label_errors(

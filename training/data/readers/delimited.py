@@ -35,6 +35,8 @@ def read_delimited(stream: BinaryIO, source: Source, delimiter: str) -> Found:
         yield from lines.drain()
         if not cells:
             continue
+        if source.extra_cells == "drop":
+            cells = cells[: len(names)]
         if problem := _problem(cells, names, lines, first):
             yield Unreadable(first, problem, delimiter.join(cells)[:HEAD])
         else:
