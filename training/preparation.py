@@ -26,10 +26,10 @@ from training.data.splits import (
 from training.data.steps import ORIGIN, WEIGHT, Count, Outcome, StepCache, leave, visible
 from training.example import messages
 from training.labelling import guessed_rows, reviewed_rows, teacher_identity, with_rows
-from training.recipe import Recipe, RecipeError
+from training.recipe import Recipe, RecipeError, load_recipe
 from training.recipe.annotate import AnnotateRecipe
 from training.recipe.source import Source
-from training.targets import known_labels
+from training.targets import known_labels, unknown_label
 
 REMEDY = "; with `data.clean` such rows are put aside and counted"
 
@@ -51,6 +51,20 @@ def prepare(recipe: Recipe, folder: Path) -> Prepared:
     """All steps, with their cache in `folder/cache`, and `quarantine.jsonl`, `review.jsonl` and `counts.json` in
     `folder/data`. Raises RecipeError."""
     return Preparation(recipe, StepCache(folder / "cache"), Ledger(folder / "data")).complete()
+
+
+def write_splits(recipe_path: Path, out: Path) -> Prepared:
+    """`choir prepare`: the steps alone, with the splits as `train.jsonl`, `validation.jsonl` and `test.jsonl` in `out`,
+    beside the books. Raises RecipeError."""
+    recipe = load_recipe(recipe_path)
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f"{out} is a file; --out names a folder")
+    prepared = Preparation(recipe, StepCache(out / ".cache"), Ledger(out)).complete()
+    for name in ("train", "validation", "test"):
+        rows: Dataset | None = getattr(prepared.splits, name)
+        if rows is not None:
+            rows.to_json(out / f"{name}.jsonl", force_ascii=False)
+    return prepared
 
 
 def recipe_columns(recipe: Recipe) -> list[str]:
@@ -92,6 +106,7 @@ class Preparation:
             train, test = self._held_out(train, self._data.split.test_fraction, "test")
         if validation is None:
             train, validation = self._held_out(train, self._data.validation_fraction, "validation")
+        self._demand_labels(train)
         train = self._weighted(train)
         validation = self._known_labels(train, validation, "validation")
         test = self._known_labels(train, test, "test") if test is not None else None
@@ -245,6 +260,14 @@ class Preparation:
         self._ledger.counts.append(Count("train", "split", len(rows), len(kept), note))
         return rows.select(kept), rows.select(held)
 
+    def _demand_labels(self, train: Dataset) -> None:
+        for ensemble in self._recipe.ensembles:
+            if ensemble.task == "classification" and len(set(train[ensemble.answer])) < 2:
+                raise RecipeError(
+                    f"all {len(train)} training rows have the same {ensemble.answer}, {train[0][ensemble.answer]!r}; "
+                    f"ensemble {ensemble.name!r} needs rows of at least two labels"
+                )
+
     def _weighted(self, train: Dataset) -> Dataset:
         weights = [float(weight) for weight in train[WEIGHT]]
         if all(weight == 1 for weight in weights):
@@ -259,14 +282,10 @@ class Preparation:
             return rows
         reasons: dict[int, str] = {}
         for ensemble in self._recipe.ensembles:
-            if ensemble.label is None:
-                continue
-            task, column = ensemble.task, ensemble.label
-            known = set(ensemble.labels or known_labels(task, train[column]))
-            for index, cell in enumerate(rows[column]):
-                for label in known_labels(task, [cell]):
-                    if label not in known:
-                        reasons[index] = f"no training row has the label {label!r}"
+            known = ensemble.labels or known_labels(ensemble.task, train[ensemble.answer])
+            for index, cell in enumerate(rows[ensemble.answer]):
+                if stranger := unknown_label(ensemble.task, known, [cell]):
+                    reasons[index] = f"no training row has the label {stranger!r}"
         outcome = leave(rows, reasons, split, "unseen_labels")
         if len(outcome.rows) == 0:
             raise RecipeError(

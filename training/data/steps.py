@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 from datasets import Dataset
 from pydantic import BaseModel
 
@@ -66,6 +67,8 @@ class Outcome:
     left: Sequence[Left] = ()
     suspects: Sequence[Suspect] = ()
     note: str = ""
+    kept: Sequence[int] | None = None
+    """Indices of `rows` in the step's input, where they are rows of it."""
 
 
 def leave(rows: Dataset, reasons: Mapping[int, str], split: str, step: str) -> Outcome:
@@ -75,7 +78,7 @@ def leave(rows: Dataset, reasons: Mapping[int, str], split: str, step: str) -> O
         for index in sorted(reasons)
     ]
     kept = [index for index in range(len(rows)) if index not in reasons]
-    return Outcome(rows.select(kept) if left else rows, left)
+    return Outcome(rows.select(kept) if left else rows, left, kept=kept)
 
 
 def visible(rows: Dataset, columns: Sequence[str] | None = None) -> Dataset:
@@ -107,7 +110,7 @@ def content_digest(rows: Dataset) -> str:
 
 
 class StepCache:
-    """Outcomes on disk, by step, options and content."""
+    """Outcomes on disk, by step, options and content; of rows that a step let through, their indices alone."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -124,7 +127,7 @@ class StepCache:
         key = digest([str(VERSION), step, asked, *map(content_digest, inputs)])[:16]
         folder = self._folder / f"{step}-{key}"
         if (folder / "outcome.json").is_file():
-            return _read(folder)
+            return _read(folder, inputs[0])
         outcome = compute()
         _write(folder, outcome)
         return outcome
@@ -132,8 +135,10 @@ class StepCache:
 
 def _write(folder: Path, outcome: Outcome) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    outcome.rows.to_parquet(str(folder / "rows.parquet"))
+    if outcome.kept is None:
+        pyarrow.parquet.write_table(outcome.rows.with_format("arrow")[:], folder / "rows.parquet")
     content = {
+        "kept": None if outcome.kept is None else list(outcome.kept),
         "left": [asdict(row) for row in outcome.left],
         "suspects": [asdict(row) for row in outcome.suspects],
         "note": outcome.note,
@@ -144,11 +149,17 @@ def _write(folder: Path, outcome: Outcome) -> None:
     draft.replace(folder / "outcome.json")
 
 
-def _read(folder: Path) -> Outcome:
+def _read(folder: Path, rows: Dataset) -> Outcome:
     content = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
+    kept = content["kept"]
+    if kept is None:
+        rows = Dataset(pyarrow.parquet.read_table(folder / "rows.parquet"))
+    elif len(kept) < len(rows):
+        rows = rows.select(kept)
     return Outcome(
-        rows=Dataset.from_parquet(str(folder / "rows.parquet"), cache_dir=str(folder)),
+        rows=rows,
         left=[Left(**row) for row in content["left"]],
         suspects=[Suspect(**row) for row in content["suspects"]],
         note=content["note"],
+        kept=kept,
     )

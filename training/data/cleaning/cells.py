@@ -40,12 +40,14 @@ def other_languages(
     Raises RecipeError for a language that py3langid does not know.
     """
     identifier = _identifier()
-    unknown = sorted(set(languages) - set(identifier.labels))
+    # Creoles and the like, with three letters, are what a short text in plain English is mistaken for.
+    known = sorted(label for label in identifier.labels if len(label) == 2)
+    unknown = sorted(set(languages) - set(known))
     if unknown:
         raise RecipeError(
-            f"data.clean.languages: {unknown[0]!r} is none of the languages that can be told apart: "
-            f"{', '.join(sorted(identifier.labels))}"
+            f"data.clean.languages: {unknown[0]!r} is none of the languages that can be told apart: {', '.join(known)}"
         )
+    identifier.set_languages(known)
     reasons = {}
     for index, text in enumerate(texts):
         language, likely = identifier.classify(text)

@@ -1,7 +1,7 @@
 """Cleaning as a whole: which check runs on which split, in which order."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from datasets import Dataset
@@ -144,9 +144,8 @@ def label_errors(
     ]
     if not quarantine:
         found = f"{len(suspects)} labels of {label} doubted" + (f"; {note}" if note else "")
-        return Outcome(rows, suspects=suspects, note=found)
-    outcome = leave(rows, reasons, split, "label_errors")
-    return Outcome(outcome.rows, outcome.left, suspects, note)
+        return Outcome(rows, suspects=suspects, note=found, kept=range(len(rows)))
+    return replace(leave(rows, reasons, split, "label_errors"), suspects=suspects, note=note)
 
 
 def leaked(
