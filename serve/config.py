@@ -101,6 +101,16 @@ class Settings(BaseModel):
     request_timeout_seconds: float = Field(
         300, gt=0, description="Seconds after which a gateway gives a request up."
     )
+    shadow_queue: int = Field(
+        64,
+        ge=1,
+        le=10_000,
+        description="Answered requests that wait in one gateway to be asked of another version "
+        "too; more are dropped.",
+    )
+    shadow_concurrency: int = Field(
+        1, ge=1, le=256, description="Of these, how many one gateway asks at once."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level of log lines."
     )

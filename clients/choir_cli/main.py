@@ -27,6 +27,8 @@ for command in (
     operations.swap,
     operations.rollback,
     operations.rollouts,
+    operations.promote,
+    operations.abort,
 ):
     app.command()(command)
 

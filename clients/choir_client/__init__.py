@@ -17,6 +17,7 @@ from choir_client.exceptions import (
     InvalidAnswer,
     NotFound,
     RateLimited,
+    RolloutAborted,
     TooLarge,
     Unauthorized,
     Unavailable,
@@ -34,6 +35,8 @@ from choir_client.models import (
     Prediction,
     PredictionItem,
     Rollout,
+    Tally,
+    Trial,
     Usage,
 )
 
@@ -63,7 +66,10 @@ __all__ = [
     "RateLimited",
     "Retries",
     "Rollout",
+    "RolloutAborted",
+    "Tally",
     "TooLarge",
+    "Trial",
     "Unauthorized",
     "Unavailable",
     "Usage",

@@ -13,12 +13,13 @@ from serve.bundle import Bundle, BundleError
 from serve.engine.interface import Refusal
 from serve.fusion.errors import FusionError
 from serve.fusion.fuse import Fusion
-from serve.manifest import AdapterRef, Ensemble, Member, adapter_name, explain
+from serve.manifest import AdapterRef, Ensemble, Member, Task, adapter_name, explain
 from serve.rollout.database import now
 from serve.rollout.records import EnsembleRecord, VersionRecord
 from serve.rollout.requests import SwapRequest
 from serve.rollout.slots import Slots
 from serve.rollout.store import OutsideRoots, Store, StoreError
+from serve.rollout.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,6 @@ class Admission:
 
         Equal content makes a new version all the same, so that a swap never means less than it
         says. Raises Refused."""
-        check_strategy(request)
         if request.expected_version not in (None, record.active):
             raise Refused(
                 409,
@@ -66,6 +66,7 @@ class Admission:
                 "version_conflict",
                 "expected_version",
             )
+        check_gates(record.active_version.ensemble.task, request.strategy)
         if request.version is not None:
             return self._known(record, request.version)
         try:
@@ -270,21 +271,14 @@ class Admission:
             ) from error
 
 
-def check_strategy(request: SwapRequest) -> None:
-    """Raises Refused for what is not served yet."""
-    kind = request.strategy.kind
-    if kind != "immediate":
+def check_gates(task: Task, strategy: Strategy) -> None:
+    """Raises Refused for a gate that the task could never pass."""
+    if task == "regression" and strategy.gates.min_agreement is not None:
         raise Refused(
             400,
-            f"The strategy {kind!r} is not served yet; 'immediate' is.",
-            param="strategy.kind",
-        )
-    unknown = sorted(request.strategy.model_extra or {})
-    if unknown:
-        raise Refused(
-            400,
-            f"The strategy 'immediate' takes no {unknown[0]!r}.",
-            param=f"strategy.{unknown[0]}",
+            "min_agreement compares labels or texts, and the ensemble answers values, which never quite agree; leave "
+            "it out.",
+            param="strategy.gates.min_agreement",
         )
 
 

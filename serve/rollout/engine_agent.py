@@ -96,8 +96,13 @@ class EngineAgent:
             return
         if failure is not None:
             self._loaded.set_exception(PrepareError(failure))
-        elif desired is self._lease.desired:
+        elif desired is self._lease.desired and self._holds_trials(desired):
             self._loaded.set_result(None)
+
+    def _holds_trials(self, desired: Desired) -> bool:
+        """Whether gateways may send requests here already. Where a candidate that they try out
+        cannot be loaded, that is reported, and the rollout aborted before this engine is ready."""
+        return all(each.version.key in self._held for each in desired.versions if each.trial)
 
     def _failure(self, desired: Desired) -> str | None:
         """Why an active version is not loaded, if one is not."""

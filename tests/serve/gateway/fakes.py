@@ -86,6 +86,10 @@ class FakeEngines:
         self.calls: list[PredictCall | GenerateCall] = []
         self.loaded: set[str] | None = None
         """The versions there are; None: all."""
+        self.lacking = 0
+        """How many calls more are told that their version is not loaded."""
+        self.refusals: dict[str, Refusal] = {}
+        """By version."""
         self.refusal: Refusal | None = None
         self.prediction: Callable[[PredictCall], Prediction] = prediction
         self.error: Exception | None = None
@@ -123,9 +127,11 @@ class FakeEngines:
             raise self.errors.pop(0)
         if self.error is not None:
             raise self.error
-        if self.loaded is not None and call.version not in self.loaded:
+        self.lacking -= 1
+        lacks = self.loaded is not None and call.version not in self.loaded
+        if lacks or self.lacking >= 0:
             return Refusal(503, f"{call.version} is not here", code=VERSION_NOT_LOADED)
-        return self.refusal
+        return self.refusals.get(call.version, self.refusal)
 
 
 async def _two_parts() -> AsyncIterator[bytes]:
@@ -187,6 +193,14 @@ class FakeControl:
         self, name: str, to: int | None, actor: str, wait: bool
     ) -> RolloutView | Refusal:
         answer: RolloutView | Refusal = self._answer(ROLLOUT, "rollback", name, to, actor, wait)
+        return answer
+
+    async def promote(self, rollout_id: str, actor: str, wait: bool) -> RolloutView | Refusal:
+        answer: RolloutView | Refusal = self._answer(ROLLOUT, "promote", rollout_id, actor, wait)
+        return answer
+
+    async def abort(self, rollout_id: str, actor: str) -> RolloutView | Refusal:
+        answer: RolloutView | Refusal = self._answer(ROLLOUT, "abort", rollout_id, actor)
         return answer
 
     async def rollouts(self) -> Sequence[RolloutView]:

@@ -128,7 +128,7 @@ class World:
 
     def routed(self) -> list[str]:
         """What `intents` means on each gateway now."""
-        return [gateway.routes.resolve("intents").key for gateway in self.gateways]
+        return [gateway.routes.named("intents").key for gateway in self.gateways]
 
     def holding(self) -> list[list[str]]:
         return [sorted(engine.held) for engine in self.engines]

@@ -13,9 +13,11 @@ from safetensors.numpy import load_file, save_file
 from serve.bundle import BundleError, Ensemble, folder_digest
 from serve.engine.interface import Refusal
 from serve.fusion.stack import LinearStack
+from serve.rollout.admission import Refused, check_gates
 from serve.rollout.controller import StartError
 from serve.rollout.database import DatabaseError
 from serve.rollout.requests import EnsembleView, SwapRequest
+from serve.rollout.strategy import Strategy
 from tests.serve.rollout.conftest import World, committed, refused
 from tests.serve.rollout.fakes import LABELS, FakeEngine, make_adapter, make_base, make_bundle
 
@@ -183,6 +185,21 @@ async def test_what_is_served_is_a_copy_with_the_digest_of_the_source(world: Wor
         {"version": 1, "allow_stale_fusion": True},
         {"version": 1, "expected_version": 0},
         {"version": 1, "strategy": {"kind": "sudden"}},
+        {"version": 1, "strategy": {"kind": "immediate", "share": 1}},
+        {"version": 1, "strategy": {"kind": "canary", "share": 0}},
+        {"version": 1, "strategy": {"kind": "canary", "share": 1.5}},
+        {"version": 1, "strategy": {"kind": "canary", "shares": 0.5}},
+        {"version": 1, "strategy": {"kind": "canary", "auto_promote": "yes"}},
+        {"version": 1, "strategy": {"kind": "canary", "gates": {"min_requests": 0}}},
+        {"version": 1, "strategy": {"kind": "canary", "gates": {"min_requests": 1.5}}},
+        {"version": 1, "strategy": {"kind": "shadow", "gates": {"min_agreement": 2}}},
+        {"version": 1, "strategy": {"kind": "shadow", "gates": {"max_error_rate": -1}}},
+        {"version": 1, "strategy": {"kind": "shadow", "gates": {"max_seconds": 0}}},
+        {"version": 1, "strategy": {"kind": "shadow", "gates": {"max_errors": 0}}},
+        {
+            "version": 1,
+            "strategy": {"kind": "canary", "share": 1, "gates": {"max_latency_ratio": 1}},
+        },
         {"version": 1, "unknown": 1},
     ],
 )
@@ -197,9 +214,6 @@ def test_malformed_requests_are_refused(body: dict[str, Any]) -> None:
         ({"members": {"z": "file:///x"}}, 400, "no member 'z'; its members are a, b"),
         ({"version": 9}, 404, "no version 9; it has 1"),
         ({"version": 1}, 409, "active already"),
-        ({"version": 1, "strategy": {"kind": "canary", "share": 0.1}}, 400, "not served yet"),
-        ({"version": 1, "strategy": {"kind": "shadow"}}, 400, "not served yet"),
-        ({"version": 1, "strategy": {"kind": "immediate", "share": 1}}, 400, "no 'share'"),
         ({"manifest": {"task": "classification"}}, 400, "manifest"),
     ],
 )
@@ -420,3 +434,12 @@ async def test_a_broken_engine_message_reaches_the_user_once(world: World) -> No
     message = refused(await world.swap(100), 400)
     assert message.startswith("Nothing has changed: ")
     assert message.count("not served yet") == 1
+
+
+def test_values_are_not_judged_by_agreement() -> None:
+    strategy = Strategy.model_validate({"kind": "shadow", "gates": {"min_agreement": 0.9}})
+    check_gates("multilabel", strategy)
+    check_gates("regression", Strategy.model_validate({"kind": "shadow"}))
+    with pytest.raises(Refused) as refusal:
+        check_gates("regression", strategy)
+    assert refusal.value.refusal.param == "strategy.gates.min_agreement"
