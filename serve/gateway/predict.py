@@ -62,7 +62,7 @@ def predict_router(
         other = asked_too(target)
         if other is not None:
 
-            async def compare(again: Prediction) -> float:
+            async def compare(again: Prediction) -> float | None:
                 return agreement(prediction, again)
 
             mirror.after(exchange, other, PATH, ask, compare)
