@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from training.data.splits import bag, load_splits, stratified_split
+from training.data.splits import bag, stratified_split
+from training.preparation import load_splits
 from training.recipe import load_recipe
 
 
@@ -36,7 +37,7 @@ def test_a_bootstrap_bag_leaves_about_a_third_out() -> None:
 def test_no_validation_row_is_among_the_training_rows(
     tmp_path: Path, write_recipe: Callable[..., Path]
 ) -> None:
-    splits = load_splits(load_recipe(write_recipe(tmp_path)), tmp_path / "cache")
+    splits = load_splits(load_recipe(write_recipe(tmp_path)), tmp_path / "work")
     assert splits.test is not None
     assert len(splits.train) + len(splits.validation) == 96
     assert not set(splits.train["text"]) & set(splits.validation["text"])
