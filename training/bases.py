@@ -265,7 +265,7 @@ def _likeliest(folder: Path, sample: _Sample, template: str) -> float:
     with tempfile.TemporaryDirectory() as scratch:
         bundle = Bundle.create(Path(scratch) / "bundle", BaseSpec(path=str(folder.resolve())))
         texts = [sample.texts[row] for row in rows]
-        [probabilities] = OfflineMembers(bundle, ensemble).probabilities(texts)
+        [probabilities] = OfflineMembers(bundle, ensemble).outputs(texts)
     return float(np.mean(probabilities.argmax(axis=1) == sample.truth[rows]))
 
 
