@@ -248,6 +248,12 @@ class Ensemble(Contract):
         return self
 
 
+def adapter_name(member: str, place: int) -> str:
+    """What a member's adapter is called where nobody named it: like the member; the second one with
+    a number."""
+    return member if place == 0 else f"{member[:60]}-{place + 1}"
+
+
 def explain(error: ValidationError) -> str:
     """A validation error as one sentence: the field, what is wrong with it, and how many more there
     are."""

@@ -6,7 +6,7 @@ import typer
 
 from choir_cli.connection import Token, Url
 from choir_cli.console import UsageError, out, show_json, table
-from choir_cli.parsing import pairs
+from choir_cli.parsing import several
 from choir_client import AdapterRef, Choir, Rollout
 
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as it came.")]
@@ -52,7 +52,10 @@ def swap(
     name: Annotated[str, typer.Argument(help="The ensemble.")],
     members: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MEMBER=URI]...", help="New adapters, as file:///folder."),
+        typer.Argument(
+            metavar="[MEMBER=URI]...",
+            help="New adapters, as file:///folder; twice for a member with two.",
+        ),
     ] = None,
     version: Annotated[
         int | None, typer.Option(help="Instead of adapters: a version that exists already.")
@@ -74,7 +77,7 @@ def swap(
     with Choir(url, token) as choir:
         rollout = choir.swap(
             name,
-            members=pairs("MEMBER=URI", members) if members else None,
+            members=several("MEMBER=URI", members) if members else None,
             version=version,
             expected_version=expected_version,
             allow_stale_fusion=allow_stale_fusion,

@@ -7,6 +7,13 @@ from serve.fusion.members import check_weights
 from serve.fusion.token_weights import token_method, token_plausibility, token_weights
 from serve.manifest import Ensemble
 
+_OWNED = {
+    "prompt_embeds": "vectors come from verified adapters only; send text or token ids",
+    "kv_transfer_params": "keys and values come from verified adapters only",
+    "ec_transfer_params": "no encoder's outputs are transferred",
+}
+"""What vLLM would take from a client and Choir does not."""
+
 _NOT_FUSED = ("use_beam_search", "prompt_logprobs")
 _NOT_VOTED = (*_NOT_FUSED, "n", "logprobs", "top_logprobs")
 
@@ -18,6 +25,9 @@ def generation_refusal(ensemble: Ensemble, call: GenerateCall) -> Refusal | None
     for key in extra if isinstance(extra, dict) else ():
         if key.startswith(PREFIX):  # what Choir tells its scheduler is not a client's to say
             return Refusal(400, f"{key!r} is reserved for Choir.", param="vllm_xargs")
+    for name, why in _OWNED.items():
+        if call.body.get(name) is not None:
+            return Refusal(400, f"{name!r} is not taken: {why}.", param=name)
     unknown = [name for name in call.prompts or () if name not in names]
     if unknown:
         return Refusal(

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from serve.adapter import AdapterKind
 from serve.fusion.fused import Answers
 from serve.manifest import Ensemble, Member
 
@@ -61,7 +62,7 @@ class EngineSettings:
     """Local folder or hub id of the base."""
     kind: Literal["causal", "encoder"]
     adapter_slots: int
-    """How many distinct adapters can be loaded at once."""
+    """How many distinct LoRAs can be loaded at once."""
     max_lora_rank: int = 64
     revision: str | None = None
     dtype: str = "auto"
@@ -145,7 +146,7 @@ class GenerateCall:
 class LoadedAdapter:
     name: str
     digest: str
-    kind: str
+    kind: AdapterKind
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class EngineState:
     """`name@version` -> requests in flight on it."""
     adapters: tuple[LoadedAdapter, ...] = ()
     adapter_slots: int = 0
-    """How many distinct adapters fit."""
+    """How many distinct LoRAs fit; prefix and prompt adapters take no slot."""
     max_lora_rank: int = 0
 
 

@@ -23,8 +23,6 @@ def refuse_unserved(ensemble: Ensemble, kind: str) -> None:
         except FusionError as error:
             raise PrepareError(str(error)) from error
     for member in ensemble.members:
-        if len(member.adapters) > 1:
-            raise PrepareError(f"Member {member.name!r} has two adapters, which is not served yet.")
         if kind == "encoder" and not member.adapters:
             raise PrepareError(
                 f"Member {member.name!r} is the plain base, and an encoder base has no head to answer with."

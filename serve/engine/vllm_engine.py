@@ -10,14 +10,15 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve import labels, metrics
+from serve.adapter import AdapterError, adapter_kind
 from serve.engine.adapters import AdapterPool
 from serve.engine.arguments import check_vllm_version, engine_args
 from serve.engine.causal import CausalScorer
 from serve.engine.encoder import PAIR_UNUSED, EncoderPooler, Head, refuse_mixed
+from serve.engine.equipment import Equipment
 from serve.engine.generation import generation_refusal, token_fusion
 from serve.engine.interface import (
     VERSION_NOT_LOADED,
@@ -159,17 +160,23 @@ class VLLMEngine:
     async def _load_member(
         self, member: Member, version: Version, acquired: list[str], heads: dict[str, Head]
     ) -> None:
-        """Appends what it took to `acquired`, also when it raises PrepareError, unless it gave it back."""
-        for reference in member.adapters:
-            folder = version.adapters[reference.digest]
-            await self._adapters.acquire(reference.adapter, reference.digest, folder)
-            try:
+        """Appends what it took to `acquired`; if it raises, it has given all of it back."""
+        taken: list[str] = []
+        try:
+            for reference in member.adapters:
+                folder = version.adapters[reference.digest]
                 if self._encoder is not None:
                     heads[member.name] = self._head(folder, member, version.ensemble)
-            except BaseException:
-                await self._adapters.release(reference.digest)
-                raise
-            acquired.append(reference.digest)
+                await self._adapters.acquire(reference.adapter, reference.digest, folder)
+                taken.append(reference.digest)
+            self._equipment(member)
+        except BaseException as error:
+            for digest in taken:
+                await self._adapters.release(digest)
+            if isinstance(error, AdapterError):
+                raise PrepareError(f"Member {member.name!r}: {error}") from error
+            raise
+        acquired += taken
 
     def _refuse_group(self, ensemble: Ensemble) -> None:
         """Raises PrepareError for more members than the engine can ever run together."""
@@ -182,6 +189,10 @@ class VLLMEngine:
 
     @staticmethod
     def _head(folder: str, member: Member, ensemble: Ensemble) -> Head:
+        if adapter_kind(Path(folder)) != "lora":
+            raise PrepareError(
+                f"Member {member.name!r} has a prefix or prompt adapter, and an encoder base takes LoRA only."
+            )
         head = Head.read(Path(folder))
         if len(head.bias) != ensemble.head_rows:
             raise PrepareError(
@@ -194,7 +205,7 @@ class VLLMEngine:
         """See `interface.Engine`."""
         digests = self._versions[key].ensemble.digests
         return tuple(
-            await asyncio.gather(*(self._prober.probe(self._adapters.request(d)) for d in digests))
+            await asyncio.gather(*(self._prober.probe(d, self._adapters.alone(d)) for d in digests))
         )
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
@@ -230,7 +241,7 @@ class VLLMEngine:
     ) -> tuple[NDArray[np.float64], int, int]:
         """Label scores [M, N, C], the prompts' tokens, and all members' tokens."""
         ensemble = loaded.ensemble
-        adapters = [self._adapter_of(member) for member in members]
+        equipment = [self._equipment(member) for member in members]
         if self._causal is not None:
             pair_needed = "{text_pair}" in ensemble.template
             for text in call.inputs:
@@ -239,13 +250,13 @@ class VLLMEngine:
             scored = await self._causal.score(
                 [labels.fill(ensemble.template, text.text, text.text_pair) for text in call.inputs],
                 labels.label_texts(ensemble.labels or (), ensemble.verbalizers),
-                adapters,
+                equipment,
                 mean=ensemble.label_scoring == "mean",
             )
             return scored.scores, scored.prompt_tokens, scored.member_tokens
         assert self._encoder is not None
         heads = [loaded.heads[member.name] for member in members]
-        pooled = await self._encoder.score(call.inputs, adapters, heads)
+        pooled = await self._encoder.score(call.inputs, [each.lora for each in equipment], heads)
         return pooled.scores, pooled.prompt_tokens, pooled.prompt_tokens * len(members)
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
@@ -281,7 +292,7 @@ class VLLMEngine:
         return Voice(
             model=call.model,
             ensemble=loaded.ensemble,
-            speakers=[Speaker(member, self._adapter_of(member)) for member in members],
+            speakers=[Speaker(member, self._equipment(member)) for member in members],
             weights=call.weights,
             fusion=token_fusion(loaded.ensemble, call) if len(members) > 1 else None,
             open_end=open_end,
@@ -289,8 +300,8 @@ class VLLMEngine:
             absent=loaded.absent,
         )
 
-    def _adapter_of(self, member: Member) -> LoRARequest | None:
-        return self._adapters.request(member.adapters[0].digest) if member.adapters else None
+    def _equipment(self, member: Member) -> Equipment:
+        return self._adapters.equipment(member.adapters)
 
     async def release(self, key: str) -> None:
         """See `interface.Engine`."""

@@ -7,16 +7,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from serve.adapter import AdapterError, inspect_adapter
+from serve.adapter import AdapterError, AdapterKind, check_together, inspect_adapter
 from serve.base import BaseKind
 from serve.bundle import Bundle, BundleError
 from serve.engine.interface import Refusal
 from serve.fusion.errors import FusionError
 from serve.fusion.fuse import Fusion
-from serve.manifest import AdapterRef, Ensemble, Member, explain
+from serve.manifest import AdapterRef, Ensemble, Member, adapter_name, explain
 from serve.rollout.database import now
 from serve.rollout.records import EnsembleRecord, VersionRecord
 from serve.rollout.requests import SwapRequest
+from serve.rollout.slots import Slots
 from serve.rollout.store import OutsideRoots, Store, StoreError
 
 
@@ -25,7 +26,7 @@ class EngineLimits:
     """What every engine is started with, so that a candidate can be judged without one."""
 
     adapter_slots: int
-    """Distinct adapters that are loaded at once."""
+    """Distinct LoRAs that are loaded at once."""
     max_lora_rank: int
     base_kind: BaseKind
     base_path: Path | None = None
@@ -91,12 +92,15 @@ class Admission:
         self._check_fusion(record.ensemble, record.parameters, allow=record.allow_stale_fusion)
 
     def _check_adapters(self, ensemble: Ensemble) -> None:
-        """Digest, format, values, rank, and fit to the base and the labels."""
+        """Digest, format, values, rank, and fit to the base, to the labels and to each other."""
         for member in ensemble.members:
+            kinds = []
             for ref in member.adapters:
                 self._find(ref)
                 self._store.verify(ref.digest)
-                self._inspect(self._store.adapter(ref.digest), member.name, ensemble)
+                folder = self._store.adapter(ref.digest)
+                kinds.append(self._inspect(folder, member.name, ensemble))
+            self._check_together(kinds, member.name)
 
     def import_adapter(self, bundle: Bundle, ref: AdapterRef) -> None:
         """Copy a bundle's adapter into the store unless it is there. Raises StoreError or
@@ -166,18 +170,14 @@ class Admission:
     def _changed(self, member: Member, uris: str | list[str], ensemble: Ensemble) -> Member:
         """The member with new content. The adapter keeps its name: its digest tells it apart."""
         several = [uris] if isinstance(uris, str) else uris
-        if len(several) > 1:
-            raise Refused(
-                400,
-                f"The member {member.name!r} would have {len(several)} adapters, which is not "
-                "served yet; give one URI.",
-                param="members",
-            )
-        adapters = []
-        for uri in several:
-            name = member.adapters[0].adapter if member.adapters else member.name
+        adapters: list[AdapterRef] = []
+        kinds: list[AdapterKind] = []
+        for place, uri in enumerate(several):
             with self._store.fetch(uri) as copy:
-                self._inspect(copy, member.name, ensemble)
+                kinds.append(self._inspect(copy, member.name, ensemble))
+                self._check_together(kinds, member.name)
+                known = member.adapters[place : place + 1]
+                name = known[0].adapter if known else adapter_name(member.name, place)
                 adapters.append(AdapterRef(adapter=name, digest=self._store.keep(copy)))
         return member.model_copy(update={"adapters": adapters})
 
@@ -238,10 +238,10 @@ class Admission:
         except FusionError as error:
             raise Refused(400, str(error), param="allow_stale_fusion") from error
 
-    def _inspect(self, folder: Path, member: str, ensemble: Ensemble) -> None:
+    def _inspect(self, folder: Path, member: str, ensemble: Ensemble) -> AdapterKind:
         limits = self._limits
         try:
-            inspect_adapter(
+            info = inspect_adapter(
                 folder,
                 base=limits.base_path,
                 max_rank=limits.max_lora_rank,
@@ -252,6 +252,19 @@ class Admission:
             raise Refused(
                 400,
                 f"The adapter for member {member!r} is refused: {error}",
+                "adapter_refused",
+                f"members.{member}",
+            ) from error
+        return info.kind
+
+    @staticmethod
+    def _check_together(kinds: Sequence[AdapterKind], member: str) -> None:
+        try:
+            check_together(kinds)
+        except AdapterError as error:
+            raise Refused(
+                400,
+                f"The member {member!r} is refused: {error}",
                 "adapter_refused",
                 f"members.{member}",
             ) from error
@@ -275,18 +288,18 @@ def check_strategy(request: SwapRequest) -> None:
         )
 
 
-def check_room(candidate: Ensemble, needed: Sequence[Ensemble], slots: int) -> None:
+def check_room(candidate: Ensemble, needed: Sequence[Ensemble], slots: Slots) -> None:
     """Whether the candidate fits beside what cannot go: active versions and other candidates.
 
     Warm versions are not counted, because they make room. Raises Refused (409), naming what
     occupies the slots."""
-    total = len({digest for each in (candidate, *needed) for digest in each.digests})
-    if total > slots:
-        occupied = ", ".join(f"{each.id} ({len(each.digests)})" for each in needed)
+    total = len(slots.taken([candidate, *needed]))
+    if total > slots.count:
+        occupied = ", ".join(f"{each.id} ({len(slots.taken([each]))})" for each in needed)
         raise Refused(
             409,
             f"{candidate.id} does not fit: with it the engine would hold {total} distinct "
-            f"adapters, and it has {slots} slots. They are occupied by {occupied}. Start with more "
+            f"LoRAs, and it has {slots.count} slots. They are occupied by {occupied}. Start with more "
             f"slots (--engine '{{\"max_loras\": {total}}}').",
             "no_room",
         )

@@ -8,6 +8,7 @@ from serve.rollout.admission import Refused, check_room
 from serve.rollout.messages import AssignedVersion
 from serve.rollout.plan import Assignments, wanted_versions
 from serve.rollout.records import EnsembleRecord, VersionRecord
+from serve.rollout.slots import Slots
 from serve.rollout.state import BUSY, UNCOMMITTED, Rollout
 from serve.rollout.store import Store
 
@@ -26,7 +27,7 @@ class Catalog:
         self._records = dict(records)
         self._store = store
         self._keep_warm = keep_warm
-        self._slots = adapter_slots
+        self._slots = Slots(adapter_slots, store.adapter)
         self._rollouts: dict[str, Rollout] = {}
         self.assignments = Assignments(life)
         self._plan()

@@ -7,7 +7,7 @@ anyone can see it. Requests do not pass through here.
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -27,6 +27,7 @@ from serve.rollout.messages import Desired, Kind, Report
 from serve.rollout.participants import Participants
 from serve.rollout.records import EnsembleRecord, VersionRecord
 from serve.rollout.requests import EnsembleView, RolloutView, SwapRequest, VersionView
+from serve.rollout.slots import Slots
 from serve.rollout.state import Action, Rollout, State
 from serve.rollout.store import Store
 
@@ -214,27 +215,28 @@ class Controller:
         self._database = Database.open(url)
         try:
             imported = import_bundles(self._bundles, self._database, self._store, self._admission)
-            self._check_active(imported.records.values())
+            self._check_active(list(imported.records.values()))
         except BaseException:
             self._database.close()
             raise
         return imported
 
-    def _check_active(self, records: Iterable[EnsembleRecord]) -> None:
+    def _check_active(self, records: Sequence[EnsembleRecord]) -> None:
         """Raises StartError, StoreError and BundleError."""
-        digests: set[str] = set()
+        active = [record.active_version.ensemble for record in records]
         for record in records:
             ensemble = record.active_version.ensemble
             try:
                 self._admission.check_known(record.active_version)
             except Refused as refused:
                 raise StartError(f"{ensemble.id}: {refused}") from refused
-            digests |= set(ensemble.digests)
-        if len(digests) > self._limits.adapter_slots:
+        slots = Slots(self._limits.adapter_slots, self._store.adapter)
+        taken = len(slots.taken(active))
+        if taken > slots.count:
             raise StartError(
-                f"The active versions have {len(digests)} distinct adapters, and an engine has "
-                f"{self._limits.adapter_slots} slots; start with more "
-                f"(--engine '{{\"max_loras\": {2 * len(digests) + 1}}}')."
+                f"The active versions have {taken} distinct LoRAs, and an engine has "
+                f"{slots.count} slots; start with more "
+                f"(--engine '{{\"max_loras\": {2 * taken + 1}}}')."
             )
 
     async def _roll_out(

@@ -10,6 +10,7 @@ from serve.digest import DigestError, folder_digest
 from serve.engine.interface import Engine, PrepareError, Version
 from serve.rollout.lease import ControllerLink, Lease, new_participant
 from serve.rollout.messages import AssignedVersion, Desired, PrepareResult, Report, Role
+from serve.rollout.slots import slots_taken
 
 logger = logging.getLogger(__name__)
 
@@ -156,8 +157,8 @@ class EngineAgent:
         leaving = [each for each, _ in self._releasing.values()]
         leaving += [held for key, held in self._held.items() if wanted[key].role == "draining"]
         together = [version, *self._held.values(), *leaving]
-        digests = {digest for each in together for digest in each.ensemble.digests}
-        return not leaving or len(digests) <= self._engine.state().adapter_slots
+        taken = slots_taken(each.adapters for each in together)
+        return not leaving or taken <= self._engine.state().adapter_slots
 
     def _release(self, key: str) -> None:
         version = self._held.pop(key)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from serve.rollout.messages import Role
 from serve.rollout.records import EnsembleRecord, VersionRecord
+from serve.rollout.slots import Slots
 from serve.rollout.state import UNCOMMITTED, Rollout
 
 
@@ -20,7 +21,7 @@ def wanted_versions(
     ensembles: Iterable[EnsembleRecord],
     rollouts: Iterable[Rollout],
     keep_warm: int,
-    adapter_slots: int,
+    slots: Slots,
 ) -> dict[str, Wanted]:
     """`name@version` -> why.
 
@@ -34,15 +35,15 @@ def wanted_versions(
     for rollout in rollouts:
         if rollout.state in UNCOMMITTED:
             wanted[rollout.candidate] = Wanted("candidate", rollout.id)
-    loaded = {digest for key in wanted for digest in _version(records, key).ensemble.digests}
+    loaded = slots.taken(_version(records, key).ensemble for key in wanted)
     recent = [
         _key(record.name, version)
         for record in records.values()
         for version in record.recent(keep_warm)
     ]
     for key in sorted(recent, key=lambda key: _version(records, key).left or 0, reverse=True):
-        together = loaded | set(_version(records, key).ensemble.digests)
-        if len(together) <= adapter_slots:
+        together = loaded | slots.taken([_version(records, key).ensemble])
+        if len(together) <= slots.count:
             loaded = together
             wanted[key] = Wanted("warm", wanted[key].attempt if key in wanted else None)
     return wanted

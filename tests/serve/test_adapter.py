@@ -103,8 +103,13 @@ def test_refuses_broken_json_and_broken_safetensors(causal_base, make_adapter):
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"peft_type": "PREFIX_TUNING"}, "prefix and prompt adapters are not served yet"),
-        ({"peft_type": "IA3"}, "only LORA is served"),
+        ({"peft_type": "IA3"}, "'IA3', which is not served"),
+        (
+            {"peft_type": "MULTITASK_PROMPT_TUNING"},
+            "not served; LORA, PREFIX_TUNING, PROMPT_TUNING",
+        ),
+        ({"peft_type": ["LORA"]}, "which is not served"),
+        ({"peft_type": "PREFIX_TUNING"}, "'num_virtual_tokens'"),
         ({"use_dora": True}, "DoRA is not served"),
         ({"alora_invocation_tokens": [1, 2]}, "aLoRA"),
         ({"bias": "all"}, "biases are not served"),

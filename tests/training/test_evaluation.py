@@ -85,7 +85,7 @@ def test_a_label_that_the_ensemble_lacks_is_refused(causal_bundle: Bundle, tmp_p
     file = tmp_path / "odd.csv"
     file.write_text("text,label\nhello,weather\n")
     with pytest.raises(
-        RecipeError, match=r"odd.csv: the label 'weather' is not one of the 3 of topics@1"
+        RecipeError, match=r"odd.csv: the label 'weather' is not one of the 3 labels"
     ):
         evaluate_bundle(causal_bundle.path, "topics", file, None)
 

@@ -139,7 +139,9 @@ def test_it_is_bound_to_adapters_task_and_model(make_ensemble, noisy, tmp_path):
         (lambda text: with_first(text, "num_leaves", "5"), "another number of leaves"),
         (lambda text: with_first(text, "max_feature_idx", "6"), "read 7 features, and there are 6"),
         (lambda text: with_first(text, "num_class", "4"), "not one sum of trees"),
-        (lambda text: text.replace('"m0","m1","m2"', '"m0","m1"'), "3 lists|2 lists"),
+        (lambda text: text.replace('"m0","m1","m2"', '"m0","m1"'), "2 lists, one a member"),
+        (lambda text: with_first(text, "left_child", "9" * 30), "not in LightGBM's text format"),
+        (lambda text: repeated(text, 15), "take more than 2 ms a row"),
         (lambda text: text + " " * 1_000_000, "larger than 1,000,000 bytes"),
     ],
 )
@@ -157,6 +159,23 @@ def with_first(text, key, value):
     start = text.index(f"\n{key}=") + len(key) + 2
     end = min(text.index(mark, start) for mark in (" ", "\n"))
     return text[:start] + value + text[end:]
+
+
+def repeated(text, times):
+    """The same trees so often."""
+    trees = text[text.index("Tree=0") : text.index("end of trees")]
+    sizes = next(line for line in text.splitlines() if line.startswith("tree_sizes="))
+    more = sizes + (" " + sizes.removeprefix("tree_sizes=")) * (times - 1)
+    return text.replace(trees, trees * times).replace(sizes, more)
+
+
+def test_an_ensemble_that_nothing_can_be_learnt_about_gets_the_average(make_ensemble):
+    """Members that all say the same leave LightGBM nothing to split by."""
+    members = np.full((2, 40, 4), 0.25)
+    ensemble = make_ensemble((None, None))
+    stack = BoostingStack.fit(members, np.arange(40) % 4, ensemble)
+    fused = Fusion(ensemble, stack)(members, method="stack")
+    np.testing.assert_allclose(fused.probabilities, 0.25, atol=1e-9)
 
 
 def tagged(rows=600, labels=6, seed=0):

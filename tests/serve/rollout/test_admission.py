@@ -81,6 +81,31 @@ async def test_a_bad_adapter_is_refused_and_leaves_nothing_behind(
     assert committed(await world.swap(101)).to_version == 2
 
 
+async def test_a_member_changes_the_kind_of_its_adapters(world: World) -> None:
+    await world.start()
+    prompt, lora = world.new_prompt_adapter(7), world.new_adapter(100)
+    for uris, names in (
+        (prompt, ["intents-a"]),
+        ([lora, prompt], ["intents-a", "a-2"]),
+        (lora, ["intents-a"]),
+    ):
+        committed(await world.ask({"members": {"a": uris}}))
+        view = await world.controller.ensemble("intents")
+        assert isinstance(view, EnsembleView)
+        assert [ref.adapter for ref in view.members[0].adapters] == names
+
+
+async def test_two_adapters_of_one_sort_make_no_member(world: World) -> None:
+    await world.start()
+    loras = [world.new_adapter(100), world.new_adapter(101)]
+    prompts = [world.new_prompt_adapter(7), world.new_prompt_adapter(8)]
+    for uris, says in ((loras, "two LoRAs"), (prompts, "one prefix or prompt adapter")):
+        assert says in refused(await world.ask({"members": {"a": uris}}), 400)
+    three = [loras[0], *prompts]
+    assert "one prefix or prompt" in refused(await world.ask({"members": {"a": three}}), 400)
+    assert await world.active() == 1
+
+
 async def test_an_adapter_of_another_base_is_refused(world: World) -> None:
     await world.start()
     uri = world.new_adapter(100, hidden=16)
@@ -170,7 +195,6 @@ def test_malformed_requests_are_refused(body: dict[str, Any]) -> None:
     ("body", "status", "says"),
     [
         ({"members": {"z": "file:///x"}}, 400, "no member 'z'; its members are a, b"),
-        ({"members": {"a": ["file:///x", "file:///y"]}}, 400, "2 adapters"),
         ({"version": 9}, 404, "no version 9; it has 1"),
         ({"version": 1}, 409, "active already"),
         ({"version": 1, "strategy": {"kind": "canary", "share": 0.1}}, 400, "not served yet"),
