@@ -199,6 +199,8 @@ def test_test_rows_split_off_by_group(tmp_path: Path) -> None:
         for part in (splits.train, splits.validation, splits.test)
     ]
     assert sum(map(len, customers)) == len(set.union(*customers)) == 20
+    groups = [str(int(text.split()[1]) // 5) for text in splits.validation["text"]]
+    assert splits.groups == groups
 
 
 def test_weights_apply_to_training_rows_alone(tmp_path: Path) -> None:
