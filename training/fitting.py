@@ -18,10 +18,13 @@ from serve.fusion.temperature import fit_temperature, temper
 from serve.fusion.thresholds import common_threshold, label_thresholds
 from serve.fusion.weights import greedy_weights, merit_weights
 from serve.manifest import Method
+from training.data.splits import out_of_fold_plan
 from training.recipe import FusionRecipe
 from training.targets import Targets
 
 Floats = NDArray[np.float64]
+Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Rows that are fitted on, and rows that the fit is judged by."""
 Ints = NDArray[np.int64]
 
 
@@ -37,13 +40,20 @@ class Fitted:
 
 
 def fit_fusion(
-    draft: Ensemble, recipe: FusionRecipe, outputs: Floats, truth: Targets, seed: int
+    draft: Ensemble,
+    recipe: FusionRecipe,
+    outputs: Floats,
+    truth: Targets,
+    seed: int,
+    groups: Sequence[str] | None = None,
 ) -> Fitted:
     """Fit on the members' outputs [M, N, C] or [M, N] for validation rows with right answers as `targets` gives them.
 
-    Raises FusionError for unsound input.
+    Rows of one of the `groups` [N] are never judged by a fit that saw others of it. Raises FusionError for unsound
+    input.
     """
-    fused = _cross_fitted(draft, recipe, outputs, truth, seed)
+    folds = _folds(recipe.folds, len(truth), seed, groups)
+    fused = _cross_fitted(draft, recipe, outputs, truth, folds)
     method = recipe.method if recipe.method != "best" else _best(draft, fused, truth, recipe)
     temperature, thresholds = 1.0, dict[str, float]()
     served = fused[method]
@@ -56,7 +66,7 @@ def fit_fusion(
         pooled = _average(draft, outputs) if voted else served.probabilities
         thresholds = _thresholds(draft, recipe, pooled, truth)
         draft = draft.model_copy(update={"thresholds": thresholds})
-        fused = _cross_fitted(draft, recipe, outputs, truth, seed)
+        fused = _cross_fitted(draft, recipe, outputs, truth, folds)
     weighted, stack = _fit_members(draft, recipe, outputs, truth)
     model = stack.parameters.model if stack else None
     spec = FusionSpec(
@@ -70,21 +80,28 @@ def fit_fusion(
 
 
 def _cross_fitted(
-    draft: Ensemble, recipe: FusionRecipe, outputs: Floats, truth: Targets, seed: int
+    draft: Ensemble, recipe: FusionRecipe, outputs: Floats, truth: Targets, folds: Sequence[Fold]
 ) -> dict[str, Answers]:
     """Each method's answers to every row, by a fit that never saw the row; no temperature."""
-    from sklearn.model_selection import KFold
-
-    folds = KFold(min(recipe.folds, len(truth)), shuffle=True, random_state=seed)
     order: list[Ints] = []
     parts: dict[str, list[Answers]] = {method: [] for method in recipe.methods(draft.task)}
-    for fitting, held_out in folds.split(truth):
+    for fitting, held_out in folds:
         fusion = Fusion(*_fit_members(draft, recipe, outputs[:, fitting], truth[fitting]))
         order.append(held_out)
         for method, fused in parts.items():
             fused.append(fusion(outputs[:, held_out], method=method))
     back = np.argsort(np.concatenate(order))
     return {method: _joined(fused, back) for method, fused in parts.items()}
+
+
+def _folds(folds: int, rows: int, seed: int, groups: Sequence[str] | None) -> list[Fold]:
+    from sklearn.model_selection import KFold
+
+    number = min(folds, len(set(groups))) if groups is not None else 1
+    if number < 2:
+        return list(KFold(min(folds, rows), shuffle=True, random_state=seed).split(np.empty(rows)))
+    plan = out_of_fold_plan([""] * rows, number, seed, groups)
+    return [(np.flatnonzero(plan != fold), np.flatnonzero(plan == fold)) for fold in range(number)]
 
 
 def _joined(parts: Sequence[Answers], order: Ints) -> Answers:

@@ -233,7 +233,9 @@ class Pipeline:
     ) -> tuple[Ensemble, Report]:
         truth = rows.targets(draft)
         outputs = evaluation.outputs(rows)
-        fitted = fit_fusion(draft, recipe.fusion, outputs, truth, self._recipe.seed)
+        fitted = fit_fusion(
+            draft, recipe.fusion, outputs, truth, self._recipe.seed, self._splits.groups
+        )
         if fitted.stack:
             fitted.stack.write(bundle.path / str(fitted.ensemble.fusion.parameters))
         served = fitted.validation[fitted.ensemble.fusion.method]

@@ -116,6 +116,7 @@ class Preparation:
                 visible(train, self._training_columns()),
                 visible(validation, self._columns),
                 visible(test, self._columns) if test is not None else None,
+                self._groups(validation),
             ),
             self._ledger,
         )
@@ -267,6 +268,11 @@ class Preparation:
                     f"all {len(train)} training rows have the same {ensemble.answer}, {train[0][ensemble.answer]!r}; "
                     f"ensemble {ensemble.name!r} needs rows of at least two labels"
                 )
+
+    def _groups(self, rows: Dataset) -> list[str] | None:
+        column = self._data.split.column
+        grouped = self._data.split.by == "group" and column in rows.column_names
+        return list(rows[str(column)]) if grouped else None
 
     def _weighted(self, train: Dataset) -> Dataset:
         weights = [float(weight) for weight in train[WEIGHT]]

@@ -108,3 +108,18 @@ def test_vote_gets_no_temperature_and_no_stacker_that_was_not_asked_for() -> Non
     )
     assert fitted.ensemble.fusion == FusionSpec(method="vote")
     assert fitted.stack is None
+
+
+def test_a_groups_rows_are_not_judged_by_a_fit_that_saw_others_of_it() -> None:
+    """Each group's rows are copies of one row: a stacker that saw one of them knows the others by heart."""
+    rng = np.random.default_rng(1)
+    members = rng.dirichlet(np.full(2, 0.3), size=(12, 40)).repeat(6, axis=1)
+    truth = rng.integers(2, size=40).repeat(6)
+    groups = [str(number) for number in range(40) for _ in range(6)]
+    right = {}
+    for name, known in (("apart", None), ("together", groups)):
+        recipe = FusionRecipe(method="stack")
+        fitted = fit_fusion(draft(12, 2), recipe, members, truth, 0, known)
+        right[name] = (fitted.validation["stack"].winners == truth).mean()
+    assert right["apart"] > 0.65
+    assert right["together"] < 0.6

@@ -19,6 +19,8 @@ class Splits:
     train: Dataset
     validation: Dataset
     test: Dataset | None
+    groups: Sequence[str] | None = None
+    """The group of each validation row, where rows were split by group: a fusion's folds keep them together, too."""
 
 
 def random_split(rows: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:

@@ -10,6 +10,8 @@ from training.recipe.values import RecipeError
 PIECE = 5
 """Characters of the pieces by which texts are compared."""
 PERMUTATIONS = 128
+SLACK = 0.15
+"""How far below the wanted similarity MinHash's estimate may be for a pair to be looked at."""
 SEED = 1
 
 
@@ -105,10 +107,8 @@ class SimilarTexts:
                 "near duplicates need datasketch; install Choir with the extra `data`"
             ) from None
         self._similarity = similarity
-        # Proposals may be wrong, since the exact similarity is checked; a missed pair is lost.
-        self._lsh = MinHashLSH(
-            threshold=min(similarity, 0.99), num_perm=PERMUTATIONS, weights=(0.1, 0.9)
-        )
+        # Proposals may be wrong, since the exact similarity is checked; a pair that is not proposed is lost.
+        self._lsh = MinHashLSH(threshold=max(similarity - SLACK, 0.05), num_perm=PERMUTATIONS)
         self._pieces: dict[int, frozenset[str]] = {}
 
     def add(self, key: int, text: str) -> None:
