@@ -21,7 +21,7 @@ from serve.engine.interface import Refusal
 from serve.fusion.errors import FusionError, StaleFusionError
 from serve.fusion.fuse import Fusion
 from serve.golden import unserved_golden
-from serve.manifest import AdapterRef, Ensemble, Member, adapter_name, explain
+from serve.manifest import AdapterRef, Ensemble, Member, Task, adapter_name, explain
 from serve.rollout.arrivals import Arrivals
 from serve.rollout.database import now
 from serve.rollout.fitted import changed_members, fitted_parts, own_digests
@@ -30,6 +30,7 @@ from serve.rollout.requests import SwapRequest
 from serve.rollout.slots import Slots
 from serve.rollout.sources import NotAllowed, Sources
 from serve.rollout.store import Store, StoreError
+from serve.rollout.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Admission:
                 "version_conflict",
                 "expected_version",
             )
+        check_gates(record.active_version.ensemble.task, request.strategy)
         if request.version is not None:
             return self._known(record, request.version)
         try:
@@ -291,7 +293,7 @@ class Admission:
 
     def _check_fusion(self, ensemble: Ensemble, file: Path | None, *, allow: bool) -> bool:
         """Whether fitted parameters are in use that belong to other adapters. Raises Refused."""
-        if ensemble.task != "classification":
+        if ensemble.task == "generation":
             return False
         try:
             return Fusion.from_manifest(ensemble, file, allow_stale=allow).stale
@@ -308,7 +310,7 @@ class Admission:
                 base=limits.base_path,
                 max_rank=limits.max_lora_rank,
                 base_kind=limits.base_kind,
-                labels=ensemble.labels,
+                head_rows=ensemble.head_rows,
             )
         except AdapterError as error:
             raise Refused(
@@ -348,6 +350,17 @@ def check_fit(
             "allow_stale_fusion",
         )
     return True
+
+
+def check_gates(task: Task, strategy: Strategy) -> None:
+    """Raises Refused for a gate that the task could never pass."""
+    if task == "regression" and strategy.gates.min_agreement is not None:
+        raise Refused(
+            400,
+            "min_agreement compares labels or texts, and the ensemble answers values, which never quite agree; leave "
+            "it out.",
+            param="strategy.gates.min_agreement",
+        )
 
 
 def check_room(candidate: Ensemble, needed: Sequence[Ensemble], slots: Slots) -> None:

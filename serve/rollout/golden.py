@@ -1,6 +1,7 @@
 """Golden inputs: texts whose label is known, which every replica answers before a version goes live."""
 
 from serve.engine.interface import Engine, PredictCall, Refusal, Text, Version
+from serve.fusion.fused import Fused
 from serve.manifest import Golden
 
 AT_ONCE = 64
@@ -24,7 +25,8 @@ async def wrong_golden(engine: Engine, version: Version) -> str | None:
         )
         if isinstance(answer, Refusal):
             return f"its golden inputs cannot be answered: {answer.message}"
-        labels = [answer.labels[winner] for winner in answer.winners.tolist()]
+        assert isinstance(answer.answers, Fused), "golden inputs are admitted for classification"
+        labels = [answer.labels[winner] for winner in answer.answers.winners.tolist()]
         wrong += [
             f"golden input {first + number} ({_text(each).text[:SHOWN]!r}) is answered {label!r} instead of "
             f"{each.label!r}"

@@ -25,6 +25,7 @@ from serve.engine.interface import (
     Refusal,
     Version,
 )
+from serve.fusion.fused import Fused
 from serve.rollout.controller import Controller
 from serve.rollout.messages import Desired, Report
 
@@ -195,12 +196,9 @@ class FakeEngine:
         return Prediction(
             version=call.version,
             labels=tuple(labels),
-            winners=np.array(winners),
-            probabilities=probabilities,
-            entropy=zeros,
-            disagreement=zeros,
+            answers=Fused(probabilities, zeros, zeros, np.array(winners)),
             members=tuple(version.ensemble.members),
-            member_probabilities=None,
+            member_answers=None,
             prompt_tokens=1,
             member_tokens=2,
         )
