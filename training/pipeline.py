@@ -9,17 +9,17 @@ from datasets import concatenate_datasets
 from rich.console import Console
 
 from serve.bundle import AdapterRef, Bundle, Ensemble, FusionSpec, Golden, Member
-from training.data.splits import Splits, load_splits
+from serve.fusion.fused import Fused
+from training.data.splits import Splits
 from training.evaluation import (
     Evaluation,
     Labelled,
-    classification_report,
-    label_indices,
+    baseline_answers,
+    label_report,
     labelled,
-    show,
-    with_baselines,
 )
 from training.fitting import fit_fusion
+from training.preparation import prepare
 from training.progress import progress_bars, quiet_libraries
 from training.recipe import (
     CandidateRecipe,
@@ -36,6 +36,8 @@ from training.stages.base import Base, base_spec, find_base
 from training.stages.fit import Stage
 from training.stages.member import MemberData, MemberStage, train_stage
 from training.stages.scratch import train_base
+from training.tables import MAIN, show
+from training.targets import Targets, known_labels, targets, unknown_label
 
 CANDIDATES = "candidates"
 """Folder below the bundle for adapters that no ensemble uses yet."""
@@ -62,11 +64,13 @@ class Pipeline:
         self._recipe = recipe
         self._run = run
         self._out = out
-        self._splits: Splits = load_splits(recipe, run.folder / "cache")
         self._console = Console(stderr=True)
+        self._prepared = prepare(recipe, run.folder)
+        self._splits: Splits = self._prepared.splits
 
     def complete(self) -> Bundle:
         """Do every step that is not done yet."""
+        self._prepared.ledger.show(self._console)
         base = self._base()
         if not (self._out / "bundle.json").exists():
             Bundle.create(self._out, base_spec(self._recipe.base, base, self._out / "base"))
@@ -82,6 +86,7 @@ class Pipeline:
             "recipe": self._recipe.name,
             "created": bundle.info.created,
             "choir": bundle.info.choir,
+            "data": self._prepared.ledger.facts(),
         }
         write_report(self._out / "report", self._recipe.name, reports, facts)
         for report in reports:
@@ -98,18 +103,23 @@ class Pipeline:
         return find_base(recipe, self._recipe.name, own)
 
     def _labels(self, ensemble: EnsembleRecipe) -> list[str]:
-        """The labels in their order; raises RecipeError when other rows have labels that these lack."""
-        if ensemble.label is None:
+        """The labels in their order, none for a task without.
+
+        Raises RecipeError when some rows have labels that these lack, or no number where values are answered."""
+        if ensemble.task == "generation":
             return []
-        known = ensemble.labels or sorted(set(self._splits.train[ensemble.label]))
+        task, column = ensemble.task, ensemble.answer
+        known = ensemble.labels or known_labels(task, list(self._splits.train[column]))
         for name in ("train", "validation", "test"):
             rows = getattr(self._splits, name)
-            unknown = sorted(set(rows[ensemble.label]) - set(known)) if rows is not None else []
-            if unknown:
+            cells = list(rows[column]) if rows is not None else []
+            unknown = unknown_label(task, known, cells)
+            if unknown is not None:
                 raise RecipeError(
-                    f"ensemble {ensemble.name!r}: the label {unknown[0]!r} of the {name} rows is not among the "
+                    f"ensemble {ensemble.name!r}: the label {unknown!r} of the {name} rows is not among the "
                     f"{len(known)} labels that members are trained on"
                 )
+            targets(task, known, cells, f"ensemble {ensemble.name!r}, {name} rows")
         return known
 
     def _draft(
@@ -174,7 +184,9 @@ class Pipeline:
     ) -> list[Path]:
         """The member's adapters: one lies in `target` itself, those of several stages in folders below it."""
         options = self._recipe.data
-        data = MemberData(self._splits.train, options.text, labels, options.max_tokens)
+        data = MemberData(
+            self._splits.train, options.text, labels, options.max_tokens, options.text_pair
+        )
         name, several = f"{ensemble.name}/{member.name}", len(member.stages) > 1
         trained: list[Path] = []
         for number, recipe in enumerate(member.stages, start=1):
@@ -205,15 +217,9 @@ class Pipeline:
             if self._splits.test is not None:
                 test = labelled(self._splits.test, "test", self._recipe, recipe)
                 known = concatenate_datasets([self._splits.train, self._splits.validation])
-                reports.append(
-                    with_baselines(
-                        evaluation.report(ensemble, test),
-                        recipe,
-                        ensemble,
-                        labelled(known, "training", self._recipe, recipe),
-                        test,
-                    )
-                )
+                training = labelled(known, "training", self._recipe, recipe)
+                baselines = baseline_answers(recipe, ensemble, training, test)
+                reports.append(evaluation.report(ensemble, test, baselines))
             self._run.finish(step, [report.model_dump() for report in reports])
         return [Report.model_validate(report) for report in self._run.result(step) or []]
 
@@ -225,23 +231,17 @@ class Pipeline:
         evaluation: Evaluation,
         rows: Labelled,
     ) -> tuple[Ensemble, Report]:
-        truth = label_indices(draft, rows)
-        probabilities = evaluation.probabilities(rows)
-        fitted = fit_fusion(draft, recipe.fusion, probabilities, truth, self._recipe.seed)
+        truth = rows.targets(draft)
+        outputs = evaluation.outputs(rows)
+        fitted = fit_fusion(
+            draft, recipe.fusion, outputs, truth, self._recipe.seed, self._splits.groups
+        )
         if fitted.stack:
             fitted.stack.write(bundle.path / str(fitted.ensemble.fusion.parameters))
         served = fitted.validation[fitted.ensemble.fusion.method]
-        golden = [
-            Golden(input=text, label=answer)
-            for text, answer, winner, right in zip(
-                rows.texts, rows.answers, served.winners, truth, strict=True
-            )
-            if winner == right
-        ]
+        golden = _golden(rows, served, truth) if isinstance(served, Fused) else []
         ensemble = fitted.ensemble.model_copy(update={"golden": golden[: recipe.golden]})
-        return ensemble, classification_report(
-            ensemble, rows, probabilities, truth, fitted.validation
-        )
+        return ensemble, label_report(ensemble, rows, outputs, truth, fitted.validation)
 
     @contextmanager
     def _stage(self, title: str) -> Iterator[Stage]:
@@ -262,8 +262,18 @@ def _vocabulary(ensemble: EnsembleRecipe) -> list[str]:
     ]
 
 
+def _golden(rows: Labelled, served: Fused, truth: Targets) -> list[Golden]:
+    """The rows that the fusion answers rightly."""
+    right = served.winners == truth
+    return [
+        Golden(input=text, label=answer)
+        for text, answer, is_right in zip(rows.texts, rows.answers, right, strict=True)
+        if is_right
+    ]
+
+
 def _with_scores(ensemble: Ensemble, report: Report) -> Ensemble:
     """The manifest with its validation figures, checked as a whole."""
-    main = "bleu" if ensemble.task == "generation" else "accuracy"
-    scores = {"validation": {**report.served().scores, "best_member": report.best_member(main)}}
+    best = report.best_member(MAIN[ensemble.task])
+    scores = {"validation": {**report.served().scores, "best_member": best}}
     return Ensemble.model_validate(ensemble.model_copy(update={"scores": scores}).model_dump())

@@ -5,6 +5,7 @@
 """
 
 from choir_client._flows import Retries
+from choir_client._requests import Input
 from choir_client.client import AsyncChoir, Choir
 from choir_client.exceptions import (
     APIError,
@@ -55,6 +56,7 @@ __all__ = [
     "EnsembleStatus",
     "Forbidden",
     "Health",
+    "Input",
     "InvalidAnswer",
     "MemberPrediction",
     "Model",

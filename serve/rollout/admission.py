@@ -13,12 +13,13 @@ from serve.bundle import Bundle, BundleError
 from serve.engine.interface import Refusal
 from serve.fusion.errors import FusionError
 from serve.fusion.fuse import Fusion
-from serve.manifest import AdapterRef, Ensemble, Member, adapter_name, explain
+from serve.manifest import AdapterRef, Ensemble, Member, Task, adapter_name, explain
 from serve.rollout.database import now
 from serve.rollout.records import EnsembleRecord, VersionRecord
 from serve.rollout.requests import SwapRequest
 from serve.rollout.slots import Slots
 from serve.rollout.store import OutsideRoots, Store, StoreError
+from serve.rollout.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Admission:
                 "version_conflict",
                 "expected_version",
             )
+        check_gates(record.active_version.ensemble.task, request.strategy)
         if request.version is not None:
             return self._known(record, request.version)
         try:
@@ -229,7 +231,7 @@ class Admission:
 
     def _check_fusion(self, ensemble: Ensemble, parameters: str | None, *, allow: bool) -> bool:
         """Whether fitted parameters are in use that belong to other adapters. Raises Refused."""
-        if ensemble.task != "classification":
+        if ensemble.task == "generation":
             return False
         file = self._store.parameters(parameters) if parameters else None
         try:
@@ -245,7 +247,7 @@ class Admission:
                 base=limits.base_path,
                 max_rank=limits.max_lora_rank,
                 base_kind=limits.base_kind,
-                labels=ensemble.labels,
+                head_rows=ensemble.head_rows,
             )
         except AdapterError as error:
             raise Refused(
@@ -267,6 +269,17 @@ class Admission:
                 "adapter_refused",
                 f"members.{member}",
             ) from error
+
+
+def check_gates(task: Task, strategy: Strategy) -> None:
+    """Raises Refused for a gate that the task could never pass."""
+    if task == "regression" and strategy.gates.min_agreement is not None:
+        raise Refused(
+            400,
+            "min_agreement compares labels or texts, and the ensemble answers values, which never quite agree; leave "
+            "it out.",
+            param="strategy.gates.min_agreement",
+        )
 
 
 def check_room(candidate: Ensemble, needed: Sequence[Ensemble], slots: Slots) -> None:

@@ -37,6 +37,13 @@ class Recipe(Strict):
             raise ValueError("ensembles need different names")
         if self.base.kind == "encoder" and any(e.task == "generation" for e in self.ensembles):
             raise ValueError("generation needs a causal base")
+        if self.base.kind == "causal":
+            if any(e.task in ("multilabel", "regression") for e in self.ensembles):
+                raise ValueError(
+                    "multilabel and regression need an encoder, whose members have heads"
+                )
+            if self.data.text_pair:
+                raise ValueError("text_pair needs an encoder, which reads pairs as two towers")
         for ensemble in self.ensembles:
             for member in [*ensemble.members, *ensemble.candidates]:
                 if self.base.kind == "encoder" and member.soft:

@@ -16,6 +16,7 @@ from training.stages import causal, encoder
 from training.stages.base import Base
 from training.stages.fit import FitOptions, Stage, fit
 from training.stages.soft import with_virtual_tokens
+from training.targets import targets
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,16 @@ class MemberData:
     text: str
     """Column of the inputs."""
     labels: Sequence[str]
-    """The labels in their order; none for generation."""
+    """The labels in their order; none for generation and regression."""
     max_tokens: int | None
     """Longer inputs are cut; None: the base's context."""
+    text_pair: str | None = None
+    """Column of the second texts, where rows are pairs."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the inputs."""
+        return [self.text, *([self.text_pair] if self.text_pair else [])]
 
 
 @dataclass(frozen=True)
@@ -63,21 +71,21 @@ def train_stage(
     else:
         assert isinstance(recipe, LoraStage), "the recipe refuses virtual tokens under an encoder"
         adapted = _with_lora(model, recipe, member, base)
-        classifier = encoder.EncoderClassifier(
+        model = encoder.EncoderWithHead(
             adapted,
             model.config.hidden_size,
-            len(data.labels),
-            normalize=recipe.normalize,
-            label_smoothing=recipe.label_smoothing,
+            len(data.labels) or 1,
+            towers=data.text_pair is not None,
+            task=ensemble.task,
+            stage=recipe,
         )
-        features = encoder.member_features(
-            bagged, data.text, ensemble, data.labels, tokenizer, limit
-        )
+        truth = targets(ensemble.task, data.labels, list(bagged[ensemble.answer]), "training")
+        features = encoder.member_features(bagged, data.columns, truth.tolist(), tokenizer, limit)
         collate = encoder.collate_for(tokenizer)
         if recipe.normalize and recipe.head == "prototypes":
-            classifier.start_from_prototypes(encoder.batches_of(features, collate))
-        fit(classifier, features, collate, options, stage)
-        classifier.save_head(target)
+            model.start_informed(encoder.batches_of(features, collate))
+        fit(model, features, collate, options, stage)
+        model.save_head(target)
     _save(adapted, base, target)
 
 

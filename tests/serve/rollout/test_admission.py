@@ -12,10 +12,12 @@ from safetensors.numpy import load_file, save_file
 
 from serve.bundle import BundleError, Ensemble, folder_digest
 from serve.engine.interface import Refusal
-from serve.fusion.stack import Stack
+from serve.fusion.stack import LinearStack
+from serve.rollout.admission import Refused, check_gates
 from serve.rollout.controller import StartError
 from serve.rollout.database import DatabaseError
 from serve.rollout.requests import EnsembleView, SwapRequest
+from serve.rollout.strategy import Strategy
 from tests.serve.rollout.conftest import World, committed, refused
 from tests.serve.rollout.fakes import LABELS, FakeEngine, make_adapter, make_base, make_bundle
 
@@ -282,7 +284,7 @@ def stacked_bundle(world: World) -> None:
     fusion = {"method": "stack", "model": "logistic_regression", "parameters": file}
     ensemble = Ensemble.model_validate(first | {"version": 2, "fusion": fusion})
     probabilities = np.array([[[0.9, 0.1], [0.2, 0.8]] * 5, [[0.7, 0.3], [0.4, 0.6]] * 5])
-    Stack.fit(probabilities, [0, 1] * 5, ensemble).write(bundle.path / file)
+    LinearStack.fit(probabilities, [0, 1] * 5, ensemble).write(bundle.path / file)
     bundle.write_ensemble(ensemble)
     world.bundles = [bundle]
 
@@ -432,3 +434,12 @@ async def test_a_broken_engine_message_reaches_the_user_once(world: World) -> No
     message = refused(await world.swap(100), 400)
     assert message.startswith("Nothing has changed: ")
     assert message.count("not served yet") == 1
+
+
+def test_values_are_not_judged_by_agreement() -> None:
+    strategy = Strategy.model_validate({"kind": "shadow", "gates": {"min_agreement": 0.9}})
+    check_gates("multilabel", strategy)
+    check_gates("regression", Strategy.model_validate({"kind": "shadow"}))
+    with pytest.raises(Refused) as refusal:
+        check_gates("regression", strategy)
+    assert refusal.value.refusal.param == "strategy.gates.min_agreement"
