@@ -15,12 +15,12 @@ ECE_BINS = 15
 
 
 class Row(BaseModel):
-    """One member, fusion method or baseline and its figures."""
+    """One member, fusion method, baseline or chain of stages, and its figures."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
-    kind: Literal["member", "fusion", "baseline"]
+    kind: Literal["member", "fusion", "baseline", "stage"]
     passes: int
     """Forward passes through the base that one answer costs."""
     served: bool

@@ -27,8 +27,7 @@ def load_splits(recipe: Recipe, cache: Path) -> Splits:
     """The recipe's rows; the same recipe always gives the same splits. Raises RecipeError."""
     data = recipe.data
     columns = recipe_columns(recipe)
-    documents = recipe.base.scratch.columns if recipe.base.scratch else []
-    known = list(dict.fromkeys([*columns, *documents]))
+    known = list(dict.fromkeys([*columns, *recipe.base.columns]))
     test: Dataset | None = None
     if data.example:
         rows, seed = data.example, data.example.seed

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from training.recipe import EnsembleRecipe
@@ -61,6 +61,13 @@ class EncoderClassifier(nn.Module):
             logits.float(), labels, label_smoothing=self.label_smoothing
         )
         return {"loss": loss, "logits": logits}
+
+    def load_head(self, folder: Path) -> None:
+        """Go on with the head that `save_head` wrote."""
+        tensors = load_file(folder / HEAD_FILE)
+        with torch.no_grad():
+            self.head.weight.copy_(tensors["weight"] / self.scale)
+            self.head.bias.copy_(tensors["bias"] / self.scale)
 
     def save_head(self, folder: Path) -> None:
         """Write `head.safetensors`: `weight` [labels, hidden], `bias` [labels], and whether inputs are normalised."""
