@@ -3,9 +3,10 @@
 from typing import Any
 
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from torch import nn
 
 from training.recipe import LoraStage, RecipeError
-from training.stages.base import Base
+from training.stages.base import LAYER, Base
 
 
 def with_lora(model: Any, recipe: LoraStage, base: Base, member: str) -> PeftModel:
@@ -19,7 +20,7 @@ def with_lora(model: Any, recipe: LoraStage, base: Base, member: str) -> PeftMod
         lora_alpha=recipe.alpha or recipe.rank,
         use_rslora=recipe.rslora,
         lora_dropout=recipe.dropout,
-        target_modules=recipe.target_modules,
+        target_modules=_targets(model, recipe),
         layers_to_transform=None if recipe.layers is None else list(range(recipe.layers)),
         # The pooler is not on the way to the mean-pooled vector: a LoRA there would never learn and vLLM refuses it.
         exclude_modules=r".*\.?pooler\..*" if base.kind == "encoder" else None,
@@ -31,3 +32,16 @@ def with_lora(model: Any, recipe: LoraStage, base: Base, member: str) -> PeftMod
         raise RecipeError(
             f"member {member!r}: target_modules {recipe.target_modules!r} do not fit the base: {reason}"
         ) from None
+
+
+def _targets(model: Any, recipe: LoraStage) -> str | list[str]:
+    """PEFT takes no `all-linear` for a part of the layers, so the linear modules' names stand in for it there."""
+    if recipe.layers is None or recipe.target_modules != "all-linear":
+        return recipe.target_modules
+    return sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and LAYER.search(name)
+        }
+    )

@@ -27,7 +27,7 @@ from training.stages.distillation import Teacher
 from training.stages.encoder import EncoderClassifier
 from training.stages.fit import FitOptions, Stage, fit
 from training.stages.lora import with_lora
-from training.stages.soft import with_virtual_tokens
+from training.stages.soft import continued, with_virtual_tokens
 
 Advance = Callable[[int], None]
 
@@ -158,7 +158,9 @@ class _Training:
         if isinstance(recipe, DistillationStage):
             *frozen, last = own.before
             model = _merged(self._model, frozen)
-            return PeftModel.from_pretrained(model, str(last), is_trainable=True)
+            if isinstance(own.member.adapters[-1], LoraStage):
+                return PeftModel.from_pretrained(model, str(last), is_trainable=True)
+            return continued(model, last)
         model = _merged(self._model, own.before)
         if isinstance(recipe, LoraStage):
             return with_lora(model, recipe, self._base, own.member.name)

@@ -1,6 +1,5 @@
 """Fine-tuning of the base's own weights on the ensembles' rows, all of them or those of the first layers."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,12 @@ from transformers import set_seed
 
 from training.recipe import EnsembleRecipe, FineTuningStage, RecipeError
 from training.stages import causal, encoder
-from training.stages.base import Base
+from training.stages.base import LAYER, Base
 from training.stages.encoder import EncoderClassifier
 from training.stages.fit import FitOptions, Stage, fit
 from training.stages.member import MemberData
 
 LABEL_SMOOTHING = 0.05
-_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks)\.(\d+)\.")
-"""Where the models of transformers number their layers."""
 
 
 def tune_base(
@@ -78,7 +75,7 @@ def _freeze_above(model: Any, layers: int) -> None:
     numbered = {
         name: int(match[1])
         for name, _ in model.named_parameters()
-        if (match := _LAYER.search(name)) is not None
+        if (match := LAYER.search(name)) is not None
     }
     depth = max(numbered.values(), default=-1) + 1
     if layers > depth:
