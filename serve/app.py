@@ -64,7 +64,8 @@ class ControllerDeployment:
             await self._controller.start()
         for method in (
             *("sync", "push_metrics", "metrics"),
-            *("swap", "rollback", "rollouts", "rollout", "ensembles", "ensemble"),
+            *("swap", "rollback", "promote", "abort"),
+            *("rollouts", "rollout", "ensembles", "ensemble"),
         ):
             setattr(self, method, getattr(self._controller, method))
 

@@ -69,6 +69,12 @@ class BaseShapes:
         hidden = self.config.get("hidden_size", self.config.get("dim"))
         return hidden if isinstance(hidden, int) else None
 
+    @property
+    def text_config(self) -> dict[str, Any]:
+        """The part of the config that is about text; all of it, unless the model reads more than text."""
+        nested = self.config.get("text_config")
+        return nested if isinstance(nested, dict) else self.config
+
     def find(self, module: str) -> tuple[int, ...] | None:
         """The weight's shape of `module`, as PEFT names modules; None if the base has no such
         module.

@@ -16,7 +16,9 @@ from serve.adapter import (
     ADAPTER_FILES,
     DEFAULT_RANK_LIMIT,
     AdapterError,
+    AdapterKind,
     belongs,
+    check_together,
     inspect_adapter,
 )
 from serve.base import BaseError, BaseKind, BaseShapes, kind_of, read_config
@@ -259,7 +261,9 @@ class Bundle:
     def _ensemble_problems(
         self, ensemble: Ensemble, *, deep: bool, max_rank: int | None
     ) -> Iterator[str]:
+        readers: dict[bool, str] = {}
         for member in ensemble.members:
+            kinds: list[AdapterKind] = []
             for ref in member.adapters:
                 try:
                     folder = self.adapter_dir(ref)
@@ -270,17 +274,26 @@ class Bundle:
                             f"{ref.digest}."
                         )
                     elif deep:
-                        inspect_adapter(
+                        info = inspect_adapter(
                             folder,
                             base=self.base_folder,
                             max_rank=max_rank,
                             base_kind=self.base_kind(),
-                            labels=ensemble.labels,
+                            head_rows=ensemble.head_rows,
                         )
+                        kinds.append(info.kind)
+                        check_together(kinds)
+                        if info.head is not None:
+                            readers.setdefault(info.reads_pairs, member.name)
                 except (BundleError, BaseError, DigestError) as error:
                     yield str(error)
                 except AdapterError as error:
                     yield f"{ensemble.id}, member {member.name}, adapter {ref.adapter}: {error}"
+        if len(readers) > 1:
+            yield (
+                f"{ensemble.id}: the head of member {readers[True]} reads pairs and that of {readers[False]} single "
+                "texts, so no input could be answered by both."
+            )
         try:
             parameters = self.fusion_path(ensemble)
             if parameters is not None:

@@ -60,8 +60,8 @@ class Settings(BaseModel):
         None,
         ge=1,
         le=4096,
-        description="Distinct adapters that an engine holds at once (vLLM's max_loras); by default "
-        "twice the distinct adapters of the start plus one.",
+        description="Distinct LoRAs that an engine holds at once (vLLM's max_loras); by default "
+        "twice the distinct adapters of the start plus one, so that members can change their kind.",
     )
     address: str | None = Field(
         None, description="HOST:PORT of a running Ray cluster to join instead of starting Ray."
@@ -100,6 +100,16 @@ class Settings(BaseModel):
     )
     request_timeout_seconds: float = Field(
         300, gt=0, description="Seconds after which a gateway gives a request up."
+    )
+    shadow_queue: int = Field(
+        64,
+        ge=1,
+        le=10_000,
+        description="Answered requests that wait in one gateway to be asked of another version "
+        "too; more are dropped.",
+    )
+    shadow_concurrency: int = Field(
+        1, ge=1, le=256, description="Of these, how many one gateway asks at once."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level of log lines."
@@ -150,8 +160,8 @@ class Settings(BaseModel):
         return is_loopback(self.host)
 
     def slots(self, distinct_adapters: int) -> int:
-        """Distinct adapters that an engine holds at once, when it starts with
-        `distinct_adapters`."""
+        """Distinct LoRAs that an engine holds at once, when it starts with `distinct_adapters` of
+        any kind."""
         given: int | None = self.engine.get("max_loras", self.adapter_slots)
         return 2 * distinct_adapters + 1 if given is None else given
 

@@ -40,6 +40,12 @@ class RayControl:
     ) -> RolloutView | Refusal:
         return await self._reach(self._handle.rollback.remote(name, to, actor, wait))
 
+    async def promote(self, rollout_id: str, actor: str, wait: bool) -> RolloutView | Refusal:
+        return await self._reach(self._handle.promote.remote(rollout_id, actor, wait))
+
+    async def abort(self, rollout_id: str, actor: str) -> RolloutView | Refusal:
+        return await self._reach(self._handle.abort.remote(rollout_id, actor))
+
     async def rollouts(self) -> Sequence[RolloutView]:
         return await self._reach(self._handle.rollouts.remote())
 

@@ -23,6 +23,12 @@ _REQUESTS = Counter(
     ["ensemble", "route", "status", "track"],
     registry=REGISTRY,
 )
+_SHADOWS_DROPPED = Counter(
+    "choir_shadow_dropped_total",
+    "Requests that were not asked again of another version, because the queue was full.",
+    ["ensemble"],
+    registry=REGISTRY,
+)
 _REQUEST_SECONDS = Histogram(
     "choir_request_seconds",
     "Seconds from a request's arrival to its last byte.",
@@ -116,6 +122,16 @@ def request_answered(ensemble: str, route: str, status: int, track: str, seconds
     path's template."""
     _REQUESTS.labels(ensemble, route, str(status), track).inc()
     _REQUEST_SECONDS.labels(ensemble, route).observe(seconds)
+
+
+def request_asked_again(ensemble: str, route: str, status: int) -> None:
+    """Count a request that was asked another version too, whose answer nobody is sent."""
+    _REQUESTS.labels(ensemble, route, str(status), "shadow").inc()
+
+
+def shadow_dropped(ensemble: str) -> None:
+    """A request that was to be asked another version too was not, because the queue was full."""
+    _SHADOWS_DROPPED.labels(ensemble).inc()
 
 
 def first_token_sent(ensemble: str, seconds: float) -> None:

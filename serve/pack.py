@@ -9,14 +9,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from serve.bundle import BaseSpec, Bundle, BundleError, Ensemble, Member
-from serve.manifest import explain
+from serve.manifest import adapter_name, explain
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def pack(
     base: str,
-    adapters: Mapping[str, Path],
+    adapters: Mapping[str, Path | Sequence[Path]],
     out: Path,
     *,
     task: str,
@@ -28,8 +28,8 @@ def pack(
     name: str = "ensemble",
     revision: str | None = None,
 ) -> Bundle:
-    """Write the bundle `out` with version 1 of one ensemble: one member for each adapter, under the
-    adapter's name.
+    """Write the bundle `out` with version 1 of one ensemble. `adapters` are by member: one, or a
+    LoRA and a prefix or prompt adapter.
 
     The base is referenced (a folder by its absolute path, anything else as a hub id), the adapters
     are copied. `out` appears only once everything in it was verified. Raises BundleError otherwise.
@@ -54,9 +54,12 @@ def pack(
             Member(
                 name=member,
                 weight=(weights or {}).get(member),
-                adapters=[draft.add_adapter(member, folder)],
+                adapters=[
+                    draft.add_adapter(adapter_name(member, place), folder)
+                    for place, folder in enumerate([given] if isinstance(given, Path) else given)
+                ],
             )
-            for member, folder in adapters.items()
+            for member, given in adapters.items()
         ]
         try:
             ensemble = Ensemble.model_validate(

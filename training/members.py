@@ -75,7 +75,9 @@ class Members:
     ) -> list[Path]:
         """The folders of the member's adapters."""
         options = self._recipe.data
-        data = MemberData(self._splits.train, options.text, labels, options.max_tokens)
+        data = MemberData(
+            self._splits.train, options.text, labels, options.max_tokens, options.text_pair
+        )
         name, several = f"{ensemble.name}/{member.name}", len(member.stages) > 1
         adapters: list[Path] = []
         for number, recipe in enumerate(member.stages, start=1):

@@ -7,20 +7,20 @@ from datasets import concatenate_datasets
 from rich.console import Console
 
 from serve.bundle import Bundle, Ensemble, Golden
-from training.data.splits import Splits, load_splits
+from serve.fusion.fused import Fused
+from training.data.splits import Splits
 from training.evaluation import (
     Evaluation,
     Labelled,
-    classification_report,
-    label_indices,
+    baseline_answers,
+    label_report,
     labelled,
-    show,
-    with_baselines,
 )
 from training.fitting import fit_fusion
 from training.gains import Gains
 from training.manifest import draft
 from training.members import Members
+from training.preparation import prepare
 from training.progress import quiet_libraries
 from training.recipe import EnsembleRecipe, Recipe, RecipeError, load_recipe
 from training.report import write_report
@@ -28,6 +28,8 @@ from training.run import Run
 from training.scores import Report
 from training.shared import SharedStages
 from training.stages.base import base_spec
+from training.tables import MAIN, show
+from training.targets import Targets, known_labels, targets, unknown_label
 
 
 def train(recipe_path: Path, out: Path, resume: bool = False) -> Bundle:
@@ -48,11 +50,13 @@ class Pipeline:
         self._recipe = recipe
         self._run = run
         self._out = out
-        self._splits: Splits = load_splits(recipe, run.folder / "cache")
         self._console = Console(stderr=True)
+        self._prepared = prepare(recipe, run.folder)
+        self._splits: Splits = self._prepared.splits
 
     def complete(self) -> Bundle:
         """Do every step that is not done yet."""
+        self._prepared.ledger.show(self._console)
         recipe, run, splits = self._recipe, self._run, self._splits
         labels = {ensemble.name: self._labels(ensemble) for ensemble in recipe.ensembles}
         gains = Gains(recipe, run, splits)
@@ -77,6 +81,7 @@ class Pipeline:
             "recipe": self._recipe.name,
             "created": bundle.info.created,
             "choir": bundle.info.choir,
+            "data": self._prepared.ledger.facts(),
             # Losses in nats a token; of fine-tuning there are none.
             "pretraining": [each for each in self._run.results("base") if each is not True],
         }
@@ -85,18 +90,23 @@ class Pipeline:
             show(report, self._console)
 
     def _labels(self, ensemble: EnsembleRecipe) -> list[str]:
-        """The labels in their order; raises RecipeError when other rows have labels that these lack."""
-        if ensemble.label is None:
+        """The labels in their order, none for a task without.
+
+        Raises RecipeError when some rows have labels that these lack, or no number where values are answered."""
+        if ensemble.task == "generation":
             return []
-        known = ensemble.labels or sorted(set(self._splits.train[ensemble.label]))
+        task, column = ensemble.task, ensemble.answer
+        known = ensemble.labels or known_labels(task, list(self._splits.train[column]))
         for name in ("train", "validation", "test"):
             rows = getattr(self._splits, name)
-            unknown = sorted(set(rows[ensemble.label]) - set(known)) if rows is not None else []
-            if unknown:
+            cells = list(rows[column]) if rows is not None else []
+            unknown = unknown_label(task, known, cells)
+            if unknown is not None:
                 raise RecipeError(
-                    f"ensemble {ensemble.name!r}: the label {unknown[0]!r} of the {name} rows is not among the "
+                    f"ensemble {ensemble.name!r}: the label {unknown!r} of the {name} rows is not among the "
                     f"{len(known)} labels that members are trained on"
                 )
+            targets(task, known, cells, f"ensemble {ensemble.name!r}, {name} rows")
         return known
 
     def _fuse(self, recipe: EnsembleRecipe, draft: Ensemble, bundle: Bundle) -> list[Report]:
@@ -115,15 +125,9 @@ class Pipeline:
             if self._splits.test is not None:
                 test = labelled(self._splits.test, "test", self._recipe, recipe)
                 known = concatenate_datasets([self._splits.train, self._splits.validation])
-                reports.append(
-                    with_baselines(
-                        evaluation.report(ensemble, test),
-                        recipe,
-                        ensemble,
-                        labelled(known, "training", self._recipe, recipe),
-                        test,
-                    )
-                )
+                training = labelled(known, "training", self._recipe, recipe)
+                baselines = baseline_answers(recipe, ensemble, training, test)
+                reports.append(evaluation.report(ensemble, test, baselines))
             self._run.finish(step, [report.model_dump() for report in reports])
         return [Report.model_validate(report) for report in self._run.result(step) or []]
 
@@ -135,27 +139,31 @@ class Pipeline:
         evaluation: Evaluation,
         rows: Labelled,
     ) -> tuple[Ensemble, Report]:
-        truth = label_indices(draft, rows)
-        probabilities = evaluation.probabilities(rows)
-        fitted = fit_fusion(draft, recipe.fusion, probabilities, truth, self._recipe.seed)
+        truth = rows.targets(draft)
+        outputs = evaluation.outputs(rows)
+        fitted = fit_fusion(
+            draft, recipe.fusion, outputs, truth, self._recipe.seed, self._splits.groups
+        )
         if fitted.stack:
             fitted.stack.write(bundle.path / str(fitted.ensemble.fusion.parameters))
         served = fitted.validation[fitted.ensemble.fusion.method]
-        golden = [
-            Golden(input=text, label=answer)
-            for text, answer, winner, right in zip(
-                rows.texts, rows.answers, served.winners, truth, strict=True
-            )
-            if winner == right
-        ]
+        golden = _golden(rows, served, truth) if isinstance(served, Fused) else []
         ensemble = fitted.ensemble.model_copy(update={"golden": golden[: recipe.golden]})
-        return ensemble, classification_report(
-            ensemble, rows, probabilities, truth, fitted.validation
-        )
+        return ensemble, label_report(ensemble, rows, outputs, truth, fitted.validation)
+
+
+def _golden(rows: Labelled, served: Fused, truth: Targets) -> list[Golden]:
+    """The rows that the fusion answers rightly."""
+    right = served.winners == truth
+    return [
+        Golden(input=text, label=answer)
+        for text, answer, is_right in zip(rows.texts, rows.answers, right, strict=True)
+        if is_right
+    ]
 
 
 def _with_scores(ensemble: Ensemble, report: Report) -> Ensemble:
     """The manifest with its validation figures, checked as a whole."""
-    main = "bleu" if ensemble.task == "generation" else "accuracy"
-    scores = {"validation": {**report.served().scores, "best_member": report.best_member(main)}}
+    best = report.best_member(MAIN[ensemble.task])
+    scores = {"validation": {**report.served().scores, "best_member": best}}
     return Ensemble.model_validate(ensemble.model_copy(update={"scores": scores}).model_dump())

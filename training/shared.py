@@ -117,6 +117,7 @@ class SharedStages:
                     options.text,
                     self._labels[ensemble.name],
                     options.max_tokens,
+                    options.text_pair,
                 ),
             )
             for ensemble in self._recipe.ensembles

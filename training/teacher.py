@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from serve.bundle import BaseSpec, Bundle, BundleInfo, Ensemble, FusionSpec, Member
-from serve.fusion.fuse import Fusion
+from serve.fusion.fuse import Fused, Fusion
 from serve.fusion.token_weights import token_method
 from training.manifest import draft
 from training.predict import Advance, OfflineMembers
@@ -28,12 +28,16 @@ class EnsembleTeacher:
         self._ensemble = ensemble
         self._members = OfflineMembers(bundle, ensemble)
 
-    def label_probabilities(self, texts: Sequence[str], advance: Advance) -> NDArray[np.float64]:
-        """[texts, labels]"""
-        probabilities = self._members.probabilities(texts, advance)
+    def label_probabilities(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, advance: Advance
+    ) -> NDArray[np.float64]:
+        """[texts, labels]; `pairs` are the second texts, where rows are pairs."""
+        said = self._members.outputs(texts, pairs, advance)
         fusion = Fusion.from_manifest(self._ensemble, self._bundle.fusion_path(self._ensemble))
         method = self._ensemble.fusion.method
-        return fusion(probabilities, method="average" if method == "vote" else method).probabilities
+        fused = fusion(said, method="average" if method == "vote" else method)
+        assert isinstance(fused, Fused), "the recipe lets only classification and generation teach"
+        return fused.probabilities
 
     def answer_tokens(
         self,

@@ -8,16 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from choir_cli.console import UsageError
-from choir_cli.parsing import numbers, pairs, read_labels, read_verbalizers
+from choir_cli.parsing import numbers, read_labels, read_verbalizers, several
 
 if TYPE_CHECKING:
     from serve.bundle import Bundle
 
 Adapters = Annotated[
     list[str] | None,
-    typer.Option("--adapter", metavar="NAME=DIR", help="A PEFT folder; repeat it for each member."),
+    typer.Option(
+        "--adapter",
+        metavar="NAME=DIR",
+        help="A PEFT folder; repeat it for each member, and for a member's second adapter.",
+    ),
 ]
-Task = Annotated[str | None, typer.Option("--task", help="classification or generation.")]
+Task = Annotated[
+    str | None, typer.Option("--task", help="classification, multilabel, regression or generation.")
+]
 Fusion = Annotated[
     str | None, typer.Option("--fusion", help="average, weighted_average, vote or product.")
 ]
@@ -64,7 +70,10 @@ def pack_bundle(
 
     return pack(
         base,
-        {member: Path(folder) for member, folder in pairs("--adapter", adapters).items()},
+        {
+            member: [Path(folder) for folder in folders]
+            for member, folders in several("--adapter", adapters).items()
+        },
         out,
         task=task,
         fusion=fusion,

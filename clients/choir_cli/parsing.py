@@ -23,6 +23,15 @@ def pairs(option: str, values: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def several(option: str, values: Sequence[str]) -> dict[str, list[str]]:
+    """`["a=x", "b=y", "a=z"]` as a mapping to lists, in order. Raises UsageError for a missing `=`."""
+    found: dict[str, list[str]] = {}
+    for value in values:
+        for name, rest in pairs(option, [value]).items():
+            found.setdefault(name, []).append(rest)
+    return found
+
+
 def numbers(option: str, values: Sequence[str]) -> dict[str, float]:
     """`["a=0.7"]` as a mapping to numbers."""
     try:

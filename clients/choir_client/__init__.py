@@ -5,6 +5,7 @@
 """
 
 from choir_client._flows import Retries
+from choir_client._requests import Input
 from choir_client.client import AsyncChoir, Choir
 from choir_client.exceptions import (
     APIError,
@@ -16,6 +17,7 @@ from choir_client.exceptions import (
     InvalidAnswer,
     NotFound,
     RateLimited,
+    RolloutAborted,
     TooLarge,
     Unauthorized,
     Unavailable,
@@ -33,6 +35,8 @@ from choir_client.models import (
     Prediction,
     PredictionItem,
     Rollout,
+    Tally,
+    Trial,
     Usage,
 )
 
@@ -52,6 +56,7 @@ __all__ = [
     "EnsembleStatus",
     "Forbidden",
     "Health",
+    "Input",
     "InvalidAnswer",
     "MemberPrediction",
     "Model",
@@ -61,7 +66,10 @@ __all__ = [
     "RateLimited",
     "Retries",
     "Rollout",
+    "RolloutAborted",
+    "Tally",
     "TooLarge",
+    "Trial",
     "Unauthorized",
     "Unavailable",
     "Usage",

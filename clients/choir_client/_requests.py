@@ -114,6 +114,14 @@ def rollback(name: str, *, to: int | None, wait: bool) -> Call[Rollout]:
     return _rollout_call(f"/v1/ensembles/{_segment(name)}/rollback", {"to": to}, wait)
 
 
+def promote(rollout_id: str, *, wait: bool) -> Call[Rollout]:
+    return _rollout_call(f"/v1/rollouts/{_segment(rollout_id)}/promote", {}, wait)
+
+
+def abort(rollout_id: str) -> Call[Rollout]:
+    return _rollout_call(f"/v1/rollouts/{_segment(rollout_id)}/abort", {}, wait=False)
+
+
 def metrics() -> Call[str]:
     return Call("GET", "/metrics", lambda response: response.text)
 

@@ -24,16 +24,25 @@ class MemberPrediction(Answer):
     name: str
     adapters: list[AdapterRef] = []
     label: str | None = None
+    labels: list[str] | None = None
     probabilities: dict[str, float] = {}
+    value: float | None = None
 
 
 class PredictionItem(Answer):
-    """The fused answer to one input."""
+    """The fused answer to one input; which fields are set depends on the ensemble's task."""
 
     index: int
     label: str | None = None
+    """Classification."""
+    labels: list[str] | None = None
+    """Multilabel: those at or over their thresholds."""
     probabilities: dict[str, float] = {}
-    """Label -> probability, for every label."""
+    """Label -> probability, for every label; multilabel: each label's own."""
+    value: float | None = None
+    """Regression."""
+    std: float | None = None
+    """Regression: the standard deviation of the members' values."""
     entropy: float | None = None
     """Of the fused probabilities, in nats."""
     disagreement: float | None = None
@@ -58,8 +67,18 @@ class Prediction(Answer):
 
     @property
     def labels(self) -> list[str | None]:
-        """The fused label of every input."""
+        """The fused label of every input (classification)."""
         return [item.label for item in self.data]
+
+    @property
+    def label_sets(self) -> list[list[str]]:
+        """The fused labels of every input (multilabel)."""
+        return [item.labels or [] for item in self.data]
+
+    @property
+    def values(self) -> list[float | None]:
+        """The fused value of every input (regression)."""
+        return [item.value for item in self.data]
 
 
 class CompletionChoice(Answer):
@@ -137,6 +156,32 @@ class EnsembleMember(Answer):
     adapters: list[AdapterRef] = []
 
 
+class Tally(Answer):
+    """Requests that one version answered while a candidate was tried out."""
+
+    requests: int = 0
+    errors: int = 0
+    mean_ms: float | None = None
+    """Until the answer, or the first part of a stream."""
+
+
+class Trial(Answer):
+    """How a candidate is tried out, and what was counted so far."""
+
+    share: float
+    auto_promote: bool = True
+    gates: dict[str, float | None] = {}
+    decision: str | None = None
+    """promote or abort, if somebody has decided."""
+    candidate: Tally = Tally()
+    stable: Tally = Tally()
+    """The active version's."""
+    compared: int = 0
+    """Requests that both versions answered."""
+    agreement: float | None = None
+    dropped: int = 0
+
+
 class Rollout(Answer):
     """The change of one ensemble from one active version to another."""
 
@@ -150,10 +195,18 @@ class Rollout(Answer):
     """Progress of the engine replicas."""
     reason: str | None = None
     """Why it was aborted."""
+    strategy: str = "immediate"
+    trial: Trial | None = None
+    """For shadow and canary."""
 
     @property
     def finished(self) -> bool:
         return self.state in ("done", "aborted")
+
+    @property
+    def open(self) -> bool:
+        """Whether it is not committed on every replica, nor aborted."""
+        return self.state in ("preparing", "shadowing", "canarying", "committing")
 
 
 class EnsembleStatus(Answer):

@@ -2,65 +2,106 @@
 
 import asyncio
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from serve.adapter import WEIGHTS, AdapterError, AdapterKind, adapter_kind, check_together
+from serve.engine.equipment import Equipment
 from serve.engine.interface import LoadedAdapter, PrepareError
+from serve.engine.soft.adapter import SoftAdapter, SoftKind
+from serve.manifest import AdapterRef
+from serve.tensors import TensorError, TensorFile
 
 
 @dataclass
-class _Slot:
+class _Loaded:
     adapter: LoadedAdapter
-    request: LoRARequest
+    equipment: Equipment
+    """The adapter alone."""
+    embeds: bool
+    """Whether it is a LoRA that changes the base's token embeddings."""
     users: int = 0
 
 
 class AdapterPool:
     """Loads and unloads adapters in vLLM and counts their users.
 
-    vLLM's name for an adapter is its digest and the path is the immutable folder of that digest, because vLLM keys
-    its prefix cache by name and path: the same content finds its cache again, other content never does. The id is
-    fresh for each load. Since no more adapters are loaded than there are slots, vLLM never evicts one by itself."""
+    vLLM's name for a LoRA is its digest and the path is the immutable folder of that digest, because vLLM keys its
+    prefix cache by name and path: the same content finds its cache again, other content never does. The id is fresh for
+    each load. Since no more LoRAs are loaded than there are slots, vLLM never evicts one by itself.
+
+    Prefix and prompt adapters take no slot. They lie in the host memory of each worker, up to a limit that the workers
+    keep (`soft/store.py`)."""
 
     def __init__(self, llm: AsyncLLM, slots: int) -> None:
         self._llm = llm
         self._slots = slots
-        self._loaded: dict[str, _Slot] = {}
+        self._loaded: dict[str, _Loaded] = {}
         self._ids = itertools.count(1)
         self._changing = asyncio.Lock()
 
     @property
     def loaded(self) -> tuple[LoadedAdapter, ...]:
-        return tuple(slot.adapter for slot in self._loaded.values())
+        return tuple(each.adapter for each in self._loaded.values())
 
-    def request(self, digest: str) -> LoRARequest:
-        """What vLLM needs to run a request with a loaded adapter."""
-        return self._loaded[digest].request
+    def equipment(self, references: Sequence[AdapterRef]) -> Equipment:
+        """What a member with these loaded adapters runs with.
+
+        Raises AdapterError for adapters that cannot be one member's."""
+        alone = [self._loaded[reference.digest] for reference in references]
+        check_together([each.adapter.kind for each in alone])
+        return Equipment(
+            lora=next((e.equipment.lora for e in alone if e.equipment.lora), None),
+            soft=next((e.equipment.soft for e in alone if e.equipment.soft), None),
+        )
+
+    def alone(self, digest: str) -> Equipment:
+        """What a request with this loaded adapter only runs with."""
+        return self._loaded[digest].equipment
 
     async def acquire(self, name: str, digest: str, folder: str) -> None:
         """Load the adapter unless it is, and count one more user.
 
-        Raises PrepareError when vLLM refuses it or all slots are taken."""
+        Raises PrepareError when it is refused or all slots are taken."""
         async with self._changing:
-            slot = self._loaded.get(digest)
-            if slot is None:
-                slot = await self._load(name, digest, folder)
-                self._loaded[digest] = slot
-            slot.users += 1
+            loaded = self._loaded.get(digest)
+            if loaded is None:
+                loaded = await self._load(name, digest, folder)
+                self._loaded[digest] = loaded
+            loaded.users += 1
 
     async def release(self, digest: str) -> None:
         """Count one user less, and unload the adapter with its last one."""
         async with self._changing:
-            slot = self._loaded[digest]
-            slot.users -= 1
-            if slot.users == 0:
-                await self._llm.remove_lora(slot.request.lora_int_id)
+            loaded = self._loaded[digest]
+            loaded.users -= 1
+            if loaded.users == 0:
+                lora = loaded.equipment.lora
+                if lora is not None:
+                    await self._llm.remove_lora(lora.lora_int_id)
+                else:
+                    await self._llm.collective_rpc("unload_soft", args=(digest,))
                 del self._loaded[digest]
 
-    async def _load(self, name: str, digest: str, folder: str) -> _Slot:
-        if len(self._loaded) >= self._slots:
+    async def _load(self, name: str, digest: str, folder: str) -> _Loaded:
+        try:
+            kind = adapter_kind(Path(folder))
+            embeds = kind == "lora" and _changes_embeddings(Path(folder))
+        except (AdapterError, TensorError) as error:
+            raise PrepareError(f"The adapter {name!r} cannot be loaded: {error}") from error
+        self._check_embeddings(name, kind, embeds)
+        if kind == "lora":
+            equipment = Equipment(lora=await self._load_lora(name, digest, folder))
+        else:
+            equipment = Equipment(soft=await self._load_soft(name, digest, kind, folder))
+        return _Loaded(LoadedAdapter(name=name, digest=digest, kind=kind), equipment, embeds)
+
+    async def _load_lora(self, name: str, digest: str, folder: str) -> LoRARequest:
+        if sum(each.adapter.kind == "lora" for each in self._loaded.values()) >= self._slots:
             raise PrepareError(
                 f"All {self._slots} adapter slots of the engine are taken; release a version or start with a larger "
                 "max_loras (--engine '{\"max_loras\": N}')."
@@ -72,7 +113,31 @@ class AdapterPool:
             raise PrepareError(
                 f"vLLM cannot load the adapter {name!r}: {_first_line(error)}"
             ) from error
-        return _Slot(LoadedAdapter(name=name, digest=digest, kind="lora"), request)
+        return request
+
+    async def _load_soft(self, name: str, digest: str, kind: SoftKind, folder: str) -> SoftAdapter:
+        told = await self._llm.collective_rpc("load_soft", args=(digest, kind, folder))
+        refusals = [each for each in told if isinstance(each, str)]
+        if refusals:
+            await self._llm.collective_rpc("unload_soft", args=(digest,))
+            raise PrepareError(f"The adapter {name!r} cannot be loaded: {refusals[0]}")
+        return SoftAdapter(kind, digest, int(told[0]))
+
+    def _check_embeddings(self, name: str, kind: AdapterKind, embeds: bool) -> None:
+        """vLLM looks up token embeddings for the rows without vectors of their own, and its LoRA would then be applied
+        to other rows than those it belongs to."""
+        others = self._loaded.values()
+        if (kind == "prompt" and any(each.embeds for each in others)) or (
+            embeds and any(each.adapter.kind == "prompt" for each in others)
+        ):
+            raise PrepareError(
+                f"The adapter {name!r} cannot be loaded: a prompt adapter and a LoRA that changes the token embeddings "
+                "cannot be in one engine at once; train the LoRA without embed_tokens, or use a prefix adapter."
+            )
+
+
+def _changes_embeddings(folder: Path) -> bool:
+    return any("lora_embedding_" in tensor for tensor in TensorFile(folder / WEIGHTS).tensors)
 
 
 def _first_line(error: Exception) -> str:

@@ -8,9 +8,10 @@ from typing import Any, Literal
 import torch
 import vllm
 from vllm import AsyncEngineArgs
-from vllm.config import PoolerConfig
+from vllm.config import KVTransferConfig, PoolerConfig
 
 from serve.engine.lockstep.client import REPORT_COLUMNS
+from serve.engine.soft.inputs import SWITCH
 
 SUPPORTED_VLLM = "0.32"
 
@@ -36,6 +37,9 @@ OWNED: Mapping[str, str] = {
     "trust_remote_code": "no code is ever loaded from a model folder",
     "load_format": "weights are read from safetensors only",
     "logprobs_mode": "scores are the model's own log-probabilities",
+    "kv_transfer_config": "prefix adapters go through it",
+    "kv_offloading_size": "it would take the place of what prefix adapters go through",
+    "enable_prompt_embeds": "embeddings come from verified adapters only, never from clients",
 }
 
 CPU_DEFAULTS: Mapping[str, Any] = {
@@ -109,6 +113,12 @@ def engine_args(
             "scheduler_cls": ASYNC_SCHEDULER
             if torch.cuda.is_available() and given.get("async_scheduling", True)
             else SCHEDULER,
+            "kv_transfer_config": KVTransferConfig(
+                kv_connector="SoftConnector",
+                kv_connector_module_path="serve.engine.soft.connector",
+                kv_role="kv_consumer",
+                kv_load_failure_policy="fail",
+            ),
         }
     else:
         arguments |= {
@@ -123,5 +133,6 @@ def engine_args(
         # what members think of a token comes back in columns beside the likeliest tokens
         asked = arguments.get("max_logprobs", AsyncEngineArgs.max_logprobs)
         arguments["max_logprobs"] = asked if asked < 0 else asked + REPORT_COLUMNS
+        arguments["additional_config"] = {**arguments.get("additional_config", {}), SWITCH: True}
     arguments["max_cpu_loras"] = arguments["max_loras"]
     return AsyncEngineArgs(**arguments)

@@ -3,26 +3,26 @@
 import asyncio
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from vllm import SamplingParams
-from vllm.inputs import TokensPrompt
 from vllm.logprobs import FlatLogprobs
-from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS, RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from serve.engine.equipment import Equipment
 from serve.engine.scheduler import COMPUTE_FROM
 from serve.labels import LabelError, LabelPath, encoder, label_paths
 
 
 @dataclass(frozen=True)
 class LabelScores:
-    """Scores of C labels for N prompts by M adapters."""
+    """Scores of C labels for N prompts by M members."""
 
     scores: NDArray[np.float64]
     """[M, N, C] sums of log-probabilities, or means over the label's tokens."""
@@ -49,39 +49,41 @@ class CausalScorer:
         self,
         prompts: Sequence[str],
         labels: Sequence[str],
-        adapters: Sequence[LoRARequest | None],
+        members: Sequence[Equipment],
         *,
         mean: bool = False,
     ) -> LabelScores:
         """Raises LabelError for what cannot be scored, a text that is too long for the model included."""
-        plans = await asyncio.to_thread(self._plan, prompts, labels)
+        context = self._context - max(member.virtual_tokens for member in members)
+        plans = await asyncio.to_thread(self._plan, prompts, labels, context)
         rows = await asyncio.gather(
-            *(self._score_one(plan, adapter) for adapter in adapters for plan in plans)
+            *(self._score_one(plan, member) for member in members for plan in plans)
         )
-        scores = np.array(rows, dtype=np.float64).reshape(len(adapters), len(plans), len(labels))
+        scores = np.array(rows, dtype=np.float64).reshape(len(members), len(plans), len(labels))
         if mean:
             scores /= np.array([[len(path.tokens) for path in plan] for plan in plans])
         prompt_tokens = sum(max(len(path.context) for path in plan) for plan in plans)
         label_tokens = sum(len(path.tokens) for plan in plans for path in plan)
-        return LabelScores(scores, prompt_tokens, len(adapters) * (prompt_tokens + label_tokens))
+        return LabelScores(scores, prompt_tokens, len(members) * (prompt_tokens + label_tokens))
 
-    def _plan(self, prompts: Sequence[str], labels: Sequence[str]) -> list[list[LabelPath]]:
+    def _plan(
+        self, prompts: Sequence[str], labels: Sequence[str], context: int
+    ) -> list[list[LabelPath]]:
+        """`context`: what the members' adapters leave of the model's."""
         plans = []
         for prompt in prompts:
             plan = label_paths(self._encode, prompt, labels)
             longest = max(len(path.context) + len(path.tokens) for path in plan)
-            if longest > self._context:
+            if longest > context:
                 raise LabelError(
-                    f"The text and its label are {longest} tokens long, and the model's context is {self._context}: "
-                    "shorten the text."
+                    f"The text and its label are {longest} tokens long, and the model has room for {context}: shorten "
+                    "the text."
                 )
             plans.append(plan)
         return plans
 
-    async def _score_one(
-        self, plan: Sequence[LabelPath], adapter: LoRARequest | None
-    ) -> list[float]:
-        """Scores of one prompt's labels [C] under one adapter."""
+    async def _score_one(self, plan: Sequence[LabelPath], member: Equipment) -> list[float]:
+        """Scores of one prompt's labels [C] by one member."""
         siblings: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = defaultdict(list)
         for index, path in enumerate(plan):
             siblings[path.context, path.tokens[:-1]].append(index)
@@ -93,7 +95,7 @@ class CausalScorer:
         values = await asyncio.gather(
             *(
                 self.continuations(
-                    context, stem, [plan[index].tokens[-1] for index in chosen], adapter
+                    context, stem, [plan[index].tokens[-1] for index in chosen], member
                 )
                 for context, stem, chosen in steps
             )
@@ -109,7 +111,7 @@ class CausalScorer:
         context: Sequence[int],
         stem: Sequence[int],
         tokens: list[int],
-        adapter: LoRARequest | None,
+        member: Equipment,
     ) -> list[float]:
         """Log-probability of `stem` and then each of `tokens` (at most 128) right after `context`."""
         params = SamplingParams(
@@ -123,28 +125,30 @@ class CausalScorer:
         if stem:
             params.prompt_logprobs = 0
             params.skip_reading_prefix_cache = False
-            params.extra_args = {COMPUTE_FROM: len(context) - 1}
-        prompt = TokensPrompt(prompt_token_ids=[*context, *stem])
-        if adapter is not None:
-            prompt["cache_salt"] = adapter.lora_name
-        output = await self._run(prompt, params, adapter)
+            params.extra_args = {COMPUTE_FROM: member.virtual_tokens + len(context) - 1}
+        output = await self._run({"prompt_token_ids": [*context, *stem]}, params, member)
         logprobs = output.outputs[0].logprobs
         assert logprobs is not None, "logprob_token_ids asks for them"
         position = logprobs[0]
         before = 0.0
         if stem:
             assert isinstance(output.prompt_logprobs, FlatLogprobs)
-            starts = output.prompt_logprobs.start_indices[len(context) :]
+            starts = output.prompt_logprobs.start_indices[member.virtual_tokens + len(context) :]
             before = sum(output.prompt_logprobs.logprobs[start] for start in starts)
         return [before + position[token].logprob for token in tokens]
 
     async def _run(
-        self, prompt: TokensPrompt, params: SamplingParams, adapter: LoRARequest | None
+        self, prompt: Mapping[str, Any], params: SamplingParams, member: Equipment
     ) -> RequestOutput:
         last = None
         async for output in self._llm.generate(
-            prompt, params, f"score-{uuid.uuid4().hex}", lora_request=adapter
+            member.prompt(prompt),  # type: ignore[arg-type]
+            member.params(params),
+            f"score-{uuid.uuid4().hex}",
+            lora_request=member.lora,
         ):
             last = output
         assert last is not None, "vLLM ends every request with an output"
+        if last.outputs[0].finish_reason == "error":
+            raise RuntimeError("The engine ended a label's request; its log says why.")
         return last

@@ -1,11 +1,20 @@
 """What an OpenAI call asks of an ensemble's members, and what cannot be asked."""
 
+from typing import Any
+
 from serve.engine.interface import GenerateCall, Refusal
 from serve.engine.lockstep.seat import PREFIX, TokenFusion
 from serve.fusion.errors import FusionError
 from serve.fusion.members import check_weights
 from serve.fusion.token_weights import token_method, token_plausibility, token_weights
 from serve.manifest import Ensemble
+
+_OWNED = {
+    "prompt_embeds": "vectors come from verified adapters only; send text or token ids",
+    "kv_transfer_params": "keys and values come from verified adapters only",
+    "ec_transfer_params": "no encoder's outputs are transferred",
+}
+"""What vLLM would take from a client and Choir does not."""
 
 _NOT_FUSED = ("use_beam_search", "prompt_logprobs")
 _NOT_VOTED = (*_NOT_FUSED, "n", "logprobs", "top_logprobs")
@@ -18,6 +27,11 @@ def generation_refusal(ensemble: Ensemble, call: GenerateCall) -> Refusal | None
     for key in extra if isinstance(extra, dict) else ():
         if key.startswith(PREFIX):  # what Choir tells its scheduler is not a client's to say
             return Refusal(400, f"{key!r} is reserved for Choir.", param="vllm_xargs")
+    for name, why in _OWNED.items():
+        if call.body.get(name) is not None:
+            return Refusal(400, f"{name!r} is not taken: {why}.", param=name)
+    if _holds_vectors(call.body.get("messages")):
+        return Refusal(400, "Messages are not taken with embeddings in them.", param="messages")
     unknown = [name for name in call.prompts or () if name not in names]
     if unknown:
         return Refusal(
@@ -52,6 +66,20 @@ def generation_refusal(ensemble: Ensemble, call: GenerateCall) -> Refusal | None
     if len(names) == 1:
         return None
     return _unhonoured(call, names[0], voted=method is None)
+
+
+def _holds_vectors(messages: Any) -> bool:
+    """Whether a chat has content of the types `prompt_embeds`, `image_embeds` and the like."""
+    contents = [each.get("content") for each in _dicts(messages)]
+    return any(
+        str(part.get("type")).endswith("_embeds")
+        for content in contents
+        for part in _dicts(content)
+    )
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def token_fusion(ensemble: Ensemble, call: GenerateCall) -> TokenFusion | None:

@@ -9,9 +9,8 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from serve.adapter import AdapterKind
+from serve.fusion.fused import Answers
 from serve.manifest import Ensemble, Member
 
 VERSION_NOT_LOADED = "version_not_loaded"
@@ -63,7 +62,7 @@ class EngineSettings:
     """Local folder or hub id of the base."""
     kind: Literal["causal", "encoder"]
     adapter_slots: int
-    """How many distinct adapters can be loaded at once."""
+    """How many distinct LoRAs can be loaded at once."""
     max_lora_rank: int = 64
     revision: str | None = None
     dtype: str = "auto"
@@ -101,22 +100,16 @@ class PredictCall:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The fused answer to N inputs over C labels by M members."""
+    """The fused answer to N inputs by M members."""
 
     version: str
     labels: tuple[str, ...]
-    winners: NDArray[np.int64]
-    """[N] index of the answered label."""
-    probabilities: NDArray[np.float64]
-    """[N, C]"""
-    entropy: NDArray[np.float64]
-    """[N] nats"""
-    disagreement: NDArray[np.float64]
-    """[N] nats"""
+    """C labels; none for regression."""
+    answers: Answers
     members: tuple[Member, ...]
     """The members that answered, in the manifest's order."""
-    member_probabilities: NDArray[np.float64] | None
-    """[M, N, C], only when asked for."""
+    member_answers: tuple[Answers, ...] | None
+    """What each of them answers alone, only when asked for."""
     prompt_tokens: int
     """Tokens of the inputs, counted once."""
     member_tokens: int
@@ -153,7 +146,7 @@ class GenerateCall:
 class LoadedAdapter:
     name: str
     digest: str
-    kind: str
+    kind: AdapterKind
 
 
 @dataclass(frozen=True)
@@ -164,7 +157,7 @@ class EngineState:
     """`name@version` -> requests in flight on it."""
     adapters: tuple[LoadedAdapter, ...] = ()
     adapter_slots: int = 0
-    """How many distinct adapters fit."""
+    """How many distinct LoRAs fit; prefix and prompt adapters take no slot."""
     max_lora_rank: int = 0
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve.engine.causal import CausalScorer
 from serve.engine.encoder import EncoderPooler
+from serve.engine.equipment import Equipment
 from serve.engine.interface import Probe
 
 TEXT = "The quick brown fox jumps over the lazy dog. 0123456789"
@@ -22,7 +22,8 @@ class Prober:
         self._causal = CausalScorer(llm) if kind == "causal" else None
         self._encoder = EncoderPooler(llm) if kind == "encoder" else None
         tokens: list[int] = llm.get_tokenizer()(TEXT)["input_ids"]
-        self._tokens = tokens[: llm.model_config.max_model_len - 1]
+        self._tokens = tokens
+        self._context = llm.model_config.max_model_len
         vocabulary = llm.model_config.get_vocab_size()
         self._watched = list(range(0, vocabulary, -(-vocabulary // OUTPUTS)))
         self._base: tuple[float, ...] = ()
@@ -31,20 +32,24 @@ class Prober:
     async def create(cls, llm: AsyncLLM, kind: Literal["causal", "encoder"]) -> "Prober":
         """Probes the base, which also builds vLLM's kernels."""
         prober = cls(llm, kind)
-        prober._base = await prober._outputs(None)
+        prober._base = await prober._outputs(Equipment())
         return prober
 
-    async def probe(self, adapter: LoRARequest) -> Probe:
+    async def probe(self, digest: str, adapter: Equipment) -> Probe:
+        """What the loaded adapter answers, by itself."""
         outputs = await self._outputs(adapter)
         change = max(abs(a - b) for a, b in zip(outputs, self._base, strict=True))
-        return Probe(digest=adapter.lora_name, outputs=outputs, change=change)
+        return Probe(digest=digest, outputs=outputs, change=change)
 
-    async def _outputs(self, adapter: LoRARequest | None) -> tuple[float, ...]:
+    async def _outputs(self, adapter: Equipment) -> tuple[float, ...]:
         """Log-probabilities of the watched tokens, or the pooled vector's first values."""
         values: Sequence[float]
         if self._causal is not None:
-            values = await self._causal.continuations(self._tokens, (), self._watched, adapter)
+            tokens = self._tokens[: self._context - adapter.virtual_tokens - 1]
+            values = await self._causal.continuations(tokens, (), self._watched, adapter)
         else:
             assert self._encoder is not None
-            values = (await self._encoder.pool([self._tokens], [adapter]))[0, 0, :OUTPUTS].tolist()
+            values = (
+                await self._encoder.pool([self._tokens[: self._context - 1]], [adapter.lora])
+            )[0, 0, :OUTPUTS].tolist()
         return tuple(values)

@@ -1,5 +1,5 @@
-"""vLLM's schedulers, taught to keep groups in step (`lockstep/scheduler.py`) and how far a label-scoring request may
-read the prefix cache.
+"""vLLM's schedulers, taught to keep groups in step (`lockstep/scheduler.py`), what soft adapters need
+(`soft/scheduler.py`), and how far a label-scoring request may read the prefix cache.
 
 vLLM computes no `prompt_logprobs` for positions that it reads from the cache, and label scoring needs them from the
 label's first token on. So a hit is cut back to the last block that ends before the label begins. The hook is
@@ -14,6 +14,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
 from serve.engine.lockstep.scheduler import LockstepMixin
+from serve.engine.soft.scheduler import SoftMixin
 
 COMPUTE_FROM = "choir_compute_from"
 """Key in `SamplingParams.extra_args`: the first position that the forward pass has to compute."""
@@ -34,9 +35,9 @@ class _ScoringMixin:
         return blocks, hit, boundary, divergent
 
 
-class ChoirScheduler(LockstepMixin, _ScoringMixin, Scheduler):
+class ChoirScheduler(LockstepMixin, SoftMixin, _ScoringMixin, Scheduler):
     """For engines without asynchronous scheduling (the CPU)."""
 
 
-class AsyncChoirScheduler(LockstepMixin, _ScoringMixin, AsyncScheduler):
+class AsyncChoirScheduler(LockstepMixin, SoftMixin, _ScoringMixin, AsyncScheduler):
     """For engines with asynchronous scheduling (vLLM's default on GPUs)."""

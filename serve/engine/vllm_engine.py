@@ -10,14 +10,15 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve import labels, metrics
+from serve.adapter import AdapterError, adapter_kind
 from serve.engine.adapters import AdapterPool
 from serve.engine.arguments import check_vllm_version, engine_args
 from serve.engine.causal import CausalScorer
-from serve.engine.encoder import EncoderPooler, Head
+from serve.engine.encoder import PAIR_UNUSED, EncoderPooler, Head, refuse_mixed
+from serve.engine.equipment import Equipment
 from serve.engine.generation import generation_refusal, token_fusion
 from serve.engine.interface import (
     VERSION_NOT_LOADED,
@@ -35,8 +36,9 @@ from serve.engine.manifests import refuse_unserved, without
 from serve.engine.openai import OpenAIRoutes
 from serve.engine.probe import Prober
 from serve.engine.voice import Speaker, Voice
-from serve.fusion.fuse import Fused, Fusion, FusionError
-from serve.fusion.measures import entropy
+from serve.fusion.fuse import Fusion, FusionError
+from serve.fusion.fused import Answers, FusedValues, agreeing
+from serve.fusion.tasks import outputs
 from serve.manifest import Ensemble, Member
 
 logger = logging.getLogger(__name__)
@@ -139,8 +141,9 @@ class VLLMEngine:
                     absent[member.name] = error
             ensemble = without(ensemble, absent)
             self._refuse_group(ensemble)
+            refuse_mixed(heads)
             fusion = None
-            if ensemble.task == "classification":
+            if ensemble.task != "generation":
                 fusion = Fusion.from_manifest(
                     ensemble,
                     Path(version.parameters) if version.parameters else None,
@@ -157,17 +160,23 @@ class VLLMEngine:
     async def _load_member(
         self, member: Member, version: Version, acquired: list[str], heads: dict[str, Head]
     ) -> None:
-        """Appends what it took to `acquired`, also when it raises PrepareError, unless it gave it back."""
-        for reference in member.adapters:
-            folder = version.adapters[reference.digest]
-            await self._adapters.acquire(reference.adapter, reference.digest, folder)
-            try:
+        """Appends what it took to `acquired`; if it raises, it has given all of it back."""
+        taken: list[str] = []
+        try:
+            for reference in member.adapters:
+                folder = version.adapters[reference.digest]
                 if self._encoder is not None:
                     heads[member.name] = self._head(folder, member, version.ensemble)
-            except BaseException:
-                await self._adapters.release(reference.digest)
-                raise
-            acquired.append(reference.digest)
+                await self._adapters.acquire(reference.adapter, reference.digest, folder)
+                taken.append(reference.digest)
+            self._equipment(member)
+        except BaseException as error:
+            for digest in taken:
+                await self._adapters.release(digest)
+            if isinstance(error, AdapterError):
+                raise PrepareError(f"Member {member.name!r}: {error}") from error
+            raise
+        acquired += taken
 
     def _refuse_group(self, ensemble: Ensemble) -> None:
         """Raises PrepareError for more members than the engine can ever run together."""
@@ -180,11 +189,15 @@ class VLLMEngine:
 
     @staticmethod
     def _head(folder: str, member: Member, ensemble: Ensemble) -> Head:
-        head = Head.read(Path(folder))
-        if len(head.bias) != len(ensemble.labels or ()):
+        if adapter_kind(Path(folder)) != "lora":
             raise PrepareError(
-                f"The head of member {member.name!r} has {len(head.bias)} rows, and the ensemble has "
-                f"{len(ensemble.labels or ())} labels."
+                f"Member {member.name!r} has a prefix or prompt adapter, and an encoder base takes LoRA only."
+            )
+        head = Head.read(Path(folder))
+        if len(head.bias) != ensemble.head_rows:
+            raise PrepareError(
+                f"The head of member {member.name!r} has {len(head.bias)} rows, and the ensemble needs "
+                f"{ensemble.head_rows}."
             )
         return head
 
@@ -192,7 +205,7 @@ class VLLMEngine:
         """See `interface.Engine`."""
         digests = self._versions[key].ensemble.digests
         return tuple(
-            await asyncio.gather(*(self._prober.probe(self._adapters.request(d)) for d in digests))
+            await asyncio.gather(*(self._prober.probe(d, self._adapters.alone(d)) for d in digests))
         )
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
@@ -216,7 +229,7 @@ class VLLMEngine:
             try:
                 scores, prompt_tokens, member_tokens = await self._scores(loaded, members, call)
                 return await asyncio.to_thread(
-                    _merge, loaded, members, call, softmax(scores), prompt_tokens, member_tokens
+                    _merge, loaded, members, call, scores, prompt_tokens, member_tokens
                 )
             except labels.LabelError as error:
                 return Refusal(400, str(error), param="input")
@@ -228,29 +241,23 @@ class VLLMEngine:
     ) -> tuple[NDArray[np.float64], int, int]:
         """Label scores [M, N, C], the prompts' tokens, and all members' tokens."""
         ensemble = loaded.ensemble
-        adapters = [self._adapter_of(member) for member in members]
+        equipment = [self._equipment(member) for member in members]
         if self._causal is not None:
             pair_needed = "{text_pair}" in ensemble.template
             for text in call.inputs:
                 if (text.text_pair is not None) != pair_needed:
-                    raise labels.LabelError(_PAIR_MISSING if pair_needed else _PAIR_UNUSED)
+                    raise labels.LabelError(_PAIR_MISSING if pair_needed else PAIR_UNUSED)
             scored = await self._causal.score(
                 [labels.fill(ensemble.template, text.text, text.text_pair) for text in call.inputs],
                 labels.label_texts(ensemble.labels or (), ensemble.verbalizers),
-                adapters,
+                equipment,
                 mean=ensemble.label_scoring == "mean",
             )
             return scored.scores, scored.prompt_tokens, scored.member_tokens
         assert self._encoder is not None
-        if any(text.text_pair is not None for text in call.inputs):
-            raise labels.LabelError(_PAIR_UNUSED)
-        rows = await asyncio.to_thread(self._encoder.tokens, [text.text for text in call.inputs])
-        pooled = await self._encoder.pool(rows, adapters)
-        scores = np.stack(
-            [loaded.heads[member.name].scores(x) for member, x in zip(members, pooled, strict=True)]
-        )
-        tokens = sum(len(row) for row in rows)
-        return scores, tokens, tokens * len(members)
+        heads = [loaded.heads[member.name] for member in members]
+        pooled = await self._encoder.score(call.inputs, [each.lora for each in equipment], heads)
+        return pooled.scores, pooled.prompt_tokens, pooled.prompt_tokens * len(members)
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         """See `interface.Engine`."""
@@ -285,7 +292,7 @@ class VLLMEngine:
         return Voice(
             model=call.model,
             ensemble=loaded.ensemble,
-            speakers=[Speaker(member, self._adapter_of(member)) for member in members],
+            speakers=[Speaker(member, self._equipment(member)) for member in members],
             weights=call.weights,
             fusion=token_fusion(loaded.ensemble, call) if len(members) > 1 else None,
             open_end=open_end,
@@ -293,8 +300,8 @@ class VLLMEngine:
             absent=loaded.absent,
         )
 
-    def _adapter_of(self, member: Member) -> LoRARequest | None:
-        return self._adapters.request(member.adapters[0].digest) if member.adapters else None
+    def _equipment(self, member: Member) -> Equipment:
+        return self._adapters.equipment(member.adapters)
 
     async def release(self, key: str) -> None:
         """See `interface.Engine`."""
@@ -331,7 +338,6 @@ class VLLMEngine:
 
 
 _PAIR_MISSING = "The ensemble's template needs a text_pair with every input."
-_PAIR_UNUSED = "This ensemble reads single texts: leave text_pair out."
 
 
 @contextmanager
@@ -370,45 +376,45 @@ def _absent_refusal(loaded: Loaded, member: str | None) -> Refusal | None:
     )
 
 
-def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities over the last axis."""
-    shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
-
-
 def _merge(
     loaded: Loaded,
     members: tuple[Member, ...],
     call: PredictCall,
-    probabilities: NDArray[np.float64],
+    scores: NDArray[np.float64],
     prompt_tokens: int,
     member_tokens: int,
 ) -> Prediction:
-    """Fuse [M, N, C] to the answer. Raises FusionError."""
+    """Fuse scores [M, N, C] to the answer. Raises FusionError."""
     ensemble, fusion = loaded.ensemble, loaded.fusion
     assert fusion is not None
-    method = call.method or ensemble.fusion.method
+    said = outputs(ensemble.task, scores)
+    alone = tuple(fusion.alone(each) for each in said)
     if call.member is not None:
-        alone = probabilities[0]
-        fused = Fused(alone, entropy(alone), np.zeros(len(alone)), alone.argmax(axis=-1))
+        answers = alone[0]
     else:
-        with metrics.fusing(ensemble.name, method):
-            fused = fusion(probabilities, method=call.method, weights=call.weights)
-        votes = probabilities.argmax(axis=-1)
-        for member, choices in zip(members, votes, strict=True):
-            agreeing = int((choices == fused.winners).sum())
-            metrics.member_agreed(ensemble.name, member.name, agreeing, len(choices) - agreeing)
-        metrics.disagreement_seen(ensemble.name, fused.disagreement.tolist())
+        with metrics.fusing(ensemble.name, call.method or ensemble.fusion.method):
+            answers = fusion(said, method=call.method, weights=call.weights)
+        _count(ensemble, members, alone, answers)
     return Prediction(
         version=call.version,
         labels=tuple(ensemble.labels or ()),
-        winners=fused.winners,
-        probabilities=fused.probabilities,
-        entropy=fused.entropy,
-        disagreement=fused.disagreement,
+        answers=answers,
         members=members,
-        member_probabilities=probabilities if call.return_members else None,
+        member_answers=alone if call.return_members else None,
         prompt_tokens=prompt_tokens,
         member_tokens=member_tokens,
         absent=loaded.absent,
     )
+
+
+def _count(
+    ensemble: Ensemble, members: tuple[Member, ...], alone: tuple[Answers, ...], answers: Answers
+) -> None:
+    """How the members of labels stand to the fused answer; values have neither agreement nor nats."""
+    for member, own in zip(members, alone, strict=True):
+        agrees = agreeing(own, answers)
+        if agrees is not None:
+            yes = int(agrees.sum())
+            metrics.member_agreed(ensemble.name, member.name, yes, len(agrees) - yes)
+    if not isinstance(answers, FusedValues):
+        metrics.disagreement_seen(ensemble.name, answers.disagreement.tolist())

@@ -16,6 +16,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve import metrics
+from serve.engine.equipment import Equipment
 from serve.engine.lockstep.client import Lockstep, Part
 from serve.engine.lockstep.logprobs import Report
 from serve.engine.lockstep.seat import TokenFusion
@@ -28,7 +29,7 @@ class Speaker:
     """A member, ready to generate."""
 
     member: Member
-    adapter: LoRARequest | None
+    equipment: Equipment
 
     @property
     def name(self) -> str:
@@ -108,13 +109,7 @@ class VoiceClient:
         kwargs: Mapping[str, Any],
     ) -> AsyncGenerator[RequestOutput, None]:
         (speaker,) = voice.speakers
-        stream = self._llm.generate(
-            _prompt_of(voice, speaker, prompt),
-            params,
-            request_id,
-            lora_request=speaker.adapter,
-            **kwargs,
-        )
+        stream = self._speak(voice, speaker, prompt, params, request_id, kwargs)
         async with aclosing(stream):
             async for output in stream:
                 tokens = sum(len(choice.token_ids) for choice in output.outputs)
@@ -131,7 +126,8 @@ class VoiceClient:
         kwargs: Mapping[str, Any],
     ) -> AsyncGenerator[RequestOutput, None]:
         parts = [
-            Part(speaker.adapter, _prompt_of(voice, speaker, prompt)) for speaker in voice.speakers
+            Part(speaker.equipment, voice.prompts.get(speaker.name, prompt))
+            for speaker in voice.speakers
         ]
         voice.member_tokens += sum(part.length for part in parts)
         nats: defaultdict[int, list[float]] = defaultdict(list)
@@ -169,21 +165,21 @@ class VoiceClient:
     ) -> AsyncGenerator[RequestOutput, None]:
         outputs = await asyncio.gather(
             *(
-                self._whole_answer(
-                    speaker,
-                    _prompt_of(voice, speaker, prompt),
-                    params,
-                    f"{request_id}-{speaker.name}",
-                    kwargs,
-                )
+                self._whole_answer(voice, speaker, prompt, params, request_id, kwargs)
                 for speaker in voice.speakers
             )
         )
+        failed = [each for each in outputs if each.outputs[0].finish_reason == "error"]
+        if failed:  # vLLM's serving says so to the client; an empty text is no vote
+            failed[0].request_id = request_id
+            yield failed[0]
+            return
         answers = [output.outputs[0].text for output in outputs]
         verdict = vote_answers(voice.ensemble, answers, voice.weights)
         voice.votes[request_id] = (verdict, answers)
         lengths = [len(output.outputs[0].token_ids) for output in outputs]
-        prompt_tokens = sum(len(output.prompt_token_ids or ()) for output in outputs)
+        prompts = [voice.prompts.get(speaker.name, prompt) for speaker in voice.speakers]
+        prompt_tokens = sum(len(each["prompt_token_ids"]) for each in prompts)
         voice.member_tokens += sum(lengths) + prompt_tokens
         metrics.tokens_generated(voice.ensemble.name, lengths[verdict.winner], sum(lengths))
         winner = outputs[verdict.winner]
@@ -192,6 +188,7 @@ class VoiceClient:
 
     async def _whole_answer(
         self,
+        voice: Voice,
         speaker: Speaker,
         prompt: Mapping[str, Any],
         params: SamplingParams,
@@ -201,21 +198,41 @@ class VoiceClient:
         params = params.clone()
         params.output_kind = RequestOutputKind.FINAL_ONLY
         last = None
-        async for output in self._llm.generate(
-            prompt, params, request_id, lora_request=speaker.adapter, **kwargs
-        ):
+        own_id = f"{request_id}-{speaker.name}"
+        async for output in self._speak(voice, speaker, prompt, params, own_id, kwargs):
             last = output
         assert last is not None, "vLLM ends every request with an output"
         return last
 
-
-def _prompt_of(voice: Voice, speaker: Speaker, prompt: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a member reads, with its prefix cache apart from every other adapter's."""
-    prompt = voice.prompts.get(speaker.name, prompt)
-    if speaker.adapter is None:
-        return prompt
-    salts = (speaker.adapter.lora_name, prompt.get("cache_salt"))
-    return {**prompt, "cache_salt": ":".join(salt for salt in salts if salt)}
+    async def _speak(
+        self,
+        voice: Voice,
+        speaker: Speaker,
+        prompt: Mapping[str, Any],
+        params: SamplingParams,
+        request_id: str,
+        kwargs: Mapping[str, Any],
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """One member's stream by itself."""
+        equipment = speaker.equipment
+        prompt = voice.prompts.get(speaker.name, prompt)
+        context = self._llm.model_config.max_model_len
+        params = equipment.fitted(
+            params, len(prompt["prompt_token_ids"]), context, clamp=voice.open_end
+        )
+        stream = self._llm.generate(
+            equipment.prompt(prompt),  # type: ignore[arg-type]
+            equipment.params(params),
+            request_id,
+            lora_request=equipment.lora,
+            **kwargs,
+        )
+        async with aclosing(stream):
+            async for output in stream:
+                if output.prompt_logprobs and equipment.virtual_tokens:
+                    own = output.prompt_logprobs[equipment.virtual_tokens + 1 :]
+                    output.prompt_logprobs = [None, *own]
+                yield output
 
 
 EngineClient.register(VoiceClient)

@@ -1,7 +1,8 @@
 """What runs inside vLLM's worker processes: vLLM imports this module there, because it is its worker extension.
 
-Two faults of vLLM 0.32 are repaired on import, and its sampler learns to report fused log-probabilities
-(`lockstep/logprobs.py`), each behind the version guard in `arguments.py`:
+Two faults of vLLM 0.32 are repaired on import, its sampler learns to report fused log-probabilities
+(`lockstep/logprobs.py`), and its runner to take the vectors of prompt adapters (`soft/inputs.py`), each behind the
+version guard in `arguments.py`:
 
 - LoRA on the CPU: rows without an adapter index the last adapter slot (`lora_cpu`).
 - A batch in which some requests name the tokens whose log-probabilities they want (`logprob_token_ids`, which label
@@ -11,16 +12,36 @@ Two faults of vLLM 0.32 are repaired on import, and its sampler learns to report
 from typing import Any
 
 import torch
+from vllm.config import VllmConfig
 from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.sampler import Sampler
 
 from serve.engine import lora_cpu
 from serve.engine.lockstep import logprobs
+from serve.engine.soft import inputs
+from serve.engine.soft.adapter import SoftKind
+from serve.engine.soft.store import STORE, SoftError
 
 
 class ChoirWorker:
-    """Mixed into vLLM's worker class; carries no methods yet."""
+    """Mixed into vLLM's worker class; the front end calls these in all workers (`collective_rpc`)."""
+
+    model_runner: Any
+    vllm_config: VllmConfig
+
+    def load_soft(self, digest: str, kind: SoftKind, folder: str) -> int | str:
+        """The number of virtual tokens, or why the adapter cannot be held: refusals cross processes as values."""
+        cache = self.model_runner.kv_cache_config
+        try:
+            return STORE.load(digest, kind, folder, self.vllm_config, cache)
+        except SoftError as error:
+            return str(error)
+
+    def unload_soft(self, digest: str) -> int:
+        """Drop the adapter; the bytes of host memory that others still take."""
+        STORE.unload(digest)
+        return STORE.bytes
 
 
 def repair_sampler() -> None:
@@ -77,3 +98,4 @@ def with_top_k(
 lora_cpu.repair()
 repair_sampler()
 logprobs.install()
+inputs.install()

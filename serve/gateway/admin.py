@@ -9,7 +9,7 @@ from starlette.responses import Response
 from serve.engine.interface import Refusal
 from serve.gateway.auth import Guard
 from serve.gateway.body import BodyReader
-from serve.gateway.errors import RefusedError, refused
+from serve.gateway.errors import RefusedError
 from serve.gateway.links import ControlLink
 from serve.gateway.openapi import ADMIN_ERRORS, READ_ERRORS, described
 from serve.gateway.schemas import RollbackRequest
@@ -63,22 +63,21 @@ def admin_router(control: ControlLink, guard: Guard, bodies: BodyReader) -> APIR
         body = await bodies.model(request, RollbackRequest)
         return _begun(await control.rollback(name, body.to, _actor(request), wait), wait)
 
-    @router.post("/v1/rollouts/{rollout_id}/promote", **described("Promote", ADMIN_ERRORS))
-    async def promote(rollout_id: str) -> Response:
-        return await _refuse_steering(rollout_id, "promote")
+    @router.post(
+        "/v1/rollouts/{rollout_id}/promote",
+        **described("Commit a candidate that is tried out", ADMIN_ERRORS, answer=RolloutView),
+    )
+    async def promote(request: Request, rollout_id: str, wait: bool = False) -> Response:
+        await bodies.nothing(request)
+        return _begun(await control.promote(rollout_id, _actor(request), wait), wait)
 
-    @router.post("/v1/rollouts/{rollout_id}/abort", **described("Abort", ADMIN_ERRORS))
-    async def abort(rollout_id: str) -> Response:
-        return await _refuse_steering(rollout_id, "abort")
-
-    async def _refuse_steering(rollout_id: str, what: str) -> Response:
-        rollout = _accepted(await control.rollout(rollout_id))
-        raise refused(
-            409,
-            f"There is nothing to {what}: the rollout {rollout_id} is {rollout.state}, and an "
-            "immediate rollout goes through by itself. Use rollback to return to the version "
-            "before.",
-        )
+    @router.post(
+        "/v1/rollouts/{rollout_id}/abort",
+        **described("End a rollout before its commit", ADMIN_ERRORS, answer=RolloutView),
+    )
+    async def abort(request: Request, rollout_id: str) -> Response:
+        await bodies.nothing(request)
+        return _document(await control.abort(rollout_id, _actor(request)))
 
     return router
 
@@ -86,12 +85,6 @@ def admin_router(control: ControlLink, guard: Guard, bodies: BodyReader) -> APIR
 def _actor(request: Request) -> str:
     """Who asked, for the audit."""
     return f"admin@{request.client.host}" if request.client else "admin"
-
-
-def _accepted(answer: RolloutView | Refusal) -> RolloutView:
-    if isinstance(answer, Refusal):
-        raise RefusedError(answer)
-    return answer
 
 
 def _begun(answer: RolloutView | Refusal, wait: bool) -> Response:

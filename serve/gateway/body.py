@@ -7,6 +7,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from serve.gateway.errors import RefusedError, invalid, refused
+from serve.gateway.observe import exchange_of
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -40,6 +41,11 @@ class BodyReader:
         """The body as `model`. Raises RefusedError."""
         return validated(model, await self.object(request))
 
+    async def nothing(self, request: Request) -> None:
+        """For routes that take no fields. Raises RefusedError (400) for a body that has any."""
+        if (await self._bytes(request)).strip() not in (b"", b"{}"):
+            raise refused(400, "This route takes no fields; send {}.")
+
     async def _bytes(self, request: Request) -> bytes:
         # Refused by what it announces first, so that a client learns it before it has sent it all.
         announced = request.headers.get("content-length", "")
@@ -51,6 +57,7 @@ class BodyReader:
             if size > self._limit:
                 raise self._too_large()
             parts.append(part)
+        exchange_of(request).body_bytes = size
         return b"".join(parts)
 
     def _too_large(self) -> RefusedError:

@@ -25,7 +25,7 @@ def models_router(agent: GatewayAgent) -> APIRouter:
     # A path, because a member's name is `ensemble/member`.
     @router.get("/v1/models/{model_id:path}", **described("One model", (401, 404)))
     async def model(model_id: str) -> Response:
-        entry = _entry(model_id, agent.routes.resolve(model_id), created)
+        entry = _entry(model_id, agent.routes.named(model_id), created)
         return Response(to_json(entry), media_type="application/json")
 
     return router

@@ -7,17 +7,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from serve.adapter import AdapterError, inspect_adapter
+from serve.adapter import AdapterError, AdapterKind, check_together, inspect_adapter
 from serve.base import BaseKind
 from serve.bundle import Bundle, BundleError
 from serve.engine.interface import Refusal
 from serve.fusion.errors import FusionError
 from serve.fusion.fuse import Fusion
-from serve.manifest import AdapterRef, Ensemble, Member, explain
+from serve.manifest import AdapterRef, Ensemble, Member, Task, adapter_name, explain
 from serve.rollout.database import now
 from serve.rollout.records import EnsembleRecord, VersionRecord
 from serve.rollout.requests import SwapRequest
+from serve.rollout.slots import Slots
 from serve.rollout.store import OutsideRoots, Store, StoreError
+from serve.rollout.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class EngineLimits:
     """What every engine is started with, so that a candidate can be judged without one."""
 
     adapter_slots: int
-    """Distinct adapters that are loaded at once."""
+    """Distinct LoRAs that are loaded at once."""
     max_lora_rank: int
     base_kind: BaseKind
     base_path: Path | None = None
@@ -56,7 +58,6 @@ class Admission:
 
         Equal content makes a new version all the same, so that a swap never means less than it
         says. Raises Refused."""
-        check_strategy(request)
         if request.expected_version not in (None, record.active):
             raise Refused(
                 409,
@@ -65,6 +66,7 @@ class Admission:
                 "version_conflict",
                 "expected_version",
             )
+        check_gates(record.active_version.ensemble.task, request.strategy)
         if request.version is not None:
             return self._known(record, request.version)
         try:
@@ -91,12 +93,15 @@ class Admission:
         self._check_fusion(record.ensemble, record.parameters, allow=record.allow_stale_fusion)
 
     def _check_adapters(self, ensemble: Ensemble) -> None:
-        """Digest, format, values, rank, and fit to the base and the labels."""
+        """Digest, format, values, rank, and fit to the base, to the labels and to each other."""
         for member in ensemble.members:
+            kinds = []
             for ref in member.adapters:
                 self._find(ref)
                 self._store.verify(ref.digest)
-                self._inspect(self._store.adapter(ref.digest), member.name, ensemble)
+                folder = self._store.adapter(ref.digest)
+                kinds.append(self._inspect(folder, member.name, ensemble))
+            self._check_together(kinds, member.name)
 
     def import_adapter(self, bundle: Bundle, ref: AdapterRef) -> None:
         """Copy a bundle's adapter into the store unless it is there. Raises StoreError or
@@ -166,18 +171,14 @@ class Admission:
     def _changed(self, member: Member, uris: str | list[str], ensemble: Ensemble) -> Member:
         """The member with new content. The adapter keeps its name: its digest tells it apart."""
         several = [uris] if isinstance(uris, str) else uris
-        if len(several) > 1:
-            raise Refused(
-                400,
-                f"The member {member.name!r} would have {len(several)} adapters, which is not "
-                "served yet; give one URI.",
-                param="members",
-            )
-        adapters = []
-        for uri in several:
-            name = member.adapters[0].adapter if member.adapters else member.name
+        adapters: list[AdapterRef] = []
+        kinds: list[AdapterKind] = []
+        for place, uri in enumerate(several):
             with self._store.fetch(uri) as copy:
-                self._inspect(copy, member.name, ensemble)
+                kinds.append(self._inspect(copy, member.name, ensemble))
+                self._check_together(kinds, member.name)
+                known = member.adapters[place : place + 1]
+                name = known[0].adapter if known else adapter_name(member.name, place)
                 adapters.append(AdapterRef(adapter=name, digest=self._store.keep(copy)))
         return member.model_copy(update={"adapters": adapters})
 
@@ -230,7 +231,7 @@ class Admission:
 
     def _check_fusion(self, ensemble: Ensemble, parameters: str | None, *, allow: bool) -> bool:
         """Whether fitted parameters are in use that belong to other adapters. Raises Refused."""
-        if ensemble.task != "classification":
+        if ensemble.task == "generation":
             return False
         file = self._store.parameters(parameters) if parameters else None
         try:
@@ -238,15 +239,15 @@ class Admission:
         except FusionError as error:
             raise Refused(400, str(error), param="allow_stale_fusion") from error
 
-    def _inspect(self, folder: Path, member: str, ensemble: Ensemble) -> None:
+    def _inspect(self, folder: Path, member: str, ensemble: Ensemble) -> AdapterKind:
         limits = self._limits
         try:
-            inspect_adapter(
+            info = inspect_adapter(
                 folder,
                 base=limits.base_path,
                 max_rank=limits.max_lora_rank,
                 base_kind=limits.base_kind,
-                labels=ensemble.labels,
+                head_rows=ensemble.head_rows,
             )
         except AdapterError as error:
             raise Refused(
@@ -255,38 +256,44 @@ class Admission:
                 "adapter_refused",
                 f"members.{member}",
             ) from error
+        return info.kind
+
+    @staticmethod
+    def _check_together(kinds: Sequence[AdapterKind], member: str) -> None:
+        try:
+            check_together(kinds)
+        except AdapterError as error:
+            raise Refused(
+                400,
+                f"The member {member!r} is refused: {error}",
+                "adapter_refused",
+                f"members.{member}",
+            ) from error
 
 
-def check_strategy(request: SwapRequest) -> None:
-    """Raises Refused for what is not served yet."""
-    kind = request.strategy.kind
-    if kind != "immediate":
+def check_gates(task: Task, strategy: Strategy) -> None:
+    """Raises Refused for a gate that the task could never pass."""
+    if task == "regression" and strategy.gates.min_agreement is not None:
         raise Refused(
             400,
-            f"The strategy {kind!r} is not served yet; 'immediate' is.",
-            param="strategy.kind",
-        )
-    unknown = sorted(request.strategy.model_extra or {})
-    if unknown:
-        raise Refused(
-            400,
-            f"The strategy 'immediate' takes no {unknown[0]!r}.",
-            param=f"strategy.{unknown[0]}",
+            "min_agreement compares labels or texts, and the ensemble answers values, which never quite agree; leave "
+            "it out.",
+            param="strategy.gates.min_agreement",
         )
 
 
-def check_room(candidate: Ensemble, needed: Sequence[Ensemble], slots: int) -> None:
+def check_room(candidate: Ensemble, needed: Sequence[Ensemble], slots: Slots) -> None:
     """Whether the candidate fits beside what cannot go: active versions and other candidates.
 
     Warm versions are not counted, because they make room. Raises Refused (409), naming what
     occupies the slots."""
-    total = len({digest for each in (candidate, *needed) for digest in each.digests})
-    if total > slots:
-        occupied = ", ".join(f"{each.id} ({len(each.digests)})" for each in needed)
+    total = len(slots.taken([candidate, *needed]))
+    if total > slots.count:
+        occupied = ", ".join(f"{each.id} ({len(slots.taken([each]))})" for each in needed)
         raise Refused(
             409,
             f"{candidate.id} does not fit: with it the engine would hold {total} distinct "
-            f"adapters, and it has {slots} slots. They are occupied by {occupied}. Start with more "
+            f"LoRAs, and it has {slots.count} slots. They are occupied by {occupied}. Start with more "
             f"slots (--engine '{{\"max_loras\": {total}}}').",
             "no_room",
         )

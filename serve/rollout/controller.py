@@ -7,7 +7,7 @@ anyone can see it. Requests do not pass through here.
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -22,15 +22,21 @@ from serve.rollout.bundle_import import Imported, import_bundles
 from serve.rollout.catalog import Catalog
 from serve.rollout.changes import Changes
 from serve.rollout.database import Database, DatabaseError, now
-from serve.rollout.driver import Driver
+from serve.rollout.driver import Driver, not_open
 from serve.rollout.messages import Desired, Kind, Report
 from serve.rollout.participants import Participants
 from serve.rollout.records import EnsembleRecord, VersionRecord
 from serve.rollout.requests import EnsembleView, RolloutView, SwapRequest, VersionView
-from serve.rollout.state import Action, Rollout, State
+from serve.rollout.slots import Slots
+from serve.rollout.state import Action, Decision, Rollout, State
 from serve.rollout.store import Store
+from serve.rollout.strategy import IMMEDIATE, Strategy
 
 __all__ = ["Controller", "EngineLimits", "StartError"]
+
+
+TRIAL_SECONDS = 1.0
+"""How old the figures of a trial may be, in seconds, whatever the lease is."""
 
 
 class StartError(RuntimeError):
@@ -105,7 +111,7 @@ class Controller:
             self._settled_at,
             self._prepare_timeout,
         )
-        await self._driver.recover()
+        await self._driver.recover(self._lease)
         for name, version in self._catalog.active().items():
             metrics.version_active(name, version)
         self._housekeeping = asyncio.create_task(self._keep_house())
@@ -125,9 +131,10 @@ class Controller:
         participant = self._participants.hear(report, monotonic())
         if participant is None:
             self._board.retire(report.participant)
+        self._driver.heard(report)
         self._look_around(monotonic())
         self._changes.ring()
-        until = monotonic() + self._lease / 3
+        until = monotonic() + self._round_seconds(report)
         while (
             participant is not None
             and not report.urgent
@@ -145,6 +152,11 @@ class Controller:
             ready_engines=self._ready_engines,
         )
 
+    def _round_seconds(self, report: Report) -> float:
+        """How long a participant without news is kept waiting: what gateways count of a trial is
+        wanted sooner than their leases need."""
+        return min(self._lease / 3, TRIAL_SECONDS) if report.figures else self._lease / 3
+
     async def swap(
         self, name: str, request: SwapRequest, actor: str, wait: bool = False
     ) -> RolloutView | Refusal:
@@ -153,7 +165,7 @@ class Controller:
         return await self._roll_out(
             name,
             "swap",
-            request.strategy.kind,
+            request.strategy,
             actor,
             wait,
             lambda record: self._admission.candidate(record, request, actor),
@@ -167,11 +179,22 @@ class Controller:
         return await self._roll_out(
             name,
             "rollback",
-            "immediate",
+            IMMEDIATE,
             actor,
             wait,
             lambda record: self._admission.earlier(record, to),
         )
+
+    async def promote(
+        self, rollout_id: str, actor: str, wait: bool = False
+    ) -> RolloutView | Refusal:
+        """Commit a candidate that is tried out, whatever its gates say. With `wait`, return when it
+        is committed on every gateway."""
+        return await self._decide(rollout_id, "promote", actor, wait)
+
+    async def abort(self, rollout_id: str, actor: str) -> RolloutView | Refusal:
+        """End a rollout that is not committed. Returns when it is aborted."""
+        return await self._decide(rollout_id, "abort", actor, wait=True)
 
     async def rollouts(self) -> list[RolloutView]:
         """The latest first."""
@@ -179,9 +202,7 @@ class Controller:
 
     async def rollout(self, rollout_id: str) -> RolloutView | Refusal:
         found = await asyncio.to_thread(self._database.rollout, rollout_id)
-        if found is None:
-            return Refusal(404, f"There is no rollout {rollout_id[:80]!r}.", "unknown_rollout")
-        return self._view(found)
+        return unknown_rollout(rollout_id) if found is None else self._view(found)
 
     async def ensembles(self) -> list[EnsembleView]:
         """By name."""
@@ -214,34 +235,35 @@ class Controller:
         self._database = Database.open(url)
         try:
             imported = import_bundles(self._bundles, self._database, self._store, self._admission)
-            self._check_active(imported.records.values())
+            self._check_active(list(imported.records.values()))
         except BaseException:
             self._database.close()
             raise
         return imported
 
-    def _check_active(self, records: Iterable[EnsembleRecord]) -> None:
+    def _check_active(self, records: Sequence[EnsembleRecord]) -> None:
         """Raises StartError, StoreError and BundleError."""
-        digests: set[str] = set()
+        active = [record.active_version.ensemble for record in records]
         for record in records:
             ensemble = record.active_version.ensemble
             try:
                 self._admission.check_known(record.active_version)
             except Refused as refused:
                 raise StartError(f"{ensemble.id}: {refused}") from refused
-            digests |= set(ensemble.digests)
-        if len(digests) > self._limits.adapter_slots:
+        slots = Slots(self._limits.adapter_slots, self._store.adapter)
+        taken = len(slots.taken(active))
+        if taken > slots.count:
             raise StartError(
-                f"The active versions have {len(digests)} distinct adapters, and an engine has "
-                f"{self._limits.adapter_slots} slots; start with more "
-                f"(--engine '{{\"max_loras\": {2 * len(digests) + 1}}}')."
+                f"The active versions have {taken} distinct LoRAs, and an engine has "
+                f"{slots.count} slots; start with more "
+                f"(--engine '{{\"max_loras\": {2 * taken + 1}}}')."
             )
 
     async def _roll_out(
         self,
         name: str,
         action: Action,
-        strategy: str,
+        strategy: Strategy,
         actor: str,
         wait: bool,
         choose: Callable[[EnsembleRecord], VersionRecord],
@@ -273,11 +295,34 @@ class Controller:
             return refused.refusal
         except DatabaseError as error:
             return Refusal(503, str(error), "database")
-        if wait:
-            await self._driver.committed(rollout)
-        if rollout.state is State.ABORTED and wait:
+        return await self._committed(rollout) if wait else self._view(rollout)
+
+    async def _committed(self, rollout: Rollout) -> RolloutView | Refusal:
+        """The rollout once every gateway has committed it, or why that will not be."""
+        await self._driver.committed(rollout)
+        if rollout.state is State.ABORTED:
             return Refusal(rollout.status, f"Nothing has changed: {rollout.reason}", "aborted")
         return self._view(rollout)
+
+    async def _decide(
+        self, rollout_id: str, decision: Decision, actor: str, wait: bool
+    ) -> RolloutView | Refusal:
+        try:
+            rollout = self._catalog.running(rollout_id)
+            if rollout is None:
+                found = await asyncio.to_thread(self._database.rollout, rollout_id)
+                if found is None:
+                    return unknown_rollout(rollout_id)
+                raise not_open(found, decision)
+            await self._driver.decide(rollout, decision, actor)
+        except Refused as refused:
+            return refused.refusal
+        except DatabaseError as error:
+            return Refusal(503, str(error), "database")
+        if decision == "abort":
+            await self._driver.aborted(rollout)
+            return self._view(rollout)
+        return await self._committed(rollout) if wait else self._view(rollout)
 
     @contextlib.contextmanager
     def _reserving(self, name: str) -> Iterator[EnsembleRecord]:
@@ -344,3 +389,8 @@ class Controller:
             self._view(rollout) if rollout else None,
             self._differences[record.name],
         )
+
+
+def unknown_rollout(rollout_id: str) -> Refusal:
+    """The 404 for a rollout that never was."""
+    return Refusal(404, f"There is no rollout {rollout_id[:80]!r}.", "unknown_rollout")

@@ -15,10 +15,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from serve.manifest import Ensemble
+from serve.rollout.figures import Figures
 from serve.rollout.records import EnsembleRecord, VersionRecord
 from serve.rollout.state import ENDED, Rollout, State
+from serve.rollout.strategy import Strategy
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class DatabaseError(RuntimeError):
@@ -70,9 +72,12 @@ class RolloutRow(Table):
     ensemble: Mapped[str] = mapped_column(ForeignKey("ensembles.name"), index=True)
     from_version: Mapped[int]
     to_version: Mapped[int]
-    strategy: Mapped[str] = mapped_column(String(32))
+    strategy: Mapped[dict[str, Any]] = mapped_column(JSON)
     action: Mapped[str] = mapped_column(String(32))
     actor: Mapped[str] = mapped_column(Text)
+    decision: Mapped[str | None] = mapped_column(String(32))
+    decided_by: Mapped[str | None] = mapped_column(Text)
+    figures: Mapped[dict[str, Any]] = mapped_column(JSON)
     state: Mapped[str] = mapped_column(String(32), index=True)
     reason: Mapped[str | None] = mapped_column(Text)
     replicas: Mapped[dict[str, str]] = mapped_column(JSON)
@@ -188,6 +193,26 @@ class Database:
             if rollout.state in ENDED:
                 session.add(_audit_of(rollout, rollout.state))
 
+    def decided(self, rollout: Rollout) -> None:
+        """Write down what somebody has decided about a rollout."""
+        assert rollout.decision is not None
+        assert rollout.decided_by is not None
+        with self._transaction() as session:
+            self._check_life(session)
+            row = _rollout_row_of(session, rollout)
+            row.decision, row.decided_by = rollout.decision, rollout.decided_by
+            session.add(
+                _audit(
+                    rollout.decided_by,
+                    rollout.decision,
+                    rollout.ensemble,
+                    rollout.from_version,
+                    rollout.to_version,
+                    "decided",
+                    None,
+                )
+            )
+
     def refused(self, actor: str, action: str, record: EnsembleRecord, reason: str) -> None:
         """Note a change that was asked for and never started."""
         with self._transaction() as session:
@@ -293,9 +318,10 @@ _ROLLOUT_FIELDS = (
     "ensemble",
     "from_version",
     "to_version",
-    "strategy",
     "action",
     "actor",
+    "decision",
+    "decided_by",
     "state",
     "reason",
     "replicas",
@@ -305,18 +331,36 @@ _ROLLOUT_FIELDS = (
 
 
 def _rollout_row(rollout: Rollout) -> RolloutRow:
-    return RolloutRow(**{name: getattr(rollout, name) for name in _ROLLOUT_FIELDS})
+    return RolloutRow(
+        **{name: getattr(rollout, name) for name in _ROLLOUT_FIELDS},
+        strategy=rollout.strategy.as_json(),
+        figures=_figures_json(rollout),
+    )
 
 
 def _rollout(row: RolloutRow) -> Rollout:
     values = {name: getattr(row, name) for name in _ROLLOUT_FIELDS}
-    return Rollout(**values | {"state": State(row.state)})
+    figures = {each: Figures.from_json(counts) for each, counts in row.figures.items()}
+    return Rollout(
+        **values | {"state": State(row.state)},
+        strategy=Strategy.model_validate(row.strategy),
+        figures=figures,
+    )
+
+
+def _rollout_row_of(session: Session, rollout: Rollout) -> RolloutRow:
+    return session.scalars(sa.select(RolloutRow).where(RolloutRow.id == rollout.id)).one()
 
 
 def _update_rollout(session: Session, rollout: Rollout) -> None:
-    row = session.scalars(sa.select(RolloutRow).where(RolloutRow.id == rollout.id)).one()
+    row = _rollout_row_of(session, rollout)
     row.state, row.reason, row.updated = rollout.state, rollout.reason, rollout.updated
     row.replicas = rollout.replicas
+    row.figures = _figures_json(rollout)
+
+
+def _figures_json(rollout: Rollout) -> dict[str, Any]:
+    return {gateway: figures.as_json() for gateway, figures in rollout.figures.items()}
 
 
 def _audit_of(rollout: Rollout, outcome: str) -> AuditRow:

@@ -10,6 +10,7 @@ from serve.digest import DigestError, folder_digest
 from serve.engine.interface import Engine, PrepareError, Version
 from serve.rollout.lease import ControllerLink, Lease, new_participant
 from serve.rollout.messages import AssignedVersion, Desired, PrepareResult, Report, Role
+from serve.rollout.slots import slots_taken
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +96,13 @@ class EngineAgent:
             return
         if failure is not None:
             self._loaded.set_exception(PrepareError(failure))
-        elif desired is self._lease.desired:
+        elif desired is self._lease.desired and self._holds_trials(desired):
             self._loaded.set_result(None)
+
+    def _holds_trials(self, desired: Desired) -> bool:
+        """Whether gateways may send requests here already. Where a candidate that they try out
+        cannot be loaded, that is reported, and the rollout aborted before this engine is ready."""
+        return all(each.version.key in self._held for each in desired.versions if each.trial)
 
     def _failure(self, desired: Desired) -> str | None:
         """Why an active version is not loaded, if one is not."""
@@ -156,8 +162,8 @@ class EngineAgent:
         leaving = [each for each, _ in self._releasing.values()]
         leaving += [held for key, held in self._held.items() if wanted[key].role == "draining"]
         together = [version, *self._held.values(), *leaving]
-        digests = {digest for each in together for digest in each.ensemble.digests}
-        return not leaving or len(digests) <= self._engine.state().adapter_slots
+        taken = slots_taken(each.adapters for each in together)
+        return not leaving or taken <= self._engine.state().adapter_slots
 
     def _release(self, key: str) -> None:
         version = self._held.pop(key)

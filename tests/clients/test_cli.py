@@ -69,6 +69,7 @@ class TestErrors:
             (["verify", "/not/there"], 1, "is not a bundle"),
             (["swap", "intents"], 2, "MEMBER=URI pairs, or --version"),
             (["swap", "intents", "a"], 2, "takes NAME=VALUE"),
+            (["swap", "intents", "a=x", "--share", "0.1"], 2, "need --strategy"),
             (["serve"], 2, "Say what to serve"),
             (["serve", "x", "--base", "y"], 2, "not both"),
             (["serve", "x", "--adapter", "a=b"], 2, "go with --base"),
@@ -215,7 +216,46 @@ class TestOperations:
         ran = choir("swap", "intents", "a=file:///data/a", "--expected-version", "3")
         assert ran.out == "intents: version 3 -> 4, done (rollout r1)\n"
         assert local_server.paths == ["POST /v1/ensembles/intents/swap?wait=true"]
-        assert local_server.bodies == [{"members": {"a": "file:///data/a"}, "expected_version": 3}]
+        assert local_server.bodies == [
+            {"members": {"a": ["file:///data/a"]}, "expected_version": 3}
+        ]
+
+    def test_a_canary_is_followed_to_its_end(self, choir: Choir, local_server: LocalServer) -> None:
+        counts = {"requests": 100, "errors": 0, "mean_ms": 41.2}
+        trial = {"share": 0.1, "candidate": counts, "stable": counts, "agreement": 0.98}
+        local_server.answers["POST /v1/ensembles/intents/swap"] = (
+            202,
+            {**ROLLOUT, "state": "preparing"},
+        )
+        local_server.answers["GET /v1/rollouts/r1"] = (200, {**ROLLOUT, "trial": trial})
+        ran = choir(
+            *("swap", "intents", "--version", "4", "--strategy", "canary", "--share", "0.1"),
+            *("--min-requests", "100", "--max-error-rate", "0.02", "--min-agreement", "0.9"),
+        )
+        assert local_server.paths[0] == "POST /v1/ensembles/intents/swap"
+        assert local_server.bodies[0]["strategy"] == {
+            "kind": "canary",
+            "share": 0.1,
+            "gates": {"min_requests": 100, "max_error_rate": 0.02, "min_agreement": 0.9},
+        }
+        assert ran.status == 0
+        assert ran.out.splitlines()[:2] == [
+            "intents: version 3 -> 4, preparing (rollout r1)",
+            "intents: version 3 -> 4, done (rollout r1)",
+        ]
+        assert "100 requests, 0 errors, 41 ms" in ran.out
+        assert "98.0%" in ran.out
+
+    def test_promote_and_abort(self, choir: Choir, local_server: LocalServer) -> None:
+        local_server.answers["POST /v1/rollouts/r1/promote"] = (200, ROLLOUT)
+        local_server.answers["POST /v1/rollouts/r1/abort"] = (200, {**ROLLOUT, "state": "aborted"})
+        assert "version 3 -> 4, done" in choir("promote", "r1").out
+        aborted = choir("abort", "r1")
+        assert (aborted.status, aborted.out) == (0, "intents: version 3 stays (rollout r1)\n")
+        assert local_server.paths == [
+            "POST /v1/rollouts/r1/promote?wait=true",
+            "POST /v1/rollouts/r1/abort",
+        ]
 
     def test_an_aborted_rollout_is_a_failure(self, choir: Choir, local_server: LocalServer) -> None:
         aborted = {**ROLLOUT, "state": "aborted", "reason": "the adapter changes nothing"}
@@ -305,7 +345,7 @@ class TestServeAndPack:
         assert packed == [
             {
                 "base": "org/name",
-                "adapters": {"a": Path("dir/a"), "b": Path("dir/b")},
+                "adapters": {"a": [Path("dir/a")], "b": [Path("dir/b")]},
                 "task": "classification",
                 "fusion": "weighted_average",
                 "labels": ["yes", "no"],

@@ -71,6 +71,28 @@ def encoder_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def make_soft(tmp_path: Path) -> Callable[..., AdapterFolder]:
+    """`make_soft(base, kind, **config)` -> a prefix, prompt or p-tuning adapter that PEFT made and saved."""
+
+    def make(base: Path, kind: str, **config: Any) -> AdapterFolder:
+        import peft
+        from transformers import AutoModelForCausalLM
+
+        config_class = {
+            "prefix": peft.PrefixTuningConfig,
+            "prompt": peft.PromptTuningConfig,
+            "p-tuning": peft.PromptEncoderConfig,
+        }[kind]
+        model = AutoModelForCausalLM.from_pretrained(base)
+        given = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 3} | config
+        path = tmp_path / f"soft-{kind}"
+        peft.get_peft_model(model, config_class(**given)).save_pretrained(path)
+        return AdapterFolder(path)
+
+    return make
+
+
+@pytest.fixture
 def make_adapter(tmp_path: Path) -> Callable[..., AdapterFolder]:
     """`make_adapter(base, **lora_config)` -> a LoRA that PEFT made and saved, all values random."""
 

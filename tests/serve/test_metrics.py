@@ -15,6 +15,7 @@ from serve.metrics import MetricsBoard, families
 
 CONTRACT = {
     "choir_requests": ("counter", {"ensemble", "route", "status", "track"}),
+    "choir_shadow_dropped": ("counter", {"ensemble"}),
     "choir_request_seconds": ("histogram", {"ensemble", "route"}),
     "choir_time_to_first_token_seconds": ("histogram", {"ensemble"}),
     "choir_member_agreement": ("counter", {"ensemble", "member", "agrees"}),
@@ -65,6 +66,7 @@ class Process:
 
 def test_every_metric_of_the_contract_is_declared_with_its_labels() -> None:
     metrics.request_answered("intents", "/v1/predict", 200, "stable", 0.1)
+    metrics.shadow_dropped("intents")
     metrics.first_token_sent("intents", 0.1)
     with metrics.request_in_flight("intents"), metrics.fusing("intents", "vote"):
         metrics.member_agreed("intents", "a", 2, 1)

@@ -27,6 +27,38 @@ def options(tmp_path: Path, causal_base: Path, make_adapter: Callable[..., Any])
     }
 
 
+def test_packs_a_member_with_two_adapters(
+    options: Options, causal_base: Path, make_soft: Callable[..., Any]
+) -> None:
+    prefix, prompt = (make_soft(causal_base, kind).path for kind in ("prefix", "prompt"))
+    lora = options["adapters"]["a"]
+    options["adapters"] = {"a": [lora, prefix], "b": prompt}
+    (ensemble,) = pack(**options).ensembles()
+    names = [[ref.adapter for ref in member.adapters] for member in ensemble.members]
+    assert names == [["a", "a-2"], ["b"]]
+    assert ensemble.digests == tuple(folder_digest(path) for path in (lora, prefix, prompt))
+
+
+def test_a_pair_that_makes_no_member_is_refused(
+    options: Options, causal_base: Path, make_soft: Callable[..., Any]
+) -> None:
+    soft = [make_soft(causal_base, kind).path for kind in ("prefix", "prompt")]
+    for pair, reason in (
+        (list(options["adapters"].values()), "two LoRAs"),
+        (soft, "prefix and prompt"),
+    ):
+        with pytest.raises(BundleError, match=f"member a, .*{reason}"):
+            pack(**options | {"adapters": {"a": pair}})
+
+
+def test_an_encoder_base_takes_no_virtual_tokens(
+    options: Options, causal_base: Path, encoder_base: Path, make_soft: Callable[..., Any]
+) -> None:
+    given = {"base": str(encoder_base), "adapters": {"a": make_soft(causal_base, "prompt").path}}
+    with pytest.raises(BundleError, match="an encoder base takes LoRA adapters only"):
+        pack(**options | given)
+
+
 def test_packs_a_bundle_that_verifies(options: Options, causal_base: Path) -> None:
     pack(**options, name="answers", template="Q: {text}\nA:", verbalizers={"yes": " y"})
     bundle = Bundle.open(options["out"])

@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -35,8 +43,10 @@ CHAT_TEMPLATE = (
 )
 
 
-def causal_base(folder: Path, *, context: int = 1024, seed: int = 0) -> Path:
-    """A Llama of about 0.3M parameters whose weights are large enough that no two tokens tie."""
+def causal_base(
+    folder: Path, *, context: int = 1024, seed: int = 0, layers: int = 2, hidden: int = 128
+) -> Path:
+    """A Llama, by default of about 0.3M parameters whose weights are large enough that no two tokens tie."""
     tokens = Tokenizer(models.BPE())
     tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokens.decoder = decoders.ByteLevel()
@@ -56,11 +66,11 @@ def causal_base(folder: Path, *, context: int = 1024, seed: int = 0) -> Path:
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=128,
-            intermediate_size=256,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
+            hidden_size=hidden,
+            intermediate_size=2 * hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=hidden // 32,
+            num_key_value_heads=hidden // 64,
             max_position_embeddings=context,
             eos_token_id=0,
             bos_token_id=0,
@@ -105,10 +115,51 @@ def lora(
     targets: Sequence[str] = ("q_proj", "v_proj"),
     scale: float = 0.2,
     alpha: int = 16,
+    stabilised: bool = False,
 ) -> Path:
-    """A LoRA adapter over a causal base that changes its answers."""
+    """A LoRA adapter over a causal base that changes its answers; rank-stabilised (rsLoRA) if asked for."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    _adapt(model, folder, seed, rank, targets, scale, alpha, "CAUSAL_LM")
+    _adapt(model, folder, seed, rank, targets, scale, alpha, "CAUSAL_LM", stabilised)
+    return folder
+
+
+def prefix(base: Path, folder: Path, *, seed: int, tokens: int, projection: bool = False) -> Path:
+    """Prefix tuning over a causal base: keys and values of every layer, as large as the base's own."""
+    config = PrefixTuningConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=tokens,
+        prefix_projection=projection,
+        encoder_hidden_size=48 if projection else None,
+    )
+    return _soft(base, folder, seed, config)
+
+
+def prompt(base: Path, folder: Path, *, seed: int, tokens: int) -> Path:
+    """Prompt tuning over a causal base."""
+    return _soft(
+        base, folder, seed, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=tokens)
+    )
+
+
+def p_tuning(base: Path, folder: Path, *, seed: int, tokens: int, encoder: str = "MLP") -> Path:
+    """P-tuning over a causal base, with one of PEFT's two encoders."""
+    config = PromptEncoderConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=tokens,
+        encoder_hidden_size=48,
+        encoder_reparameterization_type=encoder,
+    )
+    return _soft(base, folder, seed, config)
+
+
+def _soft(base: Path, folder: Path, seed: int, config: PeftConfig) -> Path:
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    torch.manual_seed(seed)
+    adapted = get_peft_model(model, config)
+    for name, weight in adapted.named_parameters():
+        if "prompt_encoder" in name and weight.dim() > 1 and "embedding" not in name:
+            torch.nn.init.normal_(weight, std=0.3)  # so that no two rows of an encoder are alike
+    adapted.save_pretrained(folder)
     return folder
 
 
@@ -120,18 +171,20 @@ def lora_with_head(
     seed: int,
     rank: int = 4,
     normalize: bool = False,
+    towers: bool = False,
 ) -> Path:
-    """A LoRA adapter over an encoder base with a classification head of its own."""
+    """A LoRA adapter over an encoder base with a head of its own, over pairs of texts for `towers`."""
     model = AutoModel.from_pretrained(base, dtype=torch.float32)
     _adapt(model, folder, seed, rank, ("query", "value"), 0.2, 8, None)
     generator = torch.Generator().manual_seed(seed)
+    width = model.config.hidden_size * (4 if towers else 1)
     save_file(
         {
-            "weight": torch.randn(labels, model.config.hidden_size, generator=generator),
+            "weight": torch.randn(labels, width, generator=generator),
             "bias": torch.randn(labels, generator=generator),
         },
         folder / "head.safetensors",
-        metadata={"normalize": str(normalize).lower()},
+        metadata={"normalize": str(normalize).lower(), **({"pair": "towers"} if towers else {})},
     )
     return folder
 
@@ -145,9 +198,16 @@ def _adapt(
     scale: float,
     alpha: int,
     task: str | None,
+    stabilised: bool = False,
 ) -> None:
     torch.manual_seed(seed)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), task_type=task)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=list(targets),
+        task_type=task,
+        use_rslora=stabilised,
+    )
     adapted = get_peft_model(model, config)
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
@@ -164,10 +224,19 @@ def _spread(model: torch.nn.Module, std: float) -> None:
 class Reference:
     """What PEFT and transformers answer, in float32: the independent reference for everything served."""
 
-    def __init__(self, base: Path, adapter: Path | None) -> None:
+    def __init__(self, base: Path, *adapters: Path | None) -> None:
+        """With no adapter, one, or a LoRA and a soft one, in this order."""
         self.tokenizer = AutoTokenizer.from_pretrained(base)
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        self.model = (PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
+        *before, last = adapters or (None,)
+        for each in before:
+            model = PeftModel.from_pretrained(model, each).merge_and_unload()
+        self.model = (PeftModel.from_pretrained(model, last) if last else model).eval()
+
+    @torch.no_grad()
+    def logits(self, ids: Sequence[int]) -> torch.Tensor:
+        """[len(ids), vocabulary]; PEFT gives those of virtual tokens too, where they are embeddings."""
+        return self.model(torch.tensor([list(ids)])).logits[0, -len(ids) :]
 
     @torch.no_grad()
     def label_scores(self, prompt: str, labels: Sequence[str]) -> list[float]:
@@ -180,7 +249,7 @@ class Reference:
             first = 0
             while first < min(len(start), len(ids)) and start[first] == ids[first]:
                 first += 1
-            logs = self.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            logs = self.logits(ids).log_softmax(-1)
             scores.append(sum(logs[i - 1, ids[i]].item() for i in range(first, len(ids))))
         return scores
 
@@ -210,11 +279,21 @@ class EncoderReference:
         self.model = PeftModel.from_pretrained(model, adapter).eval()
         self.head = load_file(adapter / "head.safetensors")
 
-    @torch.no_grad()
     def probabilities(self, text: str, *, normalize: bool = False) -> list[float]:
+        return [float(p) for p in self.scores(text, normalize=normalize).softmax(0)]
+
+    @torch.no_grad()
+    def scores(
+        self, text: str, pair: str | None = None, *, normalize: bool = False
+    ) -> torch.Tensor:
+        """What the head says about a text, or about a pair as two towers: [labels]."""
+        vectors = self._pooled(text, normalize)
+        if pair is not None:
+            u, v = vectors, self._pooled(pair, normalize)
+            vectors = torch.cat([u, v, (u - v).abs(), u * v])
+        return (self.head["weight"] @ vectors + self.head["bias"]).double()
+
+    def _pooled(self, text: str, normalize: bool) -> torch.Tensor:
         batch = self.tokenizer(text, return_tensors="pt")
-        pooled = self.model(**batch).last_hidden_state.mean(1)
-        if normalize:
-            pooled = torch.nn.functional.normalize(pooled)
-        logits = pooled @ self.head["weight"].T + self.head["bias"]
-        return [float(p) for p in logits[0].double().softmax(0)]
+        pooled = self.model(**batch).last_hidden_state.mean(1)[0]
+        return torch.nn.functional.normalize(pooled, dim=0) if normalize else pooled

@@ -9,8 +9,8 @@ import pytest
 
 from serve.bundle import Bundle
 from training import members
-from training.data.splits import load_splits
 from training.pipeline import train
+from training.preparation import load_splits
 from training.progress import StageProgress
 from training.recipe import RecipeError, load_recipe
 from training.run import recorded_recipe
@@ -41,7 +41,7 @@ def test_the_manifest_holds_what_was_fitted_and_golden_examples(causal_bundle: B
     assert 0 <= scores["best_member"] <= 1
     recipe = recorded_recipe(causal_bundle.path)
     assert recipe is not None
-    held_out = load_splits(recipe, causal_bundle.path / ".choir-train" / "cache").validation
+    held_out = load_splits(recipe, causal_bundle.path / ".choir-train").validation
     assert {golden.input for golden in ensemble.golden} <= set(held_out["text"])
 
 
@@ -72,7 +72,7 @@ def test_no_member_is_trained_on_a_validation_or_test_row(
 
     monkeypatch.setattr(members, "train_stage", watched)
     train(recipe, tmp_path / "bundle")
-    splits = load_splits(load_recipe(recipe), tmp_path / "cache")
+    splits = load_splits(load_recipe(recipe), tmp_path / "work")
     assert len(trained) == 2
     for texts in trained:
         assert not texts & set(splits.validation["text"])

@@ -282,8 +282,13 @@ def test_paths_start_at_the_recipe_and_take_variables(
         "test": "${CHOIR_UNSET_X:-../other}/c.csv",
     }
     recipe = load_recipe(write_recipe(tmp_path / "recipes", data=data))
-    assert recipe.data.train == [tmp_path / "recipes/rows/a.csv", Path("/somewhere/b.csv")]
-    assert recipe.data.test == [tmp_path / "other/c.csv"]
+    assert recipe.data.train is not None
+    assert [source.path for source in recipe.data.train] == [
+        tmp_path / "recipes/rows/a.csv",
+        Path("/somewhere/b.csv"),
+    ]
+    assert recipe.data.test is not None
+    assert [source.path for source in recipe.data.test] == [tmp_path / "other/c.csv"]
 
 
 @pytest.mark.parametrize("content", ["a: [1", "- 1\n", ""])

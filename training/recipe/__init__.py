@@ -8,9 +8,7 @@ from training.recipe.base import HEAD_SIZES, BaseRecipe, Scratch
 from training.recipe.data import DataRecipe, ExampleData
 from training.recipe.ensemble import EnsembleRecipe
 from training.recipe.fusion import (
-    CLASSIFICATION_METHODS,
     GENERATION_METHODS,
-    ClassificationMethod,
     FusionRecipe,
     GenerationMethod,
 )
@@ -32,14 +30,12 @@ from training.recipe.stages import (
 from training.recipe.values import RecipeError
 
 __all__ = [
-    "CLASSIFICATION_METHODS",
     "GENERATION_METHODS",
     "HEAD_SIZES",
     "AdapterStage",
     "AnyStage",
     "BaseRecipe",
     "CandidateRecipe",
-    "ClassificationMethod",
     "DataRecipe",
     "DistillationStage",
     "EnsembleRecipe",

@@ -38,6 +38,13 @@ class Recipe(Strict):
             raise ValueError("ensembles need different names")
         if self.base.kind == "encoder" and any(e.task == "generation" for e in self.ensembles):
             raise ValueError("generation needs a causal base")
+        if self.base.kind == "causal":
+            if any(e.task in ("multilabel", "regression") for e in self.ensembles):
+                raise ValueError(
+                    "multilabel and regression need an encoder, whose members have heads"
+                )
+            if self.data.text_pair:
+                raise ValueError("text_pair needs an encoder, which reads pairs as two towers")
         return self
 
     @model_validator(mode="after")
@@ -86,6 +93,11 @@ class Recipe(Strict):
         own: EnsembleRecipe,
         earlier: Sequence[EnsembleRecipe],
     ) -> None:
+        if own.task not in ("classification", "generation"):
+            raise ValueError(
+                f"{where}: distillation is towards probabilities of labels or tokens, for classification and "
+                f"generation, not for {own.task}"
+            )
         if teacher.path is not None:
             if self.base.kind != "causal":
                 raise ValueError(

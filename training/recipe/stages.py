@@ -35,10 +35,14 @@ class LoraStage(StageRecipe):
     dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
     label_smoothing: float = Field(0.05, ge=0, lt=1)
+    """Classification."""
+    loss: Literal["mse", "huber"] = "mse"
+    """Regression."""
     normalize: bool = True
     """Encoder: L2-normalise the pooled vector before the head."""
     head: Literal["prototypes", "random"] = "prototypes"
-    """Encoder: where a normalised head starts: at the labels' centroids, or anywhere, as its seed has it."""
+    """Encoder: where a normalised head starts: at the labels' centroids (for values: at the line through the cosines of
+    pairs, or at least squares), or anywhere, as its seed has it."""
 
 
 class PrefixStage(StageRecipe):

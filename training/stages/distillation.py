@@ -39,9 +39,9 @@ class Teacher(Protocol):
     """How often it reads each text."""
 
     def label_probabilities(
-        self, texts: Sequence[str], advance: Callable[[int], None]
+        self, texts: Sequence[str], pairs: Sequence[str] | None, advance: Callable[[int], None]
     ) -> NDArray[np.float64]:
-        """[texts, labels]"""
+        """[texts, labels]; `pairs` are the second texts, where rows are pairs."""
 
     def answer_tokens(
         self,

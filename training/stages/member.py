@@ -24,10 +24,11 @@ from training.recipe import (
 from training.stages import causal, distillation, encoder
 from training.stages.base import Base
 from training.stages.distillation import Teacher
-from training.stages.encoder import EncoderClassifier
+from training.stages.encoder import EncoderWithHead
 from training.stages.fit import FitOptions, Stage, fit
 from training.stages.lora import with_lora
 from training.stages.soft import continued, with_virtual_tokens
+from training.targets import targets
 
 Advance = Callable[[int], None]
 
@@ -40,9 +41,16 @@ class MemberData:
     text: str
     """Column of the inputs."""
     labels: Sequence[str]
-    """The labels in their order; none for generation."""
+    """The labels in their order; none for generation and regression."""
     max_tokens: int | None
     """Longer inputs are cut; None: the base's context."""
+    text_pair: str | None = None
+    """Column of the second texts, where rows are pairs."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the inputs."""
+        return [self.text, *([self.text_pair] if self.text_pair else [])]
 
 
 @dataclass(frozen=True)
@@ -111,11 +119,10 @@ class _Training:
                 tops = teacher.answer_tokens(*distillation.answers_of(plain), advance)
             soft = distillation.for_answers(plain, collate, tops, own.recipe)
         else:
-            texts = list(data.rows[data.text])
             soft = distillation.for_labels(
-                texts,
-                [list(data.labels).index(label) for label in data.rows[self._ensemble.label]],
-                self._taught(texts, stage),
+                list(data.rows[data.text]),
+                right_answers(self._ensemble, data),
+                self._taught(stage),
                 self._ensemble,
                 data.labels,
                 tokenizer,
@@ -129,27 +136,19 @@ class _Training:
         own, data = self._own, self._data
         lora = next(each for each in own.member.stages if isinstance(each, LoraStage))
         adapted = self._adapted()
-        classifier = EncoderClassifier(
-            adapted,
-            self._model.config.hidden_size,
-            len(data.labels),
-            normalize=lora.normalize,
-            label_smoothing=lora.label_smoothing,
-        )
-        features = encoder.member_features(
-            data.rows, data.text, self._ensemble, data.labels, self._tokenizer, self._limit
-        )
+        model = encoder_with_head(adapted, self._model, self._ensemble, data, lora)
+        features = encoder_rows(self._ensemble, data, self._tokenizer, self._limit)
         collate = encoder.collate_for(self._tokenizer)
         if isinstance(own.recipe, DistillationStage):
-            classifier.load_head(own.before[-1])
-            soft = self._taught(list(data.rows[data.text]), stage)
+            model.load_head(own.before[-1])
+            soft = self._taught(stage)
             student = distillation.for_encoder(features, collate, soft, own.recipe)
-            fit(classifier, student.features, student.collate, self._options, stage, student.loss)
+            fit(model, student.features, student.collate, self._options, stage, student.loss)
         else:
             if lora.normalize and lora.head == "prototypes":
-                classifier.start_from_prototypes(encoder.batches_of(features, collate))
-            fit(classifier, features, collate, self._options, stage)
-        classifier.save_head(target)
+                model.start_informed(encoder.batches_of(features, collate))
+            fit(model, features, collate, self._options, stage)
+        model.save_head(target)
         return adapted
 
     def _adapted(self) -> PeftModel:
@@ -166,15 +165,45 @@ class _Training:
             return with_lora(model, recipe, self._base, own.member.name)
         return with_virtual_tokens(model, recipe, self._tokenizer)
 
-    def _taught(self, texts: Sequence[str], stage: Stage) -> NDArray[np.float64]:
-        with _asked(self._own, stage, len(texts)) as (teacher, advance):
-            return teacher.label_probabilities(texts, advance)
+    def _taught(self, stage: Stage) -> NDArray[np.float64]:
+        """The teacher's label probabilities of the member's rows."""
+        data = self._data
+        pairs = list(data.rows[data.text_pair]) if data.text_pair else None
+        with _asked(self._own, stage, len(data.rows)) as (teacher, advance):
+            return teacher.label_probabilities(list(data.rows[data.text]), pairs, advance)
 
     def _causal_rows(self) -> Dataset:
         data = self._data
         return causal.member_features(
             data.rows, data.text, self._ensemble, self._tokenizer, self._limit
         )
+
+
+def encoder_with_head(
+    encoder: Any, base: Any, ensemble: EnsembleRecipe, data: MemberData, recipe: LoraStage
+) -> EncoderWithHead:
+    """`encoder` (`base`, adapted or not) with a head for the ensemble's task."""
+    return EncoderWithHead(
+        encoder,
+        base.config.hidden_size,
+        len(data.labels) or 1,
+        towers=data.text_pair is not None,
+        task=ensemble.task,
+        stage=recipe,
+    )
+
+
+def encoder_rows(ensemble: EnsembleRecipe, data: MemberData, tokenizer: Any, limit: int) -> Dataset:
+    """The features of an encoder's rows."""
+    truth = right_answers(ensemble, data)
+    return encoder.member_features(data.rows, data.columns, truth, tokenizer, limit)
+
+
+def right_answers(ensemble: EnsembleRecipe, data: MemberData) -> list[Any]:
+    """Each row's right answer as numbers."""
+    cells = list(data.rows[ensemble.answer])
+    truth: list[Any] = targets(ensemble.task, data.labels, cells, "training").tolist()
+    return truth
 
 
 def _limit(own: MemberStage, max_tokens: int | None, context: int) -> int:

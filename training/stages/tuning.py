@@ -7,14 +7,11 @@ from typing import Any
 from datasets import concatenate_datasets
 from transformers import set_seed
 
-from training.recipe import EnsembleRecipe, FineTuningStage, RecipeError
+from training.recipe import EnsembleRecipe, FineTuningStage, LoraStage, RecipeError
 from training.stages import causal, encoder
 from training.stages.base import LAYER, Base
-from training.stages.encoder import EncoderClassifier
 from training.stages.fit import FitOptions, Stage, fit
-from training.stages.member import MemberData
-
-LABEL_SMOOTHING = 0.05
+from training.stages.member import MemberData, encoder_rows, encoder_with_head
 
 
 def tune_base(
@@ -53,19 +50,12 @@ def tune_base(
     else:
         [(ensemble, data)] = tasks
         limit = min(data.max_tokens or context, context)
-        classifier = EncoderClassifier(
-            model,
-            model.config.hidden_size,
-            len(data.labels),
-            normalize=True,
-            label_smoothing=LABEL_SMOOTHING,
-        )
-        features = encoder.member_features(
-            data.rows, data.text, ensemble, data.labels, tokenizer, limit
-        )
+        # The head is made and started as a LoRA member's is by default.
+        with_head = encoder_with_head(model, model, ensemble, data, LoraStage())
+        features = encoder_rows(ensemble, data, tokenizer, limit)
         collate = encoder.collate_for(tokenizer)
-        classifier.start_from_prototypes(encoder.batches_of(features, collate))
-        fit(classifier, features, collate, options, stage)
+        with_head.start_informed(encoder.batches_of(features, collate))
+        fit(with_head, features, collate, options, stage)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
-from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.utils.async_utils import merge_async_iterators
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from serve.engine.equipment import Equipment, too_long
 from serve.engine.lockstep.group import ACCOUNT
 from serve.engine.lockstep.logprobs import Report, read
 from serve.engine.lockstep.seat import Seat, TokenFusion
@@ -35,14 +35,20 @@ _REFUSED: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Part:
-    """One member's part: its adapter, and the prompt that it reads (as vLLM renders one)."""
+    """One member's part: its adapters, and the prompt that it is given (as vLLM renders one)."""
 
-    adapter: LoRARequest | None
+    equipment: Equipment
     prompt: Mapping[str, Any]
 
     @property
     def length(self) -> int:
+        """Tokens of the prompt."""
         return len(self.prompt["prompt_token_ids"])
+
+    @property
+    def places(self) -> int:
+        """Places of the context that the prompt and the virtual tokens before it take."""
+        return self.length + self.equipment.virtual_tokens
 
 
 @dataclass(frozen=True)
@@ -139,9 +145,9 @@ class Lockstep:
                 queues.append(
                     await self._llm.add_request(
                         id_,
-                        part.prompt,  # type: ignore[arg-type]
-                        _sibling(params, leader, rank),
-                        lora_request=part.adapter,
+                        part.equipment.prompt(part.prompt),  # type: ignore[arg-type]
+                        part.equipment.params(_sibling(params, leader, rank)),
+                        lora_request=part.equipment.lora,
                         **options,
                     )
                 )
@@ -177,19 +183,16 @@ class Lockstep:
     def _fitted(self, parts: Sequence[Part], params: SamplingParams, clamp: bool) -> SamplingParams:
         """With no more `max_tokens` than the member with the longest prompt has context for."""
         context = self._llm.model_config.max_model_len
-        longest = max(part.length for part in parts)
-        room = context - longest
+        longest = max(parts, key=lambda part: part.places)
+        room = context - longest.places
         if clamp:
             cache = self._llm.vllm_config.cache_config
             share = (cache.num_gpu_blocks - 1) // len(parts) * cache.block_size
-            room = min(room, max(share - longest, 1))
+            room = min(room, max(share - longest.places, 1))
         asked = params.max_tokens
         if room < 1 or (asked is not None and asked > room and not clamp):
-            raise VLLMValidationError(
-                f"The longest prompt of a member has {longest} tokens, and the model's context is {context}: shorten "
-                "it or lower max_tokens.",
-                parameter="max_tokens",
-            )
+            left = context - longest.equipment.virtual_tokens
+            raise VLLMValidationError(too_long(longest.length, left), parameter="max_tokens")
         params = params.clone()
         params.max_tokens = room if asked is None else min(asked, room)
         return params

@@ -16,6 +16,7 @@ from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.sample.logits_processor.interface import BatchUpdate, LogitsProcessor
 
 from serve.engine.lockstep.seat import Seat
+from serve.engine.soft.adapter import SoftAdapter
 from serve.fusion.tokens.penalties import penalise
 from serve.fusion.tokens.step import Step, fuse_step
 from serve.manifest import TokenMethod
@@ -27,6 +28,7 @@ class Row:
 
     seat: Seat
     prompt: Sequence[int]
+    """Without virtual tokens."""
     output: Sequence[int]
 
 
@@ -127,4 +129,7 @@ class LockstepProcessor(LogitsProcessor):
 
 def _seated(params: SamplingParams, prompt: list[int] | None, output: list[int]) -> Row | None:
     seat = Seat.of(params)
-    return None if seat is None else Row(seat, prompt or (), output)
+    if seat is None:
+        return None
+    soft = SoftAdapter.of(params)
+    return Row(seat, (prompt or [])[soft.tokens if soft else 0 :], output)

@@ -8,6 +8,7 @@ from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.request import Request, RequestStatus
 
 from serve.engine.lockstep.group import Group
+from serve.engine.soft.adapter import SoftAdapter
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.scheduler import Scheduler as _Base
@@ -45,7 +46,7 @@ class Places:
 
     def take(self, group: Group) -> bool:
         """Occupy the group's place. Returns whether all its prompts fit into this step."""
-        lengths = [request.num_tokens for request in group.members.values()]
+        lengths = [to_compute(request) for request in group.members.values()]
         tokens = sum(lengths)
         fits = tokens <= self.tokens and max(lengths) <= self.chunk
         self.sequences -= group.size
@@ -53,6 +54,12 @@ class Places:
         self.blocks -= self.needs(group)
         self.tokens -= tokens
         return fits
+
+
+def to_compute(request: Request) -> int:
+    """Tokens of a request that does not run yet, less those of a prefix, whose keys and values are loaded."""
+    soft = SoftAdapter.of(request.sampling_params)
+    return int(request.num_tokens) - (soft.given if soft else 0)
 
 
 class Room(_Base):
@@ -137,7 +144,7 @@ class Room(_Base):
             blocks=self._vacant_blocks - reserved - watermark,
             tokens=self._token_budget
             - sum(self._left(request) for request in self.running)
-            - sum(request.num_tokens for request in unseated),
+            - sum(to_compute(request) for request in unseated),
             chunk=self.scheduler_config.long_prefill_token_threshold or UNLIMITED,
             needs=self._blocks_for_prompts,
         )

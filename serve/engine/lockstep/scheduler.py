@@ -22,7 +22,7 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from serve.engine.lockstep.group import Group
-from serve.engine.lockstep.room import Room
+from serve.engine.lockstep.room import Room, to_compute
 from serve.engine.lockstep.seat import Seat
 
 logger = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ class LockstepMixin(Room):
 
     def _one_short(self, request: Request) -> bool:
         if request.status != RequestStatus.RUNNING:
-            return request.num_tokens == 1
+            return to_compute(request) == 1
         return self._left(request) == 1 and not self._at_its_end(request)
 
     def _make_room(self) -> Group | None:
@@ -199,7 +199,7 @@ class LockstepMixin(Room):
             self._put_first(
                 request
                 for group in sorted(self._admitted.values(), key=lambda each: each.order)
-                for request in sorted(group.requests, key=lambda each: -each.num_tokens)
+                for request in sorted(group.requests, key=to_compute, reverse=True)
             )
 
     def _grammars_ready(self, group: Group) -> bool:

@@ -3,12 +3,14 @@
 import asyncio
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from serve.digest import folder_digest
-from serve.engine.interface import EngineSettings, GenerateCall, Refusal, Version
+from serve.engine.interface import EngineSettings, GenerateCall, Prediction, Refusal, Version
 from serve.manifest import Ensemble
 from tests.serve import tiny
 from tests.serve.engine.fused import Judge, Merge, averaged, multiplied
@@ -37,13 +39,23 @@ def make_models(root: Path) -> dict[str, Path]:
 
 
 def make_judge(models: Mapping[str, Path]) -> Judge:
-    return Judge(models["base"], {**{name: models[name] for name in RANKS}, "plain": None})
+    return Judge(models["base"], {**{name: [models[name]] for name in RANKS}, "plain": []})
 
 
 def version(
-    models: Mapping[str, Path], name: str, members: Mapping[str, str | None], **fields: Any
+    models: Mapping[str, Path],
+    name: str,
+    members: Mapping[str, str | Sequence[str] | None],
+    **fields: Any,
 ) -> Version:
-    digests = {adapter: folder_digest(models[adapter]) for adapter in members.values() if adapter}
+    """`members`: each one's adapter, its adapters, or None for the plain base."""
+    adapters = {
+        member: [given] if isinstance(given, str) else list(given or ())
+        for member, given in members.items()
+    }
+    digests = {
+        adapter: folder_digest(models[adapter]) for each in adapters.values() for adapter in each
+    }
     manifest = {
         "format": 1,
         "name": name,
@@ -52,9 +64,9 @@ def version(
         "members": [
             {
                 "name": member,
-                "adapters": [{"adapter": adapter, "digest": digests[adapter]}] if adapter else [],
+                "adapters": [{"adapter": adapter, "digest": digests[adapter]} for adapter in each],
             }
-            for member, adapter in members.items()
+            for member, each in adapters.items()
         ],
         "fusion": {"method": "average"},
         **fields,
@@ -106,6 +118,12 @@ async def ask(engine: Any, body: dict[str, Any], model: str = "five", **fields: 
     call = GenerateCall(f"{model}@1", route, body, "test", **fields)
     (part,) = [part async for part in engine.generate(call)]
     return part if isinstance(part, Refusal) else json.loads(part)
+
+
+def member_probabilities(answer: Prediction) -> np.ndarray:
+    """[M, N, C] of a classification that was asked for its members."""
+    assert answer.member_answers is not None
+    return np.stack([each.probabilities for each in answer.member_answers])
 
 
 def greedy(prompt: str, tokens: int = 12, **fields: Any) -> dict[str, Any]:

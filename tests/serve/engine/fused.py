@@ -31,8 +31,9 @@ def multiplied(weights: Sequence[float]) -> Merge:
 class Judge:
     """Compares answers with the reference, and counts near ties."""
 
-    def __init__(self, base: Path, adapters: Mapping[str, Path | None]) -> None:
-        self.models = {name: tiny.Reference(base, path) for name, path in adapters.items()}
+    def __init__(self, base: Path, adapters: Mapping[str, Sequence[Path]]) -> None:
+        self.models = {name: tiny.Reference(base, *paths) for name, paths in adapters.items()}
+        self.tokenizer = next(iter(self.models.values())).tokenizer
         self.ties = 0
         self.tokens = 0
         self.answers = 0
@@ -42,7 +43,7 @@ class Judge:
         """[T, V] log-probabilities at every position of `tokens`, each after the ones before."""
         reference = self.models[model]
         ids = reference.tokenizer(prompt)["input_ids"]
-        logits = reference.model(torch.tensor([[*ids, *tokens[:-1]]])).logits[0, len(ids) - 1 :]
+        logits = reference.logits([*ids, *tokens[:-1]])[len(ids) - 1 :]
         return logits.double().log_softmax(-1).numpy()
 
     def check(

@@ -90,6 +90,7 @@ class Machine:
         self.group_of: dict[str, Sent] = {}
         self.steps = 0
         self.splits = 0
+        self.salted = True
 
     def send(
         self,
@@ -98,15 +99,20 @@ class Machine:
         *,
         max_tokens: int = 8,
         adapters: list[int | None] | None = None,
+        prefixes: list[int] | None = None,
         missing: int = 0,
         together: bool = True,
     ) -> Sent:
-        """Send the siblings of one group, all but the last `missing`; or one request that is in no group."""
+        """Send the siblings of one group, all but the last `missing`; or one request that is in no group.
+
+        `prefixes`: the virtual tokens of each one's prefix adapter."""
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
         from vllm.v1.request import Request
 
         from serve.engine.lockstep.seat import Seat, TokenFusion
+        from serve.engine.soft.adapter import SoftAdapter
+        from serve.engine.soft.salt import own_salt
         from serve.fusion.tokens.penalties import NEUTRAL
         from serve.fusion.tokens.sampling import Sampling
 
@@ -121,12 +127,18 @@ class Machine:
                 fusion = TokenFusion("average", (1 / size,) * size)
                 Seat(key, size, rank, fusion, Sampling(0.0), NEUTRAL).place(params)
             adapter = (adapters or [None] * size)[rank]
+            soft, virtual = None, (prefixes or [0] * size)[rank]
+            if virtual:
+                soft = SoftAdapter("prefix", f"sha256:{virtual}", virtual)
+                soft.place(params)
+                prompt = [0] * virtual + prompt
             request = Request(
                 sent.ids[rank],
                 prompt,
                 params,
                 None,
                 lora_request=adapter and LoRARequest(f"a{adapter}", adapter, "/nowhere"),
+                cache_salt=own_salt(soft, adapter and f"a{adapter}") if self.salted else None,
                 block_hasher=self.hasher,
             )
             self.group_of[request.request_id] = sent
@@ -228,7 +240,8 @@ DEPTHS = pytest.mark.parametrize("depth", [1, 2], ids=["synchronous", "asynchron
 
 @DEPTHS
 def test_groups_and_single_requests_all_get_their_own_text(config: Any, depth: int) -> None:
-    """Long prompts and short ones, prompts of one token, caches warm for one member, preemption, full slots."""
+    """Long prompts and short ones, prompts of one token, some after a prefix, caches warm for one member, preemption,
+    full slots."""
     rng = random.Random(depth)
     machine = Machine(config, depth=depth, blocks=68)
     shared = _prompt(rng, 40)
@@ -238,12 +251,12 @@ def test_groups_and_single_requests_all_get_their_own_text(config: Any, depth: i
         if index % 3 == 0:
             prompts[0] = shared[: rng.choice([16, 17, 33, 40])]
         adapters = [rng.choice([None, 1, 2, 3]) for _ in range(size)]
+        soft = {"adapters": adapters, "prefixes": [rng.choice([0, 0, 5, 8, 21]) for _ in adapters]}
         if index % 4 == 0:
-            machine.send(f"s{index}", prompts[:1], adapters=adapters[:1], together=False)
+            one = {name: each[:1] for name, each in soft.items()}
+            machine.send(f"s{index}", prompts[:1], **one, together=False)
         else:
-            machine.send(
-                f"g{index}", prompts, adapters=adapters, max_tokens=rng.choice([1, 5, 40, 60])
-            )
+            machine.send(f"g{index}", prompts, **soft, max_tokens=rng.choice([1, 5, 40, 60]))
         for _ in range(rng.randrange(4)):
             machine.step()
     machine.run()
@@ -281,13 +294,15 @@ def test_two_thousand_groups_leave_nothing_behind(config: Any, depth: int) -> No
     for index in range(2000):
         size = rng.choice([2, 3, 4])
         prompts = [_prompt(rng, rng.randrange(1, 50)) for _ in range(size)]
+        prefixes = [rng.choice([0, 0, 0, 7]) for _ in range(size)]
         fate = rng.choice(["run", "run", "abort", "abort", "missing", "large"])
         key = f"g{index}"
         if fate == "large":
             sent = machine.send(key, [_prompt(rng, 100) for _ in range(4)], max_tokens=100)
         else:
             missing = 1 if fate == "missing" else 0
-            sent = machine.send(key, prompts, max_tokens=rng.randrange(1, 30), missing=missing)
+            length = rng.randrange(1, 30)
+            sent = machine.send(key, prompts, prefixes=prefixes, max_tokens=length, missing=missing)
         for _ in range(rng.randrange(6)):
             machine.step()
         if fate in ("abort", "missing"):
@@ -312,6 +327,38 @@ def test_two_thousand_groups_leave_nothing_behind(config: Any, depth: int) -> No
         text = sent.tokens[sent.ids[0]]
         assert text == expected[: len(text)], "what was said is right, however it ended"
     assert machine.groups["last"].tokens["last-0"] == _expected(machine, "last", 8)
+    machine.idle()
+
+
+@DEPTHS
+def test_a_prompt_of_one_token_after_a_prefix_waits_for_longer_siblings(
+    config: Any, depth: int
+) -> None:
+    """Nothing of it can be computed before its last token, although it is the longest of all."""
+    machine = Machine(config, depth=depth)
+    machine.send("g", [[60], [61] * 3, [62] * 50], prefixes=[40, 0, 8])
+    machine.send("h", [[63], [64]], prefixes=[24, 0])
+    machine.run(most=200)
+    for key in ("g", "h"):
+        assert machine.groups[key].tokens[f"{key}-0"] == _expected(machine, key, 8)
+    assert machine.splits == 0
+    machine.idle()
+
+
+@DEPTHS
+def test_a_request_without_the_salt_of_its_prefix_is_ended(config: Any, depth: int) -> None:
+    """Alone, and with its whole group."""
+    machine = Machine(config, depth=depth)
+    machine.salted = False
+    machine.send("g", [[60] * 9, [61] * 3], prefixes=[0, 5])
+    machine.send("s", [[60] * 9], prefixes=[5], together=False)
+    machine.salted = True
+    fine = machine.send("h", [[60] * 9, [61] * 3], prefixes=[0, 5])
+    machine.run()
+    assert machine.groups["g"].finished == {"g-0": "error", "g-1": "error"}
+    assert machine.groups["s"].finished == {"s-0": "error"}
+    assert not machine.groups["g"].tokens["g-0"]
+    assert fine.tokens["h-0"] == _expected(machine, "h", 8)
     machine.idle()
 
 

@@ -21,6 +21,7 @@ from serve.engine.interface import (
     Refusal,
     Version,
 )
+from serve.fusion.fused import Fused
 from serve.manifest import Ensemble
 from serve.rollout.messages import AssignedVersion, Desired, Report, Role
 from serve.rollout.requests import EnsembleView, RolloutView, SwapRequest
@@ -85,7 +86,12 @@ class FakeEngines:
         self.calls: list[PredictCall | GenerateCall] = []
         self.loaded: set[str] | None = None
         """The versions there are; None: all."""
+        self.lacking = 0
+        """How many calls more are told that their version is not loaded."""
+        self.refusals: dict[str, Refusal] = {}
+        """By version."""
         self.refusal: Refusal | None = None
+        self.prediction: Callable[[PredictCall], Prediction] = prediction
         self.error: Exception | None = None
         self.errors: list[Exception] = []
         """Raised one after another, before all else."""
@@ -97,7 +103,7 @@ class FakeEngines:
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
         try:
-            return await self._refusal(call) or prediction(call)
+            return await self._refusal(call) or self.prediction(call)
         finally:
             self.ended.set()
 
@@ -121,9 +127,11 @@ class FakeEngines:
             raise self.errors.pop(0)
         if self.error is not None:
             raise self.error
-        if self.loaded is not None and call.version not in self.loaded:
+        self.lacking -= 1
+        lacks = self.loaded is not None and call.version not in self.loaded
+        if lacks or self.lacking >= 0:
             return Refusal(503, f"{call.version} is not here", code=VERSION_NOT_LOADED)
-        return self.refusal
+        return self.refusals.get(call.version, self.refusal)
 
 
 async def _two_parts() -> AsyncIterator[bytes]:
@@ -140,18 +148,24 @@ def prediction(call: PredictCall) -> Prediction:
             [[0.1, 0.6 - shift, 0.3 + shift] for shift in rows],
         ]
     )
-    fused = members.mean(0)
     return Prediction(
         version=call.version,
         labels=LABELS,
-        winners=fused.argmax(1),
-        probabilities=fused,
-        entropy=np.linspace(0.5, 0.6, len(rows)),
-        disagreement=np.linspace(0.1, 0.2, len(rows)),
+        answers=_labels(members.mean(0), 0.5, 0.1),
         members=tuple(ensemble().members),
-        member_probabilities=members if call.return_members else None,
+        member_answers=tuple(map(_labels, members)) if call.return_members else None,
         prompt_tokens=7,
         member_tokens=21,
+    )
+
+
+def _labels(probabilities: np.ndarray, entropy: float = 0, disagreement: float = 0) -> Fused:
+    rows = len(probabilities)
+    return Fused(
+        probabilities,
+        np.linspace(entropy, entropy + 0.1, rows),
+        np.linspace(disagreement, disagreement + 0.1, rows),
+        probabilities.argmax(1),
     )
 
 
@@ -179,6 +193,14 @@ class FakeControl:
         self, name: str, to: int | None, actor: str, wait: bool
     ) -> RolloutView | Refusal:
         answer: RolloutView | Refusal = self._answer(ROLLOUT, "rollback", name, to, actor, wait)
+        return answer
+
+    async def promote(self, rollout_id: str, actor: str, wait: bool) -> RolloutView | Refusal:
+        answer: RolloutView | Refusal = self._answer(ROLLOUT, "promote", rollout_id, actor, wait)
+        return answer
+
+    async def abort(self, rollout_id: str, actor: str) -> RolloutView | Refusal:
+        answer: RolloutView | Refusal = self._answer(ROLLOUT, "abort", rollout_id, actor)
         return answer
 
     async def rollouts(self) -> Sequence[RolloutView]:

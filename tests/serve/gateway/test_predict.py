@@ -4,9 +4,11 @@ import asyncio
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
-from serve.engine.interface import PredictCall, Refusal, Text
+from serve.engine.interface import PredictCall, Prediction, Refusal, Text
+from serve.fusion.fused import FusedSets, FusedValues
 from serve.gateway import dispatch
 from serve.gateway.links import Unavailable
 from serve.gateway.schemas import PredictAnswer
@@ -61,6 +63,54 @@ async def test_the_answer_is_the_contracts(gateway: Gateway) -> None:
 async def test_the_schema_describes_the_answer(gateway: Gateway) -> None:
     response = await gateway.predict(return_members=True)
     PredictAnswer.model_validate_json(response.content, extra="forbid")
+
+
+def sets(call: PredictCall) -> Prediction:
+    """Multilabel: the fused answer has two labels, member a none, member b all three."""
+    members = tuple(ensemble().members)
+
+    def of(probabilities: list[float]) -> FusedSets:
+        rows = np.array([probabilities] * len(call.inputs))
+        return FusedSets(rows, np.array([0.7]), np.array([0.2]), rows >= 0.5)
+
+    alone = (of([0.4, 0.1, 0.2]), of([0.9, 0.9, 0.9]))
+    return Prediction("intents@3", LABELS, of([0.65, 0.5, 0.49]), members, alone, 7, 14)
+
+
+def values(call: PredictCall) -> Prediction:
+    members = tuple(ensemble().members)
+    alone = tuple(FusedValues(np.array([value]), np.zeros(1)) for value in (1.0, 3.0))
+    return Prediction(
+        "intents@3", (), FusedValues(np.array([2.0]), np.array([1.0])), members, alone, 7, 14
+    )
+
+
+async def test_the_answer_to_multilabel(gateway: Gateway) -> None:
+    gateway.engines.prediction = sets
+    response = await gateway.predict(return_members=True)
+    PredictAnswer.model_validate_json(response.content, extra="forbid")
+    (row,) = response.json()["data"]
+    members = row.pop("members")
+    assert row == {
+        "index": 0,
+        "labels": ["card_lost", "card_late"],
+        "probabilities": {"card_lost": 0.65, "card_late": 0.5, "top_up": 0.49},
+        "entropy": 0.7,
+        "disagreement": 0.2,
+    }
+    assert [member["labels"] for member in members] == [[], list(LABELS)]
+    assert set(members[0]) == {"name", "adapters", "labels", "probabilities"}
+
+
+async def test_the_answer_to_regression(gateway: Gateway) -> None:
+    gateway.engines.prediction = values
+    response = await gateway.predict(return_members=True)
+    PredictAnswer.model_validate_json(response.content, extra="forbid")
+    (row,) = response.json()["data"]
+    members = row.pop("members")
+    assert row == {"index": 0, "value": 2.0, "std": 1.0}
+    assert [member["value"] for member in members] == [1.0, 3.0]
+    assert set(members[0]) == {"name", "adapters", "value"}
 
 
 async def test_members_only_when_asked_for(gateway: Gateway) -> None:
@@ -187,15 +237,30 @@ async def test_a_version_that_a_swap_unloaded_is_resolved_once_more(gateway: Gat
     assert [call.version for call in gateway.engines.calls] == ["intents@3", "intents@4"]
 
 
-async def test_a_version_that_no_engine_has_is_a_503_after_the_second_try(gateway: Gateway) -> None:
+async def test_a_version_that_no_engine_has_is_a_503_after_some_tries(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "PAUSES", (0.0, 0.0))
     gateway.engines.loaded = set()
     response = await gateway.predict()
     refused(response, 503, "intents@3")
     assert response.headers["retry-after"] == "1"
-    assert len(gateway.engines.calls) == 2
+    assert len(gateway.engines.calls) == 3
 
 
-async def test_a_pinned_version_that_is_gone_is_a_404(gateway: Gateway) -> None:
+async def test_an_engine_that_has_to_catch_up_is_waited_for(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "PAUSES", (0.0, 0.0))
+    gateway.engines.lacking = 2
+    assert (await gateway.predict()).status_code == 200
+    assert len(gateway.engines.calls) == 3
+
+
+async def test_a_pinned_version_that_is_gone_is_a_404(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "PAUSES", (0.0,))
     gateway.engines.loaded = {"intents@3"}
     error = refused(await gateway.predict(model="intents@2"), 404, "intents@2")
     assert error["code"] == "model_not_found"

@@ -13,7 +13,13 @@ from serve.rollout.controller import Controller
 from serve.rollout.engine_agent import EngineAgent
 from serve.rollout.gateway_agent import GatewayAgent
 from serve.rollout.requests import RolloutView, SwapRequest
-from tests.serve.rollout.fakes import FakeEngine, Link, make_adapter, make_bundle
+from tests.serve.rollout.fakes import (
+    FakeEngine,
+    Link,
+    make_adapter,
+    make_bundle,
+    make_prompt_adapter,
+)
 
 LEASE = 30.0
 """Long enough for the busiest machine: no lease runs out by accident."""
@@ -100,6 +106,10 @@ class World:
             make_adapter(folder, seed, **options)
         return folder.as_uri()
 
+    def new_prompt_adapter(self, seed: int) -> str:
+        """The same of another kind."""
+        return make_prompt_adapter(self.folder / "new" / f"prompt-{seed}", seed).as_uri()
+
     async def swap(self, seed: int, *, wait: bool = True, **more: Any) -> RolloutView | Refusal:
         """Swap new content into member a."""
         body = SwapRequest.model_validate({"members": {"a": self.new_adapter(seed)}} | more)
@@ -118,7 +128,7 @@ class World:
 
     def routed(self) -> list[str]:
         """What `intents` means on each gateway now."""
-        return [gateway.routes.resolve("intents").key for gateway in self.gateways]
+        return [gateway.routes.named("intents").key for gateway in self.gateways]
 
     def holding(self) -> list[list[str]]:
         return [sorted(engine.held) for engine in self.engines]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from serve.adapter import adapter_kind
 from serve.bundle import BaseSpec, Bundle, Ensemble, FusionSpec, Member
 from serve.engine.interface import (
     EngineState,
@@ -53,6 +54,16 @@ def make_adapter(folder: Path, seed: int, *, rank: int = 2, hidden: int = HIDDEN
         f"{prefix}.lora_B.weight": rng.normal(size=(hidden, rank)).astype(np.float32),
     }
     save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+def make_prompt_adapter(folder: Path, seed: int, *, hidden: int = HIDDEN) -> Path:
+    """A prompt adapter in PEFT's format whose content follows from the seed."""
+    folder.mkdir(parents=True)
+    config = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 3, "token_dim": hidden}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    rows = np.random.default_rng(seed).normal(size=(3, hidden)).astype(np.float32)
+    save_file({"prompt_embeddings": rows}, folder / "adapter_model.safetensors")
     return folder
 
 
@@ -104,10 +115,10 @@ class FakeEngine:
         await self.gate.wait()
         if version.key in self.broken:
             raise PrepareError(self.broken[version.key])
-        if len(self._digests(version)) > self.slots:
+        if len(self._loras(version)) > self.slots:
             raise PrepareError(f"all {self.slots} adapter slots are taken")
         self.held[version.key] = version
-        self.most_adapters = max(self.most_adapters, len(self._digests()))
+        self.most_adapters = max(self.most_adapters, len(self._loras()))
         return await self.probe(version.key)
 
     async def probe(self, key: str) -> tuple[Probe, ...]:
@@ -155,9 +166,15 @@ class FakeEngine:
             max_lora_rank=64,
         )
 
-    def _digests(self, *more: Version) -> set[str]:
+    def _digests(self) -> set[str]:
+        return {digest for version in self.held.values() for digest in version.ensemble.digests}
+
+    def _loras(self, *more: Version) -> set[str]:
         versions = (*self.held.values(), *more)
-        return {digest for version in versions for digest in version.ensemble.digests}
+        adapters = {digest: f for version in versions for digest, f in version.adapters.items()}
+        return {
+            digest for digest, folder in adapters.items() if adapter_kind(Path(folder)) == "lora"
+        }
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
         raise NotImplementedError

@@ -12,10 +12,12 @@ from safetensors.numpy import load_file, save_file
 
 from serve.bundle import BundleError, Ensemble, folder_digest
 from serve.engine.interface import Refusal
-from serve.fusion.stack import Stack
+from serve.fusion.stack import LinearStack
+from serve.rollout.admission import Refused, check_gates
 from serve.rollout.controller import StartError
 from serve.rollout.database import DatabaseError
 from serve.rollout.requests import EnsembleView, SwapRequest
+from serve.rollout.strategy import Strategy
 from tests.serve.rollout.conftest import World, committed, refused
 from tests.serve.rollout.fakes import LABELS, FakeEngine, make_adapter, make_base, make_bundle
 
@@ -79,6 +81,31 @@ async def test_a_bad_adapter_is_refused_and_leaves_nothing_behind(
     assert world.engines[0].prepared == ["intents@1"]
     assert await world.active() == 1
     assert committed(await world.swap(101)).to_version == 2
+
+
+async def test_a_member_changes_the_kind_of_its_adapters(world: World) -> None:
+    await world.start()
+    prompt, lora = world.new_prompt_adapter(7), world.new_adapter(100)
+    for uris, names in (
+        (prompt, ["intents-a"]),
+        ([lora, prompt], ["intents-a", "a-2"]),
+        (lora, ["intents-a"]),
+    ):
+        committed(await world.ask({"members": {"a": uris}}))
+        view = await world.controller.ensemble("intents")
+        assert isinstance(view, EnsembleView)
+        assert [ref.adapter for ref in view.members[0].adapters] == names
+
+
+async def test_two_adapters_of_one_sort_make_no_member(world: World) -> None:
+    await world.start()
+    loras = [world.new_adapter(100), world.new_adapter(101)]
+    prompts = [world.new_prompt_adapter(7), world.new_prompt_adapter(8)]
+    for uris, says in ((loras, "two LoRAs"), (prompts, "one prefix or prompt adapter")):
+        assert says in refused(await world.ask({"members": {"a": uris}}), 400)
+    three = [loras[0], *prompts]
+    assert "one prefix or prompt" in refused(await world.ask({"members": {"a": three}}), 400)
+    assert await world.active() == 1
 
 
 async def test_an_adapter_of_another_base_is_refused(world: World) -> None:
@@ -158,6 +185,21 @@ async def test_what_is_served_is_a_copy_with_the_digest_of_the_source(world: Wor
         {"version": 1, "allow_stale_fusion": True},
         {"version": 1, "expected_version": 0},
         {"version": 1, "strategy": {"kind": "sudden"}},
+        {"version": 1, "strategy": {"kind": "immediate", "share": 1}},
+        {"version": 1, "strategy": {"kind": "canary", "share": 0}},
+        {"version": 1, "strategy": {"kind": "canary", "share": 1.5}},
+        {"version": 1, "strategy": {"kind": "canary", "shares": 0.5}},
+        {"version": 1, "strategy": {"kind": "canary", "auto_promote": "yes"}},
+        {"version": 1, "strategy": {"kind": "canary", "gates": {"min_requests": 0}}},
+        {"version": 1, "strategy": {"kind": "canary", "gates": {"min_requests": 1.5}}},
+        {"version": 1, "strategy": {"kind": "shadow", "gates": {"min_agreement": 2}}},
+        {"version": 1, "strategy": {"kind": "shadow", "gates": {"max_error_rate": -1}}},
+        {"version": 1, "strategy": {"kind": "shadow", "gates": {"max_seconds": 0}}},
+        {"version": 1, "strategy": {"kind": "shadow", "gates": {"max_errors": 0}}},
+        {
+            "version": 1,
+            "strategy": {"kind": "canary", "share": 1, "gates": {"max_latency_ratio": 1}},
+        },
         {"version": 1, "unknown": 1},
     ],
 )
@@ -170,12 +212,8 @@ def test_malformed_requests_are_refused(body: dict[str, Any]) -> None:
     ("body", "status", "says"),
     [
         ({"members": {"z": "file:///x"}}, 400, "no member 'z'; its members are a, b"),
-        ({"members": {"a": ["file:///x", "file:///y"]}}, 400, "2 adapters"),
         ({"version": 9}, 404, "no version 9; it has 1"),
         ({"version": 1}, 409, "active already"),
-        ({"version": 1, "strategy": {"kind": "canary", "share": 0.1}}, 400, "not served yet"),
-        ({"version": 1, "strategy": {"kind": "shadow"}}, 400, "not served yet"),
-        ({"version": 1, "strategy": {"kind": "immediate", "share": 1}}, 400, "no 'share'"),
         ({"manifest": {"task": "classification"}}, 400, "manifest"),
     ],
 )
@@ -246,7 +284,7 @@ def stacked_bundle(world: World) -> None:
     fusion = {"method": "stack", "model": "logistic_regression", "parameters": file}
     ensemble = Ensemble.model_validate(first | {"version": 2, "fusion": fusion})
     probabilities = np.array([[[0.9, 0.1], [0.2, 0.8]] * 5, [[0.7, 0.3], [0.4, 0.6]] * 5])
-    Stack.fit(probabilities, [0, 1] * 5, ensemble).write(bundle.path / file)
+    LinearStack.fit(probabilities, [0, 1] * 5, ensemble).write(bundle.path / file)
     bundle.write_ensemble(ensemble)
     world.bundles = [bundle]
 
@@ -396,3 +434,12 @@ async def test_a_broken_engine_message_reaches_the_user_once(world: World) -> No
     message = refused(await world.swap(100), 400)
     assert message.startswith("Nothing has changed: ")
     assert message.count("not served yet") == 1
+
+
+def test_values_are_not_judged_by_agreement() -> None:
+    strategy = Strategy.model_validate({"kind": "shadow", "gates": {"min_agreement": 0.9}})
+    check_gates("multilabel", strategy)
+    check_gates("regression", Strategy.model_validate({"kind": "shadow"}))
+    with pytest.raises(Refused) as refusal:
+        check_gates("regression", strategy)
+    assert refusal.value.refusal.param == "strategy.gates.min_agreement"

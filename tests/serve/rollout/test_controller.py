@@ -366,10 +366,21 @@ async def test_what_cannot_fit_is_refused_and_says_what_is_in_the_way(world: Wor
 
     message = refused(await world.swap(100), 409)
 
-    assert "5 distinct adapters, and it has 4 slots" in message
+    assert "5 distinct LoRAs, and it has 4 slots" in message
     assert "intents@1 (2), topics@1 (2)" in message
     assert '"max_loras": 5' in message
     assert world.routed() == ["intents@1"]
+
+
+async def test_adapters_other_than_loras_take_no_slot(world: World) -> None:
+    world.slots = 2
+    await world.start()
+    refused(await world.swap(100), 409)
+    for seed in range(3):
+        uri = world.new_prompt_adapter(seed)
+        committed(await world.ask({"members": {"a": uri}}))
+    committed(await world.swap(100))
+    await until(lambda: world.holding() == [["intents@4", "intents@5"]])
 
 
 async def test_ensembles_roll_out_independently(world: World) -> None:

@@ -61,7 +61,7 @@ def test_a_students_labels_are_scored_as_they_are_when_it_answers(
     """With T = 1 the loss is the cross entropy of the offline reference's label probabilities."""
     manifest = causal_bundle.ensemble("topics").model_copy(update={"label_scoring": scoring})
     bare = manifest.model_copy(update={"members": [Member(name="base", adapters=[])]})
-    found = OfflineMembers(causal_bundle, bare).probabilities(TEXTS)[0]
+    found = OfflineMembers(causal_bundle, bare).outputs(TEXTS)[0]
     teacher = np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.1, 0.2, 0.7]])
     labels = list(manifest.labels or [])
     ensemble = recipe(
@@ -114,7 +114,7 @@ def test_a_students_tokens_are_compared_at_every_place_of_the_answer(
 
 def agreement(bundle: Bundle, name: str, teacher: np.ndarray, texts: list[str]) -> float:
     """Mean divergence of the only member of `name` from the teacher's probabilities."""
-    found = OfflineMembers(bundle, bundle.ensemble(name)).probabilities(texts)[0]
+    found = OfflineMembers(bundle, bundle.ensemble(name)).outputs(texts)[0]
     return float((teacher * np.log(teacher / found)).sum(axis=1).mean())
 
 
@@ -125,7 +125,7 @@ def test_a_distilled_member_is_closer_to_its_teacher(
     bundle: Bundle = request.getfixturevalue(kind)
     texts = [ask for asks in TOPICS.values() for ask in asks]
     teacher = EnsembleTeacher(bundle, bundle.ensemble("topics")).label_probabilities(
-        texts, lambda _: None
+        texts, None, lambda _: None
     )
     assert agreement(bundle, "student", teacher, texts) < agreement(
         bundle, "undistilled", teacher, texts

@@ -46,9 +46,9 @@ def test_an_adapter_is_lora_in_pefts_format_and_adds_alpha_over_rank_times_b_a(
     offline._model = base
     offline._adapters = LoadedAdapters(base, {})
     texts = ["my card is lost", "the transfer is late"]
-    expected = offline.probabilities(texts)
+    expected = offline.outputs(texts)
     np.testing.assert_allclose(
-        OfflineMembers(causal_bundle, alone).probabilities(texts), expected, atol=1e-5
+        OfflineMembers(causal_bundle, alone).outputs(texts), expected, atol=1e-5
     )
 
 

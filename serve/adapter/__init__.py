@@ -1,0 +1,30 @@
+"""The checks of adapters, without torch, PEFT or vLLM: what serving refuses, and why."""
+
+from serve.adapter.folder import (
+    ADAPTER_FILES,
+    SOFT,
+    WEIGHTS,
+    AdapterError,
+    AdapterKind,
+    adapter_kind,
+    belongs,
+)
+from serve.adapter.head import HeadShape
+from serve.adapter.inspect import AdapterInfo, check_together, inspect_adapter
+from serve.adapter.lora import DEFAULT_RANK_LIMIT, RANK_LIMITS
+
+__all__ = [
+    "ADAPTER_FILES",
+    "DEFAULT_RANK_LIMIT",
+    "RANK_LIMITS",
+    "SOFT",
+    "WEIGHTS",
+    "AdapterError",
+    "AdapterInfo",
+    "AdapterKind",
+    "HeadShape",
+    "adapter_kind",
+    "belongs",
+    "check_together",
+    "inspect_adapter",
+]

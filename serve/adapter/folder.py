@@ -1,0 +1,94 @@
+"""What may lie in an adapter's folder, and its configuration."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from serve.digest import folder_digest
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+HEAD = "head.safetensors"
+ADAPTER_FILES = (CONFIG, WEIGHTS, HEAD)
+"""What an adapter consists of; anything else in a trained folder is not part of it."""
+
+AdapterKind: TypeAlias = Literal["lora", "prefix", "prompt"]
+SOFT: tuple[AdapterKind, ...] = ("prefix", "prompt")
+"""Kinds that put virtual tokens before the prompt."""
+
+_KINDS: dict[str, AdapterKind] = {
+    "LORA": "lora",
+    "PREFIX_TUNING": "prefix",
+    "PROMPT_TUNING": "prompt",
+    "P_TUNING": "prompt",
+}
+_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
+_TEXTS = {".md", ".json", ".txt", ".jinja", ".gitattributes", ".yaml", ".yml"}
+
+
+class AdapterError(ValueError):
+    """An adapter that is not served, in one sentence for whoever made it."""
+
+
+def adapter_kind(folder: Path) -> AdapterKind:
+    """What kind of adapter a folder says it holds. Raises AdapterError if it is one that is not served."""
+    return kind_of_config(read_config(folder))
+
+
+def kind_of_config(config: dict[str, Any]) -> AdapterKind:
+    """The kind that PEFT's `peft_type` stands for. Raises AdapterError if it is not served."""
+    peft_type = config.get("peft_type")
+    kind = _KINDS.get(peft_type) if isinstance(peft_type, str) else None
+    if kind is None:
+        raise AdapterError(
+            f"Its peft_type is {peft_type!r}, which is not served; {', '.join(_KINDS)} are."
+        )
+    return kind
+
+
+def belongs(file: Path) -> bool:
+    """Whether a file may lie in an adapter's folder: its own files, and texts such as PEFT's model card."""
+    return file.name in ADAPTER_FILES or bool({file.suffix, file.name} & _TEXTS)
+
+
+def check_files(folder: Path) -> str:
+    """The folder's digest, once it holds nothing but an adapter and texts beside it.
+
+    Raises AdapterError and DigestError."""
+    digest = folder_digest(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
+        if path.suffix in _PICKLES:
+            raise AdapterError(
+                f"{path.name} may hold a pickle, which runs code when it is loaded; keep "
+                "safetensors files only "
+                "(PEFT: save_pretrained(..., safe_serialization=True))."
+            )
+        if not belongs(path):
+            raise AdapterError(
+                f"{path.name} is not part of an adapter; expected {', '.join(ADAPTER_FILES)} only."
+            )
+    for name in (CONFIG, WEIGHTS):
+        if folder / name not in files:
+            raise AdapterError(
+                f"{name} is missing; expected a folder as PEFT's save_pretrained writes it."
+            )
+    return digest
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`adapter_config.json`. Raises AdapterError."""
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+    except OSError as error:
+        raise AdapterError(f"{CONFIG} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise AdapterError(f"{CONFIG} is not valid JSON: {error}.") from error
+    if not isinstance(config, dict):
+        raise AdapterError(f"{CONFIG} must hold a JSON object.")
+    return config
+
+
+def named(values: Any) -> str:
+    """Several values for a sentence."""
+    return ", ".join(map(str, values)) if isinstance(values, (list, tuple)) else str(values)

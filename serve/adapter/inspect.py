@@ -1,0 +1,104 @@
+"""One adapter folder, checked as a whole."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve.adapter.folder import (
+    HEAD,
+    SOFT,
+    WEIGHTS,
+    AdapterError,
+    AdapterKind,
+    check_files,
+    kind_of_config,
+    read_config,
+)
+from serve.adapter.head import HeadShape, check_head
+from serve.adapter.lora import check_config, check_tensors
+from serve.adapter.soft import check_soft
+from serve.base import BaseError, BaseKind, BaseShapes
+from serve.digest import DigestError
+from serve.tensors import TensorError, TensorFile
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    kind: AdapterKind
+    rank: int
+    """The largest of all modules: what an engine's limit is compared with. 0 but for a LoRA."""
+    virtual_tokens: int
+    """Rows that a prefix or prompt adapter puts before the prompt; 0 for a LoRA."""
+    digest: str
+    target_modules: tuple[str, ...]
+    """Full names of the base's modules that a LoRA changes."""
+    tensors: int
+    head: HeadShape | None
+    base_name: str | None
+    """What the adapter says it was trained on; informative only."""
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether its head reads pairs of texts."""
+        return self.head is not None and self.head.pair is not None
+
+
+def inspect_adapter(
+    folder: Path,
+    *,
+    base: Path | None = None,
+    max_rank: int | None = None,
+    base_kind: BaseKind | None = None,
+    head_rows: int | None = None,
+) -> AdapterInfo:
+    """Check a folder in PEFT's format, tensor by tensor, and describe it.
+
+    `base` is the base's folder; without one, shapes are checked against each other only. `max_rank`
+    is the engine's limit. `base_kind` says whether a head must be there (encoder) or must not
+    (causal), and `head_rows` how many rows it has. Raises AdapterError with the reason.
+    """
+    rank, count = 0, 0
+    modules: tuple[str, ...] = ()
+    try:
+        digest = check_files(folder)
+        config = read_config(folder)
+        kind = kind_of_config(config)
+        if kind in SOFT and base_kind == "encoder":
+            raise AdapterError(
+                f"It is a {kind} adapter, and an encoder base takes LoRA adapters only: its heads read the mean over "
+                "the text's own tokens, all at once."
+            )
+        if kind == "lora":
+            rank = check_config(config, max_rank)
+        tensors = TensorFile(folder / WEIGHTS)
+        shapes = BaseShapes.read(base) if base is not None else None
+        if kind == "lora":
+            modules = check_tensors(tensors, config, shapes)
+        else:
+            count = check_soft(tensors, config, kind, shapes)
+        head = check_head(folder / HEAD, base_kind, head_rows, shapes)
+    except (TensorError, DigestError, BaseError) as error:
+        raise AdapterError(str(error)) from error
+    return AdapterInfo(
+        kind=kind,
+        rank=rank,
+        virtual_tokens=count,
+        digest=digest,
+        target_modules=modules,
+        tensors=len(tensors.tensors),
+        head=head,
+        base_name=config.get("base_model_name_or_path"),
+    )
+
+
+def check_together(kinds: Sequence[AdapterKind]) -> None:
+    """Whether adapters of these kinds can make one member. Raises AdapterError."""
+    soft = [kind for kind in kinds if kind in SOFT]
+    if len(kinds) - len(soft) > 1:
+        raise AdapterError(
+            "A member takes one LoRA, and beside it one prefix or prompt adapter; this one has two LoRAs."
+        )
+    if len(soft) > 1:
+        raise AdapterError(
+            f"A member takes one prefix or prompt adapter, and beside it one LoRA; this one has {' and '.join(soft)}."
+        )

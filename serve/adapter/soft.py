@@ -1,0 +1,83 @@
+"""What is served of prefix and prompt adapters: one tensor of what PEFT's encoder puts out, a row a virtual token.
+
+PEFT applies the encoder when it saves (prefix tuning's projection, P-tuning's MLP or LSTM), so all of them look alike:
+`prompt_embeddings` of [n, hidden], or for a prefix of [n, layers * 2 * kv_heads * head_dim], keys and values of every
+layer.
+"""
+
+from typing import Any
+
+from serve.adapter.folder import CONFIG, WEIGHTS, AdapterError, AdapterKind, named
+from serve.base import BaseShapes
+from serve.tensors import TensorFile
+
+TENSOR = "prompt_embeddings"
+
+
+def check_soft(
+    file: TensorFile, config: dict[str, Any], kind: AdapterKind, base: BaseShapes | None
+) -> int:
+    """The number of virtual tokens, once the tensor is sound and fits the base.
+
+    Raises AdapterError and TensorError."""
+    count = _whole(config, "num_virtual_tokens")
+    if config.get("num_transformer_submodules") not in (None, 1):
+        raise AdapterError("It is for an encoder-decoder model, and such bases are not served.")
+    if saved := config.get("modules_to_save"):
+        raise AdapterError(f"Whole modules in an adapter ({named(saved)}) are not served.")
+    if set(file.tensors) != {TENSOR}:
+        raise AdapterError(
+            f"{WEIGHTS} must hold {TENSOR!r} alone, its encoder applied, as PEFT's save_pretrained writes it, not "
+            f"{named(sorted(file.tensors)[:4])}."
+        )
+    shape = file.tensors[TENSOR].shape
+    own = _width_of_config(kind, config)
+    width = own if base is None else _width_of_base(kind, base) or own
+    if shape != (count, width):
+        what = "layers * 2 * kv_heads * head_dim" if kind == "prefix" else "hidden"
+        whose = CONFIG if width == own else "the base"
+        raise AdapterError(
+            f"{TENSOR!r} has the shape {list(shape)}; by {whose} it must be [{count}, {width}], which is "
+            f"[virtual tokens, {what}]."
+        )
+    if base is not None:
+        context = base.text_config.get("max_position_embeddings")
+        if isinstance(context, int) and count + 2 > context:
+            raise AdapterError(
+                f"Its {count} virtual tokens leave no room in the base's context of {context}."
+            )
+    file.check_finite(TENSOR)
+    return count
+
+
+def _width_of_config(kind: AdapterKind, config: dict[str, Any]) -> int:
+    width = _whole(config, "token_dim")
+    return width if kind == "prompt" else width * 2 * _whole(config, "num_layers")
+
+
+def _width_of_base(kind: AdapterKind, base: BaseShapes) -> int | None:
+    """None for a base whose config.json has names of its own for its sizes; the engine knows them."""
+    config = base.text_config
+    layers, heads, hidden = (
+        config.get(name) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size")
+    )
+    if not (isinstance(layers, int) and isinstance(heads, int) and isinstance(hidden, int)):
+        return hidden if kind == "prompt" and isinstance(hidden, int) else None
+    if kind == "prompt":
+        return hidden
+    other = sorted(set(config.get("layer_types") or ()) - {"full_attention"})
+    if other:
+        raise AdapterError(
+            f"The base has layers of {named(other)}, and a prefix adapter needs full attention in all of them."
+        )
+    key_heads = config.get("num_key_value_heads") or heads
+    return layers * 2 * int(key_heads) * int(config.get("head_dim") or hidden // heads)
+
+
+def _whole(config: dict[str, Any], name: str) -> int:
+    value = config.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise AdapterError(
+            f"{name!r} in {CONFIG} must be a whole number of at least 1, not {value!r}."
+        )
+    return value

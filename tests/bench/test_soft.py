@@ -1,0 +1,105 @@
+"""What prefix and prompt adapters cost: against the base with a prompt as much longer, and against a LoRA."""
+
+import asyncio
+import statistics
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from serve.engine.interface import EngineSettings, GenerateCall, Refusal
+from tests.bench.measuring import report
+from tests.serve import tiny
+from tests.serve.engine.calls import version
+
+pytestmark = [
+    pytest.mark.bench,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(1800),
+]
+
+VIRTUAL = 40
+"""Not a multiple of the block size, so that a part of the prefix is loaded for every request."""
+NEW_TOKENS = 32
+PROMPT_WORDS = 40
+USERS = {1: 60, 8: 16}
+"""Users at once -> rounds."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
+    """A base of about 20M parameters with an adapter of each kind."""
+    from serve.engine.vllm_engine import VLLMEngine
+
+    root = tmp_path_factory.mktemp("bench")
+    base = tiny.causal_base(root / "base", layers=8, hidden=512)
+    models: dict[str, Path] = {
+        "base": base,
+        "lora": tiny.lora(base, root / "lora", seed=1, rank=16),
+        "prefix": tiny.prefix(base, root / "prefix", seed=2, tokens=VIRTUAL),
+        "prompt": tiny.prompt(base, root / "prompt", seed=3, tokens=VIRTUAL),
+    }
+    engine = await VLLMEngine.start(
+        EngineSettings(str(base), "causal", adapter_slots=2, max_lora_rank=16, dtype="float32")
+    )
+    members = {"plain": None, "lora": "lora", "prefix": "prefix", "prompt": "prompt"}
+    await engine.prepare(version(models, "sides", members))
+    yield engine
+    await engine.close()
+
+
+async def test_against_a_longer_prompt_and_a_lora(engine: Any) -> None:
+    """Target: a prefix at most 1.02 times the base with a prompt longer by as many tokens, all of them warm."""
+    tokenizer = engine._llm.get_tokenizer()
+    words = " ".join(tiny.CORPUS[:7]).split()
+    opening = tokenizer(" ".join(words))["input_ids"][:VIRTUAL]
+    sides = {
+        "base, longer prompt": ("plain", opening),
+        "LoRA, longer prompt": ("lora", opening),
+        "prefix adapter": ("prefix", []),
+        "prompt adapter": ("prompt", []),
+    }
+
+    async def ask(member: str, before: list[int], key: int) -> float:
+        # The key makes each prompt new behind what all of them share.
+        own = [
+            words[(key * 7 + place * (1 + key % 5)) % len(words)] for place in range(PROMPT_WORDS)
+        ]
+        prompt = [*before, *tokenizer(f"{key} " + " ".join(own))["input_ids"]]
+        body = {
+            "prompt": prompt,
+            "max_tokens": NEW_TOKENS,
+            "ignore_eos": True,
+            "temperature": 0,
+        }
+        call = GenerateCall("sides@1", "completions", body, "bench", member=member)
+        started = time.perf_counter()
+        async for part in engine.generate(call):
+            assert not isinstance(part, Refusal), part
+        return time.perf_counter() - started
+
+    lines = []
+    key = 0
+    for users, rounds in USERS.items():
+        seconds: dict[str, list[float]] = {side: [] for side in sides}
+        for turn in range(rounds + 3):
+            for side, (member, before) in sides.items():
+                key += users
+                found = await asyncio.gather(
+                    *(ask(member, before, key + user) for user in range(users))
+                )
+                if turn >= 3:
+                    seconds[side] += found
+        ms = {side: statistics.median(found) * 1000 for side, found in seconds.items()}
+        base, lora = ms["base, longer prompt"], ms["LoRA, longer prompt"]
+        lines += [
+            f"{users} users: {side:20} {value:7.1f} ms, {value / base:.2f} of the base, {value / lora:.2f} of the LoRA"
+            for side, value in ms.items()
+        ]
+    report(
+        f"{NEW_TOKENS} tokens after {VIRTUAL} virtual ones (median of a call; target 1.02 of the base)",
+        *lines,
+    )
