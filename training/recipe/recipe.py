@@ -9,12 +9,16 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from serve.manifest import Name
+from training.recipe.annotate import AnnotateRecipe, Rule, Teacher
 from training.recipe.base import BaseRecipe, Scratch
+from training.recipe.clean import CleanRecipe
 from training.recipe.data import DataRecipe, ExampleData
 from training.recipe.ensemble import EnsembleRecipe
 from training.recipe.fusion import FusionRecipe
 from training.recipe.member import CandidateRecipe
 from training.recipe.problems import keys_of, sentence
+from training.recipe.source import Source
+from training.recipe.split import SplitRecipe
 from training.recipe.stages import STAGES
 from training.recipe.values import RecipeError, Strict
 
@@ -93,6 +97,12 @@ def _keys() -> set[str]:
             Scratch,
             DataRecipe,
             ExampleData,
+            Source,
+            CleanRecipe,
+            SplitRecipe,
+            AnnotateRecipe,
+            Teacher,
+            Rule,
             EnsembleRecipe,
             CandidateRecipe,
             FusionRecipe,
