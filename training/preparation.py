@@ -102,6 +102,9 @@ class Preparation:
             train = self._cleaned(train, "train", [validation, test])
             if validation is not None:
                 validation = self._cleaned(validation, "validation", [test])
+        train = self._accepted(train, "train")
+        validation = self._accepted(validation, "validation") if validation is not None else None
+        test = self._accepted(test, "test") if test is not None else None
         if test is None and self._data.split.test_fraction is not None:
             train, test = self._held_out(train, self._data.split.test_fraction, "test")
         if validation is None:
@@ -183,7 +186,6 @@ class Preparation:
     def _cleaned(self, rows: Dataset, split: str, judges: Sequence[Dataset | None]) -> Dataset:
         options = self._data.clean
         assert options is not None
-        before = len(rows)
         for step, check in checks(options, self._meaning, split, self._recipe.seed):
             rows = self._step(step, split, rows, check)
         similarity = options.similarity if options.duplicates == "near" else None
@@ -192,7 +194,7 @@ class Preparation:
                 continue
             outcome = self._cache.outcome(
                 "leakage",
-                {"split": split, "similarity": similarity},
+                {"split": split, "similarity": similarity, "columns": str(self._meaning)},
                 [rows, judge],
                 partial(leaked, rows, judge, self._meaning, split, similarity),
             )
@@ -202,10 +204,16 @@ class Preparation:
                     f"{len(outcome.left)} {split} rows leak: of {first.origin}, {first.reason}"
                 )
             rows = self._ledger.take("leakage", split, len(rows), outcome)
-        if before - len(rows) > options.max_loss * before:
+        return rows
+
+    def _accepted(self, rows: Dataset, split: str) -> Dataset:
+        """The rows, unless too many of their split have left."""
+        lost = sum(left.split == split for left in self._ledger.left)
+        limit = self._data.clean.max_loss if self._data.clean else 1
+        if not len(rows) or lost > limit * (lost + len(rows)):
             self._ledger.write()
             raise RecipeError(
-                f"cleaning left {len(rows)} of {before} {split} rows; see {self._ledger.folder / QUARANTINE}, "
+                f"{len(rows)} of {lost + len(rows)} {split} rows are left; see {self._ledger.folder / QUARANTINE}, "
                 "and raise data.clean.max_loss if that is right"
             )
         return rows

@@ -113,7 +113,7 @@ def test_recorded_values_come_out_again() -> None:
         return total(after, name, **labels) - total(before, name, **labels)
 
     assert grown("choir_requests_total", status="503", track="pinned") == 1
-    assert grown("choir_request_seconds_sum", ensemble="intents") == 2.0
+    assert grown("choir_request_seconds_sum", ensemble="intents") == pytest.approx(2.0)
     assert grown("choir_member_agreement_total", member="b", agrees="true") == 5
     assert grown("choir_disagreement_count", ensemble="intents") == 2
     assert grown("choir_disagreement_sum", ensemble="intents") == 0.75

@@ -108,25 +108,22 @@ def test_zero_shot_of_a_causal_base_is_the_likeliest_label(
 
 
 def test_the_smaller_of_two_equals_is_recommended(encoder_base: Path, tmp_path: Path) -> None:
-    """The same model with an idle layer: no better vectors for more parameters."""
+    """The same function with idle units: more parameters, and the same vectors."""
     larger = tmp_path / "larger"
-    model = BertModel.from_pretrained(encoder_base)
-    model.embeddings.word_embeddings.weight.data.mul_(1.0)
-    grown = BertModel(BertConfig.from_pretrained(encoder_base, intermediate_size=128))
-    grown.load_state_dict(
-        {
-            k: v
-            for k, v in model.state_dict().items()
-            if "intermediate" not in k and "output.dense" not in k
-        },
-        strict=False,
-    )
-    grown.save_pretrained(larger)
+    small = BertModel.from_pretrained(encoder_base)
+    big = BertModel(BertConfig.from_pretrained(encoder_base, intermediate_size=128))
+    with torch.no_grad():
+        for name, weight in big.named_parameters():
+            weight.zero_()
+            given = small.get_parameter(name)
+            weight[tuple(slice(size) for size in given.shape)] = given
+    big.save_pretrained(larger)
     AutoTokenizer.from_pretrained(encoder_base).save_pretrained(larger)
     data = write_topics(tmp_path / "rows.csv")
     choice = compare_bases(
         [str(larger), str(encoder_base)], data, text="text", label="label", template="{text}"
     )
+    assert choice.trials[0].probe == choice.trials[1].probe
     assert choice.recommended == str(encoder_base)
 
 

@@ -165,9 +165,17 @@ def test_empty_cells(tmp_path: Path, rows: list[tuple[str, str]]) -> None:
 
 def test_cleaning_that_takes_most_rows_stops(tmp_path: Path, rows: list[tuple[str, str]]) -> None:
     asked = recipe(tmp_path, clean={"min_characters": 100})
-    with pytest.raises(RecipeError, match=r"left 0 of 60 train rows; see .*quarantine\.jsonl"):
+    with pytest.raises(RecipeError, match=r"0 of 60 train rows are left; see .*quarantine\.jsonl"):
         prepare(asked, tmp_path / "work")
     assert (tmp_path / "work" / "data" / "quarantine.jsonl").read_text().count("\n") == 60
+
+
+def test_test_rows_that_all_are_unreadable_stop(
+    tmp_path: Path, rows: list[tuple[str, str]]
+) -> None:
+    (tmp_path / "test.csv").write_bytes("text,label\nfrüh,card\n".encode("latin-1"))
+    with pytest.raises(RecipeError, match="0 of 1 test rows are left"):
+        prepare(recipe(tmp_path, clean={"max_loss": 1}), tmp_path / "work")
 
 
 def test_leaks_leave_training_and_never_the_test_rows(

@@ -1,7 +1,7 @@
 """Rows of one or several sources as one table of texts."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -9,7 +9,7 @@ from datasets import Dataset
 from training.data.readers.files import read_file
 from training.data.readers.records import Found, Unreadable
 from training.data.readers.tables import read_hub, read_query
-from training.data.steps import HIDDEN, ORIGIN, WEIGHT, Left, Outcome
+from training.data.steps import HIDDEN, ORIGIN, WEIGHT, Left, Outcome, shortened
 from training.recipe.source import Source
 from training.recipe.values import RecipeError
 
@@ -54,8 +54,13 @@ def _read_source(
             left.append(Left(split, "unreadable", piece.reason, origin, {"": piece.head}))
             continue
         known.update(dict.fromkeys(piece.cells))
-        for name in columns:
-            cells[name].append(_text(piece.cells.get(source.columns.get(name, name))))
+        row = {name: _text(piece.cells.get(source.columns.get(name, name))) for name in columns}
+        if not _is_unicode(row.values()):
+            whole = {name: cell.encode(errors="replace").decode() for name, cell in row.items()}
+            left.append(Left(split, "unreadable", "no Unicode text", origin, shortened(whole)))
+            continue
+        for name, cell in row.items():
+            cells[name].append(cell)
         cells[ORIGIN].append(origin)
         cells[WEIGHT].append(str(source.weight))
     if not found:
@@ -74,6 +79,15 @@ def _rows_of(source: Source) -> Found:
     if source.sql is not None:
         return read_query(source)
     return read_file(source)
+
+
+def _is_unicode(cells: Iterable[str]) -> bool:
+    """Whether no cell holds half a character, which JSON can write (`\\ud83d`) and no file can hold."""
+    try:
+        "".join(cells).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _text(cell: Any) -> str:

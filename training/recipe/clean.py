@@ -38,4 +38,4 @@ class CleanRecipe(Strict):
     unseen_labels: Literal["quarantine", "fail"] = "fail"
     """Validation and test rows with a label that no training row has."""
     max_loss: float = Field(0.5, gt=0, le=1)
-    """Cleaning that takes a larger share of a split than this stops the run."""
+    """A larger share of a split leaving stops the run."""

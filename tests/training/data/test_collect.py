@@ -103,10 +103,8 @@ def test_utf_8_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
 
 
 def test_lines_of_another_encoding_are_put_aside_one_by_one(tmp_path: Path) -> None:
-    lines = ["text,label", "one,x", "grüße,x", "two,y"]
-    content = b"\n".join(
-        line.encode("latin-1" if "ü" in line else "utf-8") for line in [*lines, "łódź,y"]
-    )
+    written = ["text,label", "one,x", "grüße,x", "two,y", "łódź,y"]
+    content = b"\n".join(line.encode("latin-1" if "ü" in line else "utf-8") for line in written)
     (tmp_path / "a.csv").write_bytes(content)
     outcome = read(Source(path=tmp_path / "a.csv"))
     assert [row["text"] for row in rows_of(outcome)] == ["one", "two", "łódź"]
@@ -142,6 +140,24 @@ def test_a_quote_that_never_closes_is_found(tmp_path: Path) -> None:
     assert "lines 3 to 4" in outcome.left[0].reason
 
 
+def test_half_a_character_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        '{"text": "ok \\ud83d\\ude00", "label": "x"}\n{"text": "half \\ud83d", "label": "x"}\n'
+    )
+    outcome = read(Source(path=tmp_path / "a.jsonl"))
+    assert list(outcome.rows["text"]) == ["ok 😀"]
+    assert outcome.left[0].reason == "no Unicode text"
+    json.dumps(dict(outcome.left[0].row), ensure_ascii=False).encode()
+
+
+def test_an_array_in_one_long_line_is_no_long_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "MAX_LINE", 50)
+    (tmp_path / "a.json").write_text("\ufeff " + json.dumps(ROWS * 9))
+    assert len(read(Source(path=tmp_path / "a.json")).rows) == 18
+
+
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
 def test_a_line_that_is_too_long_is_passed_over(
     ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -162,6 +178,15 @@ def test_a_line_that_is_too_long_is_passed_over(
     [left] = outcome.left
     assert "more than 1,000 are not read" in left.reason
     assert len(left.row[""]) < 300
+
+
+def test_a_header_that_is_too_long_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "MAX_LINE", 100)
+    (tmp_path / "a.csv").write_text("text,label," + "z" * 200 + "\none,x,y\n")
+    with pytest.raises(RecipeError, match="its header is a line of 212 bytes"):
+        read(Source(path=tmp_path / "a.csv"))
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from nltk.translate.meteor_score import single_meteor_score
@@ -86,3 +91,43 @@ def test_exact_match_and_word_f1_by_hand() -> None:
     assert found["exact_match"](whole)[0] == pytest.approx(1 / 3)
     # Second answer: three of its four words are among the five expected: F1 = 2 * 3 / (4 + 5).
     assert found["token_f1"](whole)[0] == pytest.approx((1 + 6 / 9 + 0) / 3)
+
+
+@pytest.fixture
+def small_wordnet(tmp_path: Path) -> Path:
+    """nltk data with a WordNet of one synset: car, automobile."""
+    folder = tmp_path / "corpora" / "wordnet"
+    folder.mkdir(parents=True)
+    header = "  1 WordNet 3.0 Copyright 2006 by Princeton University\n"
+    for part in ("noun", "verb", "adj", "adv"):
+        (folder / f"data.{part}").write_text(header)
+        (folder / f"index.{part}").write_text(header)
+        (folder / f"{part}.exc").write_text("")
+    place = f"{len(header):08d}"
+    with (folder / "data.noun").open("a") as data:
+        data.write(f"{place} 00 n 02 car 0 automobile 0 000 | a vehicle\n")
+    with (folder / "index.noun").open("a") as index:
+        index.write(f"automobile n 1 0 1 1 {place}  \ncar n 1 0 1 1 {place}  \n")
+    (folder / "lexnames").write_text("00\tnoun.artifact\t1\n")
+    for name in ("cntlist.rev", "index.sense"):
+        (folder / name).write_text("")
+    return tmp_path
+
+
+def test_meteor_takes_synonyms_from_a_wordnet_that_is_there(small_wordnet: Path) -> None:
+    """In a process of its own: nltk reads a corpus once."""
+    code = """
+import numpy as np
+from training.metrics.text import text_metrics
+for answers in (["a red car"], ["a red truck"]):
+    metrics = text_metrics(answers, [["a red automobile"]])
+    print("meteor_exact_stem" in metrics, round(float(metrics["meteor"](np.ones((1, 1)))[0]), 4))
+"""
+    environment = os.environ | {"NLTK_DATA": str(small_wordnet)}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    # Three matches in one chunk: 1 - 0.5 (1/3)^3; two matches of three words: F is 2/3, times 1 - 0.5 (1/2)^3.
+    assert done.stdout.split() == ["False", "0.9815", "False", "0.625"]

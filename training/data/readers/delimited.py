@@ -50,6 +50,8 @@ def _header(rows: Iterator[list[str]], lines: Lines, source: str) -> list[str]:
         raise RecipeError(f"{source} has no rows") from None
     except csv.Error as error:
         raise RecipeError(f"{source}: its first line is no header: {error}") from None
+    for passed in lines.drain():
+        raise RecipeError(f"{source}: its header is {passed.reason}")
     if reason := lines.not_decoded(1, lines.number):
         raise RecipeError(f"{source}: its header is {reason}; name its `encoding`")
     names = [name.strip() for name in names]

@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from training.data.readers.delimited import read_delimited
 from training.data.readers.json_lines import read_json
@@ -38,7 +38,7 @@ def read_file(source: Source) -> Found:
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[BinaryIO]:
+def _opened(source: Source) -> Iterator[io.BufferedReader]:
     if source.path is not None:
         if not source.path.is_file():
             raise RecipeError(f"the data file {source.path} does not exist")
@@ -46,7 +46,7 @@ def _opened(source: Source) -> Iterator[BinaryIO]:
             yield stream
         return
     with _remote(source) as raw, io.BufferedReader(cast(Any, raw)) as buffered:
-        yield cast(BinaryIO, buffered)
+        yield buffered
 
 
 def _remote(source: Source) -> Any:

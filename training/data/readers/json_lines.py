@@ -1,9 +1,10 @@
 """JSON Lines, and files that hold one array of objects."""
 
 import json
-from typing import Any, BinaryIO
+from io import BufferedReader
+from typing import Any
 
-from training.data.readers.lines import Lines
+from training.data.readers.lines import BYTE_ORDER_MARK, Lines
 from training.data.readers.records import HEAD, Found, Record, Unreadable
 from training.recipe.source import Source
 from training.recipe.values import RecipeError
@@ -12,14 +13,14 @@ MAX_ARRAY = 256 * 1024 * 1024
 """Bytes; an array is parsed as a whole."""
 
 
-def read_json(stream: BinaryIO, source: Source) -> Found:
+def read_json(stream: BufferedReader, source: Source) -> Found:
     """Rows of JSON Lines or of an array; raises RecipeError when an array cannot be parsed."""
+    if stream.peek(64).removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"["):
+        yield from _array(stream, source)
+        return
     lines = Lines(stream, source.encoding, source.name)
-    for number, line in enumerate(iter(lines), start=1):
+    for line in lines:
         yield from lines.drain()
-        if number == 1 and line.lstrip().startswith("["):
-            yield from _array(line, stream, source)
-            return
         if not line.strip():
             continue
         reason = lines.not_decoded(lines.number, lines.number)
@@ -31,15 +32,15 @@ def read_json(stream: BinaryIO, source: Source) -> Found:
     yield from lines.drain()
 
 
-def _array(begin: str, stream: BinaryIO, source: Source) -> Found:
-    rest = stream.read(MAX_ARRAY + 1)
-    if len(rest) > MAX_ARRAY:
+def _array(stream: BufferedReader, source: Source) -> Found:
+    content = stream.read(MAX_ARRAY + 1)
+    if len(content) > MAX_ARRAY:
         raise RecipeError(
             f"{source.name} is an array of more than {MAX_ARRAY:,} bytes; write JSON Lines"
         )
     try:
-        rows = _parsed(begin + rest.decode(source.encoding))
-    except UnicodeDecodeError:
+        rows = _parsed(content.removeprefix(BYTE_ORDER_MARK).decode(source.encoding))
+    except (UnicodeDecodeError, LookupError):
         raise RecipeError(
             f"{source.name} is not {source.encoding.upper()}; name its `encoding`"
         ) from None

@@ -9,6 +9,9 @@ from training.recipe.values import RecipeError
 MAX_LINE = 16 * 1024 * 1024
 """Bytes; a longer line is passed over, so that a file without line ends cannot fill the memory."""
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""UTF-8's, which some programs write and no parser wants."""
+
 _PIECE = 1024 * 1024
 _WIDE = ((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
 
@@ -60,7 +63,7 @@ class Lines:
         for mark, name in _WIDE:
             if line.startswith(mark):
                 raise RecipeError(f"{self._source} is {name}; save it as UTF-8")
-        return line.removeprefix(b"\xef\xbb\xbf")
+        return line.removeprefix(BYTE_ORDER_MARK)
 
     def _pass_over(self, head: bytes) -> None:
         size = len(head)

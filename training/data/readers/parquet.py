@@ -20,6 +20,6 @@ def read_parquet(stream: BinaryIO, source: str) -> Found:
             for cells in batch.to_pylist():
                 number += 1
                 yield Record(number, cells)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise RecipeError(f"cannot read {source} as parquet: {reason}") from None
