@@ -1,8 +1,12 @@
 """Golden inputs: texts whose label is known, which every replica answers before a version goes live."""
 
+import logging
+
 from serve.engine.interface import Engine, PredictCall, Refusal, Text, Version
 from serve.fusion.fused import Fused
 from serve.manifest import Golden
+
+logger = logging.getLogger(__name__)
 
 AT_ONCE = 64
 """How many are asked in one call."""
@@ -16,13 +20,16 @@ async def wrong_golden(engine: Engine, version: Version) -> str | None:
     wrong: list[str] = []
     for first in range(0, len(golden), AT_ONCE):
         part = golden[first : first + AT_ONCE]
-        answer = await engine.predict(
-            PredictCall(
-                version=version.key,
-                inputs=tuple(map(_text, part)),
-                request_id=f"golden-{version.key}-{first}",
-            )
+        call = PredictCall(
+            version=version.key,
+            inputs=tuple(map(_text, part)),
+            request_id=f"golden-{version.key}-{first}",
         )
+        try:
+            answer = await engine.predict(call)
+        except Exception as error:  # whatever an engine raises, the version has not proved itself
+            logger.exception("%s could not answer its golden inputs.", version.key)
+            return f"the engine failed on its golden inputs ({type(error).__name__})"
         if isinstance(answer, Refusal):
             return f"its golden inputs cannot be answered: {answer.message}"
         assert isinstance(answer.answers, Fused), "golden inputs are admitted for classification"

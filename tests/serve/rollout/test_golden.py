@@ -82,6 +82,20 @@ async def test_a_replica_that_cannot_answer_them_aborts(world: World) -> None:
     assert "longer than the context" in message
 
 
+async def test_an_engine_that_fails_on_them_has_proved_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(self: FakeEngine, call: Any) -> Any:
+        raise ZeroDivisionError
+
+    await started(world, engines=1)
+    committed(await world.ask({"manifest": manifest(world.bundles[0])}))
+    monkeypatch.setattr(FakeEngine, "predict", fail)
+    assert "ZeroDivisionError" in refused(await world.swap(100), 400)
+    with pytest.raises(PrepareError, match="ZeroDivisionError"):
+        await world.add_engine()
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
