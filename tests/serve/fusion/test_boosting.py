@@ -141,7 +141,7 @@ def test_it_is_bound_to_adapters_task_and_model(make_ensemble, noisy, tmp_path):
         (lambda text: with_first(text, "num_class", "4"), "not one sum of trees"),
         (lambda text: text.replace('"m0","m1","m2"', '"m0","m1"'), "2 lists, one a member"),
         (lambda text: with_first(text, "left_child", "9" * 30), "not in LightGBM's text format"),
-        (lambda text: repeated(text, 15), "take more than 2 ms a row"),
+        (lambda text: repeated(text, 20), "take more than 2 ms a row"),
         (lambda text: text + " " * 1_000_000, "larger than 1,000,000 bytes"),
     ],
 )
