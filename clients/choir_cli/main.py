@@ -2,7 +2,7 @@
 
 import typer
 
-from choir_cli import bundles, data, inference, operations, serving, training
+from choir_cli import bundles, data, inference, operations, serving, tokens, training
 from choir_cli.console import fail
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ for command in (
     operations.rollouts,
     operations.promote,
     operations.abort,
+    tokens.token,
 ):
     app.command()(command)
 

@@ -24,6 +24,7 @@ from choir_client.exceptions import (
 )
 from choir_client.models import (
     AdapterRef,
+    AuditEntry,
     ChatChunk,
     ChatCompletion,
     Completion,
@@ -44,6 +45,7 @@ __all__ = [
     "APIError",
     "AdapterRef",
     "AsyncChoir",
+    "AuditEntry",
     "BadRequest",
     "ChatChunk",
     "ChatCompletion",

@@ -209,6 +209,22 @@ class Rollout(Answer):
         return self.state in ("preparing", "shadowing", "canarying", "committing")
 
 
+class AuditEntry(Answer):
+    """Who changed which ensemble, from which version to which, and with what outcome."""
+
+    at: str
+    """ISO 8601, UTC."""
+    actor: str
+    action: str
+    """import, swap, rollback, ..."""
+    ensemble: str
+    from_version: int | None = Field(default=None, alias="from")
+    to_version: int | None = Field(default=None, alias="to")
+    outcome: str
+    """refused, committed, done or aborted."""
+    reason: str | None = None
+
+
 class EnsembleStatus(Answer):
     """An ensemble: its active version, the versions there are, and the rollout in progress."""
 

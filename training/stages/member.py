@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from transformers import set_seed
 
+from serve.origin import record_base
 from training.data.splits import bag
 from training.recipe import (
     AnyStage,
@@ -239,3 +240,4 @@ def _save(model: PeftModel, base: Base, target: Path) -> None:
     model.save_pretrained(target, save_embedding_layers=False)
     # PEFT's model card is a form to fill in and is not part of an adapter's content.
     (target / "README.md").unlink(missing_ok=True)
+    record_base(target, base.folder)

@@ -23,6 +23,7 @@ from serve.engine.interface import (
 )
 from serve.fusion.fused import Fused
 from serve.manifest import Ensemble
+from serve.rollout.audit import AuditEntry
 from serve.rollout.messages import AssignedVersion, Desired, Report, Role
 from serve.rollout.requests import EnsembleView, RolloutView, SwapRequest
 
@@ -211,6 +212,10 @@ class FakeControl:
         answer: RolloutView | Refusal = self._answer(ROLLOUT, "rollout", rollout_id)
         return answer
 
+    async def audit(self) -> Sequence[AuditEntry]:
+        answer: Sequence[AuditEntry] = self._answer([AUDIT], "audit")
+        return answer
+
     async def ensembles(self) -> Sequence[EnsembleView]:
         answer: Sequence[EnsembleView] = self._answer([], "ensembles")
         return answer
@@ -225,6 +230,19 @@ class FakeControl:
         answer: bytes = self._answer(b"choir_active_version 3.0\n", "metrics")
         return answer
 
+
+AUDIT = AuditEntry.model_validate(
+    {
+        "at": "2026-01-01T00:00:00Z",
+        "actor": "eve@127.0.0.1",
+        "action": "swap",
+        "ensemble": "intents",
+        "from": 3,
+        "to": None,
+        "outcome": "refused",
+        "reason": "no room",
+    }
+)
 
 ROLLOUT = RolloutView.model_validate(
     {
