@@ -6,10 +6,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 TORCH_WHEELS ?= https://download.pytorch.org/whl/cpu/torch/
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench soak lock clean
+.PHONY: help setup demo test lint format bench bench-swap soak lock clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup:  ## create .venv and install everything that is pinned
 	@requirements/install.sh "$(PYTHON)"
@@ -32,6 +32,9 @@ format: setup  ## rewrite the files in the project's style
 
 bench: setup  ## the benchmarks, printed as ratios
 	$(PYTEST) -m bench -s tests/bench
+
+bench-swap: setup  ## swaps, a failing canary and a killed replica under load, with a report (SWAP="--seconds 60 --swaps 6")
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.swaps $(SWAP)
 
 soak: setup  ## minutes of load, several replicas, endurance
 	$(PYTEST) -m "soak or slow" -s --timeout 7200

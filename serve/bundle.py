@@ -25,6 +25,7 @@ from serve.base import BaseError, BaseKind, BaseShapes, kind_of, read_config
 from serve.digest import DigestError, folder_digest
 from serve.fusion.errors import FusionError
 from serve.fusion.fuse import Fusion
+from serve.golden import unserved_golden
 from serve.manifest import (
     AdapterRef,
     Contract,
@@ -294,6 +295,8 @@ class Bundle:
                 f"{ensemble.id}: the head of member {readers[True]} reads pairs and that of {readers[False]} single "
                 "texts, so no input could be answered by both."
             )
+        if (unserved := unserved_golden(ensemble)) is not None:
+            yield f"{ensemble.id}: {unserved}."
         try:
             parameters = self.fusion_path(ensemble)
             if parameters is not None:

@@ -23,6 +23,12 @@ _REQUESTS = Counter(
     ["ensemble", "route", "status", "track"],
     registry=REGISTRY,
 )
+_SHADOWS_DROPPED = Counter(
+    "choir_shadow_dropped_total",
+    "Requests that were not asked again of another version, because the queue was full.",
+    ["ensemble"],
+    registry=REGISTRY,
+)
 _REQUEST_SECONDS = Histogram(
     "choir_request_seconds",
     "Seconds from a request's arrival to its last byte.",
@@ -87,6 +93,12 @@ _ADAPTER_INFO = Gauge(
 _ACTIVE_VERSION = Gauge(
     "choir_active_version", "The active version.", ["ensemble"], registry=REGISTRY
 )
+_STALE_FUSION = Gauge(
+    "choir_stale_fusion",
+    "1 if the active version's fusion was fitted on other adapters, which was allowed.",
+    ["ensemble"],
+    registry=REGISTRY,
+)
 _ROLLOUTS = Counter(
     "choir_rollouts_total",
     "Rollouts that ended, by outcome.",
@@ -116,6 +128,16 @@ def request_answered(ensemble: str, route: str, status: int, track: str, seconds
     path's template."""
     _REQUESTS.labels(ensemble, route, str(status), track).inc()
     _REQUEST_SECONDS.labels(ensemble, route).observe(seconds)
+
+
+def request_asked_again(ensemble: str, route: str, status: int) -> None:
+    """Count a request that was asked another version too, whose answer nobody is sent."""
+    _REQUESTS.labels(ensemble, route, str(status), "shadow").inc()
+
+
+def shadow_dropped(ensemble: str) -> None:
+    """A request that was to be asked another version too was not, because the queue was full."""
+    _SHADOWS_DROPPED.labels(ensemble).inc()
 
 
 def first_token_sent(ensemble: str, seconds: float) -> None:
@@ -196,6 +218,11 @@ def adapters_loaded(adapters: Iterable[tuple[str, str, str]]) -> None:
 def version_active(ensemble: str, version: int) -> None:
     """The version that answers from now on."""
     _ACTIVE_VERSION.labels(ensemble).set(version)
+
+
+def fusion_stale(ensemble: str, stale: bool) -> None:
+    """Whether the active version's fusion was fitted on other adapters."""
+    _STALE_FUSION.labels(ensemble).set(stale)
 
 
 def rollout_ended(ensemble: str, strategy: str, outcome: str) -> None:

@@ -5,7 +5,7 @@ Evaluation and fitting use it, and the served engine is checked against it.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from serve.bundle import Bundle, Ensemble, Member
 from serve.fusion.tasks import outputs
 from serve.fusion.token_weights import token_weights
+from serve.fusion.tokens.merge import merge
 from serve.fusion.tokens.sampling import Sampling
 from serve.fusion.tokens.step import fuse_step
 from serve.labels import LabelError, LabelPath, encoder, fill, label_paths, label_texts
@@ -28,8 +29,11 @@ LABEL_ROWS = 512
 """Rows (inputs x labels) of one forward pass over label tokens."""
 INPUT_ROWS = 64
 """Inputs of one forward pass over prompts."""
+ANSWER_ROWS = 8
+"""Answers of one forward pass that keeps the distribution at each of their tokens."""
 
 Advance = Callable[[int], None]
+Kept = TypeVar("Kept")
 
 
 def _no_progress(_done: int) -> None:
@@ -111,6 +115,35 @@ class OfflineMembers:
                 written[index] = self._tokenizer.decode(row, skip_special_tokens=True).strip()
             advance(len(chunk))
         return written
+
+    def answer_log_probs(
+        self,
+        contexts: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]],
+        method: TokenMethod,
+        keep: Callable[[torch.Tensor], Kept],
+        advance: Advance = _no_progress,
+    ) -> list[Kept]:
+        """What `keep` makes of the fused log-probabilities [places, V] at the places of each given answer.
+
+        `contexts` and `answers` are token ids; an answer has one or more."""
+        weights = torch.tensor(token_weights(self.ensemble, method))
+        kept: list[Kept | None] = [None] * len(contexts)
+        whole = [[*context, *answer] for context, answer in zip(contexts, answers, strict=True)]
+        for chunk in _equal_length([len(ids) for ids in whole], ANSWER_ROWS):
+            ids = torch.tensor([whole[index] for index in chunk])
+            places = max(len(answers[index]) for index in chunk)
+            passes = []
+            for member in self.ensemble.members:
+                with self._adapters.active(member) as model, torch.inference_mode():
+                    logits = model(input_ids=ids, logits_to_keep=places + 1).logits
+                passes.append(logits[:, :-1].double().log_softmax(dim=-1))
+            for row, index in enumerate(chunk):
+                own = torch.stack([each[row] for each in passes], dim=1)
+                fused = merge(own, weights.to(own).expand(len(own), -1), method)
+                kept[index] = keep(fused[places - len(answers[index]) :])
+            advance(len(chunk))
+        return [each for each in kept if each is not None]
 
     def _written_together(
         self, ids: torch.Tensor, weights: torch.Tensor, method: TokenMethod, limit: int

@@ -125,8 +125,7 @@ class Preparation:
         )
 
     def _training_columns(self) -> list[str]:
-        scratch = self._recipe.base.scratch
-        return list(dict.fromkeys([*self._columns, *(scratch.columns if scratch else [])]))
+        return list(dict.fromkeys([*self._columns, *self._recipe.base.columns]))
 
     def _collected(self) -> tuple[Dataset, Dataset | None, Dataset | None]:
         known = self._training_columns()

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from training.metrics.resampling import Comparison, Metric
 
-Kind = Literal["member", "fusion", "baseline"]
+Kind = Literal["member", "fusion", "baseline", "stage"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class System:
 
 
 class Row(BaseModel):
-    """One member, fusion method or baseline and its figures."""
+    """One member, fusion method, baseline or chain of stages, and its figures."""
 
     model_config = ConfigDict(frozen=True)
 

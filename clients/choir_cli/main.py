@@ -2,7 +2,7 @@
 
 import typer
 
-from choir_cli import bundles, data, inference, operations, serving, training
+from choir_cli import bundles, data, inference, operations, serving, tokens, training
 from choir_cli.console import fail
 
 app = typer.Typer(
@@ -27,6 +27,9 @@ for command in (
     operations.swap,
     operations.rollback,
     operations.rollouts,
+    operations.promote,
+    operations.abort,
+    tokens.token,
 ):
     app.command()(command)
 

@@ -1,16 +1,25 @@
-"""`choir status`, `swap`, `rollback` and `rollouts`: a running server."""
+"""`choir status`, `swap`, `rollback`, `rollouts`, `promote` and `abort`: a running server."""
 
-from typing import Annotated
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from choir_cli.connection import Token, Url
 from choir_cli.console import UsageError, out, show_json, table
-from choir_cli.parsing import several
-from choir_client import AdapterRef, Choir, Rollout
+from choir_cli.parsing import json_object, read_text, several
+from choir_client import AdapterRef, AuditEntry, Choir, EnsembleStatus, Rollout, Tally
 
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as it came.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Return once the rollout has started.")]
+RolloutId = Annotated[str, typer.Argument(help="The rollout; `choir rollouts` lists them.")]
+
+
+class Kind(StrEnum):
+    immediate = "immediate"
+    shadow = "shadow"
+    canary = "canary"
 
 
 def status(json: Json = False, url: Url = None, token: Token = None) -> None:
@@ -19,7 +28,7 @@ def status(json: Json = False, url: Url = None, token: Token = None) -> None:
         ready = choir.ready()
         ensembles = choir.ensembles()
     if json:
-        show_json([each.model_dump(mode="json", by_alias=True) for each in ensembles])
+        show_json([_as_it_came(each) for each in ensembles])
         return
     view = table(
         f"{choir.url}: {'ready' if ready.ok else 'not ready'}",
@@ -60,6 +69,10 @@ def swap(
     version: Annotated[
         int | None, typer.Option(help="Instead of adapters: a version that exists already.")
     ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(help="Instead of adapters: a file with a whole new manifest, as JSON."),
+    ] = None,
     expected_version: Annotated[
         int | None, typer.Option(help="Refuse unless this version is active now.")
     ] = None,
@@ -67,22 +80,68 @@ def swap(
         bool,
         typer.Option("--allow-stale-fusion", help="Keep a fusion fitted on the old adapters."),
     ] = False,
+    strategy: Annotated[
+        Kind, typer.Option(help="At once, or tried out on a share of the requests first.")
+    ] = Kind.immediate,
+    share: Annotated[
+        float | None, typer.Option(help="Share of the requests that the candidate gets, 0 to 1.")
+    ] = None,
+    min_requests: Annotated[
+        int | None, typer.Option(help="Requests that the candidate must have answered.")
+    ] = None,
+    max_error_rate: Annotated[
+        float | None, typer.Option(help="Largest share of its requests that may fail.")
+    ] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option(help="Least share of answers as the active version gives.")
+    ] = None,
+    max_latency_ratio: Annotated[
+        float | None, typer.Option(help="Largest mean latency, relative to the active version's.")
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Seconds after which an undecided candidate is given up.")
+    ] = None,
+    no_auto_promote: Annotated[
+        bool, typer.Option("--no-auto-promote", help="Wait for `choir promote`.")
+    ] = False,
     no_wait: NoWait = False,
     url: Url = None,
     token: Token = None,
 ) -> None:
     """Replace adapters of an ensemble while it serves."""
-    if bool(members) == (version is not None):
-        raise UsageError("Say what to swap in: MEMBER=URI pairs, or --version N, not both.")
+    if sum((bool(members), version is not None, manifest is not None)) != 1:
+        raise UsageError(
+            "Say what to swap in: MEMBER=URI pairs, --version N or --manifest FILE, one of them."
+        )
+    gates = {
+        "min_requests": min_requests,
+        "max_error_rate": max_error_rate,
+        "min_agreement": min_agreement,
+        "max_latency_ratio": max_latency_ratio,
+        "max_seconds": max_seconds,
+    }
+    options = {
+        "share": share,
+        "gates": _given(gates) or None,
+        "auto_promote": False if no_auto_promote else None,
+    }
+    if strategy is Kind.immediate and _given(options):
+        raise UsageError("A share, gates and --no-auto-promote need --strategy shadow or canary.")
+    tried = strategy is not Kind.immediate
     with Choir(url, token) as choir:
         rollout = choir.swap(
             name,
             members=several("MEMBER=URI", members) if members else None,
             version=version,
+            manifest=json_object(str(manifest), read_text(manifest)) if manifest else None,
             expected_version=expected_version,
+            strategy={"kind": strategy.value, **_given(options)} if tried else None,
             allow_stale_fusion=allow_stale_fusion,
-            wait=not no_wait,
+            wait=not no_wait and not tried,
         )
+        if tried and not no_wait:
+            _say(name, rollout)
+            rollout = choir.wait(rollout.id)
     _say(name, rollout)
 
 
@@ -99,22 +158,63 @@ def rollback(
     _say(name, rollout)
 
 
-def rollouts(json: Json = False, url: Url = None, token: Token = None) -> None:
+def promote(
+    rollout_id: RolloutId, no_wait: NoWait = False, url: Url = None, token: Token = None
+) -> None:
+    """Make a candidate that is tried out the active version, whatever its gates say."""
+    with Choir(url, token) as choir:
+        rollout = choir.promote(rollout_id, wait=not no_wait)
+    _say(rollout.ensemble or "", rollout)
+
+
+def abort(rollout_id: RolloutId, url: Url = None, token: Token = None) -> None:
+    """End a rollout before its commit; the active version stays."""
+    with Choir(url, token) as choir:
+        rollout = choir.abort(rollout_id)
+    out.print(f"{rollout.ensemble}: version {rollout.from_version} stays (rollout {rollout.id})")
+
+
+def rollouts(
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Who asked for what and when, refused changes too.")
+    ] = False,
+    json: Json = False,
+    url: Url = None,
+    token: Token = None,
+) -> None:
     """List the changes of version, newest first as the server gives them."""
     with Choir(url, token) as choir:
+        if audit:
+            _show_audit(choir.audit(), json=json)
+            return
         found = choir.rollouts()
     if json:
-        show_json([each.model_dump(mode="json", by_alias=True) for each in found])
+        show_json([_as_it_came(each) for each in found])
         return
-    view = table(None, "id", "ensemble", "from", "to", "state", "reason")
+    view = table(None, "id", "ensemble", "from", "to", "strategy", "state", "reason")
     for each in found:
         view.add_row(
             each.id,
             each.ensemble,
             str(each.from_version),
             str(each.to_version),
+            each.strategy,
             each.state,
             each.reason or "",
+        )
+    out.print(view)
+
+
+def _show_audit(entries: list[AuditEntry], *, json: bool) -> None:
+    if json:
+        show_json([each.model_dump(mode="json", by_alias=True) for each in entries])
+        return
+    view = table(None, "at", "who", "what", "ensemble", "from", "to", "outcome", "reason")
+    for each in entries:
+        view.add_row(
+            *(each.at, each.actor, each.action, each.ensemble),
+            *("" if v is None else str(v) for v in (each.from_version, each.to_version)),
+            *(each.outcome, each.reason or ""),
         )
     out.print(view)
 
@@ -126,8 +226,22 @@ def _say(name: str, rollout: Rollout) -> None:
         f"(rollout {rollout.id})",
         soft_wrap=True,
     )
+    trial = rollout.trial
+    if trial is not None and trial.candidate.requests:
+        out.print(f"candidate: {_counts(trial.candidate)}; active version: {_counts(trial.stable)}")
+        if trial.agreement is not None:
+            out.print(f"agreement: {trial.agreement:.1%} of {trial.compared} requests")
     if rollout.state == "aborted":
         raise typer.Exit(1)
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _counts(tally: Tally) -> str:
+    mean = f", {tally.mean_ms:.0f} ms" if tally.mean_ms is not None else ""
+    return f"{tally.requests} requests, {tally.errors} errors{mean}"
 
 
 def _adapters(adapters: list[AdapterRef]) -> str:
@@ -139,3 +253,7 @@ def _adapters(adapters: list[AdapterRef]) -> str:
 
 def _numbers(versions: list[dict[str, object]]) -> str:
     return ", ".join(str(each["version"]) for each in versions)
+
+
+def _as_it_came(answer: EnsembleStatus | Rollout) -> dict[str, Any]:
+    return answer.model_dump(mode="json", by_alias=True, exclude_unset=True)

@@ -17,12 +17,14 @@ from choir_client.exceptions import (
     InvalidAnswer,
     NotFound,
     RateLimited,
+    RolloutAborted,
     TooLarge,
     Unauthorized,
     Unavailable,
 )
 from choir_client.models import (
     AdapterRef,
+    AuditEntry,
     ChatChunk,
     ChatCompletion,
     Completion,
@@ -34,6 +36,8 @@ from choir_client.models import (
     Prediction,
     PredictionItem,
     Rollout,
+    Tally,
+    Trial,
     Usage,
 )
 
@@ -41,6 +45,7 @@ __all__ = [
     "APIError",
     "AdapterRef",
     "AsyncChoir",
+    "AuditEntry",
     "BadRequest",
     "ChatChunk",
     "ChatCompletion",
@@ -63,7 +68,10 @@ __all__ = [
     "RateLimited",
     "Retries",
     "Rollout",
+    "RolloutAborted",
+    "Tally",
     "TooLarge",
+    "Trial",
     "Unauthorized",
     "Unavailable",
     "Usage",

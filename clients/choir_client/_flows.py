@@ -19,10 +19,11 @@ from choir_client.exceptions import (
     ChoirError,
     ConnectionFailed,
     RateLimited,
+    RolloutAborted,
     Unavailable,
     error_from_response,
 )
-from choir_client.models import Prediction, Usage
+from choir_client.models import Prediction, Rollout, Usage
 
 T = TypeVar("T")
 
@@ -114,6 +115,23 @@ def predict(
             whole.usage = _sum(whole.usage, part.usage)
     assert whole is not None
     return whole
+
+
+def wait(rollout_id: str, retries: Retries, pause: float) -> Flow[Rollout]:
+    """The rollout once it is committed on every replica, or aborted."""
+    while (rollout := (yield from send(_requests.rollout(rollout_id), retries))).open:
+        yield Pause(pause)
+    return rollout
+
+
+def try_out(swap: Call[Rollout], retries: Retries, pause: float) -> Flow[Rollout]:
+    """Start a trial and wait for its end, which may take hours: no request waits for it. Raises
+    RolloutAborted."""
+    begun = yield from send(swap, retries)
+    rollout = yield from wait(begun.id, retries, pause)
+    if rollout.state == "aborted":
+        raise RolloutAborted(rollout)
+    return rollout
 
 
 def _sum(left: Usage, right: Usage) -> Usage:

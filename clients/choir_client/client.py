@@ -15,6 +15,7 @@ from choir_client._flows import Flow, Pause, Retries
 from choir_client._requests import Call, Input
 from choir_client.exceptions import ChoirError, ConnectionFailed, error_from_response
 from choir_client.models import (
+    AuditEntry,
     ChatChunk,
     ChatCompletion,
     Completion,
@@ -30,6 +31,8 @@ M = TypeVar("M", bound=BaseModel)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = httpx.Timeout(120.0, connect=5.0)
+POLL_SECONDS = 1.0
+"""How often a rollout that is waited for is looked at."""
 
 
 class _Connection:
@@ -62,6 +65,15 @@ class _Connection:
 
     def _send(self, call: Call[T]) -> Flow[T]:
         return _flows.send(call, self._retries)
+
+    def _swap(
+        self, name: str, *, strategy: Mapping[str, Any] | None, wait: bool, **candidate: Any
+    ) -> Flow[Rollout]:
+        tried = strategy is not None and strategy.get("kind", "immediate") != "immediate"
+        call = _requests.swap(name, strategy=strategy, wait=wait and not tried, **candidate)
+        if wait and tried:
+            return _flows.try_out(call, self._retries, POLL_SECONDS)
+        return self._send(call)
 
 
 class Choir(_Connection):
@@ -158,20 +170,20 @@ class Choir(_Connection):
     ) -> Rollout:
         """Make new adapters, a new manifest or another version the active one.
 
-        With `wait`, the next request after the return is answered by the new version.
+        With `wait`, the next request after the return is answered by the new version. A shadow or
+        a canary, such as `{"kind": "canary", "share": 0.1}`, is waited for until its gates or
+        somebody have decided; raises RolloutAborted if it does not go live.
         """
         return self._run(
-            self._send(
-                _requests.swap(
-                    name,
-                    members=members,
-                    manifest=manifest,
-                    version=version,
-                    expected_version=expected_version,
-                    strategy=strategy,
-                    allow_stale_fusion=allow_stale_fusion,
-                    wait=wait,
-                )
+            self._swap(
+                name,
+                members=members,
+                manifest=manifest,
+                version=version,
+                expected_version=expected_version,
+                strategy=strategy,
+                allow_stale_fusion=allow_stale_fusion,
+                wait=wait,
             )
         )
 
@@ -182,8 +194,24 @@ class Choir(_Connection):
     def rollouts(self) -> list[Rollout]:
         return self._run(self._send(_requests.rollouts()))
 
+    def audit(self) -> list[AuditEntry]:
+        """Every change that was asked for, refused ones too; the latest first."""
+        return self._run(self._send(_requests.audit()))
+
     def rollout(self, rollout_id: str) -> Rollout:
         return self._run(self._send(_requests.rollout(rollout_id)))
+
+    def wait(self, rollout_id: str) -> Rollout:
+        """The rollout, once it is committed on every replica or aborted."""
+        return self._run(_flows.wait(rollout_id, self._retries, POLL_SECONDS))
+
+    def promote(self, rollout_id: str, *, wait: bool = True) -> Rollout:
+        """Commit the candidate of a shadow or canary, whatever its gates say."""
+        return self._run(self._send(_requests.promote(rollout_id, wait=wait)))
+
+    def abort(self, rollout_id: str) -> Rollout:
+        """End a rollout that is not committed; nothing changes."""
+        return self._run(self._send(_requests.abort(rollout_id)))
 
     def health(self) -> Health:
         """Whether the gateway lives."""
@@ -323,17 +351,15 @@ class AsyncChoir(_Connection):
     ) -> Rollout:
         """See `Choir.swap`."""
         return await self._run(
-            self._send(
-                _requests.swap(
-                    name,
-                    members=members,
-                    manifest=manifest,
-                    version=version,
-                    expected_version=expected_version,
-                    strategy=strategy,
-                    allow_stale_fusion=allow_stale_fusion,
-                    wait=wait,
-                )
+            self._swap(
+                name,
+                members=members,
+                manifest=manifest,
+                version=version,
+                expected_version=expected_version,
+                strategy=strategy,
+                allow_stale_fusion=allow_stale_fusion,
+                wait=wait,
             )
         )
 
@@ -344,8 +370,24 @@ class AsyncChoir(_Connection):
     async def rollouts(self) -> list[Rollout]:
         return await self._run(self._send(_requests.rollouts()))
 
+    async def audit(self) -> list[AuditEntry]:
+        """See `Choir.audit`."""
+        return await self._run(self._send(_requests.audit()))
+
     async def rollout(self, rollout_id: str) -> Rollout:
         return await self._run(self._send(_requests.rollout(rollout_id)))
+
+    async def wait(self, rollout_id: str) -> Rollout:
+        """See `Choir.wait`."""
+        return await self._run(_flows.wait(rollout_id, self._retries, POLL_SECONDS))
+
+    async def promote(self, rollout_id: str, *, wait: bool = True) -> Rollout:
+        """See `Choir.promote`."""
+        return await self._run(self._send(_requests.promote(rollout_id, wait=wait)))
+
+    async def abort(self, rollout_id: str) -> Rollout:
+        """See `Choir.abort`."""
+        return await self._run(self._send(_requests.abort(rollout_id)))
 
     async def health(self) -> Health:
         """See `Choir.health`."""

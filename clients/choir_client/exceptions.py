@@ -3,6 +3,7 @@
 ChoirError
 ├── ConnectionFailed        no answer: refused, timed out, or cut off
 ├── InvalidAnswer           an answer that is not what a Choir server sends
+├── RolloutAborted          a shadow or a canary that was waited for did not go live: `rollout`
 └── APIError                the server said no: `status`, `type`, `param`, `code`, `message`,
 `request_id` ├── BadRequest          400 ├── Unauthorized        401 ├── Forbidden           403 ├──
 NotFound            404 ├── Conflict            409  another version is active, or a rollout is
@@ -13,6 +14,8 @@ running ├── TooLarge            413 ├── RateLimited         429  `re
 from typing import Any
 
 import httpx
+
+from choir_client.models import Rollout
 
 
 class ChoirError(Exception):
@@ -25,6 +28,14 @@ class ConnectionFailed(ChoirError):
 
 class InvalidAnswer(ChoirError):
     """The server answered with something that is not part of Choir's API."""
+
+
+class RolloutAborted(ChoirError):
+    """The candidate that was tried out did not become the active version; `rollout` says why."""
+
+    def __init__(self, rollout: Rollout) -> None:
+        super().__init__(f"The rollout {rollout.id} was aborted: {rollout.reason}")
+        self.rollout = rollout
 
 
 class APIError(ChoirError):

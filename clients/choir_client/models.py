@@ -156,6 +156,32 @@ class EnsembleMember(Answer):
     adapters: list[AdapterRef] = []
 
 
+class Tally(Answer):
+    """Requests that one version answered while a candidate was tried out."""
+
+    requests: int = 0
+    errors: int = 0
+    mean_ms: float | None = None
+    """Until the answer, or the first part of a stream."""
+
+
+class Trial(Answer):
+    """How a candidate is tried out, and what was counted so far."""
+
+    share: float
+    auto_promote: bool = True
+    gates: dict[str, float | None] = {}
+    decision: str | None = None
+    """promote or abort, if somebody has decided."""
+    candidate: Tally = Tally()
+    stable: Tally = Tally()
+    """The active version's."""
+    compared: int = 0
+    """Requests that both versions answered."""
+    agreement: float | None = None
+    dropped: int = 0
+
+
 class Rollout(Answer):
     """The change of one ensemble from one active version to another."""
 
@@ -169,10 +195,34 @@ class Rollout(Answer):
     """Progress of the engine replicas."""
     reason: str | None = None
     """Why it was aborted."""
+    strategy: str = "immediate"
+    trial: Trial | None = None
+    """For shadow and canary."""
 
     @property
     def finished(self) -> bool:
         return self.state in ("done", "aborted")
+
+    @property
+    def open(self) -> bool:
+        """Whether it is not committed on every replica, nor aborted."""
+        return self.state in ("preparing", "shadowing", "canarying", "committing")
+
+
+class AuditEntry(Answer):
+    """Who changed which ensemble, from which version to which, and with what outcome."""
+
+    at: str
+    """ISO 8601, UTC."""
+    actor: str
+    action: str
+    """import, swap, rollback, ..."""
+    ensemble: str
+    from_version: int | None = Field(default=None, alias="from")
+    to_version: int | None = Field(default=None, alias="to")
+    outcome: str
+    """refused, committed, done or aborted."""
+    reason: str | None = None
 
 
 class EnsembleStatus(Answer):

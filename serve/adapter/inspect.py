@@ -19,6 +19,7 @@ from serve.adapter.lora import check_config, check_tensors
 from serve.adapter.soft import check_soft
 from serve.base import BaseError, BaseKind, BaseShapes
 from serve.digest import DigestError
+from serve.origin import OriginError, check_base
 from serve.tensors import TensorError, TensorFile
 
 
@@ -77,7 +78,8 @@ def inspect_adapter(
         else:
             count = check_soft(tensors, config, kind, shapes)
         head = check_head(folder / HEAD, base_kind, head_rows, shapes)
-    except (TensorError, DigestError, BaseError) as error:
+        check_base(folder, base)
+    except (TensorError, DigestError, BaseError, OriginError) as error:
         raise AdapterError(str(error)) from error
     return AdapterInfo(
         kind=kind,

@@ -31,10 +31,11 @@ def check_soft(
             f"{named(sorted(file.tensors)[:4])}."
         )
     shape = file.tensors[TENSOR].shape
-    width = _width_of_base(kind, base) if base is not None else _width_of_config(kind, config)
+    own = _width_of_config(kind, config)
+    width = own if base is None else _width_of_base(kind, base) or own
     if shape != (count, width):
         what = "layers * 2 * kv_heads * head_dim" if kind == "prefix" else "hidden"
-        whose = CONFIG if base is None else "the base"
+        whose = CONFIG if width == own else "the base"
         raise AdapterError(
             f"{TENSOR!r} has the shape {list(shape)}; by {whose} it must be [{count}, {width}], which is "
             f"[virtual tokens, {what}]."
@@ -54,14 +55,16 @@ def _width_of_config(kind: AdapterKind, config: dict[str, Any]) -> int:
     return width if kind == "prompt" else width * 2 * _whole(config, "num_layers")
 
 
-def _width_of_base(kind: AdapterKind, base: BaseShapes) -> int:
+def _width_of_base(kind: AdapterKind, base: BaseShapes) -> int | None:
+    """None for a base whose config.json has names of its own for its sizes; the engine knows them."""
     config = base.text_config
-    if kind == "prompt":
-        return _whole(config, "hidden_size", "the base's config.json")
     layers, heads, hidden = (
-        _whole(config, name, "the base's config.json")
-        for name in ("num_hidden_layers", "num_attention_heads", "hidden_size")
+        config.get(name) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size")
     )
+    if not (isinstance(layers, int) and isinstance(heads, int) and isinstance(hidden, int)):
+        return hidden if kind == "prompt" and isinstance(hidden, int) else None
+    if kind == "prompt":
+        return hidden
     other = sorted(set(config.get("layer_types") or ()) - {"full_attention"})
     if other:
         raise AdapterError(
@@ -71,10 +74,10 @@ def _width_of_base(kind: AdapterKind, base: BaseShapes) -> int:
     return layers * 2 * int(key_heads) * int(config.get("head_dim") or hidden // heads)
 
 
-def _whole(config: dict[str, Any], name: str, where: str = CONFIG) -> int:
+def _whole(config: dict[str, Any], name: str) -> int:
     value = config.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise AdapterError(
-            f"{name!r} in {where} must be a whole number of at least 1, not {value!r}."
+            f"{name!r} in {CONFIG} must be a whole number of at least 1, not {value!r}."
         )
     return value

@@ -1,5 +1,7 @@
 """What an OpenAI call asks of an ensemble's members, and what cannot be asked."""
 
+from typing import Any
+
 from serve.engine.interface import GenerateCall, Refusal
 from serve.engine.lockstep.seat import PREFIX, TokenFusion
 from serve.fusion.errors import FusionError
@@ -28,6 +30,8 @@ def generation_refusal(ensemble: Ensemble, call: GenerateCall) -> Refusal | None
     for name, why in _OWNED.items():
         if call.body.get(name) is not None:
             return Refusal(400, f"{name!r} is not taken: {why}.", param=name)
+    if _holds_vectors(call.body.get("messages")):
+        return Refusal(400, "Messages are not taken with embeddings in them.", param="messages")
     unknown = [name for name in call.prompts or () if name not in names]
     if unknown:
         return Refusal(
@@ -62,6 +66,20 @@ def generation_refusal(ensemble: Ensemble, call: GenerateCall) -> Refusal | None
     if len(names) == 1:
         return None
     return _unhonoured(call, names[0], voted=method is None)
+
+
+def _holds_vectors(messages: Any) -> bool:
+    """Whether a chat has content of the types `prompt_embeds`, `image_embeds` and the like."""
+    contents = [each.get("content") for each in _dicts(messages)]
+    return any(
+        str(part.get("type")).endswith("_embeds")
+        for content in contents
+        for part in _dicts(content)
+    )
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def token_fusion(ensemble: Ensemble, call: GenerateCall) -> TokenFusion | None:

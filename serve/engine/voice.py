@@ -169,6 +169,11 @@ class VoiceClient:
                 for speaker in voice.speakers
             )
         )
+        failed = [each for each in outputs if each.outputs[0].finish_reason == "error"]
+        if failed:  # vLLM's serving says so to the client; an empty text is no vote
+            failed[0].request_id = request_id
+            yield failed[0]
+            return
         answers = [output.outputs[0].text for output in outputs]
         verdict = vote_answers(voice.ensemble, answers, voice.weights)
         voice.votes[request_id] = (verdict, answers)

@@ -52,6 +52,12 @@ def vote_answers(
     return AnswerVote(winner=keys.index(winner), share=float(np.clip(share, 0, 1)), keys=keys)
 
 
+def same_answer(one: str, other: str, extract: Extract | None) -> bool:
+    """Whether a vote would count two answers as one."""
+    first, second = _keys((one, other), extract)
+    return first == second
+
+
 def normalise(answer: str) -> str:
     """NFKC, lower case, white space collapsed."""
     return " ".join(unicodedata.normalize("NFKC", answer).lower().split())

@@ -13,6 +13,7 @@ from serve.gateway.health import health_router
 from serve.gateway.home import home_router
 from serve.gateway.limits import InFlightLimit
 from serve.gateway.links import ControlLink, EngineLink
+from serve.gateway.mirror import Mirror
 from serve.gateway.models import models_router
 from serve.gateway.observe import Observer
 from serve.gateway.openapi import install_schema
@@ -35,18 +36,24 @@ def create_app(
         redirect_slashes=False,
     )
     guard = Guard(settings)
-    bodies = BodyReader(settings.max_body_mb)
+    bodies = BodyReader(settings.max_body_mb, settings.body_timeout_seconds)
     dispatcher = Dispatcher(agent, settings.request_timeout_seconds)
+    mirror = Mirror(
+        agent.ledger,
+        queue=settings.shadow_queue,
+        concurrency=settings.shadow_concurrency,
+        seconds=settings.request_timeout_seconds,
+    )
 
     app.include_router(home_router(agent))
     app.include_router(health_router(agent, control))
     for router in (
-        predict_router(engines, dispatcher, bodies, settings.max_inputs),
-        completions_router(engines, dispatcher, bodies),
-        models_router(agent),
-        reading_router(control),
+        predict_router(engines, dispatcher, mirror, bodies, settings.max_inputs),
+        completions_router(engines, dispatcher, mirror, bodies),
     ):
         app.include_router(router, dependencies=[Depends(guard.inference)])
+    for router in (models_router(agent), reading_router(control)):
+        app.include_router(router, dependencies=[Depends(guard.reading)])
     app.include_router(admin_router(control, guard, bodies))
 
     install_handlers(app)

@@ -1,6 +1,7 @@
 """`POST /v1/completions` and `/v1/chat/completions`: OpenAI's routes, answered by vLLM's own code
 in the engine."""
 
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
@@ -13,14 +14,17 @@ from serve.engine.interface import GenerateCall, Refusal
 from serve.gateway.body import BodyReader, validated
 from serve.gateway.dispatch import Dispatcher
 from serve.gateway.links import EngineLink
+from serve.gateway.mirror import Mirror, asked_too
 from serve.gateway.observe import exchange_of
 from serve.gateway.openapi import INFERENCE_ERRORS, described
 from serve.gateway.schemas import GenerateFusion, GenerateRequest
 from serve.gateway.stream import EventStream, Parts
+from serve.gateway.transcript import Recorded, Transcript, agreement
 from serve.rollout.routes import Target
 
 COMPLETIONS_PATH = "/v1/completions"
 CHAT_PATH = "/v1/chat/completions"
+PATHS = {"completions": COMPLETIONS_PATH, "chat": CHAT_PATH}
 
 
 @dataclass(frozen=True)
@@ -32,18 +36,20 @@ class Begun:
 
 
 def completions_router(
-    engines: EngineLink, dispatcher: Dispatcher, bodies: BodyReader
+    engines: EngineLink, dispatcher: Dispatcher, mirror: Mirror, bodies: BodyReader
 ) -> APIRouter:
     router = APIRouter()
 
     @router.post(
-        COMPLETIONS_PATH, **described("Complete a prompt", INFERENCE_ERRORS, body=GenerateRequest)
+        COMPLETIONS_PATH,
+        **described("Complete a prompt", INFERENCE_ERRORS, body=GenerateRequest, streams=True),
     )
     async def complete(request: Request) -> Response:
         return await generate(request, "completions")
 
     @router.post(
-        CHAT_PATH, **described("Answer a conversation", INFERENCE_ERRORS, body=GenerateRequest)
+        CHAT_PATH,
+        **described("Answer a conversation", INFERENCE_ERRORS, body=GenerateRequest, streams=True),
     )
     async def chat(request: Request) -> Response:
         return await generate(request, "chat")
@@ -72,7 +78,18 @@ def completions_router(
             parts = engines.generate(call)
             return await (_begin(parts) if fields.stream else _whole(parts))
 
-        _, begun = await dispatcher.ask(request, fields.model, ask)
+        user = body.get("user")
+        target, begun = await dispatcher.ask(
+            request, fields.model, ask, user if isinstance(user, str) else None
+        )
+        other = asked_too(target)
+        if other is not None:
+            begun, said = _recorded(begun)
+
+            async def compare(again: Begun) -> float | None:
+                return agreement(said, await _read(again), target.ensemble, body)
+
+            mirror.after(exchange, other, PATHS[route], ask, compare)
         if fields.stream:
             metrics.first_token_sent(exchange.ensemble, exchange.seconds)
             return EventStream(begun.first, begun.rest, exchange.request_id)
@@ -81,7 +98,7 @@ def completions_router(
     return router
 
 
-async def _begin(parts: Parts) -> Begun | Refusal:
+async def _begin(parts: AsyncGenerator[bytes | Refusal, None]) -> Begun | Refusal:
     """The first part, and the rest to come."""
     try:
         first = await anext(parts)
@@ -94,7 +111,23 @@ async def _begin(parts: Parts) -> Begun | Refusal:
     return Begun(first, parts)
 
 
-async def _whole(parts: Parts) -> Begun | Refusal:
+def _recorded(begun: Begun) -> tuple[Begun, Transcript]:
+    """The same answer, and what it has said by the time that the client has it."""
+    said = Transcript()
+    said.add(begun.first)
+    return Begun(begun.first, Recorded(begun.rest, said)), said
+
+
+async def _read(begun: Begun) -> Transcript:
+    """All that an answer says."""
+    begun, said = _recorded(begun)
+    async with aclosing(begun.rest):
+        async for _ in begun.rest:
+            pass
+    return said
+
+
+async def _whole(parts: AsyncGenerator[bytes | Refusal, None]) -> Begun | Refusal:
     """All parts as one document; a long one may come in several."""
     received = []
     async with aclosing(parts):

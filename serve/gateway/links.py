@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from serve.engine.interface import GenerateCall, PredictCall, Prediction, Refusal
+from serve.rollout.audit import AuditEntry
 from serve.rollout.requests import EnsembleView, RolloutView, SwapRequest
 
 
@@ -39,9 +40,17 @@ class ControlLink(Protocol):
         self, name: str, to: int | None, actor: str, wait: bool
     ) -> RolloutView | Refusal: ...
 
+    async def promote(self, rollout_id: str, actor: str, wait: bool) -> RolloutView | Refusal: ...
+
+    async def abort(self, rollout_id: str, actor: str) -> RolloutView | Refusal:
+        """Returns when it is aborted, or refused."""
+        ...
+
     async def rollouts(self) -> Sequence[RolloutView]: ...
 
     async def rollout(self, rollout_id: str) -> RolloutView | Refusal: ...
+
+    async def audit(self) -> Sequence[AuditEntry]: ...
 
     async def ensembles(self) -> Sequence[EnsembleView]: ...
 

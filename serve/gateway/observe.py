@@ -5,7 +5,7 @@ import logging
 import re
 import traceback
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -38,6 +38,8 @@ class Exchange:
     started: float = field(default_factory=perf_counter)
     status: int | None = None
     target: Target | None = None
+    body_bytes: int = 0
+    """The size of the request's body, once it is read."""
     _open: ExitStack = field(default_factory=ExitStack)
 
     @property
@@ -55,6 +57,10 @@ class Exchange:
         if self.target is None:
             self._open.enter_context(metrics.request_in_flight(target.ensemble.name))
         self.target = target
+
+    def afterwards(self, act: Callable[[], None]) -> None:
+        """Call `act` when the client has its answer, or has left."""
+        self._open.callback(act)
 
     def close(self) -> None:
         self._open.close()

@@ -14,6 +14,7 @@ from serve.gateway.body import BodyReader, kind_of
 from serve.gateway.dispatch import Dispatcher
 from serve.gateway.errors import refused
 from serve.gateway.links import EngineLink
+from serve.gateway.mirror import Mirror, asked_too
 from serve.gateway.observe import exchange_of
 from serve.gateway.openapi import INFERENCE_ERRORS, described
 from serve.gateway.schemas import PredictAnswer, PredictFusion, PredictRequest
@@ -23,7 +24,11 @@ PATH = "/v1/predict"
 
 
 def predict_router(
-    engines: EngineLink, dispatcher: Dispatcher, bodies: BodyReader, max_inputs: int
+    engines: EngineLink,
+    dispatcher: Dispatcher,
+    mirror: Mirror,
+    bodies: BodyReader,
+    max_inputs: int,
 ) -> APIRouter:
     router = APIRouter()
 
@@ -54,6 +59,13 @@ def predict_router(
             )
 
         target, prediction = await dispatcher.ask(request, body.model, ask)
+        other = asked_too(target)
+        if other is not None:
+
+            async def compare(again: Prediction) -> float | None:
+                return agreement(prediction, again)
+
+            mirror.after(exchange, other, PATH, ask, compare)
         return Response(to_json(answer(target.model, prediction)), media_type="application/json")
 
     return router
@@ -137,6 +149,27 @@ def answer(model: str, prediction: Prediction) -> dict[str, Any]:
     if prediction.absent:
         document["absent_members"] = list(prediction.absent)
     return document
+
+
+def agreement(one: Prediction, other: Prediction) -> float | None:
+    """The share of inputs with the same label or the same set of labels; None for values, which never quite agree."""
+    if isinstance(one.answers, FusedValues):
+        return None
+    pairs = zip(_named(one), _named(other), strict=True)
+    same = [mine == theirs for mine, theirs in pairs]
+    return sum(same) / len(same)
+
+
+def _named(prediction: Prediction) -> list[set[str]]:
+    """For each input, the answered labels."""
+    labels, answers = prediction.labels, prediction.answers
+    match answers:
+        case Fused():
+            return [{labels[winner]} for winner in answers.winners.tolist()]
+        case FusedSets():
+            return [set(compress(labels, chosen)) for chosen in answers.chosen.tolist()]
+        case FusedValues():
+            return []
 
 
 def _said(labels: Sequence[str], answers: Answers) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """Server-sent events from an engine to a client."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
+from typing import Protocol
 
 from pydantic_core import to_json
 from starlette.responses import Response
@@ -13,7 +14,15 @@ from serve.gateway.errors import ClientGoneError, error_body
 from serve.gateway.links import Unavailable
 from serve.gateway.observe import log_error
 
-Parts = AsyncGenerator[bytes | Refusal, None]
+
+class Parts(Protocol):
+    """The parts of an answer as they come."""
+
+    def __aiter__(self) -> AsyncIterator[bytes | Refusal]: ...
+
+    def aclose(self) -> Awaitable[None]:
+        """End the work in the engine."""
+        ...
 
 
 class EventStream(Response):

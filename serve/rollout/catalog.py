@@ -58,10 +58,11 @@ class Catalog:
         """Raises Refused (409) while a rollout of the ensemble is not committed everywhere."""
         rollout = self.rollout_of(name)
         if rollout is not None and rollout.state in BUSY:
+            rest = "promote or abort it first" if rollout.trial else "wait until it has ended"
             raise Refused(
                 409,
                 f"The rollout {rollout.id} of {name} to version {rollout.to_version} is "
-                f"{rollout.state}; wait until it has ended.",
+                f"{rollout.state}; {rest}.",
                 "rollout_in_progress",
             )
 
@@ -83,10 +84,20 @@ class Catalog:
         self._plan()
 
     def resumed(self, rollout: Rollout) -> None:
-        """A rollout that an earlier controller committed goes on. What it replaced may still be
-        routed to."""
+        """A rollout of an earlier controller goes on. What it replaced, once it is committed, may
+        still be routed to."""
         self._rollouts[rollout.id] = rollout
-        self.assignments.drain(f"{rollout.ensemble}@{rollout.from_version}")
+        self._plan()
+        if rollout.state not in UNCOMMITTED:
+            self.assignments.drain(f"{rollout.ensemble}@{rollout.from_version}")
+
+    def aborted_lately(self, rollout: Rollout) -> None:
+        """An earlier controller may have ended this trial without telling all gateways."""
+        self.assignments.drain(rollout.candidate)
+
+    def moved_on(self) -> None:
+        """A rollout under way is in another state."""
+        self._plan()
 
     def committed(self, rollout: Rollout, epoch: int, history: tuple[int, ...]) -> None:
         """The rollout's version is active."""
@@ -102,7 +113,7 @@ class Catalog:
     def assigned(self) -> tuple[AssignedVersion, ...]:
         """What engines must hold now."""
         return tuple(
-            AssignedVersion(self._version(key), wanted.role, wanted.attempt)
+            AssignedVersion(self._version(key), wanted.role, wanted.attempt, wanted.trial)
             for key, wanted in self.assignments
         )
 

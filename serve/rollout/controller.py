@@ -16,22 +16,30 @@ from serve import metrics
 from serve.bundle import Bundle
 from serve.config import Settings
 from serve.engine.interface import Refusal
+from serve.location import Location
 from serve.metrics import Family, MetricsBoard
 from serve.rollout.admission import Admission, EngineLimits, Refused
+from serve.rollout.audit import AuditEntry
 from serve.rollout.bundle_import import Imported, import_bundles
 from serve.rollout.catalog import Catalog
 from serve.rollout.changes import Changes
 from serve.rollout.database import Database, DatabaseError, now
-from serve.rollout.driver import Driver
+from serve.rollout.driver import Driver, not_open
 from serve.rollout.messages import Desired, Kind, Report
 from serve.rollout.participants import Participants
 from serve.rollout.records import EnsembleRecord, VersionRecord
 from serve.rollout.requests import EnsembleView, RolloutView, SwapRequest, VersionView
 from serve.rollout.slots import Slots
-from serve.rollout.state import Action, Rollout, State
+from serve.rollout.sources import Sources
+from serve.rollout.state import Action, Decision, Rollout, State
 from serve.rollout.store import Store
+from serve.rollout.strategy import IMMEDIATE, Strategy
 
 __all__ = ["Controller", "EngineLimits", "StartError"]
+
+
+TRIAL_SECONDS = 1.0
+"""How old the figures of a trial may be, in seconds, whatever the lease is."""
 
 
 class StartError(RuntimeError):
@@ -48,6 +56,9 @@ class Controller:
         limits: EngineLimits,
         *,
         adapter_roots: Sequence[Path] = (),
+        adapter_prefixes: Sequence[Location] = (),
+        max_adapter_gb: float = 16,
+        fetch_timeout_seconds: float = 1800,
         database_url: str | None = None,
         expected: Mapping[Kind, int] | None = None,
         keep_warm: int = 1,
@@ -58,7 +69,12 @@ class Controller:
         self._bundles = bundles
         self._store_dir = store_dir
         self._limits = limits
-        self._roots = (*(bundle.path for bundle in bundles), *adapter_roots)
+        self._sources = Sources(
+            [*(bundle.path for bundle in bundles), *adapter_roots],
+            adapter_prefixes,
+            max_bytes=int(max_adapter_gb * 1e9),
+            seconds=fetch_timeout_seconds,
+        )
         self._database_url = database_url
         self._keep_warm = keep_warm
         self._lease = lease_seconds
@@ -79,6 +95,9 @@ class Controller:
             settings.store_dir,
             limits,
             adapter_roots=settings.adapter_roots,
+            adapter_prefixes=[Location.parse(prefix) for prefix in settings.adapter_prefixes],
+            max_adapter_gb=settings.max_adapter_gb,
+            fetch_timeout_seconds=settings.fetch_timeout_seconds,
             database_url=url.get_secret_value() if url else None,
             expected={"engine": settings.replicas, "gateway": settings.gateways},
             keep_warm=settings.keep_warm,
@@ -106,7 +125,7 @@ class Controller:
             self._settled_at,
             self._prepare_timeout,
         )
-        await self._driver.recover()
+        await self._driver.recover(self._lease)
         for name, version in self._catalog.active().items():
             metrics.version_active(name, version)
         self._housekeeping = asyncio.create_task(self._keep_house())
@@ -126,9 +145,10 @@ class Controller:
         participant = self._participants.hear(report, monotonic())
         if participant is None:
             self._board.retire(report.participant)
+        self._driver.heard(report)
         self._look_around(monotonic())
         self._changes.ring()
-        until = monotonic() + self._lease / 3
+        until = monotonic() + self._round_seconds(report)
         while (
             participant is not None
             and not report.urgent
@@ -146,6 +166,11 @@ class Controller:
             ready_engines=self._ready_engines,
         )
 
+    def _round_seconds(self, report: Report) -> float:
+        """How long a participant without news is kept waiting: what gateways count of a trial is
+        wanted sooner than their leases need."""
+        return min(self._lease / 3, TRIAL_SECONDS) if report.figures else self._lease / 3
+
     async def swap(
         self, name: str, request: SwapRequest, actor: str, wait: bool = False
     ) -> RolloutView | Refusal:
@@ -154,7 +179,7 @@ class Controller:
         return await self._roll_out(
             name,
             "swap",
-            request.strategy.kind,
+            request.strategy,
             actor,
             wait,
             lambda record: self._admission.candidate(record, request, actor),
@@ -168,21 +193,34 @@ class Controller:
         return await self._roll_out(
             name,
             "rollback",
-            "immediate",
+            IMMEDIATE,
             actor,
             wait,
             lambda record: self._admission.earlier(record, to),
         )
 
+    async def promote(
+        self, rollout_id: str, actor: str, wait: bool = False
+    ) -> RolloutView | Refusal:
+        """Commit a candidate that is tried out, whatever its gates say. With `wait`, return when it
+        is committed on every gateway."""
+        return await self._decide(rollout_id, "promote", actor, wait)
+
+    async def abort(self, rollout_id: str, actor: str) -> RolloutView | Refusal:
+        """End a rollout that is not committed. Returns when it is aborted."""
+        return await self._decide(rollout_id, "abort", actor, wait=True)
+
     async def rollouts(self) -> list[RolloutView]:
         """The latest first."""
         return [self._view(rollout) for rollout in await asyncio.to_thread(self._database.rollouts)]
 
+    async def audit(self) -> list[AuditEntry]:
+        """The latest first."""
+        return await asyncio.to_thread(self._database.audit)
+
     async def rollout(self, rollout_id: str) -> RolloutView | Refusal:
         found = await asyncio.to_thread(self._database.rollout, rollout_id)
-        if found is None:
-            return Refusal(404, f"There is no rollout {rollout_id[:80]!r}.", "unknown_rollout")
-        return self._view(found)
+        return unknown_rollout(rollout_id) if found is None else self._view(found)
 
     async def ensembles(self) -> list[EnsembleView]:
         """By name."""
@@ -203,15 +241,17 @@ class Controller:
 
     async def metrics(self) -> bytes:
         """Prometheus text of all processes."""
+        for name, record in self._catalog.records.items():
+            metrics.fusion_stale(name, record.active_version.allow_stale_fusion)
         incarnation = f"controller-{self._database.life}"
         self._board.push("controller", 0, incarnation, metrics.families())
         return self._board.render()
 
     def _open(self) -> Imported:
         """Everything that blocks at the start."""
-        self._store = Store(self._store_dir, self._roots)
+        self._store = Store(self._store_dir)
         url = self._database_url or f"sqlite:///{self._store.folder / 'choir.db'}"
-        self._admission = Admission(self._store, self._bundles, self._limits)
+        self._admission = Admission(self._store, self._sources, self._bundles, self._limits)
         self._database = Database.open(url)
         try:
             imported = import_bundles(self._bundles, self._database, self._store, self._admission)
@@ -243,7 +283,7 @@ class Controller:
         self,
         name: str,
         action: Action,
-        strategy: str,
+        strategy: Strategy,
         actor: str,
         wait: bool,
         choose: Callable[[EnsembleRecord], VersionRecord],
@@ -275,11 +315,34 @@ class Controller:
             return refused.refusal
         except DatabaseError as error:
             return Refusal(503, str(error), "database")
-        if wait:
-            await self._driver.committed(rollout)
-        if rollout.state is State.ABORTED and wait:
+        return await self._committed(rollout) if wait else self._view(rollout)
+
+    async def _committed(self, rollout: Rollout) -> RolloutView | Refusal:
+        """The rollout once every gateway has committed it, or why that will not be."""
+        await self._driver.committed(rollout)
+        if rollout.state is State.ABORTED:
             return Refusal(rollout.status, f"Nothing has changed: {rollout.reason}", "aborted")
         return self._view(rollout)
+
+    async def _decide(
+        self, rollout_id: str, decision: Decision, actor: str, wait: bool
+    ) -> RolloutView | Refusal:
+        try:
+            rollout = self._catalog.running(rollout_id)
+            if rollout is None:
+                found = await asyncio.to_thread(self._database.rollout, rollout_id)
+                if found is None:
+                    return unknown_rollout(rollout_id)
+                raise not_open(found, decision)
+            await self._driver.decide(rollout, decision, actor)
+        except Refused as refused:
+            return refused.refusal
+        except DatabaseError as error:
+            return Refusal(503, str(error), "database")
+        if decision == "abort":
+            await self._driver.aborted(rollout)
+            return self._view(rollout)
+        return await self._committed(rollout) if wait else self._view(rollout)
 
     @contextlib.contextmanager
     def _reserving(self, name: str) -> Iterator[EnsembleRecord]:
@@ -346,3 +409,8 @@ class Controller:
             self._view(rollout) if rollout else None,
             self._differences[record.name],
         )
+
+
+def unknown_rollout(rollout_id: str) -> Refusal:
+    """The 404 for a rollout that never was."""
+    return Refusal(404, f"There is no rollout {rollout_id[:80]!r}.", "unknown_rollout")

@@ -2,21 +2,41 @@
 
 import asyncio
 import logging
+from collections import defaultdict
 from dataclasses import replace
+from datetime import UTC, datetime
 from time import monotonic
 
 from serve import metrics
+from serve.rollout.admission import Refused
 from serve.rollout.catalog import Catalog
 from serve.rollout.changes import Changes
 from serve.rollout.database import Conflict, Database, DatabaseError, now
+from serve.rollout.messages import Report
 from serve.rollout.participants import Participant, Participants
 from serve.rollout.plan import Assignments
 from serve.rollout.records import VersionRecord
-from serve.rollout.state import BUSY, ENDED, Facts, Rollout, State, Status, Step, next_step
+from serve.rollout.state import (
+    BUSY,
+    ENDED,
+    TRIALS,
+    UNCOMMITTED,
+    Decision,
+    Facts,
+    Rollout,
+    State,
+    Status,
+    Step,
+    next_step,
+)
 
 logger = logging.getLogger(__name__)
 
 RESTARTED = "the controller restarted before the commit, and nothing has changed; start it again"
+
+FIGURES_SECONDS = 5.0
+"""How often what a trial has counted is written down: a crash forgets at most that much of gateways
+that are gone, too; the others tell it again."""
 
 
 class Driver:
@@ -40,6 +60,8 @@ class Driver:
         self._settled_at = settled_at
         self._prepare_timeout = prepare_timeout_seconds
         self._committed_at: dict[str, int] = {}
+        self._steering: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """A decision about a rollout and its next step come one after the other."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting = asyncio.Lock()
 
@@ -65,22 +87,58 @@ class Driver:
             self._changes.ring()
             self._run(rollout)
 
-    async def recover(self) -> None:
-        """Take up what an earlier controller left: what it had not committed is aborted, what it
-        had is seen through. Raises DatabaseError."""
+    async def decide(self, rollout: Rollout, decision: Decision, actor: str) -> None:
+        """Promote or abort a rollout under way. Raises Refused (409) if that cannot be done any
+        more, or yet, and DatabaseError.
+
+        Written down before it is acted on, and finished even if the caller goes away."""
+        await asyncio.shield(asyncio.create_task(self._decide(rollout, decision, actor)))
+
+    async def _decide(self, rollout: Rollout, decision: Decision, actor: str) -> None:
+        async with self._steering[rollout.id]:
+            state = rollout.state
+            if state not in TRIALS and not (decision == "abort" and state in UNCOMMITTED):
+                raise not_open(rollout, decision)
+            draft = replace(rollout, decision=decision, decided_by=actor)
+            await asyncio.to_thread(self._database.decided, draft)
+            rollout.decision, rollout.decided_by = decision, actor
+            self._changes.ring()
+
+    def heard(self, report: Report) -> None:
+        """Take over what a gateway has counted of trials under way."""
+        for rollout_id, figures in report.figures.items():
+            rollout = self._catalog.running(rollout_id)
+            if rollout is not None and rollout.trial:
+                rollout.count(report.participant, figures)
+
+    async def recover(self, lease_seconds: float) -> None:
+        """Take up what an earlier controller left: what was preparing is aborted, trials go on,
+        and what it had committed is seen through. Raises DatabaseError."""
+        for rollout in await asyncio.to_thread(self._database.rollouts):
+            # A gateway that still sends requests to it has had its lease renewed before the abort.
+            late = rollout.state is State.ABORTED and rollout.strategy.kind != "immediate"
+            known = rollout.ensemble in self._catalog.records
+            if late and known and seconds_since(rollout.updated) < 2 * lease_seconds:
+                self._catalog.aborted_lately(rollout)
         for rollout in await asyncio.to_thread(self._database.unfinished):
             if rollout.state is State.PREPARING:
                 rollout.advance(Step(State.ABORTED, RESTARTED, 503), now())
                 await asyncio.to_thread(self._database.advanced, rollout)
-                metrics.rollout_ended(rollout.ensemble, rollout.strategy, rollout.state)
+                metrics.rollout_ended(rollout.ensemble, rollout.strategy.kind, rollout.state)
             elif rollout.ensemble in self._catalog.records:
                 self._catalog.resumed(rollout)
-                self._committed_at[rollout.id] = self._catalog.assignments.revision
+                if not rollout.trial:
+                    self._committed_at[rollout.id] = self._catalog.assignments.revision
                 self._run(rollout)
 
     async def committed(self, rollout: Rollout) -> None:
         """Returns when the rollout is committed on every gateway, or aborted."""
         while rollout.state in BUSY:
+            await self._changes.wait(None)
+
+    async def aborted(self, rollout: Rollout) -> None:
+        """Returns when a rollout that somebody has aborted is."""
+        while rollout.state in UNCOMMITTED:
             await self._changes.wait(None)
 
     async def stop(self) -> None:
@@ -116,27 +174,36 @@ class Driver:
             logger.error("%s broke off; a restart takes it up.", task.get_name(), exc_info=error)
 
     async def _drive(self, rollout: Rollout) -> None:
-        began = monotonic()
-        deadlines = (self._settled_at, began + self._prepare_timeout)
+        began = monotonic() - seconds_since(rollout.updated)
+        written = began
         while rollout.state not in ENDED:
             # One reading of the clock: a deadline that passes between two would be slept through.
-            at = monotonic()
-            facts = gather_facts(
-                rollout,
-                self._participants,
-                self._catalog.assignments,
-                self._committed_at.get(rollout.id),
-                settled=at >= deadlines[0],
-                overdue=at >= deadlines[1],
-            )
-            step = next_step(rollout.state, facts)
-            if step is None:
-                await self._changes.wait(min((d - at for d in deadlines if d > at), default=None))
-                continue
-            phase = rollout.state
-            await self._take(rollout, step)
-            metrics.rollout_phase_ended(phase, monotonic() - began)
-            began = monotonic()
+            deadlines = [self._settled_at, began + self._prepare_timeout]
+            if rollout.trial and rollout.trial.max_seconds is not None:
+                deadlines.append(began + rollout.trial.max_seconds)
+            async with self._steering[rollout.id]:
+                at = monotonic()
+                facts = gather_facts(
+                    rollout,
+                    self._participants,
+                    self._catalog.assignments,
+                    self._committed_at.get(rollout.id),
+                    settled=at >= deadlines[0],
+                    overdue=at >= deadlines[1],
+                    seconds=at - began,
+                )
+                step = next_step(rollout, facts)
+                if step is not None:
+                    phase = rollout.state
+                    await self._take(rollout, step)
+                    metrics.rollout_phase_ended(phase, monotonic() - began)
+                    began = monotonic()
+                    continue
+            if rollout.trial and at - written >= FIGURES_SECONDS:
+                await self._write(rollout)
+                written = at
+                continue  # something may have changed meanwhile
+            await self._changes.wait(min((d - at for d in deadlines if d > at), default=None))
 
     async def _take(self, rollout: Rollout, step: Step) -> None:
         """Durable first, visible then."""
@@ -147,10 +214,13 @@ class Driver:
         else:
             await self._write(draft)
             self._advance(rollout, step, draft)
+        if rollout.state in TRIALS:
+            self._catalog.moved_on()
         if rollout.state in ENDED:
             self._catalog.ended(rollout)
             self._committed_at.pop(rollout.id, None)
-            metrics.rollout_ended(rollout.ensemble, rollout.strategy, rollout.state)
+            self._steering.pop(rollout.id)
+            metrics.rollout_ended(rollout.ensemble, rollout.strategy.kind, rollout.state)
         self._changes.ring()
 
     async def _commit(self, rollout: Rollout, step: Step, draft: Rollout) -> None:
@@ -198,6 +268,7 @@ def gather_facts(
     *,
     settled: bool,
     overdue: bool,
+    seconds: float,
 ) -> Facts:
     """What participants have reported, as far as it concerns one rollout. `commit` is the revision
     that made its version active, once there is one."""
@@ -208,6 +279,7 @@ def gather_facts(
     return Facts(
         settled=settled,
         overdue=overdue,
+        seconds=seconds,
         engines={
             name: result if result and result.attempt == rollout.id else None
             for name, result in results.items()
@@ -215,6 +287,29 @@ def gather_facts(
         gateways_behind=frozenset(each.name for each in gateways if _is_behind(each, commit)),
         still_held=frozenset(key for key in held if key.startswith(f"{rollout.ensemble}@")),
     )
+
+
+def not_open(rollout: Rollout, decision: Decision) -> Refused:
+    """The 409 for a decision that comes too late, or too early."""
+    state = rollout.state
+    if state in UNCOMMITTED and rollout.strategy.kind != "immediate":
+        rest = "it can be promoted once all engines have prepared the version"
+    elif state in UNCOMMITTED:
+        rest = "an immediate rollout goes through by itself"
+    elif state is State.ABORTED:
+        rest = "start another one with a swap"
+    else:
+        rest = "use rollback to return to the version before"
+    return Refused(
+        409,
+        f"There is nothing to {decision}: the rollout {rollout.id} is {state}; {rest}.",
+        "rollout_not_open",
+    )
+
+
+def seconds_since(time: str) -> float:
+    """Since `time`, as `database.now` writes it."""
+    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())
 
 
 def _is_behind(gateway: Participant, commit: int | None) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from serve.digest import DigestError, folder_digest
 from serve.engine.interface import Engine, PrepareError, Version
+from serve.rollout.golden import wrong_golden
 from serve.rollout.lease import ControllerLink, Lease, new_participant
 from serve.rollout.messages import AssignedVersion, Desired, PrepareResult, Report, Role
 from serve.rollout.slots import slots_taken
@@ -96,8 +97,13 @@ class EngineAgent:
             return
         if failure is not None:
             self._loaded.set_exception(PrepareError(failure))
-        elif desired is self._lease.desired:
+        elif desired is self._lease.desired and self._holds_trials(desired):
             self._loaded.set_result(None)
+
+    def _holds_trials(self, desired: Desired) -> bool:
+        """Whether gateways may send requests here already. Where a candidate that they try out
+        cannot be loaded, that is reported, and the rollout aborted before this engine is ready."""
+        return all(each.version.key in self._held for each in desired.versions if each.trial)
 
     def _failure(self, desired: Desired) -> str | None:
         """Why an active version is not loaded, if one is not."""
@@ -134,7 +140,12 @@ class EngineAgent:
                 await asyncio.to_thread(_verify, version)
             probes = await self._engine.prepare(version)
             self._held[version.key] = version
-            result = PrepareResult(assigned.attempt, probes)
+            wrong = await wrong_golden(self._engine, version)
+            result = PrepareResult(assigned.attempt, probes, wrong)
+            if wrong is not None and assigned.attempt is None:
+                # No rollout will abort it, so it must not pass for loaded.
+                del self._held[version.key]
+                await self._engine.release(version.key)
         except PrepareError as error:
             self._held.pop(version.key, None)
             result = PrepareResult(assigned.attempt, error=str(error))

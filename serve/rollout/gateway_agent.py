@@ -2,6 +2,7 @@
 
 import asyncio
 
+from serve.rollout.figures import Ledger
 from serve.rollout.lease import ControllerLink, Lease, new_participant
 from serve.rollout.messages import Desired, Report
 from serve.rollout.routes import Routes
@@ -13,6 +14,7 @@ class GatewayAgent:
     def __init__(self, link: ControllerLink, retry_seconds: float = 0.1) -> None:
         self.participant = new_participant("gateway")
         self.routes = Routes({})
+        self.ledger = Ledger()
         self._ready_engines = 0
         self._routed = asyncio.Event()
         self._lease = Lease(link, self._report, self._apply, retry_seconds)
@@ -49,10 +51,18 @@ class GatewayAgent:
         return self._ready_engines > 0
 
     def _report(self, sequence: int, seen: int) -> Report:
-        return Report(self.participant, "gateway", sequence, seen, ready=self._routed.is_set())
+        return Report(
+            self.participant,
+            "gateway",
+            sequence,
+            seen,
+            ready=self._routed.is_set(),
+            figures=self.ledger.figures(),
+        )
 
     def _apply(self, desired: Desired) -> None:
         self.routes = Routes.of(desired)
+        self.ledger.follow(self.routes.trials)
         if desired.ready_engines is not None:
             self._ready_engines = desired.ready_engines
         self._routed.set()

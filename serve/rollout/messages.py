@@ -8,9 +8,16 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from serve.engine.interface import EngineState, Probe, Version
+from serve.rollout.figures import Figures
+from serve.rollout.strategy import Strategy
 
 Kind: TypeAlias = Literal["engine", "gateway"]
 Role: TypeAlias = Literal["active", "warm", "candidate", "draining"]
+
+
+def is_routable(role: Role, trial: Strategy | None) -> bool:
+    """Whether gateways may send requests to a version that is held as `role`."""
+    return role in ("active", "warm") or trial is not None
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,8 @@ class Report:
     holding: tuple[str, ...] = ()
     """`name@version` of all that is loaded, also while it is being released. Engines only."""
     state: EngineState | None = None
+    figures: Mapping[str, Figures] = field(default_factory=dict)
+    """Rollout -> what was counted of its trial since this process began. Gateways only."""
     urgent: bool = False
     """Answer at once, whatever revision was seen."""
     leaving: bool = False
@@ -59,11 +68,13 @@ class AssignedVersion:
     role: Role
     attempt: str | None = None
     """The rollout that wants it prepared (again) and probed, if any does."""
+    trial: Strategy | None = None
+    """How that rollout tries it out on requests, once all engines have prepared it."""
 
     @property
     def routable(self) -> bool:
         """Whether gateways may send it requests."""
-        return self.role in ("active", "warm")
+        return is_routable(self.role, self.trial)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """Which versions engines must hold, and what for: computed from what is active, warm and being tried."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from serve.rollout.messages import Role
+from serve.rollout.messages import Role, is_routable
 from serve.rollout.records import EnsembleRecord, VersionRecord
 from serve.rollout.slots import Slots
 from serve.rollout.state import UNCOMMITTED, Rollout
+from serve.rollout.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,8 @@ class Wanted:
 
     role: Role
     attempt: str | None = None
+    trial: Strategy | None = None
+    """How the attempt tries it out on requests, if it does."""
 
 
 def wanted_versions(
@@ -34,7 +37,7 @@ def wanted_versions(
         wanted[_key(record.name, record.active)] = Wanted("active")
     for rollout in rollouts:
         if rollout.state in UNCOMMITTED:
-            wanted[rollout.candidate] = Wanted("candidate", rollout.id)
+            wanted[rollout.candidate] = Wanted("candidate", rollout.id, rollout.trial)
     loaded = slots.taken(_version(records, key).ensemble for key in wanted)
     recent = [
         _key(record.name, version)
@@ -45,7 +48,7 @@ def wanted_versions(
         together = loaded | slots.taken([_version(records, key).ensemble])
         if len(together) <= slots.count:
             loaded = together
-            wanted[key] = Wanted("warm", wanted[key].attempt if key in wanted else None)
+            wanted[key] = replace(wanted.get(key, Wanted("warm")), role="warm")
     return wanted
 
 
@@ -74,7 +77,7 @@ class Assignments:
             return
         self.touch()
         for key, old in self._wanted.items():
-            if key not in wanted and old.role in ("active", "warm"):
+            if key not in wanted and is_routable(old.role, old.trial):
                 self._draining[key] = self.revision
         self._wanted = dict(wanted)
         for key in wanted:

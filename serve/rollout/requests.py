@@ -1,24 +1,18 @@
 """What an administrator can ask for, and what is answered."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
 from serve.manifest import Member, Name
+from serve.rollout.figures import Figures, Tally, total
+from serve.rollout.fitted import FusionFit
 from serve.rollout.messages import Role
 from serve.rollout.records import EnsembleRecord, VersionRecord
-from serve.rollout.state import Rollout
+from serve.rollout.state import Decision, Rollout
+from serve.rollout.strategy import Gates, Kind, Strategy
 
 Uri = Annotated[str, Field(min_length=1, max_length=4096)]
-
-
-class Strategy(BaseModel):
-    """How traffic moves to the new version. Gates and shares go with the strategies that come
-    later."""
-
-    model_config = ConfigDict(extra="allow")
-
-    kind: Literal["immediate", "shadow", "canary"] = "immediate"
 
 
 class SwapRequest(BaseModel):
@@ -58,6 +52,62 @@ class SwapRequest(BaseModel):
         return self
 
 
+class TallyView(BaseModel):
+    """What one version answered during a trial."""
+
+    requests: int
+    errors: int
+    """Of these, those that ended in a server error."""
+    mean_ms: float | None
+    """Milliseconds until the answer, or the first part of a stream."""
+
+    @classmethod
+    def of(cls, tally: Tally) -> "TallyView":
+        mean = tally.mean_seconds
+        return cls(
+            requests=tally.requests,
+            errors=tally.errors,
+            mean_ms=None if mean is None else round(mean * 1000, 3),
+        )
+
+
+class TrialView(BaseModel):
+    """How a candidate is tried out, and what was counted so far."""
+
+    share: float
+    auto_promote: bool
+    gates: Gates
+    max_seconds: float | None
+    """After which it is given up, the default included; null: never."""
+    decision: Decision | None
+    """What somebody has decided about it."""
+    candidate: TallyView
+    stable: TallyView
+    """The active version's."""
+    compared: int
+    """Requests that both versions answered."""
+    agreement: float | None
+    """Share of these with the same answer."""
+    dropped: int
+    """Requests that were not asked again because the queue was full."""
+
+    @classmethod
+    def of(cls, rollout: Rollout, figures: Figures) -> "TrialView":
+        strategy = rollout.strategy
+        return cls(
+            share=strategy.share,
+            auto_promote=strategy.auto_promote,
+            gates=strategy.gates,
+            max_seconds=strategy.max_seconds,
+            decision=rollout.decision,
+            candidate=TallyView.of(figures.candidate),
+            stable=TallyView.of(figures.stable),
+            compared=figures.compared,
+            agreement=figures.agreement,
+            dropped=figures.dropped,
+        )
+
+
 class RolloutView(BaseModel):
     """A rollout, as the API shows it."""
 
@@ -68,7 +118,9 @@ class RolloutView(BaseModel):
     state: str
     from_version: int = Field(alias="from")
     to_version: int = Field(alias="to")
-    strategy: str
+    strategy: Kind
+    trial: TrialView | None = None
+    """For shadow and canary."""
     action: str
     """swap or rollback."""
     actor: str
@@ -80,13 +132,16 @@ class RolloutView(BaseModel):
 
     @classmethod
     def of(cls, rollout: Rollout) -> "RolloutView":
+        kind = rollout.strategy.kind
+        figures = total(rollout.figures.values())
         return cls(
             id=rollout.id,
             ensemble=rollout.ensemble,
             state=rollout.state,
             from_version=rollout.from_version,
             to_version=rollout.to_version,
-            strategy=rollout.strategy,
+            strategy=kind,
+            trial=None if kind == "immediate" else TrialView.of(rollout, figures),
             action=rollout.action,
             actor=rollout.actor,
             replicas=rollout.replicas,
@@ -107,6 +162,7 @@ class VersionView(BaseModel):
     digests: list[str]
     stale_fusion: bool
     """Whether it was let through with a fusion fitted on other adapters."""
+    fusion_fit: FusionFit
 
     @classmethod
     def of(cls, record: VersionRecord, role: Role | None) -> "VersionView":
@@ -117,6 +173,7 @@ class VersionView(BaseModel):
             created=record.created,
             digests=list(record.ensemble.digests),
             stale_fusion=record.allow_stale_fusion,
+            fusion_fit=FusionFit.of(record),
         )
 
 
@@ -132,6 +189,8 @@ class EnsembleView(BaseModel):
     """Of the active version."""
     digests: list[str]
     stale_fusion: bool
+    """Of the active version."""
+    fusion_fit: FusionFit
     """Of the active version."""
     versions: list[VersionView]
     previous: list[int]
@@ -159,6 +218,7 @@ class EnsembleView(BaseModel):
             members=ensemble.members,
             digests=list(ensemble.digests),
             stale_fusion=active.allow_stale_fusion,
+            fusion_fit=FusionFit.of(active),
             versions=versions,
             previous=list(record.previous),
             rollout=rollout,

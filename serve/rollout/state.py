@@ -1,7 +1,7 @@
 """The rollout as a state machine, without time, network or disk: given what is known, what comes next.
 
-`preparing -> committing -> draining -> done`, and from `preparing` also `aborted`. Shadow and canary will be states
-between `preparing` and `committing`. Once committed there is no way back but another rollout.
+`preparing -> committing -> draining -> done`, with `shadowing` or `canarying` before `committing` if the strategy asks
+for it. From all states before `committing` also `aborted`; once committed there is no way back but another rollout.
 """
 
 import math
@@ -11,9 +11,13 @@ from enum import StrEnum
 from typing import Literal, TypeAlias
 
 from serve.engine.interface import Probe
+from serve.rollout.figures import Figures, total
+from serve.rollout.gates import judge
 from serve.rollout.messages import PrepareResult
+from serve.rollout.strategy import IMMEDIATE, Kind, Strategy
 
 Action: TypeAlias = Literal["swap", "rollback"]
+Decision: TypeAlias = Literal["promote", "abort"]
 Status: TypeAlias = Literal[400, 409, 503]
 
 PROBE_RTOL = 0.01
@@ -24,6 +28,8 @@ replicas of one kind stay within this, and another adapter's answers do not."""
 
 class State(StrEnum):
     PREPARING = "preparing"
+    SHADOWING = "shadowing"
+    CANARYING = "canarying"
     COMMITTING = "committing"
     DRAINING = "draining"
     DONE = "done"
@@ -31,18 +37,28 @@ class State(StrEnum):
 
 
 TRANSITIONS: Mapping[State, frozenset[State]] = {
-    State.PREPARING: frozenset({State.COMMITTING, State.ABORTED}),
+    State.PREPARING: frozenset({State.SHADOWING, State.CANARYING, State.COMMITTING, State.ABORTED}),
+    State.SHADOWING: frozenset({State.COMMITTING, State.ABORTED}),
+    State.CANARYING: frozenset({State.COMMITTING, State.ABORTED}),
     State.COMMITTING: frozenset({State.DRAINING}),
     State.DRAINING: frozenset({State.DONE}),
     State.DONE: frozenset(),
     State.ABORTED: frozenset(),
 }
 
-UNCOMMITTED = frozenset({State.PREPARING})
-"""Nothing has changed yet for any request."""
-BUSY = frozenset({State.PREPARING, State.COMMITTING})
+TRIALS = frozenset({State.SHADOWING, State.CANARYING})
+"""The candidate is tried out on requests."""
+UNCOMMITTED = TRIALS | {State.PREPARING}
+"""The active version is still the old one."""
+BUSY = UNCOMMITTED | {State.COMMITTING}
 """No other rollout of the ensemble may start. One that drains holds nobody up."""
 ENDED = frozenset({State.DONE, State.ABORTED})
+
+AFTER_PREPARING: Mapping[Kind, State] = {
+    "immediate": State.COMMITTING,
+    "shadow": State.SHADOWING,
+    "canary": State.CANARYING,
+}
 
 
 @dataclass
@@ -53,12 +69,12 @@ class Rollout:
     ensemble: str
     from_version: int
     to_version: int
-    strategy: str
     action: Action
     actor: str
     created: str
     """ISO 8601, UTC."""
     updated: str
+    strategy: Strategy = IMMEDIATE
     state: State = State.PREPARING
     reason: str | None = None
     """Why it was aborted."""
@@ -66,11 +82,29 @@ class Rollout:
     """The HTTP status of an abort: whether the candidate is to blame, or the server."""
     replicas: dict[str, str] = field(default_factory=dict)
     """Each participant, as `kind/slot` -> how far it was at the last step."""
+    decision: Decision | None = None
+    """What somebody has decided about it, whatever its gates say."""
+    decided_by: str | None = None
+    figures: dict[str, Figures] = field(default_factory=dict)
+    """What each gateway has counted of the trial, by the gateway's incarnation."""
 
     @property
     def candidate(self) -> str:
         """`name@version` of the new version."""
         return f"{self.ensemble}@{self.to_version}"
+
+    @property
+    def trial(self) -> Strategy | None:
+        """How the candidate is tried out now, if it is."""
+        return self.strategy if self.state in TRIALS else None
+
+    def count(self, gateway: str, figures: Figures) -> bool:
+        """Take over what a gateway has counted; whether that is news."""
+        known = self.figures.get(gateway)
+        if known is not None and figures.size <= known.size:
+            return False
+        self.figures[gateway] = figures
+        return True
 
     def advance(self, step: "Step", now: str) -> None:
         """Raises ValueError for a step that the machine does not have."""
@@ -98,6 +132,8 @@ class Facts:
     or its lease has run out."""
     overdue: bool
     """Whether preparation has taken longer than it may."""
+    seconds: float = 0.0
+    """How long the rollout has been in its state."""
     engines: Mapping[str, PrepareResult | None] = field(default_factory=dict)
     """Each live engine, and how it prepared the candidate for this rollout, once it has."""
     gateways_behind: frozenset[str] = frozenset()
@@ -106,10 +142,20 @@ class Facts:
     """`name@version` of this ensemble that engines hold although nobody wants them any more."""
 
 
-def next_step(state: State, facts: Facts) -> Step | None:
+def next_step(rollout: Rollout, facts: Facts) -> Step | None:
     """What a rollout does next; None while it has to wait."""
-    if state is State.PREPARING:
-        return _after_preparing(facts)
+    state = rollout.state
+    if state in UNCOMMITTED:
+        if rollout.decision == "abort":
+            return Step(State.ABORTED, f"aborted by {rollout.decided_by}", 409)
+        failure = _failed_engine(facts)
+        if failure is not None:
+            return Step(State.ABORTED, failure)
+        return (
+            _after_preparing(rollout, facts)
+            if state is State.PREPARING
+            else _after_trial(rollout, facts)
+        )
     if state is State.COMMITTING and facts.settled and not facts.gateways_behind:
         return Step(State.DRAINING)
     if state is State.DRAINING and not facts.still_held:
@@ -117,19 +163,43 @@ def next_step(state: State, facts: Facts) -> Step | None:
     return None
 
 
-def _after_preparing(facts: Facts) -> Step | None:
+def _failed_engine(facts: Facts) -> str | None:
+    """Why the candidate cannot go live for what engines say of it, also those that joined late."""
     results = {name: result for name, result in facts.engines.items() if result is not None}
     for name, result in results.items():
         if result.error is not None:
-            return Step(State.ABORTED, f"{name} could not prepare the version: {result.error}")
-    if len(results) == len(facts.engines) > 0 and facts.settled:
-        doubt = doubtful_probes({name: result.probes or () for name, result in results.items()})
-        return Step(State.ABORTED, doubt) if doubt else Step(State.COMMITTING)
+            return f"{name} could not prepare the version: {result.error}"
+    if not _prepared(facts):
+        return None
+    return doubtful_probes({name: result.probes or () for name, result in results.items()})
+
+
+def _prepared(facts: Facts) -> bool:
+    """Whether all live engines hold the candidate, and those that may live have been heard of."""
+    return facts.settled and len(facts.engines) > 0 and None not in facts.engines.values()
+
+
+def _after_preparing(rollout: Rollout, facts: Facts) -> Step | None:
+    if _prepared(facts):
+        return Step(AFTER_PREPARING[rollout.strategy.kind])
     if facts.settled and facts.overdue:
-        waiting = sorted(set(facts.engines) - set(results))
+        waiting = sorted(name for name, result in facts.engines.items() if result is None)
         who = f"{', '.join(waiting)} did not prepare the version in time" if waiting else ""
         return Step(State.ABORTED, who or "no engine is alive to prepare the version", 503)
     return None
+
+
+def _after_trial(rollout: Rollout, facts: Facts) -> Step | None:
+    """A decision to promote overrides the gates. An engine that joined meanwhile is waited for."""
+    promoted = rollout.decision == "promote"
+    if not promoted:
+        verdict = judge(rollout.strategy, total(rollout.figures.values()), facts.seconds)
+        if verdict is None:
+            return None
+        if verdict.outcome != "passed":
+            return Step(State.ABORTED, verdict.reason, 400 if verdict.outcome == "failed" else 409)
+        promoted = rollout.strategy.auto_promote
+    return Step(State.COMMITTING) if promoted and _prepared(facts) else None
 
 
 def doubtful_probes(probes: Mapping[str, Iterable[Probe]]) -> str | None:

@@ -34,6 +34,17 @@ ROLLOUT = {
     "reason": None,
 }
 
+AUDIT = {
+    "at": "2026-01-01T00:00:00Z",
+    "actor": "eve",
+    "action": "swap",
+    "ensemble": "intents",
+    "from": 3,
+    "to": None,
+    "outcome": "refused",
+    "reason": "no room",
+}
+
 
 @dataclass
 class Ran:
@@ -67,8 +78,9 @@ class TestErrors:
             (["status", "--url", "http://127.0.0.1:9"], 1, "no answer from http://127.0.0.1:9"),
             (["status", "--url", "nonsense"], 1, "not a server's address"),
             (["verify", "/not/there"], 1, "is not a bundle"),
-            (["swap", "intents"], 2, "MEMBER=URI pairs, or --version"),
+            (["swap", "intents"], 2, "MEMBER=URI pairs, --version N or"),
             (["swap", "intents", "a"], 2, "takes NAME=VALUE"),
+            (["swap", "intents", "a=x", "--share", "0.1"], 2, "need --strategy"),
             (["serve"], 2, "Say what to serve"),
             (["serve", "x", "--base", "y"], 2, "not both"),
             (["serve", "x", "--adapter", "a=b"], 2, "go with --base"),
@@ -215,7 +227,58 @@ class TestOperations:
         ran = choir("swap", "intents", "a=file:///data/a", "--expected-version", "3")
         assert ran.out == "intents: version 3 -> 4, done (rollout r1)\n"
         assert local_server.paths == ["POST /v1/ensembles/intents/swap?wait=true"]
-        assert local_server.bodies == [{"members": {"a": "file:///data/a"}, "expected_version": 3}]
+        assert local_server.bodies == [
+            {"members": {"a": ["file:///data/a"]}, "expected_version": 3}
+        ]
+
+    def test_swap_sends_a_manifest(
+        self, choir: Choir, local_server: LocalServer, tmp_path: Path
+    ) -> None:
+        local_server.answers["POST /v1/ensembles/intents/swap"] = (200, ROLLOUT)
+        file = tmp_path / "manifest.json"
+        file.write_text('{"task": "classification"}')
+        assert choir("swap", "intents", "--manifest", str(file)).status == 0
+        assert local_server.bodies == [{"manifest": {"task": "classification"}}]
+        assert choir("swap", "intents", "--manifest", str(file), "--version", "2").status == 2
+        file.write_text("[]")
+        assert "takes a JSON object" in choir("swap", "intents", "--manifest", str(file)).err
+
+    def test_a_canary_is_followed_to_its_end(self, choir: Choir, local_server: LocalServer) -> None:
+        counts = {"requests": 100, "errors": 0, "mean_ms": 41.2}
+        trial = {"share": 0.1, "candidate": counts, "stable": counts, "agreement": 0.98}
+        local_server.answers["POST /v1/ensembles/intents/swap"] = (
+            202,
+            {**ROLLOUT, "state": "preparing"},
+        )
+        local_server.answers["GET /v1/rollouts/r1"] = (200, {**ROLLOUT, "trial": trial})
+        ran = choir(
+            *("swap", "intents", "--version", "4", "--strategy", "canary", "--share", "0.1"),
+            *("--min-requests", "100", "--max-error-rate", "0.02", "--min-agreement", "0.9"),
+        )
+        assert local_server.paths[0] == "POST /v1/ensembles/intents/swap"
+        assert local_server.bodies[0]["strategy"] == {
+            "kind": "canary",
+            "share": 0.1,
+            "gates": {"min_requests": 100, "max_error_rate": 0.02, "min_agreement": 0.9},
+        }
+        assert ran.status == 0
+        assert ran.out.splitlines()[:2] == [
+            "intents: version 3 -> 4, preparing (rollout r1)",
+            "intents: version 3 -> 4, done (rollout r1)",
+        ]
+        assert "100 requests, 0 errors, 41 ms" in ran.out
+        assert "98.0%" in ran.out
+
+    def test_promote_and_abort(self, choir: Choir, local_server: LocalServer) -> None:
+        local_server.answers["POST /v1/rollouts/r1/promote"] = (200, ROLLOUT)
+        local_server.answers["POST /v1/rollouts/r1/abort"] = (200, {**ROLLOUT, "state": "aborted"})
+        assert "version 3 -> 4, done" in choir("promote", "r1").out
+        aborted = choir("abort", "r1")
+        assert (aborted.status, aborted.out) == (0, "intents: version 3 stays (rollout r1)\n")
+        assert local_server.paths == [
+            "POST /v1/rollouts/r1/promote?wait=true",
+            "POST /v1/rollouts/r1/abort",
+        ]
 
     def test_an_aborted_rollout_is_a_failure(self, choir: Choir, local_server: LocalServer) -> None:
         aborted = {**ROLLOUT, "state": "aborted", "reason": "the adapter changes nothing"}
@@ -232,6 +295,38 @@ class TestOperations:
         for shown in ("r1", "intents", "done"):
             assert shown in ran.out
         assert json.loads(choir("rollouts", "--json").out) == [ROLLOUT]
+
+    def test_the_audit_lists_what_was_refused_too(
+        self, choir: Choir, local_server: LocalServer
+    ) -> None:
+        answer = {"data": [ROLLOUT], "audit": [AUDIT]}
+        local_server.answers["GET /v1/rollouts"] = (200, answer)
+        ran = choir("rollouts", "--audit")
+        for shown in ("eve", "swap", "refused", "no room"):
+            assert shown in ran.out
+        assert json.loads(choir("rollouts", "--audit", "--json").out) == [AUDIT]
+
+
+class TestTokens:
+    def test_what_is_printed_is_a_setting_that_takes_the_secret(
+        self, choir: Choir, tmp_path: Path
+    ) -> None:
+        from serve.config import Settings
+        from serve.tokens import find_token
+
+        ran = choir("token", "ann", "--role", "admin")
+        first, _, line = ran.out.splitlines()
+        file = tmp_path / "choir.yaml"
+        file.write_text(f"tokens:\n{line}\n")
+        tokens = Settings.load({"bundles": ["b"]}, file).tokens
+        found = find_token(tokens, first.rpartition(" ")[2].encode())
+        assert found is not None
+        assert (found.name, found.role) == ("ann", "admin")
+
+    @pytest.mark.parametrize("wrong", [("An n",), ("ann", "--role", "root")])
+    def test_what_cannot_be_a_token_is_said(self, choir: Choir, wrong: tuple[str, ...]) -> None:
+        ran = choir("token", *wrong)
+        assert (ran.status, ran.out) == (2, "")
 
 
 class TestParsing:
@@ -305,7 +400,7 @@ class TestServeAndPack:
         assert packed == [
             {
                 "base": "org/name",
-                "adapters": {"a": Path("dir/a"), "b": Path("dir/b")},
+                "adapters": {"a": [Path("dir/a")], "b": [Path("dir/b")]},
                 "task": "classification",
                 "fusion": "weighted_average",
                 "labels": ["yes", "no"],

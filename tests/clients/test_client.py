@@ -246,6 +246,54 @@ class TestOperations:
         assert server.requests[0].url.path == "/v1/ensembles/intents/rollback"
         assert server.bodies() == [{"to": 2}]
 
+    def test_a_canary_is_waited_for_without_a_long_request(
+        self, client: Any, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(choir_client.client, "POLL_SECONDS", 0.0)
+        states = ["preparing", "canarying", "committing", "draining"]
+        server.answer(*(httpx.Response(200, json={**ROLLOUT, "state": each}) for each in states))
+        strategy = {"kind": "canary", "share": 0.2}
+        rollout = client.swap("intents", version=4, strategy=strategy)
+        assert rollout.state == "draining"
+        assert [request.url.path for request in server.requests] == [
+            "/v1/ensembles/intents/swap",
+            *["/v1/rollouts/r1"] * 3,
+        ]
+        assert server.requests[0].url.query == b""
+        assert json.loads(server.requests[0].content)["strategy"] == strategy
+
+    def test_a_canary_that_is_aborted_raises(
+        self, client: Any, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(choir_client.client, "POLL_SECONDS", 0.0)
+        aborted = {**ROLLOUT, "state": "aborted", "reason": "6 of 10 requests failed"}
+        server.answer(httpx.Response(202, json=aborted))
+        with pytest.raises(choir_client.RolloutAborted, match="6 of 10 requests failed") as caught:
+            client.swap("intents", version=4, strategy={"kind": "canary"})
+        assert caught.value.rollout.state == "aborted"
+
+    def test_promote_and_abort(self, client: Any, server: FakeServer) -> None:
+        counts = {"requests": 5, "errors": 1, "mean_ms": 12.5}
+        trial = {
+            "share": 0.1,
+            "candidate": counts,
+            "agreement": 0.5,
+            "gates": {"max_seconds": None},
+        }
+        server.answer(httpx.Response(200, json={**ROLLOUT, "trial": trial}))
+        rollout = client.promote("r1")
+        assert rollout.trial.candidate.errors == 1
+        client.promote("r1", wait=False)
+        client.abort("r1")
+        assert [
+            str(request.url).removeprefix("http://choir.test") for request in server.requests
+        ] == [
+            "/v1/rollouts/r1/promote?wait=true",
+            "/v1/rollouts/r1/promote",
+            "/v1/rollouts/r1/abort",
+        ]
+        assert all(request.content == b"{}" for request in server.requests)
+
     def test_names_cannot_leave_their_route(self, client: Any, server: FakeServer) -> None:
         server.answer(error(404))
         with pytest.raises(NotFound):

@@ -91,16 +91,35 @@ def test_refuses_more_virtual_tokens_than_the_context_holds(causal_base, make_so
         inspect_adapter(adapter.path, base=causal_base)
 
 
+def with_config(base, folder, change):
+    """The base with another `config.json`."""
+    folder.mkdir()
+    for file in base.iterdir():
+        if file.name != "config.json":
+            (folder / file.name).symlink_to(file)
+    config = json.loads((base / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["prefix", "prompt"])
+def test_a_base_with_names_of_its_own_for_its_sizes_is_left_to_the_engine(
+    causal_base, make_soft, tmp_path, kind
+):
+    def rename(config):
+        for old, new in (("num_hidden_layers", "n_layer"), ("hidden_size", "n_embd")):
+            config[new] = config.pop(old)
+
+    base = with_config(causal_base, tmp_path / "other", rename)
+    adapter = make_soft(causal_base, kind)
+    assert inspect_adapter(adapter.path, base=base).virtual_tokens == 3
+
+
 def test_a_prefix_needs_full_attention_in_all_layers(causal_base, make_soft, tmp_path):
     adapter = make_soft(causal_base, "prefix")
-    base = tmp_path / "sliding"
-    base.mkdir()
-    for file in causal_base.iterdir():
-        (base / file.name).symlink_to(file)
-    config = json.loads((causal_base / "config.json").read_text())
-    (base / "config.json").unlink()
-    config["layer_types"] = ["full_attention", "sliding_attention"]
-    (base / "config.json").write_text(json.dumps(config))
+    types = {"layer_types": ["full_attention", "sliding_attention"]}
+    base = with_config(causal_base, tmp_path / "sliding", lambda config: config.update(types))
     with pytest.raises(AdapterError, match="layers of sliding_attention"):
         inspect_adapter(adapter.path, base=base)
 

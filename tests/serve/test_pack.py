@@ -51,6 +51,14 @@ def test_a_pair_that_makes_no_member_is_refused(
             pack(**options | {"adapters": {"a": pair}})
 
 
+def test_an_encoder_base_takes_no_virtual_tokens(
+    options: Options, causal_base: Path, encoder_base: Path, make_soft: Callable[..., Any]
+) -> None:
+    given = {"base": str(encoder_base), "adapters": {"a": make_soft(causal_base, "prompt").path}}
+    with pytest.raises(BundleError, match="an encoder base takes LoRA adapters only"):
+        pack(**options | given)
+
+
 def test_packs_a_bundle_that_verifies(options: Options, causal_base: Path) -> None:
     pack(**options, name="answers", template="Q: {text}\nA:", verbalizers={"yes": " y"})
     bundle = Bundle.open(options["out"])

@@ -43,6 +43,10 @@ def make_models(root: Path) -> Models:
         name: tiny.lora(base, root / "adapters" / name, seed=seed, rank=rank)
         for seed, (name, rank) in enumerate({"a": 8, "b": 16, "c": 4, "a2": 8, "b2": 8}.items(), 1)
     }
+    adapters |= {
+        "prefix": tiny.prefix(base, root / "adapters" / "prefix", seed=6, tokens=20),
+        "prompt": tiny.prompt(base, root / "adapters" / "prompt", seed=7, tokens=7),
+    }
     bundle = Bundle.create(root / "bundle", BaseSpec(path=str(base)))
     members = [
         {"name": name, "adapters": [bundle.add_adapter(f"intents-{name}", adapters[name])]}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 START_SECONDS = 420
 
@@ -27,6 +28,26 @@ class Service:
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.url + path, timeout=30)
+
+    def replicas(self, kind: str) -> list[psutil.Process]:
+        """The processes of a deployment, such as `Engine`."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        title = f"ServeReplica:choir:{kind}"
+        return [each for each in family if title in " ".join(_command_line(each))]
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    """Empty for one that has just ended."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def kill(process: psutil.Process) -> None:
+    """As kill -9 does, with what it has started."""
+    for each in (*process.children(recursive=True), process):
+        each.kill()
 
 
 def free_port() -> int:

@@ -18,7 +18,7 @@ ANSWER = {"prompt": PROMPT, "max_tokens": 12, "temperature": 0, "ignore_eos": Tr
 
 @pytest.fixture(scope="module")
 def judge(models: Models) -> Judge:
-    return Judge(models.base, {name: models.adapters[name] for name in MEMBERS})
+    return Judge(models.base, {name: [models.adapters[name]] for name in MEMBERS})
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
-"""Swaps while requests flow: none fails, none is mixed, and the next one is answered by the new version."""
+"""Swaps while requests flow, to other kinds of adapters too: none fails, none is mixed, and the next one is answered by
+the new version."""
 
 from typing import Any
 
@@ -51,7 +52,7 @@ def test_no_request_fails_and_no_answer_is_mixed_while_adapters_are_swapped(
     load = Load(service.url, "intents", TEXTS, LABELS, models.references)
     with load:
         load.wait_for(50)
-        for members in ({"a": "a2"}, {"b": "b2"}, {"a": "a", "b": "b"}):
+        for members in ({"a": "a2"}, {"a": "prefix", "b": "prompt"}, {"a": "a", "b": "b"}):
             assert swap(service, models, members).status_code == 200
             load.wait_for(50)
         back = service.post("/v1/ensembles/intents/rollback?wait=true", {})

@@ -153,6 +153,129 @@ def test_defaults_reach_the_kinds_and_stages_that_have_them(tmp_path: Path) -> N
     assert both.stages == [LoraStage(rank=8, epochs=2), PromptStage(epochs=3, virtual_tokens=8)]
 
 
+def distilled(teacher: dict[str, str], before: dict[str, Any] | None = None) -> dict[str, Any]:
+    stages = [before or {"kind": "lora"}, {"kind": "distillation", "teacher": teacher}]
+    return {"name": "a", "stages": stages}
+
+
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        (distilled({"ensemble": "replies"}), "'replies' must be an ensemble that stands before"),
+        (distilled({"ensemble": "nobody"}), "'nobody' must be an ensemble that stands before"),
+        (distilled({"ensemble": "topics"}), "'topics' answers another task or column"),
+        (distilled({"member": "first/z"}), "'first/z' is not a member; 'first' has a, b"),
+        (distilled({"member": "first/a", "path": "x"}), "exactly one of ensemble, member and path"),
+        (distilled({}), "exactly one of ensemble, member and path (given: none)"),
+        (
+            distilled({"ensemble": "first"}, {"kind": "p_tuning"}),
+            "virtual tokens that an MLP made",
+        ),
+        (
+            distilled({"ensemble": "first"}, {"kind": "prefix", "projection": 8}),
+            "virtual tokens that an MLP made",
+        ),
+        (
+            {"name": "a", "stages": [{"kind": "distillation", "teacher": {"ensemble": "first"}}]},
+            "the adapter of the stage before it, and is the first here",
+        ),
+    ],
+)
+def test_a_teacher_that_cannot_teach_is_refused(
+    member: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """The student is a member of `replies`, which comes after `topics` and `first`."""
+    content = recipe_content()
+    replies = content["ensembles"][1]
+    replies["defaults"] = {}
+    content["ensembles"].insert(1, replies | {"name": "first"})
+    content["ensembles"][2]["members"] = [member]
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        parse_recipe(content, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        (
+            {
+                "kind": "causal",
+                "path": "x",
+                "copy_files": False,
+                "stages": [{"kind": "pretraining"}],
+            },
+            "leave copy_files: false out",
+        ),
+        (
+            {"kind": "causal", "path": "x", "stages": [{"kind": "tuning"}]},
+            "base.stages.0: kind must be one of pretraining, fine_tuning (got 'tuning')",
+        ),
+        (
+            {"kind": "causal", "path": "x", "stages": [{"kind": "fine_tuning", "rank": 4}]},
+            "base.stages.0.rank: this key is for the kind lora, not for fine_tuning",
+        ),
+        (
+            {
+                "kind": "causal",
+                "path": "x",
+                "stages": [{"kind": "fine_tuning", "ensembles": ["z"]}],
+            },
+            "fine_tuning names the unknown ensemble 'z'",
+        ),
+        (
+            {
+                "kind": "causal",
+                "path": "x",
+                "stages": [{"kind": "pretraining", "objective": "masked"}],
+            },
+            "the objective masked does not fit a base of the kind causal",
+        ),
+        (
+            {"kind": "causal", "scratch": {"objective": "masked"}},
+            "the objective masked does not fit a base of the kind causal",
+        ),
+        (
+            {"kind": "encoder", "scratch": {"architecture": "bert", "objective": "autoregressive"}},
+            "the objective autoregressive does not fit a base of the kind encoder",
+        ),
+        (
+            {"kind": "encoder", "scratch": {"architecture": "llama"}},
+            "the architecture llama is of the kind causal, not encoder",
+        ),
+        (
+            {"kind": "encoder", "scratch": {"architecture": "bert", "kv_heads": 2}},
+            "bert has no kv_heads",
+        ),
+        (
+            {
+                "kind": "causal",
+                "scratch": {"layers": 2},
+                "stages": [{"kind": "fine_tuning", "layers": 3}],
+            },
+            "base: layers is 3, but the base has 2",
+        ),
+        (
+            {"kind": "encoder", "path": "x", "stages": [{"kind": "fine_tuning"}]},
+            "fine_tuning of an encoder is on one ensemble",
+        ),
+    ],
+)
+def test_a_base_that_cannot_be_made_is_refused(
+    base: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    content = recipe_content(base=base)
+    if base["kind"] == "encoder":
+        content["ensembles"] = [content["ensembles"][0], content["ensembles"][0] | {"name": "two"}]
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        parse_recipe(content, folder=tmp_path)
+
+
+def test_a_lora_on_more_layers_than_there_are_is_refused(tmp_path: Path) -> None:
+    content = changed("ensembles.0.members.0.layers", 3)
+    with pytest.raises(RecipeError, match="topics/a: layers is 3, but the base has 2"):
+        parse_recipe(content, folder=tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["prefix", "prompt", "p_tuning"])
 def test_virtual_tokens_under_an_encoder_are_refused(kind: str, tmp_path: Path) -> None:
     content = recipe_content(base={"kind": "encoder", "path": "model"})

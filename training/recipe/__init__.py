@@ -14,13 +14,18 @@ from training.recipe.fusion import (
 )
 from training.recipe.member import CandidateRecipe, MemberRecipe
 from training.recipe.recipe import Recipe, load_recipe, parse_recipe
+from training.recipe.shared import FineTuningStage, Objective, PretrainingStage, default_objective
 from training.recipe.stages import (
     AdapterStage,
+    AnyStage,
+    DistillationStage,
     LoraStage,
     PrefixStage,
     PromptStage,
     PTuningStage,
     SoftStage,
+    StageRecipe,
+    TeacherRecipe,
 )
 from training.recipe.values import RecipeError
 
@@ -28,22 +33,30 @@ __all__ = [
     "GENERATION_METHODS",
     "HEAD_SIZES",
     "AdapterStage",
+    "AnyStage",
     "BaseRecipe",
     "CandidateRecipe",
     "DataRecipe",
+    "DistillationStage",
     "EnsembleRecipe",
     "ExampleData",
+    "FineTuningStage",
     "FusionRecipe",
     "GenerationMethod",
     "LoraStage",
     "MemberRecipe",
+    "Objective",
     "PTuningStage",
     "PrefixStage",
+    "PretrainingStage",
     "PromptStage",
     "Recipe",
     "RecipeError",
     "Scratch",
     "SoftStage",
+    "StageRecipe",
+    "TeacherRecipe",
+    "default_objective",
     "load_recipe",
     "parse_recipe",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from serve.manifest import Task
@@ -107,6 +107,13 @@ class EncoderWithHead(nn.Module):
             "loss": task_loss(self.task, self.stage, scores.float(), labels),
             "logits": scores,
         }
+
+    def load_head(self, folder: Path) -> None:
+        """Go on with the head that `save_head` wrote."""
+        tensors = load_file(folder / HEAD_FILE)
+        with torch.no_grad():
+            self.head.weight.copy_(tensors["weight"] / self.scale)
+            self.head.bias.copy_(tensors["bias"] / self.scale)
 
     def save_head(self, folder: Path) -> None:
         """Write `head.safetensors`: `weight` [outputs, width], `bias` [outputs], and how its inputs are made."""

@@ -131,18 +131,12 @@ class SoftConnector(KVConnectorBase_V1, SupportsHMA):
                 for name, layer in forward_context.no_compile_layers.items()
                 if hasattr(layer, "impl") and getattr(layer, "kv_cache", None) is not None
             ]
-        slots = torch.cat([self._slots(use) for use, _ in loads])
-        slots = slots.to(self._layers[0][1].kv_cache.device)
+        device = self._layers[0][1].kv_cache.device
+        slots = torch.cat([self._slots(use) for use, _ in loads]).to(device)
+        parts = [tensor[:, :, use.start : use.start + use.count] for use, tensor in loads]
+        rows = torch.cat(parts, dim=2).to(device)
         for index, layer in self._layers:
-            keys, values = (
-                torch.cat(
-                    [
-                        tensor[index, side, use.start : use.start + use.count]
-                        for use, tensor in loads
-                    ]
-                ).to(slots.device)
-                for side in (0, 1)
-            )
+            keys, values = rows[index]
             layer.impl.do_kv_cache_update(layer, keys, values, layer.kv_cache, slots)
 
     def _slots(self, use: Use) -> torch.Tensor:

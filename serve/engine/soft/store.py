@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from vllm.config import VllmConfig
 from vllm.distributed.parallel_state import (
@@ -11,6 +12,7 @@ from vllm.distributed.parallel_state import (
 )
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig
 
+from serve.adapter import WEIGHTS
 from serve.adapter.soft import TENSOR
 from serve.digest import DigestError, folder_digest
 from serve.engine.soft.adapter import SoftKind
@@ -45,8 +47,10 @@ class SoftStore:
             raise SoftError(f"its files cannot be read: {error}") from error
         if found != digest:
             raise SoftError(f"its files have the digest {found}, and {digest} was expected.")
-        rows = load_file(Path(folder) / "adapter_model.safetensors")[TENSOR]
-        rows = rows.to(config.model_config.dtype)
+        try:
+            rows = load_file(Path(folder) / WEIGHTS)[TENSOR].to(config.model_config.dtype)
+        except (SafetensorError, KeyError, OSError) as error:
+            raise SoftError(f"its {TENSOR!r} cannot be read from {WEIGHTS}: {error}") from error
         if kind == "prefix":
             refuse_cache(config, cache)
             tensor = _keys_and_values(rows, config)

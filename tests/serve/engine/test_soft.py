@@ -323,12 +323,14 @@ async def test_an_adapter_that_a_worker_lacks_is_an_error(
                 finish(engine, whole, equipment),
                 finish(engine, whole, equipment),
                 ask(engine, greedy(text), "mixed"),
+                ask(engine, {"prompt": text}, "mixed", method="vote"),
                 ask(engine, greedy(text), "every", member="prefix16"),
             )
             assert outcomes[:2] == ["error"] * 2
-            assert isinstance(outcomes[2], Refusal)
-            assert outcomes[2].status == 500
-            judge.check(outcomes[3]["choices"][0], [("prefix16", text)], averaged([1.0]))
+            for refusal in outcomes[2:4]:
+                assert isinstance(refusal, Refusal)
+                assert refusal.status == 500
+            judge.check(outcomes[4]["choices"][0], [("prefix16", text)], averaged([1.0]))
             (tokens,) = await engine._llm.collective_rpc("load_soft", args=arguments)
             assert tokens == equipment.soft.tokens
             answer = await ask(engine, greedy(text), "every", member=name)
@@ -378,12 +380,13 @@ async def test_what_clients_may_not_send(
     assert param is None or refusal.param == param
 
 
-async def test_vectors_in_a_chat_are_refused(engine: Any) -> None:
-    content = [{"type": "prompt_embeds", "data": "AAAA"}]
+@pytest.mark.parametrize("kind", ["prompt_embeds", "image_embeds"])
+async def test_vectors_in_a_chat_are_refused(engine: Any, kind: str) -> None:
+    content = [{"type": kind, kind: "AAAA"}]
     body = {"messages": [{"role": "user", "content": content}], "max_tokens": 2}
     refusal = await ask(engine, body, "every", member="prompt")
     assert isinstance(refusal, Refusal)
-    assert refusal.status == 400
+    assert (refusal.status, refusal.param) == (400, "messages")
 
 
 async def test_a_member_swaps_from_one_kind_to_another(

@@ -11,8 +11,11 @@ from tests.serve.engine.soft_calls import MIXED, make_judge, make_models, start,
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 
-async def test_two_tensor_parallel_ranks_equal_peft(tmp_path: Path) -> None:
+async def test_two_tensor_parallel_ranks_equal_peft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each rank writes its own heads of a prefix."""
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     models = make_models(tmp_path)
     judge = make_judge(models)
     engine = await start(models, tensor_parallel_size=2)

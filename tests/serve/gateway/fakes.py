@@ -23,6 +23,7 @@ from serve.engine.interface import (
 )
 from serve.fusion.fused import Fused
 from serve.manifest import Ensemble
+from serve.rollout.audit import AuditEntry
 from serve.rollout.messages import AssignedVersion, Desired, Report, Role
 from serve.rollout.requests import EnsembleView, RolloutView, SwapRequest
 
@@ -86,6 +87,10 @@ class FakeEngines:
         self.calls: list[PredictCall | GenerateCall] = []
         self.loaded: set[str] | None = None
         """The versions there are; None: all."""
+        self.lacking = 0
+        """How many calls more are told that their version is not loaded."""
+        self.refusals: dict[str, Refusal] = {}
+        """By version."""
         self.refusal: Refusal | None = None
         self.prediction: Callable[[PredictCall], Prediction] = prediction
         self.error: Exception | None = None
@@ -123,9 +128,11 @@ class FakeEngines:
             raise self.errors.pop(0)
         if self.error is not None:
             raise self.error
-        if self.loaded is not None and call.version not in self.loaded:
+        self.lacking -= 1
+        lacks = self.loaded is not None and call.version not in self.loaded
+        if lacks or self.lacking >= 0:
             return Refusal(503, f"{call.version} is not here", code=VERSION_NOT_LOADED)
-        return self.refusal
+        return self.refusals.get(call.version, self.refusal)
 
 
 async def _two_parts() -> AsyncIterator[bytes]:
@@ -189,12 +196,24 @@ class FakeControl:
         answer: RolloutView | Refusal = self._answer(ROLLOUT, "rollback", name, to, actor, wait)
         return answer
 
+    async def promote(self, rollout_id: str, actor: str, wait: bool) -> RolloutView | Refusal:
+        answer: RolloutView | Refusal = self._answer(ROLLOUT, "promote", rollout_id, actor, wait)
+        return answer
+
+    async def abort(self, rollout_id: str, actor: str) -> RolloutView | Refusal:
+        answer: RolloutView | Refusal = self._answer(ROLLOUT, "abort", rollout_id, actor)
+        return answer
+
     async def rollouts(self) -> Sequence[RolloutView]:
         answer: Sequence[RolloutView] = self._answer([ROLLOUT], "rollouts")
         return answer
 
     async def rollout(self, rollout_id: str) -> RolloutView | Refusal:
         answer: RolloutView | Refusal = self._answer(ROLLOUT, "rollout", rollout_id)
+        return answer
+
+    async def audit(self) -> Sequence[AuditEntry]:
+        answer: Sequence[AuditEntry] = self._answer([AUDIT], "audit")
         return answer
 
     async def ensembles(self) -> Sequence[EnsembleView]:
@@ -211,6 +230,19 @@ class FakeControl:
         answer: bytes = self._answer(b"choir_active_version 3.0\n", "metrics")
         return answer
 
+
+AUDIT = AuditEntry.model_validate(
+    {
+        "at": "2026-01-01T00:00:00Z",
+        "actor": "eve@127.0.0.1",
+        "action": "swap",
+        "ensemble": "intents",
+        "from": 3,
+        "to": None,
+        "outcome": "refused",
+        "reason": "no room",
+    }
+)
 
 ROLLOUT = RolloutView.model_validate(
     {

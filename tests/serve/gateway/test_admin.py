@@ -17,6 +17,7 @@ ROLLOUT_BODY = {
     "from": 2,
     "to": 3,
     "strategy": "immediate",
+    "trial": None,
     "action": "swap",
     "actor": "admin",
     "replicas": {"engine/0": "prepared"},
@@ -103,7 +104,10 @@ async def test_a_dead_controller_stops_swaps_and_no_answer(gateway: Gateway) -> 
 
 async def test_rollouts(gateway: Gateway) -> None:
     listed = (await gateway.http.get("/v1/rollouts")).json()
-    assert listed == {"object": "list", "data": [ROLLOUT_BODY]}
+    assert (listed["object"], listed["data"]) == ("list", [ROLLOUT_BODY])
+    (entry,) = listed["audit"]
+    assert (entry["actor"], entry["from"], entry["to"]) == ("eve@127.0.0.1", 3, None)
+    assert (entry["outcome"], entry["reason"]) == ("refused", "no room")
     assert (await gateway.http.get("/v1/rollouts/r1")).json() == ROLLOUT_BODY
     gateway.control.refusal = Refusal(404, "There is no rollout 'r2'.")
     refused(await gateway.http.get("/v1/rollouts/r2"), 404, "r2")
@@ -113,12 +117,33 @@ async def test_an_unknown_ensemble(gateway: Gateway) -> None:
     refused(await gateway.http.get("/v1/ensembles/nobody"), 404, "nobody")
 
 
+@pytest.mark.parametrize(("query", "wait", "status"), [("", False, 202), ("?wait=true", True, 200)])
+async def test_promote(gateway: Gateway, query: str, wait: bool, status: int) -> None:
+    response = await gateway.http.post(f"/v1/rollouts/r1/promote{query}", json={})
+    assert (response.status_code, response.json()) == (status, ROLLOUT_BODY)
+    assert gateway.control.asked == [("promote", "r1", "admin@127.0.0.1", wait)]
+
+
 @pytest.mark.parametrize("what", ["promote", "abort"])
-async def test_an_immediate_rollout_cannot_be_steered(gateway: Gateway, what: str) -> None:
+async def test_steering_takes_no_fields(gateway: Gateway, what: str) -> None:
     path = f"/v1/rollouts/r1/{what}"
-    refused(await gateway.http.post(path, json={}), 409, f"nothing to {what}")
-    gateway.control.refusal = Refusal(404, "There is no rollout 'r1'.")
-    refused(await gateway.http.post(path, json={}), 404, "r1")
+    refused(await gateway.http.post(path, json={"wait": True}), 400, "no fields")
+    assert gateway.control.asked == []
+    empty = await gateway.http.post(path, headers={"content-type": "application/json"})
+    assert empty.is_success
+
+
+async def test_abort(gateway: Gateway) -> None:
+    response = await gateway.http.post("/v1/rollouts/r1/abort", json={})
+    assert (response.status_code, response.json()) == (200, ROLLOUT_BODY)
+    assert gateway.control.asked == [("abort", "r1", "admin@127.0.0.1")]
+
+
+@pytest.mark.parametrize("what", ["promote", "abort"])
+async def test_a_rollout_that_cannot_be_steered(gateway: Gateway, what: str) -> None:
+    gateway.control.refusal = Refusal(409, f"There is nothing to {what}.")
+    response = await gateway.http.post(f"/v1/rollouts/r1/{what}", json={})
+    refused(response, 409, f"nothing to {what}")
 
 
 async def test_who_asked_is_known_to_the_audit(start: Start) -> None:

@@ -237,15 +237,30 @@ async def test_a_version_that_a_swap_unloaded_is_resolved_once_more(gateway: Gat
     assert [call.version for call in gateway.engines.calls] == ["intents@3", "intents@4"]
 
 
-async def test_a_version_that_no_engine_has_is_a_503_after_the_second_try(gateway: Gateway) -> None:
+async def test_a_version_that_no_engine_has_is_a_503_after_some_tries(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "PAUSES", (0.0, 0.0))
     gateway.engines.loaded = set()
     response = await gateway.predict()
     refused(response, 503, "intents@3")
     assert response.headers["retry-after"] == "1"
-    assert len(gateway.engines.calls) == 2
+    assert len(gateway.engines.calls) == 3
 
 
-async def test_a_pinned_version_that_is_gone_is_a_404(gateway: Gateway) -> None:
+async def test_an_engine_that_has_to_catch_up_is_waited_for(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "PAUSES", (0.0, 0.0))
+    gateway.engines.lacking = 2
+    assert (await gateway.predict()).status_code == 200
+    assert len(gateway.engines.calls) == 3
+
+
+async def test_a_pinned_version_that_is_gone_is_a_404(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "PAUSES", (0.0,))
     gateway.engines.loaded = {"intents@3"}
     error = refused(await gateway.predict(model="intents@2"), 404, "intents@2")
     assert error["code"] == "model_not_found"
