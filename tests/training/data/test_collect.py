@@ -175,6 +175,8 @@ def test_a_line_that_is_too_long_is_passed_over(
     (tmp_path / f"a.{ending}").write_text(content)
     outcome = read(Source(path=tmp_path / f"a.{ending}"))
     assert [row["text"] for row in rows_of(outcome)] == ["one", "two"]
+    places = [2, 4] if ending == "csv" else [1, 3]
+    assert list(outcome.rows[ORIGIN]) == [f"a.{ending}:{place}" for place in places]
     [left] = outcome.left
     assert "more than 1,000 are not read" in left.reason
     assert len(left.row[""]) < 300

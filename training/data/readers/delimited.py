@@ -32,7 +32,9 @@ def read_delimited(stream: BinaryIO, source: Source, delimiter: str) -> Found:
             yield from lines.drain()
             yield Unreadable(first, _span(first, lines.number, str(error)), "")
             continue
-        yield from lines.drain()
+        for passed in lines.drain():
+            yield passed
+            first = passed.place + 1
         if not cells:
             continue
         if source.extra_cells == "drop":
