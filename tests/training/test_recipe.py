@@ -81,7 +81,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("ensembles.0.members", [], "ensembles.0.members: .*at least 1"),
         ("ensembles.0.members", [{"name": "a"}, {"name": "a"}], "members need different names"),
         ("ensembles.0.candidates", [{"name": "x", "member": "z"}], "unknown member 'z'"),
-        ("ensembles.0.task", "regression", "ensembles.0.task: .*'classification' or 'generation'"),
+        ("ensembles.0.task", "ranking", "ensembles.0.task: .*'classification', .* or 'generation'"),
         (
             "ensembles.1.fusion",
             {"method": "stack"},
@@ -97,7 +97,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("base", {"kind": "causal", "id": "org/model"}, "id and revision belong together"),
         ("base", {"kind": "encoder", "path": "x"}, "generation needs a causal base"),
         ("data.example", {}, "give either train"),
-        ("data.train", {"pth": "a.csv"}, "data.train.0.pth: unknown key, did you mean path?"),
+        ("data.train", {"pth": "a.csv"}, "data.train.pth: unknown key, did you mean path?"),
         ("data.train", [{"path": "a.csv", "url": "s3://b/c"}], "exactly one of path, url, hub and"),
         ("data.train", {"hub": "org/rows"}, "a data set without a revision is not reproducible"),
         ("data.clean", {"duplicate": "near"}, "unknown key, did you mean duplicates?"),
