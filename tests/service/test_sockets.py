@@ -18,6 +18,7 @@ pytestmark = pytest.mark.engine
 FIGURES = 5
 """Pages of figures that can be read and nothing else: HAProxy's two, and those of Ray's dashboard, autoscaler and
 agent."""
+HARMLESS = ("refusal", "figures", "no service")
 METHODS = (
     "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
     "/ray.rpc.NodeManagerService/GetNodeStats",
@@ -61,9 +62,9 @@ def test_requests_are_taken_on_loopback_alone(service: Service, listeners: set[L
 
 
 def test_what_listens_beyond_loopback_is_known(open_listeners: set[Listener]) -> None:
-    """Whoever has no token is refused there, or reads figures."""
+    """Whoever has no token is refused there, reads figures, or finds no service of Ray's."""
     seen = {each: what_a_stranger_gets(each) for each in open_listeners}
-    unknown = {each: what for each, what in seen.items() if what not in ("refusal", "figures")}
+    unknown = {each: what for each, what in seen.items() if what not in HARMLESS}
     assert unknown == {}
     assert len([each for each, what in seen.items() if what == "figures"]) <= FIGURES
 
@@ -86,7 +87,8 @@ def test_ray_lets_nobody_in_without_its_token(open_listeners: set[Listener]) -> 
 
 
 def what_a_stranger_gets(listener: Listener) -> str:
-    """`refusal`, `figures`, or what else somebody without a token was answered."""
+    """`refusal`, `figures`, `no service` (none of METHODS is offered there), or what else somebody without a token was
+    answered."""
     any_address = ip_address(listener.address).is_unspecified
     address = "127.0.0.1" if any_address else listener.address
     try:
@@ -95,12 +97,14 @@ def what_a_stranger_gets(listener: Listener) -> str:
         return _of_grpc(f"{address}:{listener.port}")
     if page.status_code in (401, 403):
         return "refusal"
-    if page.status_code == 200 and ("# HELP" in page.text or "Statistics Report" in page.text):
+    pages = [page]
+    for path in ("metrics", "stats"):
+        url = f"http://{address}:{listener.port}/{path}"
+        pages.append(httpx.get(url, timeout=10, trust_env=False))
+    given = [each for each in pages if each.status_code == 200]
+    if given and all("# HELP" in each.text or "Statistics Report" in each.text for each in given):
         return "figures"
-    metrics = httpx.get(f"http://{address}:{listener.port}/metrics", timeout=10, trust_env=False)
-    if page.status_code in (404, 503) and "# HELP" in metrics.text:
-        return "figures"
-    return f"HTTP {page.status_code}: {page.text[:200]}"
+    return f"HTTP {[(each.url.path, each.status_code, each.text[:80]) for each in pages]}"
 
 
 def _of_grpc(target: str) -> str:
@@ -113,4 +117,6 @@ def _of_grpc(target: str) -> str:
                 codes.append(error.code().name)
             else:
                 return f"an answer to {method}"
+    if set(codes) == {"UNIMPLEMENTED"}:
+        return "no service"
     return "refusal" if "UNAUTHENTICATED" in codes else f"gRPC {codes}"
