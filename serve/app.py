@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
 import prometheus_client
+import ray
 import torch
 from fastapi import FastAPI
 from ray import serve as ray_serve
@@ -33,6 +34,7 @@ from serve.ray_options import engine_environment
 from serve.rollout.controller import Controller, EngineLimits
 from serve.rollout.engine_agent import EngineAgent
 from serve.rollout.gateway_agent import GatewayAgent
+from serve.rollout.machines import check_machines
 
 APPLICATION = "choir"
 
@@ -60,12 +62,13 @@ class ControllerDeployment:
 
     async def __init__(self, settings: Settings, limits: EngineLimits) -> None:  # type: ignore[misc]  # Ray Serve awaits it
         with _reasoned_start():
+            check_machines(settings, sum(node["Alive"] for node in ray.nodes()))
             self._controller = Controller.of(settings, limits)
             await self._controller.start()
         for method in (
             *("sync", "push_metrics", "metrics"),
             *("swap", "rollback", "promote", "abort"),
-            *("rollouts", "rollout", "ensembles", "ensemble"),
+            *("rollouts", "rollout", "audit", "ensembles", "ensemble"),
         ):
             setattr(self, method, getattr(self._controller, method))
 
@@ -156,6 +159,7 @@ def build(args: Mapping[str, Any]) -> Application:
 
 def build_from(settings: Settings) -> Application:
     """The graph of one server. Raises BundleError."""
+    settings = settings.sealed()  # Ray keeps what it is given
     bundles = [Bundle.open(path) for path in settings.bundles]
     base = bundles[0]  # the controller refuses bundles of another base
     digests = {
@@ -170,6 +174,7 @@ def build_from(settings: Settings) -> Application:
         max_lora_rank=settings.max_lora_rank,
         base_kind=base.base_kind(),
         base_path=base.base_folder,
+        max_members=settings.max_members,
     )
     engine_settings = EngineSettings(
         model=base.base_source,
@@ -198,7 +203,7 @@ def build_from(settings: Settings) -> Application:
         graceful_shutdown_timeout_s=30,
     ).bind(engine_settings, controller)
     gateway = _deployment(GatewayDeployment, "Gateway", settings.gateways)
-    return gateway.bind(settings, engine, controller)
+    return gateway.bind(settings.model_copy(update={"database_url": None}), engine, controller)
 
 
 def _deployment(shell: type, name: str, replicas: int, **options: Any) -> Any:

@@ -25,6 +25,7 @@ from serve.base import BaseError, BaseKind, BaseShapes, kind_of, read_config
 from serve.digest import DigestError, folder_digest
 from serve.fusion.errors import FusionError
 from serve.fusion.fuse import Fusion
+from serve.golden import unserved_golden
 from serve.manifest import (
     AdapterRef,
     Contract,
@@ -261,6 +262,7 @@ class Bundle:
     def _ensemble_problems(
         self, ensemble: Ensemble, *, deep: bool, max_rank: int | None
     ) -> Iterator[str]:
+        readers: dict[bool, str] = {}
         for member in ensemble.members:
             kinds: list[AdapterKind] = []
             for ref in member.adapters:
@@ -278,14 +280,23 @@ class Bundle:
                             base=self.base_folder,
                             max_rank=max_rank,
                             base_kind=self.base_kind(),
-                            labels=ensemble.labels,
+                            head_rows=ensemble.head_rows,
                         )
                         kinds.append(info.kind)
                         check_together(kinds)
+                        if info.head is not None:
+                            readers.setdefault(info.reads_pairs, member.name)
                 except (BundleError, BaseError, DigestError) as error:
                     yield str(error)
                 except AdapterError as error:
                     yield f"{ensemble.id}, member {member.name}, adapter {ref.adapter}: {error}"
+        if len(readers) > 1:
+            yield (
+                f"{ensemble.id}: the head of member {readers[True]} reads pairs and that of {readers[False]} single "
+                "texts, so no input could be answered by both."
+            )
+        if (unserved := unserved_golden(ensemble)) is not None:
+            yield f"{ensemble.id}: {unserved}."
         try:
             parameters = self.fusion_path(ensemble)
             if parameters is not None:

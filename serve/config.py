@@ -19,7 +19,9 @@ from pydantic import (
 )
 
 from serve.adapter import DEFAULT_RANK_LIMIT, RANK_LIMITS
+from serve.location import Location
 from serve.manifest import explain
+from serve.tokens import Token, hashed
 
 ENV_PREFIX = "CHOIR_"
 
@@ -46,11 +48,25 @@ class Settings(BaseModel):
     store: Path | None = Field(
         None, description="Folder of artifacts and state; .choir/ in the first bundle by default."
     )
+    shared_store: bool = Field(
+        False, description="The store is on a disk that all machines of the cluster share."
+    )
     database_url: SecretStr | None = Field(
         None, description="SQLAlchemy URL of the state; an SQLite file in the store by default."
     )
     adapter_roots: tuple[Path, ...] = Field(
         (), description="Folders that file:// adapters may come from, besides the bundles."
+    )
+    adapter_prefixes: tuple[str, ...] = Field(
+        (),
+        description="Remote places that adapters may come from, such as s3://bucket/adapters; none "
+        "by default.",
+    )
+    max_adapter_gb: float = Field(
+        16, gt=0, description="Size of one adapter that is fetched, in GB; above, 400."
+    )
+    fetch_timeout_seconds: float = Field(
+        1800, gt=0, description="Seconds that one adapter may take to arrive in the store."
     )
     allowed_hosts: tuple[str, ...] = Field(
         (), description="Host names that admin routes accept, besides loopback and `host`."
@@ -78,7 +94,21 @@ class Settings(BaseModel):
     inference_tokens: tuple[SecretStr, ...] = Field(
         (), description="Bearer tokens for inference; none are needed when this is empty."
     )
+    tokens: tuple[Token, ...] = Field(
+        (),
+        description="Further bearer tokens, each with a name, a role (read, predict or admin) and the SHA-256 of "
+        "its secret; `choir token` makes them.",
+    )
+    max_requests_per_minute: int | None = Field(
+        None,
+        ge=1,
+        description="Requests of one token, or of one address without one, to each gateway; above, 429.",
+    )
+    body_timeout_seconds: float = Field(
+        60, gt=0, description="Seconds that a request's body may take to arrive; above, 408."
+    )
     max_inputs: int = Field(1024, ge=1, description="Inputs of one predict request; above, 400.")
+    max_members: int = Field(64, ge=1, description="Members of one ensemble; above, 400.")
     max_body_mb: float = Field(32, gt=0, description="Size of a request's body in MB; above, 413.")
     max_in_flight: int = Field(
         256, ge=1, description="Requests that one gateway works on at once; above, 429."
@@ -143,10 +173,31 @@ class Settings(BaseModel):
             return tuple(path.expanduser().absolute() for path in paths)
         return paths and paths.expanduser().absolute()
 
+    @field_validator("adapter_prefixes")
+    @classmethod
+    def _check_prefixes(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
+        for prefix in prefixes:
+            Location.parse(prefix)
+        return prefixes
+
     @property
     def store_dir(self) -> Path:
         """The folder of artifacts and state."""
         return self.store if self.store is not None else self.bundles[0] / ".choir"
+
+    def sealed(self) -> "Settings":
+        """The same with the hashes of tokens instead of their secrets, to be passed to other processes."""
+        given = [("admin", "admin", self.admin_token)]
+        given += [("inference", "predict", token) for token in self.inference_tokens]
+        tokens = [
+            Token.model_validate(
+                {"name": name, "role": role, "sha256": hashed(secret.get_secret_value())}
+            )
+            for name, role, secret in given
+            if secret is not None
+        ]
+        plain = {"admin_token": None, "inference_tokens": ()}
+        return self.model_copy(update=plain | {"tokens": (*tokens, *self.tokens)})
 
     @property
     def max_lora_rank(self) -> int:
@@ -165,9 +216,18 @@ class Settings(BaseModel):
         given: int | None = self.engine.get("max_loras", self.adapter_slots)
         return 2 * distinct_adapters + 1 if given is None else given
 
+    @field_validator("tokens")
+    @classmethod
+    def _check_tokens(cls, tokens: tuple[Token, ...]) -> tuple[Token, ...]:
+        names = [token.name for token in tokens]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"the name {min(twice)!r} is given twice")
+        return tokens
+
     @model_validator(mode="after")
     def _check_host(self) -> Self:
-        if not self.loopback and self.admin_token is None and not self.insecure:
+        administered = self.admin_token or any(token.role == "admin" for token in self.tokens)
+        if not self.loopback and not administered and not self.insecure:
             raise ValueError(
                 f"the host {self.host} can be reached from other machines, and there is no admin "
                 "token: set CHOIR_ADMIN_TOKEN, or give --insecure"
@@ -188,6 +248,13 @@ class Settings(BaseModel):
             allowed = ", ".join(map(str, RANK_LIMITS))
             raise ValueError(f"'max_lora_rank' must be one of {allowed}, not {rank!r}")
         return self
+
+
+def forget_secrets() -> None:
+    """Remove secrets from this process's environment, so that none that it starts inherits them."""
+    for name, field in Settings.model_fields.items():
+        if "SecretStr" in str(field.annotation):
+            os.environ.pop(ENV_PREFIX + name.upper(), None)
 
 
 def is_loopback(host: str) -> bool:

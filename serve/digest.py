@@ -17,8 +17,8 @@ def folder_digest(path: str | os.PathLike[str]) -> str:
 
     This is what `find . -type f -printf '%P\\n' | LC_ALL=C sort | xargs sha256sum | sha256sum`
     prints inside the folder. Raises DigestError if the folder is missing or empty, or holds a
-    symbolic link: `find` passes over links, so what they point to could change under an unchanged
-    digest.
+    symbolic link (`find` passes over links, so what they point to could change under an unchanged
+    digest) or a name with a line break or backslash.
     """
     root = Path(path)
     if not root.is_dir():
@@ -29,6 +29,7 @@ def folder_digest(path: str | os.PathLike[str]) -> str:
         raise DigestError(f"{root} is empty: a digest needs at least one file.")
     for file in files:
         name = os.fsencode(file.relative_to(root))
+        _check_name(name, root)
         lines.update(file_digest(file).encode() + b"  " + name + b"\n")
     return f"sha256:{lines.hexdigest()}"
 
@@ -40,6 +41,14 @@ def file_digest(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             content.update(chunk)
     return content.hexdigest()
+
+
+def _check_name(name: bytes, root: Path) -> None:
+    """A name of two lines could pass for two files, and `sha256sum` writes such names otherwise."""
+    if b"\n" in name or b"\r" in name or b"\\" in name:
+        raise DigestError(
+            f"{root} holds a file whose name has a line break or backslash: {name!r}."
+        )
 
 
 def _files(root: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from ray.serve.handle import DeploymentHandle
 from serve.engine.interface import GenerateCall, PredictCall, Prediction, Refusal
 from serve.gateway.links import Unavailable
 from serve.metrics import Family
+from serve.rollout.audit import AuditEntry
 from serve.rollout.messages import Desired, Report
 from serve.rollout.requests import EnsembleView, RolloutView, SwapRequest
 
@@ -51,6 +52,9 @@ class RayControl:
 
     async def rollout(self, rollout_id: str) -> RolloutView | Refusal:
         return await self._reach(self._handle.rollout.remote(rollout_id))
+
+    async def audit(self) -> Sequence[AuditEntry]:
+        return await self._reach(self._handle.audit.remote())
 
     async def ensembles(self) -> Sequence[EnsembleView]:
         return await self._reach(self._handle.ensembles.remote())

@@ -23,6 +23,7 @@ Whole: TypeAlias = Annotated[int, Field(strict=True)]
 Task: TypeAlias = Literal["classification", "multilabel", "regression", "generation"]
 Method: TypeAlias = Literal["average", "weighted_average", "vote", "stack", "product", "mbr"]
 Space: TypeAlias = Literal["probability", "log"]
+StackModel: TypeAlias = Literal["logistic_regression", "linear_regression", "gradient_boosting"]
 TokenMethod: TypeAlias = Literal["average", "weighted_average", "product"]
 """The methods of the task generation that fuse at every token; its others choose among whole answers."""
 
@@ -33,6 +34,12 @@ METHODS: dict[Task, tuple[Method, ...]] = {
     "generation": ("average", "weighted_average", "product", "vote", "mbr", "stack"),
 }
 LABELLED: tuple[Task, ...] = ("classification", "multilabel")
+STACK_MODELS: dict[Task, tuple[StackModel, ...]] = {
+    "classification": ("logistic_regression", "gradient_boosting"),
+    "multilabel": ("logistic_regression", "gradient_boosting"),
+    "regression": ("linear_regression", "gradient_boosting"),
+    "generation": (),
+}
 
 
 class Contract(BaseModel):
@@ -90,7 +97,7 @@ class FusionSpec(Contract):
     method: Method
     space: Space = "probability"
     temperature: Annotated[Number, Field(gt=0)] = 1.0
-    model: Literal["logistic_regression", "gradient_boosting"] | None = None
+    model: StackModel | None = None
     parameters: str | None = None
     plausibility: Annotated[Number, Field(ge=0, le=1)] = 0.0
     extract: Extract | None = None
@@ -161,6 +168,14 @@ class Ensemble(Contract):
             dict.fromkeys(ref.digest for member in self.members for ref in member.adapters)
         )
 
+    @property
+    def head_rows(self) -> int | None:
+        """Rows of each member's head under an encoder base: one a label, or one for regression's
+        value; None for generation."""
+        if self.task == "regression":
+            return 1
+        return None if self.labels is None else len(self.labels)
+
     def weights(self) -> list[float]:
         """One weight a member, 1/n where none is given; they sum to 1, except for `product`, which
         takes them as given."""
@@ -195,6 +210,16 @@ class Ensemble(Contract):
             raise ValueError(f"'extract' is for generation, not for {self.task}")
         if self.fusion.space == "log" and self.task == "generation":
             raise ValueError("'space': 'log' is not for generation; its method 'product' does that")
+        if self.fusion.space == "log" and self.task == "regression":
+            raise ValueError(
+                "'space': 'log' is for probabilities, not for the values of regression"
+            )
+        models = STACK_MODELS[self.task]
+        if self.fusion.model is not None and models and self.fusion.model not in models:
+            raise ValueError(
+                f"the stacker {self.fusion.model!r} is not for {self.task}; "
+                f"choose one of {_listed(models)}"
+            )
         return self
 
     @model_validator(mode="after")

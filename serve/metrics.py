@@ -93,6 +93,12 @@ _ADAPTER_INFO = Gauge(
 _ACTIVE_VERSION = Gauge(
     "choir_active_version", "The active version.", ["ensemble"], registry=REGISTRY
 )
+_STALE_FUSION = Gauge(
+    "choir_stale_fusion",
+    "1 if the active version's fusion was fitted on other adapters, which was allowed.",
+    ["ensemble"],
+    registry=REGISTRY,
+)
 _ROLLOUTS = Counter(
     "choir_rollouts_total",
     "Rollouts that ended, by outcome.",
@@ -212,6 +218,11 @@ def adapters_loaded(adapters: Iterable[tuple[str, str, str]]) -> None:
 def version_active(ensemble: str, version: int) -> None:
     """The version that answers from now on."""
     _ACTIVE_VERSION.labels(ensemble).set(version)
+
+
+def fusion_stale(ensemble: str, stale: bool) -> None:
+    """Whether the active version's fusion was fitted on other adapters."""
+    _STALE_FUSION.labels(ensemble).set(stale)
 
 
 def rollout_ended(ensemble: str, strategy: str, outcome: str) -> None:

@@ -8,7 +8,7 @@ import threading
 import httpx
 
 from serve import ray_options
-from serve.config import Settings
+from serve.config import Settings, forget_secrets
 from serve.lifecycle import ServerError, stop_on_signals
 
 READY_POLL_SECONDS = 0.25
@@ -20,6 +20,7 @@ def run(settings: Settings) -> int:
     Raises ServerError, and BundleError for bundles that cannot be served together."""
     stop = threading.Event()
     stop_on_signals(stop)
+    forget_secrets()
     if settings.address is None:
         _check_port(settings)
         fast = ray_options.fast_serve()

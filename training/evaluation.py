@@ -9,45 +9,43 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 from numpy.typing import NDArray
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
+from serve.adapter import inspect_adapter
 from serve.bundle import Bundle, Ensemble
 from serve.fusion.answers import vote_answers
-from serve.fusion.fuse import Fused, Fusion
+from serve.fusion.fuse import Fused, FusedSets, FusedValues, Fusion
+from serve.fusion.fused import Answers
+from serve.labels import LabelError
 from serve.manifest import TokenMethod
 from training.baselines import tfidf_svc
-from training.bleu import Bleu
 from training.data.loading import load_rows
-from training.data.splits import load_splits
+from training.metrics.classification import classification_metrics
+from training.metrics.multilabel import multilabel_metrics
+from training.metrics.regression import regression_metrics
+from training.metrics.resampling import Metric
+from training.metrics.text import text_metrics, text_signatures
 from training.predict import OfflineMembers
+from training.preparation import load_splits
 from training.progress import progress_bars, quiet_libraries
 from training.recipe import EnsembleRecipe, Recipe, RecipeError
 from training.run import WORK, recorded_recipe
-from training.scores import (
-    Difference,
-    Report,
-    Row,
-    classification_scores,
-    generation_scores,
-)
+from training.scores import Report, System, compare
+from training.tables import MAIN, show
+from training.targets import Targets, targets
 
 Advance = Callable[[int], None]
 
 MAX_NEW_TOKENS = 64
 TOKEN_METHODS: tuple[TokenMethod, ...] = ("average", "product")
-ANSWER_COLUMN = {"classification": "label", "generation": "target"}
-"""Column of the right answers where no recipe names one."""
-HEADINGS = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "log_loss": "log loss",
-    "ece": "ECE",
-    "exact_match": "exact match",
-    "token_f1": "word F1",
-    "bleu": "BLEU",
+ANSWER_COLUMN = {
+    "classification": "label",
+    "multilabel": "labels",
+    "regression": "value",
+    "generation": "target",
 }
+"""Column of the right answers where no recipe names one."""
+PAIR_COLUMN = "text_pair"
 
 
 @dataclass(frozen=True)
@@ -56,11 +54,17 @@ class Labelled:
 
     texts: Sequence[str]
     answers: Sequence[str]
-    """Labels, or replies (the first one of a text that has several)."""
+    """What stands in the column of right answers; of replies the first one of a text that has several."""
     name: str
     """What the rows are, for the report: `test`, `validation` or a file's name."""
     references: Sequence[Sequence[str]] = ()
     """Generation: every right reply to each text."""
+    pairs: Sequence[str] | None = None
+    """The second texts, where rows are pairs."""
+
+    def targets(self, ensemble: Ensemble) -> Targets:
+        """The right answers as numbers. Raises RecipeError for what the ensemble could never answer."""
+        return targets(ensemble.task, ensemble.labels or [], self.answers, self.name)
 
     @classmethod
     def replies(cls, texts: Sequence[str], answers: Sequence[str], name: str) -> "Labelled":
@@ -91,10 +95,15 @@ class Evaluation:
         self._members = OfflineMembers(bundle, ensemble)
         self._max_new_tokens = max_new_tokens
 
-    def probabilities(self, data: Labelled) -> NDArray[np.float64]:
-        """The members' label probabilities [M, N, C]."""
-        with self._progress(data) as advance:
-            return self._members.probabilities(data.texts, advance)
+    def outputs(self, data: Labelled) -> NDArray[np.float64]:
+        """The members' label probabilities [M, N, C], or values [M, N].
+
+        Raises RecipeError for texts without pairs where pairs are read, or the other way round."""
+        try:
+            with self._progress(data) as advance:
+                return self._members.outputs(data.texts, data.pairs, advance)
+        except LabelError as error:
+            raise RecipeError(f"{data.name}: {error}") from None
 
     def answers(self, data: Labelled) -> list[list[str]]:
         """The members' greedy answers [M][N]."""
@@ -111,17 +120,23 @@ class Evaluation:
                 )
         return answers
 
-    def report(self, ensemble: Ensemble, data: Labelled) -> Report:
-        """Figures of members and fusion methods by the manifest `ensemble`, which names the same members."""
+    def report(
+        self,
+        ensemble: Ensemble,
+        data: Labelled,
+        baselines: Mapping[str, NDArray[np.int64]] | None = None,
+    ) -> Report:
+        """Figures of members and fusion methods by the manifest `ensemble`, which names the same members, beside
+        those of `baselines`."""
         if ensemble.task == "generation":
             return generation_report(ensemble, data, self.answers(data), self.fused(data))
-        truth = label_indices(ensemble, data)
-        probabilities = self.probabilities(data)
+        truth = data.targets(ensemble)
+        outputs = self.outputs(data)
         fusion = Fusion.from_manifest(ensemble, self._bundle.fusion_path(ensemble))
-        fused: dict[str, Fused] = {
-            method: fusion(probabilities, method=method) for method in fusion.methods
+        fused: dict[str, Answers] = {
+            method: fusion(outputs, method=method) for method in fusion.methods
         }
-        return classification_report(ensemble, data, probabilities, truth, fused)
+        return label_report(ensemble, data, outputs, truth, fused, baselines)
 
     @contextmanager
     def _progress(self, data: Labelled, method: str | None = None) -> Iterator[Advance]:
@@ -132,33 +147,43 @@ class Evaluation:
             yield lambda done: bars.advance(task, done)
 
 
-def classification_report(
+def label_report(
     ensemble: Ensemble,
     data: Labelled,
-    probabilities: NDArray[np.float64],
-    truth: NDArray[np.int64],
-    fused: Mapping[str, Fused],
+    outputs: NDArray[np.float64],
+    truth: Targets,
+    fused: Mapping[str, Answers],
+    baselines: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> Report:
-    """Figures from member probabilities [M, N, C], true label indices [N] and each method's answers."""
-    rows = []
-    for member, answers in zip(ensemble.members, probabilities, strict=True):
-        scores = classification_scores(answers, answers.argmax(axis=1), truth)
-        rows.append(Row(name=member.name, kind="member", passes=1, served=False, scores=scores))
-    for method, answered in fused.items():
-        # A share of votes is often 0, where the log loss has no meaning.
-        shares = None if method == "vote" else answered.probabilities
-        scores = classification_scores(shares, answered.winners, truth)
-        served = method == ensemble.fusion.method
-        rows.append(
-            Row(
-                name=method,
-                kind="fusion",
-                passes=len(ensemble.members),
-                served=served,
-                scores=scores,
-            )
-        )
-    return Report(ensemble=ensemble.id, data=data.name, count=len(truth), rows=rows)
+    """Figures of labels or values: from the members' outputs [M, N, C] or [M, N], right answers, each method's answers,
+    and the label indices [N] that each baseline says."""
+    fusion = Fusion(ensemble)
+    systems = [
+        System(member.name, "member", answer_metrics(fusion.alone(own), truth))
+        for member, own in zip(ensemble.members, outputs, strict=True)
+    ]
+    for method, answers in fused.items():
+        metrics = answer_metrics(answers, truth, shares=method == "vote")
+        systems.append(System(method, "fusion", metrics, method == ensemble.fusion.method))
+    for name, winners in (baselines or {}).items():
+        metrics = classification_metrics(None, winners, truth.astype(np.int64))
+        systems.append(System(name, "baseline", metrics))
+    return compare(ensemble.id, data.name, len(truth), systems, MAIN[ensemble.task])
+
+
+def answer_metrics(answers: Answers, truth: Targets, *, shares: bool = False) -> dict[str, Metric]:
+    """Metrics of answers.
+
+    `shares`: their probabilities are shares of votes, often 0, where the log loss has no meaning."""
+    match answers:
+        case Fused():
+            probabilities = None if shares else answers.probabilities
+            return classification_metrics(probabilities, answers.winners, truth.astype(np.int64))
+        case FusedSets():
+            probabilities = None if shares else answers.probabilities
+            return multilabel_metrics(probabilities, answers.chosen, truth.astype(np.bool_))
+        case FusedValues():
+            return regression_metrics(answers.values, truth.astype(np.float64))
 
 
 def generation_report(
@@ -169,72 +194,25 @@ def generation_report(
 ) -> Report:
     """Figures from the members' answers [M][N], the vote among them, and what they wrote together by each method."""
     voted = [texts[vote_answers(ensemble, texts).winner] for texts in zip(*answers, strict=True)]
-    names = [member.name for member in ensemble.members]
-    written = [*answers, voted, *fused.values()]
-    bleu = Bleu(written, data.references)
-    rows = []
-    for system, (name, texts) in enumerate(zip([*names, "vote", *fused], written, strict=True)):
-        member = system < len(names)
-        found = bleu.interval(system)
-        rows.append(
-            Row(
-                name=name,
-                kind="member" if member else "fusion",
-                passes=1 if member else len(names),
-                served=not member and name == ensemble.fusion.method,
-                scores={**generation_scores(texts, data.references), "bleu": found.value},
-                bleu_interval=(found.low, found.high),
-            )
-        )
-    return Report(
-        ensemble=ensemble.id,
-        data=data.name,
-        count=len(data.texts),
-        rows=rows,
-        differences=_differences(bleu, rows),
-    )
+    systems = [
+        System(member.name, "member", text_metrics(texts, data.references))
+        for member, texts in zip(ensemble.members, answers, strict=True)
+    ]
+    for method, texts in {"vote": voted, **fused}.items():
+        metrics = text_metrics(texts, data.references)
+        systems.append(System(method, "fusion", metrics, method == ensemble.fusion.method))
+    signatures = text_signatures(data.references)
+    return compare(ensemble.id, data.name, len(data.texts), systems, MAIN["generation"], signatures)
 
 
-def _differences(bleu: Bleu, rows: Sequence[Row]) -> list[Difference]:
-    """Each fusion method against the best member and against the members' mean."""
-    members = [system for system, row in enumerate(rows) if row.kind == "member"]
-    best = max(members, key=lambda system: bleu.scores[system])
-    found = []
-    for system in range(len(members), len(rows)):
-        for over, others in (
-            (f"best member ({rows[best].name})", [best]),
-            ("mean member", members),
-        ):
-            gap = bleu.difference(system, others)
-            found.append(
-                Difference(
-                    name=rows[system].name, over=over, value=gap.value, low=gap.low, high=gap.high
-                )
-            )
-    return found
-
-
-def with_baselines(
-    report: Report, recipe: EnsembleRecipe, ensemble: Ensemble, known: Labelled, data: Labelled
-) -> Report:
-    """The report and the recipe's baselines, fitted on `known` and scored on `data`."""
-    rows = list(report.rows)
-    for name in recipe.baselines:
-        winners = tfidf_svc(known.texts, label_indices(ensemble, known), data.texts)
-        scores = classification_scores(None, winners, label_indices(ensemble, data))
-        rows.append(Row(name=name, kind="baseline", passes=0, served=False, scores=scores))
-    return report.model_copy(update={"rows": rows})
-
-
-def label_indices(ensemble: Ensemble, data: Labelled) -> NDArray[np.int64]:
-    """Index of each row's label [N]; raises RecipeError for a label that the ensemble does not have."""
-    index = {label: number for number, label in enumerate(ensemble.labels or [])}
-    unknown = sorted(set(data.answers) - set(index))
-    if unknown:
-        raise RecipeError(
-            f"{data.name}: the label {unknown[0]!r} is not one of the {len(index)} of {ensemble.id}"
-        )
-    return np.array([index[answer] for answer in data.answers], dtype=np.int64)
+def baseline_answers(
+    recipe: EnsembleRecipe, ensemble: Ensemble, known: Labelled, data: Labelled
+) -> dict[str, NDArray[np.int64]]:
+    """What the recipe's baselines, fitted on `known`, say about `data`: label indices [N] by name."""
+    if not recipe.baselines:
+        return {}
+    truth = known.targets(ensemble).astype(np.int64)
+    return {name: tfidf_svc(known.texts, truth, data.texts) for name in recipe.baselines}
 
 
 def evaluate_bundle(
@@ -252,54 +230,11 @@ def evaluate_bundle(
     quiet_libraries()
     rows, known = _rows(bundle, manifest, recipe, own, data)
     limit = own.max_new_tokens if own else MAX_NEW_TOKENS
-    report = Evaluation(bundle, manifest, max_new_tokens=limit).report(manifest, rows)
-    if own and known:
-        report = with_baselines(report, own, manifest, known, rows)
+    baselines = baseline_answers(own, manifest, known, rows) if own and known else {}
+    report = Evaluation(bundle, manifest, max_new_tokens=limit).report(manifest, rows, baselines)
     show(report, Console())
     if json_path is not None:
         json_path.write_text(json.dumps(report.model_dump(), indent=2) + "\n", encoding="utf-8")
-
-
-def table(report: Report) -> Table:
-    """The report for a terminal; the row that the ensemble answers by is bold."""
-    scores = [score for score in HEADINGS if any(score in row.scores for row in report.rows)]
-    title = f"{report.ensemble} on {report.count} {report.data} rows (bold: what is served)"
-    shown = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    shown.add_column("", no_wrap=True)
-    shown.add_column("kind")
-    for score in scores:
-        shown.add_column(HEADINGS[score], justify="right")
-    shown.add_column("passes", justify="right")
-    for row in report.rows:
-        figures = [figure(row, score) for score in scores]
-        shown.add_row(
-            row.name, row.kind, *figures, str(row.passes), style="bold" if row.served else None
-        )
-    return shown
-
-
-def show(report: Report, console: Console) -> None:
-    console.print(table(report))
-    for line in difference_lines(report):
-        console.print(line, soft_wrap=True, highlight=False)
-
-
-def figure(row: Row, score: str) -> str:
-    """A figure of the report as text; empty where the row has none."""
-    if score not in row.scores:
-        return ""
-    if score == "bleu" and row.bleu_interval is not None:
-        low, high = row.bleu_interval
-        return f"{row.scores[score]:.2f} [{low:.2f}, {high:.2f}]"
-    return f"{row.scores[score]:.4f}"
-
-
-def difference_lines(report: Report) -> list[str]:
-    """What fusing gained, in sentences."""
-    return [
-        f"{gap.name} over the {gap.over}: {gap.value:+.2f} BLEU, 95% of resamples in [{gap.low:+.2f}, {gap.high:+.2f}]"
-        for gap in report.differences
-    ]
 
 
 def labelled(rows: Dataset, name: str, recipe: Recipe, ensemble: EnsembleRecipe) -> Labelled:
@@ -308,7 +243,9 @@ def labelled(rows: Dataset, name: str, recipe: Recipe, ensemble: EnsembleRecipe)
     if ensemble.task == "generation":
         whole = Labelled.replies(texts, list(rows[ensemble.target]), name)
         return whole.first(ensemble.evaluation_rows)
-    return Labelled(texts, list(rows[ensemble.label]), name)
+    pair = recipe.data.text_pair
+    pairs = list(rows[pair]) if pair else None
+    return Labelled(texts, list(rows[ensemble.answer]), name, pairs=pairs)
 
 
 def _rows(
@@ -319,13 +256,17 @@ def _rows(
     data: Path | None,
 ) -> tuple[Labelled, Labelled | None]:
     """The rows to judge by, and the rows that baselines may learn from."""
-    cache = bundle.path / WORK / "cache"
     if data is not None:
         text = recipe.data.text if recipe else "text"
-        answer = str(own.label or own.target) if own else ANSWER_COLUMN[manifest.task]
-        rows = load_rows([data], [text, answer], cache)
-        view = Labelled.replies if manifest.task == "generation" else Labelled
-        judged = view(list(rows[text]), list(rows[answer]), data.name)
+        answer = own.answer if own else ANSWER_COLUMN[manifest.task]
+        pair = recipe.data.text_pair if recipe else _pair_column(bundle, manifest)
+        optional = [answer] if manifest.task == "multilabel" else []
+        rows = load_rows([data], [text, answer, *([pair] if pair else [])], optional)
+        if manifest.task == "generation":
+            judged = Labelled.replies(list(rows[text]), list(rows[answer]), data.name)
+        else:
+            pairs = list(rows[pair]) if pair else None
+            judged = Labelled(list(rows[text]), list(rows[answer]), data.name, pairs=pairs)
         if own is None or not own.baselines:
             return judged, None
     if recipe is None or own is None:
@@ -333,7 +274,7 @@ def _rows(
             f"{bundle.path} does not say which rows {manifest.id} was tested on; give --data FILE with the columns "
             f"text and {ANSWER_COLUMN[manifest.task]}"
         )
-    splits = load_splits(recipe, cache)
+    splits = load_splits(recipe, bundle.path / WORK)
     known = labelled(
         concatenate_datasets([splits.train, splits.validation]), "training", recipe, own
     )
@@ -342,3 +283,9 @@ def _rows(
     if splits.test is None:
         return labelled(splits.validation, "validation", recipe, own), None
     return labelled(splits.test, "test", recipe, own), known
+
+
+def _pair_column(bundle: Bundle, ensemble: Ensemble) -> str | None:
+    """The column of second texts, if the ensemble's heads read pairs."""
+    folders = [bundle.adapter_dir(ref) for member in ensemble.members for ref in member.adapters]
+    return PAIR_COLUMN if any(inspect_adapter(folder).reads_pairs for folder in folders) else None

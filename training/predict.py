@@ -5,7 +5,7 @@ Evaluation and fitting use it, and the served engine is checked against it.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,21 +14,26 @@ from safetensors import safe_open
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from serve.bundle import Bundle, Ensemble, Member
+from serve.fusion.tasks import outputs
 from serve.fusion.token_weights import token_weights
+from serve.fusion.tokens.merge import merge
 from serve.fusion.tokens.sampling import Sampling
 from serve.fusion.tokens.step import fuse_step
-from serve.labels import LabelPath, encoder, fill, label_paths, label_texts
+from serve.labels import LabelError, LabelPath, encoder, fill, label_paths, label_texts
 from serve.manifest import TokenMethod
 from training.adapters import LoadedAdapters
-from training.stages.encoder import HEAD_FILE, pool
+from training.stages.encoder import HEAD_FILE, pool, towers
 from training.stages.fit import pad, padding_mask
 
 LABEL_ROWS = 512
 """Rows (inputs x labels) of one forward pass over label tokens."""
 INPUT_ROWS = 64
 """Inputs of one forward pass over prompts."""
+ANSWER_ROWS = 8
+"""Answers of one forward pass that keeps the distribution at each of their tokens."""
 
 Advance = Callable[[int], None]
+Kept = TypeVar("Kept")
 
 
 def _no_progress(_done: int) -> None:
@@ -59,18 +64,24 @@ class OfflineMembers:
             },
         )
 
-    def probabilities(
-        self, texts: Sequence[str], advance: Advance = _no_progress
+    def outputs(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        advance: Advance = _no_progress,
     ) -> NDArray[np.float64]:
-        """Label probabilities [members, texts, labels]; `advance` hears how many texts a member has done."""
+        """What the members say: label probabilities [members, texts, labels], or values [members, texts].
+
+        `pairs` are the second texts of an ensemble that reads pairs. `advance` hears how many texts a member has done.
+        Raises LabelError for pairs where single texts are read, or the other way round."""
         rows = []
         for member in self.ensemble.members:
             with self._adapters.active(member) as model, torch.inference_mode():
                 if self._causal:
-                    rows.append(self._scored(model, texts, advance))
+                    rows.append(self._text_scores(model, texts, advance))
                 else:
-                    rows.append(self._classified(member, texts, advance))
-        return np.stack(rows)
+                    rows.append(self._head_scores(member, texts, pairs, advance))
+        return outputs(self.ensemble.task, np.stack(rows))
 
     def answers(
         self, texts: Sequence[str], max_new_tokens: int, advance: Advance = _no_progress
@@ -104,6 +115,35 @@ class OfflineMembers:
                 written[index] = self._tokenizer.decode(row, skip_special_tokens=True).strip()
             advance(len(chunk))
         return written
+
+    def answer_log_probs(
+        self,
+        contexts: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]],
+        method: TokenMethod,
+        keep: Callable[[torch.Tensor], Kept],
+        advance: Advance = _no_progress,
+    ) -> list[Kept]:
+        """What `keep` makes of the fused log-probabilities [places, V] at the places of each given answer.
+
+        `contexts` and `answers` are token ids; an answer has one or more."""
+        weights = torch.tensor(token_weights(self.ensemble, method))
+        kept: list[Kept | None] = [None] * len(contexts)
+        whole = [[*context, *answer] for context, answer in zip(contexts, answers, strict=True)]
+        for chunk in _equal_length([len(ids) for ids in whole], ANSWER_ROWS):
+            ids = torch.tensor([whole[index] for index in chunk])
+            places = max(len(answers[index]) for index in chunk)
+            passes = []
+            for member in self.ensemble.members:
+                with self._adapters.active(member) as model, torch.inference_mode():
+                    logits = model(input_ids=ids, logits_to_keep=places + 1).logits
+                passes.append(logits[:, :-1].double().log_softmax(dim=-1))
+            for row, index in enumerate(chunk):
+                own = torch.stack([each[row] for each in passes], dim=1)
+                fused = merge(own, weights.to(own).expand(len(own), -1), method)
+                kept[index] = keep(fused[places - len(answers[index]) :])
+            advance(len(chunk))
+        return [each for each in kept if each is not None]
 
     def _written_together(
         self, ids: torch.Tensor, weights: torch.Tensor, method: TokenMethod, limit: int
@@ -142,17 +182,34 @@ class OfflineMembers:
             ids = step.tokens.unsqueeze(1)
         return rows
 
-    def _classified(
-        self, member: Member, texts: Sequence[str], advance: Advance
+    def _head_scores(
+        self,
+        member: Member,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None,
+        advance: Advance,
     ) -> NDArray[np.float64]:
+        """[texts, outputs] of the member's head."""
         folder = self._bundle.adapter_dir(member.adapters[0])
         with safe_open(folder / HEAD_FILE, framework="pt") as head:
             weight, bias = head.get_tensor("weight"), head.get_tensor("bias")
-            normalize = (head.metadata() or {}).get("normalize") == "true"
+            metadata = head.metadata() or {}
+        if (metadata.get("pair") == "towers") != (pairs is not None):
+            reads = "single texts" if pairs is not None else "pairs of texts"
+            raise LabelError(f"The head of member {member.name!r} reads {reads}.")
+        normalize = metadata.get("normalize") == "true"
+        vectors = self._pooled(texts, normalize, advance)
+        if pairs is not None:
+            vectors = towers(vectors, self._pooled(pairs, normalize, _no_progress))
+        scores: NDArray[np.float64] = (vectors @ weight.T + bias).double().numpy()
+        return scores
+
+    def _pooled(self, texts: Sequence[str], normalize: bool, advance: Advance) -> torch.Tensor:
+        """[texts, hidden]"""
         limit = self._model.config.max_position_embeddings
         ids = self._tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
-        result = np.empty((len(ids), len(bias)), dtype=np.float64)
+        vectors = torch.empty((len(ids), self._model.config.hidden_size))
         for start in range(0, len(order), INPUT_ROWS):
             chunk = order[start : start + INPUT_ROWS]
             rows = [ids[index] for index in chunk]
@@ -160,12 +217,14 @@ class OfflineMembers:
             states = self._model(
                 input_ids=pad(rows, self._tokenizer.pad_token_id), attention_mask=mask
             ).last_hidden_state
-            logits = pool(states, mask, normalize) @ weight.T + bias
-            result[chunk] = torch.softmax(logits.double(), dim=-1).numpy()
+            vectors[chunk] = pool(states, mask, normalize)
             advance(len(chunk))
-        return result
+        return vectors
 
-    def _scored(self, model: Any, texts: Sequence[str], advance: Advance) -> NDArray[np.float64]:
+    def _text_scores(
+        self, model: Any, texts: Sequence[str], advance: Advance
+    ) -> NDArray[np.float64]:
+        """[texts, labels] of the labels' texts."""
         encode = encoder(self._tokenizer)
         labels = label_texts(self.ensemble.labels or [], self.ensemble.verbalizers)
         plans = [label_paths(encode, fill(self.ensemble.template, text), labels) for text in texts]
@@ -177,7 +236,7 @@ class OfflineMembers:
                 scores /= torch.tensor(
                     [[len(path.tokens) for path in plans[index]] for index in chunk]
                 )
-            result[chunk] = torch.softmax(scores, dim=-1).numpy()
+            result[chunk] = scores.numpy()
             advance(len(chunk))
         return result
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.evaluation import HEADINGS, difference_lines, figure
 from training.scores import Report
+from training.tables import HEADINGS, figure, figures_in, interval, report_lines
 
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
@@ -16,11 +16,13 @@ body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem aut
 table {{ border-collapse: collapse; margin: 1rem 0 2rem; }}
 th, td {{ padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }}
 th:nth-child(-n+2), td:nth-child(-n+2) {{ text-align: left; }}
+small {{ color: #777; white-space: nowrap; }}
 tr.served {{ font-weight: bold; background: #eef6ee; }}
 </style>
 <h1>{title}</h1>
 <p>Members and every way to fuse them. The highlighted row is what the ensemble answers by. Validation figures of fitted
-methods are cross-fitted: each row is judged by a fit that did not see it.</p>
+methods are cross-fitted: each row is judged by a fit that did not see it. Intervals are the middle 95% of 1,000
+bootstrap resamples of the rows; every method is judged on the same resamples.</p>
 {tables}
 </html>
 """
@@ -40,22 +42,20 @@ def write_report(
 
 
 def _table(report: Report) -> str:
-    scores = [score for score in HEADINGS if any(score in row.scores for row in report.rows)]
+    names = figures_in(report)
     head = "".join(
         f"<th>{html.escape(name)}</th>"
-        for name in ["", "kind", *map(HEADINGS.__getitem__, scores), "passes"]
+        for name in ["", "kind", *map(HEADINGS.__getitem__, names), "passes"]
     )
     lines = []
     for row in report.rows:
-        figures = [figure(row, score) for score in scores]
-        cells = "".join(
-            f"<td>{html.escape(cell)}</td>"
-            for cell in [row.name, row.kind, *figures, str(row.passes)]
-        )
+        words = [html.escape(row.name), row.kind]
+        figures = [f"{figure(row, name)} <small>{interval(row, name)}</small>" for name in names]
+        cells = "".join(f"<td>{cell}</td>" for cell in [*words, *figures, str(row.passes)])
         mark = ' class="served"' if row.served else ""
         lines.append(f"<tr{mark}>{cells}</tr>")
     caption = html.escape(f"{report.ensemble}: {report.count} {report.data} rows")
-    gains = "".join(f"<p>{html.escape(line)}</p>\n" for line in difference_lines(report))
+    said = "".join(f"<p>{html.escape(line)}</p>\n" for line in report_lines(report))
     return (
-        f"<h2>{caption}</h2>\n<table><tr>{head}</tr>\n" + "\n".join(lines) + f"\n</table>\n{gains}"
+        f"<h2>{caption}</h2>\n<table><tr>{head}</tr>\n" + "\n".join(lines) + f"\n</table>\n{said}"
     )

@@ -2,10 +2,15 @@
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from training.progress import progress_bars
 from training.recipe import Recipe, RecipeError
+from training.stages.fit import Precision, Stage
 
 WORK = ".choir-train"
 """Folder below the bundle for the run's record, checkpoints and data cache; serving never reads it."""
@@ -58,6 +63,18 @@ class Run:
     def result(self, step: str) -> Any | None:
         """What a finished step left behind; None for a step that is not done."""
         return self._steps.get(step)
+
+    def results(self, prefix: str) -> list[Any]:
+        """What the finished steps whose names begin so left behind, in the order in which they were finished."""
+        return [result for step, result in self._steps.items() if step.startswith(prefix)]
+
+    @contextmanager
+    def stage(self, title: str, precision: Precision) -> Iterator[Stage]:
+        """A stage's checkpoints and progress bar; the checkpoints go when the stage has succeeded."""
+        folder = self.folder / "checkpoints" / title.replace("/", "-")
+        with progress_bars() as bars:
+            yield Stage(title, folder, precision, bars)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def finish(self, step: str, result: Any) -> None:
         """Record a step as done. `result` is JSON, and not None."""

@@ -1,46 +1,56 @@
-"""How good answers are: figures of classification and of generation, and the table that holds them."""
+"""The table of an evaluation: members, fusion methods and baselines with their figures, and what fusing gained."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from serve.fusion.answers import normalise
-from serve.fusion.measures import log_loss
+from training.metrics.resampling import Comparison, Metric
 
-ECE_BINS = 15
+Kind = Literal["member", "fusion", "baseline", "stage"]
+
+
+@dataclass(frozen=True)
+class System:
+    """Whatever answered the rows, and the metrics of its answers."""
+
+    name: str
+    kind: Kind
+    metrics: Mapping[str, Metric]
+    served: bool = False
+    """Whether this is what the ensemble's manifest answers by."""
 
 
 class Row(BaseModel):
-    """One member, fusion method or baseline and its figures."""
+    """One member, fusion method, baseline or chain of stages, and its figures."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
-    kind: Literal["member", "fusion", "baseline"]
+    kind: Kind
     passes: int
     """Forward passes through the base that one answer costs."""
     served: bool
-    """Whether this is what the ensemble's manifest answers by."""
     scores: dict[str, float]
-    bleu_interval: tuple[float, float] | None = None
-    """The middle 95% of BLEU's bootstrap distribution, for generation."""
+    intervals: dict[str, tuple[float, float]] = {}
+    """The middle 95% of each figure's bootstrap distribution."""
 
 
 class Difference(BaseModel):
-    """What a fusion method has over the members in BLEU, with the middle 95% of its paired bootstrap distribution."""
+    """What a fusion method has over others in one figure, with the middle 95% of its paired bootstrap distribution."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     over: str
-    """`best member (b)` or `mean member`."""
+    """`best member (b)`, `mean member`, or a baseline's name."""
+    metric: str
     value: float
     low: float
     high: float
+    p: float
+    """How likely so large a difference would be by chance if there were none; two-sided, by the paired bootstrap."""
 
 
 class Report(BaseModel):
@@ -54,6 +64,8 @@ class Report(BaseModel):
     count: int
     rows: list[Row]
     differences: list[Difference] = []
+    signatures: dict[str, str] = {}
+    """sacrebleu's signatures of the figures it computed."""
 
     def best_member(self, score: str) -> float:
         """The highest `score` among the members."""
@@ -63,55 +75,64 @@ class Report(BaseModel):
         return next(row for row in self.rows if row.served)
 
 
-def classification_scores(
-    probabilities: NDArray[np.float64] | None, winners: NDArray[np.int64], truth: NDArray[np.int64]
-) -> dict[str, float]:
-    """Accuracy and macro F1 of `winners` [N]; log loss (nats) and calibration error of `probabilities` [N, C]."""
-    from sklearn.metrics import f1_score
-
-    scores = {
-        "accuracy": float(np.mean(winners == truth)),
-        "macro_f1": float(f1_score(truth, winners, average="macro", zero_division=0)),
-    }
-    if probabilities is not None:
-        scores["log_loss"] = log_loss(probabilities, truth)
-        scores["ece"] = calibration_error(probabilities.max(axis=1), winners == truth)
-    return scores
-
-
-def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """Expected calibration error over 15 bins of equal width (Guo et al. 2017)."""
-    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
-    gaps = [
-        abs(confidence[bins == number].mean() - right[bins == number].mean())
-        * np.mean(bins == number)
-        for number in np.unique(bins)
-    ]
-    return float(sum(gaps))
-
-
-def generation_scores(
-    answers: Sequence[str], references: Sequence[Sequence[str]]
-) -> dict[str, float]:
-    """Share of answers that equal one of their references after normalisation, and mean F1 of their words with the
-    closest one (SQuAD's, Rajpurkar et al. 2016)."""
-    pairs = [
-        (normalise(answer), [normalise(right) for right in rights])
-        for answer, rights in zip(answers, references, strict=True)
-    ]
-    return {
-        "exact_match": float(np.mean([answer in rights for answer, rights in pairs])),
-        "token_f1": float(
-            np.mean(
-                [
-                    max(_word_f1(answer.split(), right.split()) for right in rights)
-                    for answer, rights in pairs
-                ]
+def compare(
+    ensemble: str,
+    data: str,
+    count: int,
+    systems: Sequence[System],
+    main: str,
+    signatures: Mapping[str, str] | None = None,
+) -> Report:
+    """Figures of all `systems` on the same `count` rows; `main` is the metric by which they are compared (more is
+    better)."""
+    compared = Comparison([system.metrics for system in systems], count)
+    members = sum(system.kind == "member" for system in systems)
+    passes = {"member": 1, "fusion": members, "baseline": 0}
+    rows = []
+    for number, system in enumerate(systems):
+        intervals = {name: compared.interval(number, name) for name in system.metrics}
+        rows.append(
+            Row(
+                name=system.name,
+                kind=system.kind,
+                passes=passes[system.kind],
+                served=system.served,
+                scores={name: found.value for name, found in intervals.items()},
+                intervals={name: (found.low, found.high) for name, found in intervals.items()},
             )
-        ),
-    }
+        )
+    return Report(
+        ensemble=ensemble,
+        data=data,
+        count=count,
+        rows=rows,
+        differences=_differences(compared, systems, main),
+        signatures=dict(signatures or {}),
+    )
 
 
-def _word_f1(answer: Sequence[str], reference: Sequence[str]) -> float:
-    shared = sum((Counter(answer) & Counter(reference)).values())
-    return 2 * shared / (len(answer) + len(reference)) if shared else 0.0
+def _differences(compared: Comparison, systems: Sequence[System], main: str) -> list[Difference]:
+    """Each fusion method against the best member, the members' mean and each baseline."""
+    kinds = [system.kind for system in systems]
+    members = [number for number, kind in enumerate(kinds) if kind == "member"]
+    best = max(members, key=lambda number: compared.scores[number][main])
+    others = {f"best member ({systems[best].name})": [best], "mean member": members}
+    others |= {s.name: [number] for number, s in enumerate(systems) if s.kind == "baseline"}
+    found = []
+    for number, system in enumerate(systems):
+        if system.kind != "fusion":
+            continue
+        for over, against in others.items():
+            gap = compared.gap(main, number, against)
+            found.append(
+                Difference(
+                    name=system.name,
+                    over=over,
+                    metric=main,
+                    value=gap.value,
+                    low=gap.low,
+                    high=gap.high,
+                    p=gap.p,
+                )
+            )
+    return found

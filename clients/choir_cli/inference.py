@@ -5,15 +5,22 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from choir_cli.connection import ModelName, Token, Url, only_ensemble
 from choir_cli.console import UsageError, out, show_json, table
-from choir_client import Choir, ChoirError, Prediction
+from choir_client import Choir, ChoirError, Input, MemberPrediction, Prediction, PredictionItem
 
 
 def predict(
     text: Annotated[
         list[str] | None, typer.Argument(help="Texts; without any, the lines of stdin.")
+    ] = None,
+    pair: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The second text of a pair, for an ensemble that reads pairs; one a text."
+        ),
     ] = None,
     model: ModelName = None,
     fusion: Annotated[str | None, typer.Option(help="Another fusion method.")] = None,
@@ -22,35 +29,59 @@ def predict(
     url: Url = None,
     token: Token = None,
 ) -> None:
-    """Ask an ensemble for the label of each text."""
+    """Ask an ensemble for the label, the labels or the value of each text."""
     texts = text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:
         raise UsageError("There is no text to predict: give it as an argument or on stdin.")
+    if pair and len(pair) != len(texts):
+        raise UsageError(f"There are {len(texts)} texts and {len(pair)} --pair; give one a text.")
+    inputs: list[Input] = [*texts]
+    if pair:
+        inputs = [{"text": one, "text_pair": two} for one, two in zip(texts, pair, strict=True)]
     with Choir(url, token) as choir:
         answer = choir.predict(
             model or only_ensemble(choir),
-            texts,
+            inputs,
             fusion={"method": fusion} if fusion else None,
             return_members=members,
         )
     if json:
         show_json(answer.model_dump(mode="json", by_alias=True, exclude_unset=True))
     else:
-        _show(answer, texts)
+        out.print(_view(answer, texts))
 
 
-def _show(answer: Prediction, texts: list[str]) -> None:
+def _view(answer: Prediction, texts: list[str]) -> Table:
     names = [member.name for member in answer.data[0].members or []]
-    view = table(answer.model, "text", "label", "probability", "disagreement", *names)
+    columns = _columns(answer.data[0])
+    view = table(answer.model, "text", *columns, *names)
     for text, item in zip(texts, answer.data, strict=True):
+        own = _columns(item)
         view.add_row(
             text,
-            item.label,
-            f"{item.probabilities.get(item.label or '', 0.0):.3f}",
-            "" if item.disagreement is None else f"{item.disagreement:.3f}",
-            *(member.label for member in item.members or []),
+            *(own[column] for column in columns),
+            *(_said(member) for member in item.members or []),
         )
-    out.print(view)
+    return view
+
+
+def _columns(item: PredictionItem) -> dict[str, str]:
+    """What the table shows of an answer, by heading."""
+    apart = "" if item.disagreement is None else f"{item.disagreement:.3f}"
+    if item.value is not None:
+        return {"value": _said(item), "std": f"{item.std or 0.0:.3f}"}
+    if item.labels is not None:
+        chosen = (f"{item.probabilities.get(label, 0.0):.3f}" for label in item.labels)
+        return {"labels": _said(item), "probabilities": ", ".join(chosen), "disagreement": apart}
+    probability = item.probabilities.get(item.label or "", 0.0)
+    return {"label": _said(item), "probability": f"{probability:.3f}", "disagreement": apart}
+
+
+def _said(item: PredictionItem | MemberPrediction) -> str:
+    """The label, the labels or the value."""
+    if item.value is not None:
+        return f"{item.value:.3f}"
+    return item.label or ", ".join(item.labels or [])
 
 
 def chat(

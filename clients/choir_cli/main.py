@@ -2,7 +2,7 @@
 
 import typer
 
-from choir_cli import bundles, inference, operations, serving, training
+from choir_cli import bundles, data, inference, operations, serving, tokens, training
 from choir_cli.console import fail
 
 app = typer.Typer(
@@ -13,6 +13,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
+    data.bases,
+    data.prepare,
+    data.annotate,
     training.train,
     training.evaluate,
     serving.serve,
@@ -26,6 +29,7 @@ for command in (
     operations.rollouts,
     operations.promote,
     operations.abort,
+    tokens.token,
 ):
     app.command()(command)
 

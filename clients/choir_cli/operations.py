@@ -1,14 +1,15 @@
 """`choir status`, `swap`, `rollback`, `rollouts`, `promote` and `abort`: a running server."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from choir_cli.connection import Token, Url
 from choir_cli.console import UsageError, out, show_json, table
-from choir_cli.parsing import several
-from choir_client import AdapterRef, Choir, EnsembleStatus, Rollout, Tally
+from choir_cli.parsing import json_object, read_text, several
+from choir_client import AdapterRef, AuditEntry, Choir, EnsembleStatus, Rollout, Tally
 
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as it came.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Return once the rollout has started.")]
@@ -68,6 +69,10 @@ def swap(
     version: Annotated[
         int | None, typer.Option(help="Instead of adapters: a version that exists already.")
     ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(help="Instead of adapters: a file with a whole new manifest, as JSON."),
+    ] = None,
     expected_version: Annotated[
         int | None, typer.Option(help="Refuse unless this version is active now.")
     ] = None,
@@ -104,8 +109,10 @@ def swap(
     token: Token = None,
 ) -> None:
     """Replace adapters of an ensemble while it serves."""
-    if bool(members) == (version is not None):
-        raise UsageError("Say what to swap in: MEMBER=URI pairs, or --version N, not both.")
+    if sum((bool(members), version is not None, manifest is not None)) != 1:
+        raise UsageError(
+            "Say what to swap in: MEMBER=URI pairs, --version N or --manifest FILE, one of them."
+        )
     gates = {
         "min_requests": min_requests,
         "max_error_rate": max_error_rate,
@@ -126,6 +133,7 @@ def swap(
             name,
             members=several("MEMBER=URI", members) if members else None,
             version=version,
+            manifest=json_object(str(manifest), read_text(manifest)) if manifest else None,
             expected_version=expected_version,
             strategy={"kind": strategy.value, **_given(options)} if tried else None,
             allow_stale_fusion=allow_stale_fusion,
@@ -166,9 +174,19 @@ def abort(rollout_id: RolloutId, url: Url = None, token: Token = None) -> None:
     out.print(f"{rollout.ensemble}: version {rollout.from_version} stays (rollout {rollout.id})")
 
 
-def rollouts(json: Json = False, url: Url = None, token: Token = None) -> None:
+def rollouts(
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Who asked for what and when, refused changes too.")
+    ] = False,
+    json: Json = False,
+    url: Url = None,
+    token: Token = None,
+) -> None:
     """List the changes of version, newest first as the server gives them."""
     with Choir(url, token) as choir:
+        if audit:
+            _show_audit(choir.audit(), json=json)
+            return
         found = choir.rollouts()
     if json:
         show_json([_as_it_came(each) for each in found])
@@ -183,6 +201,20 @@ def rollouts(json: Json = False, url: Url = None, token: Token = None) -> None:
             each.strategy,
             each.state,
             each.reason or "",
+        )
+    out.print(view)
+
+
+def _show_audit(entries: list[AuditEntry], *, json: bool) -> None:
+    if json:
+        show_json([each.model_dump(mode="json", by_alias=True) for each in entries])
+        return
+    view = table(None, "at", "who", "what", "ensemble", "from", "to", "outcome", "reason")
+    for each in entries:
+        view.add_row(
+            *(each.at, each.actor, each.action, each.ensemble),
+            *("" if v is None else str(v) for v in (each.from_version, each.to_version)),
+            *(each.outcome, each.reason or ""),
         )
     out.print(view)
 

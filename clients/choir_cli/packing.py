@@ -21,7 +21,9 @@ Adapters = Annotated[
         help="A PEFT folder; repeat it for each member, and for a member's second adapter.",
     ),
 ]
-Task = Annotated[str | None, typer.Option("--task", help="classification or generation.")]
+Task = Annotated[
+    str | None, typer.Option("--task", help="classification, multilabel, regression or generation.")
+]
 Fusion = Annotated[
     str | None, typer.Option("--fusion", help="average, weighted_average, vote or product.")
 ]

@@ -28,6 +28,13 @@ def serve(
         list[Path] | None,
         typer.Option(help="A folder that file:// adapters may come from; may be repeated."),
     ] = None,
+    adapter_prefix: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URI",
+            help="A remote place (s3://, gs://, hf://) that adapters may come from; may be repeated.",
+        ),
+    ] = None,
     allowed_host: Annotated[
         list[str] | None, typer.Option(help="A Host that admin routes accept; may be repeated.")
     ] = None,
@@ -70,6 +77,7 @@ def serve(
         "gateways": gateways,
         "store": store,
         "adapter_roots": adapter_root,
+        "adapter_prefixes": adapter_prefix,
         "allowed_hosts": allowed_host,
         "engine": None if engine is None else json_object("--engine", engine),
         "address": address,

@@ -5,6 +5,7 @@
 """
 
 from choir_client._flows import Retries
+from choir_client._requests import Input
 from choir_client.client import AsyncChoir, Choir
 from choir_client.exceptions import (
     APIError,
@@ -23,6 +24,7 @@ from choir_client.exceptions import (
 )
 from choir_client.models import (
     AdapterRef,
+    AuditEntry,
     ChatChunk,
     ChatCompletion,
     Completion,
@@ -43,6 +45,7 @@ __all__ = [
     "APIError",
     "AdapterRef",
     "AsyncChoir",
+    "AuditEntry",
     "BadRequest",
     "ChatChunk",
     "ChatCompletion",
@@ -55,6 +58,7 @@ __all__ = [
     "EnsembleStatus",
     "Forbidden",
     "Health",
+    "Input",
     "InvalidAnswer",
     "MemberPrediction",
     "Model",

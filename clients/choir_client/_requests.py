@@ -8,10 +8,11 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from choir_client.exceptions import InvalidAnswer
 from choir_client.models import (
+    AuditEntry,
     ChatCompletion,
     Completion,
     EnsembleStatus,
@@ -81,6 +82,10 @@ def ensemble(name: str) -> Call[EnsembleStatus]:
 
 def rollouts() -> Call[list[Rollout]]:
     return Call("GET", "/v1/rollouts", _listing(Rollout))
+
+
+def audit() -> Call[list[AuditEntry]]:
+    return Call("GET", "/v1/rollouts", _listing(AuditEntry, "audit"))
 
 
 def rollout(rollout_id: str) -> Call[Rollout]:
@@ -163,14 +168,14 @@ def _model(model: type[M]) -> Callable[[httpx.Response], M]:
     return lambda response: read(response.content, TypeAdapter(model), str(response.url))
 
 
-def _listing(model: type[M]) -> Callable[[httpx.Response], list[M]]:
-    """Lists come as `{"object": "list", "data": [...]}`."""
+def _listing(model: type[M], field: str = "data") -> Callable[[httpx.Response], list[M]]:
+    """Lists come as `{"object": "list", "data": [...]}`; the audit beside the rollouts."""
 
     class Listing(BaseModel):
-        data: list[model]  # type: ignore[valid-type]
+        found: list[model] = Field(alias=field)  # type: ignore[valid-type]
 
     def parse(response: httpx.Response) -> list[M]:
-        return read(response.content, TypeAdapter(Listing), str(response.url)).data
+        return read(response.content, TypeAdapter(Listing), str(response.url)).found
 
     return parse
 

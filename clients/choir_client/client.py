@@ -15,6 +15,7 @@ from choir_client._flows import Flow, Pause, Retries
 from choir_client._requests import Call, Input
 from choir_client.exceptions import ChoirError, ConnectionFailed, error_from_response
 from choir_client.models import (
+    AuditEntry,
     ChatChunk,
     ChatCompletion,
     Completion,
@@ -193,6 +194,10 @@ class Choir(_Connection):
     def rollouts(self) -> list[Rollout]:
         return self._run(self._send(_requests.rollouts()))
 
+    def audit(self) -> list[AuditEntry]:
+        """Every change that was asked for, refused ones too; the latest first."""
+        return self._run(self._send(_requests.audit()))
+
     def rollout(self, rollout_id: str) -> Rollout:
         return self._run(self._send(_requests.rollout(rollout_id)))
 
@@ -364,6 +369,10 @@ class AsyncChoir(_Connection):
 
     async def rollouts(self) -> list[Rollout]:
         return await self._run(self._send(_requests.rollouts()))
+
+    async def audit(self) -> list[AuditEntry]:
+        """See `Choir.audit`."""
+        return await self._run(self._send(_requests.audit()))
 
     async def rollout(self, rollout_id: str) -> Rollout:
         return await self._run(self._send(_requests.rollout(rollout_id)))

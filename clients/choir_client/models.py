@@ -24,16 +24,25 @@ class MemberPrediction(Answer):
     name: str
     adapters: list[AdapterRef] = []
     label: str | None = None
+    labels: list[str] | None = None
     probabilities: dict[str, float] = {}
+    value: float | None = None
 
 
 class PredictionItem(Answer):
-    """The fused answer to one input."""
+    """The fused answer to one input; which fields are set depends on the ensemble's task."""
 
     index: int
     label: str | None = None
+    """Classification."""
+    labels: list[str] | None = None
+    """Multilabel: those at or over their thresholds."""
     probabilities: dict[str, float] = {}
-    """Label -> probability, for every label."""
+    """Label -> probability, for every label; multilabel: each label's own."""
+    value: float | None = None
+    """Regression."""
+    std: float | None = None
+    """Regression: the standard deviation of the members' values."""
     entropy: float | None = None
     """Of the fused probabilities, in nats."""
     disagreement: float | None = None
@@ -58,8 +67,18 @@ class Prediction(Answer):
 
     @property
     def labels(self) -> list[str | None]:
-        """The fused label of every input."""
+        """The fused label of every input (classification)."""
         return [item.label for item in self.data]
+
+    @property
+    def label_sets(self) -> list[list[str]]:
+        """The fused labels of every input (multilabel)."""
+        return [item.labels or [] for item in self.data]
+
+    @property
+    def values(self) -> list[float | None]:
+        """The fused value of every input (regression)."""
+        return [item.value for item in self.data]
 
 
 class CompletionChoice(Answer):
@@ -188,6 +207,22 @@ class Rollout(Answer):
     def open(self) -> bool:
         """Whether it is not committed on every replica, nor aborted."""
         return self.state in ("preparing", "shadowing", "canarying", "committing")
+
+
+class AuditEntry(Answer):
+    """Who changed which ensemble, from which version to which, and with what outcome."""
+
+    at: str
+    """ISO 8601, UTC."""
+    actor: str
+    action: str
+    """import, swap, rollback, ..."""
+    ensemble: str
+    from_version: int | None = Field(default=None, alias="from")
+    to_version: int | None = Field(default=None, alias="to")
+    outcome: str
+    """refused, committed, done or aborted."""
+    reason: str | None = None
 
 
 class EnsembleStatus(Answer):

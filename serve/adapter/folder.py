@@ -1,10 +1,10 @@
 """What may lie in an adapter's folder, and its configuration."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from serve.digest import folder_digest
+from serve.plain_json import read_object
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -79,14 +79,11 @@ def check_files(folder: Path) -> str:
 def read_config(folder: Path) -> dict[str, Any]:
     """`adapter_config.json`. Raises AdapterError."""
     try:
-        config = json.loads((folder / CONFIG).read_bytes())
+        return read_object(folder / CONFIG)
     except OSError as error:
         raise AdapterError(f"{CONFIG} cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise AdapterError(f"{CONFIG} is not valid JSON: {error}.") from error
-    if not isinstance(config, dict):
-        raise AdapterError(f"{CONFIG} must hold a JSON object.")
-    return config
+        raise AdapterError(f"{CONFIG} {error}.") from error
 
 
 def named(values: Any) -> str:

@@ -1,6 +1,5 @@
 """An encoder adapter's own classification head."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,7 @@ class HeadShape:
 def check_head(
     path: Path,
     base_kind: BaseKind | None,
-    labels: Sequence[str] | None,
+    rows: int | None,
     base: BaseShapes | None,
 ) -> HeadShape | None:
     """The head's shape, once it is sound and stands under an encoder. Raises AdapterError, TensorError."""
@@ -50,9 +49,10 @@ def check_head(
             f"{HEAD} must hold a weight of [labels, hidden] and a bias of [labels], not "
             f"{list(weight)} and {list(bias)}."
         )
-    if labels is not None and weight[0] != len(labels):
+    if rows is not None and weight[0] != rows:
         raise AdapterError(
-            f"{HEAD} has {weight[0]} rows, but the ensemble has {len(labels)} labels."
+            f"{HEAD} has {weight[0]} rows, but the ensemble needs {rows}: one a label, or one for "
+            "the value of regression."
         )
     shape = _head_shape(weight, file.metadata)
     if base is not None and base.hidden is not None and shape.hidden != base.hidden:

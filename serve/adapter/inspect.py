@@ -19,6 +19,7 @@ from serve.adapter.lora import check_config, check_tensors
 from serve.adapter.soft import check_soft
 from serve.base import BaseError, BaseKind, BaseShapes
 from serve.digest import DigestError
+from serve.origin import OriginError, check_base
 from serve.tensors import TensorError, TensorFile
 
 
@@ -37,6 +38,11 @@ class AdapterInfo:
     base_name: str | None
     """What the adapter says it was trained on; informative only."""
 
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether its head reads pairs of texts."""
+        return self.head is not None and self.head.pair is not None
+
 
 def inspect_adapter(
     folder: Path,
@@ -44,13 +50,13 @@ def inspect_adapter(
     base: Path | None = None,
     max_rank: int | None = None,
     base_kind: BaseKind | None = None,
-    labels: Sequence[str] | None = None,
+    head_rows: int | None = None,
 ) -> AdapterInfo:
     """Check a folder in PEFT's format, tensor by tensor, and describe it.
 
     `base` is the base's folder; without one, shapes are checked against each other only. `max_rank`
     is the engine's limit. `base_kind` says whether a head must be there (encoder) or must not
-    (causal), and `labels` how many rows it has. Raises AdapterError with the reason.
+    (causal), and `head_rows` how many rows it has. Raises AdapterError with the reason.
     """
     rank, count = 0, 0
     modules: tuple[str, ...] = ()
@@ -71,8 +77,9 @@ def inspect_adapter(
             modules = check_tensors(tensors, config, shapes)
         else:
             count = check_soft(tensors, config, kind, shapes)
-        head = check_head(folder / HEAD, base_kind, labels, shapes)
-    except (TensorError, DigestError, BaseError) as error:
+        head = check_head(folder / HEAD, base_kind, head_rows, shapes)
+        check_base(folder, base)
+    except (TensorError, DigestError, BaseError, OriginError) as error:
         raise AdapterError(str(error)) from error
     return AdapterInfo(
         kind=kind,

@@ -5,6 +5,7 @@ from typing import Any
 
 from serve.adapter.folder import CONFIG, HEAD, WEIGHTS, AdapterError, named
 from serve.base import BaseShapes
+from serve.patterns import PatternError, matches_end
 from serve.tensors import TensorFile
 
 RANK_LIMITS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -141,12 +142,10 @@ def _rank_of(module: str, config: dict[str, Any]) -> int:
     rank: int = config["r"]
     for pattern, special in (config.get("rank_pattern") or {}).items():
         try:
-            if re.match(rf"(.*\.)?({pattern})$", module):
+            if matches_end(pattern, module):
                 return int(special)
-        except re.error as error:
-            raise AdapterError(
-                f"{pattern!r} in rank_pattern is not a regular expression: {error}."
-            ) from error
+        except PatternError as error:
+            raise AdapterError(f"rank_pattern in {CONFIG}: {error}.") from error
     return rank
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,11 @@ from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from serve.engine.interface import PrepareError
+from serve.engine.interface import PrepareError, Text
 from serve.labels import LabelError
+
+PAIR_MISSING = "This ensemble reads pairs: give a text_pair with every input."
+PAIR_UNUSED = "This ensemble reads single texts: leave text_pair out."
 
 
 @dataclass(frozen=True)
@@ -23,27 +26,60 @@ class Head:
     """A linear layer over the mean of the token vectors, as `head.safetensors` holds it."""
 
     weight: NDArray[np.float32]
-    """[C, hidden]"""
+    """[C, hidden], or [C, 4 x hidden] for pairs."""
     bias: NDArray[np.float32]
     """[C]"""
     normalize: bool
-    """L2-normalise the pooled vector first."""
+    """L2-normalise each pooled vector first."""
+    towers: bool
+    """Whether it reads pairs: two vectors u and v as [u, v, |u-v|, u*v] (Reimers and Gurevych 2019)."""
 
     @classmethod
     def read(cls, adapter: Path) -> "Head":
-        """Raises PrepareError for a head that is not served yet."""
         with safe_open(adapter / "head.safetensors", framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("pair"):
-                raise PrepareError("Heads over sentence pairs (pair=towers) are not served yet.")
             weight, bias = (file.get_tensor(name).float().numpy() for name in ("weight", "bias"))
-        return cls(weight, bias, metadata.get("normalize") == "true")
+        return cls(
+            weight, bias, metadata.get("normalize") == "true", metadata.get("pair") == "towers"
+        )
 
-    def scores(self, pooled: NDArray[np.float32]) -> NDArray[np.float64]:
-        """[N, C] from [N, hidden]."""
-        if self.normalize:
-            pooled = pooled / np.maximum(np.linalg.norm(pooled, axis=-1, keepdims=True), 1e-12)
-        return (pooled @ self.weight.T + self.bias).astype(np.float64)
+    def scores(
+        self, pooled: NDArray[np.float32], pair: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float64]:
+        """[N, C] from the texts' vectors [N, hidden], and for pairs the second texts' ones too."""
+        features = self._normalised(pooled)
+        if pair is not None:
+            second = self._normalised(pair)
+            features = np.concatenate(
+                [features, second, np.abs(features - second), features * second], axis=-1
+            )
+        return (features @ self.weight.T + self.bias).astype(np.float64)
+
+    def _normalised(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not self.normalize:
+            return pooled
+        return pooled / np.maximum(np.linalg.norm(pooled, axis=-1, keepdims=True), 1e-12)
+
+
+def refuse_mixed(heads: Mapping[str, Head]) -> None:
+    """Raises PrepareError where some members' heads read pairs and others single texts."""
+    pairs = [name for name, head in heads.items() if head.towers]
+    single = [name for name, head in heads.items() if not head.towers]
+    if pairs and single:
+        raise PrepareError(
+            f"The head of member {pairs[0]!r} reads pairs and that of {single[0]!r} single texts: no input could be "
+            "answered by both."
+        )
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """What the heads of M members say about N inputs."""
+
+    scores: NDArray[np.float64]
+    """[M, N, C]"""
+    prompt_tokens: int
+    """Tokens of all texts, both of a pair, counted once."""
 
 
 class EncoderPooler:
@@ -63,6 +99,28 @@ class EncoderPooler:
                 f"A text is {longest} tokens long, and the model's context is {self._context}: shorten it."
             )
         return rows
+
+    async def score(
+        self,
+        inputs: Sequence[Text],
+        adapters: Sequence[LoRARequest | None],
+        heads: Sequence[Head],
+    ) -> HeadScores:
+        """Raises LabelError for what cannot be scored: a text that is too long, or that comes alone where the heads
+        read pairs, or the other way round."""
+        towers = heads[0].towers
+        if any((each.text_pair is not None) != towers for each in inputs):
+            raise LabelError(PAIR_MISSING if towers else PAIR_UNUSED)
+        texts = [each.text for each in inputs]
+        texts += [each.text_pair for each in inputs if each.text_pair is not None]
+        rows = await asyncio.to_thread(self.tokens, texts)
+        pooled = await self.pool(rows, adapters)
+        first, second = pooled[:, : len(inputs)], pooled[:, len(inputs) :]
+        scores = [
+            head.scores(first[member], second[member] if towers else None)
+            for member, head in enumerate(heads)
+        ]
+        return HeadScores(np.stack(scores), sum(len(row) for row in rows))
 
     async def pool(
         self, rows: Sequence[Sequence[int]], adapters: Sequence[LoRARequest | None]

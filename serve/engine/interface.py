@@ -9,10 +9,8 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from serve.adapter import AdapterKind
+from serve.fusion.fused import Answers
 from serve.manifest import Ensemble, Member
 
 VERSION_NOT_LOADED = "version_not_loaded"
@@ -102,22 +100,16 @@ class PredictCall:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The fused answer to N inputs over C labels by M members."""
+    """The fused answer to N inputs by M members."""
 
     version: str
     labels: tuple[str, ...]
-    winners: NDArray[np.int64]
-    """[N] index of the answered label."""
-    probabilities: NDArray[np.float64]
-    """[N, C]"""
-    entropy: NDArray[np.float64]
-    """[N] nats"""
-    disagreement: NDArray[np.float64]
-    """[N] nats"""
+    """C labels; none for regression."""
+    answers: Answers
     members: tuple[Member, ...]
     """The members that answered, in the manifest's order."""
-    member_probabilities: NDArray[np.float64] | None
-    """[M, N, C], only when asked for."""
+    member_answers: tuple[Answers, ...] | None
+    """What each of them answers alone, only when asked for."""
     prompt_tokens: int
     """Tokens of the inputs, counted once."""
     member_tokens: int

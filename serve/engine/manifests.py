@@ -10,9 +10,10 @@ from serve.manifest import Ensemble
 
 def refuse_unserved(ensemble: Ensemble, kind: str) -> None:
     """Raises PrepareError for what a manifest may say and this version of Choir cannot serve yet."""
-    if ensemble.task not in ("classification", "generation"):
+    if kind == "causal" and ensemble.task in ("multilabel", "regression"):
         raise PrepareError(
-            f"The task {ensemble.task} is not served yet; classification and generation are."
+            f"The task {ensemble.task} needs an encoder base, whose adapters have heads; a causal base scores labels "
+            "that exclude each other."
         )
     if ensemble.task == "generation":
         if kind == "encoder":

@@ -17,7 +17,7 @@ from serve.adapter import AdapterError, adapter_kind
 from serve.engine.adapters import AdapterPool
 from serve.engine.arguments import check_vllm_version, engine_args
 from serve.engine.causal import CausalScorer
-from serve.engine.encoder import EncoderPooler, Head
+from serve.engine.encoder import PAIR_UNUSED, EncoderPooler, Head, refuse_mixed
 from serve.engine.equipment import Equipment
 from serve.engine.generation import generation_refusal, token_fusion
 from serve.engine.interface import (
@@ -36,8 +36,9 @@ from serve.engine.manifests import refuse_unserved, without
 from serve.engine.openai import OpenAIRoutes
 from serve.engine.probe import Prober
 from serve.engine.voice import Speaker, Voice
-from serve.fusion.fuse import Fused, Fusion, FusionError
-from serve.fusion.measures import entropy
+from serve.fusion.fuse import Fusion, FusionError
+from serve.fusion.fused import Answers, FusedValues, agreeing
+from serve.fusion.tasks import outputs
 from serve.manifest import Ensemble, Member
 
 logger = logging.getLogger(__name__)
@@ -140,8 +141,9 @@ class VLLMEngine:
                     absent[member.name] = error
             ensemble = without(ensemble, absent)
             self._refuse_group(ensemble)
+            refuse_mixed(heads)
             fusion = None
-            if ensemble.task == "classification":
+            if ensemble.task != "generation":
                 fusion = Fusion.from_manifest(
                     ensemble,
                     Path(version.parameters) if version.parameters else None,
@@ -192,10 +194,10 @@ class VLLMEngine:
                 f"Member {member.name!r} has a prefix or prompt adapter, and an encoder base takes LoRA only."
             )
         head = Head.read(Path(folder))
-        if len(head.bias) != len(ensemble.labels or ()):
+        if len(head.bias) != ensemble.head_rows:
             raise PrepareError(
-                f"The head of member {member.name!r} has {len(head.bias)} rows, and the ensemble has "
-                f"{len(ensemble.labels or ())} labels."
+                f"The head of member {member.name!r} has {len(head.bias)} rows, and the ensemble needs "
+                f"{ensemble.head_rows}."
             )
         return head
 
@@ -227,7 +229,7 @@ class VLLMEngine:
             try:
                 scores, prompt_tokens, member_tokens = await self._scores(loaded, members, call)
                 return await asyncio.to_thread(
-                    _merge, loaded, members, call, softmax(scores), prompt_tokens, member_tokens
+                    _merge, loaded, members, call, scores, prompt_tokens, member_tokens
                 )
             except labels.LabelError as error:
                 return Refusal(400, str(error), param="input")
@@ -244,7 +246,7 @@ class VLLMEngine:
             pair_needed = "{text_pair}" in ensemble.template
             for text in call.inputs:
                 if (text.text_pair is not None) != pair_needed:
-                    raise labels.LabelError(_PAIR_MISSING if pair_needed else _PAIR_UNUSED)
+                    raise labels.LabelError(_PAIR_MISSING if pair_needed else PAIR_UNUSED)
             scored = await self._causal.score(
                 [labels.fill(ensemble.template, text.text, text.text_pair) for text in call.inputs],
                 labels.label_texts(ensemble.labels or (), ensemble.verbalizers),
@@ -253,15 +255,9 @@ class VLLMEngine:
             )
             return scored.scores, scored.prompt_tokens, scored.member_tokens
         assert self._encoder is not None
-        if any(text.text_pair is not None for text in call.inputs):
-            raise labels.LabelError(_PAIR_UNUSED)
-        rows = await asyncio.to_thread(self._encoder.tokens, [text.text for text in call.inputs])
-        pooled = await self._encoder.pool(rows, [each.lora for each in equipment])
-        scores = np.stack(
-            [loaded.heads[member.name].scores(x) for member, x in zip(members, pooled, strict=True)]
-        )
-        tokens = sum(len(row) for row in rows)
-        return scores, tokens, tokens * len(members)
+        heads = [loaded.heads[member.name] for member in members]
+        pooled = await self._encoder.score(call.inputs, [each.lora for each in equipment], heads)
+        return pooled.scores, pooled.prompt_tokens, pooled.prompt_tokens * len(members)
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         """See `interface.Engine`."""
@@ -342,7 +338,6 @@ class VLLMEngine:
 
 
 _PAIR_MISSING = "The ensemble's template needs a text_pair with every input."
-_PAIR_UNUSED = "This ensemble reads single texts: leave text_pair out."
 
 
 @contextmanager
@@ -381,45 +376,45 @@ def _absent_refusal(loaded: Loaded, member: str | None) -> Refusal | None:
     )
 
 
-def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities over the last axis."""
-    shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
-
-
 def _merge(
     loaded: Loaded,
     members: tuple[Member, ...],
     call: PredictCall,
-    probabilities: NDArray[np.float64],
+    scores: NDArray[np.float64],
     prompt_tokens: int,
     member_tokens: int,
 ) -> Prediction:
-    """Fuse [M, N, C] to the answer. Raises FusionError."""
+    """Fuse scores [M, N, C] to the answer. Raises FusionError."""
     ensemble, fusion = loaded.ensemble, loaded.fusion
     assert fusion is not None
-    method = call.method or ensemble.fusion.method
+    said = outputs(ensemble.task, scores)
+    alone = tuple(fusion.alone(each) for each in said)
     if call.member is not None:
-        alone = probabilities[0]
-        fused = Fused(alone, entropy(alone), np.zeros(len(alone)), alone.argmax(axis=-1))
+        answers = alone[0]
     else:
-        with metrics.fusing(ensemble.name, method):
-            fused = fusion(probabilities, method=call.method, weights=call.weights)
-        votes = probabilities.argmax(axis=-1)
-        for member, choices in zip(members, votes, strict=True):
-            agreeing = int((choices == fused.winners).sum())
-            metrics.member_agreed(ensemble.name, member.name, agreeing, len(choices) - agreeing)
-        metrics.disagreement_seen(ensemble.name, fused.disagreement.tolist())
+        with metrics.fusing(ensemble.name, call.method or ensemble.fusion.method):
+            answers = fusion(said, method=call.method, weights=call.weights)
+        _count(ensemble, members, alone, answers)
     return Prediction(
         version=call.version,
         labels=tuple(ensemble.labels or ()),
-        winners=fused.winners,
-        probabilities=fused.probabilities,
-        entropy=fused.entropy,
-        disagreement=fused.disagreement,
+        answers=answers,
         members=members,
-        member_probabilities=probabilities if call.return_members else None,
+        member_answers=alone if call.return_members else None,
         prompt_tokens=prompt_tokens,
         member_tokens=member_tokens,
         absent=loaded.absent,
     )
+
+
+def _count(
+    ensemble: Ensemble, members: tuple[Member, ...], alone: tuple[Answers, ...], answers: Answers
+) -> None:
+    """How the members of labels stand to the fused answer; values have neither agreement nor nats."""
+    for member, own in zip(members, alone, strict=True):
+        agrees = agreeing(own, answers)
+        if agrees is not None:
+            yes = int(agrees.sum())
+            metrics.member_agreed(ensemble.name, member.name, yes, len(agrees) - yes)
+    if not isinstance(answers, FusedValues):
+        metrics.disagreement_seen(ensemble.name, answers.disagreement.tolist())

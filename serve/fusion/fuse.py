@@ -1,43 +1,30 @@
-"""The one way from member probabilities to an answer, for serving and training alike."""
+"""The one way from what members say to an answer, for serving and training alike."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from serve.fusion.errors import FusionError, StaleFusionError
-from serve.fusion.measures import disagreement, entropy
-from serve.fusion.members import Floats, Ints, check_probabilities, check_weights
-from serve.fusion.pooling import pool, uniform
-from serve.fusion.stack import Stack
+from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
+from serve.fusion.members import Floats, check_weights
+from serve.fusion.pooling import uniform
+from serve.fusion.stack import Stack, read_stack
+from serve.fusion.tasks import rules_of
 from serve.fusion.temperature import temper
-from serve.fusion.vote import vote
-from serve.manifest import Ensemble, Method
+from serve.manifest import METHODS, Ensemble, Method
 
-__all__ = ["Fused", "Fusion", "FusionError", "StaleFusionError"]
+__all__ = ["Fused", "FusedSets", "FusedValues", "Fusion", "FusionError", "StaleFusionError"]
 
 WEIGHTED: tuple[Method, ...] = ("weighted_average", "vote")
 """The methods that read weights."""
 
 
-@dataclass(frozen=True)
-class Fused:
-    """The answers to N rows over C labels."""
-
-    probabilities: Floats
-    """[N, C], rows summing to 1; shares of the votes for `vote`."""
-    entropy: Floats
-    """[N] of `probabilities`, in nats."""
-    disagreement: Floats
-    """[N] mutual information of the members, in nats, before temperature."""
-    winners: Ints
-    """[N] index of the answered label: the most probable one, or by the tie rule of `vote`."""
-
-
 class Fusion:
-    """How the members of one ensemble become one answer.
+    """How the members of one ensemble become one answer: `Fused` for classification, `FusedSets` for multilabel,
+    `FusedValues` for regression.
 
     `stale` says that a stacker is in use that was fitted on other adapters, because the caller
     allowed that."""
@@ -45,15 +32,10 @@ class Fusion:
     def __init__(
         self, ensemble: Ensemble, stack: Stack | None = None, *, allow_stale: bool = False
     ) -> None:
-        """Raises FusionError for an ensemble that is not served yet or a stacker that does not fit
-        it, and StaleFusionError for the method `stack` with a stacker that was fitted on other
-        adapters."""
-        if ensemble.task != "classification" or ensemble.labels is None:
-            raise FusionError(
-                f"Labels are fused for classification; {ensemble.task} is not served by it yet."
-            )
+        """Raises FusionError for the task generation or a stacker that does not fit the ensemble, and StaleFusionError
+        for the method `stack` with a stacker that was fitted on other adapters."""
         self._ensemble = ensemble
-        self._labels = ensemble.labels
+        self._rules = rules_of(ensemble)
         self._members = [member.name for member in ensemble.members]
         self._weights = dict(zip(self._members, ensemble.weights(), strict=True))
         changed = stack.changed_members(ensemble) if stack else []
@@ -76,31 +58,28 @@ class Fusion:
         is `stack`, and is left out if the stacker is only offered to requests, unless
         `allow_stale`. Raises FusionError as the constructor."""
         model = ensemble.fusion.model
-        if model == "gradient_boosting":
-            raise FusionError(
-                "Stacking by gradient boosting is not served yet; use logistic_regression."
-            )
-        if model is not None and parameters is None:
+        if model is None:
+            return cls(ensemble, allow_stale=allow_stale)
+        if parameters is None:
             raise FusionError(
                 f"{ensemble.id} names fitted parameters, but their file was not given."
             )
-        stack = Stack.read(parameters) if parameters is not None and model is not None else None
-        return cls(ensemble, stack, allow_stale=allow_stale)
+        return cls(ensemble, read_stack(parameters, model), allow_stale=allow_stale)
 
     @property
     def methods(self) -> tuple[Method, ...]:
         """What a request may choose."""
-        offered: tuple[Method, ...] = ("average", "weighted_average", "vote")
-        return (*offered, "stack") if self._stack else offered
+        known = METHODS[self._ensemble.task]
+        return tuple(method for method in known if method != "stack" or self._stack)
 
     def __call__(
         self,
-        probabilities: ArrayLike,
+        outputs: ArrayLike,
         *,
         method: str | None = None,
         weights: Mapping[str, float] | None = None,
-    ) -> Fused:
-        """Fuse probabilities [M, N, C], members in the manifest's order.
+    ) -> Answers:
+        """Fuse probabilities [M, N, C] or values [M, N], members in the manifest's order.
 
         `method` and `weights` (one a member, by name) are the request's, and replace the
         manifest's. The temperature is applied only to the manifest's method, which it was fitted
@@ -108,32 +87,36 @@ class Fusion:
         own = self._ensemble.fusion
         chosen = self._choose(method)
         values = self._choose_weights(chosen, weights)
-        members = check_probabilities(probabilities, self._members, len(self._labels))
+        members = self._rules.check(outputs, self._members)
         if chosen == "vote":
-            fused, winners = vote(members, values, self._labels)
+            return self._rules.vote(members, values)
+        if chosen == "stack":
+            assert self._stack is not None, "it is among the methods only if it was fitted"
+            fused = self._rules.from_scores(self._stack.scores(self._rules.evidence(members)))
         else:
-            if chosen == "stack":
-                assert self._stack is not None, "it is among the methods only if it was fitted"
-                fused = self._stack.predict(members)
-            else:
-                fused = pool(members, values, own.space)
-            winners = fused.argmax(axis=1)
-        if chosen == own.method:
+            fused = self._rules.pool(members, values, own.space)
+        if chosen == own.method and own.temperature != 1:
             fused = temper(fused, own.temperature)
-        return Fused(fused, entropy(fused), disagreement(members, values), winners)
+        return self._rules.answer(fused, members, values)
+
+    def alone(self, output: ArrayLike) -> Answers:
+        """What one member answers by itself, from its probabilities [N, C] or values [N]. Raises FusionError."""
+        members = self._rules.check(np.asarray(output)[np.newaxis], ["alone"])
+        return self._rules.answer(members[0], members, uniform(1))
 
     def _choose(self, method: str | None) -> Method:
         wanted = method or self._ensemble.fusion.method
-        for known in self.methods:
-            if wanted == known:
-                return known
+        for each in self.methods:
+            if wanted == each:
+                return each
         possible = ", ".join(self.methods)
         if wanted == "stack":
             raise FusionError(
                 f"{self._ensemble.id} has no stacker that was fitted on its adapters; possible: "
                 f"{possible}."
             )
-        what = "is not for classification" if wanted in get_args(Method) else "is not known"
+        known = wanted in get_args(Method)
+        what = f"is not for {self._ensemble.task}" if known else "is not known"
         raise FusionError(f"The fusion method {wanted!r} {what}; possible: {possible}.")
 
     def _choose_weights(self, method: Method, weights: Mapping[str, float] | None) -> Floats:
@@ -141,5 +124,6 @@ class Fusion:
         if method in WEIGHTED:
             return check_weights(self._weights if weights is None else weights, self._members)
         if weights is not None:
-            raise FusionError(f"'weights' is not for {method}; choose {' or '.join(WEIGHTED)}.")
+            possible = " or ".join(each for each in WEIGHTED if each in self.methods)
+            raise FusionError(f"'weights' is not for {method}; choose {possible}.")
         return uniform(len(self._members))

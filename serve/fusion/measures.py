@@ -1,6 +1,7 @@
 """How sure an answer is, and how far members are apart. All in nats."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serve.fusion.members import Floats, Ints
 from serve.fusion.pooling import logs, mean
@@ -25,6 +26,25 @@ def log_loss(probabilities: Floats, targets: Ints) -> float:
     """Mean negative log-likelihood of the true labels [N] under [N, C]."""
     chosen = probabilities[np.arange(len(targets)), targets]
     return -float(logs(chosen).mean())
+
+
+def binary(probabilities: Floats) -> Floats:
+    """[..., C, 2] yes and no of each label from [..., C]."""
+    return np.stack([probabilities, 1 - probabilities], axis=-1)
+
+
+def label_log_loss(probabilities: Floats, targets: NDArray[np.bool_]) -> float:
+    """Mean over the rows of the sum over the labels of -[y log p + (1-y) log(1-p)], from [N, C] and
+    [N, C]: the negative log-likelihood of independent labels."""
+    right = np.where(targets, probabilities, 1 - probabilities)
+    return -float(logs(right).sum(axis=1).mean())
+
+
+def micro_f1(chosen: NDArray[np.bool_], targets: NDArray[np.bool_]) -> float:
+    """2 TP / (2 TP + FP + FN) over all rows and labels; 0 where nothing is chosen or true."""
+    both = int((chosen & targets).sum())
+    either = int(chosen.sum()) + int(targets.sum())
+    return 2 * both / either if either else 0.0
 
 
 def accuracy(probabilities: Floats, targets: Ints) -> float:

@@ -25,29 +25,30 @@ def check_probabilities(
 
     Raises FusionError, naming the member and row, for another shape, for values that are not finite
     or negative, and for rows that do not sum to 1."""
-    array = np.asarray(probabilities)
-    if array.dtype.kind not in "fiu":
-        raise FusionError(f"Probabilities must be numbers, not {array.dtype}.")
-    if array.ndim != 3:
-        raise FusionError(
-            f"Probabilities must have the shape [members, rows, labels], not {list(array.shape)}."
-        )
-    given, _, columns = array.shape
-    if given != len(members):
-        raise FusionError(
-            f"There are probabilities of {given} members, but {len(members)} members."
-        )
-    if columns == 0:
-        raise FusionError("There are probabilities of no label.")
-    if labels is not None and columns != labels:
-        raise FusionError(f"There are probabilities of {columns} labels, but {labels} labels.")
-    rows = array.astype(np.float64)
-    _refuse(~np.isfinite(rows), members, "not finite (NaN or infinite)")
-    _refuse(rows < 0, members, "negative")
+    rows = _check_labelled(probabilities, members, labels)
     sums = rows.sum(axis=2, keepdims=True)
     _refuse(np.abs(sums - 1) > SUM_TOLERANCE, members, "not probabilities: their sum is not 1")
     normalised: Floats = rows / sums
     return normalised
+
+
+def check_independent(
+    probabilities: ArrayLike, members: Sequence[str], labels: int | None = None
+) -> Floats:
+    """The members' probabilities [M, N, C] of labels that do not exclude each other, as float64.
+
+    Raises FusionError as `check_probabilities`, and for values above 1 instead of for sums."""
+    rows = _check_labelled(probabilities, members, labels)
+    _refuse(rows > 1 + SUM_TOLERANCE, members, "not probabilities: one is above 1")
+    return np.minimum(rows, 1.0)
+
+
+def check_values(values: ArrayLike, members: Sequence[str]) -> Floats:
+    """The members' values [M, N] as float64. Raises FusionError for another shape and for values
+    that are not finite."""
+    rows = _check_array(values, members, "values", ("members", "rows"))
+    _refuse(~np.isfinite(rows), members, "not finite (NaN or infinite)", "value")
+    return rows
 
 
 def check_targets(targets: ArrayLike, rows: int, labels: int) -> Ints:
@@ -55,11 +56,28 @@ def check_targets(targets: ArrayLike, rows: int, labels: int) -> Ints:
     array = np.asarray(targets)
     if array.shape != (rows,) or array.dtype.kind not in "iu":
         raise FusionError(f"Targets must be {rows} whole numbers, one a row.")
-    if rows == 0:
-        raise FusionError("Fitting needs at least one row.")
+    _refuse_no_rows(rows)
     if array.min() < 0 or array.max() >= labels:
         raise FusionError(f"Targets must be label indices from 0 to {labels - 1}.")
     return array.astype(np.int64)
+
+
+def check_target_sets(targets: ArrayLike, rows: int, labels: int) -> NDArray[np.bool_]:
+    """Whether each label is true of each row [N, C]. Raises FusionError."""
+    array = np.asarray(targets)
+    if array.shape != (rows, labels) or not np.isin(array, (0, 1)).all():
+        raise FusionError(f"Targets must be {rows} rows of {labels} zeros and ones, one a label.")
+    _refuse_no_rows(rows)
+    return array.astype(np.bool_)
+
+
+def check_target_values(targets: ArrayLike, rows: int) -> Floats:
+    """The true value of each row [N]. Raises FusionError."""
+    array = np.asarray(targets)
+    if array.shape != (rows,) or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+        raise FusionError(f"Targets must be {rows} finite numbers, one a row.")
+    _refuse_no_rows(rows)
+    return array.astype(np.float64)
 
 
 def check_weights(weights: Mapping[str, float], members: Sequence[str]) -> Floats:
@@ -94,9 +112,43 @@ def check_members(weights: Mapping[str, float], members: Sequence[str]) -> None:
             raise FusionError(f"The weight of {name!r} must be a number, not {weight!r}.")
 
 
-def _refuse(wrong: NDArray[np.bool_], members: Sequence[str], what: str) -> None:
-    if wrong.any():
-        member, row, _ = (int(index) for index in np.argwhere(wrong)[0])
+def _check_labelled(probabilities: ArrayLike, members: Sequence[str], labels: int | None) -> Floats:
+    """[M, N, C], finite and not negative."""
+    rows = _check_array(probabilities, members, "probabilities", ("members", "rows", "labels"))
+    columns = rows.shape[2]
+    if columns == 0:
+        raise FusionError("There are probabilities of no label.")
+    if labels is not None and columns != labels:
+        raise FusionError(f"There are probabilities of {columns} labels, but {labels} labels.")
+    _refuse(~np.isfinite(rows), members, "not finite (NaN or infinite)")
+    _refuse(rows < 0, members, "negative")
+    return rows
+
+
+def _check_array(
+    given: ArrayLike, members: Sequence[str], what: str, axes: tuple[str, ...]
+) -> Floats:
+    array = np.asarray(given)
+    if array.dtype.kind not in "fiu":
+        raise FusionError(f"{what.capitalize()} must be numbers, not {array.dtype}.")
+    if array.ndim != len(axes):
         raise FusionError(
-            f"The probabilities of the member {members[member]!r} in row {row} are {what}."
+            f"{what.capitalize()} must have the shape [{', '.join(axes)}], not {list(array.shape)}."
         )
+    if len(array) != len(members):
+        raise FusionError(f"There are {what} of {len(array)} members, but {len(members)} members.")
+    return array.astype(np.float64)
+
+
+def _refuse_no_rows(rows: int) -> None:
+    if rows == 0:
+        raise FusionError("Fitting needs at least one row.")
+
+
+def _refuse(
+    wrong: NDArray[np.bool_], members: Sequence[str], what: str, of: str = "probabilities"
+) -> None:
+    if wrong.any():
+        member, row = (int(index) for index in np.argwhere(wrong)[0][:2])
+        verb = "is" if of == "value" else "are"
+        raise FusionError(f"The {of} of the member {members[member]!r} in row {row} {verb} {what}.")

@@ -19,6 +19,24 @@ def logs(probabilities: Floats) -> Floats:
     return nats
 
 
+CLIP = 1e-5
+"""Probabilities nearer to 0 or 1 than this count as this in log-odds: beyond it, float32 rounding
+would move them."""
+
+
+def log_odds(probabilities: Floats) -> Floats:
+    """log p/(1-p), of p clipped to [1e-5, 1 - 1e-5]."""
+    clipped = np.clip(probabilities, CLIP, 1 - CLIP)
+    odds: Floats = np.log(clipped) - np.log1p(-clipped)
+    return odds
+
+
+def sigmoid(scores: Floats) -> Floats:
+    """1 / (1 + e^-x), without overflow."""
+    probabilities: Floats = np.exp(-np.logaddexp(0.0, -scores))
+    return probabilities
+
+
 def mean(values: Floats, weights: Floats) -> Floats:
     """[...] weighted mean of [M, ...] over the members, by weights [M] that sum to 1."""
     weighted: Floats = np.einsum("m,m...->...", weights, values)
@@ -30,6 +48,17 @@ def pool(probabilities: Floats, weights: Floats, space: Space = "probability") -
     the normalised weighted geometric mean (the logarithmic opinion pool; Genest and Zidek 1986)."""
     if space == "log":
         return softmax(mean(logs(probabilities), weights))
+    return mean(probabilities, weights)
+
+
+def pool_independent(
+    probabilities: Floats, weights: Floats, space: Space = "probability"
+) -> Floats:
+    """[N, C] from [M, N, C] where each label is a yes or no of its own: `pool` over the two, a
+    label."""
+    if space == "log":
+        odds = logs(probabilities) - logs(1 - probabilities)
+        return sigmoid(mean(odds, weights))
     return mean(probabilities, weights)
 
 

@@ -7,11 +7,11 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from serve.engine.interface import Refusal
-from serve.gateway.auth import Guard
+from serve.gateway.auth import Guard, actor
 from serve.gateway.body import BodyReader
 from serve.gateway.errors import RefusedError
 from serve.gateway.links import ControlLink
-from serve.gateway.openapi import ADMIN_ERRORS, READ_ERRORS, described
+from serve.gateway.openapi import ADMIN_ERRORS, LIST_ERRORS, READ_ERRORS, described
 from serve.gateway.schemas import RollbackRequest
 from serve.rollout.requests import EnsembleView, RolloutView, SwapRequest
 
@@ -20,7 +20,7 @@ def reading_router(control: ControlLink) -> APIRouter:
     """What runs, and what is being changed."""
     router = APIRouter()
 
-    @router.get("/v1/ensembles", **described("All ensembles", (401, 503)))
+    @router.get("/v1/ensembles", **described("All ensembles", LIST_ERRORS))
     async def ensembles() -> Response:
         return _list(await control.ensembles())
 
@@ -30,9 +30,10 @@ def reading_router(control: ControlLink) -> APIRouter:
     async def ensemble(name: str) -> Response:
         return _document(await control.ensemble(name))
 
-    @router.get("/v1/rollouts", **described("All rollouts", (401, 503)))
+    @router.get("/v1/rollouts", **described("The latest rollouts, and the audit", LIST_ERRORS))
     async def rollouts() -> Response:
-        return _list(await control.rollouts())
+        found = await control.rollouts()
+        return _document({"object": "list", "data": found, "audit": await control.audit()})
 
     @router.get(
         "/v1/rollouts/{rollout_id}", **described("One rollout", READ_ERRORS, answer=RolloutView)
@@ -53,7 +54,7 @@ def admin_router(control: ControlLink, guard: Guard, bodies: BodyReader) -> APIR
     )
     async def swap(request: Request, name: str, wait: bool = False) -> Response:
         body = await bodies.model(request, SwapRequest)
-        return _begun(await control.swap(name, body, _actor(request), wait), wait)
+        return _begun(await control.swap(name, body, actor(request), wait), wait)
 
     @router.post(
         "/v1/ensembles/{name}/rollback",
@@ -61,7 +62,7 @@ def admin_router(control: ControlLink, guard: Guard, bodies: BodyReader) -> APIR
     )
     async def rollback(request: Request, name: str, wait: bool = False) -> Response:
         body = await bodies.model(request, RollbackRequest)
-        return _begun(await control.rollback(name, body.to, _actor(request), wait), wait)
+        return _begun(await control.rollback(name, body.to, actor(request), wait), wait)
 
     @router.post(
         "/v1/rollouts/{rollout_id}/promote",
@@ -69,7 +70,7 @@ def admin_router(control: ControlLink, guard: Guard, bodies: BodyReader) -> APIR
     )
     async def promote(request: Request, rollout_id: str, wait: bool = False) -> Response:
         await bodies.nothing(request)
-        return _begun(await control.promote(rollout_id, _actor(request), wait), wait)
+        return _begun(await control.promote(rollout_id, actor(request), wait), wait)
 
     @router.post(
         "/v1/rollouts/{rollout_id}/abort",
@@ -77,14 +78,9 @@ def admin_router(control: ControlLink, guard: Guard, bodies: BodyReader) -> APIR
     )
     async def abort(request: Request, rollout_id: str) -> Response:
         await bodies.nothing(request)
-        return _document(await control.abort(rollout_id, _actor(request)))
+        return _document(await control.abort(rollout_id, actor(request)))
 
     return router
-
-
-def _actor(request: Request) -> str:
-    """Who asked, for the audit."""
-    return f"admin@{request.client.host}" if request.client else "admin"
 
 
 def _begun(answer: RolloutView | Refusal, wait: bool) -> Response:

@@ -36,7 +36,7 @@ def create_app(
         redirect_slashes=False,
     )
     guard = Guard(settings)
-    bodies = BodyReader(settings.max_body_mb)
+    bodies = BodyReader(settings.max_body_mb, settings.body_timeout_seconds)
     dispatcher = Dispatcher(agent, settings.request_timeout_seconds)
     mirror = Mirror(
         agent.ledger,
@@ -50,10 +50,10 @@ def create_app(
     for router in (
         predict_router(engines, dispatcher, mirror, bodies, settings.max_inputs),
         completions_router(engines, dispatcher, mirror, bodies),
-        models_router(agent),
-        reading_router(control),
     ):
         app.include_router(router, dependencies=[Depends(guard.inference)])
+    for router in (models_router(agent), reading_router(control)):
+        app.include_router(router, dependencies=[Depends(guard.reading)])
     app.include_router(admin_router(control, guard, bodies))
 
     install_handlers(app)

@@ -1,8 +1,7 @@
 """Who may do what: tokens, and for admin routes also where the request comes from."""
 
-import hmac
 import ipaddress
-from collections.abc import Iterable
+import math
 from urllib.parse import urlsplit
 
 from fastapi import Request
@@ -10,33 +9,39 @@ from fastapi import Request
 from serve.config import Settings, is_loopback
 from serve.engine.interface import Refusal
 from serve.gateway.errors import RefusedError, refused
+from serve.gateway.rate import RateLimit
+from serve.tokens import Role, Token, find_token
+
+_CALLER = "choir.caller"
 
 
 class Guard:
-    """Two FastAPI dependencies: `inference` and `admin`. They run before a body is read."""
+    """Three FastAPI dependencies: `reading`, `inference` and `admin`. They run before a body is read."""
 
     def __init__(self, settings: Settings) -> None:
-        admin = settings.admin_token
-        self._admin_tokens = [] if admin is None else [admin.get_secret_value()]
-        inference = [token.get_secret_value() for token in settings.inference_tokens]
-        self._tokens = [*inference, *self._admin_tokens]
-        self._inference_needs_token = bool(inference)
+        self._tokens = settings.sealed().tokens
+        self._administered = any(token.role == "admin" for token in self._tokens)
+        self._closed = any(token.role != "admin" for token in self._tokens)
+        self._rate = RateLimit(settings.max_requests_per_minute)
         self._loopback = settings.loopback
         self._allowed_hosts = {host.lower() for host in settings.allowed_hosts}
         self._hosts = {settings.host.lower(), *self._allowed_hosts}
 
-    async def inference(self, request: Request) -> None:
-        """A token is needed only where inference tokens are configured; the admin's is one too.
+    async def reading(self, request: Request) -> None:
+        """A token is needed only where others than an admin's are configured.
 
-        Raises RefusedError (401)."""
-        if self._inference_needs_token:
-            _check_token(request, self._tokens)
+        Raises RefusedError: 401, 403 or 429."""
+        self._admit(request, "read", needed=self._closed)
+
+    async def inference(self, request: Request) -> None:
+        """The same with a token of the role `predict`."""
+        self._admit(request, "predict", needed=self._closed)
 
     async def admin(self, request: Request) -> None:
-        """The admin token, from a host and a page that are ours, and no form that any page can send.
+        """A token of the role `admin`, from a host and a page that are ours, and no form that any page can send.
 
-        Raises RefusedError: 400, 401, 403, or 404 where there are no admin routes."""
-        if not self._admin_tokens and not self._loopback:
+        Raises RefusedError: 400, 401, 403, 429, or 404 where there are no admin routes."""
+        if not self._administered and not self._loopback:
             raise refused(
                 404,
                 "Admin routes do not exist on this server: it can be reached from other machines "
@@ -44,11 +49,34 @@ class Guard:
             )
         self._check_host(request)
         self._check_origin(request)
-        if self._admin_tokens:
-            _check_token(request, self._admin_tokens)
+        self._admit(request, "admin", needed=self._administered)
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
             raise refused(400, "Admin routes take application/json only: set the content-type.")
+
+    def _admit(self, request: Request, role: Role, *, needed: bool) -> None:
+        given = _given(request)
+        token = find_token(self._tokens, given)
+        self._check_rate(request, token)
+        if token is not None:
+            request.scope[_CALLER] = token.name
+        if not needed:
+            return
+        if token is None:
+            what = "is wrong" if given else "is missing: send `Authorization: Bearer TOKEN`"
+            raise RefusedError(Refusal(401, f"The token {what}."), {"www-authenticate": "Bearer"})
+        if not token.may(role):
+            raise refused(
+                403, f"The token {token.name!r} has the role {token.role}, and this needs {role}."
+            )
+
+    def _check_rate(self, request: Request, token: Token | None) -> None:
+        """Wrong tokens are counted on the address that they come from, so that guessing is slow."""
+        caller = f"token {token.name}" if token else f"address {_address(request)}"
+        seconds = self._rate.wait(caller)
+        if seconds:
+            refusal = Refusal(429, f"Too many requests of the {caller}; try again later.")
+            raise RefusedError(refusal, {"retry-after": str(math.ceil(seconds))})
 
     def _check_host(self, request: Request) -> None:
         """A page whose DNS name was re-pointed to this server still sends its own name."""
@@ -80,14 +108,18 @@ class Guard:
         return not self._loopback and _is_address(host)
 
 
-def _check_token(request: Request, valid: Iterable[str]) -> None:
+def actor(request: Request) -> str:
+    """Who sent a request that was admitted, for the audit."""
+    return f"{request.scope.get(_CALLER, 'admin')}@{_address(request)}"
+
+
+def _given(request: Request) -> bytes:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    given = token.strip().encode("latin-1") if scheme.lower() == "bearer" else b""
-    # Every token is compared, each in constant time, so that timing tells nothing about any.
-    matches = [hmac.compare_digest(given, each.encode()) for each in valid]
-    if not any(matches):
-        what = "is wrong" if given else "is missing: send `Authorization: Bearer TOKEN`"
-        raise RefusedError(Refusal(401, f"The token {what}."), {"www-authenticate": "Bearer"})
+    return token.strip().encode("latin-1") if scheme.lower() == "bearer" else b""
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else "unknown"
 
 
 def _hostname(url: str) -> str:

@@ -41,13 +41,15 @@ def completions_router(
     router = APIRouter()
 
     @router.post(
-        COMPLETIONS_PATH, **described("Complete a prompt", INFERENCE_ERRORS, body=GenerateRequest)
+        COMPLETIONS_PATH,
+        **described("Complete a prompt", INFERENCE_ERRORS, body=GenerateRequest, streams=True),
     )
     async def complete(request: Request) -> Response:
         return await generate(request, "completions")
 
     @router.post(
-        CHAT_PATH, **described("Answer a conversation", INFERENCE_ERRORS, body=GenerateRequest)
+        CHAT_PATH,
+        **described("Answer a conversation", INFERENCE_ERRORS, body=GenerateRequest, streams=True),
     )
     async def chat(request: Request) -> Response:
         return await generate(request, "chat")

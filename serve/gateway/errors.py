@@ -22,6 +22,7 @@ TYPES: Mapping[int, str] = {
     403: "permission_error",
     404: "not_found_error",
     405: "invalid_request_error",
+    408: "invalid_request_error",
     409: "conflict_error",
     413: "request_too_large_error",
     429: "rate_limit_error",
@@ -85,7 +86,7 @@ def error_response(refusal: Refusal, headers: Mapping[str, str] | None = None) -
         media_type="application/json",
     )
     if refusal.status in (429, 503):
-        response.headers["retry-after"] = str(RETRY_AFTER_SECONDS)
+        response.headers.setdefault("retry-after", str(RETRY_AFTER_SECONDS))
     return response
 
 

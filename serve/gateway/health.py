@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic_core import to_json
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from serve.gateway.errors import refused
 from serve.gateway.links import ControlLink
@@ -26,7 +26,11 @@ def health_router(agent: GatewayAgent, control: ControlLink) -> APIRouter:
             raise refused(503, "Not ready: no engine has loaded the active versions.")
         return _status("ready")
 
-    @router.get("/metrics", **described("Prometheus text of all replicas", (503,)))
+    @router.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        **described("Prometheus text of all replicas", (503,)),
+    )
     async def metrics() -> Response:
         return Response(await control.metrics(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from serve.engine.interface import GenerateCall, PredictCall, Prediction, Refusal
+from serve.rollout.audit import AuditEntry
 from serve.rollout.requests import EnsembleView, RolloutView, SwapRequest
 
 
@@ -48,6 +49,8 @@ class ControlLink(Protocol):
     async def rollouts(self) -> Sequence[RolloutView]: ...
 
     async def rollout(self, rollout_id: str) -> RolloutView | Refusal: ...
+
+    async def audit(self) -> Sequence[AuditEntry]: ...
 
     async def ensembles(self) -> Sequence[EnsembleView]: ...
 

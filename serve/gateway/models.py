@@ -17,13 +17,13 @@ def models_router(agent: GatewayAgent) -> APIRouter:
     # OpenAI's shape wants a time; names move between versions, so it is when this gateway began.
     created = int(time())
 
-    @router.get("/v1/models", **described("Names that can be asked", (401,)))
+    @router.get("/v1/models", **described("Names that can be asked", (401, 403, 429)))
     async def models() -> Response:
         data = [_entry(name, target, created) for name, target in agent.routes.models().items()]
         return Response(to_json({"object": "list", "data": data}), media_type="application/json")
 
     # A path, because a member's name is `ensemble/member`.
-    @router.get("/v1/models/{model_id:path}", **described("One model", (401, 404)))
+    @router.get("/v1/models/{model_id:path}", **described("One model", (401, 403, 404, 429)))
     async def model(model_id: str) -> Response:
         entry = _entry(model_id, agent.routes.named(model_id), created)
         return Response(to_json(entry), media_type="application/json")

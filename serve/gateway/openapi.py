@@ -19,15 +19,17 @@ from serve.gateway.schemas import (
 )
 from serve.rollout.requests import EnsembleView, RolloutView, SwapRequest
 
-INFERENCE_ERRORS = (400, 401, 404, 413, 429, 503)
-ADMIN_ERRORS = (400, 401, 403, 404, 409, 413, 503)
-READ_ERRORS = (401, 404, 503)
+INFERENCE_ERRORS = (400, 401, 403, 404, 408, 413, 429, 503)
+ADMIN_ERRORS = (400, 401, 403, 404, 408, 409, 413, 429, 503)
+READ_ERRORS = (401, 403, 404, 429, 503)
+LIST_ERRORS = (401, 403, 429, 503)
 
 MEANINGS: Mapping[int, str] = {
     400: "The request is invalid.",
     401: "The token is missing or wrong.",
-    403: "The host or the origin may not do this.",
+    403: "The token, the host or the origin may not do this.",
     404: "There is no such model, ensemble, version or rollout.",
+    408: "The body did not arrive in time.",
     409: "Another version is active, a rollout is running, or there is no room.",
     413: "The body is too large.",
     429: "The server is full; Retry-After says when to come back.",
@@ -44,11 +46,15 @@ def described(
     *,
     body: type[BaseModel] | None = None,
     answer: type[BaseModel] | None = None,
+    streams: bool = False,
 ) -> dict[str, Any]:
     """A route's keyword arguments that describe it in the schema."""
     responses: dict[int, dict[str, Any]] = {
         error: {"description": MEANINGS[error], "content": _json(ErrorAnswer)} for error in errors
     }
+    if streams:
+        kinds: dict[str, Any] = {"application/json": {}, "text/event-stream": {}}
+        responses[200] = {"description": summary, "content": kinds}
     if answer is not None:
         responses[200] = {"description": summary, "content": _json(answer)}
     extra = {"requestBody": {"required": True, "content": _json(body)}} if body else None

@@ -1,6 +1,7 @@
-"""`POST /v1/predict`: labels and probabilities for one input or many."""
+"""`POST /v1/predict`: labels with probabilities, or values, for one input or many."""
 
 from collections.abc import Coroutine, Sequence
+from itertools import compress
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -8,6 +9,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from serve.engine.interface import PredictCall, Prediction, Refusal, Text
+from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
 from serve.gateway.body import BodyReader, kind_of
 from serve.gateway.dispatch import Dispatcher
 from serve.gateway.errors import refused
@@ -33,7 +35,7 @@ def predict_router(
     @router.post(
         PATH,
         **described(
-            "Labels and probabilities", INFERENCE_ERRORS, body=PredictRequest, answer=PredictAnswer
+            "Labels or values", INFERENCE_ERRORS, body=PredictRequest, answer=PredictAnswer
         ),
     )
     async def predict(request: Request) -> Response:
@@ -60,7 +62,7 @@ def predict_router(
         other = asked_too(target)
         if other is not None:
 
-            async def compare(again: Prediction) -> float:
+            async def compare(again: Prediction) -> float | None:
                 return agreement(prediction, again)
 
             mirror.after(exchange, other, PATH, ask, compare)
@@ -121,26 +123,20 @@ def _text(value: object, where: str) -> str:
 def answer(model: str, prediction: Prediction) -> dict[str, Any]:
     """The answer's document, in Python's own types."""
     labels = prediction.labels
-    rows = zip(
-        prediction.winners.tolist(),
-        prediction.probabilities.tolist(),
-        prediction.entropy.tolist(),
-        prediction.disagreement.tolist(),
-        strict=True,
-    )
     data: list[dict[str, Any]] = [
-        {
-            "index": index,
-            "label": labels[winner],
-            "probabilities": dict(zip(labels, probabilities, strict=True)),
-            "entropy": entropy,
-            "disagreement": disagreement,
-        }
-        for index, (winner, probabilities, entropy, disagreement) in enumerate(rows)
+        {"index": index, **said, **apart}
+        for index, (said, apart) in enumerate(
+            zip(_said(labels, prediction.answers), _apart(prediction.answers), strict=True)
+        )
     ]
-    if prediction.member_probabilities is not None:
-        for row, members in zip(data, _members(prediction), strict=True):
-            row["members"] = members
+    if prediction.member_answers is not None:
+        names = [
+            {"name": member.name, "adapters": [ref.model_dump() for ref in member.adapters]}
+            for member in prediction.members
+        ]
+        by_member = [_said(labels, answers) for answers in prediction.member_answers]
+        for row, each in zip(data, zip(*by_member, strict=True), strict=True):
+            row["members"] = [{**name, **said} for name, said in zip(names, each, strict=True)]
     document = {
         "object": "list",
         "model": model,
@@ -155,30 +151,56 @@ def answer(model: str, prediction: Prediction) -> dict[str, Any]:
     return document
 
 
-def agreement(one: Prediction, other: Prediction) -> float:
-    """The share of inputs with the same label."""
-    pairs = zip(one.winners.tolist(), other.winners.tolist(), strict=True)
-    same = [one.labels[mine] == other.labels[theirs] for mine, theirs in pairs]
+def agreement(one: Prediction, other: Prediction) -> float | None:
+    """The share of inputs with the same label or the same set of labels; None for values, which never quite agree."""
+    if isinstance(one.answers, FusedValues):
+        return None
+    pairs = zip(_named(one), _named(other), strict=True)
+    same = [mine == theirs for mine, theirs in pairs]
     return sum(same) / len(same)
 
 
-def _members(prediction: Prediction) -> Sequence[list[dict[str, Any]]]:
-    """For each input, what every member answered."""
-    assert prediction.member_probabilities is not None
-    labels = prediction.labels
-    names = [
-        {"name": member.name, "adapters": [ref.model_dump() for ref in member.adapters]}
-        for member in prediction.members
-    ]
-    by_input = prediction.member_probabilities.swapaxes(0, 1)
+def _named(prediction: Prediction) -> list[set[str]]:
+    """For each input, the answered labels."""
+    labels, answers = prediction.labels, prediction.answers
+    match answers:
+        case Fused():
+            return [{labels[winner]} for winner in answers.winners.tolist()]
+        case FusedSets():
+            return [set(compress(labels, chosen)) for chosen in answers.chosen.tolist()]
+        case FusedValues():
+            return []
+
+
+def _said(labels: Sequence[str], answers: Answers) -> list[dict[str, Any]]:
+    """For each input, what is answered: the fields that members have too."""
+    match answers:
+        case Fused():
+            winners, rows = answers.winners.tolist(), answers.probabilities.tolist()
+            return [
+                {"label": labels[winner], "probabilities": dict(zip(labels, row, strict=True))}
+                for winner, row in zip(winners, rows, strict=True)
+            ]
+        case FusedSets():
+            sets, rows = answers.chosen.tolist(), answers.probabilities.tolist()
+            return [
+                {
+                    "labels": list(compress(labels, chosen)),
+                    "probabilities": dict(zip(labels, row, strict=True)),
+                }
+                for chosen, row in zip(sets, rows, strict=True)
+            ]
+        case FusedValues():
+            return [{"value": value} for value in answers.values.tolist()]
+
+
+def _apart(answers: Answers) -> list[dict[str, float]]:
+    """For each input, how sure the fused answer is and how far members are apart."""
+    if isinstance(answers, FusedValues):
+        return [{"std": std} for std in answers.std.tolist()]
     return [
-        [
-            {
-                **name,
-                "label": labels[winner],
-                "probabilities": dict(zip(labels, probabilities, strict=True)),
-            }
-            for name, winner, probabilities in zip(names, winners, rows, strict=True)
-        ]
-        for winners, rows in zip(by_input.argmax(-1).tolist(), by_input.tolist(), strict=True)
+        {"entropy": entropy, "disagreement": disagreement}
+        for entropy, disagreement in zip(
+            answers.entropy.tolist(), answers.disagreement.tolist(), strict=True
+        )
     ]

@@ -79,23 +79,39 @@ class RollbackRequest(Body):
     )
 
 
-class MemberAnswer(BaseModel):
+class Said(BaseModel):
+    """What is answered to one input; which fields there are depends on the ensemble's task."""
+
+    label: str | None = Field(None, description="Classification: the answered label.")
+    labels: list[str] | None = Field(
+        None, description="Multilabel: the labels at or over their thresholds; there may be none."
+    )
+    probabilities: dict[str, float] | None = Field(
+        None,
+        description="Every label. Classification: they sum to 1; multilabel: each is its own.",
+    )
+    value: float | None = Field(None, description="Regression: the value.")
+
+
+class MemberAnswer(Said):
     """What one member answered to one input, never tempered."""
 
     name: str
     adapters: list[AdapterRef]
-    label: str
-    probabilities: dict[str, float]
 
 
-class PredictItem(BaseModel):
+class PredictItem(Said):
     """The fused answer to one input."""
 
     index: int
-    label: str
-    probabilities: dict[str, float] = Field(description="Every label; they sum to 1.")
-    entropy: float = Field(description="Of the probabilities, in nats.")
-    disagreement: float = Field(description="Mutual information of member and label, in nats.")
+    entropy: float | None = Field(None, description="Of the probabilities, in nats.")
+    disagreement: float | None = Field(
+        None,
+        description="Mutual information of member and label, in nats; multilabel: summed over the labels.",
+    )
+    std: float | None = Field(
+        None, description="Regression: the standard deviation of the members' values."
+    )
     members: list[MemberAnswer] | None = Field(None, description="In the manifest's order.")
 
 

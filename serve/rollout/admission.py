@@ -1,24 +1,36 @@
 """From a request for a swap to a verified candidate, or a refusal that says what is wrong."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from serve.adapter import AdapterError, AdapterKind, check_together, inspect_adapter
+from serve.adapter import (
+    AdapterError,
+    AdapterInfo,
+    AdapterKind,
+    check_together,
+    inspect_adapter,
+)
 from serve.base import BaseKind
 from serve.bundle import Bundle, BundleError
 from serve.engine.interface import Refusal
-from serve.fusion.errors import FusionError
+from serve.fusion.errors import FusionError, StaleFusionError
 from serve.fusion.fuse import Fusion
-from serve.manifest import AdapterRef, Ensemble, Member, adapter_name, explain
+from serve.golden import unserved_golden
+from serve.manifest import AdapterRef, Ensemble, Member, Task, adapter_name, explain
+from serve.rollout.arrivals import Arrivals
 from serve.rollout.database import now
+from serve.rollout.fitted import changed_members, fitted_parts, own_digests
 from serve.rollout.records import EnsembleRecord, VersionRecord
 from serve.rollout.requests import SwapRequest
 from serve.rollout.slots import Slots
-from serve.rollout.store import OutsideRoots, Store, StoreError
+from serve.rollout.sources import NotAllowed, Sources
+from serve.rollout.store import Store, StoreError
+from serve.rollout.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,8 @@ class EngineLimits:
     base_kind: BaseKind
     base_path: Path | None = None
     """The base's folder; None for one on a hub, whose shapes are not checked then."""
+    max_members: int = 64
+    """Members of one ensemble."""
 
 
 class Refused(Exception):
@@ -39,6 +53,8 @@ class Refused(Exception):
     def __init__(
         self, status: int, message: str, code: str | None = None, param: str | None = None
     ) -> None:
+        # Names of files need not be UTF-8; answers and the audit have to be.
+        message = message.encode(errors="backslashreplace").decode()
         super().__init__(message)
         self.refusal = Refusal(status, message, code, param)
 
@@ -46,8 +62,11 @@ class Refused(Exception):
 class Admission:
     """Builds and verifies versions. Everything here blocks on files and belongs in a thread."""
 
-    def __init__(self, store: Store, bundles: Sequence[Bundle], limits: EngineLimits) -> None:
+    def __init__(
+        self, store: Store, sources: Sources, bundles: Sequence[Bundle], limits: EngineLimits
+    ) -> None:
         self._store = store
+        self._sources = sources
         self._bundles = bundles
         self._limits = limits
 
@@ -65,22 +84,35 @@ class Admission:
                 "version_conflict",
                 "expected_version",
             )
+        check_gates(record.active_version.ensemble.task, request.strategy)
         if request.version is not None:
             return self._known(record, request.version)
         try:
+            return self._new(record, request, actor)
+        except NotAllowed as error:
+            raise Refused(403, str(error), "source_not_allowed", "members") from error
+        except (StoreError, BundleError) as error:
+            raise Refused(400, str(error)) from error
+
+    def _new(self, record: EnsembleRecord, request: SwapRequest, actor: str) -> VersionRecord:
+        """What arrives is put into the store once all of it has passed, so that what is refused
+        leaves nothing behind. Raises Refused, StoreError and BundleError."""
+        allow, active = request.allow_stale_fusion, record.active_version
+        fitted_on: Mapping[str, list[str]] | None = None
+        with Arrivals(self._store) as arrivals:
             if request.manifest is not None:
                 ensemble = self._from_manifest(record, request.manifest)
                 parameters = self._parameters_of(ensemble)
             else:
-                ensemble = self._with_members(record, request.members or {})
-                parameters = record.active_version.parameters
-            self._check_adapters(ensemble)
-            stale = self._check_fusion(ensemble, parameters, allow=request.allow_stale_fusion)
-        except OutsideRoots as error:
-            raise Refused(403, str(error), "outside_allowed_roots", "members") from error
-        except (StoreError, BundleError) as error:
-            raise Refused(400, str(error)) from error
-        return VersionRecord(ensemble, actor, now(), parameters, stale)
+                ensemble = self._with_members(record, request.members or {}, arrivals)
+                parameters = self._stored_parameters(active)
+                fitted_on = active.fitted_on or own_digests(active.ensemble)
+            self._check_adapters(ensemble, arrived=arrivals.digests)
+            stale = check_fit(ensemble, fitted_on, allow=allow)
+            stale |= self._check_fusion(ensemble, parameters, allow=allow)
+            arrivals.keep()
+        kept = self._store.keep_parameters(parameters) if parameters else None
+        return VersionRecord(ensemble, actor, now(), kept, stale, fitted_on)
 
     def check_known(self, record: VersionRecord) -> None:
         """Check a version that is in the database, and bring back from the bundles what the store
@@ -88,24 +120,38 @@ class Admission:
         self._check_adapters(record.ensemble)
         if record.parameters is not None:
             self._store.verify_parameters(record.parameters)
-        self._check_fusion(record.ensemble, record.parameters, allow=record.allow_stale_fusion)
+        file = self._stored_parameters(record)
+        self._check_fusion(record.ensemble, file, allow=record.allow_stale_fusion)
 
-    def _check_adapters(self, ensemble: Ensemble) -> None:
-        """Digest, format, values, rank, and fit to the base, to the labels and to each other."""
+    def _check_adapters(self, ensemble: Ensemble, arrived: Collection[str] = ()) -> None:
+        """Digest, format, values, rank, and fit to the base, to the labels and to each other; of what
+        has just `arrived` all that is known already."""
+        if len(ensemble.members) > self._limits.max_members:
+            raise Refused(
+                400,
+                f"{ensemble.id} has {len(ensemble.members)} members; at most {self._limits.max_members} are taken "
+                "(CHOIR_MAX_MEMBERS).",
+                param="manifest.members",
+            )
+        if (unserved := unserved_golden(ensemble)) is not None:
+            raise Refused(400, f"manifest: {unserved}.", param="manifest.golden")
         for member in ensemble.members:
             kinds = []
             for ref in member.adapters:
+                if ref.digest in arrived:
+                    continue
                 self._find(ref)
                 self._store.verify(ref.digest)
                 folder = self._store.adapter(ref.digest)
-                kinds.append(self._inspect(folder, member.name, ensemble))
+                kinds.append(self._inspect(folder, member.name, ensemble).kind)
             self._check_together(kinds, member.name)
 
     def import_adapter(self, bundle: Bundle, ref: AdapterRef) -> None:
         """Copy a bundle's adapter into the store unless it is there. Raises StoreError or
         BundleError."""
         if not self._store.has_adapter(ref.digest):
-            with self._store.copied(bundle.adapter_dir(ref)) as copy:
+            with self._store.scratch() as copy:
+                self._sources.copy(bundle.adapter_dir(ref), copy)
                 self._store.keep(copy, ref.digest)
 
     def earlier(self, record: EnsembleRecord, to: int | None) -> VersionRecord:
@@ -144,7 +190,10 @@ class Admission:
         return found
 
     def _with_members(
-        self, record: EnsembleRecord, changes: Mapping[str, str | list[str]]
+        self,
+        record: EnsembleRecord,
+        changes: Mapping[str, str | list[str]],
+        arrivals: Arrivals,
     ) -> Ensemble:
         ensemble = record.active_version.ensemble
         names = [member.name for member in ensemble.members]
@@ -157,7 +206,7 @@ class Admission:
             )
         # Scores were measured with the old content, so they stay behind.
         members = [
-            self._changed(member, changes[member.name], ensemble)
+            self._changed(member, changes[member.name], ensemble, arrivals)
             if member.name in changes
             else member
             for member in ensemble.members
@@ -166,18 +215,23 @@ class Admission:
             update={"version": record.highest + 1, "members": members, "scores": {}}
         )
 
-    def _changed(self, member: Member, uris: str | list[str], ensemble: Ensemble) -> Member:
+    def _changed(
+        self, member: Member, uris: str | list[str], ensemble: Ensemble, arrivals: Arrivals
+    ) -> Member:
         """The member with new content. The adapter keeps its name: its digest tells it apart."""
         several = [uris] if isinstance(uris, str) else uris
         adapters: list[AdapterRef] = []
         kinds: list[AdapterKind] = []
         for place, uri in enumerate(several):
-            with self._store.fetch(uri) as copy:
-                kinds.append(self._inspect(copy, member.name, ensemble))
-                self._check_together(kinds, member.name)
-                known = member.adapters[place : place + 1]
-                name = known[0].adapter if known else adapter_name(member.name, place)
-                adapters.append(AdapterRef(adapter=name, digest=self._store.keep(copy)))
+            copy = arrivals.scratch()
+            self._sources.fetch(uri, copy)
+            found = self._inspect(copy, member.name, ensemble)
+            kinds.append(found.kind)
+            self._check_together(kinds, member.name)
+            arrivals.add(copy, found.digest)
+            known = member.adapters[place : place + 1]
+            name = known[0].adapter if known else adapter_name(member.name, place)
+            adapters.append(AdapterRef(adapter=name, digest=found.digest))
         return member.model_copy(update={"adapters": adapters})
 
     def _from_manifest(self, record: EnsembleRecord, manifest: Mapping[str, Any]) -> Ensemble:
@@ -185,8 +239,15 @@ class Admission:
             ensemble = Ensemble.model_validate(
                 {"name": record.name, **manifest, "version": record.highest + 1}
             )
+            text = json.dumps(manifest, allow_nan=False)
         except ValidationError as error:
             raise Refused(400, f"manifest: {explain(error)}.", param="manifest") from error
+        except ValueError as error:
+            raise Refused(400, f"manifest: {error}.", param="manifest") from error
+        if r"\u0000" in text:
+            raise Refused(
+                400, "manifest: it holds a NUL character, which cannot be stored.", param="manifest"
+            )
         if ensemble.name != record.name:
             raise Refused(
                 400,
@@ -212,8 +273,11 @@ class Admission:
             "adapter_not_found",
         )
 
-    def _parameters_of(self, ensemble: Ensemble) -> str | None:
-        """The fitted parameters that a new manifest names, from whichever bundle has them."""
+    def _stored_parameters(self, record: VersionRecord) -> Path | None:
+        return None if record.parameters is None else self._store.parameters(record.parameters)
+
+    def _parameters_of(self, ensemble: Ensemble) -> Path | None:
+        """The file of fitted parameters that a new manifest names, from whichever bundle has it."""
         if ensemble.fusion.parameters is None:
             return None
         reason: BundleError | None = None
@@ -224,28 +288,29 @@ class Admission:
                 reason = error
                 continue
             if file is not None:
-                return self._store.keep_parameters(file)
+                return file
         raise Refused(400, str(reason), param="manifest.fusion.parameters")
 
-    def _check_fusion(self, ensemble: Ensemble, parameters: str | None, *, allow: bool) -> bool:
+    def _check_fusion(self, ensemble: Ensemble, file: Path | None, *, allow: bool) -> bool:
         """Whether fitted parameters are in use that belong to other adapters. Raises Refused."""
-        if ensemble.task != "classification":
+        if ensemble.task == "generation":
             return False
-        file = self._store.parameters(parameters) if parameters else None
         try:
             return Fusion.from_manifest(ensemble, file, allow_stale=allow).stale
         except FusionError as error:
-            raise Refused(400, str(error), param="allow_stale_fusion") from error
+            code = "stale_fusion" if isinstance(error, StaleFusionError) else None
+            raise Refused(400, str(error), code, "allow_stale_fusion" if code else None) from error
 
-    def _inspect(self, folder: Path, member: str, ensemble: Ensemble) -> AdapterKind:
+    def _inspect(self, folder: Path, member: str, ensemble: Ensemble) -> AdapterInfo:
+        """What a sound adapter is. Raises Refused."""
         limits = self._limits
         try:
-            info = inspect_adapter(
+            return inspect_adapter(
                 folder,
                 base=limits.base_path,
                 max_rank=limits.max_lora_rank,
                 base_kind=limits.base_kind,
-                labels=ensemble.labels,
+                head_rows=ensemble.head_rows,
             )
         except AdapterError as error:
             raise Refused(
@@ -254,7 +319,6 @@ class Admission:
                 "adapter_refused",
                 f"members.{member}",
             ) from error
-        return info.kind
 
     @staticmethod
     def _check_together(kinds: Sequence[AdapterKind], member: str) -> None:
@@ -267,6 +331,36 @@ class Admission:
                 "adapter_refused",
                 f"members.{member}",
             ) from error
+
+
+def check_fit(
+    ensemble: Ensemble, fitted_on: Mapping[str, list[str]] | None, *, allow: bool
+) -> bool:
+    """Whether weights or a temperature are in use that were fitted on other adapters. Raises Refused."""
+    parts = [part for part in fitted_parts(ensemble) if part != "stacker"]
+    changed = changed_members(ensemble, fitted_on)
+    if not parts or not changed:
+        return False
+    if not allow:
+        raise Refused(
+            400,
+            f"The {' and '.join(parts)} of {ensemble.name} were fitted on other adapters than the new ones of "
+            f"{', '.join(changed)}: give a manifest with new ones, or keep them with allow_stale_fusion.",
+            "stale_fusion",
+            "allow_stale_fusion",
+        )
+    return True
+
+
+def check_gates(task: Task, strategy: Strategy) -> None:
+    """Raises Refused for a gate that the task could never pass."""
+    if task == "regression" and strategy.gates.min_agreement is not None:
+        raise Refused(
+            400,
+            "min_agreement compares labels or texts, and the ensemble answers values, which never quite agree; leave "
+            "it out.",
+            param="strategy.gates.min_agreement",
+        )
 
 
 def check_room(candidate: Ensemble, needed: Sequence[Ensemble], slots: Slots) -> None:

@@ -46,7 +46,7 @@ def import_bundles(
             database.add_ensemble(name, max(versions), new, IMPORTER)
             differences[name] = []
         else:
-            database.add_versions(new)
+            database.add_versions(new, IMPORTER)
             differences[name] = _differences(record, versions)
     records = database.ensembles()
     return Imported({name: records[name] for name in differences}, differences)

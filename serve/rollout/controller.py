@@ -16,8 +16,10 @@ from serve import metrics
 from serve.bundle import Bundle
 from serve.config import Settings
 from serve.engine.interface import Refusal
+from serve.location import Location
 from serve.metrics import Family, MetricsBoard
 from serve.rollout.admission import Admission, EngineLimits, Refused
+from serve.rollout.audit import AuditEntry
 from serve.rollout.bundle_import import Imported, import_bundles
 from serve.rollout.catalog import Catalog
 from serve.rollout.changes import Changes
@@ -28,6 +30,7 @@ from serve.rollout.participants import Participants
 from serve.rollout.records import EnsembleRecord, VersionRecord
 from serve.rollout.requests import EnsembleView, RolloutView, SwapRequest, VersionView
 from serve.rollout.slots import Slots
+from serve.rollout.sources import Sources
 from serve.rollout.state import Action, Decision, Rollout, State
 from serve.rollout.store import Store
 from serve.rollout.strategy import IMMEDIATE, Strategy
@@ -53,6 +56,9 @@ class Controller:
         limits: EngineLimits,
         *,
         adapter_roots: Sequence[Path] = (),
+        adapter_prefixes: Sequence[Location] = (),
+        max_adapter_gb: float = 16,
+        fetch_timeout_seconds: float = 1800,
         database_url: str | None = None,
         expected: Mapping[Kind, int] | None = None,
         keep_warm: int = 1,
@@ -63,7 +69,12 @@ class Controller:
         self._bundles = bundles
         self._store_dir = store_dir
         self._limits = limits
-        self._roots = (*(bundle.path for bundle in bundles), *adapter_roots)
+        self._sources = Sources(
+            [*(bundle.path for bundle in bundles), *adapter_roots],
+            adapter_prefixes,
+            max_bytes=int(max_adapter_gb * 1e9),
+            seconds=fetch_timeout_seconds,
+        )
         self._database_url = database_url
         self._keep_warm = keep_warm
         self._lease = lease_seconds
@@ -84,6 +95,9 @@ class Controller:
             settings.store_dir,
             limits,
             adapter_roots=settings.adapter_roots,
+            adapter_prefixes=[Location.parse(prefix) for prefix in settings.adapter_prefixes],
+            max_adapter_gb=settings.max_adapter_gb,
+            fetch_timeout_seconds=settings.fetch_timeout_seconds,
             database_url=url.get_secret_value() if url else None,
             expected={"engine": settings.replicas, "gateway": settings.gateways},
             keep_warm=settings.keep_warm,
@@ -200,6 +214,10 @@ class Controller:
         """The latest first."""
         return [self._view(rollout) for rollout in await asyncio.to_thread(self._database.rollouts)]
 
+    async def audit(self) -> list[AuditEntry]:
+        """The latest first."""
+        return await asyncio.to_thread(self._database.audit)
+
     async def rollout(self, rollout_id: str) -> RolloutView | Refusal:
         found = await asyncio.to_thread(self._database.rollout, rollout_id)
         return unknown_rollout(rollout_id) if found is None else self._view(found)
@@ -223,15 +241,17 @@ class Controller:
 
     async def metrics(self) -> bytes:
         """Prometheus text of all processes."""
+        for name, record in self._catalog.records.items():
+            metrics.fusion_stale(name, record.active_version.allow_stale_fusion)
         incarnation = f"controller-{self._database.life}"
         self._board.push("controller", 0, incarnation, metrics.families())
         return self._board.render()
 
     def _open(self) -> Imported:
         """Everything that blocks at the start."""
-        self._store = Store(self._store_dir, self._roots)
+        self._store = Store(self._store_dir)
         url = self._database_url or f"sqlite:///{self._store.folder / 'choir.db'}"
-        self._admission = Admission(self._store, self._bundles, self._limits)
+        self._admission = Admission(self._store, self._sources, self._bundles, self._limits)
         self._database = Database.open(url)
         try:
             imported = import_bundles(self._bundles, self._database, self._store, self._admission)

@@ -4,100 +4,47 @@ One controller writes at a time. Each start takes the next *life*, and a control
 refused at its next write.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from threading import Event
 
 import sqlalchemy as sa
-from sqlalchemy import JSON, CursorResult, Engine, ForeignKey, String, Text, event
+from sqlalchemy import CursorResult, Engine
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
-from serve.manifest import Ensemble
-from serve.rollout.figures import Figures
+from serve.rollout.audit import AuditEntry
+from serve.rollout.connection import DatabaseError, connect, open_alone, reason
 from serve.rollout.records import EnsembleRecord, VersionRecord
-from serve.rollout.state import ENDED, Rollout, State
-from serve.rollout.strategy import Strategy
+from serve.rollout.state import ENDED, Rollout
+from serve.rollout.tables import (
+    AuditRow,
+    ControlRow,
+    EnsembleRow,
+    RolloutRow,
+    Table,
+    VersionRow,
+    audit_entry,
+    figures_json,
+    rollout_of,
+    rollout_row,
+    version_of,
+    version_row,
+)
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["Conflict", "Database", "DatabaseError", "now"]
 
 SCHEMA_VERSION = 2
-
-
-class DatabaseError(RuntimeError):
-    """A state that cannot be read or written, in one sentence."""
+RETRY_SECONDS = 1.0
+"""How often a database that went away in the middle of a commit is asked what became of it."""
 
 
 class Conflict(DatabaseError):
     """Somebody else changed the state first."""
-
-
-class Table(DeclarativeBase):
-    """All tables."""
-
-
-class ControlRow(Table):
-    """The one row of what belongs to no ensemble."""
-
-    __tablename__ = "control"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    schema_version: Mapped[int]
-    life: Mapped[int]
-    epoch: Mapped[int]
-
-
-class EnsembleRow(Table):
-    __tablename__ = "ensembles"
-    name: Mapped[str] = mapped_column(String(63), primary_key=True)
-    active: Mapped[int]
-    epoch: Mapped[int]
-    previous: Mapped[list[int]] = mapped_column(JSON)
-
-
-class VersionRow(Table):
-    __tablename__ = "versions"
-    ensemble: Mapped[str] = mapped_column(ForeignKey("ensembles.name"), primary_key=True)
-    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    manifest: Mapped[dict[str, Any]] = mapped_column(JSON)
-    source: Mapped[str] = mapped_column(Text)
-    parameters: Mapped[str | None] = mapped_column(String(64))
-    allow_stale_fusion: Mapped[bool]
-    left: Mapped[int | None] = mapped_column("left_at_epoch")
-    created: Mapped[str] = mapped_column(String(40))
-
-
-class RolloutRow(Table):
-    __tablename__ = "rollouts"
-    number: Mapped[int] = mapped_column(primary_key=True)
-    id: Mapped[str] = mapped_column(String(32), unique=True)
-    ensemble: Mapped[str] = mapped_column(ForeignKey("ensembles.name"), index=True)
-    from_version: Mapped[int]
-    to_version: Mapped[int]
-    strategy: Mapped[dict[str, Any]] = mapped_column(JSON)
-    action: Mapped[str] = mapped_column(String(32))
-    actor: Mapped[str] = mapped_column(Text)
-    decision: Mapped[str | None] = mapped_column(String(32))
-    decided_by: Mapped[str | None] = mapped_column(Text)
-    figures: Mapped[dict[str, Any]] = mapped_column(JSON)
-    state: Mapped[str] = mapped_column(String(32), index=True)
-    reason: Mapped[str | None] = mapped_column(Text)
-    replicas: Mapped[dict[str, str]] = mapped_column(JSON)
-    created: Mapped[str] = mapped_column(String(40))
-    updated: Mapped[str] = mapped_column(String(40))
-
-
-class AuditRow(Table):
-    """Who, what, when, from, to, outcome. Rows are only ever added."""
-
-    __tablename__ = "audit"
-    number: Mapped[int] = mapped_column(primary_key=True)
-    at: Mapped[str] = mapped_column(String(40))
-    actor: Mapped[str] = mapped_column(Text)
-    action: Mapped[str] = mapped_column(String(32))
-    ensemble: Mapped[str] = mapped_column(String(63), index=True)
-    from_version: Mapped[int | None]
-    to_version: Mapped[int | None]
-    outcome: Mapped[str] = mapped_column(String(32))
-    reason: Mapped[str | None] = mapped_column(Text)
 
 
 def now() -> str:
@@ -110,23 +57,20 @@ class Database:
 
     def __init__(self, engine: Engine, life: int) -> None:
         self._engine = engine
+        self._closed = Event()
         self.life = life
 
     @classmethod
     def open(cls, url: str) -> "Database":
         """Open the database, create its tables if it is new, and begin a new life."""
-        if not url.startswith("sqlite:"):
-            scheme = url.partition(":")[0]
-            raise DatabaseError(f"The database {scheme!r} is not served yet; only sqlite is.")
+        engine = connect(url)
         try:
-            engine = sa.create_engine(url)
-            event.listen(engine, "connect", _tune_sqlite)
-            Table.metadata.create_all(engine)
             return cls(engine, _begin_life(engine))
         except SQLAlchemyError as error:
-            raise DatabaseError(f"The database cannot be opened: {_reason(error)}.") from error
+            raise DatabaseError(f"The database cannot be opened: {reason(error)}.") from error
 
     def close(self) -> None:
+        self._closed.set()
         self._engine.dispose()
 
     def ensembles(self) -> dict[str, EnsembleRecord]:
@@ -141,27 +85,42 @@ class Database:
         with self._transaction() as session:
             session.add(EnsembleRow(name=name, active=active, epoch=0, previous=[]))
             session.flush()
-            session.add_all(map(_version_row, versions))
+            session.add_all(map(version_row, versions))
             session.add(_audit(actor, "import", name, None, active, "done", None))
 
-    def add_versions(self, records: Iterable[VersionRecord]) -> None:
+    def add_versions(self, records: Iterable[VersionRecord], actor: str) -> None:
         """Versions that are none of the known ones."""
         with self._transaction() as session:
-            session.add_all(map(_version_row, records))
+            for record in records:
+                name, version = record.ensemble.name, record.ensemble.version
+                session.add(version_row(record))
+                session.add(_audit(actor, "import", name, None, version, "done", None))
 
     def begin(self, rollout: Rollout, candidate: VersionRecord | None) -> None:
         """A rollout starts, with a new version or to a known one."""
         with self._transaction() as session:
             self._check_life(session)
             if candidate is not None:
-                session.add(_version_row(candidate))
-            session.add(_rollout_row(rollout))
+                session.add(version_row(candidate))
+            session.add(rollout_row(rollout))
 
     def commit(self, rollout: Rollout, record: EnsembleRecord, history: Sequence[int]) -> int:
         """Make the version of a committing rollout active: the one durable write. Returns its
         epoch.
 
-        Raises Conflict unless `record` still is what is active."""
+        A connection that breaks in the middle leaves open whether it was written; then this asks
+        until the database answers. Raises Conflict unless `record` still is what is active."""
+        try:
+            return self._commit(rollout, record, history)
+        except Conflict:
+            raise
+        except DatabaseError:
+            epoch = self._epoch_if_committed(rollout)
+            if epoch is None:
+                raise
+            return epoch
+
+    def _commit(self, rollout: Rollout, record: EnsembleRecord, history: Sequence[int]) -> int:
         with self._transaction() as session:
             self._check_life(session)
             control = _control(session)
@@ -185,6 +144,21 @@ class Database:
             _update_rollout(session, rollout)
             session.add(_audit_of(rollout, "committed"))
             return control.epoch
+
+    def _epoch_if_committed(self, rollout: Rollout) -> int | None:
+        """What became of a commit whose transaction failed; None if nothing was written. Raises
+        DatabaseError when the database is closed before it can say."""
+        while True:
+            try:
+                with self._transaction() as session:
+                    row = _rollout_row_of(session, rollout)
+                    if row.state != rollout.state:
+                        return None
+                    return session.get_one(EnsembleRow, rollout.ensemble).epoch
+            except DatabaseError as error:
+                logger.error("Whether %s is committed is not known yet: %s", rollout.id, error)
+                if self._closed.wait(RETRY_SECONDS):
+                    raise
 
     def advanced(self, rollout: Rollout) -> None:
         """Write down a rollout's state."""
@@ -218,22 +192,28 @@ class Database:
         with self._transaction() as session:
             session.add(_audit(actor, action, record.name, record.active, None, "refused", reason))
 
+    def audit(self, limit: int = 200) -> list[AuditEntry]:
+        """The latest first."""
+        query = sa.select(AuditRow).order_by(AuditRow.number.desc()).limit(limit)
+        with self._transaction() as session:
+            return [audit_entry(row) for row in session.scalars(query)]
+
     def rollouts(self, limit: int = 200) -> list[Rollout]:
         """The latest first."""
         query = sa.select(RolloutRow).order_by(RolloutRow.number.desc()).limit(limit)
         with self._transaction() as session:
-            return [_rollout(row) for row in session.scalars(query)]
+            return [rollout_of(row) for row in session.scalars(query)]
 
     def rollout(self, id: str) -> Rollout | None:
         with self._transaction() as session:
             row = session.scalar(sa.select(RolloutRow).where(RolloutRow.id == id))
-            return None if row is None else _rollout(row)
+            return None if row is None else rollout_of(row)
 
     def unfinished(self) -> list[Rollout]:
         """The oldest first."""
         query = sa.select(RolloutRow).where(RolloutRow.state.not_in(list(ENDED)))
         with self._transaction() as session:
-            return [_rollout(row) for row in session.scalars(query.order_by(RolloutRow.number))]
+            return [rollout_of(row) for row in session.scalars(query.order_by(RolloutRow.number))]
 
     @contextmanager
     def _transaction(self) -> Iterator[Session]:
@@ -241,7 +221,7 @@ class Database:
             with Session(self._engine) as session, session.begin():
                 yield session
         except SQLAlchemyError as error:
-            raise DatabaseError(f"The database failed: {_reason(error)}.") from error
+            raise DatabaseError(f"The database failed: {reason(error)}.") from error
 
     def _check_life(self, session: Session) -> None:
         if _control(session).life != self.life:
@@ -252,8 +232,10 @@ class Database:
 
 
 def _begin_life(engine: Engine) -> int:
-    with Session(engine) as session, session.begin():
-        control = session.get(ControlRow, 1)
+    with engine.begin() as connection, Session(connection) as session:
+        open_alone(connection)
+        Table.metadata.create_all(connection)
+        control = session.get(ControlRow, 1, with_for_update=True)
         if control is None:
             control = ControlRow(id=1, schema_version=SCHEMA_VERSION, life=0, epoch=0)
             session.add(control)
@@ -264,20 +246,8 @@ def _begin_life(engine: Engine) -> int:
                 "another --store."
             )
         control.life += 1
+        session.flush()
         return control.life
-
-
-def _tune_sqlite(connection: Any, _: object) -> None:
-    """Readers never wait for the writer, and what is committed survives a crash."""
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _reason(error: SQLAlchemyError) -> str:
-    """Without the statement and its values, which SQLAlchemy adds."""
-    return str(getattr(error, "orig", None) or type(error).__name__).rstrip(".")
 
 
 def _control(session: Session) -> ControlRow:
@@ -286,66 +256,8 @@ def _control(session: Session) -> ControlRow:
 
 def _ensemble(session: Session, row: EnsembleRow) -> EnsembleRecord:
     query = sa.select(VersionRow).where(VersionRow.ensemble == row.name)
-    versions = {each.version: _version(each) for each in session.scalars(query)}
+    versions = {each.version: version_of(each) for each in session.scalars(query)}
     return EnsembleRecord(row.name, row.active, row.epoch, tuple(row.previous), versions)
-
-
-def _version(row: VersionRow) -> VersionRecord:
-    return VersionRecord(
-        ensemble=Ensemble.model_validate(row.manifest),
-        source=row.source,
-        created=row.created,
-        parameters=row.parameters,
-        allow_stale_fusion=row.allow_stale_fusion,
-        left=row.left,
-    )
-
-
-def _version_row(record: VersionRecord) -> VersionRow:
-    return VersionRow(
-        ensemble=record.ensemble.name,
-        version=record.ensemble.version,
-        manifest=record.ensemble.model_dump(mode="json", exclude_none=True),
-        source=record.source,
-        parameters=record.parameters,
-        allow_stale_fusion=record.allow_stale_fusion,
-        created=record.created,
-    )
-
-
-_ROLLOUT_FIELDS = (
-    "id",
-    "ensemble",
-    "from_version",
-    "to_version",
-    "action",
-    "actor",
-    "decision",
-    "decided_by",
-    "state",
-    "reason",
-    "replicas",
-    "created",
-    "updated",
-)
-
-
-def _rollout_row(rollout: Rollout) -> RolloutRow:
-    return RolloutRow(
-        **{name: getattr(rollout, name) for name in _ROLLOUT_FIELDS},
-        strategy=rollout.strategy.as_json(),
-        figures=_figures_json(rollout),
-    )
-
-
-def _rollout(row: RolloutRow) -> Rollout:
-    values = {name: getattr(row, name) for name in _ROLLOUT_FIELDS}
-    figures = {each: Figures.from_json(counts) for each, counts in row.figures.items()}
-    return Rollout(
-        **values | {"state": State(row.state)},
-        strategy=Strategy.model_validate(row.strategy),
-        figures=figures,
-    )
 
 
 def _rollout_row_of(session: Session, rollout: Rollout) -> RolloutRow:
@@ -356,11 +268,7 @@ def _update_rollout(session: Session, rollout: Rollout) -> None:
     row = _rollout_row_of(session, rollout)
     row.state, row.reason, row.updated = rollout.state, rollout.reason, rollout.updated
     row.replicas = rollout.replicas
-    row.figures = _figures_json(rollout)
-
-
-def _figures_json(rollout: Rollout) -> dict[str, Any]:
-    return {gateway: figures.as_json() for gateway, figures in rollout.figures.items()}
+    row.figures = figures_json(rollout)
 
 
 def _audit_of(rollout: Rollout, outcome: str) -> AuditRow:
@@ -392,5 +300,5 @@ def _audit(
         from_version=from_version,
         to_version=to_version,
         outcome=outcome,
-        reason=reason,
+        reason=reason and reason.replace("\0", "?"),  # no text in PostgreSQL holds one
     )

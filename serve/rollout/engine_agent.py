@@ -8,6 +8,7 @@ from pathlib import Path
 
 from serve.digest import DigestError, folder_digest
 from serve.engine.interface import Engine, PrepareError, Version
+from serve.rollout.golden import wrong_golden
 from serve.rollout.lease import ControllerLink, Lease, new_participant
 from serve.rollout.messages import AssignedVersion, Desired, PrepareResult, Report, Role
 from serve.rollout.slots import slots_taken
@@ -139,7 +140,12 @@ class EngineAgent:
                 await asyncio.to_thread(_verify, version)
             probes = await self._engine.prepare(version)
             self._held[version.key] = version
-            result = PrepareResult(assigned.attempt, probes)
+            wrong = await wrong_golden(self._engine, version)
+            result = PrepareResult(assigned.attempt, probes, wrong)
+            if wrong is not None and assigned.attempt is None:
+                # No rollout will abort it, so it must not pass for loaded.
+                del self._held[version.key]
+                await self._engine.release(version.key)
         except PrepareError as error:
             self._held.pop(version.key, None)
             result = PrepareResult(assigned.attempt, error=str(error))

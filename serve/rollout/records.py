@@ -21,6 +21,8 @@ class VersionRecord:
     parameters: str | None = None
     """SHA-256 of the file of fitted parameters in the store, if the fusion has one."""
     allow_stale_fusion: bool = False
+    fitted_on: Mapping[str, list[str]] | None = None
+    """Member -> digests of the adapters that weights, temperature and stacker were fitted on; None: its own."""
     left: int | None = None
     """The epoch at which it last ceased to be active; None if it never was."""
 

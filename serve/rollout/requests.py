@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_
 
 from serve.manifest import Member, Name
 from serve.rollout.figures import Figures, Tally, total
+from serve.rollout.fitted import FusionFit
 from serve.rollout.messages import Role
 from serve.rollout.records import EnsembleRecord, VersionRecord
 from serve.rollout.state import Decision, Rollout
@@ -161,6 +162,7 @@ class VersionView(BaseModel):
     digests: list[str]
     stale_fusion: bool
     """Whether it was let through with a fusion fitted on other adapters."""
+    fusion_fit: FusionFit
 
     @classmethod
     def of(cls, record: VersionRecord, role: Role | None) -> "VersionView":
@@ -171,6 +173,7 @@ class VersionView(BaseModel):
             created=record.created,
             digests=list(record.ensemble.digests),
             stale_fusion=record.allow_stale_fusion,
+            fusion_fit=FusionFit.of(record),
         )
 
 
@@ -186,6 +189,8 @@ class EnsembleView(BaseModel):
     """Of the active version."""
     digests: list[str]
     stale_fusion: bool
+    """Of the active version."""
+    fusion_fit: FusionFit
     """Of the active version."""
     versions: list[VersionView]
     previous: list[int]
@@ -213,6 +218,7 @@ class EnsembleView(BaseModel):
             members=ensemble.members,
             digests=list(ensemble.digests),
             stale_fusion=active.allow_stale_fusion,
+            fusion_fit=FusionFit.of(active),
             versions=versions,
             previous=list(record.previous),
             rollout=rollout,

@@ -31,7 +31,7 @@ def test_all_served_predictions_equal_the_offline_ones(tmp_path: Path) -> None:
     bundle = Bundle.open(BUNDLE)
     ensemble = bundle.ensemble("intents")
     texts = [row["text"] for row in rows]
-    offline = OfflineMembers(bundle, ensemble).probabilities(texts)
+    offline = OfflineMembers(bundle, ensemble).outputs(texts)
     fused = Fusion.from_manifest(ensemble, bundle.fusion_path(ensemble))(offline)
     labels = ensemble.labels or []
 

@@ -34,6 +34,17 @@ ROLLOUT = {
     "reason": None,
 }
 
+AUDIT = {
+    "at": "2026-01-01T00:00:00Z",
+    "actor": "eve",
+    "action": "swap",
+    "ensemble": "intents",
+    "from": 3,
+    "to": None,
+    "outcome": "refused",
+    "reason": "no room",
+}
+
 
 @dataclass
 class Ran:
@@ -67,7 +78,7 @@ class TestErrors:
             (["status", "--url", "http://127.0.0.1:9"], 1, "no answer from http://127.0.0.1:9"),
             (["status", "--url", "nonsense"], 1, "not a server's address"),
             (["verify", "/not/there"], 1, "is not a bundle"),
-            (["swap", "intents"], 2, "MEMBER=URI pairs, or --version"),
+            (["swap", "intents"], 2, "MEMBER=URI pairs, --version N or"),
             (["swap", "intents", "a"], 2, "takes NAME=VALUE"),
             (["swap", "intents", "a=x", "--share", "0.1"], 2, "need --strategy"),
             (["serve"], 2, "Say what to serve"),
@@ -220,6 +231,18 @@ class TestOperations:
             {"members": {"a": ["file:///data/a"]}, "expected_version": 3}
         ]
 
+    def test_swap_sends_a_manifest(
+        self, choir: Choir, local_server: LocalServer, tmp_path: Path
+    ) -> None:
+        local_server.answers["POST /v1/ensembles/intents/swap"] = (200, ROLLOUT)
+        file = tmp_path / "manifest.json"
+        file.write_text('{"task": "classification"}')
+        assert choir("swap", "intents", "--manifest", str(file)).status == 0
+        assert local_server.bodies == [{"manifest": {"task": "classification"}}]
+        assert choir("swap", "intents", "--manifest", str(file), "--version", "2").status == 2
+        file.write_text("[]")
+        assert "takes a JSON object" in choir("swap", "intents", "--manifest", str(file)).err
+
     def test_a_canary_is_followed_to_its_end(self, choir: Choir, local_server: LocalServer) -> None:
         counts = {"requests": 100, "errors": 0, "mean_ms": 41.2}
         trial = {"share": 0.1, "candidate": counts, "stable": counts, "agreement": 0.98}
@@ -272,6 +295,38 @@ class TestOperations:
         for shown in ("r1", "intents", "done"):
             assert shown in ran.out
         assert json.loads(choir("rollouts", "--json").out) == [ROLLOUT]
+
+    def test_the_audit_lists_what_was_refused_too(
+        self, choir: Choir, local_server: LocalServer
+    ) -> None:
+        answer = {"data": [ROLLOUT], "audit": [AUDIT]}
+        local_server.answers["GET /v1/rollouts"] = (200, answer)
+        ran = choir("rollouts", "--audit")
+        for shown in ("eve", "swap", "refused", "no room"):
+            assert shown in ran.out
+        assert json.loads(choir("rollouts", "--audit", "--json").out) == [AUDIT]
+
+
+class TestTokens:
+    def test_what_is_printed_is_a_setting_that_takes_the_secret(
+        self, choir: Choir, tmp_path: Path
+    ) -> None:
+        from serve.config import Settings
+        from serve.tokens import find_token
+
+        ran = choir("token", "ann", "--role", "admin")
+        first, _, line = ran.out.splitlines()
+        file = tmp_path / "choir.yaml"
+        file.write_text(f"tokens:\n{line}\n")
+        tokens = Settings.load({"bundles": ["b"]}, file).tokens
+        found = find_token(tokens, first.rpartition(" ")[2].encode())
+        assert found is not None
+        assert (found.name, found.role) == ("ann", "admin")
+
+    @pytest.mark.parametrize("wrong", [("An n",), ("ann", "--role", "root")])
+    def test_what_cannot_be_a_token_is_said(self, choir: Choir, wrong: tuple[str, ...]) -> None:
+        ran = choir("token", *wrong)
+        assert (ran.status, ran.out) == (2, "")
 
 
 class TestParsing:

@@ -230,9 +230,9 @@ def test_lora_on_a_tied_output_layer_and_on_embeddings_fits(causal_base, make_ad
 def test_an_encoder_adapter_needs_a_head_that_fits(encoder_base, make_adapter):
     adapter = make_adapter(encoder_base)
 
-    def inspect(labels=("a", "b", "c")):
+    def inspect(rows=3):
         return inspect_adapter(
-            adapter.path, base=encoder_base, base_kind="encoder", labels=labels
+            adapter.path, base=encoder_base, base_kind="encoder", head_rows=rows
         ).head
 
     with pytest.raises(AdapterError, match=r"head\.safetensors is missing"):
@@ -241,8 +241,8 @@ def test_an_encoder_adapter_needs_a_head_that_fits(encoder_base, make_adapter):
     head = inspect()
     assert head is not None
     assert (head.labels, head.hidden, head.normalize, head.pair) == (3, 16, True, None)
-    with pytest.raises(AdapterError, match="3 rows, but the ensemble has 2 labels"):
-        inspect(labels=("a", "b"))
+    with pytest.raises(AdapterError, match="3 rows, but the ensemble needs 2"):
+        inspect(rows=2)
     adapter.add_head(width=64, pair="towers")
     head = inspect()
     assert head is not None

@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
+from safetensors.numpy import save_file
 
 from serve.bundle import (
     AdapterRef,
@@ -349,6 +351,40 @@ def test_verify_names_every_problem(bundle, causal_base, make_adapter):
     assert len(bundle.verify(deep=False)) == 3
 
 
+def test_verify_compares_heads_with_the_task_and_with_each_other(
+    tmp_path, encoder_base, make_adapter
+):
+    bundle = Bundle.create(tmp_path / "heads", BaseSpec(path=str(encoder_base)))
+    hidden = 16
+
+    def adapter(name, rows, towers):
+        folder = make_adapter(encoder_base, name=name, seed=len(name))
+        head = {
+            "weight": np.zeros((rows, hidden * (4 if towers else 1)), np.float32),
+            "bias": np.zeros(rows, np.float32),
+        }
+        metadata = {"pair": "towers"} if towers else None
+        save_file(head, folder.path / "head.safetensors", metadata=metadata)
+        return bundle.add_adapter(name, folder.path)
+
+    def write(version, *adapters):
+        members = [{"name": ref.adapter, "adapters": [ref.model_dump()]} for ref in adapters]
+        fields = {"name": "value", "task": "regression", "labels": None, "version": version}
+        average = {"method": "average"}
+        bundle.write_ensemble(
+            Ensemble.model_validate(manifest(members=members, fusion=average, **fields))
+        )
+        return bundle.verify()
+
+    one, other = adapter("a", 1, True), adapter("bb", 1, True)
+    assert write(1, one, other) == []
+    (mixed,) = write(2, one, adapter("ccc", 1, False))
+    assert "value@2: the head of member a reads pairs and that of ccc single texts" in mixed
+    wrong = write(3, one, adapter("dddd", 3, True))[-1]
+    assert "member dddd" in wrong
+    assert "3 rows, but the ensemble needs 1" in wrong
+
+
 def test_verify_finds_a_missing_base_and_an_empty_bundle(tmp_path):
     bundle = Bundle.create(tmp_path / "bundle", BaseSpec(path="base"))
     (problem,) = bundle.verify()
@@ -368,7 +404,7 @@ def test_a_base_on_a_hub_is_named_with_its_revision(tmp_path):
 
 
 def test_the_contract_loads_without_heavy_packages():
-    heavy = ("torch", "vllm", "ray", "transformers", "peft", "sklearn", "scipy")
+    heavy = ("torch", "vllm", "ray", "transformers", "peft", "sklearn", "scipy", "lightgbm")
     code = (
         "import sys, serve.bundle, serve.adapter, serve.fusion.fuse, serve.fusion.weights;"
         f"print([name for name in {heavy!r} if name in sys.modules])"

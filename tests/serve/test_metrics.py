@@ -25,6 +25,7 @@ CONTRACT = {
     "choir_ensemble_info": ("gauge", {"ensemble", "version"}),
     "choir_adapter_info": ("gauge", {"adapter", "digest", "kind"}),
     "choir_active_version": ("gauge", {"ensemble"}),
+    "choir_stale_fusion": ("gauge", {"ensemble"}),
     "choir_rollouts": ("counter", {"ensemble", "strategy", "outcome"}),
     "choir_rollout_phase_seconds": ("histogram", {"phase"}),
     "choir_generated_tokens": ("counter", {"ensemble"}),
@@ -75,6 +76,7 @@ def test_every_metric_of_the_contract_is_declared_with_its_labels() -> None:
     metrics.ensemble_loaded("intents", 1)
     metrics.adapters_loaded([("x", "sha256:0", "lora")])
     metrics.version_active("intents", 1)
+    metrics.fusion_stale("intents", True)
     metrics.rollout_ended("intents", "immediate", "done")
     metrics.rollout_phase_ended("preparing", 0.1)
     metrics.members_absent("intents", 1, 1)
@@ -111,7 +113,7 @@ def test_recorded_values_come_out_again() -> None:
         return total(after, name, **labels) - total(before, name, **labels)
 
     assert grown("choir_requests_total", status="503", track="pinned") == 1
-    assert grown("choir_request_seconds_sum", ensemble="intents") == 2.0
+    assert grown("choir_request_seconds_sum", ensemble="intents") == pytest.approx(2.0)
     assert grown("choir_member_agreement_total", member="b", agrees="true") == 5
     assert grown("choir_disagreement_count", ensemble="intents") == 2
     assert grown("choir_disagreement_sum", ensemble="intents") == 0.75

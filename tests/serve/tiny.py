@@ -171,18 +171,20 @@ def lora_with_head(
     seed: int,
     rank: int = 4,
     normalize: bool = False,
+    towers: bool = False,
 ) -> Path:
-    """A LoRA adapter over an encoder base with a classification head of its own."""
+    """A LoRA adapter over an encoder base with a head of its own, over pairs of texts for `towers`."""
     model = AutoModel.from_pretrained(base, dtype=torch.float32)
     _adapt(model, folder, seed, rank, ("query", "value"), 0.2, 8, None)
     generator = torch.Generator().manual_seed(seed)
+    width = model.config.hidden_size * (4 if towers else 1)
     save_file(
         {
-            "weight": torch.randn(labels, model.config.hidden_size, generator=generator),
+            "weight": torch.randn(labels, width, generator=generator),
             "bias": torch.randn(labels, generator=generator),
         },
         folder / "head.safetensors",
-        metadata={"normalize": str(normalize).lower()},
+        metadata={"normalize": str(normalize).lower(), **({"pair": "towers"} if towers else {})},
     )
     return folder
 
@@ -277,11 +279,21 @@ class EncoderReference:
         self.model = PeftModel.from_pretrained(model, adapter).eval()
         self.head = load_file(adapter / "head.safetensors")
 
-    @torch.no_grad()
     def probabilities(self, text: str, *, normalize: bool = False) -> list[float]:
+        return [float(p) for p in self.scores(text, normalize=normalize).softmax(0)]
+
+    @torch.no_grad()
+    def scores(
+        self, text: str, pair: str | None = None, *, normalize: bool = False
+    ) -> torch.Tensor:
+        """What the head says about a text, or about a pair as two towers: [labels]."""
+        vectors = self._pooled(text, normalize)
+        if pair is not None:
+            u, v = vectors, self._pooled(pair, normalize)
+            vectors = torch.cat([u, v, (u - v).abs(), u * v])
+        return (self.head["weight"] @ vectors + self.head["bias"]).double()
+
+    def _pooled(self, text: str, normalize: bool) -> torch.Tensor:
         batch = self.tokenizer(text, return_tensors="pt")
-        pooled = self.model(**batch).last_hidden_state.mean(1)
-        if normalize:
-            pooled = torch.nn.functional.normalize(pooled)
-        logits = pooled @ self.head["weight"].T + self.head["bias"]
-        return [float(p) for p in logits[0].double().softmax(0)]
+        pooled = self.model(**batch).last_hidden_state.mean(1)[0]
+        return torch.nn.functional.normalize(pooled, dim=0) if normalize else pooled

@@ -1,11 +1,16 @@
-"""Two PEFT folders over an encoder, served without a bundle by one command."""
+"""Labels, sets of labels and values of pairs from heads over an encoder, as one service."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
+from serve.bundle import Bundle
+from serve.manifest import Ensemble
+from serve.pack import pack
 from tests.serve import tiny
 from tests.service.models import TEXTS
 from tests.service.running import Service, serving
@@ -13,30 +18,67 @@ from tests.service.running import Service, serving
 pytestmark = pytest.mark.engine
 
 LABELS = ["card", "transfer", "top_up", "cancel"]
+TOPICS = ["money", "travel", "phone"]
+THRESHOLDS = {"money": 0.05, "phone": 0.95}
 NORMALIZE = {"a": False, "b": True}
+PAIRS = list(zip(TEXTS, reversed(TEXTS), strict=True))
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A base; adapters for intents (i-), topics (t-) and similarity (s-), and s-c to be swapped in."""
     root = tmp_path_factory.mktemp("encoder")
     base = tiny.encoder_base(root / "base")
-    adapters = {
-        name: tiny.lora_with_head(base, root / name, labels=4, seed=seed, normalize=normalize)
-        for seed, (name, normalize) in enumerate(NORMALIZE.items(), 1)
-    }
-    (root / "labels.txt").write_text("\n".join(LABELS))
+    adapters = {}
+    for number, (kind, rows) in enumerate({"i": 4, "t": 3, "s": 1}.items()):
+        for seed, name in enumerate([*NORMALIZE, "c"], 1):
+            adapters[f"{kind}-{name}"] = tiny.lora_with_head(
+                base,
+                root / "adapters" / f"{kind}-{name}",
+                labels=rows,
+                seed=10 * number + seed,
+                normalize=NORMALIZE.get(name, False),
+                towers=kind == "s",
+            )
     return {"root": root, "base": base, **adapters}
 
 
 @pytest.fixture(scope="module")
 def encoder(folders: dict[str, Path]) -> Iterator[Service]:
+    """Intents as `choir serve --base` packs them, and two more ensembles beside them."""
+    bundle = pack(
+        str(folders["base"]),
+        {name: folders[f"i-{name}"] for name in NORMALIZE},
+        folders["root"] / "bundle",
+        task="classification",
+        fusion="average",
+        labels=LABELS,
+        name="intents",
+    )
+    add(bundle, folders, "topics", "t", "multilabel", labels=TOPICS, thresholds=THRESHOLDS)
+    add(bundle, folders, "similarity", "s", "regression")
+    assert bundle.verify() == []
     with serving(
-        *("--base", folders["base"], "--task", "classification", "--fusion", "average"),
-        *("--adapter", f"a={folders['a']}", "--adapter", f"b={folders['b']}"),
-        *("--labels", folders["root"] / "labels.txt", "--name", "intents", "--dtype", "float32"),
+        *(bundle.path, "--dtype", "float32", "--adapter-root", folders["root"] / "adapters"),
         log=folders["root"] / "serve.log",
     ) as running:
         yield running
+
+
+def add(
+    bundle: Bundle, folders: dict[str, Path], name: str, kind: str, task: str, **fields: Any
+) -> None:
+    members = [
+        {
+            "name": each,
+            "adapters": [bundle.add_adapter(f"{name}-{each}", folders[f"{kind}-{each}"])],
+        }
+        for each in NORMALIZE
+    ]
+    manifest = {"format": 1, "name": name, "version": 1, "task": task, "members": members}
+    bundle.write_ensemble(
+        Ensemble.model_validate({**manifest, "fusion": {"method": "average"}, **fields})
+    )
 
 
 def test_members_and_average_equal_peft(encoder: Service, folders: dict[str, Path]) -> None:
@@ -46,7 +88,7 @@ def test_members_and_average_equal_peft(encoder: Service, folders: dict[str, Pat
     expected = np.array(
         [
             [
-                tiny.EncoderReference(folders["base"], folders[name]).probabilities(
+                tiny.EncoderReference(folders["base"], folders[f"i-{name}"]).probabilities(
                     text, normalize=normalize
                 )
                 for text in TEXTS
@@ -61,6 +103,99 @@ def test_members_and_average_equal_peft(encoder: Service, folders: dict[str, Pat
         np.testing.assert_allclose(fused, expected[:, number].mean(0), atol=1e-3)
 
 
+def test_sets_of_labels_equal_peft(encoder: Service, folders: dict[str, Path]) -> None:
+    answer = encoder.post(
+        "/v1/predict", {"model": "topics", "input": TEXTS, "return_members": True}
+    ).json()
+    references = {
+        name: tiny.EncoderReference(folders["base"], folders[f"t-{name}"]) for name in NORMALIZE
+    }
+    for text, row in zip(TEXTS, answer["data"], strict=True):
+        expected = [
+            expit(references[name].scores(text, normalize=normalize).numpy())
+            for name, normalize in NORMALIZE.items()
+        ]
+        for said, member in zip(expected, row["members"], strict=True):
+            assert_set(member, said)
+        assert_set(row, np.mean(expected, axis=0))
+        assert row["disagreement"] >= 0
+
+
+def assert_set(said: dict[str, Any], probabilities: np.ndarray) -> None:
+    np.testing.assert_allclose(list(said["probabilities"].values()), probabilities, atol=1e-3)
+    answered = [
+        label for label, p in said["probabilities"].items() if p >= THRESHOLDS.get(label, 0.5)
+    ]
+    assert said["labels"] == answered
+
+
+def values(folders: dict[str, Path], adapters: dict[str, str]) -> np.ndarray:
+    """[members, pairs] by PEFT."""
+    return np.array(
+        [
+            [
+                tiny.EncoderReference(folders["base"], folders[adapter]).scores(
+                    *pair, normalize=NORMALIZE.get(adapter[2:], False)
+                )
+                for pair in PAIRS
+            ]
+            for adapter in adapters.values()
+        ]
+    )[:, :, 0]
+
+
+def ask_pairs(encoder: Service, **fields: Any) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
+    """The version, fused values, spread, and the members' values."""
+    inputs = [{"text": one, "text_pair": two} for one, two in PAIRS]
+    answer = encoder.post(
+        "/v1/predict", {"model": "similarity", "input": inputs, "return_members": True, **fields}
+    ).json()
+    data = answer["data"]
+    members = [[member["value"] for member in row["members"]] for row in data]
+    return (
+        answer["model"],
+        np.array([row["value"] for row in data]),
+        np.array([row["std"] for row in data]),
+        np.array(members).T,
+    )
+
+
+def test_values_of_pairs_equal_peft_before_and_after_a_swap_and_a_rollback(
+    encoder: Service, folders: dict[str, Path]
+) -> None:
+    before = values(folders, {"a": "s-a", "b": "s-b"})
+    after = values(folders, {"a": "s-c", "b": "s-b"})
+
+    def check(version: str, expected: np.ndarray) -> None:
+        model, fused, spread, members = ask_pairs(encoder)
+        assert model == version
+        np.testing.assert_allclose(members, expected, atol=5e-3)
+        np.testing.assert_allclose(fused, members.mean(axis=0), atol=1e-9)
+        np.testing.assert_allclose(spread, members.std(axis=0), atol=1e-9)
+
+    check("similarity@1", before)
+    body = {"members": {"a": folders["s-c"].as_uri()}}
+    swapped = encoder.post("/v1/ensembles/similarity/swap?wait=true", body)
+    assert swapped.status_code == 200, swapped.text
+    check("similarity@2", after)
+    back = encoder.post("/v1/ensembles/similarity/rollback?wait=true", {})
+    assert back.status_code == 200, back.text
+    check("similarity@1", before)
+    _, weighted, _, members = ask_pairs(
+        encoder, fusion={"method": "weighted_average", "weights": {"a": 3, "b": 1}}
+    )
+    np.testing.assert_allclose(weighted, [0.75, 0.25] @ members, atol=1e-9)
+
+
+def test_a_head_of_another_task_is_refused_by_a_swap(
+    encoder: Service, folders: dict[str, Path]
+) -> None:
+    body = {"members": {"a": folders["t-c"].as_uri()}}
+    refused = encoder.post("/v1/ensembles/similarity/swap?wait=true", body)
+    assert refused.status_code == 400
+    assert "3 rows, but the ensemble needs 1" in refused.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "words"),
     [
@@ -69,7 +204,22 @@ def test_members_and_average_equal_peft(encoder: Service, folders: dict[str, Pat
         (
             "/v1/predict",
             {"model": "intents", "input": {"text": "x", "text_pair": "y"}},
-            "text_pair",
+            "leave text_pair out",
+        ),
+        ("/v1/predict", {"model": "similarity", "input": ["x"]}, "give a text_pair"),
+        (
+            "/v1/predict",
+            {"model": "similarity", "input": [{"text": "x", "text_pair": "y"}, "x"]},
+            "give a text_pair",
+        ),
+        (
+            "/v1/predict",
+            {
+                "model": "similarity",
+                "input": {"text": "x", "text_pair": "y"},
+                "fusion": {"method": "vote"},
+            },
+            "not for regression",
         ),
     ],
 )
@@ -79,3 +229,18 @@ def test_what_an_encoder_cannot_do_is_refused(
     refused = encoder.post(path, body)
     assert refused.status_code == 400
     assert words in refused.json()["error"]["message"]
+
+
+@pytest.mark.slow
+def test_two_peft_folders_are_served_without_a_bundle_by_one_command(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "labels.txt").write_text("\n".join(LABELS))
+    with serving(
+        *("--base", folders["base"], "--task", "classification", "--fusion", "average"),
+        *("--adapter", f"a={folders['i-a']}", "--adapter", f"b={folders['i-b']}"),
+        *("--labels", tmp_path / "labels.txt", "--name", "intents", "--dtype", "float32"),
+        log=tmp_path / "serve.log",
+    ) as running:
+        answer = running.post("/v1/predict", {"model": "intents", "input": TEXTS}).json()
+    assert [set(row["probabilities"]) for row in answer["data"]] == [set(LABELS)] * len(TEXTS)

@@ -43,12 +43,14 @@ def active(service: Service) -> int:
     return int(service.get("/v1/ensembles/intents").json()["active_version"])
 
 
-def other_content(service: Service, models: Models) -> str:
-    """An adapter that member a does not have now."""
-    body = {"model": "intents", "input": TEXTS[0], "return_members": True}
-    (row,) = service.post("/v1/predict", body).json()["data"]
-    now = row["members"][0]["adapters"][0]["digest"]
-    return "a2" if now == models.digest("a") else "a"
+@pytest.fixture(autouse=True)
+def _known_contents(service: Service, models: Models) -> None:
+    """Whatever other tests have swapped in, the members have the contents of their names."""
+    members = {name: models.uri(name) for name in ("a", "b", "c")}
+    for ensemble in ("intents", "replies"):
+        path = f"/v1/ensembles/{ensemble}/swap?wait=true"
+        response = service.post(path, {"members": members})
+        assert response.status_code == 200, response.text
 
 
 def test_a_canary_under_load_is_promoted_and_no_answer_is_mixed(
@@ -59,10 +61,7 @@ def test_a_canary_under_load_is_promoted_and_no_answer_is_mixed(
     load = Load(service.url, "intents", TEXTS, LABELS, models.references)
     with load:
         load.wait_for(20)
-        rollout = start(service, models, {"a": other_content(service, models)}, strategy)
-        until_state(service, rollout, "canarying")
-        pinned = service.post("/v1/predict", {"model": f"intents@{rollout['to']}", "input": "x"})
-        assert pinned.status_code == 200, pinned.text
+        rollout = start(service, models, {"a": "a2"}, strategy)
         ended = until_state(service, rollout, "draining", "done")
         load.wait_for(20)
     assert load.failures == []
@@ -88,17 +87,14 @@ def test_a_canary_that_disagrees_is_aborted_and_the_old_version_answers(
     service: Service, models: Models
 ) -> None:
     # Member a is asked alone, so that PEFT's references say which texts its contents differ on.
-    now, new = next(
-        pair
-        for pair in itertools.permutations(("a", "b", "c", "a2", "b2"), 2)
-        if differing(models, *pair)
-    )
-    assert service.post(f"{SWAP}?wait=true", {"members": {"a": models.uri(now)}}).status_code == 200
+    new = next(name for name in ("b", "c", "a2", "b2") if differing(models, "a", name))
     before = active(service)
     gates = {"min_requests": 200, "min_agreement": 0.9}
     rollout = start(service, models, {"a": new}, {"kind": "canary", "share": 0.5, "gates": gates})
     until_state(service, rollout, "canarying")
-    texts: Iterator[str] = itertools.cycle(differing(models, now, new))
+    pinned = service.post("/v1/predict", {"model": f"intents@{rollout['to']}", "input": "x"})
+    assert pinned.status_code == 200, pinned.text
+    texts: Iterator[str] = itertools.cycle(differing(models, "a", new))
     answered = set()
     deadline = time.monotonic() + PATIENCE
     while look(service, rollout)["state"] == "canarying":
@@ -120,9 +116,6 @@ def test_a_shadow_sees_both_kinds_of_requests_and_clients_never_see_it(
 ) -> None:
     """The same content again, so that all greedy answers agree."""
     body = {"model": "replies", "prompt": "where is my card", "max_tokens": 6, "temperature": 0}
-    old = service.get("/v1/ensembles/replies").json()
-    (path,) = {digest for digest in old["digests"] if digest == models.digest("a")}
-    assert path
     strategy = {"kind": "shadow", "share": 1.0, "gates": {"min_requests": 6, "min_agreement": 1}}
     response = service.post(
         "/v1/ensembles/replies/swap",
@@ -138,7 +131,8 @@ def test_a_shadow_sees_both_kinds_of_requests_and_clients_never_see_it(
         streaming = {"stream": True} if turn % 3 == 0 else {}
         answer = service.post("/v1/completions", {**body, "model": model, **streaming})
         assert answer.status_code == 200, answer.text
-        assert answer.headers["x-choir-model"].startswith(f"replies@{rollout['from']}")
+        if not answer.headers["x-choir-model"].startswith(f"replies@{rollout['from']}"):
+            assert look(service, rollout)["state"] != "shadowing"
         turn += 1
     ended = until_state(service, rollout, "draining", "done")
     assert ended["trial"]["agreement"] == 1.0

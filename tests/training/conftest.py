@@ -157,12 +157,76 @@ def soft_bundle(
     return train(write_recipe(folder, base=base, ensembles=ensembles), folder / "bundle")
 
 
+def chained(stages: list[dict[str, Any]], **options: Any) -> list[dict[str, Any]]:
+    """A teacher of two members, and a chain of stages before and after it was distilled."""
+    teacher = {"ensemble": "topics"}
+    common = {"task": "classification", "label": "label", **options}
+    learned = {"kind": "distillation", "teacher": teacher, "epochs": 8, "learning_rate": 0.01}
+    return [
+        {
+            **common,
+            "name": "topics",
+            "members": [{"name": "a", "seed": 1}, {"name": "b", "seed": 2}],
+        },
+        {**common, "name": "undistilled", "members": [{"name": "a", "seed": 3, "stages": stages}]},
+        {
+            **common,
+            "name": "student",
+            "members": [{"name": "a", "seed": 3, "stages": [*stages, learned]}],
+        },
+    ]
+
+
+@pytest.fixture(scope="session")
+def chain_bundle(
+    tmp_path_factory: pytest.TempPathFactory,
+    write_recipe: Callable[..., Path],
+    causal_bundle: Bundle,
+) -> Bundle:
+    """The base of `causal_bundle`, trained further for all members, and a chain of every kind of stage."""
+    folder = tmp_path_factory.mktemp("chain")
+    topics = recipe_content()["ensembles"][0]
+    ensembles = chained(
+        [
+            {"kind": "lora", "rank": 4, "rslora": True, "layers": 1},
+            {"kind": "prompt", "virtual_tokens": 4, "early_stopping": 1},
+        ],
+        template=topics["template"],
+        verbalizers=topics["verbalizers"],
+        defaults={"epochs": 2, "batch_size": 16, "rank": 4},
+    )
+    base = {
+        "kind": "causal",
+        "path": causal_bundle.base_source,
+        "stages": [
+            {"kind": "pretraining", "documents": ["{reply}"], "epochs": 1},
+            {"kind": "fine_tuning", "ensembles": ["topics"], "layers": 1, "epochs": 1},
+        ],
+    }
+    return train(write_recipe(folder, base=base, ensembles=ensembles), folder / "bundle")
+
+
+@pytest.fixture(scope="session")
+def encoder_chain_bundle(
+    tmp_path_factory: pytest.TempPathFactory, write_recipe: Callable[..., Path], encoder_base: Path
+) -> Bundle:
+    folder = tmp_path_factory.mktemp("encoder-chain")
+    defaults = {"epochs": 2, "batch_size": 16, "rank": 4, "learning_rate": 0.01}
+    ensembles = chained([{"kind": "lora"}], defaults=defaults)
+    stages = [
+        {"kind": "pretraining", "objective": "masked", "epochs": 1},
+        {"kind": "fine_tuning", "ensembles": ["topics"], "epochs": 1},
+    ]
+    base = {"kind": "encoder", "path": str(encoder_base), "stages": stages}
+    return train(write_recipe(folder, base=base, ensembles=ensembles), folder / "bundle")
+
+
 @pytest.fixture(scope="session")
 def encoder_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained BERT with a word-level tokenizer that adds [CLS] and [SEP]."""
     folder = tmp_path_factory.mktemp("encoder-base")
     words = sorted({word for asks in TOPICS.values() for ask in asks for word in ask.split()})
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words]
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     tokenizer = Tokenizer(
         models.WordLevel({name: index for index, name in enumerate(names)}, "[UNK]")
     )
@@ -172,6 +236,7 @@ def encoder_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
         unk_token="[UNK]",
+        mask_token="[MASK]",
         cls_token="[CLS]",
         sep_token="[SEP]",
     ).save_pretrained(folder)

@@ -38,14 +38,21 @@ def test_members_and_every_fusion_method_stand_side_by_side(
     assert "topics@1" in shown
     assert all(name in shown for _, name in rows)
 
-    table = load_rows([file], ["text", "label"], tmp_path / "cache")
+    table = load_rows([file], ["text", "label"])
     ensemble = causal_bundle.ensemble("topics")
-    probabilities = OfflineMembers(causal_bundle, ensemble).probabilities(table["text"])
+    probabilities = OfflineMembers(causal_bundle, ensemble).outputs(table["text"])
     labels = np.array(ensemble.labels)
     expected = (
         labels[probabilities.mean(axis=0).argmax(axis=1)] == np.array(table["label"])
     ).mean()
     assert rows["fusion", "average"]["accuracy"] == pytest.approx(expected)
+    gaps = {(gap["name"], gap["over"]): gap for gap in report["differences"]}
+    gap = gaps["average", "tfidf_svc"]
+    assert gap["metric"] == "accuracy"
+    assert gap["value"] == pytest.approx(expected - rows["baseline", "tfidf_svc"]["accuracy"])
+    assert gap["low"] <= gap["value"] <= gap["high"]
+    assert 0 < gap["p"] <= 1
+    assert f"average over the tfidf_svc: {gap['value']:+.4f} accuracy" in shown
 
 
 def test_without_a_file_the_recipes_test_rows_are_used(
@@ -55,7 +62,14 @@ def test_without_a_file_the_recipes_test_rows_are_used(
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["data"], report["count"]) == ("test", 6)
     assert [row["name"] for row in report["rows"]] == ["a", "b", "vote", "average", "product"]
-    assert all(set(row["scores"]) == {"exact_match", "token_f1", "bleu"} for row in report["rows"])
+    figures = {"exact_match", "token_f1", "bleu", "chrf", "rouge1", "rouge2", "rougeL"}
+    for row in report["rows"]:
+        assert figures < set(row["scores"])
+        assert set(row["scores"]) - figures <= {"meteor", "meteor_exact_stem"}
+        assert set(row["intervals"]) == set(row["scores"])
+        low, high = row["intervals"]["bleu"]
+        assert low <= row["scores"]["bleu"] <= high
+    assert report["signatures"]["bleu"].startswith("nrefs:1|")
 
 
 def test_a_bundle_without_its_recipe_needs_a_file_and_says_its_columns(
@@ -71,7 +85,7 @@ def test_a_label_that_the_ensemble_lacks_is_refused(causal_bundle: Bundle, tmp_p
     file = tmp_path / "odd.csv"
     file.write_text("text,label\nhello,weather\n")
     with pytest.raises(
-        RecipeError, match=r"odd.csv: the label 'weather' is not one of the 3 of topics@1"
+        RecipeError, match=r"odd.csv: the label 'weather' is not one of the 3 labels"
     ):
         evaluate_bundle(causal_bundle.path, "topics", file, None)
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from serve.bundle import Bundle
-from training import pipeline
-from training.data.splits import load_splits
+from training import members
 from training.pipeline import train
+from training.preparation import load_splits
 from training.progress import StageProgress
 from training.recipe import RecipeError, load_recipe
 from training.run import recorded_recipe
@@ -41,7 +41,7 @@ def test_the_manifest_holds_what_was_fitted_and_golden_examples(causal_bundle: B
     assert 0 <= scores["best_member"] <= 1
     recipe = recorded_recipe(causal_bundle.path)
     assert recipe is not None
-    held_out = load_splits(recipe, causal_bundle.path / ".choir-train" / "cache").validation
+    held_out = load_splits(recipe, causal_bundle.path / ".choir-train").validation
     assert {golden.input for golden in ensemble.golden} <= set(held_out["text"])
 
 
@@ -64,15 +64,15 @@ def test_no_member_is_trained_on_a_validation_or_test_row(
 ) -> None:
     recipe = small(write_recipe, tmp_path, encoder_base)
     trained: list[set[str]] = []
-    original = pipeline.train_stage
+    original = members.train_stage
 
     def watched(own: Any, ensemble: Any, base: Any, data: Any, stage: Any, target: Path) -> None:
         trained.append(set(data.rows["text"]))
         original(own, ensemble, base, data, stage, target)
 
-    monkeypatch.setattr(pipeline, "train_stage", watched)
+    monkeypatch.setattr(members, "train_stage", watched)
     train(recipe, tmp_path / "bundle")
-    splits = load_splits(load_recipe(recipe), tmp_path / "cache")
+    splits = load_splits(load_recipe(recipe), tmp_path / "work")
     assert len(trained) == 2
     for texts in trained:
         assert not texts & set(splits.validation["text"])
@@ -130,7 +130,7 @@ def test_a_finished_run_is_resumed_without_any_training(
     recipe = small(write_recipe, tmp_path, encoder_base)
     first = train(recipe, tmp_path / "bundle").ensemble("topics")
     monkeypatch.setattr(
-        pipeline, "train_stage", lambda *_: pytest.fail("a member was trained again")
+        members, "train_stage", lambda *_: pytest.fail("a member was trained again")
     )
     assert train(recipe, tmp_path / "bundle", resume=True).ensemble("topics") == first
 

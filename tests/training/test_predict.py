@@ -62,7 +62,7 @@ def test_label_probabilities_equal_one_forward_a_label(
     tokenizer = AutoTokenizer.from_pretrained(bundle.base_source)
     texts = [ensemble.verbalizers.get(label, f" {label}") for label in ensemble.labels or []]
     assert len({len(tokenizer(text)["input_ids"]) for text in texts}) > 1
-    found = OfflineMembers(bundle, ensemble).probabilities(TEXTS)
+    found = OfflineMembers(bundle, ensemble).outputs(TEXTS)
     assert found.shape == (len(ensemble.members), len(TEXTS), 3)
     for member in range(len(ensemble.members)):
         model = member_model(bundle, ensemble, member, AutoModelForCausalLM)
@@ -76,7 +76,7 @@ def test_a_member_without_an_adapter_is_the_base(causal_bundle: Bundle) -> None:
     ensemble = causal_bundle.ensemble("topics")
     bare = ensemble.members[1].model_copy(update={"adapters": []})
     ensemble = ensemble.model_copy(update={"members": [ensemble.members[0], bare]})
-    found = OfflineMembers(causal_bundle, ensemble).probabilities(TEXTS)[1]
+    found = OfflineMembers(causal_bundle, ensemble).outputs(TEXTS)[1]
     base = AutoModelForCausalLM.from_pretrained(
         causal_bundle.base_source, dtype=torch.float32
     ).eval()
@@ -91,7 +91,7 @@ def test_a_member_without_an_adapter_is_the_base(causal_bundle: Bundle) -> None:
 def test_encoder_probabilities_equal_the_contracts_formula(encoder_bundle: Bundle) -> None:
     ensemble = encoder_bundle.ensemble("topics")
     tokenizer = AutoTokenizer.from_pretrained(encoder_bundle.base_source)
-    found = OfflineMembers(encoder_bundle, ensemble).probabilities(TEXTS)
+    found = OfflineMembers(encoder_bundle, ensemble).outputs(TEXTS)
     for member, normalized in enumerate([True, False]):
         model = member_model(encoder_bundle, ensemble, member, AutoModel)
         head = load_file(

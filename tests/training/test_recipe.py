@@ -97,6 +97,19 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("base", {"kind": "causal", "id": "org/model"}, "id and revision belong together"),
         ("base", {"kind": "encoder", "path": "x"}, "generation needs a causal base"),
         ("data.example", {}, "give either train"),
+        ("data.train", {"pth": "a.csv"}, "data.train.0.pth: unknown key, did you mean path?"),
+        ("data.train", [{"path": "a.csv", "url": "s3://b/c"}], "exactly one of path, url, hub and"),
+        ("data.train", {"hub": "org/rows"}, "a data set without a revision is not reproducible"),
+        ("data.clean", {"duplicate": "near"}, "unknown key, did you mean duplicates?"),
+        ("data.clean", {"duplicates": "all"}, "data.clean.duplicates: .*'exact', 'near' or 'keep'"),
+        ("data.split", {"by": "group"}, "column goes with `by: group`"),
+        ("data.split", {"test_fraction": 0.1}, "give either test (files) or split.test_fraction"),
+        (
+            "data.annotate",
+            {"label": "label", "unlabelled": "x.csv", "rules": [{"label": "a", "pattern": "("}]},
+            "the pattern '(' is no regular expression",
+        ),
+        ("data.annotate", {"label": "label"}, "give unlabelled rows and who labels them"),
         (
             "data.train",
             "${CHOIR_NO_SUCH}/a.csv",
@@ -140,6 +153,129 @@ def test_defaults_reach_the_kinds_and_stages_that_have_them(tmp_path: Path) -> N
     assert both.stages == [LoraStage(rank=8, epochs=2), PromptStage(epochs=3, virtual_tokens=8)]
 
 
+def distilled(teacher: dict[str, str], before: dict[str, Any] | None = None) -> dict[str, Any]:
+    stages = [before or {"kind": "lora"}, {"kind": "distillation", "teacher": teacher}]
+    return {"name": "a", "stages": stages}
+
+
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        (distilled({"ensemble": "replies"}), "'replies' must be an ensemble that stands before"),
+        (distilled({"ensemble": "nobody"}), "'nobody' must be an ensemble that stands before"),
+        (distilled({"ensemble": "topics"}), "'topics' answers another task or column"),
+        (distilled({"member": "first/z"}), "'first/z' is not a member; 'first' has a, b"),
+        (distilled({"member": "first/a", "path": "x"}), "exactly one of ensemble, member and path"),
+        (distilled({}), "exactly one of ensemble, member and path (given: none)"),
+        (
+            distilled({"ensemble": "first"}, {"kind": "p_tuning"}),
+            "virtual tokens that an MLP made",
+        ),
+        (
+            distilled({"ensemble": "first"}, {"kind": "prefix", "projection": 8}),
+            "virtual tokens that an MLP made",
+        ),
+        (
+            {"name": "a", "stages": [{"kind": "distillation", "teacher": {"ensemble": "first"}}]},
+            "the adapter of the stage before it, and is the first here",
+        ),
+    ],
+)
+def test_a_teacher_that_cannot_teach_is_refused(
+    member: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """The student is a member of `replies`, which comes after `topics` and `first`."""
+    content = recipe_content()
+    replies = content["ensembles"][1]
+    replies["defaults"] = {}
+    content["ensembles"].insert(1, replies | {"name": "first"})
+    content["ensembles"][2]["members"] = [member]
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        parse_recipe(content, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        (
+            {
+                "kind": "causal",
+                "path": "x",
+                "copy_files": False,
+                "stages": [{"kind": "pretraining"}],
+            },
+            "leave copy_files: false out",
+        ),
+        (
+            {"kind": "causal", "path": "x", "stages": [{"kind": "tuning"}]},
+            "base.stages.0: kind must be one of pretraining, fine_tuning (got 'tuning')",
+        ),
+        (
+            {"kind": "causal", "path": "x", "stages": [{"kind": "fine_tuning", "rank": 4}]},
+            "base.stages.0.rank: this key is for the kind lora, not for fine_tuning",
+        ),
+        (
+            {
+                "kind": "causal",
+                "path": "x",
+                "stages": [{"kind": "fine_tuning", "ensembles": ["z"]}],
+            },
+            "fine_tuning names the unknown ensemble 'z'",
+        ),
+        (
+            {
+                "kind": "causal",
+                "path": "x",
+                "stages": [{"kind": "pretraining", "objective": "masked"}],
+            },
+            "the objective masked does not fit a base of the kind causal",
+        ),
+        (
+            {"kind": "causal", "scratch": {"objective": "masked"}},
+            "the objective masked does not fit a base of the kind causal",
+        ),
+        (
+            {"kind": "encoder", "scratch": {"architecture": "bert", "objective": "autoregressive"}},
+            "the objective autoregressive does not fit a base of the kind encoder",
+        ),
+        (
+            {"kind": "encoder", "scratch": {"architecture": "llama"}},
+            "the architecture llama is of the kind causal, not encoder",
+        ),
+        (
+            {"kind": "encoder", "scratch": {"architecture": "bert", "kv_heads": 2}},
+            "bert has no kv_heads",
+        ),
+        (
+            {
+                "kind": "causal",
+                "scratch": {"layers": 2},
+                "stages": [{"kind": "fine_tuning", "layers": 3}],
+            },
+            "base: layers is 3, but the base has 2",
+        ),
+        (
+            {"kind": "encoder", "path": "x", "stages": [{"kind": "fine_tuning"}]},
+            "fine_tuning of an encoder is on one ensemble",
+        ),
+    ],
+)
+def test_a_base_that_cannot_be_made_is_refused(
+    base: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    content = recipe_content(base=base)
+    if base["kind"] == "encoder":
+        content["ensembles"] = [content["ensembles"][0], content["ensembles"][0] | {"name": "two"}]
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        parse_recipe(content, folder=tmp_path)
+
+
+def test_a_lora_on_more_layers_than_there_are_is_refused(tmp_path: Path) -> None:
+    content = changed("ensembles.0.members.0.layers", 3)
+    with pytest.raises(RecipeError, match="topics/a: layers is 3, but the base has 2"):
+        parse_recipe(content, folder=tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["prefix", "prompt", "p_tuning"])
 def test_virtual_tokens_under_an_encoder_are_refused(kind: str, tmp_path: Path) -> None:
     content = recipe_content(base={"kind": "encoder", "path": "model"})
@@ -159,8 +295,13 @@ def test_paths_start_at_the_recipe_and_take_variables(
         "test": "${CHOIR_UNSET_X:-../other}/c.csv",
     }
     recipe = load_recipe(write_recipe(tmp_path / "recipes", data=data))
-    assert recipe.data.train == [tmp_path / "recipes/rows/a.csv", Path("/somewhere/b.csv")]
-    assert recipe.data.test == [tmp_path / "other/c.csv"]
+    assert recipe.data.train is not None
+    assert [source.path for source in recipe.data.train] == [
+        tmp_path / "recipes/rows/a.csv",
+        Path("/somewhere/b.csv"),
+    ]
+    assert recipe.data.test is not None
+    assert [source.path for source in recipe.data.test] == [tmp_path / "other/c.csv"]
 
 
 @pytest.mark.parametrize("content", ["a: [1", "- 1\n", ""])

@@ -1,1 +1,1 @@
-"""Rows: loading, splitting, bags, tokens and batches."""
+"""Rows on their way: collected, annotated, cleaned, split, drawn into bags."""

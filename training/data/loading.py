@@ -1,68 +1,44 @@
-"""Labelled rows from CSV, JSON Lines and Parquet files, through `datasets` and without a network."""
+"""Rows that must all be sound: whatever cannot be used is an error, with the place of the first one."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 
-from training.recipe import RecipeError
+from training.data.cleaning.cells import empty_cells
+from training.data.collect import collect
+from training.data.steps import ORIGIN, Left, visible
+from training.recipe.source import Source
+from training.recipe.values import RecipeError
 
-FORMATS = {".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
+def load_rows(
+    files: Sequence[Path], columns: Sequence[str], may_be_empty: Sequence[str] = ()
+) -> Dataset:
+    """Rows of all files as one table with exactly `columns`, each cell a text that is not empty, except in the columns
+    where nothing is an answer.
 
-def load_rows(files: Sequence[Path], columns: Sequence[str], cache: Path) -> Dataset:
-    """Rows of all files as one table with exactly `columns`, each cell a non-empty string.
-
-    Raises RecipeError when a file is absent or of an unknown kind, or a column or cell is missing.
+    Raises RecipeError for a file that is absent or empty, and for a row that cannot be read or has a cell missing.
     """
-    for file in files:
-        if not file.is_file():
-            raise RecipeError(f"the data file {file} does not exist")
-    formats = {FORMATS.get(file.suffix.lower()) for file in files}
-    if None in formats or len(formats) > 1:
-        names = ", ".join(file.name for file in files)
-        raise RecipeError(
-            f"data files must all be CSV, all JSON Lines (.jsonl) or all Parquet, but are: {names}"
-        )
-    kind = str(formats.pop())
-    # A message that says "null" or "NA" is a message, not a missing cell.
-    options = {"keep_default_na": False} if kind == "csv" else {}
-    try:
-        table = load_dataset(
-            kind,
-            data_files=[str(file) for file in files],
-            split="train",
-            cache_dir=str(cache),
-            **options,
-        )
-    except Exception as error:  # the loaders raise whatever their parsers raise
-        if "corresponds to no data" in str(error):
-            raise RecipeError(f"{files[0]} has no rows") from None
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise RecipeError(f"cannot read {files[0]} as {kind}: {reason}") from None
-    return _checked(table, columns, files[0])
+    outcome = collect([Source(path=file) for file in files], columns)
+    refuse_unreadable(outcome.left)
+    refuse_empty(outcome.rows, [name for name in columns if name not in may_be_empty])
+    return visible(outcome.rows)
 
 
-def from_rows(rows: Sequence[dict[str, str]], columns: Sequence[str]) -> Dataset:
-    """The same from rows in memory."""
-    return _checked(Dataset.from_list(list(rows)), columns, Path("the rows"))
+def refuse_unreadable(left: Sequence[Left], remedy: str = "") -> None:
+    """Raises RecipeError for the first piece of a source that is no row."""
+    if left:
+        raise RecipeError(f"{left[0].origin} cannot be read: {left[0].reason}{_more(left)}{remedy}")
 
 
-def _checked(table: Dataset, columns: Sequence[str], source: Path) -> Dataset:
-    missing = [column for column in columns if column not in table.column_names]
-    if missing:
-        raise RecipeError(
-            f"{source} has no column {missing[0]!r}; its columns are {', '.join(table.column_names)}"
-        )
-    if not len(table):
-        raise RecipeError(f"{source} has no rows")
-    checked: dict[str, list[str]] = {}
-    for column in columns:
-        cells = table[column]
-        for number, cell in enumerate(cells):
-            if cell is None or not str(cell).strip():
-                raise RecipeError(
-                    f"{source}: row {number + 1} has an empty cell in column {column!r}"
-                )
-        checked[column] = [str(cell) for cell in cells]
-    return Dataset.from_dict(checked)
+def refuse_empty(rows: Dataset, columns: Sequence[str], remedy: str = "") -> None:
+    """Raises RecipeError for the first row without one of the columns, or for a table without rows."""
+    empty = empty_cells(rows, columns)
+    if empty:
+        first = min(empty)
+        raise RecipeError(f"{rows[first][ORIGIN]} has {empty[first]}{_more(list(empty))}{remedy}")
+
+
+def _more(found: Sequence[object]) -> str:
+    return f" (and {len(found) - 1} more rows)" if len(found) > 1 else ""

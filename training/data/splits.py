@@ -3,15 +3,13 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from datasets import Dataset
+from numpy.typing import NDArray
 
-from training.data.loading import from_rows, load_rows
-from training.example import messages
-from training.recipe import Recipe
+from training.recipe.values import RecipeError
 
 
 @dataclass(frozen=True)
@@ -21,36 +19,13 @@ class Splits:
     train: Dataset
     validation: Dataset
     test: Dataset | None
+    groups: Sequence[str] | None = None
+    """The group of each validation row, where rows were split by group: a fusion's folds keep them together, too."""
 
 
-def load_splits(recipe: Recipe, cache: Path) -> Splits:
-    """The recipe's rows; the same recipe always gives the same splits. Raises RecipeError."""
-    data = recipe.data
-    columns = recipe_columns(recipe)
-    documents = recipe.base.scratch.columns if recipe.base.scratch else []
-    known = list(dict.fromkeys([*columns, *documents]))
-    test: Dataset | None = None
-    if data.example:
-        rows, seed = data.example, data.example.seed
-        train = from_rows(messages.rows("train", rows.train_rows, seed), known)
-        test = from_rows(messages.rows("test", rows.test_rows, seed), columns)
-    else:
-        train = load_rows(data.train or [], known, cache)
-        test = load_rows(data.test, columns, cache) if data.test else None
-    if data.validation:
-        return Splits(train, load_rows(data.validation, columns, cache), test)
-    label = next((ensemble.label for ensemble in recipe.ensembles if ensemble.label), None)
-    strata = list(train[label]) if label else [""] * len(train)
-    kept, held_out = stratified_split(strata, data.validation_fraction, recipe.seed)
-    return Splits(train.select(kept), train.select(held_out), test)
-
-
-def recipe_columns(recipe: Recipe) -> list[str]:
-    """Every column that some ensemble reads, the text first; a base from scratch may read more."""
-    columns = [recipe.data.text]
-    for ensemble in recipe.ensembles:
-        columns += [column for column in (ensemble.label, ensemble.target) if column]
-    return list(dict.fromkeys(columns))
+def random_split(rows: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Indices kept and held out, drawn without regard to anything."""
+    return stratified_split([""] * rows, fraction, seed)
 
 
 def stratified_split(
@@ -58,16 +33,82 @@ def stratified_split(
 ) -> tuple[list[int], list[int]]:
     """Indices kept and held out; of each stratum about `fraction` is held out, and at least one row is kept."""
     rng = np.random.default_rng(seed)
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index, stratum in enumerate(strata):
-        groups[stratum].append(index)
+    groups = _groups(strata)
     held_out: list[int] = []
     for stratum in sorted(groups):
         rows = rng.permutation(groups[stratum])
         count = min(round(len(rows) * fraction), len(rows) - 1)
         held_out += rows[:count].tolist()
-    held = set(held_out)
-    return [index for index in range(len(strata)) if index not in held], sorted(held)
+    return _kept_and(held_out, len(strata))
+
+
+def grouped_split(groups: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Indices kept and held out; whole groups are held out, in random order, until about `fraction` of the rows is.
+
+    Raises RecipeError where fewer than two groups exist.
+    """
+    rows = _groups(groups)
+    if len(rows) < 2:
+        raise RecipeError("data.split: all rows are of one group; none of it can be held out")
+    wanted = max(1, round(len(groups) * fraction))
+    held_out: list[int] = []
+    order = np.random.default_rng(seed).permutation(sorted(rows)).tolist()
+    for group in order[:-1]:
+        # The group that crosses the line is held out if that comes closer to it.
+        if held_out and len(held_out) + len(rows[group]) / 2 > wanted:
+            break
+        held_out += rows[group]
+    return _kept_and(held_out, len(groups))
+
+
+def time_split(times: Sequence[str], fraction: float) -> tuple[list[int], list[int]]:
+    """Indices kept and held out: the latest `fraction`, rows of one time together.
+
+    Times are numbers, or ISO 8601 dates of one form, which sort as texts. Raises RecipeError where all are equal.
+    """
+    keys = _comparable(times)
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    start = len(keys) - max(1, round(len(keys) * fraction))
+    while 0 < start < len(keys) and keys[order[start]] == keys[order[start - 1]]:
+        start -= 1
+    if start == 0:
+        raise RecipeError("data.split: too many rows share one time; none of them can be held out")
+    return _kept_and(order[start:], len(times))
+
+
+def out_of_fold_plan(
+    strata: Sequence[str], folds: int, seed: int, groups: Sequence[str] | None = None
+) -> NDArray[np.int64]:
+    """The fold of each row [N]: rows of a group share one, and strata are spread evenly (scikit-learn's
+    StratifiedGroupKFold and StratifiedKFold)."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    rare = {stratum for stratum, rows in _groups(strata).items() if len(rows) < folds}
+    # Strata of fewer rows than folds cannot be spread; together they can.
+    spread = ["" if stratum in rare else f"={stratum}" for stratum in strata]
+    if spread.count("") < folds and "" in spread:
+        largest = max(set(spread) - {""}, key=spread.count, default="")
+        spread = [stratum or largest for stratum in spread]
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    plan = np.empty(len(strata), dtype=np.int64)
+    parts = kind(folds, shuffle=True, random_state=seed).split(strata, spread, groups)
+    for fold, (_, held_out) in enumerate(parts):
+        plan[held_out] = fold
+    return plan
+
+
+def repeated(weights: Sequence[float], seed: int) -> list[int]:
+    """Indices of rows that are used `weights` [N] times, in order: of the rows of weight 1.5, all once and half of
+    them, drawn at random, once more."""
+    rng = np.random.default_rng(seed)
+    values = np.asarray(weights, dtype=np.float64)
+    times = np.floor(values).astype(np.int64)
+    for weight in np.unique(values).tolist():
+        rows = np.flatnonzero(values == weight)
+        extra = round((weight % 1) * len(rows))
+        times[rng.choice(rows, size=extra, replace=False)] += 1
+    indices: list[int] = np.repeat(np.arange(len(values)), times).tolist()
+    return indices
 
 
 def bag(rows: int, share: float | Literal["bootstrap"], seed: int) -> list[int]:
@@ -76,3 +117,22 @@ def bag(rows: int, share: float | Literal["bootstrap"], seed: int) -> list[int]:
     if share == "bootstrap":
         return sorted(rng.integers(0, rows, size=rows).tolist())
     return sorted(rng.choice(rows, size=max(1, round(rows * share)), replace=False).tolist())
+
+
+def _groups(keys: Sequence[str]) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, key in enumerate(keys):
+        groups[key].append(index)
+    return groups
+
+
+def _kept_and(held_out: Sequence[int], rows: int) -> tuple[list[int], list[int]]:
+    held = set(held_out)
+    return [index for index in range(rows) if index not in held], sorted(held)
+
+
+def _comparable(times: Sequence[str]) -> Sequence[float] | Sequence[str]:
+    try:
+        return [float(time) for time in times]
+    except ValueError:
+        return times

@@ -8,46 +8,55 @@ from training.recipe.base import HEAD_SIZES, BaseRecipe, Scratch
 from training.recipe.data import DataRecipe, ExampleData
 from training.recipe.ensemble import EnsembleRecipe
 from training.recipe.fusion import (
-    CLASSIFICATION_METHODS,
     GENERATION_METHODS,
-    ClassificationMethod,
     FusionRecipe,
     GenerationMethod,
 )
 from training.recipe.member import CandidateRecipe, MemberRecipe
 from training.recipe.recipe import Recipe, load_recipe, parse_recipe
+from training.recipe.shared import FineTuningStage, Objective, PretrainingStage, default_objective
 from training.recipe.stages import (
     AdapterStage,
+    AnyStage,
+    DistillationStage,
     LoraStage,
     PrefixStage,
     PromptStage,
     PTuningStage,
     SoftStage,
+    StageRecipe,
+    TeacherRecipe,
 )
 from training.recipe.values import RecipeError
 
 __all__ = [
-    "CLASSIFICATION_METHODS",
     "GENERATION_METHODS",
     "HEAD_SIZES",
     "AdapterStage",
+    "AnyStage",
     "BaseRecipe",
     "CandidateRecipe",
-    "ClassificationMethod",
     "DataRecipe",
+    "DistillationStage",
     "EnsembleRecipe",
     "ExampleData",
+    "FineTuningStage",
     "FusionRecipe",
     "GenerationMethod",
     "LoraStage",
     "MemberRecipe",
+    "Objective",
     "PTuningStage",
     "PrefixStage",
+    "PretrainingStage",
     "PromptStage",
     "Recipe",
     "RecipeError",
     "Scratch",
     "SoftStage",
+    "StageRecipe",
+    "TeacherRecipe",
+    "default_objective",
     "load_recipe",
     "parse_recipe",
 ]

@@ -1,10 +1,11 @@
 """The base: found, or trained from nothing."""
 
-from string import Formatter
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from serve.base import BaseKind
+from training.recipe.shared import Documents, Objective, PretrainingStage, SharedStage, fields_of
 from training.recipe.values import RecipePath, Strict
 
 HEAD_SIZES = (32, 64, 80, 96, 112, 128, 192, 256)
@@ -12,9 +13,11 @@ HEAD_SIZES = (32, 64, 80, 96, 112, 128, 192, 256)
 
 
 class Scratch(Strict):
-    """A small causal language model trained from nothing on texts of the recipe's own training rows."""
+    """A small language model trained from nothing on texts of the recipe's own training rows."""
 
-    architecture: Literal["llama", "qwen2"] = "llama"
+    architecture: Literal["llama", "qwen2", "bert"] = "llama"
+    objective: Objective | None = None
+    """Default: `autoregressive`; for bert `masked`."""
     hidden: int = Field(256, ge=32)
     layers: int = Field(4, ge=1)
     heads: int = Field(4, ge=1)
@@ -22,8 +25,7 @@ class Scratch(Strict):
     intermediate: int | None = Field(None, ge=32)
     vocabulary: int = Field(2048, ge=300)
     context: int = Field(512, ge=32)
-    documents: list[str] = Field(["{text}"], min_length=1)
-    """Templates over the data's columns; each row gives one document a template."""
+    documents: Documents = Field(["{text}"])
     epochs: int = Field(3, ge=1)
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
@@ -31,28 +33,6 @@ class Scratch(Strict):
     @property
     def head_size(self) -> int:
         return self.hidden // self.heads
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns that the documents are made of."""
-        parts = [part for template in self.documents for part in Formatter().parse(template)]
-        return list(dict.fromkeys(field for _, field, _, _ in parts if field is not None))
-
-    @field_validator("documents")
-    @classmethod
-    def _documents_parse(cls, documents: list[str]) -> list[str]:
-        for template in documents:
-            try:
-                fields = [
-                    field for _, field, _, _ in Formatter().parse(template) if field is not None
-                ]
-            except ValueError:
-                fields = [""]
-            if not fields or not all(field.isidentifier() for field in fields):
-                raise ValueError(
-                    f"the document {template!r} must name columns in braces, as in {{text}}"
-                )
-        return documents
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
@@ -63,13 +43,19 @@ class Scratch(Strict):
             )
         if self.kv_heads and self.heads % self.kv_heads:
             raise ValueError(f"kv_heads ({self.kv_heads}) must divide heads ({self.heads})")
+        if self.kv_heads and self.architecture == "bert":
+            raise ValueError("bert has no kv_heads: all its heads have keys of their own")
         return self
+
+    @property
+    def kind(self) -> BaseKind:
+        return "encoder" if self.architecture == "bert" else "causal"
 
 
 class BaseRecipe(Strict):
     """Where the base comes from; exactly one source."""
 
-    kind: Literal["causal", "encoder"]
+    kind: BaseKind
     path: RecipePath | None = None
     id: str | None = None
     revision: str | None = None
@@ -77,6 +63,8 @@ class BaseRecipe(Strict):
     scratch: Scratch | None = None
     copy_files: bool = True
     """Copy the model into the bundle; otherwise the bundle names the path, and moves only with it."""
+    stages: list[SharedStage] = Field(default_factory=list)
+    """What is trained into the base before the members fork."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -91,8 +79,36 @@ class BaseRecipe(Strict):
             raise ValueError(
                 "id and revision belong together: a hub id without a revision is not reproducible"
             )
-        if self.scratch and self.kind != "causal":
-            raise ValueError("a base from scratch is causal; an encoder needs path, id or package")
+        if self.scratch and self.kind != self.scratch.kind:
+            raise ValueError(
+                f"the architecture {self.scratch.architecture} is of the kind {self.scratch.kind}, not {self.kind}"
+            )
         if self.package and self.kind != "encoder":
             raise ValueError(f"the package {self.package} holds an encoder; set kind: encoder")
         return self
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        if self.stages and not self.copy_files:
+            raise ValueError(
+                "stages change the base, so it lies in the bundle; leave copy_files: false out"
+            )
+        for stage in self.pretraining:
+            if stage.objective and (stage.objective == "autoregressive") != (self.kind == "causal"):
+                raise ValueError(
+                    f"the objective {stage.objective} does not fit a base of the kind {self.kind}: causal models are "
+                    "trained autoregressive, encoders masked or masked_next_sentence"
+                )
+        return self
+
+    @property
+    def pretraining(self) -> list[Scratch | PretrainingStage]:
+        """All that reads documents."""
+        found: list[Scratch | PretrainingStage] = [self.scratch] if self.scratch else []
+        return found + [stage for stage in self.stages if isinstance(stage, PretrainingStage)]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that documents are made of."""
+        templates = [template for source in self.pretraining for template in source.documents]
+        return list(dict.fromkeys(field for template in templates for field in fields_of(template)))

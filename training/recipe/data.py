@@ -1,12 +1,14 @@
-"""The data: files of labelled rows, or the embedded example's generator."""
+"""The data: sources of labelled rows, or the embedded example's generator, and how rows are prepared."""
 
-from typing import Annotated, Any, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
-from training.recipe.values import Column, RecipePath, Strict
-
-FileList = Annotated[list[RecipePath], Field(min_length=1)]
+from training.recipe.annotate import AnnotateRecipe
+from training.recipe.clean import CleanRecipe
+from training.recipe.source import Sources
+from training.recipe.split import SplitRecipe
+from training.recipe.values import Column, Strict
 
 
 class ExampleData(Strict):
@@ -18,36 +20,30 @@ class ExampleData(Strict):
 
 
 class DataRecipe(Strict):
-    """Labelled rows: files (CSV, JSON Lines or Parquet) or the embedded example's generator."""
+    """Labelled rows and their way into the three splits."""
 
-    train: FileList | None = None
-    validation: FileList | None = None
+    train: Sources | None = None
+    validation: Sources | None = None
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     """Share of the training rows held out when `validation` names no file; no member is trained on it."""
-    test: FileList | None = None
+    test: Sources | None = None
     example: ExampleData | None = None
+    annotate: AnnotateRecipe | None = None
+    clean: CleanRecipe | None = None
+    """None: nothing is removed; rows that cannot be used stop the run."""
+    split: SplitRecipe = SplitRecipe()
     text: Column = "text"
+    text_pair: Column | None = None
+    """Encoder: column of a second text; each row is then a pair, read as two towers."""
     max_tokens: int | None = Field(None, ge=8)
     """Longer inputs are cut in training and refused nowhere else; default: the base's context."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _lists(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {
-            key: _as_list(value) if key in ("train", "validation", "test") else value
-            for key, value in data.items()
-        }
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.train is None) == (self.example is None):
             raise ValueError("give either train (files) or example (the embedded generator)")
-        if self.example and (self.validation or self.test):
-            raise ValueError("example makes its own test rows; leave validation and test out")
+        if self.example and (self.validation or self.test or self.annotate):
+            raise ValueError("example makes its own rows; leave validation, test and annotate out")
+        if self.test and self.split.test_fraction:
+            raise ValueError("give either test (files) or split.test_fraction")
         return self
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value

@@ -4,8 +4,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from serve.manifest import Extract, Name
-from training.recipe.fusion import GENERATION_METHODS, FusionRecipe
+from serve.manifest import LABELLED, Extract, Name, Task
+from training.recipe.fusion import FusionRecipe
 from training.recipe.member import CandidateRecipe, MemberRecipe, with_defaults
 from training.recipe.values import Column, Strict
 
@@ -14,14 +14,16 @@ class EnsembleRecipe(Strict):
     """One ensemble: a task over one column, its members and its fusion."""
 
     name: Name
-    task: Literal["classification", "generation"]
+    task: Task
     template: str = "{text}"
     label: Column | None = None
+    """Classification: column of the labels; multilabel: of each row's labels, as a list or joined by `|`."""
     labels: list[str] | None = None
     """The order of the labels; default: all that occur in the training rows, sorted."""
     verbalizers: dict[str, str] = Field(default_factory=dict)
     label_scoring: Literal["sum", "mean"] = "sum"
     target: Column | None = None
+    """Generation: column of the replies; regression: of the values."""
     max_new_tokens: int = Field(64, ge=1)
     """Generation: longest answer in evaluation."""
     evaluation_rows: int = Field(200, ge=1)
@@ -37,6 +39,11 @@ class EnsembleRecipe(Strict):
     """How many validation rows that the fusion answers rightly go into the manifest as golden examples."""
     on_member_error: Literal["fail", "degrade"] = "fail"
 
+    @property
+    def answer(self) -> str:
+        """Column of the right answers."""
+        return str(self.label or self.target)
+
     @model_validator(mode="before")
     @classmethod
     def _apply_defaults(cls, data: Any) -> Any:
@@ -50,22 +57,18 @@ class EnsembleRecipe(Strict):
 
     @model_validator(mode="after")
     def _task_fits(self) -> Self:
-        if self.task == "classification":
-            if self.label is None or self.target is not None:
-                raise ValueError(
-                    "a classification ensemble names its `label` column, and no `target`"
-                )
-            if self.fusion.method == "product":
-                raise ValueError("product is for generation; for classification use `space: log`")
-        if self.task == "generation":
-            if self.target is None or self.label is not None:
-                raise ValueError("a generation ensemble names its `target` column, and no `label`")
-            if self.fusion.method not in ("best", *GENERATION_METHODS):
-                raise ValueError(
-                    f"generation is fused by {', '.join(GENERATION_METHODS)}, not by {self.fusion.method}"
-                )
-            if self.baselines:
-                raise ValueError("baselines are for classification")
+        wanted, other = ("label", "target") if self.task in LABELLED else ("target", "label")
+        if getattr(self, wanted) is None or getattr(self, other) is not None:
+            raise ValueError(
+                f"a {self.task} ensemble names its `{wanted}` column, and no `{other}`"
+            )
+        if self.baselines and self.task != "classification":
+            raise ValueError("baselines are for classification")
+        if self.golden and self.task != "classification":
+            raise ValueError("golden examples are for classification")
+        if self.labels is not None and self.task not in LABELLED:
+            raise ValueError(f"`labels` is for {' and '.join(LABELLED)}, not for {self.task}")
+        self.fusion.check(self.task)
         if "{text}" not in self.template:
             raise ValueError("template must contain {text}")
         names = [member.name for member in self.members]

@@ -2,12 +2,21 @@
 
 import difflib
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from serve.manifest import Name
-from training.recipe.stages import STAGES, AdapterStage, LoraStage, StageRecipe
+from training.recipe.stages import (
+    STAGES,
+    AdapterStage,
+    AnyStage,
+    DistillationStage,
+    LoraStage,
+    PTuningStage,
+    StageRecipe,
+)
 from training.recipe.values import Strict
 
 _OWN_KEYS = ("name", "member", "seed", "bag", "stages")
@@ -21,7 +30,7 @@ class MemberRecipe(Strict):
     seed: int = 0
     bag: Annotated[float, Field(gt=0, le=1)] | Literal["bootstrap"] = 1.0
     """Share of the training rows drawn without replacement, or `bootstrap`: as many as there are, with replacement."""
-    stages: list[AdapterStage] = Field(min_length=1)
+    stages: list[AnyStage] = Field(min_length=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -42,18 +51,35 @@ class MemberRecipe(Strict):
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
-        kinds = [stage.kind for stage in self.stages]
+        kinds = [stage.kind for stage in self.adapters]
         if len(kinds) > 1 and (kinds[0] != "lora" or len(kinds) > 2 or kinds[1] == "lora"):
             raise ValueError(
                 f"the stages {', '.join(kinds)} cannot be one member: it has one adapter, or a lora and then one of "
                 "prefix, prompt and p_tuning on top of it"
             )
+        for before, stage in pairwise([None, *self.stages]):
+            if not isinstance(stage, DistillationStage):
+                continue
+            if before is None:
+                raise ValueError(
+                    "distillation goes on with the adapter of the stage before it, and is the first here"
+                )
+            if isinstance(before, PTuningStage) or getattr(before, "projection", None):
+                raise ValueError(
+                    "distillation cannot go on with virtual tokens that an MLP made: the MLP is not kept; use prompt, "
+                    "or a prefix without projection"
+                )
         return self
+
+    @property
+    def adapters(self) -> list[AdapterStage]:
+        """The stages that make an adapter, one each."""
+        return [stage for stage in self.stages if not isinstance(stage, DistillationStage)]
 
     @property
     def soft(self) -> bool:
         """Whether an adapter puts virtual tokens before the prompt."""
-        return not all(isinstance(stage, LoraStage) for stage in self.stages)
+        return not all(isinstance(stage, LoraStage) for stage in self.adapters)
 
 
 class CandidateRecipe(MemberRecipe):

@@ -6,7 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from training.recipe.shared import SHARED_STAGES
 from training.recipe.stages import STAGES
+
+_STAGES: Mapping[str, type[BaseModel]] = dict([*STAGES.items(), *SHARED_STAGES.items()])
 
 
 def sentence(problem: Mapping[str, Any], content: Any, keys: Iterable[str]) -> str:
@@ -22,7 +25,8 @@ def sentence(problem: Mapping[str, Any], content: Any, keys: Iterable[str]) -> s
     if kind == "missing":
         return f"{where}: this key is required"
     if kind == "union_tag_invalid":
-        expected, given = ", ".join(STAGES), problem["ctx"]["tag"]
+        expected = problem["ctx"]["expected_tags"].replace("'", "")
+        given = problem["ctx"]["tag"]
         return f"{where}: kind must be one of {expected} (got {given!r})"
     if isinstance(problem["input"], str | int | float):
         return f"{where}: {message[0].lower()}{message[1:]} (got {problem['input']!r})"
@@ -35,8 +39,8 @@ def keys_of(models: Iterable[type[BaseModel]]) -> set[str]:
 
 def _unknown(loc: tuple[str | int, ...], keys: Iterable[str]) -> str:
     key, within = str(loc[-1]), loc[-2] if len(loc) > 1 else None
-    if within in STAGES:
-        kinds = [kind for kind, stage in STAGES.items() if key in stage.model_fields]
+    if within in _STAGES:
+        kinds = [kind for kind, stage in _STAGES.items() if key in stage.model_fields]
         if kinds:
             return f"this key is for the kind {', '.join(kinds)}, not for {within}"
     close = difflib.get_close_matches(key, keys, n=1)
@@ -50,6 +54,6 @@ def _written(loc: tuple[str | int, ...], content: Any) -> Iterator[str]:
         try:
             content = content[part]
         except (KeyError, IndexError, TypeError):
-            if number < len(loc) or part in STAGES or isinstance(part, int):
+            if number < len(loc) or part in _STAGES or isinstance(part, int):
                 continue
         yield str(part)

@@ -1,7 +1,7 @@
 """The whole recipe, and how it is read from YAML."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -9,13 +9,18 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from serve.manifest import Name
+from training.recipe.annotate import AnnotateRecipe, Rule, Teacher
 from training.recipe.base import BaseRecipe, Scratch
+from training.recipe.clean import CleanRecipe
 from training.recipe.data import DataRecipe, ExampleData
 from training.recipe.ensemble import EnsembleRecipe
 from training.recipe.fusion import FusionRecipe
 from training.recipe.member import CandidateRecipe
 from training.recipe.problems import keys_of, sentence
-from training.recipe.stages import STAGES
+from training.recipe.shared import FineTuningStage, PretrainingStage
+from training.recipe.source import Source
+from training.recipe.split import SplitRecipe
+from training.recipe.stages import STAGES, DistillationStage, LoraStage, TeacherRecipe
 from training.recipe.values import RecipeError, Strict
 
 
@@ -37,14 +42,89 @@ class Recipe(Strict):
             raise ValueError("ensembles need different names")
         if self.base.kind == "encoder" and any(e.task == "generation" for e in self.ensembles):
             raise ValueError("generation needs a causal base")
-        for ensemble in self.ensembles:
+        if self.base.kind == "causal":
+            if any(e.task in ("multilabel", "regression") for e in self.ensembles):
+                raise ValueError(
+                    "multilabel and regression need an encoder, whose members have heads"
+                )
+            if self.data.text_pair:
+                raise ValueError("text_pair needs an encoder, which reads pairs as two towers")
+        return self
+
+    @model_validator(mode="after")
+    def _shared_stages_fit(self) -> Self:
+        names = [ensemble.name for ensemble in self.ensembles]
+        for stage in self.base.stages:
+            if not isinstance(stage, FineTuningStage):
+                continue
+            for name in stage.ensembles or []:
+                if name not in names:
+                    raise ValueError(f"base: fine_tuning names the unknown ensemble {name!r}")
+            if self.base.kind == "encoder" and len(stage.ensembles or names) > 1:
+                raise ValueError(
+                    "base: fine_tuning of an encoder is on one ensemble, whose labels its head has for the time; name "
+                    "one in `ensembles`"
+                )
+            self._check_layers("base", stage.layers)
+        return self
+
+    @model_validator(mode="after")
+    def _members_fit(self) -> Self:
+        for number, ensemble in enumerate(self.ensembles):
             for member in [*ensemble.members, *ensemble.candidates]:
+                where = f"{ensemble.name}/{member.name}"
                 if self.base.kind == "encoder" and member.soft:
                     raise ValueError(
-                        f"{ensemble.name}/{member.name}: prefix, prompt and p_tuning need a causal base: vLLM's "
-                        "encoders take no virtual tokens; under an encoder a member is a lora"
+                        f"{where}: prefix, prompt and p_tuning need a causal base: vLLM's encoders take no virtual "
+                        "tokens; under an encoder a member is a lora"
                     )
+                for stage in member.stages:
+                    if isinstance(stage, LoraStage):
+                        self._check_layers(where, stage.layers)
+                    if isinstance(stage, DistillationStage):
+                        self._check_teacher(where, stage.teacher, ensemble, self.ensembles[:number])
         return self
+
+    def _check_layers(self, where: str, layers: int | None) -> None:
+        scratch = self.base.scratch
+        if layers and scratch and layers > scratch.layers:
+            raise ValueError(f"{where}: layers is {layers}, but the base has {scratch.layers}")
+
+    def _check_teacher(
+        self,
+        where: str,
+        teacher: TeacherRecipe,
+        own: EnsembleRecipe,
+        earlier: Sequence[EnsembleRecipe],
+    ) -> None:
+        if own.task not in ("classification", "generation"):
+            raise ValueError(
+                f"{where}: distillation is towards probabilities of labels or tokens, for classification and "
+                f"generation, not for {own.task}"
+            )
+        if teacher.path is not None:
+            if self.base.kind != "causal":
+                raise ValueError(
+                    f"{where}: a teacher's path is for a causal base: an encoder without a head knows no labels; "
+                    "distil from an ensemble or a member"
+                )
+            return
+        found = next((each for each in earlier if each.name == teacher.taught_by), None)
+        if found is None:
+            names = ", ".join(each.name for each in earlier) or "none"
+            raise ValueError(
+                f"{where}: the teacher {teacher.taught_by!r} must be an ensemble that stands before {own.name!r}; "
+                f"these do: {names}"
+            )
+        if (found.task, found.label, found.target) != (own.task, own.label, own.target):
+            raise ValueError(
+                f"{where}: the teacher {found.name!r} answers another task or column than {own.name!r}"
+            )
+        names_of = [member.name for member in found.members]
+        if teacher.member and teacher.member.partition("/")[2] not in names_of:
+            raise ValueError(
+                f"{where}: the teacher {teacher.member!r} is not a member; {found.name!r} has {', '.join(names_of)}"
+            )
 
     def find(self, name: str) -> EnsembleRecipe | None:
         """The ensemble called `name`, if the recipe has it."""
@@ -86,9 +166,18 @@ def _keys() -> set[str]:
             Scratch,
             DataRecipe,
             ExampleData,
+            Source,
+            CleanRecipe,
+            SplitRecipe,
+            AnnotateRecipe,
+            Teacher,
+            Rule,
             EnsembleRecipe,
             CandidateRecipe,
             FusionRecipe,
+            TeacherRecipe,
+            PretrainingStage,
+            FineTuningStage,
             *STAGES.values(),
         )
     )

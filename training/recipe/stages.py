@@ -4,9 +4,10 @@ from typing import Annotated, Literal, Self, TypeAlias, get_args
 
 from pydantic import Field, model_validator
 
-from training.recipe.values import Strict
+from serve.manifest import Name
+from training.recipe.values import RecipePath, Strict
 
-StageKind = Literal["lora", "prefix", "prompt", "p_tuning"]
+StageKind = Literal["lora", "prefix", "prompt", "p_tuning", "distillation"]
 
 
 class StageRecipe(Strict):
@@ -16,6 +17,8 @@ class StageRecipe(Strict):
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     """Peak of the one-cycle schedule."""
+    early_stopping: int | None = Field(None, ge=1)
+    """End after so many epochs without a lower loss on held-out rows, with the weights of the best one."""
 
 
 class LoraStage(StageRecipe):
@@ -25,13 +28,21 @@ class LoraStage(StageRecipe):
     rank: int = Field(16, ge=1, le=512)
     alpha: float | None = Field(None, gt=0)
     """LoRA's alpha; default: the rank."""
+    rslora: bool = False
+    """Scale by alpha over the rank's square root (Kalajdzievski 2023), not by alpha over the rank."""
+    layers: int | None = Field(None, ge=1)
+    """Adapt the first so many layers alone."""
     dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
     label_smoothing: float = Field(0.05, ge=0, lt=1)
+    """Classification."""
+    loss: Literal["mse", "huber"] = "mse"
+    """Regression."""
     normalize: bool = True
     """Encoder: L2-normalise the pooled vector before the head."""
     head: Literal["prototypes", "random"] = "prototypes"
-    """Encoder: where a normalised head starts: at the labels' centroids, or anywhere, as its seed has it."""
+    """Encoder: where a normalised head starts: at the labels' centroids (for values: at the line through the cosines of
+    pairs, or at least squares), or anywhere, as its seed has it."""
 
 
 class PrefixStage(StageRecipe):
@@ -76,10 +87,50 @@ class PTuningStage(StageRecipe):
 
 SoftStage: TypeAlias = PrefixStage | PromptStage | PTuningStage
 """Kinds that put virtual tokens before the prompt."""
-AdapterStage: TypeAlias = Annotated[LoraStage | SoftStage, Field(discriminator="kind")]
+AdapterStage: TypeAlias = LoraStage | SoftStage
+
+
+class TeacherRecipe(Strict):
+    """Who is learned from; exactly one."""
+
+    ensemble: Name | None = None
+    """An ensemble that stands earlier in the recipe, fused; where it votes, its members' average."""
+    member: str | None = Field(None, pattern=r"^[^/]+/[^/]+$")
+    """`ensemble/member` of such an ensemble."""
+    path: RecipePath | None = None
+    """Another causal model, larger for instance, without adapters."""
+
+    @model_validator(mode="after")
+    def _one_teacher(self) -> Self:
+        given = [key for key in ("ensemble", "member", "path") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of ensemble, member and path (given: {', '.join(given) or 'none'})"
+            )
+        return self
+
+    @property
+    def taught_by(self) -> str | None:
+        """The ensemble that must be finished first."""
+        return self.ensemble or (self.member.partition("/")[0] if self.member else None)
+
+
+class DistillationStage(StageRecipe):
+    """Go on with the adapter of the stage before, towards a teacher's tempered probabilities (Hinton et al. 2015)."""
+
+    kind: Literal["distillation"] = "distillation"
+    learning_rate: float = Field(1e-3, gt=0)
+    teacher: TeacherRecipe
+    temperature: float = Field(2.0, gt=0)
+    """Divides the log-probabilities of teacher and student."""
+    hard: float = Field(0.1, ge=0, lt=1)
+    """Weight of the true answers in the loss."""
+
+
+AnyStage: TypeAlias = Annotated[AdapterStage | DistillationStage, Field(discriminator="kind")]
 
 STAGES: dict[StageKind, type[StageRecipe]] = {
     kind: stage
-    for stage in (LoraStage, PrefixStage, PromptStage, PTuningStage)
+    for stage in (LoraStage, PrefixStage, PromptStage, PTuningStage, DistillationStage)
     for kind in get_args(stage.model_fields["kind"].annotation)
 }

@@ -16,15 +16,21 @@ class RecipeError(ValueError):
     """The recipe, or data that it names, cannot be used; the message is one sentence for its author."""
 
 
-def _expand(value: Path, info: ValidationInfo) -> Path:
+def fill_variables(value: str) -> str:
+    """`${NAME}` and `${NAME:-default}` replaced by environment variables; RecipeError for one that is not set."""
+
     def variable(match: re.Match[str]) -> str:
         found = os.environ.get(match[1]) or match[2]
         if found is None:
-            raise ValueError(f"the environment variable {match[1]} is not set")
+            raise RecipeError(f"the environment variable {match[1]} is not set")
         return found
 
+    return _VARIABLE.sub(variable, value)
+
+
+def _expand(value: Path, info: ValidationInfo) -> Path:
     folder: Path = (info.context or {}).get("folder", Path())
-    return Path(os.path.normpath(folder / _VARIABLE.sub(variable, str(value))))
+    return Path(os.path.normpath(folder / fill_variables(str(value))))
 
 
 RecipePath = Annotated[Path, AfterValidator(_expand)]

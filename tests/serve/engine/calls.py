@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from serve.digest import folder_digest
-from serve.engine.interface import EngineSettings, GenerateCall, Refusal, Version
+from serve.engine.interface import EngineSettings, GenerateCall, Prediction, Refusal, Version
 from serve.manifest import Ensemble
 from tests.serve import tiny
 from tests.serve.engine.fused import Judge, Merge, averaged, multiplied
@@ -116,6 +118,12 @@ async def ask(engine: Any, body: dict[str, Any], model: str = "five", **fields: 
     call = GenerateCall(f"{model}@1", route, body, "test", **fields)
     (part,) = [part async for part in engine.generate(call)]
     return part if isinstance(part, Refusal) else json.loads(part)
+
+
+def member_probabilities(answer: Prediction) -> np.ndarray:
+    """[M, N, C] of a classification that was asked for its members."""
+    assert answer.member_answers is not None
+    return np.stack([each.probabilities for each in answer.member_answers])
 
 
 def greedy(prompt: str, tokens: int = 12, **fields: Any) -> dict[str, Any]:

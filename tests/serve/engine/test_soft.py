@@ -23,7 +23,7 @@ from serve.engine.interface import (
     Text,
 )
 from tests.serve import tiny
-from tests.serve.engine.calls import ask, greedy, prompts, stream, version
+from tests.serve.engine.calls import ask, greedy, member_probabilities, prompts, stream, version
 from tests.serve.engine.fused import Judge, Merge, averaged, multiplied
 from tests.serve.engine.soft_calls import (
     MEMBERS,
@@ -166,8 +166,8 @@ async def test_labels_scored_by_all_kinds_equal_peft(
     for _ in ("cold", "warm"):
         answer = await engine.predict(call)
         assert isinstance(answer, Prediction), answer
-        np.testing.assert_allclose(answer.member_probabilities, expected, atol=1e-4)
-        np.testing.assert_allclose(answer.probabilities, expected.mean(0), atol=1e-4)
+        np.testing.assert_allclose(member_probabilities(answer), expected, atol=1e-4)
+        np.testing.assert_allclose(answer.answers.probabilities, expected.mean(0), atol=1e-4)
     plain = {"plain": MEMBERS["plain"], "other": ["lora"]}
     await engine.prepare(version(models, "without", plain, **sort))
     without = await engine.predict(replace(call, version="without@1"))

@@ -24,6 +24,7 @@ from serve.engine.interface import (
 )
 from serve.manifest import Ensemble
 from tests.serve import tiny
+from tests.serve.engine.calls import member_probabilities
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
 
@@ -144,8 +145,8 @@ async def test_members_equal_peft_with_all_slots_full_and_the_base_among_them(
     cold = await engine.predict(ask(f"{name}@1", TEXTS))
     hot = await engine.predict(ask(f"{name}@1", TEXTS))
     for answer in (cold, hot):
-        np.testing.assert_allclose(answer.member_probabilities, expected, atol=1e-4)
-        np.testing.assert_allclose(answer.probabilities, expected.mean(0), atol=1e-4)
+        np.testing.assert_allclose(member_probabilities(answer), expected, atol=1e-4)
+        np.testing.assert_allclose(answer.answers.probabilities, expected.mean(0), atol=1e-4)
     assert len(engine.state().adapters) == SLOTS
 
 
@@ -264,5 +265,5 @@ async def test_release_waits_for_its_requests_and_frees_the_slots(
     answer = await engine.predict(ask("probed@1", TEXTS))
     assert isinstance(answer, Prediction)
     expected = reference(models, SINGLE, mean=False)
-    np.testing.assert_allclose(answer.member_probabilities[0], expected[0], atol=1e-4)
-    np.testing.assert_allclose(answer.member_probabilities[1], expected[3], atol=1e-4)
+    np.testing.assert_allclose(member_probabilities(answer)[0], expected[0], atol=1e-4)
+    np.testing.assert_allclose(member_probabilities(answer)[1], expected[3], atol=1e-4)

@@ -12,7 +12,8 @@ from sklearn.metrics import log_loss
 from sklearn.multiclass import OneVsRestClassifier
 
 from serve.fusion.fuse import Fusion, FusionError, StaleFusionError
-from serve.fusion.stack import CLIP, Stack
+from serve.fusion.pooling import CLIP
+from serve.fusion.stack import LinearStack
 
 WEAK = 1e9
 """A penalty so weak that shared and own coefficients are free, as in separate regressions."""
@@ -45,7 +46,7 @@ def test_two_labels_are_scikit_learns_stacking(make_ensemble):
     ).fit(inputs[200:400], targets[200:400])
     members = np.stack([member.predict_proba(inputs) for _, member in fitted])
     ensemble = make_ensemble(labels=("no", "yes"))
-    stack = Stack.fit(members[:, 200:400], targets[200:400], ensemble, penalty=WEAK)
+    stack = LinearStack.fit(members[:, 200:400], targets[200:400], ensemble, penalty=WEAK)
     fused = Fusion(ensemble, stack)(members[:, 400:], method="stack").probabilities
     np.testing.assert_allclose(fused, reference.predict_proba(inputs[400:]), atol=2e-3)
 
@@ -74,7 +75,7 @@ class OnColumns(LogisticRegression):
 def test_several_labels_are_one_regression_each_normalised_over_labels(make_ensemble, noisy):
     members, targets = noisy(2, 3000, 4, skills=(1.0, 0.5))
     ensemble = make_ensemble((None, None))
-    stack = Stack.fit(members, targets, ensemble, penalty=WEAK)
+    stack = LinearStack.fit(members, targets, ensemble, penalty=WEAK)
     fused = Fusion(ensemble, stack)(members, method="stack").probabilities
     each = []
     for label in range(4):
@@ -98,7 +99,7 @@ def test_it_learns_which_member_knows_which_label(make_ensemble):
         scores[member, rows, targets[rows]] += 3
     members = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
     ensemble = make_ensemble((None, None))
-    stack = Stack.fit(members[:, :1000], targets[:1000], ensemble)
+    stack = LinearStack.fit(members[:, :1000], targets[:1000], ensemble)
     fusion = Fusion(ensemble, stack)
     held_out, truth = members[:, 1000:], targets[1000:]
     stacked, averaged = (
@@ -112,7 +113,7 @@ def test_77_labels_with_few_rows_beat_the_plain_average(make_ensemble, noisy):
     """About 9 rows a label, as a small validation split has; the members' skills differ."""
     members, targets = noisy(3, 1400, 77, skills=(5.0, 3.0, 1.0))
     ensemble = make_ensemble(labels=many_labels(77))
-    stack = Stack.fit(members[:, :700], targets[:700], ensemble)
+    stack = LinearStack.fit(members[:, :700], targets[:700], ensemble)
     fusion = Fusion(ensemble, stack)
     fused = {m: fusion(members[:, 700:], method=m) for m in ("stack", "average")}
     truth = targets[700:]
@@ -126,7 +127,7 @@ def test_it_beats_a_plain_one_vs_rest_where_rows_are_few(make_ensemble, noisy):
     """What sharing coefficients between labels is for."""
     members, targets = noisy(3, 1000, 40, skills=(4.0, 2.0, 1.0))
     ensemble = make_ensemble(labels=many_labels(40))
-    stack = Stack.fit(members[:, :200], targets[:200], ensemble)
+    stack = LinearStack.fit(members[:, :200], targets[:200], ensemble)
     fused = Fusion(ensemble, stack)(members[:, 200:], method="stack").probabilities
     flat = np.moveaxis(members, 0, 1).reshape(1000, -1)
     plain = OneVsRestClassifier(LogisticRegression()).fit(flat[:200], targets[:200])
@@ -138,7 +139,7 @@ def test_it_beats_a_plain_one_vs_rest_where_rows_are_few(make_ensemble, noisy):
 def test_more_members_than_features_are_grouped(make_ensemble, noisy):
     members, targets = noisy(35, 200, 3)
     ensemble = make_ensemble((None,) * 35, labels=("a", "b", "c"))
-    stack = Stack.fit(members, targets, ensemble)
+    stack = LinearStack.fit(members, targets, ensemble)
     assert {len(row) for row in stack.parameters.coefficients} == {16}
     fused = Fusion(ensemble, stack)(members, method="stack")
     np.testing.assert_allclose(fused.probabilities.sum(axis=1), 1, atol=1e-9)
@@ -148,7 +149,7 @@ def test_more_members_than_features_are_grouped(make_ensemble, noisy):
 def test_certain_members_give_finite_answers(make_ensemble):
     members = np.repeat(np.eye(4)[None, [0, 1, 2, 3, 0, 1]], 3, axis=0)
     ensemble = make_ensemble()
-    stack = Stack.fit(members, [0, 1, 2, 3, 0, 1], ensemble)
+    stack = LinearStack.fit(members, [0, 1, 2, 3, 0, 1], ensemble)
     fused = Fusion(ensemble, stack)(members, method="stack")
     assert np.isfinite(fused.probabilities).all()
     np.testing.assert_array_equal(fused.winners, [0, 1, 2, 3, 0, 1])
@@ -157,7 +158,7 @@ def test_certain_members_give_finite_answers(make_ensemble):
 def test_it_hardly_moves_under_the_rounding_of_float32(make_ensemble, noisy):
     members, targets = noisy(3, 500, 4, skills=(12.0, 9.0, 6.0))
     ensemble = make_ensemble()
-    fusion = Fusion(ensemble, Stack.fit(members, targets, ensemble))
+    fusion = Fusion(ensemble, LinearStack.fit(members, targets, ensemble))
     exact = fusion(members, method="stack").probabilities
     rounded = fusion(members.astype(np.float32), method="stack").probabilities
     assert np.abs(exact - rounded).max() < 1e-4
@@ -167,7 +168,7 @@ def test_it_hardly_moves_under_the_rounding_of_float32(make_ensemble, noisy):
 def test_the_file_is_plain_json_and_answers_the_same(make_ensemble, noisy, tmp_path):
     members, targets = noisy(3, 300, 77)
     ensemble = make_ensemble(labels=many_labels(77), **STACK)
-    stack = Stack.fit(members, targets, ensemble)
+    stack = LinearStack.fit(members, targets, ensemble)
     file = tmp_path / "fusion" / "intents" / "1" / "stack.json"
     stack.write(file)
     stored = json.loads(file.read_text())
@@ -200,7 +201,7 @@ def test_an_unsound_file_is_refused(make_ensemble, noisy, tmp_path, change, reas
     members, targets = noisy(3, 50, 4)
     ensemble = make_ensemble(**STACK)
     file = tmp_path / "stack.json"
-    Stack.fit(members, targets, ensemble).write(file)
+    LinearStack.fit(members, targets, ensemble).write(file)
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(FusionError, match=reason):
         Fusion.from_manifest(ensemble, file)
@@ -219,14 +220,11 @@ def test_files_that_are_no_stackers_are_refused(make_ensemble, tmp_path):
         Fusion.from_manifest(ensemble, file)
     with pytest.raises(FusionError, match="their file was not given"):
         Fusion.from_manifest(ensemble, None)
-    boosting = make_ensemble(**(STACK | {"model": "gradient_boosting"}))
-    with pytest.raises(FusionError, match="gradient boosting is not served yet"):
-        Fusion.from_manifest(boosting, file)
 
 
 def test_a_stacker_of_too_many_labels_is_not_written(make_ensemble, noisy, tmp_path):
     members, targets = noisy(2, 50, 4)
-    stack = Stack.fit(members, targets, make_ensemble((None, None)))
+    stack = LinearStack.fit(members, targets, make_ensemble((None, None)))
     many = 30_000
     large = stack.parameters.model_copy(
         update={
@@ -236,14 +234,14 @@ def test_a_stacker_of_too_many_labels_is_not_written(make_ensemble, noisy, tmp_p
         }
     )
     with pytest.raises(FusionError, match=r"30000 labels would have .* at most 1,000,000"):
-        Stack(large).write(tmp_path / "stack.json")
+        LinearStack(large).write(tmp_path / "stack.json")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_stacker_of_other_adapters_is_stale(make_ensemble, noisy, tmp_path):
     members, targets = noisy(3, 50, 4)
     file = tmp_path / "stack.json"
-    Stack.fit(members, targets, make_ensemble()).write(file)
+    LinearStack.fit(members, targets, make_ensemble()).write(file)
     swapped = make_ensemble(changed=(1,), **STACK)
     with pytest.raises(StaleFusionError, match=r"those of m1: .*allow_stale_fusion"):
         Fusion.from_manifest(swapped, file)
@@ -258,7 +256,7 @@ def test_a_stale_stacker_that_is_only_offered_is_left_out(make_ensemble, noisy, 
     """A swap must not fail over a method that nobody uses; nor may anybody use it afterwards."""
     members, targets = noisy(3, 50, 4)
     file = tmp_path / "stack.json"
-    Stack.fit(members, targets, make_ensemble()).write(file)
+    LinearStack.fit(members, targets, make_ensemble()).write(file)
     fusion = Fusion.from_manifest(make_ensemble(changed=(1,), **(STACK | {"method": "vote"})), file)
     assert fusion.methods == ("average", "weighted_average", "vote")
     assert not fusion.stale
@@ -269,6 +267,6 @@ def test_a_stale_stacker_that_is_only_offered_is_left_out(make_ensemble, noisy, 
 def test_allowing_what_is_stale_does_not_allow_other_members(make_ensemble, noisy, tmp_path):
     members, targets = noisy(3, 50, 4)
     file = tmp_path / "stack.json"
-    Stack.fit(members, targets, make_ensemble()).write(file)
+    LinearStack.fit(members, targets, make_ensemble()).write(file)
     with pytest.raises(FusionError, match="fitted on the members"):
         Fusion.from_manifest(make_ensemble((None, None), **STACK), file, allow_stale=True)

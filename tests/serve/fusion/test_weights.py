@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import accuracy_score, log_loss
 
 from serve.fusion.fuse import FusionError
-from serve.fusion.weights import accuracy_weights, greedy_weights
+from serve.fusion.weights import greedy_weights, merit_weights
 
 
 def reference_greedy(members, targets, rounds, metric):
@@ -75,12 +75,12 @@ def test_a_useless_member_gets_nothing(noisy):
     np.testing.assert_array_equal(greedy_weights(members, targets), [1, 0])
 
 
-def test_accuracy_weights_are_in_proportion():
+def test_merit_weights_are_in_proportion():
     right, wrong = [0.9, 0.1], [0.1, 0.9]
     members = np.array([[right] * 4, [right] * 3 + [wrong], [wrong] * 3 + [right]])
-    np.testing.assert_allclose(accuracy_weights(members, np.zeros(4, int)), [4 / 8, 3 / 8, 1 / 8])
+    np.testing.assert_allclose(merit_weights(members, np.zeros(4, int)), [4 / 8, 3 / 8, 1 / 8])
     hopeless = np.array([[wrong] * 2, [wrong] * 2])
-    np.testing.assert_allclose(accuracy_weights(hopeless, np.zeros(2, int)), [0.5, 0.5])
+    np.testing.assert_allclose(merit_weights(hopeless, np.zeros(2, int)), [0.5, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -93,4 +93,4 @@ def test_unsound_targets_are_refused(draw, targets):
 
 def test_fitting_needs_rows():
     with pytest.raises(FusionError, match="at least one row"):
-        accuracy_weights(np.zeros((2, 0, 3)), np.zeros(0, int))
+        merit_weights(np.zeros((2, 0, 3)), np.zeros(0, int))

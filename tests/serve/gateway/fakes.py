@@ -21,7 +21,9 @@ from serve.engine.interface import (
     Refusal,
     Version,
 )
+from serve.fusion.fused import Fused
 from serve.manifest import Ensemble
+from serve.rollout.audit import AuditEntry
 from serve.rollout.messages import AssignedVersion, Desired, Report, Role
 from serve.rollout.requests import EnsembleView, RolloutView, SwapRequest
 
@@ -90,6 +92,7 @@ class FakeEngines:
         self.refusals: dict[str, Refusal] = {}
         """By version."""
         self.refusal: Refusal | None = None
+        self.prediction: Callable[[PredictCall], Prediction] = prediction
         self.error: Exception | None = None
         self.errors: list[Exception] = []
         """Raised one after another, before all else."""
@@ -101,7 +104,7 @@ class FakeEngines:
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
         try:
-            return await self._refusal(call) or prediction(call)
+            return await self._refusal(call) or self.prediction(call)
         finally:
             self.ended.set()
 
@@ -146,18 +149,24 @@ def prediction(call: PredictCall) -> Prediction:
             [[0.1, 0.6 - shift, 0.3 + shift] for shift in rows],
         ]
     )
-    fused = members.mean(0)
     return Prediction(
         version=call.version,
         labels=LABELS,
-        winners=fused.argmax(1),
-        probabilities=fused,
-        entropy=np.linspace(0.5, 0.6, len(rows)),
-        disagreement=np.linspace(0.1, 0.2, len(rows)),
+        answers=_labels(members.mean(0), 0.5, 0.1),
         members=tuple(ensemble().members),
-        member_probabilities=members if call.return_members else None,
+        member_answers=tuple(map(_labels, members)) if call.return_members else None,
         prompt_tokens=7,
         member_tokens=21,
+    )
+
+
+def _labels(probabilities: np.ndarray, entropy: float = 0, disagreement: float = 0) -> Fused:
+    rows = len(probabilities)
+    return Fused(
+        probabilities,
+        np.linspace(entropy, entropy + 0.1, rows),
+        np.linspace(disagreement, disagreement + 0.1, rows),
+        probabilities.argmax(1),
     )
 
 
@@ -203,6 +212,10 @@ class FakeControl:
         answer: RolloutView | Refusal = self._answer(ROLLOUT, "rollout", rollout_id)
         return answer
 
+    async def audit(self) -> Sequence[AuditEntry]:
+        answer: Sequence[AuditEntry] = self._answer([AUDIT], "audit")
+        return answer
+
     async def ensembles(self) -> Sequence[EnsembleView]:
         answer: Sequence[EnsembleView] = self._answer([], "ensembles")
         return answer
@@ -217,6 +230,19 @@ class FakeControl:
         answer: bytes = self._answer(b"choir_active_version 3.0\n", "metrics")
         return answer
 
+
+AUDIT = AuditEntry.model_validate(
+    {
+        "at": "2026-01-01T00:00:00Z",
+        "actor": "eve@127.0.0.1",
+        "action": "swap",
+        "ensemble": "intents",
+        "from": 3,
+        "to": None,
+        "outcome": "refused",
+        "reason": "no room",
+    }
+)
 
 ROLLOUT = RolloutView.model_validate(
     {

@@ -104,7 +104,10 @@ async def test_a_dead_controller_stops_swaps_and_no_answer(gateway: Gateway) -> 
 
 async def test_rollouts(gateway: Gateway) -> None:
     listed = (await gateway.http.get("/v1/rollouts")).json()
-    assert listed == {"object": "list", "data": [ROLLOUT_BODY]}
+    assert (listed["object"], listed["data"]) == ("list", [ROLLOUT_BODY])
+    (entry,) = listed["audit"]
+    assert (entry["actor"], entry["from"], entry["to"]) == ("eve@127.0.0.1", 3, None)
+    assert (entry["outcome"], entry["reason"]) == ("refused", "no room")
     assert (await gateway.http.get("/v1/rollouts/r1")).json() == ROLLOUT_BODY
     gateway.control.refusal = Refusal(404, "There is no rollout 'r2'.")
     refused(await gateway.http.get("/v1/rollouts/r2"), 404, "r2")

@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
+from serve.tokens import hashed
 from tests.serve.gateway.conftest import Gateway, Start, refused
 
 OPEN = ["/health", "/ready", "/metrics", "/openapi.json", "/"]
@@ -83,8 +84,9 @@ async def test_admin_routes_need_the_admin_token_where_there_is_one(
     start: Start, path: str
 ) -> None:
     gateway = await start(**TOKENS)
-    for headers in ({}, bearer("ann"), bearer("bos"), bearer("bosss")):
+    for headers in ({}, bearer("eve"), bearer("bos"), bearer("bosss")):
         refused(await gateway.http.post(path, json={}, headers=headers), 401)
+    refused(await gateway.http.post(path, json={}, headers=bearer("ann")), 403, "needs admin")
     assert gateway.control.asked == []
     answered = await gateway.http.post(path, json={}, headers=bearer("boss"))
     assert answered.status_code not in (401, 403)
@@ -176,3 +178,55 @@ async def test_json_with_a_charset_is_json(gateway: Gateway) -> None:
         headers={"content-type": "Application/JSON; charset=utf-8"},
     )
     assert response.status_code == 202
+
+
+NAMED = [
+    {"name": "dash", "role": "read", "sha256": hashed("d")},
+    {"name": "ann", "role": "predict", "sha256": hashed("a")},
+    {"name": "ops", "role": "admin", "sha256": hashed("o")},
+]
+
+
+@pytest.mark.parametrize(
+    ("secret", "reads", "predicts", "swaps"),
+    [("d", 200, 403, 403), ("a", 200, 200, 403), ("o", 200, 200, 202), ("x", 401, 401, 401)],
+)
+async def test_a_named_token_may_what_its_role_says(
+    start: Start, secret: str, reads: int, predicts: int, swaps: int
+) -> None:
+    gateway = await start(tokens=NAMED)
+    for path in READS:
+        assert (await gateway.http.get(path, headers=bearer(secret))).status_code == reads
+    for path in ("/v1/predict", "/v1/completions", "/v1/chat/completions"):
+        body = {"model": "intents", "input": "x"}
+        answer = await gateway.http.post(path, json=body, headers=bearer(secret))
+        assert answer.status_code == predicts
+    answer = await swap(gateway, **bearer(secret))
+    assert answer.status_code == swaps
+    if swaps == 403:
+        assert "this needs admin" in refused(answer, 403)["message"]
+    asked = [each[0] for each in gateway.control.asked]
+    assert ("swap" in asked) == (swaps == 202)
+
+
+async def test_the_audit_names_the_token_that_was_used(start: Start) -> None:
+    gateway = await start(tokens=NAMED)
+    await swap(gateway, **bearer("o"))
+    assert "ops@127.0.0.1" in gateway.control.asked[-1]
+
+
+async def test_tokens_are_neither_logged_nor_answered(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = await start(admin_token="hunter2", inference_tokens=["hunter3"])
+    with caplog.at_level("DEBUG"):
+        answers = [
+            await swap(gateway, **bearer("hunter2")),
+            await swap(gateway, **bearer("hunter3")),
+            await gateway.predict(),
+            await gateway.http.get("/v1/models", headers=bearer("hunter4")),
+            await gateway.http.get("/metrics"),
+            await gateway.http.get("/openapi.json"),
+        ]
+    assert "hunter" not in caplog.text
+    assert all("hunter" not in answer.text + str(answer.headers) for answer in answers)

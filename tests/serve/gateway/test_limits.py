@@ -71,3 +71,14 @@ async def test_one_request_too_many_is_a_429_and_room_comes_back(start: Start) -
     await asyncio.wait(running)
     gateway.engines.stuck = None
     assert (await gateway.predict()).status_code == 200
+
+
+async def test_a_body_that_trickles_in_is_given_up(start: Start) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0)
+
+    gateway = await start(body_timeout_seconds=0.05)
+    refused(await gateway.http.post("/v1/predict", content=endless()), 408, "did not arrive")
+    assert (await gateway.predict()).status_code == 200

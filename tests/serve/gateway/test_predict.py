@@ -4,9 +4,11 @@ import asyncio
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
-from serve.engine.interface import PredictCall, Refusal, Text
+from serve.engine.interface import PredictCall, Prediction, Refusal, Text
+from serve.fusion.fused import FusedSets, FusedValues
 from serve.gateway import dispatch
 from serve.gateway.links import Unavailable
 from serve.gateway.schemas import PredictAnswer
@@ -61,6 +63,54 @@ async def test_the_answer_is_the_contracts(gateway: Gateway) -> None:
 async def test_the_schema_describes_the_answer(gateway: Gateway) -> None:
     response = await gateway.predict(return_members=True)
     PredictAnswer.model_validate_json(response.content, extra="forbid")
+
+
+def sets(call: PredictCall) -> Prediction:
+    """Multilabel: the fused answer has two labels, member a none, member b all three."""
+    members = tuple(ensemble().members)
+
+    def of(probabilities: list[float]) -> FusedSets:
+        rows = np.array([probabilities] * len(call.inputs))
+        return FusedSets(rows, np.array([0.7]), np.array([0.2]), rows >= 0.5)
+
+    alone = (of([0.4, 0.1, 0.2]), of([0.9, 0.9, 0.9]))
+    return Prediction("intents@3", LABELS, of([0.65, 0.5, 0.49]), members, alone, 7, 14)
+
+
+def values(call: PredictCall) -> Prediction:
+    members = tuple(ensemble().members)
+    alone = tuple(FusedValues(np.array([value]), np.zeros(1)) for value in (1.0, 3.0))
+    return Prediction(
+        "intents@3", (), FusedValues(np.array([2.0]), np.array([1.0])), members, alone, 7, 14
+    )
+
+
+async def test_the_answer_to_multilabel(gateway: Gateway) -> None:
+    gateway.engines.prediction = sets
+    response = await gateway.predict(return_members=True)
+    PredictAnswer.model_validate_json(response.content, extra="forbid")
+    (row,) = response.json()["data"]
+    members = row.pop("members")
+    assert row == {
+        "index": 0,
+        "labels": ["card_lost", "card_late"],
+        "probabilities": {"card_lost": 0.65, "card_late": 0.5, "top_up": 0.49},
+        "entropy": 0.7,
+        "disagreement": 0.2,
+    }
+    assert [member["labels"] for member in members] == [[], list(LABELS)]
+    assert set(members[0]) == {"name", "adapters", "labels", "probabilities"}
+
+
+async def test_the_answer_to_regression(gateway: Gateway) -> None:
+    gateway.engines.prediction = values
+    response = await gateway.predict(return_members=True)
+    PredictAnswer.model_validate_json(response.content, extra="forbid")
+    (row,) = response.json()["data"]
+    members = row.pop("members")
+    assert row == {"index": 0, "value": 2.0, "std": 1.0}
+    assert [member["value"] for member in members] == [1.0, 3.0]
+    assert set(members[0]) == {"name", "adapters", "value"}
 
 
 async def test_members_only_when_asked_for(gateway: Gateway) -> None:

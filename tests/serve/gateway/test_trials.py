@@ -195,12 +195,13 @@ async def test_agreement_is_the_share_of_inputs_with_the_same_label(start: Start
     async def other(call: PredictCall) -> Prediction | Refusal:
         given = await answer(call)
         if call.version == "intents@4" and isinstance(given, Prediction):
-            return replace(given, winners=np.array([0, 1, 1, 0]))
+            answers = replace(given.answers, winners=np.array([0, 1, 1, 0]))
+            return replace(given, answers=answers)
         return given
 
     gateway.engines.predict = other  # type: ignore[method-assign]
-    winners = prediction(PredictCall("intents@3", ((),) * 4, "r")).winners  # type: ignore[arg-type]
-    assert winners.tolist() == [0, 0, 0, 0]
+    said = prediction(PredictCall("intents@3", ((),) * 4, "r")).answers  # type: ignore[arg-type]
+    assert said.winners.tolist() == [0, 0, 0, 0]
     await gateway.predict(input=["a", "b", "c", "d"])
     await until(lambda: figures(gateway).compared)
     assert figures(gateway).agreed == 0.5

@@ -1,6 +1,6 @@
 """A whole control plane in one process: the real controller, store, database and agents; only vLLM is faked."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from serve.rollout.controller import Controller
 from serve.rollout.engine_agent import EngineAgent
 from serve.rollout.gateway_agent import GatewayAgent
 from serve.rollout.requests import RolloutView, SwapRequest
+from tests.serve.rollout.databases import PostgresServer, postgres_programs, postgres_server
 from tests.serve.rollout.fakes import (
     FakeEngine,
     Link,
@@ -36,6 +37,7 @@ class World:
         self.link = Link()
         self.bundles: list[Bundle] = []
         self.options: dict[str, Any] = {}
+        self.database_url: str | None = None
         self.slots = 5
         self.engines: list[FakeEngine] = []
         self.engine_agents: list[EngineAgent] = []
@@ -68,6 +70,7 @@ class World:
             "adapter_roots": [self.folder / "new"],
             "lease_seconds": LEASE,
             "prepare_timeout_seconds": 60,
+            "database_url": self.database_url,
         }
         controller = Controller(
             [Bundle.open(each.path) for each in self.bundles],
@@ -141,9 +144,30 @@ class World:
             await controller.stop()
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    programs = postgres_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (Debian, Ubuntu: apt-get install postgresql)")
+    with postgres_server(programs) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind that is served."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'choir.db'}"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database()
+
+
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    """Over SQLite in the store, or over each kind of database for tests that use `database_url`."""
     world = World(tmp_path)
+    if "database_url" in request.fixturenames:
+        world.database_url = request.getfixturevalue("database_url")
     yield world
     await world.stop()
 

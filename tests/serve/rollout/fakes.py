@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from serve.adapter import adapter_kind
 from serve.bundle import BaseSpec, Bundle, Ensemble, FusionSpec, Member
 from serve.engine.interface import (
+    VERSION_NOT_LOADED,
     EngineState,
     GenerateCall,
     LoadedAdapter,
@@ -24,6 +25,7 @@ from serve.engine.interface import (
     Refusal,
     Version,
 )
+from serve.fusion.fused import Fused
 from serve.rollout.controller import Controller
 from serve.rollout.messages import Desired, Report
 
@@ -105,6 +107,10 @@ class FakeEngine:
         self.broken: dict[str, str] = {}
         """`name@version` -> why it cannot be loaded here."""
         self.probe_of: Callable[[str], Probe] = fixed_probe
+        self.answers: dict[str, str] = {}
+        """Text -> the label that it is answered with; the first label without an entry."""
+        self.refusal: Refusal | None = None
+        self.calls: list[PredictCall] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self._in_flight: dict[str, int] = {}
@@ -177,7 +183,25 @@ class FakeEngine:
         }
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
-        raise NotImplementedError
+        self.calls.append(call)
+        version = self.held.get(call.version)
+        if version is None:
+            return Refusal(503, f"{call.version} is not loaded", code=VERSION_NOT_LOADED)
+        if self.refusal is not None:
+            return self.refusal
+        labels = [*(version.ensemble.labels or ()), *self.answers.values()]
+        winners = [labels.index(self.answers.get(text.text, labels[0])) for text in call.inputs]
+        probabilities = np.eye(len(labels))[winners]
+        zeros = np.zeros(len(winners))
+        return Prediction(
+            version=call.version,
+            labels=tuple(labels),
+            answers=Fused(probabilities, zeros, zeros, np.array(winners)),
+            members=tuple(version.ensemble.members),
+            member_answers=None,
+            prompt_tokens=1,
+            member_tokens=2,
+        )
 
     def generate(self, call: GenerateCall) -> AsyncIterator[bytes | Refusal]:
         raise NotImplementedError

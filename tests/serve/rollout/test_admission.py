@@ -12,10 +12,13 @@ from safetensors.numpy import load_file, save_file
 
 from serve.bundle import BundleError, Ensemble, folder_digest
 from serve.engine.interface import Refusal
-from serve.fusion.stack import Stack
+from serve.fusion.stack import LinearStack
+from serve.rollout.admission import Refused, check_gates
 from serve.rollout.controller import StartError
-from serve.rollout.database import DatabaseError
 from serve.rollout.requests import EnsembleView, SwapRequest
+from serve.rollout.sources import Sources
+from serve.rollout.store import Store
+from serve.rollout.strategy import Strategy
 from tests.serve.rollout.conftest import World, committed, refused
 from tests.serve.rollout.fakes import LABELS, FakeEngine, make_adapter, make_base, make_bundle
 
@@ -124,7 +127,7 @@ async def test_an_adapter_of_another_base_is_refused(world: World) -> None:
         ("file://elsewhere{roots}/100", 400),
         ("file:relative", 400),
         ("file://{roots}/100?x=1", 400),
-        ("s3://bucket/adapter", 400),
+        ("s3://bucket/adapter", 403),
         ("https://example.org/adapter", 400),
         ("{roots}/100", 400),
         ("file://{roots}/a%00b", 400),
@@ -282,7 +285,7 @@ def stacked_bundle(world: World) -> None:
     fusion = {"method": "stack", "model": "logistic_regression", "parameters": file}
     ensemble = Ensemble.model_validate(first | {"version": 2, "fusion": fusion})
     probabilities = np.array([[[0.9, 0.1], [0.2, 0.8]] * 5, [[0.7, 0.3], [0.4, 0.6]] * 5])
-    Stack.fit(probabilities, [0, 1] * 5, ensemble).write(bundle.path / file)
+    LinearStack.fit(probabilities, [0, 1] * 5, ensemble).write(bundle.path / file)
     bundle.write_ensemble(ensemble)
     world.bundles = [bundle]
 
@@ -383,14 +386,6 @@ async def test_several_bundles_of_one_base_are_served_together(world: World) -> 
     assert sorted(world.engines[0].held) == ["intents@1", "topics@1"]
 
 
-async def test_another_database_than_sqlite_is_refused_for_now(world: World) -> None:
-    world.options = {"database_url": "postgresql://secret@db/choir"}
-    world.bundles = [make_bundle(world.folder / "bundle")]
-    with pytest.raises(DatabaseError, match="only sqlite") as caught:
-        await world.start_controller()
-    assert "secret" not in str(caught.value)
-
-
 async def test_a_changed_artifact_is_found_before_it_is_used_again(world: World) -> None:
     await world.start()
     committed(await world.swap(100))
@@ -404,17 +399,23 @@ async def test_a_changed_artifact_is_found_before_it_is_used_again(world: World)
 
 
 def test_files_in_the_store_are_read_only(tmp_path: Path) -> None:
-    from serve.rollout.store import Store
-
     source = make_adapter(tmp_path / "source", 1)
-    store = Store(tmp_path / "store", [tmp_path])
-    with store.fetch(source.as_uri()) as copy:
+    store = Store(tmp_path / "store")
+    with store.scratch() as copy:
+        Sources([tmp_path]).fetch(source.as_uri(), copy)
         digest = store.keep(copy)
     modes = {file.stat().st_mode & 0o777 for file in store.adapter(digest).iterdir()}
     assert modes == {0o444}
     assert [path.name for path in (tmp_path / "store" / "artifacts").iterdir()] == [
         digest.removeprefix("sha256:")
     ]
+
+
+def test_what_a_killed_server_left_half_copied_is_cleared_away(tmp_path: Path) -> None:
+    with Store(tmp_path).scratch() as half:
+        (half / "adapter_model.safetensors").touch()
+        Store(tmp_path)
+        assert list((tmp_path / "artifacts").iterdir()) == []
 
 
 async def test_a_store_that_cannot_be_written_is_said_in_a_sentence(world: World) -> None:
@@ -432,3 +433,97 @@ async def test_a_broken_engine_message_reaches_the_user_once(world: World) -> No
     message = refused(await world.swap(100), 400)
     assert message.startswith("Nothing has changed: ")
     assert message.count("not served yet") == 1
+
+
+def weighted_bundle(world: World, **fusion: Any) -> dict[str, Any]:
+    """Version 2 has weights and a temperature that were fitted on its adapters; its manifest."""
+    bundle = make_bundle(world.folder / "bundle")
+    first = bundle.ensemble("intents").model_dump(mode="json", exclude_none=True)
+    first["members"] = [
+        member | {"weight": weight}
+        for member, weight in zip(first["members"], (0.7, 0.3), strict=True)
+    ]
+    fitted = first | {"version": 2, "fusion": {"method": "weighted_average"} | fusion}
+    bundle.write_ensemble(Ensemble.model_validate(fitted))
+    world.bundles = [bundle]
+    return fitted
+
+
+async def fit_of(world: World) -> dict[str, Any]:
+    view = await world.controller.ensemble("intents")
+    assert isinstance(view, EnsembleView)
+    return view.fusion_fit.model_dump()
+
+
+async def test_fitted_weights_and_temperature_do_not_pass_to_new_adapters_in_silence(
+    world: World,
+) -> None:
+    weighted_bundle(world, temperature=1.3)
+    await world.start()
+    parts = ["weights", "temperature"]
+    assert await fit_of(world) == {"state": "fitted", "parts": parts, "stale_members": []}
+
+    message = refused(await world.swap(100), 400)
+    assert "weights and temperature of intents were fitted on other adapters" in message
+    assert "the new ones of a" in message
+
+    committed(await world.swap(100, allow_stale_fusion=True))
+    assert await fit_of(world) == {"state": "stale", "parts": parts, "stale_members": ["a"]}
+    assert b'choir_stale_fusion{ensemble="intents"' in await world.controller.metrics()
+
+    committed(await world.rollback())
+    assert (await fit_of(world))["state"] == "fitted"
+
+
+async def test_stale_is_what_differs_from_the_adapters_of_the_fit_however_often_it_is_swapped(
+    world: World,
+) -> None:
+    weighted_bundle(world)
+    await world.start()
+    first = world.bundles[0].ensemble("intents").members[0].adapters[0]
+    original = world.bundles[0].adapter_dir(first).as_uri()
+    committed(await world.swap(100, allow_stale_fusion=True))
+    refused(await world.swap(101), 400)
+    committed(await world.swap(101, allow_stale_fusion=True))
+    committed(await world.ask({"members": {"a": original}}))
+    assert (await fit_of(world))["state"] == "fitted"
+
+
+async def test_a_manifest_carries_its_own_weights(world: World) -> None:
+    fitted = weighted_bundle(world)
+    await world.start()
+    committed(await world.swap(100, allow_stale_fusion=True))
+    held = world.engines[0].held["intents@3"].ensemble.members[0]
+    fitted["members"][0] = held.model_dump(mode="json") | {"weight": 0.6}
+    committed(await world.ask({"manifest": fitted}))
+    state = await fit_of(world)
+    assert state == {"state": "fitted", "parts": ["weights"], "stale_members": []}
+
+
+@pytest.mark.parametrize("weights", [(0.5, 0.5), (3, 3)])
+async def test_equal_weights_fit_any_adapters(world: World, weights: tuple[float, float]) -> None:
+    weighted_bundle(world)
+    await world.start()
+    manifest = world.bundles[0].ensemble("intents").model_dump(mode="json", exclude_none=True)
+    for member, weight in zip(manifest["members"], weights, strict=True):
+        member["weight"] = weight
+    committed(await world.ask({"manifest": manifest}))
+    committed(await world.swap(100))
+    assert await fit_of(world) == {"state": "none", "parts": [], "stale_members": []}
+
+
+async def test_more_members_than_allowed_are_refused(world: World) -> None:
+    await world.start()
+    manifest = world.bundles[0].ensemble("intents").model_dump(mode="json", exclude_none=True)
+    manifest["members"] = [manifest["members"][0] | {"name": f"m{n}"} for n in range(65)]
+    message = refused(await world.ask({"manifest": manifest}), 400)
+    assert "65 members; at most 64" in message
+
+
+def test_values_are_not_judged_by_agreement() -> None:
+    strategy = Strategy.model_validate({"kind": "shadow", "gates": {"min_agreement": 0.9}})
+    check_gates("multilabel", strategy)
+    check_gates("regression", Strategy.model_validate({"kind": "shadow"}))
+    with pytest.raises(Refused) as refusal:
+        check_gates("regression", strategy)
+    assert refusal.value.refusal.param == "strategy.gates.min_agreement"

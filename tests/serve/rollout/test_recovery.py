@@ -11,6 +11,8 @@ from serve.rollout.database import Database, DatabaseError
 from tests.serve.rollout.conftest import SHORT_LEASE, World, committed, refused
 from tests.serve.rollout.fakes import FakeEngine, make_bundle, until
 
+pytestmark = pytest.mark.usefixtures("database_url")
+
 
 async def settle(world: World) -> None:
     """Until participants have found the new controller, which shows in the slots it gave them."""

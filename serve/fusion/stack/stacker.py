@@ -1,0 +1,157 @@
+"""What every stacker is: a model of scores, the members and labels it was fitted on, and a file of at most 1 MB."""
+
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import Field, ValidationError, model_validator
+
+from serve.fusion.errors import FusionError
+from serve.fusion.members import Floats
+from serve.fusion.tasks import rules_of
+from serve.manifest import Contract, Digest, Ensemble, StackModel, Task, explain
+
+MAX_FEATURES = 16
+MAX_BYTES = 1_000_000
+
+
+class FittedOn(Contract):
+    """What a stacker was fitted on, as it stands in its file."""
+
+    format: Literal[1] = 1
+    model: StackModel
+    task: Task = "classification"
+    labels: Annotated[list[str], Field(min_length=1)] | None = None
+    members: Annotated[list[str], Field(min_length=1)]
+    digests: list[list[Digest]]
+    """The digests of each member's adapters."""
+
+    @model_validator(mode="after")
+    def _check_digests(self) -> Self:
+        if len(self.digests) != len(self.members):
+            raise ValueError(f"'digests' must be {len(self.members)} lists, one a member")
+        return self
+
+    @property
+    def columns(self) -> int:
+        """Scores a row: one a label, or one for a value."""
+        return len(self.labels) if self.labels else 1
+
+
+class Stack(ABC):
+    """A fitted stacker."""
+
+    parameters: FittedOn
+
+    @classmethod
+    @abstractmethod
+    def model_for(cls, task: Task) -> StackModel:
+        """What the manifest calls it."""
+
+    @classmethod
+    @abstractmethod
+    def fit_evidence(cls, evidence: Floats, indicators: Floats, fitted_on: FittedOn) -> Self:
+        """Fit scores for `indicators` [N, C] on what the members say, `evidence` [M, N, C]."""
+
+    @abstractmethod
+    def scores(self, evidence: Floats) -> Floats:
+        """[N, C]: log-odds of labels, or values, from what the members say, [M, N, C]."""
+
+    @abstractmethod
+    def content(self) -> str:
+        """The file's text."""
+
+    @classmethod
+    @abstractmethod
+    def parse(cls, text: str) -> Self:
+        """From the file's text. Raises ValidationError or FusionError."""
+
+    @classmethod
+    def fit(
+        cls, outputs: ArrayLike, targets: ArrayLike, ensemble: Ensemble, **options: Any
+    ) -> Self:
+        """Fit on held-out or out-of-fold outputs of the ensemble's members and their right answers.
+
+        Classification: probabilities [M, N, C], label indices [N]; multilabel: probabilities [M, N, C], zeros and ones
+        [N, C]; regression: values [M, N], numbers [N]. `options` are the model's own. Raises FusionError for unsound
+        input."""
+        rules = rules_of(ensemble)
+        names = [member.name for member in ensemble.members]
+        members = rules.check(outputs, names)
+        truth = rules.indicators(rules.check_targets(targets, members))
+        fitted_on = FittedOn(
+            model=cls.model_for(ensemble.task),
+            task=ensemble.task,
+            labels=ensemble.labels,
+            members=names,
+            digests=_digests(ensemble),
+        )
+        return cls.fit_evidence(rules.evidence(members), truth, fitted_on, **options)
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """Raises FusionError for a file that is not such a stacker."""
+        try:
+            if file.stat().st_size > MAX_BYTES:
+                raise FusionError(
+                    f"{file.name} is larger than {MAX_BYTES:,} bytes, the most a stacker may have."
+                )
+            return cls.parse(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise FusionError(f"{file.name} cannot be read: {error.strerror}.") from error
+        except UnicodeDecodeError as error:
+            raise FusionError(f"{file.name} is not a fitted stacker: it is not text.") from error
+        except ValidationError as error:
+            raise FusionError(f"{file.name} is not a fitted stacker: {explain(error)}.") from error
+
+    def write(self, file: Path) -> None:
+        """Write the file, whole or not at all. Raises FusionError above 1 MB."""
+        content = self.content().encode()
+        if len(content) > MAX_BYTES:
+            raise FusionError(
+                f"A stacker of {self.parameters.columns} labels would have {len(content):,} bytes; "
+                f"at most {MAX_BYTES:,} are allowed, so choose another method."
+            )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(dir=file.parent, prefix=".new-")
+        with os.fdopen(handle, "wb") as out:
+            out.write(content)
+        os.chmod(draft, 0o644)
+        os.replace(draft, file)
+
+    def changed_members(self, ensemble: Ensemble) -> list[str]:
+        """Members whose adapters are not those that the stacker was fitted on.
+
+        Raises FusionError where task, model, labels or members differ, so that the parameters could not be used at
+        all."""
+        fitted = self.parameters
+        names = [member.name for member in ensemble.members]
+        who = f"The stacker of {ensemble.id}"
+        if fitted.task != ensemble.task:
+            raise FusionError(f"{who} was fitted for {fitted.task}, not for {ensemble.task}.")
+        if ensemble.fusion.model not in (None, fitted.model):
+            raise FusionError(f"{who} is a {fitted.model}, not a {ensemble.fusion.model}.")
+        if fitted.labels != ensemble.labels:
+            raise FusionError(f"{who} was fitted on other labels or another order of them.")
+        if fitted.members != names:
+            raise FusionError(
+                f"{who} was fitted on the members {', '.join(fitted.members)}, "
+                f"not on {', '.join(names)}."
+            )
+        pairs = zip(names, fitted.digests, _digests(ensemble), strict=True)
+        return [name for name, then, now in pairs if then != now]
+
+
+def grouped(columns: Floats, most: int) -> Floats:
+    """At most `most` of M columns [M, ...]: above, neighbours in the members' order are averaged."""
+    if len(columns) <= most:
+        return columns
+    return np.stack([group.mean(axis=0) for group in np.array_split(columns, most)])
+
+
+def _digests(ensemble: Ensemble) -> list[list[str]]:
+    return [[ref.digest for ref in member.adapters] for member in ensemble.members]

@@ -1,0 +1,93 @@
+"""Bases from nothing: each objective learns more than how often a token occurs, and leaves a model that loads."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+from tests.training.conftest import TOPICS
+from training.progress import progress_bars
+from training.recipe import RecipeError, Scratch
+from training.stages.fit import IGNORED, Stage
+from training.stages.pretraining import _Masking, _sentence_pairs
+from training.stages.scratch import train_base
+
+ASKS = [ask for asks in TOPICS.values() for ask in asks]
+DOCUMENTS = [f"{first}. {second}." for first in ASKS for second in ASKS]
+SIZES = {"hidden": 64, "layers": 1, "heads": 2, "vocabulary": 320, "context": 48, "epochs": 12}
+
+
+def scratch(objective: str) -> Scratch:
+    architecture = "llama" if objective == "autoregressive" else "bert"
+    options = {"batch_size": 16, "learning_rate": 5e-3, **SIZES}
+    return Scratch(architecture=architecture, objective=objective, **options)
+
+
+@pytest.mark.parametrize("objective", ["autoregressive", "masked", "masked_next_sentence"])
+def test_the_loss_falls_below_a_unigram_models_and_the_checkpoint_loads(
+    objective: str, tmp_path: Path
+) -> None:
+    rows = Dataset.from_dict({"text": DOCUMENTS})
+    base = tmp_path / "base"
+    with progress_bars() as bars:
+        stage = Stage("base", tmp_path / "checkpoints", "float32", bars)
+        found = train_base(scratch(objective), rows, [], base, 1, stage)
+    assert found.loss < found.unigram
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    loader = AutoModelForCausalLM if objective == "autoregressive" else AutoModel
+    model, loading = loader.from_pretrained(base, output_loading_info=True)
+    assert not any(loading.values())
+    with torch.inference_mode():
+        out = model(**tokenizer("my card is lost", return_tensors="pt"))
+    assert torch.isfinite(out[0]).all()
+    if objective != "autoregressive":
+        first, second = tokenizer("my card", "is lost"), tokenizer("my card")
+        assert first["input_ids"][: len(second["input_ids"])] == second["input_ids"]
+        assert tokenizer.decode(first["input_ids"]) == "[CLS] my card [SEP] is lost [SEP]"
+
+
+def test_about_a_seventh_of_the_places_is_masked_and_only_they_have_a_loss(tmp_path: Path) -> None:
+    from training.stages.scratch import train_word_pieces
+
+    tokenizer = train_word_pieces(DOCUMENTS, 320, 48)
+    ids = [tokenizer(document)["input_ids"] for document in DOCUMENTS]
+    features = [
+        {"input_ids": row, "token_type_ids": [0] * len(row), "next_sentence_label": IGNORED}
+        for row in ids
+    ]
+    torch.manual_seed(0)
+    batch = _Masking(tokenizer)(features)
+    chosen = batch["labels"] != IGNORED
+    original = torch.where(chosen, batch["labels"], batch["input_ids"])
+    for row, expected in zip(original.tolist(), ids, strict=True):
+        assert row[: len(expected)] == expected
+    assert (chosen.sum(dim=1) >= 1).all()
+    special = torch.isin(original, torch.tensor(tokenizer.all_special_ids))
+    assert not (chosen & special).any()
+    share = chosen.sum() / (~special).sum()
+    assert 0.13 < float(share) < 0.2
+    masked = (batch["input_ids"] == tokenizer.mask_token_id)[chosen].float().mean()
+    assert 0.7 < float(masked) < 0.9
+
+
+def test_second_sentences_follow_or_come_from_elsewhere() -> None:
+    documents = [
+        f"First of {number}. Second of {number}. Third of {number}." for number in range(200)
+    ]
+    pairs = _sentence_pairs([*documents, "Alone."], seed=1)
+    assert ("Alone.", None, IGNORED) in pairs
+    asked = [pair for pair in pairs if pair[1] is not None]
+    assert len(asked) == 400
+    following = {"First": "Second", "Second": "Third"}
+    for first, second, strange in asked:
+        word, _, number = str(first).rstrip(".").split()
+        follows = second == f"{following[word]} of {number}."
+        assert follows == (strange == 0)
+    assert 150 < sum(strange for _, _, strange in asked) < 250
+
+
+def test_next_sentences_need_sentences() -> None:
+    with pytest.raises(RecipeError, match="documents of two sentences"):
+        _sentence_pairs(["one", "two"], seed=0)

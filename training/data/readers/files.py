@@ -1,0 +1,68 @@
+"""Files, on this machine or wherever fsspec reaches, by their format."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from typing import Any, cast
+
+from training.data.readers.delimited import read_delimited
+from training.data.readers.json_lines import read_json
+from training.data.readers.parquet import read_parquet
+from training.data.readers.records import Found
+from training.recipe.source import Format, Source
+from training.recipe.values import RecipeError, fill_variables
+
+FORMATS: dict[str, Format] = {
+    ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet",
+}  # fmt: skip
+
+
+def read_file(source: Source) -> Found:
+    """Rows of a `path` or `url`; raises RecipeError when it cannot be opened or is no table."""
+    ending = PurePosixPath(str(source.path or source.url).split("?")[0]).suffix.lower()
+    kind = source.format or FORMATS.get(ending)
+    if kind is None:
+        raise RecipeError(
+            f"{source.name}: data files must be CSV (.csv, .tsv), JSON Lines (.jsonl) or Parquet (.parquet); "
+            "`format` names the kind where the ending does not"
+        )
+    with _opened(source) as stream:
+        if kind == "csv":
+            delimiter = source.delimiter or ("\t" if ending == ".tsv" else ",")
+            yield from read_delimited(stream, source, delimiter)
+        elif kind == "jsonl":
+            yield from read_json(stream, source)
+        else:
+            yield from read_parquet(stream, source.name)
+
+
+@contextmanager
+def _opened(source: Source) -> Iterator[io.BufferedReader]:
+    if source.path is not None:
+        if not source.path.is_file():
+            raise RecipeError(f"the data file {source.path} does not exist")
+        with source.path.open("rb") as stream:
+            yield stream
+        return
+    with _remote(source) as raw, io.BufferedReader(cast(Any, raw)) as buffered:
+        yield buffered
+
+
+def _remote(source: Source) -> Any:
+    import fsspec
+
+    url = fill_variables(str(source.url))
+    options = {
+        key: fill_variables(value) if isinstance(value, str) else value
+        for key, value in source.options.items()
+    }
+    try:
+        return fsspec.open(url, "rb", **options).open()
+    except ImportError as error:
+        raise RecipeError(f"{source.name}: {error}") from None
+    except FileNotFoundError:
+        raise RecipeError(f"{source.name} does not exist") from None
+    except Exception as error:  # each store raises errors of its own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RecipeError(f"cannot open {source.name}: {reason}") from None

@@ -1,0 +1,79 @@
+"""Lines of a file of unknown quality, in bounded memory."""
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from training.data.readers.records import HEAD, Unreadable
+from training.recipe.values import RecipeError
+
+MAX_LINE = 16 * 1024 * 1024
+"""Bytes; a longer line is passed over, so that a file without line ends cannot fill the memory."""
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""UTF-8's, which some programs write and no parser wants."""
+
+_PIECE = 1024 * 1024
+_WIDE = ((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
+
+
+class Lines:
+    """The decoded lines of a file, for a parser; what it cannot hand over is left in `unreadable`."""
+
+    def __init__(self, stream: BinaryIO, encoding: str, source: str) -> None:
+        """Raises RecipeError when the encoding is unknown or not one in which ASCII is ASCII."""
+        self._stream, self._encoding, self._source = stream, encoding, source
+        self.number = 0
+        """Of the last line read."""
+        self.unreadable: list[Unreadable] = []
+        self.undecodable: set[int] = set()
+        """Lines that were handed over with replacements, for the parser to keep its place."""
+        try:
+            sound = "\n,".encode(encoding) == b"\n,"
+        except LookupError:
+            raise RecipeError(f"{source}: there is no encoding {encoding!r}") from None
+        if not sound:
+            raise RecipeError(f"{source}: save it as UTF-8; {encoding} files are not read by line")
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._stream.readline(MAX_LINE + 1):
+            self.number += 1
+            if self.number == 1:
+                line = self._without_mark(line)
+            if len(line) > MAX_LINE:
+                self._pass_over(line)
+                continue
+            try:
+                yield line.decode(self._encoding)
+            except UnicodeDecodeError:
+                self.undecodable.add(self.number)
+                yield line.decode(self._encoding, errors="replace")
+
+    def drain(self) -> Iterator[Unreadable]:
+        """The lines passed over since the last call."""
+        passed, self.unreadable = self.unreadable, []
+        yield from passed
+
+    def not_decoded(self, first: int, last: int) -> str | None:
+        """What to say if a line from `first` to `last` was not in the encoding."""
+        if not any(number in self.undecodable for number in range(first, last + 1)):
+            return None
+        return f"not {self._encoding.upper()}"
+
+    def _without_mark(self, line: bytes) -> bytes:
+        for mark, name in _WIDE:
+            if line.startswith(mark):
+                raise RecipeError(f"{self._source} is {name}; save it as UTF-8")
+        return line.removeprefix(BYTE_ORDER_MARK)
+
+    def _pass_over(self, head: bytes) -> None:
+        size = len(head)
+        piece = head
+        while not piece.endswith(b"\n") and (piece := self._stream.readline(_PIECE)):
+            size += len(piece)
+        self.unreadable.append(
+            Unreadable(
+                self.number,
+                f"a line of {size:,} bytes; more than {MAX_LINE:,} are not read",
+                head[:HEAD].decode(self._encoding, errors="replace"),
+            )
+        )

@@ -1,0 +1,40 @@
+"""Tables that are no files: data sets on the hub, and queries."""
+
+from training.data.readers.records import Found, Record
+from training.recipe.source import Source
+from training.recipe.values import RecipeError, fill_variables
+
+
+def read_hub(source: Source) -> Found:
+    """Rows of a data set on the hub, or in its local cache; raises RecipeError when neither has it."""
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
+    except (
+        Exception
+    ) as error:  # network, authorisation, cache and parser errors share no base class
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RecipeError(
+            f"cannot get the data set {source.hub}@{source.revision} from the hub or its local cache ({reason}); "
+            "without a network give a file"
+        ) from None
+    for number, cells in enumerate(rows, start=1):
+        yield Record(number, cells)
+
+
+def read_query(source: Source) -> Found:
+    """Rows of a query, in the order it gives; raises RecipeError when the database refuses."""
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        engine = create_engine(fill_variables(str(source.database)))
+        with engine.connect().execution_options(stream_results=True) as connection:
+            for number, cells in enumerate(connection.execute(text(str(source.sql))).mappings(), 1):
+                yield Record(number, dict(cells))
+    except ImportError as error:
+        raise RecipeError(f"data.sql: the database needs a driver: {error}") from None
+    except SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        raise RecipeError(f"data.sql: the query cannot be run: {reason}") from None

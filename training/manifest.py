@@ -1,0 +1,27 @@
+"""An ensemble's manifest before its fusion is fitted."""
+
+from collections.abc import Sequence
+
+from serve.bundle import Ensemble, FusionSpec, Member
+from training.recipe import EnsembleRecipe
+
+
+def draft(recipe: EnsembleRecipe, members: Sequence[Member], labels: Sequence[str]) -> Ensemble:
+    """Version 1 of the recipe's ensemble, with these members; classification's fusion is fitted later."""
+    method = recipe.fusion.method
+    return Ensemble(
+        format=1,
+        name=recipe.name,
+        version=1,
+        task=recipe.task,
+        members=list(members),
+        fusion=FusionSpec(
+            method=method if recipe.task == "generation" and method != "best" else "average",
+            extract=recipe.extract,
+        ),
+        labels=list(labels) or None,
+        template=recipe.template,
+        verbalizers=recipe.verbalizers,
+        label_scoring=recipe.label_scoring,
+        on_member_error=recipe.on_member_error,
+    )

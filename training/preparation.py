@@ -1,0 +1,307 @@
+"""The recipe's data from its sources to the three splits: collected, labelled, cleaned, split, weighted.
+
+Whatever leaves on the way is counted and lies in a quarantine file; nothing leaves otherwise.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from datasets import Dataset
+
+from training.data.cleaning.clean import Columns, checks, leaked, unusable
+from training.data.cleaning.duplicates import exact_duplicates, label_conflicts, leaks
+from training.data.collect import collect, from_rows
+from training.data.ledger import QUARANTINE, Ledger
+from training.data.loading import refuse_empty, refuse_unreadable
+from training.data.splits import (
+    Splits,
+    grouped_split,
+    random_split,
+    repeated,
+    stratified_split,
+    time_split,
+)
+from training.data.steps import ORIGIN, WEIGHT, Count, Outcome, StepCache, leave, visible
+from training.example import messages
+from training.labelling import guessed_rows, reviewed_rows, teacher_identity, with_rows
+from training.recipe import Recipe, RecipeError, load_recipe
+from training.recipe.annotate import AnnotateRecipe
+from training.recipe.source import Source
+from training.targets import known_labels, unknown_label
+
+REMEDY = "; with `data.clean` such rows are put aside and counted"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The splits, and how they came about."""
+
+    splits: Splits
+    ledger: Ledger
+
+
+def load_splits(recipe: Recipe, folder: Path) -> Splits:
+    """The recipe's rows; the same recipe over the same content always gives the same splits. Raises RecipeError."""
+    return prepare(recipe, folder).splits
+
+
+def prepare(recipe: Recipe, folder: Path) -> Prepared:
+    """All steps, with their cache in `folder/cache`, and `quarantine.jsonl`, `review.jsonl` and `counts.json` in
+    `folder/data`. Raises RecipeError."""
+    return Preparation(recipe, StepCache(folder / "cache"), Ledger(folder / "data")).complete()
+
+
+def write_splits(recipe_path: Path, out: Path) -> Prepared:
+    """`choir prepare`: the steps alone, with the splits as `train.jsonl`, `validation.jsonl` and `test.jsonl` in `out`,
+    beside the books. Raises RecipeError."""
+    recipe = load_recipe(recipe_path)
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f"{out} is a file; --out names a folder")
+    prepared = Preparation(recipe, StepCache(out / ".cache"), Ledger(out)).complete()
+    for name in ("train", "validation", "test"):
+        rows: Dataset | None = getattr(prepared.splits, name)
+        if rows is not None:
+            rows.to_json(out / f"{name}.jsonl", force_ascii=False)
+    return prepared
+
+
+def recipe_columns(recipe: Recipe) -> list[str]:
+    """Every column that some ensemble reads, the text first; a base from scratch may read more."""
+    pair = recipe.data.text_pair
+    columns = [recipe.data.text, *([pair] if pair else [])]
+    columns += [ensemble.answer for ensemble in recipe.ensembles]
+    return list(dict.fromkeys(columns))
+
+
+class Preparation:
+    """One recipe's data on its way."""
+
+    def __init__(self, recipe: Recipe, cache: StepCache, ledger: Ledger) -> None:
+        self._recipe, self._data, self._cache, self._ledger = recipe, recipe.data, cache, ledger
+        self._columns = recipe_columns(recipe)
+        self._meaning = Columns(
+            text=recipe.data.text,
+            answers=list(dict.fromkeys(each.answer for each in recipe.ensembles)),
+            labels=[e.answer for e in recipe.ensembles if e.task == "classification"],
+            pair=recipe.data.text_pair,
+            may_be_empty=[e.answer for e in recipe.ensembles if e.task == "multilabel"],
+        )
+
+    def complete(self) -> Prepared:
+        train, validation, test = self._collected()
+        if self._data.annotate is not None:
+            train = self._annotated(train, self._data.annotate)
+        train = self._usable(train, "train")
+        validation = self._usable(validation, "validation") if validation is not None else None
+        test = self._usable(test, "test") if test is not None else None
+        if self._data.clean is None:
+            self._look_at(train, validation, test)
+        else:
+            train = self._cleaned(train, "train", [validation, test])
+            if validation is not None:
+                validation = self._cleaned(validation, "validation", [test])
+        train = self._accepted(train, "train")
+        validation = self._accepted(validation, "validation") if validation is not None else None
+        test = self._accepted(test, "test") if test is not None else None
+        if test is None and self._data.split.test_fraction is not None:
+            train, test = self._held_out(train, self._data.split.test_fraction, "test")
+        if validation is None:
+            train, validation = self._held_out(train, self._data.validation_fraction, "validation")
+        self._demand_labels(train)
+        train = self._weighted(train)
+        validation = self._known_labels(train, validation, "validation")
+        test = self._known_labels(train, test, "test") if test is not None else None
+        self._ledger.write()
+        return Prepared(
+            Splits(
+                visible(train, self._training_columns()),
+                visible(validation, self._columns),
+                visible(test, self._columns) if test is not None else None,
+                self._groups(validation),
+            ),
+            self._ledger,
+        )
+
+    def _training_columns(self) -> list[str]:
+        return list(dict.fromkeys([*self._columns, *self._recipe.base.columns]))
+
+    def _collected(self) -> tuple[Dataset, Dataset | None, Dataset | None]:
+        known = self._training_columns()
+        if self._data.example:
+            rows, seed = self._data.example, self._data.example.seed
+            made = messages.rows("train", rows.train_rows, seed)
+            train = from_rows(made, known, "train")
+            test = from_rows(messages.rows("test", rows.test_rows, seed), self._columns, "test")
+            return self._counted("train", train), None, self._counted("test", test)
+        split_column = self._data.split.column
+        train = self._collect(
+            self._data.train or [], [*known, *([split_column] if split_column else [])], "train"
+        )
+        held = [
+            self._collect(sources, self._columns, split) if sources else None
+            for split, sources in (("validation", self._data.validation), ("test", self._data.test))
+        ]
+        return train, held[0], held[1]
+
+    def _collect(self, sources: Sequence[Source], columns: Sequence[str], split: str) -> Dataset:
+        outcome = collect(sources, list(dict.fromkeys(columns)), split)
+        if self._data.clean is None or self._data.clean.unreadable == "fail":
+            refuse_unreadable(outcome.left, REMEDY if self._data.clean is None else "")
+        self._ledger.take("collect", split, len(outcome.rows) + len(outcome.left), outcome)
+        return outcome.rows
+
+    def _counted(self, split: str, rows: Dataset) -> Dataset:
+        self._ledger.take("collect", split, len(rows), Outcome(rows))
+        return rows
+
+    def _annotated(self, train: Dataset, annotate: AnnotateRecipe) -> Dataset:
+        text, label = self._data.text, annotate.label
+        if label not in train.column_names:
+            raise RecipeError(f"data.annotate.label: no ensemble reads the column {label!r}")
+        if annotate.unlabelled:
+            pool = self._collect(annotate.unlabelled, [text, *(annotate.annotators or [])], "pool")
+            asked = {"annotate": annotate.model_dump_json(), "teacher": teacher_identity(annotate)}
+            outcome = self._cache.outcome(
+                "annotate",
+                asked,
+                [pool],
+                lambda: guessed_rows(pool, annotate, text, self._recipe.seed),
+            )
+            self._ledger.take("annotate", "pool", len(pool), outcome)
+            train = with_rows(train, outcome.rows)
+        if annotate.reviewed is not None:
+            outcome = reviewed_rows(train, annotate.reviewed, text, label)
+            train = self._ledger.take("review", "train", len(train), outcome)
+        return train
+
+    def _usable(self, rows: Dataset, split: str) -> Dataset:
+        if self._data.clean is None or self._data.clean.missing == "fail":
+            refuse_empty(rows, self._meaning.required, REMEDY if self._data.clean is None else "")
+            return rows
+        step, check = unusable(self._meaning, split)
+        return self._step(step, split, rows, check)
+
+    def _cleaned(self, rows: Dataset, split: str, judges: Sequence[Dataset | None]) -> Dataset:
+        options = self._data.clean
+        assert options is not None
+        for step, check in checks(options, self._meaning, split, self._recipe.seed):
+            rows = self._step(step, split, rows, check)
+        similarity = options.similarity if options.duplicates == "near" else None
+        for judge in judges:
+            if judge is None or options.leakage == "keep":
+                continue
+            outcome = self._cache.outcome(
+                "leakage",
+                {"split": split, "similarity": similarity, "columns": str(self._meaning)},
+                [rows, judge],
+                partial(leaked, rows, judge, self._meaning, split, similarity),
+            )
+            if outcome.left and options.leakage == "fail":
+                first = outcome.left[0]
+                raise RecipeError(
+                    f"{len(outcome.left)} {split} rows leak: of {first.origin}, {first.reason}"
+                )
+            rows = self._ledger.take("leakage", split, len(rows), outcome)
+        return rows
+
+    def _accepted(self, rows: Dataset, split: str) -> Dataset:
+        """The rows, unless too many of their split have left."""
+        lost = sum(left.split == split for left in self._ledger.left)
+        limit = self._data.clean.max_loss if self._data.clean else 1
+        if not len(rows) or lost > limit * (lost + len(rows)):
+            self._ledger.write()
+            raise RecipeError(
+                f"{len(rows)} of {lost + len(rows)} {split} rows are left; see {self._ledger.folder / QUARANTINE}, "
+                "and raise data.clean.max_loss if that is right"
+            )
+        return rows
+
+    def _step(
+        self, step: str, split: str, rows: Dataset, check: Callable[[Dataset], Outcome]
+    ) -> Dataset:
+        options = {"split": split, "clean": str(self._data.clean), "columns": str(self._meaning)}
+        options["seed"] = str(self._recipe.seed)
+        outcome = self._cache.outcome(step, options, [rows], lambda: check(rows))
+        return self._ledger.take(step, split, len(rows), outcome)
+
+    def _look_at(self, train: Dataset, validation: Dataset | None, test: Dataset | None) -> None:
+        """Without cleaning: say what it would find."""
+        texts = self._meaning.inputs(train)
+        answers = [train[name] for name in self._meaning.answers]
+        found = {
+            "repeat an earlier row": len(exact_duplicates(texts, answers, train[ORIGIN])),
+            "contradict a row with the same text": len(
+                {
+                    row
+                    for label in self._meaning.labels
+                    for row in label_conflicts(texts, train[label])
+                }
+            ),
+        }
+        for split, rows in (("validation", validation), ("test", test)):
+            if rows is not None:
+                others = self._meaning.inputs(rows)
+                found[f"have a text of the {split} rows"] = len(leaks(texts, others, rows[ORIGIN]))
+        self._ledger.notes += [
+            f"{count} of {len(train)} training rows {what}; `data.clean` would take them out"
+            for what, count in found.items()
+            if count
+        ]
+
+    def _held_out(self, rows: Dataset, fraction: float, split: str) -> tuple[Dataset, Dataset]:
+        by, column, seed = self._data.split.by, self._data.split.column, self._recipe.seed
+        if by == "time":
+            kept, held = time_split(rows[str(column)], fraction)
+        elif by == "group":
+            kept, held = grouped_split(rows[str(column)], fraction, seed)
+        elif by == "label" and self._meaning.labels:
+            kept, held = stratified_split(rows[self._meaning.labels[0]], fraction, seed)
+        else:
+            kept, held = random_split(len(rows), fraction, seed)
+        if not held:
+            raise RecipeError(
+                f"{len(rows)} training rows are too few to hold out {fraction:g} of them for {split}; name a file"
+            )
+        note = f"{len(held)} held out for {split}"
+        self._ledger.counts.append(Count("train", "split", len(rows), len(kept), note))
+        return rows.select(kept), rows.select(held)
+
+    def _demand_labels(self, train: Dataset) -> None:
+        for ensemble in self._recipe.ensembles:
+            if ensemble.task == "classification" and len(set(train[ensemble.answer])) < 2:
+                raise RecipeError(
+                    f"all {len(train)} training rows have the same {ensemble.answer}, {train[0][ensemble.answer]!r}; "
+                    f"ensemble {ensemble.name!r} needs rows of at least two labels"
+                )
+
+    def _groups(self, rows: Dataset) -> list[str] | None:
+        column = self._data.split.column
+        grouped = self._data.split.by == "group" and column in rows.column_names
+        return list(rows[str(column)]) if grouped else None
+
+    def _weighted(self, train: Dataset) -> Dataset:
+        weights = [float(weight) for weight in train[WEIGHT]]
+        if all(weight == 1 for weight in weights):
+            return train
+        drawn = train.select(repeated(weights, self._recipe.seed))
+        self._ledger.counts.append(Count("train", "weights", len(train), len(drawn)))
+        return drawn
+
+    def _known_labels(self, train: Dataset, rows: Dataset, split: str) -> Dataset:
+        """Rows whose labels some training row has, or the recipe names; without cleaning, others stop the run later."""
+        if self._data.clean is None or self._data.clean.unseen_labels == "fail":
+            return rows
+        reasons: dict[int, str] = {}
+        for ensemble in self._recipe.ensembles:
+            known = ensemble.labels or known_labels(ensemble.task, train[ensemble.answer])
+            for index, cell in enumerate(rows[ensemble.answer]):
+                if stranger := unknown_label(ensemble.task, known, [cell]):
+                    reasons[index] = f"no training row has the label {stranger!r}"
+        outcome = leave(rows, reasons, split, "unseen_labels")
+        if len(outcome.rows) == 0:
+            raise RecipeError(
+                f"none of the {len(rows)} {split} rows has a label of the training rows"
+            )
+        return self._ledger.take("unseen_labels", split, len(rows), outcome)

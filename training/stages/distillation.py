@@ -1,0 +1,229 @@
+"""Distillation (Hinton, Vinyals and Dean 2015): the loss is towards a teacher's probabilities, softened.
+
+Teacher and student are both divided by the temperature T in log space, and the soft loss is multiplied by T squared, so
+that its gradients keep their size. Under labels the probabilities are over the labels; in generation they are over the
+tokens that the teacher finds most probable at each place of the right answer."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import nn
+
+from serve.labels import LabelPath, encoder, fill, label_paths, label_texts
+from training.recipe import DistillationStage, EnsembleRecipe
+from training.stages.fit import IGNORED, Collate, Loss, pad, padding_mask
+
+TOP_TOKENS = 32
+"""How many tokens of the teacher's distribution are kept at each place."""
+
+
+@dataclass(frozen=True)
+class TopTokens:
+    """A teacher's most probable tokens at the places of one answer."""
+
+    tokens: NDArray[np.int64]
+    """[places, kept]"""
+    log_probs: NDArray[np.float64]
+    """[places, kept]"""
+
+
+class Teacher(Protocol):
+    """Whoever is learned from. `advance` hears how many texts one of its passes has done."""
+
+    passes: int
+    """How often it reads each text."""
+
+    def label_probabilities(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, advance: Callable[[int], None]
+    ) -> NDArray[np.float64]:
+        """[texts, labels]; `pairs` are the second texts, where rows are pairs."""
+
+    def answer_tokens(
+        self,
+        contexts: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]],
+        advance: Callable[[int], None],
+    ) -> list[TopTokens]:
+        """What it finds most probable at each place of the given answers."""
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Features, batches and the loss of one student."""
+
+    features: Dataset
+    collate: Collate
+    loss: Loss
+
+
+def soften(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Probabilities [..., C] at a temperature, from log-probabilities or logits [..., C]."""
+    return (log_probs / temperature).softmax(dim=-1)
+
+
+def soft_loss(logits: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
+    """T squared times the cross entropy of `logits` [B, C] at T with the softened `targets` [B, C], averaged over B."""
+    student = (logits / temperature).log_softmax(dim=-1)
+    return -(targets * student).sum(dim=-1).mean() * temperature**2
+
+
+def for_encoder(
+    plain: Dataset, collate: Collate, soft: NDArray[np.float64], recipe: DistillationStage
+) -> Distillation:
+    """A classifier's own features, with the teacher's probabilities [rows, labels] beside the labels."""
+
+    def collate_soft(features: Sequence[Any]) -> dict[str, torch.Tensor]:
+        return {**collate(features), "soft": torch.tensor([each["soft"] for each in features])}
+
+    def loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        inputs = {name: tensor for name, tensor in batch.items() if name != "soft"}
+        logits = model(**inputs)["logits"].float()
+        return _mixed(logits, batch["soft"], batch["labels"], recipe)
+
+    return Distillation(plain.add_column("soft", _tempered(soft, recipe)), collate_soft, loss)
+
+
+def for_labels(
+    texts: Sequence[str],
+    truth: Sequence[int],
+    soft: NDArray[np.float64],
+    ensemble: EnsembleRecipe,
+    labels: Sequence[str],
+    tokenizer: Any,
+    limit: int,
+    recipe: DistillationStage,
+) -> Distillation:
+    """A causal student whose label scores are normalised over the labels, as they are when it answers.
+
+    Labels whose tokens go on from each other's share a row of the batch."""
+    encode, written = encoder(tokenizer), label_texts(labels, ensemble.verbalizers)
+    rows = []
+    for text, right, targets in zip(texts, truth, _tempered(soft, recipe), strict=True):
+        paths = label_paths(encode, fill(ensemble.template, text), written)
+        sequences, scored = _cut(*_scored_places(paths), limit)
+        rows.append(
+            {
+                "sequences": sequences,
+                "scored": scored,
+                "sizes": [
+                    len(path.tokens) if ensemble.label_scoring == "mean" else 1 for path in paths
+                ],
+                "soft": targets,
+                "labels": right,
+                "length": sum(map(len, sequences)),
+            }
+        )
+
+    def collate(features: Sequence[Any]) -> dict[str, torch.Tensor]:
+        sequences: list[list[int]] = []
+        scored: list[list[int]] = []
+        for number, each in enumerate(features):
+            # Label scores of the batch are numbered through, and so are its rows.
+            scored += [
+                [len(sequences) + row, place, token, number * len(labels) + label]
+                for row, place, token, label in each["scored"]
+            ]
+            sequences += each["sequences"]
+        return {
+            "input_ids": pad(sequences, tokenizer.pad_token_id or 0),
+            "attention_mask": padding_mask(sequences),
+            "scored": torch.tensor(scored),
+            "sizes": torch.tensor([each["sizes"] for each in features]),
+            "soft": torch.tensor([each["soft"] for each in features]),
+            "labels": torch.tensor([each["labels"] for each in features]),
+        }
+
+    def loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        log_probs = _own_places(model, batch).log_softmax(dim=-1)
+        row, place, token, number = batch["scored"].unbind(dim=1)
+        scores = log_probs.new_zeros(batch["soft"].numel())
+        scores = scores.index_add(0, number, log_probs[row, place, token])
+        logits = scores.view_as(batch["soft"]) / batch["sizes"]
+        return _mixed(logits, batch["soft"], batch["labels"], recipe)
+
+    return Distillation(Dataset.from_list(rows), collate, loss)
+
+
+def answers_of(plain: Dataset) -> tuple[list[list[int]], list[list[int]]]:
+    """Contexts and answers of a causal member's features; a first token has nothing before it that foretells it."""
+    answers = [[token for token in row[1:] if token != IGNORED] for row in plain["labels"]]
+    whole = zip(plain["input_ids"], answers, strict=True)
+    return [ids[: len(ids) - len(answer)] for ids, answer in whole], answers
+
+
+def for_answers(
+    plain: Dataset, collate: Collate, tops: Sequence[TopTokens], recipe: DistillationStage
+) -> Distillation:
+    """A causal student's own features, with the teacher's tokens at each place of the answers."""
+    features = plain.add_column("tokens", [top.tokens.tolist() for top in tops]).add_column(
+        "soft",
+        [soften(torch.from_numpy(top.log_probs), recipe.temperature).tolist() for top in tops],
+    )
+
+    def collate_soft(rows: Sequence[Any]) -> dict[str, torch.Tensor]:
+        return {
+            **collate(rows),
+            "tokens": torch.tensor([place for row in rows for place in row["tokens"]]),
+            "soft": torch.tensor([place for row in rows for place in row["soft"]]),
+        }
+
+    def loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        logits = _own_places(model, batch)[:, :-1]
+        following = batch["labels"][:, 1:]
+        places = logits[following != IGNORED]
+        student = (places / recipe.temperature).log_softmax(dim=-1).gather(1, batch["tokens"])
+        soft = -(batch["soft"] * student).sum(dim=-1).mean() * recipe.temperature**2
+        hard = nn.functional.cross_entropy(places, following[following != IGNORED])
+        return (1 - recipe.hard) * soft + recipe.hard * hard
+
+    return Distillation(features, collate_soft, loss)
+
+
+def _mixed(
+    logits: torch.Tensor, soft: torch.Tensor, truth: torch.Tensor, recipe: DistillationStage
+) -> torch.Tensor:
+    hard = nn.functional.cross_entropy(logits, truth)
+    softened = soft_loss(logits, soft.to(logits), recipe.temperature)
+    return (1 - recipe.hard) * softened + recipe.hard * hard
+
+
+def _tempered(soft: NDArray[np.float64], recipe: DistillationStage) -> list[list[float]]:
+    log_probs = torch.from_numpy(soft).clamp_min(1e-12).log()
+    rows: list[list[float]] = soften(log_probs, recipe.temperature).tolist()
+    return rows
+
+
+def _own_places(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Logits [B, tokens, V] at the batch's own tokens; prompt tuning answers for its virtual tokens too."""
+    ids = batch["input_ids"]
+    logits = model(input_ids=ids, attention_mask=batch["attention_mask"]).logits
+    return logits[:, -ids.shape[1] :].float()
+
+
+def _scored_places(paths: Sequence[LabelPath]) -> tuple[list[list[int]], list[list[int]]]:
+    """The fewest rows of tokens that score all labels; each scored token as [row, place before it, token, label]."""
+    needed = {(*path.context, *path.tokens[:-1]) for path in paths}
+    rows = sorted(
+        row for row in needed if not any(other[: len(row)] == row for other in needed - {row})
+    )
+    scored = []
+    for label, path in enumerate(paths):
+        before = (*path.context, *path.tokens[:-1])
+        row = next(number for number, each in enumerate(rows) if each[: len(before)] == before)
+        start = len(path.context) - 1
+        scored += [[row, start + step, token, label] for step, token in enumerate(path.tokens)]
+    return [list(row) for row in rows], scored
+
+
+def _cut(
+    rows: list[list[int]], scored: list[list[int]], limit: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """The same without the beginning, so that no row has more than `limit` tokens."""
+    excess = max(0, max(map(len, rows)) - limit)
+    kept = [[row, place - excess, *rest] for row, place, *rest in scored if place >= excess]
+    return [row[excess:] for row in rows], kept

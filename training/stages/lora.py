@@ -1,0 +1,47 @@
+"""A LoRA on the frozen base through PEFT."""
+
+from typing import Any
+
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from torch import nn
+
+from training.recipe import LoraStage, RecipeError
+from training.stages.base import LAYER, Base
+
+
+def with_lora(model: Any, recipe: LoraStage, base: Base, member: str) -> PeftModel:
+    """`model`, frozen, with LoRA layers that are ready to be trained. Raises RecipeError."""
+    depth = model.config.num_hidden_layers
+    if recipe.layers is not None and recipe.layers > depth:
+        raise RecipeError(f"member {member!r}: layers is {recipe.layers}, but the base has {depth}")
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM if base.kind == "causal" else TaskType.FEATURE_EXTRACTION,
+        r=recipe.rank,
+        lora_alpha=recipe.alpha or recipe.rank,
+        use_rslora=recipe.rslora,
+        lora_dropout=recipe.dropout,
+        target_modules=_targets(model, recipe),
+        layers_to_transform=None if recipe.layers is None else list(range(recipe.layers)),
+        # The pooler is not on the way to the mean-pooled vector: a LoRA there would never learn and vLLM refuses it.
+        exclude_modules=r".*\.?pooler\..*" if base.kind == "encoder" else None,
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        reason = str(error).split(". ")[0]
+        raise RecipeError(
+            f"member {member!r}: target_modules {recipe.target_modules!r} do not fit the base: {reason}"
+        ) from None
+
+
+def _targets(model: Any, recipe: LoraStage) -> str | list[str]:
+    """PEFT takes no `all-linear` for a part of the layers, so the linear modules' names stand in for it there."""
+    if recipe.layers is None or recipe.target_modules != "all-linear":
+        return recipe.target_modules
+    return sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and LAYER.search(name)
+        }
+    )

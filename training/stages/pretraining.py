@@ -1,0 +1,234 @@
+"""The objectives of pretraining: the next token, masked tokens (and next sentences), over documents."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    BertForPreTraining,
+    set_seed,
+)
+
+from training.recipe import Objective, RecipeError
+from training.stages.causal import collate_for as causal_batches
+from training.stages.fit import IGNORED, Collate, FitOptions, Stage, fit, pad, padding_mask
+
+MASKED = 0.15
+"""Share of tokens whose place has a loss; of these 80% become the mask, 10% a random token, 10% stay (Devlin et al.
+2019)."""
+HELD_OUT = 0.05
+"""Share of the documents that are judged by, and not trained on."""
+JUDGED_ROWS = 32
+"""Rows of one forward pass while judging."""
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """How well held-out tokens are foretold, in nats a token."""
+
+    loss: float
+    unigram: float
+    """The same of a model that knows only how often each token occurs in the documents."""
+
+
+def model_of(folder: Path, objective: Objective) -> Any:
+    """The model in `folder` with the head that the objective needs; one that is not there starts at random.
+
+    Raises RecipeError for a model that cannot have it."""
+    if objective == "autoregressive":
+        return AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    if AutoConfig.from_pretrained(folder).model_type == "bert":
+        return BertForPreTraining.from_pretrained(folder, dtype="float32")
+    if objective == "masked_next_sentence":
+        raise RecipeError(
+            f"masked_next_sentence needs a BERT, which {folder.name} is not; use masked"
+        )
+    return AutoModelForMaskedLM.from_pretrained(folder, dtype="float32")
+
+
+def pretrain(
+    model: Any,
+    tokenizer: Any,
+    documents: Sequence[str],
+    objective: Objective,
+    options: FitOptions,
+    stage: Stage,
+) -> Pretrained:
+    """Train a model in place. Raises RecipeError for documents without two sentences where these are needed."""
+    context = model.config.max_position_embeddings
+    rows = _features(documents, tokenizer, context, objective, options.seed)
+    train = judged = rows
+    if len(rows) > 1:
+        split = rows.train_test_split(HELD_OUT, seed=options.seed)
+        train, judged = split["train"], split["test"]
+    causal = objective == "autoregressive"
+    collate = causal_batches(tokenizer) if causal else _Masking(tokenizer)
+    set_seed(options.seed)
+    fit(model, train, collate, options, stage, None if causal else _masked_loss)
+    set_seed(options.seed)
+    return _judged(model, train, judged, collate, causal)
+
+
+def save_pretrained(model: Any, tokenizer: Any, target: Path) -> None:
+    """Write the model as a base: an encoder without its head."""
+    encoder = not type(model).__name__.endswith("ForCausalLM")
+    (model.base_model if encoder else model).save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+class _Masking:
+    """Batches in which some places are masked, others each time; their labels are what stood there."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._special = torch.tensor(sorted(tokenizer.all_special_ids))
+
+    def __call__(self, features: Sequence[Any]) -> dict[str, torch.Tensor]:
+        ids = [feature["input_ids"] for feature in features]
+        tokens = pad(ids, self._tokenizer.pad_token_id)
+        chosen = self._chosen(tokens)
+        labels = tokens.masked_fill(~chosen, IGNORED)
+        fate = torch.rand(tokens.shape)
+        anything = torch.randint(len(self._tokenizer), tokens.shape)
+        tokens = torch.where(chosen & (fate < 0.8), self._tokenizer.mask_token_id, tokens)
+        tokens = torch.where(chosen & (fate >= 0.9), anything, tokens)
+        return {
+            "input_ids": tokens,
+            "attention_mask": padding_mask(ids),
+            "token_type_ids": pad([feature["token_type_ids"] for feature in features], 0),
+            "labels": labels,
+            "next_sentence_label": torch.tensor(
+                [feature["next_sentence_label"] for feature in features]
+            ),
+        }
+
+    def _chosen(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Which places have a loss: of each row `MASKED` of what is not special, and at least one."""
+        scores = torch.rand(tokens.shape).masked_fill(torch.isin(tokens, self._special), 2.0)
+        usable = (scores < 1.0).sum(dim=1, keepdim=True)
+        count = (usable * MASKED).round().long().clamp(min=1).minimum(usable)
+        rank = scores.argsort(dim=1).argsort(dim=1)
+        return rank < count
+
+
+def _masked_loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    following = batch["next_sentence_label"]
+    out = model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        token_type_ids=batch["token_type_ids"],
+    )
+    chosen = batch["labels"] != IGNORED
+    loss = nn.functional.cross_entropy(_logits(out)[chosen].float(), batch["labels"][chosen])
+    if (following != IGNORED).any():
+        loss = loss + nn.functional.cross_entropy(
+            out.seq_relationship_logits.float(), following, ignore_index=IGNORED
+        )
+    return loss
+
+
+def _logits(out: Any) -> torch.Tensor:
+    logits: torch.Tensor = out.prediction_logits if "prediction_logits" in out else out.logits
+    return logits
+
+
+def _features(
+    documents: Sequence[str], tokenizer: Any, context: int, objective: Objective, seed: int
+) -> Dataset:
+    if objective == "autoregressive":
+        rows = []
+        for document in documents:
+            ids = [*tokenizer(document)["input_ids"][: context - 1], tokenizer.eos_token_id]
+            rows.append({"input_ids": ids, "labels": ids, "length": len(ids)})
+        return Dataset.from_list(rows)
+    pairs: list[tuple[str, str | None, int]] = [(document, None, IGNORED) for document in documents]
+    if objective == "masked_next_sentence":
+        pairs = _sentence_pairs(documents, seed)
+    rows = []
+    for first, second, follows in pairs:
+        encoded = tokenizer(
+            first, second, truncation=True, max_length=context, return_token_type_ids=True
+        )
+        rows.append(
+            {
+                "input_ids": encoded["input_ids"],
+                "token_type_ids": encoded["token_type_ids"],
+                "next_sentence_label": follows,
+                "length": len(encoded["input_ids"]),
+            }
+        )
+    return Dataset.from_list(rows)
+
+
+def _sentence_pairs(documents: Sequence[str], seed: int) -> list[tuple[str, str | None, int]]:
+    """Each two sentences that follow each other, half of them with a stranger's in the second's place (label 1).
+
+    A document of one sentence is read without a question."""
+    rng = np.random.default_rng(seed)
+    split = [
+        [part for part in _SENTENCE_END.split(document.strip()) if part] for document in documents
+    ]
+    several = [number for number, sentences in enumerate(split) if len(sentences) > 1]
+    if not several:
+        raise RecipeError(
+            "masked_next_sentence needs documents of two sentences or lines and more; these have one each"
+        )
+    pairs: list[tuple[str, str | None, int]] = []
+    for sentences in split:
+        if len(sentences) == 1:
+            pairs.append((sentences[0], None, IGNORED))
+        for first, second in pairwise(sentences):
+            stranger = split[int(rng.integers(len(split)))]
+            if rng.random() < 0.5 and stranger and stranger is not sentences:
+                pairs.append((first, stranger[int(rng.integers(len(stranger)))], 1))
+            else:
+                pairs.append((first, second, 0))
+    return pairs
+
+
+@torch.no_grad()
+def _judged(
+    model: nn.Module, train: Dataset, judged: Dataset, collate: Collate, causal: bool
+) -> Pretrained:
+    """Both losses on the same tokens of the held-out documents."""
+    counts = Counter(token for ids in train["input_ids"] for token in ids)
+    total = sum(counts.values())
+    known = len(counts) + 1
+    losses: list[float] = []
+    unigram: list[float] = []
+    for start in range(0, len(judged), JUDGED_ROWS):
+        batch = collate(
+            [judged[index] for index in range(start, min(start + JUDGED_ROWS, len(judged)))]
+        )
+        logits, labels = _foretold(model, batch, causal)
+        chosen = labels != IGNORED
+        losses += nn.functional.cross_entropy(
+            logits[chosen].float(), labels[chosen], reduction="none"
+        ).tolist()
+        # One more of each token (Laplace), so that an unseen one has a probability too.
+        unigram += [
+            -math.log((counts[token] + 1) / (total + known)) for token in labels[chosen].tolist()
+        ]
+    return Pretrained(float(np.mean(losses)), float(np.mean(unigram)))
+
+
+def _foretold(
+    model: nn.Module, batch: dict[str, torch.Tensor], causal: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs = {k: v for k, v in batch.items() if k not in ("labels", "next_sentence_label")}
+    logits = _logits(model(**inputs))
+    return (logits[:, :-1], batch["labels"][:, 1:]) if causal else (logits, batch["labels"])

@@ -1,0 +1,74 @@
+"""Fine-tuning of the base's own weights on the ensembles' rows, all of them or those of the first layers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import concatenate_datasets
+from transformers import set_seed
+
+from training.recipe import EnsembleRecipe, FineTuningStage, LoraStage, RecipeError
+from training.stages import causal, encoder
+from training.stages.base import LAYER, Base
+from training.stages.fit import FitOptions, Stage, fit
+from training.stages.member import MemberData, encoder_rows, encoder_with_head
+
+
+def tune_base(
+    recipe: FineTuningStage,
+    tasks: Sequence[tuple[EnsembleRecipe, MemberData]],
+    base: Base,
+    seed: int,
+    stage: Stage,
+    target: Path,
+) -> None:
+    """Tune the base on the rows of all `tasks` together (an encoder: of one) and write it to `target`.
+
+    An encoder's head is its own for the time and is left behind. Raises RecipeError."""
+    tokenizer, model = base.tokenizer(), base.model()
+    if recipe.layers is not None:
+        _freeze_above(model, recipe.layers)
+    context = model.config.max_position_embeddings
+    options = FitOptions(
+        recipe.epochs, recipe.batch_size, recipe.learning_rate, seed, recipe.early_stopping
+    )
+    set_seed(seed)
+    if base.kind == "causal":
+        features = concatenate_datasets(
+            [
+                causal.member_features(
+                    data.rows,
+                    data.text,
+                    ensemble,
+                    tokenizer,
+                    min(data.max_tokens or context, context),
+                )
+                for ensemble, data in tasks
+            ]
+        )
+        fit(model, features, causal.collate_for(tokenizer), options, stage)
+    else:
+        [(ensemble, data)] = tasks
+        limit = min(data.max_tokens or context, context)
+        # The head is made and started as a LoRA member's is by default.
+        with_head = encoder_with_head(model, model, ensemble, data, LoraStage())
+        features = encoder_rows(ensemble, data, tokenizer, limit)
+        collate = encoder.collate_for(tokenizer)
+        with_head.start_informed(encoder.batches_of(features, collate))
+        fit(with_head, features, collate, options, stage)
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def _freeze_above(model: Any, layers: int) -> None:
+    """Leave only the weights of the first `layers` layers to be trained."""
+    numbered = {
+        name: int(match[1])
+        for name, _ in model.named_parameters()
+        if (match := LAYER.search(name)) is not None
+    }
+    depth = max(numbered.values(), default=-1) + 1
+    if layers > depth:
+        raise RecipeError(f"base: layers is {layers}, but the base has {depth}")
+    for name, weight in model.named_parameters():
+        weight.requires_grad = numbered.get(name, layers) < layers
