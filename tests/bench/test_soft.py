@@ -25,7 +25,7 @@ VIRTUAL = 40
 """Not a multiple of the block size, so that a part of the prefix is loaded for every request."""
 NEW_TOKENS = 32
 PROMPT_WORDS = 40
-USERS = {1: 60, 8: 16}
+USERS = {1: 30, 8: 8}
 """Users at once -> rounds."""
 
 
