@@ -20,6 +20,7 @@ from serve.engine.interface import (
     Prediction,
     Refusal,
 )
+from serve.fusion.fused import Fused
 from serve.gateway.app import create_app
 from serve.gateway.links import Unavailable
 from serve.rollout import controller as controller_module
@@ -52,15 +53,15 @@ class Engines:
             return Refusal(503, f"{call.version} is not here", VERSION_NOT_LOADED)
         label = int(bool(self.wrong & set(version.ensemble.digests)))
         rows = len(call.inputs)
+        answered = Fused(
+            np.full((rows, 2), 0.5), np.zeros(rows), np.zeros(rows), np.full(rows, label)
+        )
         return Prediction(
             version=version.key,
             labels=tuple(LABELS),
-            winners=np.full(rows, label),
-            probabilities=np.full((rows, 2), 0.5),
-            entropy=np.zeros(rows),
-            disagreement=np.zeros(rows),
+            answers=answered,
             members=tuple(version.ensemble.members),
-            member_probabilities=np.full((2, rows, 2), 0.5) if call.return_members else None,
+            member_answers=(answered, answered) if call.return_members else None,
             prompt_tokens=1,
             member_tokens=2,
         )
