@@ -31,11 +31,11 @@ USERS = {1: 30, 8: 8}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
-    """A base of about 20M parameters with an adapter of each kind."""
+    """A base of about 3M parameters with an adapter of each kind."""
     from serve.engine.vllm_engine import VLLMEngine
 
     root = tmp_path_factory.mktemp("bench")
-    base = tiny.causal_base(root / "base", layers=8, hidden=512)
+    base = tiny.causal_base(root / "base", layers=4, hidden=256)
     models: dict[str, Path] = {
         "base": base,
         "lora": tiny.lora(base, root / "lora", seed=1, rank=16),
