@@ -53,6 +53,11 @@ class Pipeline:
         self._console = Console(stderr=True)
         self._prepared = prepare(recipe, run.folder)
         self._splits: Splits = self._prepared.splits
+        self._digest = self._splits.digest()
+        if run.result("data") not in (None, self._digest):
+            raise RecipeError(
+                f"the data is not what {out} was begun with; give another --out, or resume with that data"
+            )
 
     def complete(self) -> Bundle:
         """Do every step that is not done yet."""
@@ -61,6 +66,7 @@ class Pipeline:
         labels = {ensemble.name: self._labels(ensemble) for ensemble in recipe.ensembles}
         gains = Gains(recipe, run, splits)
         base = SharedStages(recipe, run, splits, labels, gains).make(self._out / "base")
+        run.finish("data", self._digest)
         if not (self._out / "bundle.json").exists():
             Bundle.create(self._out, base_spec(recipe.base, base, self._out / "base"))
         bundle = Bundle.open(self._out)

@@ -155,6 +155,17 @@ def test_another_recipe_cannot_resume(
         train(write_recipe(tmp_path, seed=99), causal_bundle.path, resume=True)
 
 
+def test_other_data_cannot_resume(
+    tmp_path: Path, write_recipe: Callable[..., Path], encoder_base: Path
+) -> None:
+    recipe = small(write_recipe, tmp_path, encoder_base)
+    train(recipe, tmp_path / "bundle")
+    with (tmp_path / "train.csv").open("a") as rows:
+        rows.write("one more,card,reply\n")
+    with pytest.raises(RecipeError, match=r"the data is not what .* was begun with"):
+        train(recipe, tmp_path / "bundle", resume=True)
+
+
 def test_a_run_that_failed_on_its_data_leaves_the_folder_free(
     tmp_path: Path, write_recipe: Callable[..., Path], encoder_base: Path
 ) -> None:

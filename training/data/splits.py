@@ -9,6 +9,7 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from training.data.steps import content_digest, digest
 from training.recipe.values import RecipeError
 
 
@@ -21,6 +22,11 @@ class Splits:
     test: Dataset | None
     groups: Sequence[str] | None = None
     """The group of each validation row, where rows were split by group: a fusion's folds keep them together, too."""
+
+    def digest(self) -> str:
+        """SHA-256 of the rows of all three."""
+        parts = [part for part in (self.train, self.validation, self.test) if part is not None]
+        return digest(map(content_digest, parts))
 
 
 def random_split(rows: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:

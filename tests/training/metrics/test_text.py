@@ -95,7 +95,7 @@ def test_exact_match_and_word_f1_by_hand() -> None:
 
 @pytest.fixture
 def small_wordnet(tmp_path: Path) -> Path:
-    """nltk data with a WordNet of one synset: car, automobile."""
+    """nltk data with a WordNet of one synset: car, auto."""
     folder = tmp_path / "corpora" / "wordnet"
     folder.mkdir(parents=True)
     header = "  1 WordNet 3.0 Copyright 2006 by Princeton University\n"
@@ -105,9 +105,9 @@ def small_wordnet(tmp_path: Path) -> Path:
         (folder / f"{part}.exc").write_text("")
     place = f"{len(header):08d}"
     with (folder / "data.noun").open("a") as data:
-        data.write(f"{place} 00 n 02 car 0 automobile 0 000 | a vehicle\n")
+        data.write(f"{place} 00 n 02 car 0 auto 0 000 | a vehicle\n")
     with (folder / "index.noun").open("a") as index:
-        index.write(f"automobile n 1 0 1 1 {place}  \ncar n 1 0 1 1 {place}  \n")
+        index.write(f"auto n 1 0 1 1 {place}  \ncar n 1 0 1 1 {place}  \n")
     (folder / "lexnames").write_text("00\tnoun.artifact\t1\n")
     for name in ("cntlist.rev", "index.sense"):
         (folder / name).write_text("")
@@ -124,7 +124,7 @@ def test_meteor_takes_synonyms_from_a_wordnet_that_is_there(small_wordnet: Path)
 import numpy as np
 from training.metrics.text import text_metrics
 for answers in (["a red car"], ["a red truck"]):
-    metrics = text_metrics(answers, [["a red automobile"]])
+    metrics = text_metrics(answers, [["a red auto"]])
     print("meteor_exact_stem" in metrics, round(float(metrics["meteor"](np.ones((1, 1)))[0]), 4))
 """
     environment = os.environ | {"NLTK_DATA": str(small_wordnet)}
