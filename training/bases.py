@@ -132,7 +132,7 @@ def table(choice: Choice) -> Table:
     shown.add_column("", overflow="fold")
     shown.add_column("kind")
     for heading in ("parameters", "tokens/s", "linear probe", "zero-shot"):
-        shown.add_column(heading, justify="right")
+        shown.add_column(heading, justify="right", no_wrap=heading == "linear probe")
     for trial in choice.trials:
         low, high = trial.probe_interval
         shown.add_row(
