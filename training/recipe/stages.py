@@ -1,6 +1,6 @@
 """The stages of a member: what each kind of adapter is made of, and how it is trained."""
 
-from typing import Annotated, Literal, Self, TypeAlias, get_args
+from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 
 from pydantic import Field, model_validator
 
@@ -49,12 +49,21 @@ class PrefixStage(StageRecipe):
     """Prefix tuning (Li and Liang 2021): learned keys and values before the prompt, in every layer."""
 
     kind: Literal["prefix"] = "prefix"
-    learning_rate: float = Field(1e-2, gt=0)
+    learning_rate: float = Field(1e-1, gt=0)
+    """Default with a projection: 0.01."""
     virtual_tokens: int = Field(16, ge=1, le=512)
     projection: int | None = Field(None, ge=1)
     """Width of an MLP that makes the keys and values while training; default: they are trained themselves."""
     init: str | None = Field(None, min_length=1)
     """Start at the base's keys and values of this text; default: of random tokens of the vocabulary."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gentler_with_a_projection(cls, data: Any) -> Any:
+        # The MLP multiplies every step that its weights take.
+        if isinstance(data, dict) and data.get("projection"):
+            return {"learning_rate": 1e-2, **data}
+        return data
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:
