@@ -4,14 +4,12 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-import pytest_asyncio
 from scipy.stats import chisquare
 
 from serve import metrics
@@ -21,33 +19,13 @@ from tests.serve.engine.calls import (
     ask,
     compare,
     greedy,
-    make_judge,
-    make_models,
     prompts,
-    start,
     stream,
     version,
 )
 from tests.serve.engine.fused import Judge, averaged, multiplied
 
-pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return make_models(tmp_path_factory.mktemp("lockstep"))
-
-
-@pytest.fixture(scope="module")
-def judge(models: dict[str, Path]) -> Judge:
-    return make_judge(models)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(models: dict[str, Path]) -> AsyncIterator[Any]:
-    engine = await start(models)
-    yield engine
-    await engine.close()
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
 
 def stalls(reason: str) -> float:
