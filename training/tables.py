@@ -2,6 +2,7 @@
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from training.scores import Report, Row
@@ -58,7 +59,7 @@ def figures_in(report: Report) -> list[str]:
     return [name for name in HEADINGS if name in found]
 
 
-def table(report: Report) -> Table:
+def table(report: Report, *, intervals: bool = True) -> Table:
     """Rows are members, fusion methods and baselines; the compared figure has its interval."""
     main = report.differences[0].metric if report.differences else None
     names = [name for name in figures_in(report) if name not in IN_PAGE_ONLY]
@@ -67,11 +68,13 @@ def table(report: Report) -> Table:
     shown.add_column("", no_wrap=True)
     shown.add_column("kind")
     for name in names:
-        shown.add_column(HEADINGS[name], justify="right", no_wrap=name == main)
+        shown.add_column(HEADINGS[name], justify="right", no_wrap=name == main and intervals)
     shown.add_column("passes", justify="right")
     for row in report.rows:
         figures = [
-            f"{figure(row, name)} {interval(row, name)}" if name == main else figure(row, name)
+            f"{figure(row, name)} {interval(row, name)}".rstrip()
+            if name == main and intervals
+            else figure(row, name)
             for name in names
         ]
         shown.add_row(
@@ -81,7 +84,12 @@ def table(report: Report) -> Table:
 
 
 def show(report: Report, console: Console) -> None:
-    console.print(table(report))
+    """On a narrow screen without the intervals, which would squeeze the figures."""
+    shown = table(report)
+    anything = console.options.update(max_width=10_000)
+    if Measurement.get(console, anything, shown).minimum > console.width:
+        shown = table(report, intervals=False)
+    console.print(shown)
     for line in report_lines(report):
         console.print(line, soft_wrap=True, highlight=False)
 
