@@ -59,21 +59,22 @@ def figures_in(report: Report) -> list[str]:
     return [name for name in HEADINGS if name in found]
 
 
-def table(report: Report, *, intervals: bool = True) -> Table:
-    """Rows are members, fusion methods and baselines; the compared figure has its interval."""
+def table(report: Report, *, narrow: bool = False) -> Table:
+    """Rows are members, fusion methods and baselines; the compared figure has its interval, if the screen has room."""
     main = report.differences[0].metric if report.differences else None
     names = [name for name in figures_in(report) if name not in IN_PAGE_ONLY]
     title = f"{report.ensemble} on {report.count} {report.data} rows (bold: what is served)"
-    shown = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    shown = Table(title=title, box=box.SIMPLE, padding=(0, 0 if narrow else 1, 0, 0))
     shown.add_column("", no_wrap=True)
     shown.add_column("kind")
     for name in names:
-        shown.add_column(HEADINGS[name], justify="right", no_wrap=name == main and intervals)
+        # A word a line: rich narrows figures before it folds headings.
+        shown.add_column(HEADINGS[name].replace(" ", "\n"), justify="right")
     shown.add_column("passes", justify="right")
     for row in report.rows:
         figures = [
             f"{figure(row, name)} {interval(row, name)}".rstrip()
-            if name == main and intervals
+            if name == main and not narrow
             else figure(row, name)
             for name in names
         ]
@@ -84,11 +85,10 @@ def table(report: Report, *, intervals: bool = True) -> Table:
 
 
 def show(report: Report, console: Console) -> None:
-    """On a narrow screen without the intervals, which would squeeze the figures."""
     shown = table(report)
     anything = console.options.update(max_width=10_000)
-    if Measurement.get(console, anything, shown).minimum > console.width:
-        shown = table(report, intervals=False)
+    if Measurement.get(console, anything, shown).maximum > console.width:
+        shown = table(report, narrow=True)
     console.print(shown)
     for line in report_lines(report):
         console.print(line, soft_wrap=True, highlight=False)

@@ -6,9 +6,9 @@ import pytest
 from rich.console import Console
 
 from training.scores import Difference, Report, Row
-from training.tables import show
+from training.tables import figure, interval, show
 
-SCORES = {
+WRITTEN = {
     "exact_match": 0.0512,
     "token_f1": 0.7831,
     "bleu": 66.97,
@@ -16,15 +16,18 @@ SCORES = {
     "rougeL": 0.7742,
     "meteor_exact_stem": 0.7815,
 }
-FIGURES = ["0.0512", "0.7831", "66.97", "73.04", "0.7742", "0.7815"]
+CLASSES = {"accuracy": 0.9217, "macro_f1": 0.9203, "log_loss": 0.2711, "ece": 0.0425}
 
 
-@pytest.mark.parametrize(("width", "has_interval"), [(80, False), (140, True)])
-def test_every_figure_is_whole(width: int, has_interval: bool) -> None:
-    names = {"kind": "fusion", "passes": 4, "scores": SCORES, "intervals": {"bleu": (60.82, 72.67)}}
+@pytest.mark.parametrize(
+    ("scores", "main"), [(WRITTEN, "bleu"), (CLASSES, "accuracy")], ids=["generation", "classes"]
+)
+@pytest.mark.parametrize("width", [80, 90, 140])
+def test_every_figure_is_whole(scores: dict[str, float], main: str, width: int) -> None:
+    names = {"kind": "fusion", "passes": 4, "scores": scores, "intervals": {main: (0.6082, 0.7267)}}
     row = Row(name="weighted_average", served=True, **names)
     difference = Difference(
-        name="weighted_average", over="mean member", metric="bleu", value=1.2, low=-1, high=3, p=0.4
+        name="weighted_average", over="mean member", metric=main, value=1.2, low=-1, high=3, p=0.4
     )
     report = Report(
         ensemble="replies@1", data="test", count=100, rows=[row], differences=[difference]
@@ -32,6 +35,7 @@ def test_every_figure_is_whole(width: int, has_interval: bool) -> None:
     screen = io.StringIO()
     show(report, Console(file=screen, width=width))
     shown = screen.getvalue()
-    for figure in FIGURES:
-        assert f" {figure} " in shown
-    assert ("[60.82, 72.67]" in shown) is has_interval
+    assert "…" not in shown
+    for name in scores:
+        assert f" {figure(row, name)} " in shown
+    assert (interval(row, main) in shown) or width < 140

@@ -25,7 +25,7 @@ FOLDER = Path(".choir-demo")
 BUNDLE = FOLDER / "bundle"
 CANDIDATE = BUNDLE / "candidates" / "intents-a-retrained"
 MEMBER = "a"
-TEST_ROWS = 200
+TEST_ROWS = 120
 REQUESTS_BEFORE = 50
 REQUESTS_AFTER = 50
 

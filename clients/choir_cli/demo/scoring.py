@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from choir_client import Choir
 
-LATENCY_REQUESTS = 30
+LATENCY_REQUESTS = 20
 
 
 @dataclass(frozen=True)
