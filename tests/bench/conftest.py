@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from serve.bundle import Bundle
+from serve.manifest import Ensemble, FusionSpec
+
 BUNDLE = Path(".choir-demo/bundle")
 RECIPE = Path("training/example/recipe.yaml")
 VLLM_ALONE, ENGINE = "vLLM directly", "the engine's predict"
@@ -16,6 +19,15 @@ def demo_bundle() -> Path:
 
     train(RECIPE, BUNDLE, resume=True)
     return BUNDLE
+
+
+def three_loras(bundle: Bundle) -> Ensemble:
+    """The LoRA members of the demo's `intents` as an ensemble of their own: its fourth member is a prefix."""
+    intents = bundle.ensemble("intents")
+    members = [member for member in intents.members if member.name in ("a", "b", "c")]
+    fusion = FusionSpec(method="average")
+    own = {"name": "three", "members": members, "fusion": fusion, "golden": []}
+    return intents.model_copy(update=own)
 
 
 @pytest.fixture(scope="session")

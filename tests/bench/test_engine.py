@@ -12,7 +12,7 @@ import pytest_asyncio
 from serve.bundle import Bundle
 from serve.engine.interface import EngineSettings, PredictCall, Text, Version
 from serve.labels import fill, label_texts
-from tests.bench.conftest import ENGINE, VLLM_ALONE, banking77
+from tests.bench.conftest import ENGINE, VLLM_ALONE, banking77, three_loras
 from tests.bench.measuring import median_ms, report
 
 pytestmark = [pytest.mark.bench, pytest.mark.asyncio(loop_scope="module")]
@@ -31,14 +31,13 @@ async def engine(demo_bundle: Path) -> AsyncIterator[Any]:
     engine = await VLLMEngine.start(
         EngineSettings(bundle.base_source, "causal", adapter_slots=13, dtype="float32")
     )
-    ensemble = bundle.ensemble("intents")
+    ensemble = three_loras(bundle)
     folders = {
         reference.digest: str(bundle.adapter_dir(reference))
         for member in ensemble.members
         for reference in member.adapters
     }
-    parameters = bundle.fusion_path(ensemble)
-    await engine.prepare(Version(ensemble, folders, str(parameters) if parameters else None, True))
+    await engine.prepare(Version(ensemble, folders, None, True))
     yield engine
     await engine.close()
 
@@ -63,10 +62,10 @@ async def test_the_engine_against_vllm_alone(
     """The same member requests: sent to vLLM directly, ready tokenised, and through the engine's `predict`."""
     from serve.labels import label_paths
 
-    ensemble = Bundle.open(demo_bundle).ensemble("intents")
+    ensemble = three_loras(Bundle.open(demo_bundle))
     texts = label_texts(ensemble.labels or (), ensemble.verbalizers)
     scorer = engine._causal
-    adapters = [engine._adapter_of(member) for member in ensemble.members]
+    adapters = [engine._equipment(member) for member in ensemble.members]
 
     def text(turn: int) -> str:
         return f"{turn} {messages[turn % len(messages)]}"
@@ -107,7 +106,7 @@ async def test_long_labels_against_single_tokens(engine: Any) -> None:
     ][:LABELS]
     assert len(single) == len(long) == LABELS
     ids = tokenizer(" ".join(row["text"] for row in rows[:400]))["input_ids"]
-    adapter = engine._adapter_of(engine._versions["intents@1"].ensemble.members[0])
+    adapter = engine._equipment(engine._versions["three@1"].ensemble.members[0])
 
     async def seconds(labels: list[str], offset: int) -> list[float]:
         values = []

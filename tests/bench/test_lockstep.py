@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 import torch
 
+from serve.adapter import inspect_adapter
 from serve.bundle import Bundle
 from serve.digest import folder_digest
 from serve.engine.interface import EngineSettings, GenerateCall, Refusal, Version
@@ -40,7 +41,7 @@ OUTSIDE_TOP = 20
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(demo_bundle: Path) -> AsyncIterator[Any]:
-    """The demo's base with `replies`, and ensembles of 1 to 8 members made of all the demo's adapters and the base."""
+    """The demo's base with `replies`, and ensembles of 1 to 8 members made of the demo's LoRAs and the base."""
     from serve.engine.vllm_engine import VLLMEngine
 
     bundle = Bundle.open(demo_bundle)
@@ -48,7 +49,13 @@ async def engine(demo_bundle: Path) -> AsyncIterator[Any]:
         EngineSettings(bundle.base_source, "causal", adapter_slots=8, dtype="float32")
     )
     ensembles = [bundle.ensemble(name) for name in ("replies", "intents")]
-    adapters = [reference for each in ensembles for m in each.members for reference in m.adapters]
+    adapters = [
+        reference
+        for each in ensembles
+        for member in each.members
+        for reference in member.adapters
+        if inspect_adapter(bundle.adapter_dir(reference)).kind == "lora"
+    ]
     candidate = bundle.path / "candidates" / "intents-a-retrained"
     folders = {reference.digest: str(bundle.adapter_dir(reference)) for reference in adapters}
     extra = AdapterRef(adapter="retrained", digest=folder_digest(candidate))

@@ -1,5 +1,6 @@
 """What fusing costs, where the time goes, and what a swap does to latency: ratios of one run, over HTTP."""
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from serve.bundle import Bundle
+from tests.bench.conftest import three_loras
 from tests.bench.measuring import interleaved, median_ms, p99_ms, report
 from tests.service.running import Service, serving
 
@@ -21,10 +24,17 @@ SWAP_SECONDS = 25
 
 
 @pytest.fixture(scope="module")
-def service(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    scratch = tmp_path_factory.mktemp("bench")
-    roots = ("--adapter-root", demo_bundle / "candidates", "--store", scratch / "store")
-    with serving(demo_bundle, *roots, log=scratch / "serve.log") as running:
+def bundle(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    copy = Bundle.open(shutil.copytree(demo_bundle, tmp_path_factory.mktemp("bench") / "bundle"))
+    copy.write_ensemble(three_loras(copy))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def service(bundle: Bundle) -> Iterator[Service]:
+    scratch = bundle.path.parent
+    roots = ("--adapter-root", bundle.path / "candidates", "--store", scratch / "store")
+    with serving(bundle.path, *roots, log=scratch / "serve.log") as running:
         yield running
 
 
@@ -59,7 +69,7 @@ def test_throughput(service: Service, messages: list[str], rates: dict[str, floa
 
         def predict(turn: int) -> None:
             text = f"{turn} {messages[turn % len(messages)]}"
-            http.post("/v1/predict", json={"model": "intents", "input": text}).raise_for_status()
+            http.post("/v1/predict", json={"model": "three", "input": text}).raise_for_status()
 
         with ThreadPoolExecutor(CLIENTS) as clients:
             list(clients.map(predict, range(50)))
@@ -74,9 +84,9 @@ def test_throughput(service: Service, messages: list[str], rates: dict[str, floa
     )
 
 
-def test_latency_during_swaps(service: Service, messages: list[str], demo_bundle: Path) -> None:
+def test_latency_during_swaps(service: Service, messages: list[str], bundle: Bundle) -> None:
     """Target: p99 during swaps at most 1.5 times the p99 before."""
-    candidate = next(path for path in (demo_bundle / "candidates").iterdir() if path.is_dir())
+    candidate = next(path for path in (bundle.path / "candidates").iterdir() if path.is_dir())
     swapping = threading.Event()
     stop = threading.Event()
     seconds: dict[bool, list[float]] = {False: [], True: []}
@@ -89,9 +99,7 @@ def test_latency_during_swaps(service: Service, messages: list[str], demo_bundle
                 text = f"{turn} {number} {messages[turn % len(messages)]}"
                 before = swapping.is_set()
                 started = time.perf_counter()
-                http.post(
-                    "/v1/predict", json={"model": "intents", "input": text}
-                ).raise_for_status()
+                http.post("/v1/predict", json={"model": "three", "input": text}).raise_for_status()
                 if before == swapping.is_set():
                     seconds[before].append(time.perf_counter() - started)
 
@@ -103,8 +111,8 @@ def test_latency_during_swaps(service: Service, messages: list[str], demo_bundle
     end, swaps = time.monotonic() + SWAP_SECONDS, 0
     body = {"members": {"a": candidate.resolve().as_uri()}, "allow_stale_fusion": True}
     while time.monotonic() < end:
-        service.post("/v1/ensembles/intents/swap?wait=true", body).raise_for_status()
-        service.post("/v1/ensembles/intents/rollback?wait=true", {}).raise_for_status()
+        service.post("/v1/ensembles/three/swap?wait=true", body).raise_for_status()
+        service.post("/v1/ensembles/three/rollback?wait=true", {}).raise_for_status()
         swaps += 2
     stop.set()
     for thread in threads:
