@@ -1,5 +1,7 @@
 """An evaluation's table in the terminal, and the words that it shares with the report's page."""
 
+import sys
+
 from rich import box
 from rich.console import Console
 from rich.measure import Measurement
@@ -60,7 +62,7 @@ def figures_in(report: Report) -> list[str]:
 
 
 def table(report: Report, *, narrow: bool = False) -> Table:
-    """Rows are members, fusion methods and baselines; the compared figure has its interval, if the screen has room."""
+    """Rows are members, fusion methods and baselines; the compared figure has its interval, unless `narrow`."""
     main = report.differences[0].metric if report.differences else None
     names = [name for name in figures_in(report) if name not in IN_PAGE_ONLY]
     title = f"{report.ensemble} on {report.count} {report.data} rows (bold: what is served)"
@@ -85,9 +87,11 @@ def table(report: Report, *, narrow: bool = False) -> Table:
 
 
 def show(report: Report, console: Console) -> None:
+    """Print the table, without the interval where the screen has no room for it, and what fusing gained."""
     shown = table(report)
-    anything = console.options.update(max_width=10_000)
-    if Measurement.get(console, anything, shown).maximum > console.width:
+    # What the table would take, not what it is cut to.
+    unbounded = console.options.update(max_width=sys.maxsize)
+    if Measurement.get(console, unbounded, shown).maximum > console.width:
         shown = table(report, narrow=True)
     console.print(shown)
     for line in report_lines(report):

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from serve.adapter import inspect_adapter
 from serve.bundle import Bundle
-from serve.manifest import Ensemble, FusionSpec
+from serve.manifest import Ensemble, FusionSpec, Member
 
 BUNDLE = Path(".choir-demo/bundle")
 RECIPE = Path("training/example/recipe.yaml")
@@ -21,10 +22,16 @@ def demo_bundle() -> Path:
     return BUNDLE
 
 
+def is_lora(bundle: Bundle, member: Member) -> bool:
+    """Ratios compare members of one kind, and the demo's `intents` have a prefix among them."""
+    kinds = [inspect_adapter(bundle.adapter_dir(adapter)).kind for adapter in member.adapters]
+    return kinds == ["lora"]
+
+
 def three_loras(bundle: Bundle) -> Ensemble:
-    """The LoRA members of the demo's `intents` as an ensemble of their own: its fourth member is a prefix."""
+    """The three LoRA members of the demo's `intents` as an ensemble of their own, averaged."""
     intents = bundle.ensemble("intents")
-    members = [member for member in intents.members if member.name in ("a", "b", "c")]
+    members = [member for member in intents.members if is_lora(bundle, member)]
     fusion = FusionSpec(method="average")
     own = {"name": "three", "members": members, "fusion": fusion, "golden": []}
     return intents.model_copy(update=own)

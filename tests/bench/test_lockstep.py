@@ -15,11 +15,11 @@ import pytest
 import pytest_asyncio
 import torch
 
-from serve.adapter import inspect_adapter
 from serve.bundle import Bundle
 from serve.digest import folder_digest
 from serve.engine.interface import EngineSettings, GenerateCall, Refusal, Version
 from serve.manifest import AdapterRef, Ensemble, FusionSpec, Member
+from tests.bench.conftest import is_lora
 from tests.bench.measuring import report
 from tests.service.running import free_port
 
@@ -53,8 +53,8 @@ async def engine(demo_bundle: Path) -> AsyncIterator[Any]:
         reference
         for each in ensembles
         for member in each.members
+        if is_lora(bundle, member)
         for reference in member.adapters
-        if inspect_adapter(bundle.adapter_dir(reference)).kind == "lora"
     ]
     candidate = bundle.path / "candidates" / "intents-a-retrained"
     folders = {reference.digest: str(bundle.adapter_dir(reference)) for reference in adapters}

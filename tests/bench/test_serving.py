@@ -109,7 +109,7 @@ def test_latency_during_swaps(service: Service, messages: list[str], bundle: Bun
     time.sleep(SWAP_SECONDS)
     swapping.set()
     end, swaps = time.monotonic() + SWAP_SECONDS, 0
-    body = {"members": {"a": candidate.resolve().as_uri()}, "allow_stale_fusion": True}
+    body = {"members": {"a": candidate.resolve().as_uri()}}
     while time.monotonic() < end:
         service.post("/v1/ensembles/three/swap?wait=true", body).raise_for_status()
         service.post("/v1/ensembles/three/rollback?wait=true", {}).raise_for_status()

@@ -6,25 +6,39 @@ import pytest
 from rich.console import Console
 
 from training.scores import Difference, Report, Row
-from training.tables import figure, interval, show
+from training.tables import show
 
 WRITTEN = {
-    "exact_match": 0.0512,
-    "token_f1": 0.7831,
-    "bleu": 66.97,
-    "chrf": 73.04,
-    "rougeL": 0.7742,
-    "meteor_exact_stem": 0.7815,
+    "exact_match": (0.0512, "0.0512"),
+    "token_f1": (0.7831, "0.7831"),
+    "bleu": (66.97, "66.97"),
+    "chrf": (73.04, "73.04"),
+    "rougeL": (0.77418, "0.7742"),
+    "meteor_exact_stem": (0.7815, "0.7815"),
 }
-CLASSES = {"accuracy": 0.9217, "macro_f1": 0.9203, "log_loss": 0.2711, "ece": 0.0425}
+CLASSES = {
+    "accuracy": (0.9217, "0.9217"),
+    "macro_f1": (0.9203, "0.9203"),
+    "log_loss": (0.2711, "0.2711"),
+    "ece": (0.0425, "0.0425"),
+}
 
 
 @pytest.mark.parametrize(
-    ("scores", "main"), [(WRITTEN, "bleu"), (CLASSES, "accuracy")], ids=["generation", "classes"]
+    ("figures", "main", "width", "interval"),
+    [
+        (WRITTEN, "bleu", 80, None),
+        (WRITTEN, "bleu", 140, "66.97 [60.82, 72.67]"),
+        (CLASSES, "accuracy", 70, None),
+        (CLASSES, "accuracy", 140, "0.9217 [0.9000, 0.9450]"),
+    ],
 )
-@pytest.mark.parametrize("width", [80, 90, 140])
-def test_every_figure_is_whole(scores: dict[str, float], main: str, width: int) -> None:
-    names = {"kind": "fusion", "passes": 4, "scores": scores, "intervals": {main: (0.6082, 0.7267)}}
+def test_every_figure_is_whole(
+    figures: dict[str, tuple[float, str]], main: str, width: int, interval: str | None
+) -> None:
+    scores = {name: value for name, (value, _) in figures.items()}
+    bounds = {"bleu": (60.82, 72.67), "accuracy": (0.9, 0.945)}
+    names = {"kind": "fusion", "passes": 4, "scores": scores, "intervals": {main: bounds[main]}}
     row = Row(name="weighted_average", served=True, **names)
     difference = Difference(
         name="weighted_average", over="mean member", metric=main, value=1.2, low=-1, high=3, p=0.4
@@ -34,8 +48,8 @@ def test_every_figure_is_whole(scores: dict[str, float], main: str, width: int) 
     )
     screen = io.StringIO()
     show(report, Console(file=screen, width=width))
-    shown = screen.getvalue()
-    assert "…" not in shown
-    for name in scores:
-        assert f" {figure(row, name)} " in shown
-    assert (interval(row, main) in shown) or width < 140
+    table = screen.getvalue().partition("over the mean member")[0]
+    assert "…" not in table
+    for _, text in figures.values():
+        assert f" {text} " in table
+    assert (interval in table) if interval else ("[" not in table)
