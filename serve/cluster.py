@@ -36,6 +36,8 @@ def serving(settings: Settings, stop: threading.Event) -> Iterator[None]:
 @contextlib.contextmanager
 def _own() -> Iterator[None]:
     ray.init(
+        # Never a cluster that RAY_ADDRESS, or a file that another Ray left behind, names.
+        address="local",
         _node_ip_address="127.0.0.1",
         namespace=APPLICATION,
         include_dashboard=False,
