@@ -40,7 +40,7 @@ soak: setup  ## minutes of load, several replicas, endurance
 	$(PYTEST) -m "soak or slow" -s --timeout 7200
 
 lock: setup  ## resolve pyproject.toml anew into requirements/cpu.lock (torch has a file of its own)
-	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/uv.lock
 	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --extra minilm \
 		--universal --python-version 3.11 --generate-hashes --no-header \
 		--override requirements/overrides.txt --find-links $(TORCH_WHEELS) \
