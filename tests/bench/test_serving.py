@@ -50,7 +50,7 @@ def test_three_members_against_one(service: Service, messages: list[str]) -> Non
         seconds = interleaved(
             {
                 "one member": lambda turn: predict("intents/a", turn),
-                "three members": lambda turn: predict("intents", turn + 1000),
+                "three members": lambda turn: predict("three", turn + 1000),
             },
             ROUNDS,
         )
