@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import concatenate_datasets
 from rich.console import Console
 
 from serve.bundle import Bundle, Ensemble, Golden
+from serve.fusion.fitting import FIT_NOTE, fit_fusion
 from serve.fusion.fused import Fused
 from training.data.splits import Splits
 from training.evaluation import (
@@ -16,7 +18,6 @@ from training.evaluation import (
     label_report,
     labelled,
 )
-from training.fitting import fit_fusion
 from training.gains import Gains
 from training.manifest import draft
 from training.members import Members
@@ -30,6 +31,7 @@ from training.shared import SharedStages
 from training.stages.base import base_spec
 from training.tables import MAIN, show
 from training.targets import Targets, known_labels, targets, unknown_label
+from training.validation import ValidationRun
 
 
 def train(recipe_path: Path, out: Path, resume: bool = False) -> Bundle:
@@ -71,13 +73,20 @@ class Pipeline:
             Bundle.create(self._out, base_spec(recipe.base, base, self._out / "base"))
         bundle = Bundle.open(self._out)
         members = Members(recipe, run, splits, base, bundle, gains)
+        validation = ValidationRun(recipe, run, base, bundle, splits.groups)
         reports: list[Report] = []
         for ensemble in recipe.ensembles:
             known = labels[ensemble.name]
             trained = [members.member(member, ensemble, known) for member in ensemble.members]
-            for candidate in ensemble.candidates:
-                members.candidate(candidate, ensemble, known)
-            reports += self._fuse(ensemble, draft(ensemble, trained, known), bundle)
+            candidates = {
+                candidate.name: members.candidate(candidate, ensemble, known)
+                for candidate in ensemble.candidates
+            }
+            manifest = draft(ensemble, trained, known)
+            if ensemble.task != "generation":
+                rows = labelled(splits.validation, "validation", recipe, ensemble)
+                validation.store(ensemble, manifest, candidates, rows)
+            reports += self._fuse(ensemble, manifest, bundle, validation)
             reports += gains.reports(ensemble)
         self._report(reports, bundle)
         return bundle
@@ -115,7 +124,13 @@ class Pipeline:
             targets(task, known, cells, f"ensemble {ensemble.name!r}, {name} rows")
         return known
 
-    def _fuse(self, recipe: EnsembleRecipe, draft: Ensemble, bundle: Bundle) -> list[Report]:
+    def _fuse(
+        self,
+        recipe: EnsembleRecipe,
+        draft: Ensemble,
+        bundle: Bundle,
+        validation: ValidationRun,
+    ) -> list[Report]:
         """Fit the fusion on the validation rows, write the manifest, and judge it on validation and test rows."""
         step = f"fusion {recipe.name}"
         if self._run.result(step) is None:
@@ -124,7 +139,7 @@ class Pipeline:
             if recipe.task == "generation":
                 ensemble, report = draft, evaluation.report(draft, rows)
             else:
-                ensemble, report = self._fit(recipe, draft, bundle, evaluation, rows)
+                ensemble, report = self._fit(recipe, draft, bundle, validation, rows)
             ensemble = _with_scores(ensemble, report)
             bundle.write_ensemble(ensemble)
             reports = [report]
@@ -142,14 +157,12 @@ class Pipeline:
         recipe: EnsembleRecipe,
         draft: Ensemble,
         bundle: Bundle,
-        evaluation: Evaluation,
+        validation: ValidationRun,
         rows: Labelled,
     ) -> tuple[Ensemble, Report]:
-        truth = rows.targets(draft)
-        outputs = evaluation.outputs(rows)
-        fitted = fit_fusion(
-            draft, recipe.fusion, outputs, truth, self._recipe.seed, self._splits.groups
-        )
+        stored, outputs = validation.read(draft)
+        truth = stored.truth
+        fitted = fit_fusion(draft, recipe.fusion, outputs, truth, stored.folds)
         if fitted.stack:
             fitted.stack.write(bundle.path / str(fitted.ensemble.fusion.parameters))
         served = fitted.validation[fitted.ensemble.fusion.method]
@@ -171,5 +184,7 @@ def _golden(rows: Labelled, served: Fused, truth: Targets) -> list[Golden]:
 def _with_scores(ensemble: Ensemble, report: Report) -> Ensemble:
     """The manifest with its validation figures, checked as a whole."""
     best = report.best_member(MAIN[ensemble.task])
-    scores = {"validation": {**report.served().scores, "best_member": best}}
+    scores: dict[str, Any] = {"validation": {**report.served().scores, "best_member": best}}
+    if ensemble.task != "generation":
+        scores[FIT_NOTE] = {"state": "fitted", "rows": report.count}
     return Ensemble.model_validate(ensemble.model_copy(update={"scores": scores}).model_dump())

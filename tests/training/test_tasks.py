@@ -16,6 +16,7 @@ from sklearn.metrics import f1_score
 from transformers import AutoModel, AutoTokenizer
 
 from serve.bundle import Bundle, Ensemble
+from serve.fusion.fitting import refit_fusion
 from serve.fusion.fuse import Fusion
 from tests.training.conftest import TOPICS
 from training.evaluation import evaluate_bundle
@@ -116,6 +117,20 @@ def test_bundles_are_sound_and_say_what_was_fitted(
     overlap = pairs_bundle.ensemble("overlap")
     assert (overlap.fusion.method, overlap.fusion.model) == ("stack", "linear_regression")
     assert overlap.labels is None
+
+
+def test_stored_scores_give_the_same_fusion_again(
+    tags_bundle: Bundle, pairs_bundle: Bundle
+) -> None:
+    for bundle, name in ((tags_bundle, "tags"), (pairs_bundle, "overlap")):
+        ensemble = bundle.ensemble(name)
+        stored = bundle.validation_scores(name)
+        rows = stored.rows()
+        assert rows is not None
+        said = np.stack([stored.outputs(each, rows.header.rows) for each in ensemble.members])
+        again = refit_fusion(ensemble, rows.header.options, said, rows.truth, rows.folds)
+        assert again.ensemble == ensemble
+        assert again.stack.content() == bundle.fusion_path(ensemble).read_text()
 
 
 def test_members_learn_what_words_say(tags_bundle: Bundle) -> None:

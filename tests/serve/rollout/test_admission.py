@@ -298,7 +298,7 @@ async def test_a_stacker_fitted_on_other_adapters_needs_to_be_allowed(world: Wor
     stacked_bundle(world)
     await world.start()
 
-    assert "fitted on other adapters" in refused(await world.swap(100), 400)
+    assert "fitted on other adapters" in refused(await world.swap(100), 409)
     committed(await world.swap(100, allow_stale_fusion=True))
 
     version = world.engines[0].held["intents@3"]
@@ -463,7 +463,7 @@ async def test_fitted_weights_and_temperature_do_not_pass_to_new_adapters_in_sil
     parts = ["weights", "temperature"]
     assert await fit_of(world) == {"state": "fitted", "parts": parts, "stale_members": []}
 
-    message = refused(await world.swap(100), 400)
+    message = refused(await world.swap(100), 409)
     assert "weights and temperature of intents were fitted on other adapters" in message
     assert "the new ones of a" in message
 
@@ -483,7 +483,7 @@ async def test_stale_is_what_differs_from_the_adapters_of_the_fit_however_often_
     first = world.bundles[0].ensemble("intents").members[0].adapters[0]
     original = world.bundles[0].adapter_dir(first).as_uri()
     committed(await world.swap(100, allow_stale_fusion=True))
-    refused(await world.swap(101), 400)
+    refused(await world.swap(101), 409)
     committed(await world.swap(101, allow_stale_fusion=True))
     committed(await world.ask({"members": {"a": original}}))
     assert (await fit_of(world))["state"] == "fitted"
