@@ -7,18 +7,21 @@ from typing import Any
 from datasets import concatenate_datasets
 from rich.console import Console
 
-from serve.bundle import Bundle, Ensemble, Golden
+from serve.bundle import Bundle, Ensemble
 from serve.fusion.fitting import FIT_NOTE, fit_fusion
-from serve.fusion.fused import Fused
+from serve.fusion.fuse import Fusion
 from training.data.splits import Splits
 from training.evaluation import (
     Evaluation,
     Labelled,
     baseline_answers,
+    generation_report,
     label_report,
     labelled,
+    voted,
 )
 from training.gains import Gains
+from training.golden import golden_answers, golden_texts
 from training.manifest import draft
 from training.members import Members
 from training.preparation import prepare
@@ -30,7 +33,7 @@ from training.scores import Report
 from training.shared import SharedStages
 from training.stages.base import base_spec
 from training.tables import MAIN, show
-from training.targets import Targets, known_labels, targets, unknown_label
+from training.targets import known_labels, targets, unknown_label
 from training.validation import ValidationRun
 
 
@@ -137,7 +140,7 @@ class Pipeline:
             evaluation = Evaluation(bundle, draft, max_new_tokens=recipe.max_new_tokens)
             rows = labelled(self._splits.validation, "validation", self._recipe, recipe)
             if recipe.task == "generation":
-                ensemble, report = draft, evaluation.report(draft, rows)
+                ensemble, report = _written(recipe, draft, evaluation, rows)
             else:
                 ensemble, report = self._fit(recipe, draft, bundle, validation, rows)
             ensemble = _with_scores(ensemble, report)
@@ -165,20 +168,23 @@ class Pipeline:
         fitted = fit_fusion(draft, recipe.fusion, outputs, truth, stored.folds)
         if fitted.stack:
             fitted.stack.write(bundle.path / str(fitted.ensemble.fusion.parameters))
-        served = fitted.validation[fitted.ensemble.fusion.method]
-        golden = _golden(rows, served, truth) if isinstance(served, Fused) else []
+        # Cross-fitted answers are not what engines will give.
+        served = Fusion(fitted.ensemble, fitted.stack)(outputs)
+        golden = golden_answers(rows, truth, served, draft.labels or [])
         ensemble = fitted.ensemble.model_copy(update={"golden": golden[: recipe.golden]})
         return ensemble, label_report(ensemble, rows, outputs, truth, fitted.validation)
 
 
-def _golden(rows: Labelled, served: Fused, truth: Targets) -> list[Golden]:
-    """The rows that the fusion answers rightly."""
-    right = served.winners == truth
-    return [
-        Golden(input=text, label=answer)
-        for text, answer, is_right in zip(rows.texts, rows.answers, right, strict=True)
-        if is_right
-    ]
+def _written(
+    recipe: EnsembleRecipe, draft: Ensemble, evaluation: Evaluation, rows: Labelled
+) -> tuple[Ensemble, Report]:
+    """Generation: nothing is fitted."""
+    answers, fused = evaluation.answers(rows), evaluation.fused(rows)
+    method = draft.fusion.method
+    served = voted(draft, answers) if method == "vote" else fused[method]
+    golden = golden_texts(rows, served, recipe.max_new_tokens)[: recipe.golden]
+    ensemble = draft.model_copy(update={"golden": golden})
+    return ensemble, generation_report(ensemble, rows, answers, fused)
 
 
 def _with_scores(ensemble: Ensemble, report: Report) -> Ensemble:
