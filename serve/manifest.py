@@ -269,9 +269,8 @@ class Ensemble(Contract):
         known = set(self.labels)
         _refuse_unknown("verbalizers", self.verbalizers, known)
         for golden in self.golden:
-            _refuse_unknown(
-                "golden", [golden.label] if golden.label else golden.labels or [], known
-            )
+            named = golden.labels or [] if golden.label is None else [golden.label]
+            _refuse_unknown("golden", named, known)
         _refuse_unknown("thresholds", self.thresholds, known)
         return self
 

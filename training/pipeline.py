@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from datasets import concatenate_datasets
 from rich.console import Console
 
 from serve.bundle import Bundle, Ensemble
-from serve.fusion.fitting import FIT_NOTE, fit_fusion
+from serve.fusion.fitting import fit_fusion
 from serve.fusion.fuse import Fusion
+from serve.fusion.note import FIGURES, noted
 from training.data.splits import Splits
 from training.evaluation import (
     Evaluation,
@@ -190,7 +190,8 @@ def _written(
 def _with_scores(ensemble: Ensemble, report: Report) -> Ensemble:
     """The manifest with its validation figures, checked as a whole."""
     best = report.best_member(MAIN[ensemble.task])
-    scores: dict[str, Any] = {"validation": {**report.served().scores, "best_member": best}}
+    scores = {FIGURES: {**report.served().scores, "best_member": best}}
+    scored = ensemble.model_copy(update={"scores": scores})
     if ensemble.task != "generation":
-        scores[FIT_NOTE] = {"state": "fitted", "rows": report.count}
-    return Ensemble.model_validate(ensemble.model_copy(update={"scores": scores}).model_dump())
+        scored = noted(scored, "fitted", report.count)
+    return Ensemble.model_validate(scored.model_dump())

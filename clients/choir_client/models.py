@@ -238,7 +238,7 @@ class EnsembleStatus(Answer):
     stale_fusion: bool = False
     """Whether the active fusion was fitted on other adapters."""
     fusion_fit: dict[str, Any] = {}
-    """`state` (none, fitted, refitted or stale), and which `parts` of the active fusion that is about."""
+    """`state` (none, manual, fitted, refitted or stale), and which `parts` of the active fusion that is about."""
 
 
 class Health(Answer):

@@ -22,9 +22,6 @@ from serve.fusion.thresholds import common_threshold, label_thresholds
 from serve.fusion.weights import greedy_weights, merit_weights
 from serve.manifest import Ensemble, FusionSpec, Method
 
-FIT_NOTE = "fusion_fit"
-"""What a manifest's `scores` say of the fit under: `{"state": "fitted" | "refitted" | "stale", ...}`."""
-
 Targets = NDArray[np.int64] | NDArray[np.bool_] | NDArray[np.float64]
 """Right answers: label indices [N], whether each label is the row's [N, C], or values [N]."""
 

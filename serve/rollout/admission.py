@@ -25,7 +25,7 @@ from serve.golden import unserved_golden
 from serve.manifest import AdapterRef, Ensemble, Member, Task, adapter_name, explain
 from serve.rollout.arrivals import Arrivals
 from serve.rollout.database import now
-from serve.rollout.fitted import own_digests
+from serve.rollout.fitted import fit_digests
 from serve.rollout.records import EnsembleRecord, VersionRecord
 from serve.rollout.refit import Fit, StaleFit, settle
 from serve.rollout.requests import SwapRequest
@@ -99,26 +99,25 @@ class Admission:
     def _new(self, record: EnsembleRecord, request: SwapRequest, actor: str) -> VersionRecord:
         """What arrives is put into the store once all of it has passed, so that what is refused
         leaves nothing behind. Raises Refused, StoreError and BundleError."""
-        active = record.active_version
-        fitted_on: Mapping[str, list[str]] | None = None
+        allow = request.allow_stale_fusion
         with Arrivals(self._store) as arrivals:
             if request.manifest is not None:
-                ensemble = self._from_manifest(record, request.manifest)
-                parameters = self._parameters_of(ensemble)
+                # Its fusion is what somebody wants, so it is checked and never changed.
+                fit = Fit(self._from_manifest(record, request.manifest), None)
+                parameters = self._parameters_of(fit.ensemble)
+                self._check_adapters(fit.ensemble)
             else:
+                active = record.active_version
                 ensemble = self._with_members(record, request.members or {}, arrivals)
                 parameters = self._stored_parameters(active)
-                fitted_on = active.fitted_on or own_digests(active.ensemble)
-            self._check_adapters(ensemble, arrived=arrivals.digests)
-            fit = self._settle(ensemble, parameters, fitted_on, allow=request.allow_stale_fusion)
+                self._check_adapters(ensemble, arrived=arrivals.digests)
+                fit = self._settle(ensemble, parameters, fit_digests(active), allow=allow)
             if fit.refitted:
                 parameters = None
                 if fit.stack is not None:
                     parameters = arrivals.scratch() / "stacker"
                     fit.stack.write(parameters)
-            stale = fit.stale | self._check_fusion(
-                fit.ensemble, parameters, allow=request.allow_stale_fusion
-            )
+            stale = self._check_fusion(fit.ensemble, parameters, allow=allow) or fit.stale_numbers
             arrivals.keep()
             kept = self._store.keep_parameters(parameters) if parameters else None
         return VersionRecord(fit.ensemble, actor, now(), kept, stale, fit.fitted_on)
@@ -308,7 +307,7 @@ class Admission:
         *,
         allow: bool,
     ) -> Fit:
-        """The fusion that the version goes live with. Raises Refused and BundleError."""
+        """The fusion that a version with other members goes live with. Raises Refused and BundleError."""
         model = ensemble.fusion.model
         try:
             stack = None

@@ -5,8 +5,8 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel
 
-from serve.fusion.fitting import FIT_NOTE
 from serve.fusion.multilabel import THRESHOLD
+from serve.fusion.note import FitNote, has_fitted_numbers
 from serve.manifest import Ensemble
 from serve.rollout.records import VersionRecord
 
@@ -19,9 +19,9 @@ Part: TypeAlias = Literal["weights", "temperature", "thresholds", "stacker"]
 class FusionFit(BaseModel):
     """How the fitted parts of a version's fusion belong to its adapters, as the API shows it."""
 
-    state: Literal["none", "fitted", "refitted", "stale"]
-    """`none`: nothing was fitted; `refitted`: again by the swap, on stored validation scores; `stale`: on other
-    adapters, which was allowed."""
+    state: Literal["none", "manual", "fitted", "refitted", "stale"]
+    """`none`: nothing is fitted; `manual`: somebody has set it, and swaps keep it; `refitted`: again by the swap, on
+    stored validation scores; `stale`: on other adapters, which was allowed."""
     parts: list[Part]
     """Those that the ensemble's own method uses."""
     stale_members: list[str]
@@ -33,10 +33,21 @@ class FusionFit(BaseModel):
         changed = changed_members(record.ensemble, record.fitted_on) if parts else []
         if record.allow_stale_fusion or changed:
             return cls(state="stale", parts=parts, stale_members=changed)
-        note = record.ensemble.scores.get(FIT_NOTE)
-        if isinstance(note, dict) and note.get("state") == "refitted":
+        note = FitNote.of(record.ensemble)
+        if note is not None and note.state == "refitted":
             return cls(state="refitted", parts=parts, stale_members=[])
-        return cls(state="fitted" if parts else "none", parts=parts, stale_members=[])
+        if not parts:
+            return cls(state="none", parts=[], stale_members=[])
+        by_hand = fit_digests(record) is None and "stacker" not in parts
+        return cls(state="manual" if by_hand else "fitted", parts=parts, stale_members=[])
+
+
+def fit_digests(record: VersionRecord) -> Mapping[str, list[str]] | None:
+    """Member -> digests of the adapters that a version's weights, temperature and thresholds were fitted on; None if
+    somebody has set them by hand."""
+    if record.fitted_on is None and not has_fitted_numbers(record.ensemble):
+        return None
+    return record.fitted_on or own_digests(record.ensemble)
 
 
 def fitted_parts(ensemble: Ensemble) -> list[Part]:

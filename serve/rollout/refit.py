@@ -1,14 +1,15 @@
-"""A fusion that belongs to the adapters of a new version: carried, fitted again, or stale with permission."""
+"""The fusion of a version with other adapters: the same where it fits them, fitted again, or stale with permission."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from serve.bundle import Bundle
 from serve.fusion.errors import FusionError
-from serve.fusion.fitting import FIT_NOTE, refit_fusion
+from serve.fusion.fitting import refit_fusion
 from serve.fusion.members import Floats
+from serve.fusion.note import noted
 from serve.fusion.stack import Stack
 from serve.fusion.validation import Question, ValidationRows, ValidationScores
 from serve.manifest import Ensemble, Member
@@ -30,35 +31,37 @@ class Fit:
     ensemble: Ensemble
     stack: Stack | None
     fitted_on: Mapping[str, list[str]] | None = None
-    """Member -> digests of the adapters; None: the version's own."""
+    """Member -> digests of the adapters that weights, temperature and thresholds were fitted on; None: set by hand,
+    which no adapter makes stale, or the version's own."""
     refitted: bool = False
     """Whether the stacker is a new one."""
-    stale: bool = False
-    """Whether parts are in use that were fitted on other adapters, which was allowed."""
+
+    @property
+    def stale_numbers(self) -> bool:
+        """Whether weights, temperature or thresholds are in use that were fitted on other adapters."""
+        numbers = [part for part in fitted_parts(self.ensemble) if part != "stacker"]
+        return bool(numbers and changed_members(self.ensemble, self.fitted_on))
 
 
 def settle(fit: Fit, bundles: Sequence[Bundle], *, allow: bool) -> Fit:
-    """What a new version goes live with: the fit that it carries where that belongs to its adapters; else one to
-    the stored validation scores of exactly its adapters; else, with `allow`, the old one.
+    """What a version goes live with: the fit that it has where that belongs to its adapters; else one to the stored
+    validation scores of exactly its adapters; else, with `allow`, the old one. Numbers set by hand stay.
 
-    Raises StaleFit, and FusionError for a stacker that could not be used with any adapters."""
-    # Whoever wrote a manifest does not say what happens to it here.
-    scores = {key: each for key, each in fit.ensemble.scores.items() if key != FIT_NOTE}
-    ensemble = fit.ensemble.model_copy(update={"scores": scores})
-    fit = replace(fit, ensemble=ensemble)
-    parts, changed = fitted_parts(ensemble), _changed(fit)
-    if not changed or not offers_fitted(ensemble):
-        return _noted(fit, {"state": "fitted"}) if parts else fit
+    Raises StaleFit."""
+    by_hand = fit.fitted_on is None
+    parts, changed = fitted_parts(fit.ensemble), _changed(fit)
+    if not changed or not offers_fitted(fit.ensemble):
+        return fit
     try:
-        return _refitted(ensemble, bundles)
+        return _refitted(fit.ensemble, bundles, by_hand=by_hand)
     except NoRefit as reason:
-        if not parts:
+        if not parts or allow:
             return fit
-        if allow:
-            return replace(_noted(fit, {"state": "stale", "members": changed}), stale=True)
+        if by_hand:
+            parts = ["stacker"]
         verb = "was" if parts in (["temperature"], ["stacker"]) else "were"
         raise StaleFit(
-            f"The {' and '.join(parts)} of {ensemble.name} {verb} fitted on other adapters than the new ones of "
+            f"The {' and '.join(parts)} of {fit.ensemble.name} {verb} fitted on other adapters than the new ones of "
             f"{', '.join(changed)}, and cannot be fitted again: {reason}. Give a manifest with new ones, or keep the "
             "old with allow_stale_fusion."
         ) from None
@@ -67,14 +70,12 @@ def settle(fit: Fit, bundles: Sequence[Bundle], *, allow: bool) -> Fit:
 def _changed(fit: Fit) -> list[str]:
     """Members with other adapters than the fit's, in order."""
     changed = set(changed_members(fit.ensemble, fit.fitted_on))
-    if fit.stack is not None:
-        others = fit.stack.changed_members(fit.ensemble)
-        if fit.ensemble.fusion.method == "stack":
-            changed.update(others)
+    if fit.stack is not None and fit.ensemble.fusion.method == "stack":
+        changed.update(fit.stack.changed_members(fit.ensemble))
     return [member.name for member in fit.ensemble.members if member.name in changed]
 
 
-def _refitted(ensemble: Ensemble, bundles: Sequence[Bundle]) -> Fit:
+def _refitted(ensemble: Ensemble, bundles: Sequence[Bundle], *, by_hand: bool) -> Fit:
     """Raises NoRefit."""
     try:
         rows, outputs = _scores_of(ensemble, bundles)
@@ -82,8 +83,13 @@ def _refitted(ensemble: Ensemble, bundles: Sequence[Bundle]) -> Fit:
         fitted = refit_fusion(ensemble, options, outputs, rows.truth, rows.folds)
     except FusionError as error:
         raise NoRefit(str(error).rstrip(".")) from error
-    fit = Fit(fitted.ensemble, fitted.stack, refitted=True)
-    return _noted(fit, {"state": "refitted", "rows": len(rows.truth)})
+    new = fitted.ensemble
+    if by_hand:
+        spec = new.fusion.model_copy(update={"temperature": ensemble.fusion.temperature})
+        kept = {"members": ensemble.members, "thresholds": ensemble.thresholds}
+        new = new.model_copy(update={"fusion": spec, **kept})
+    new = noted(new, "refitted", len(rows.truth), numbers=not by_hand)
+    return Fit(new, fitted.stack, refitted=True)
 
 
 def _scores_of(ensemble: Ensemble, bundles: Sequence[Bundle]) -> tuple[ValidationRows, Floats]:
@@ -119,9 +125,3 @@ def _outputs(member: Member, rows: ValidationRows, stored: Sequence[ValidationSc
         f"no validation scores are stored of the member {member.name}, "
         + (f"whose adapter is {adapters}" if adapters else "which is the base alone")
     )
-
-
-def _noted(fit: Fit, note: dict[str, object]) -> Fit:
-    """With what happened in the manifest's free-form scores."""
-    scores = {**fit.ensemble.scores, FIT_NOTE: note}
-    return replace(fit, ensemble=fit.ensemble.model_copy(update={"scores": scores}))

@@ -9,6 +9,7 @@ import pytest
 from serve.adapter import inspect_adapter
 from serve.bundle import AdapterRef, Bundle, Ensemble, Member, folder_digest
 from serve.fusion.fitting import refit_fusion
+from serve.fusion.note import FitNote, has_fitted_numbers
 from serve.fusion.stack import read_stack
 from serve.rollout.requests import EnsembleView
 from tests.serve.rollout.conftest import World, committed
@@ -48,7 +49,10 @@ def test_what_members_say_is_stored_and_gives_the_same_fusion_again(
     assert file is not None
     assert again.stack is not None
     assert again.stack.content() == read_stack(file, "logistic_regression").content()
-    assert ensemble.scores["fusion_fit"] == {"state": "fitted", "rows": len(rows.truth)}
+    note = FitNote.of(ensemble)
+    assert note is not None
+    assert (note.state, note.rows) == ("fitted", len(rows.truth))
+    assert has_fitted_numbers(ensemble)
 
 
 async def test_a_candidate_is_swapped_in_with_a_fusion_of_its_own(

@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from serve.bundle import AdapterRef, Bundle, Ensemble, Member, folder_digest
 from serve.fusion.fuse import Fusion
+from serve.fusion.note import FitNote, has_fitted_numbers, noted
 from serve.fusion.options import FusionOptions
 from serve.fusion.stack import LinearStack
 from serve.fusion.validation import Question, RowsHeader, ValidationRows
@@ -39,8 +40,8 @@ SAID = {"a": said(1, 2.0), "b": said(2, 0.7), "100": said(3, 0.4), "101": said(4
 """Member or new adapter -> what it says to the rows; 100 is a poor one, 101 a good one."""
 
 
-def fitted_bundle(world: World, **changes: Any) -> Bundle:
-    """Version 2 is fitted, on whatever: what a swap makes of it must not depend on that."""
+def fitted_bundle(world: World, *, by_hand: bool = False, **changes: Any) -> Bundle:
+    """Version 2 is fitted, on whatever: what a swap makes of it must not depend on that. `by_hand`: so it says not."""
     bundle = make_bundle(world.folder / "bundle")
     first = bundle.ensemble("intents").model_dump(mode="json", exclude_none=True)
     for member, weight in zip(first["members"], (0.7, 0.3), strict=True):
@@ -49,7 +50,7 @@ def fitted_bundle(world: World, **changes: Any) -> Bundle:
     if ensemble.fusion.parameters is not None:
         both = np.stack([SAID["a"], SAID["b"]])
         LinearStack.fit(both, TRUTH, ensemble).write(bundle.path / STACK)
-    bundle.write_ensemble(ensemble)
+    bundle.write_ensemble(ensemble if by_hand else noted(ensemble, "fitted", ROWS))
     world.bundles = [bundle]
     return bundle
 
@@ -115,7 +116,9 @@ async def test_a_temperature_is_fitted_to_the_adapters_of_the_new_version(world:
     fit = {"state": "refitted", "parts": ["temperature"], "stale_members": []}
     assert view.fusion_fit.model_dump() == fit
     assert not view.stale_fusion
-    assert held(world, 3).scores == {"fusion_fit": {"state": "refitted", "rows": ROWS}}
+    note = FitNote.of(held(world, 3))
+    assert note is not None
+    assert (note.state, note.rows, note.numbers) == ("refitted", ROWS, True)
 
 
 async def test_weights_are_those_of_the_new_members(world: World) -> None:
@@ -195,7 +198,7 @@ async def test_an_adapter_without_scores_is_named_and_nothing_changes(
     committed(await world.swap(100, allow_stale_fusion=True))
     assert (await view_of(world)).fusion_fit.state == "stale"
     assert held(world, 3).fusion.temperature == 2
-    assert held(world, 3).scores == {"fusion_fit": {"state": "stale", "members": ["a"]}}
+    assert (await view_of(world)).fusion_fit.stale_members == ["a"]
 
 
 async def test_permission_is_not_needed_where_scores_are_stored(world: World) -> None:
@@ -207,23 +210,77 @@ async def test_permission_is_not_needed_where_scores_are_stored(world: World) ->
     assert not world.engines[0].held["intents@3"].allow_stale_fusion
 
 
-async def test_a_manifest_keeps_the_fit_that_it_carries(world: World) -> None:
+@pytest.mark.parametrize("scored", [True, False])
+async def test_numbers_set_by_hand_stay_as_they_are(world: World, scored: bool) -> None:
+    fusion = {"method": "weighted_average", "temperature": 2.0}
+    bundle = fitted_bundle(world, by_hand=True, fusion=fusion)
+    if scored:
+        store_scores(world, bundle)
+    await world.start()
+    fit = {"state": "manual", "parts": ["weights", "temperature"], "stale_members": []}
+    assert (await view_of(world)).fusion_fit.model_dump() == fit
+    for seed in (100, 101):
+        committed(await world.swap(seed))
+        version = held(world, await world.active())
+        assert version.weights() == pytest.approx([0.7, 0.3])
+        assert version.fusion.temperature == 2
+        assert (await view_of(world)).fusion_fit.model_dump() == fit
+        assert not (await view_of(world)).stale_fusion
+
+
+async def test_what_somebody_has_changed_after_the_fit_is_set_by_hand(world: World) -> None:
+    bundle = fitted_bundle(world, fusion={"method": "weighted_average"})
+    store_scores(world, bundle)
+    trained = bundle.ensemble("intents").model_dump(mode="json", exclude_none=True)
+    trained["members"][0]["weight"] = 0.9
+    bundle.write_ensemble(Ensemble.model_validate(trained | {"version": 3}))
+    await world.start()
+    committed(await world.swap(100))
+    assert held(world, 4).weights() == pytest.approx([0.75, 0.25])
+    assert (await view_of(world)).fusion_fit.state == "manual"
+
+
+async def test_weights_set_by_hand_stay_beside_a_stacker_that_is_fitted_again(
+    world: World,
+) -> None:
+    fusion = {"method": "stack", "model": "logistic_regression", "parameters": STACK}
+    bundle = fitted_bundle(world, by_hand=True, fusion=fusion)
+    store_scores(world, bundle)
+    await world.start()
+    committed(await world.swap(101))
+    assert held(world, 3).weights() == pytest.approx([0.7, 0.3])
+    assert held(world, 3).fusion.temperature == 1
+    assert (await view_of(world)).fusion_fit.state == "refitted"
+    assert not has_fitted_numbers(held(world, 3))
+    committed(await world.swap(100))
+    assert held(world, 4).weights() == pytest.approx([0.7, 0.3])
+
+
+async def test_a_bundle_of_before_there_were_notes_is_fitted_if_it_has_validation_figures(
+    world: World,
+) -> None:
+    figures = {"validation": {"accuracy": 0.9}}
+    fitted_bundle(world, by_hand=True, fusion={"method": "weighted_average"}, scores=figures)
+    await world.start()
+    assert (await view_of(world)).fusion_fit.state == "fitted"
+    assert "weights of intents were fitted on other" in refused(await world.swap(100), 409)
+
+
+async def test_a_manifest_keeps_what_it_carries(world: World) -> None:
     bundle = fitted_bundle(world, fusion={"method": "average", "temperature": 2.0})
     store_scores(world, bundle)
     await world.start()
     committed(await world.swap(100))
     carried = held(world, 3).model_dump(mode="json", exclude_none=True)
-    carried["fusion"]["temperature"] = 1.7
-    carried["scores"] = {"fusion_fit": {"state": "refitted"}, "note": "by hand"}
     committed(await world.ask({"manifest": carried}))
-    assert held(world, 4).fusion.temperature == 1.7
-    assert (await view_of(world)).fusion_fit.state == "fitted"
-    assert held(world, 4).scores == {"note": "by hand", "fusion_fit": {"state": "fitted"}}
+    assert (await view_of(world)).fusion_fit.state == "refitted"
+    carried["fusion"]["temperature"] = 1.7
+    committed(await world.ask({"manifest": carried}))
+    assert held(world, 5).fusion.temperature == 1.7
+    assert (await view_of(world)).fusion_fit.state == "manual"
 
 
-async def test_a_manifest_whose_stacker_belongs_to_other_adapters_gets_another(
-    world: World,
-) -> None:
+async def test_a_manifest_that_names_a_stacker_of_other_adapters_is_at_fault(world: World) -> None:
     fusion = {"method": "stack", "model": "logistic_regression", "parameters": STACK}
     bundle = fitted_bundle(world, fusion=fusion)
     store_scores(world, bundle)
@@ -231,10 +288,21 @@ async def test_a_manifest_whose_stacker_belongs_to_other_adapters_gets_another(
     committed(await world.swap(101))
     manifest = held(world, 3).model_dump(mode="json", exclude_none=True)
     manifest["fusion"]["parameters"] = STACK
-    committed(await world.ask({"manifest": manifest}))
-    assert (await view_of(world)).fusion_fit.state == "refitted"
-    message = refused(await world.ask({"manifest": manifest | {"template": "Say: {text}"}}), 409)
-    assert "of other labels or another template" in message
+    assert "fitted on" in refused(await world.ask({"manifest": manifest}), 400)
+    assert await world.active() == 3
+    committed(await world.ask({"manifest": manifest, "allow_stale_fusion": True}))
+    assert (await view_of(world)).fusion_fit.state == "stale"
+
+
+async def test_scores_of_another_template_do_not_count(world: World) -> None:
+    bundle = fitted_bundle(world, fusion={"method": "average", "temperature": 2.0})
+    store_scores(world, bundle)
+    changed = bundle.ensemble("intents").model_copy(
+        update={"version": 3, "template": "Say: {text}"}
+    )
+    bundle.write_ensemble(changed)
+    await world.start()
+    assert "of other labels or another template" in refused(await world.swap(100), 409)
 
 
 async def test_another_controller_knows_what_was_refitted(world: World) -> None:
