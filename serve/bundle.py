@@ -25,6 +25,7 @@ from serve.base import BaseError, BaseKind, BaseShapes, kind_of, read_config
 from serve.digest import DigestError, folder_digest
 from serve.fusion.errors import FusionError
 from serve.fusion.fuse import Fusion
+from serve.fusion.validation import FOLDER, ValidationScores
 from serve.golden import unserved_golden
 from serve.manifest import (
     AdapterRef,
@@ -188,6 +189,11 @@ class Bundle:
                 f"{ensemble.id} needs {ensemble.fusion.parameters}, which {self.path} lacks."
             )
         return file
+
+    def validation_scores(self, ensemble: str) -> ValidationScores:
+        """What members said to the rows that an ensemble's fusion was fitted on, candidates too. Raises BundleError
+        for a folder that leads out of the bundle."""
+        return ValidationScores(self._below(f"fusion/{ensemble}/{FOLDER}"))
 
     def add_adapter(self, name: str, source_dir: str | os.PathLike[str]) -> AdapterRef:
         """Copy an adapter in and name it by its digest, which is that of `source_dir` if nothing but an adapter and

@@ -131,10 +131,30 @@ class FusionSpec(Contract):
 
 
 class Golden(Contract):
-    """An input whose answer is known, to check an ensemble with."""
+    """An input whose answer is known, to check an ensemble with. Which fields the answer has depends on the task."""
 
     input: str | dict[Literal["text", "text_pair", "image"], str]
-    label: str
+    label: str | None = None
+    """Classification."""
+    labels: list[str] | None = None
+    """Multilabel: all that are answered, perhaps none."""
+    value: Number | None = None
+    """Regression."""
+    tolerance: Annotated[Number, Field(gt=0)] | None = None
+    """Regression: how far the answer may be from the value."""
+    text: str | None = None
+    """Generation: what is written greedily after the template, less surrounding space."""
+    max_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    """Generation: how long `text` may be; it is the answer's beginning where that is longer."""
+
+
+GOLDEN_ANSWERS: dict[Task, tuple[str, ...]] = {
+    "classification": ("label",),
+    "multilabel": ("labels",),
+    "regression": ("value", "tolerance"),
+    "generation": ("text",),
+}
+"""What a golden input has to say beside the input."""
 
 
 class Ensemble(Contract):
@@ -223,6 +243,19 @@ class Ensemble(Contract):
         return self
 
     @model_validator(mode="after")
+    def _check_golden(self) -> Self:
+        needed = GOLDEN_ANSWERS[self.task]
+        allowed = {"input", *needed, *(["max_tokens"] if self.task == "generation" else [])}
+        for number, golden in enumerate(self.golden):
+            given = {field for field, value in golden if value is not None}
+            missing = [field for field in needed if field not in given]
+            if missing:
+                raise ValueError(f"golden.{number} needs {missing[0]!r} for the task {self.task}")
+            if strange := sorted(given - allowed):
+                raise ValueError(f"golden.{number}: {strange[0]!r} is not for {self.task}")
+        return self
+
+    @model_validator(mode="after")
     def _check_labels(self) -> Self:
         if self.task not in LABELLED:
             for field in ("labels", "verbalizers"):
@@ -235,7 +268,9 @@ class Ensemble(Contract):
         _refuse_twice("label", self.labels)
         known = set(self.labels)
         _refuse_unknown("verbalizers", self.verbalizers, known)
-        _refuse_unknown("golden", [golden.label for golden in self.golden], known)
+        for golden in self.golden:
+            named = golden.labels or [] if golden.label is None else [golden.label]
+            _refuse_unknown("golden", named, known)
         _refuse_unknown("thresholds", self.thresholds, known)
         return self
 

@@ -193,16 +193,20 @@ def generation_report(
     fused: Mapping[str, Sequence[str]],
 ) -> Report:
     """Figures from the members' answers [M][N], the vote among them, and what they wrote together by each method."""
-    voted = [texts[vote_answers(ensemble, texts).winner] for texts in zip(*answers, strict=True)]
     systems = [
         System(member.name, "member", text_metrics(texts, data.references))
         for member, texts in zip(ensemble.members, answers, strict=True)
     ]
-    for method, texts in {"vote": voted, **fused}.items():
+    for method, texts in {"vote": voted(ensemble, answers), **fused}.items():
         metrics = text_metrics(texts, data.references)
         systems.append(System(method, "fusion", metrics, method == ensemble.fusion.method))
     signatures = text_signatures(data.references)
     return compare(ensemble.id, data.name, len(data.texts), systems, MAIN["generation"], signatures)
+
+
+def voted(ensemble: Ensemble, answers: Sequence[Sequence[str]]) -> list[str]:
+    """What wins the vote on the members' answers [M][N]."""
+    return [texts[vote_answers(ensemble, texts).winner] for texts in zip(*answers, strict=True)]
 
 
 def baseline_answers(

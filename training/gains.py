@@ -35,7 +35,9 @@ class Gains:
             return
         work = self._run.folder / "judged"
         shutil.rmtree(work, ignore_errors=True)
-        bundle = Bundle.create(work, BaseSpec(path=str(base), kind=self._recipe.base.kind))
+        bundle = Bundle.create(
+            work, BaseSpec(path=str(base.resolve()), kind=self._recipe.base.kind)
+        )
         refs = [bundle.add_adapter(f"stage-{n}", folder) for n, folder in enumerate(adapters)]
         manifest = draft(ensemble, [Member(name="chain", adapters=refs)], labels)
         rows = labelled(self._splits.validation, "validation", self._recipe, ensemble)

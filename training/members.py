@@ -55,8 +55,8 @@ class Members:
 
     def candidate(
         self, recipe: CandidateRecipe, ensemble: EnsembleRecipe, labels: Sequence[str]
-    ) -> None:
-        """An adapter outside the ensemble; two of them lie in a folder each."""
+    ) -> list[Path]:
+        """The folders of a member outside the ensemble: its adapter's, or one below it for each of two."""
         step = f"candidate {ensemble.name}/{recipe.name}"
         if self._run.result(step) is None:
             target = self._bundle.path / CANDIDATES / f"{ensemble.name}-{recipe.name}"
@@ -69,6 +69,8 @@ class Members:
             relative = str(target.relative_to(self._bundle.path))
             self._run.finish(step, {"member": recipe.member, "folder": relative})
         shutil.rmtree(self._folder(recipe, ensemble), ignore_errors=True)
+        folder = self._bundle.path / self._run.result(step)["folder"]  # type: ignore[index]
+        return sorted(folder.iterdir()) if len(recipe.adapters) > 1 else [folder]
 
     def _train(
         self, member: MemberRecipe, ensemble: EnsembleRecipe, labels: Sequence[str]

@@ -6,18 +6,22 @@ from pathlib import Path
 from datasets import concatenate_datasets
 from rich.console import Console
 
-from serve.bundle import Bundle, Ensemble, Golden
-from serve.fusion.fused import Fused
+from serve.bundle import Bundle, Ensemble
+from serve.fusion.fitting import fit_fusion
+from serve.fusion.fuse import Fusion
+from serve.fusion.note import FIGURES, noted
 from training.data.splits import Splits
 from training.evaluation import (
     Evaluation,
     Labelled,
     baseline_answers,
+    generation_report,
     label_report,
     labelled,
+    voted,
 )
-from training.fitting import fit_fusion
 from training.gains import Gains
+from training.golden import golden_answers, golden_texts
 from training.manifest import draft
 from training.members import Members
 from training.preparation import prepare
@@ -29,7 +33,8 @@ from training.scores import Report
 from training.shared import SharedStages
 from training.stages.base import base_spec
 from training.tables import MAIN, show
-from training.targets import Targets, known_labels, targets, unknown_label
+from training.targets import known_labels, targets, unknown_label
+from training.validation import ValidationRun
 
 
 def train(recipe_path: Path, out: Path, resume: bool = False) -> Bundle:
@@ -71,13 +76,20 @@ class Pipeline:
             Bundle.create(self._out, base_spec(recipe.base, base, self._out / "base"))
         bundle = Bundle.open(self._out)
         members = Members(recipe, run, splits, base, bundle, gains)
+        validation = ValidationRun(recipe, run, base, bundle, splits.groups)
         reports: list[Report] = []
         for ensemble in recipe.ensembles:
             known = labels[ensemble.name]
             trained = [members.member(member, ensemble, known) for member in ensemble.members]
-            for candidate in ensemble.candidates:
-                members.candidate(candidate, ensemble, known)
-            reports += self._fuse(ensemble, draft(ensemble, trained, known), bundle)
+            candidates = {
+                candidate.name: members.candidate(candidate, ensemble, known)
+                for candidate in ensemble.candidates
+            }
+            manifest = draft(ensemble, trained, known)
+            if ensemble.task != "generation":
+                rows = labelled(splits.validation, "validation", recipe, ensemble)
+                validation.store(ensemble, manifest, candidates, rows)
+            reports += self._fuse(ensemble, manifest, bundle, validation)
             reports += gains.reports(ensemble)
         self._report(reports, bundle)
         return bundle
@@ -115,16 +127,22 @@ class Pipeline:
             targets(task, known, cells, f"ensemble {ensemble.name!r}, {name} rows")
         return known
 
-    def _fuse(self, recipe: EnsembleRecipe, draft: Ensemble, bundle: Bundle) -> list[Report]:
+    def _fuse(
+        self,
+        recipe: EnsembleRecipe,
+        draft: Ensemble,
+        bundle: Bundle,
+        validation: ValidationRun,
+    ) -> list[Report]:
         """Fit the fusion on the validation rows, write the manifest, and judge it on validation and test rows."""
         step = f"fusion {recipe.name}"
         if self._run.result(step) is None:
             evaluation = Evaluation(bundle, draft, max_new_tokens=recipe.max_new_tokens)
             rows = labelled(self._splits.validation, "validation", self._recipe, recipe)
             if recipe.task == "generation":
-                ensemble, report = draft, evaluation.report(draft, rows)
+                ensemble, report = _written(recipe, draft, evaluation, rows)
             else:
-                ensemble, report = self._fit(recipe, draft, bundle, evaluation, rows)
+                ensemble, report = self._fit(recipe, draft, bundle, validation, rows)
             ensemble = _with_scores(ensemble, report)
             bundle.write_ensemble(ensemble)
             reports = [report]
@@ -142,34 +160,38 @@ class Pipeline:
         recipe: EnsembleRecipe,
         draft: Ensemble,
         bundle: Bundle,
-        evaluation: Evaluation,
+        validation: ValidationRun,
         rows: Labelled,
     ) -> tuple[Ensemble, Report]:
-        truth = rows.targets(draft)
-        outputs = evaluation.outputs(rows)
-        fitted = fit_fusion(
-            draft, recipe.fusion, outputs, truth, self._recipe.seed, self._splits.groups
-        )
+        stored, outputs = validation.read(draft)
+        truth = stored.truth
+        fitted = fit_fusion(draft, recipe.fusion, outputs, truth, stored.folds)
         if fitted.stack:
             fitted.stack.write(bundle.path / str(fitted.ensemble.fusion.parameters))
-        served = fitted.validation[fitted.ensemble.fusion.method]
-        golden = _golden(rows, served, truth) if isinstance(served, Fused) else []
+        # Cross-fitted answers are not what engines will give.
+        served = Fusion(fitted.ensemble, fitted.stack)(outputs)
+        golden = golden_answers(rows, truth, served, draft.labels or [])
         ensemble = fitted.ensemble.model_copy(update={"golden": golden[: recipe.golden]})
         return ensemble, label_report(ensemble, rows, outputs, truth, fitted.validation)
 
 
-def _golden(rows: Labelled, served: Fused, truth: Targets) -> list[Golden]:
-    """The rows that the fusion answers rightly."""
-    right = served.winners == truth
-    return [
-        Golden(input=text, label=answer)
-        for text, answer, is_right in zip(rows.texts, rows.answers, right, strict=True)
-        if is_right
-    ]
+def _written(
+    recipe: EnsembleRecipe, draft: Ensemble, evaluation: Evaluation, rows: Labelled
+) -> tuple[Ensemble, Report]:
+    """Generation: nothing is fitted."""
+    answers, fused = evaluation.answers(rows), evaluation.fused(rows)
+    method = draft.fusion.method
+    served = voted(draft, answers) if method == "vote" else fused[method]
+    golden = golden_texts(rows, served, recipe.max_new_tokens)[: recipe.golden]
+    ensemble = draft.model_copy(update={"golden": golden})
+    return ensemble, generation_report(ensemble, rows, answers, fused)
 
 
 def _with_scores(ensemble: Ensemble, report: Report) -> Ensemble:
     """The manifest with its validation figures, checked as a whole."""
     best = report.best_member(MAIN[ensemble.task])
-    scores = {"validation": {**report.served().scores, "best_member": best}}
-    return Ensemble.model_validate(ensemble.model_copy(update={"scores": scores}).model_dump())
+    scores = {FIGURES: {**report.served().scores, "best_member": best}}
+    scored = ensemble.model_copy(update={"scores": scores})
+    if ensemble.task != "generation":
+        scored = noted(scored, "fitted", report.count)
+    return Ensemble.model_validate(scored.model_dump())

@@ -4,13 +4,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serve.fusion.fitting import Targets
 from serve.manifest import Task
 from training.data.collect import SEPARATOR
 from training.recipe import RecipeError
-
-Targets = NDArray[np.int64] | NDArray[np.bool_] | NDArray[np.float64]
 
 
 def labels_in(cell: str) -> list[str]:

@@ -53,6 +53,10 @@ def status(json: Json = False, url: Url = None, token: Token = None) -> None:
                 f"{each.name}: the fusion was fitted on other adapters than the active ones",
                 soft_wrap=True,
             )
+        elif each.fusion_fit.get("state") == "refitted":
+            out.print(
+                f"{each.name}: the fusion was fitted again for the active adapters", soft_wrap=True
+            )
         for difference in each.differences:
             out.print(f"{each.name}: {difference}", soft_wrap=True, markup=False)
 
@@ -78,7 +82,10 @@ def swap(
     ] = None,
     allow_stale_fusion: Annotated[
         bool,
-        typer.Option("--allow-stale-fusion", help="Keep a fusion fitted on the old adapters."),
+        typer.Option(
+            "--allow-stale-fusion",
+            help="Keep a fusion fitted on the old adapters where it cannot be fitted again.",
+        ),
     ] = False,
     strategy: Annotated[
         Kind, typer.Option(help="At once, or tried out on a share of the requests first.")

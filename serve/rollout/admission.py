@@ -20,12 +20,14 @@ from serve.bundle import Bundle, BundleError
 from serve.engine.interface import Refusal
 from serve.fusion.errors import FusionError, StaleFusionError
 from serve.fusion.fuse import Fusion
+from serve.fusion.stack import read_stack
 from serve.golden import unserved_golden
 from serve.manifest import AdapterRef, Ensemble, Member, Task, adapter_name, explain
 from serve.rollout.arrivals import Arrivals
 from serve.rollout.database import now
-from serve.rollout.fitted import changed_members, fitted_parts, own_digests
+from serve.rollout.fitted import fit_digests
 from serve.rollout.records import EnsembleRecord, VersionRecord
+from serve.rollout.refit import Fit, StaleFit, settle
 from serve.rollout.requests import SwapRequest
 from serve.rollout.slots import Slots
 from serve.rollout.sources import NotAllowed, Sources
@@ -97,22 +99,28 @@ class Admission:
     def _new(self, record: EnsembleRecord, request: SwapRequest, actor: str) -> VersionRecord:
         """What arrives is put into the store once all of it has passed, so that what is refused
         leaves nothing behind. Raises Refused, StoreError and BundleError."""
-        allow, active = request.allow_stale_fusion, record.active_version
-        fitted_on: Mapping[str, list[str]] | None = None
+        allow = request.allow_stale_fusion
         with Arrivals(self._store) as arrivals:
             if request.manifest is not None:
-                ensemble = self._from_manifest(record, request.manifest)
-                parameters = self._parameters_of(ensemble)
+                # Its fusion is what somebody wants, so it is checked and never changed.
+                fit = Fit(self._from_manifest(record, request.manifest), None)
+                parameters = self._parameters_of(fit.ensemble)
+                self._check_adapters(fit.ensemble)
             else:
+                active = record.active_version
                 ensemble = self._with_members(record, request.members or {}, arrivals)
                 parameters = self._stored_parameters(active)
-                fitted_on = active.fitted_on or own_digests(active.ensemble)
-            self._check_adapters(ensemble, arrived=arrivals.digests)
-            stale = check_fit(ensemble, fitted_on, allow=allow)
-            stale |= self._check_fusion(ensemble, parameters, allow=allow)
+                self._check_adapters(ensemble, arrived=arrivals.digests)
+                fit = self._settle(ensemble, parameters, fit_digests(active), allow=allow)
+            if fit.refitted:
+                parameters = None
+                if fit.stack is not None:
+                    parameters = arrivals.scratch() / "stacker"
+                    fit.stack.write(parameters)
+            stale = self._check_fusion(fit.ensemble, parameters, allow=allow) or fit.stale_numbers
             arrivals.keep()
-        kept = self._store.keep_parameters(parameters) if parameters else None
-        return VersionRecord(ensemble, actor, now(), kept, stale, fitted_on)
+            kept = self._store.keep_parameters(parameters) if parameters else None
+        return VersionRecord(fit.ensemble, actor, now(), kept, stale, fit.fitted_on)
 
     def check_known(self, record: VersionRecord) -> None:
         """Check a version that is in the database, and bring back from the bundles what the store
@@ -291,6 +299,26 @@ class Admission:
                 return file
         raise Refused(400, str(reason), param="manifest.fusion.parameters")
 
+    def _settle(
+        self,
+        ensemble: Ensemble,
+        file: Path | None,
+        fitted_on: Mapping[str, list[str]] | None,
+        *,
+        allow: bool,
+    ) -> Fit:
+        """The fusion that a version with other members goes live with. Raises Refused and BundleError."""
+        model = ensemble.fusion.model
+        try:
+            stack = None
+            if model is not None and file is not None and ensemble.task != "generation":
+                stack = read_stack(file, model)
+            return settle(Fit(ensemble, stack, fitted_on), self._bundles, allow=allow)
+        except FusionError as error:
+            raise Refused(400, str(error)) from error
+        except StaleFit as error:
+            raise Refused(400, str(error), "stale_fusion", "allow_stale_fusion") from error
+
     def _check_fusion(self, ensemble: Ensemble, file: Path | None, *, allow: bool) -> bool:
         """Whether fitted parameters are in use that belong to other adapters. Raises Refused."""
         if ensemble.task == "generation":
@@ -331,25 +359,6 @@ class Admission:
                 "adapter_refused",
                 f"members.{member}",
             ) from error
-
-
-def check_fit(
-    ensemble: Ensemble, fitted_on: Mapping[str, list[str]] | None, *, allow: bool
-) -> bool:
-    """Whether weights or a temperature are in use that were fitted on other adapters. Raises Refused."""
-    parts = [part for part in fitted_parts(ensemble) if part != "stacker"]
-    changed = changed_members(ensemble, fitted_on)
-    if not parts or not changed:
-        return False
-    if not allow:
-        raise Refused(
-            400,
-            f"The {' and '.join(parts)} of {ensemble.name} were fitted on other adapters than the new ones of "
-            f"{', '.join(changed)}: give a manifest with new ones, or keep them with allow_stale_fusion.",
-            "stale_fusion",
-            "allow_stale_fusion",
-        )
-    return True
 
 
 def check_gates(task: Task, strategy: Strategy) -> None:

@@ -1,44 +1,46 @@
-"""Golden inputs: texts whose label is known, which every replica answers before a version goes live."""
+"""Golden inputs: texts whose answer is known, which every replica answers before a version goes live."""
 
+import asyncio
+import json
 import logging
+from collections.abc import Sequence
+from contextlib import aclosing
 
-from serve.engine.interface import Engine, PredictCall, Refusal, Text, Version
-from serve.fusion.fused import Fused
+from serve.engine.interface import Engine, GenerateCall, PredictCall, Refusal, Text, Version
+from serve.fusion.fused import Answers, Fused, FusedSets
+from serve.golden import GOLDEN_TOKENS
+from serve.labels import fill
 from serve.manifest import Golden
 
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 64
 """How many are asked in one call."""
+WRITTEN_AT_ONCE = 16
+"""How many texts are asked for at the same time."""
 SHOWN = 80
-"""How many characters of an input a message repeats."""
+"""How many characters of an input or an answer a message repeats."""
 
 
 async def wrong_golden(engine: Engine, version: Version) -> str | None:
     """What a loaded version answers otherwise than its golden inputs say, if it does."""
     golden = version.ensemble.golden
+    writes = version.ensemble.task == "generation"
+    ask, size = (_written, WRITTEN_AT_ONCE) if writes else (_predicted, AT_ONCE)
     wrong: list[str] = []
-    for first in range(0, len(golden), AT_ONCE):
-        part = golden[first : first + AT_ONCE]
-        call = PredictCall(
-            version=version.key,
-            inputs=tuple(map(_text, part)),
-            request_id=f"golden-{version.key}-{first}",
-        )
+    for first in range(0, len(golden), size):
+        part = golden[first : first + size]
         try:
-            answer = await engine.predict(call)
+            said = await ask(engine, version, part, first)
         except Exception as error:  # whatever an engine raises, the version has not proved itself
             logger.exception("%s could not answer its golden inputs.", version.key)
             return f"the engine failed on its golden inputs ({type(error).__name__})"
-        if isinstance(answer, Refusal):
-            return f"its golden inputs cannot be answered: {answer.message}"
-        assert isinstance(answer.answers, Fused), "golden inputs are admitted for classification"
-        labels = [answer.labels[winner] for winner in answer.answers.winners.tolist()]
+        if isinstance(said, Refusal):
+            return f"its golden inputs cannot be answered: {said.message}"
         wrong += [
-            f"golden input {first + number} ({_text(each).text[:SHOWN]!r}) is answered {label!r} instead of "
-            f"{each.label!r}"
-            for number, (each, label) in enumerate(zip(part, labels, strict=True))
-            if label != each.label
+            f"golden input {first + number} ({_text(each).text[:SHOWN]!r}) is answered {answer}"
+            for number, (each, answer) in enumerate(zip(part, said, strict=True))
+            if answer is not None
         ]
     if not wrong:
         return None
@@ -46,7 +48,87 @@ async def wrong_golden(engine: Engine, version: Version) -> str | None:
     return f"{wrong[0]}{more}"
 
 
+async def _predicted(
+    engine: Engine, version: Version, golden: Sequence[Golden], first: int
+) -> list[str | None] | Refusal:
+    """What is wrong about each answer, as `'this' instead of 'that'`; None for a right one."""
+    call = PredictCall(
+        version=version.key,
+        inputs=tuple(map(_text, golden)),
+        request_id=f"golden-{version.key}-{first}",
+    )
+    answer = await engine.predict(call)
+    if isinstance(answer, Refusal):
+        return answer
+    return [
+        _difference(each, answer.answers, answer.labels, row) for row, each in enumerate(golden)
+    ]
+
+
+def _difference(golden: Golden, answers: Answers, labels: Sequence[str], row: int) -> str | None:
+    if isinstance(answers, Fused):
+        label = labels[int(answers.winners[row])]
+        return None if label == golden.label else f"{label!r} instead of {golden.label!r}"
+    if isinstance(answers, FusedSets):
+        chosen = {label for label, is_in in zip(labels, answers.chosen[row], strict=True) if is_in}
+        expected = set(golden.labels or [])
+        return None if chosen == expected else f"{_listed(chosen)} instead of {_listed(expected)}"
+    value = float(answers.values[row])
+    assert golden.value is not None, "the manifest was checked"
+    assert golden.tolerance is not None, "the manifest was checked"
+    if abs(value - golden.value) <= golden.tolerance:
+        return None
+    return f"{value:g} instead of {golden.value:g}, give or take {golden.tolerance:g}"
+
+
+async def _written(
+    engine: Engine, version: Version, golden: Sequence[Golden], first: int
+) -> list[str | None] | Refusal:
+    """The same of texts, which are written greedily."""
+    found = await asyncio.gather(
+        *(_greedy(engine, version, each, first + row) for row, each in enumerate(golden))
+    )
+    said: list[str | None] = []
+    for each, text in zip(golden, found, strict=True):
+        if isinstance(text, Refusal):
+            return text
+        written, expected = _whole(text), _whole(each.text or "")
+        same = written == expected
+        said.append(None if same else f"{written[:SHOWN]!r} instead of {expected[:SHOWN]!r}")
+    return said
+
+
+async def _greedy(engine: Engine, version: Version, golden: Golden, number: int) -> str | Refusal:
+    given = _text(golden)
+    body = {
+        "prompt": fill(version.ensemble.template, given.text, given.text_pair),
+        "max_tokens": golden.max_tokens or GOLDEN_TOKENS,
+        "temperature": 0,
+    }
+    request_id = f"golden-{version.key}-{number}"
+    parts: list[bytes] = []
+    async with aclosing(
+        engine.generate(GenerateCall(version.key, "completions", body, request_id))
+    ) as answer:
+        async for part in answer:
+            if isinstance(part, Refusal):
+                return part
+            parts.append(part)
+    text: str = json.loads(b"".join(parts))["choices"][0]["text"]
+    return text
+
+
+def _whole(text: str) -> str:
+    """Without surrounding space, and without the half of a character that a limit of tokens may leave at the end: some
+    decoders write a replacement for it, vLLM writes nothing."""
+    return text.strip().rstrip("\ufffd").rstrip()
+
+
 def _text(golden: Golden) -> Text:
     if isinstance(golden.input, str):
         return Text(golden.input)
     return Text(golden.input["text"], golden.input.get("text_pair"))
+
+
+def _listed(labels: set[str]) -> str:
+    return ", ".join(map(repr, sorted(labels))) or "no label"

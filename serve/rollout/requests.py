@@ -36,7 +36,9 @@ class SwapRequest(BaseModel):
     )
     strategy: Strategy = Strategy()
     allow_stale_fusion: StrictBool = Field(
-        False, description="Keep fitted fusion parameters although they belong to other adapters."
+        False,
+        description="Keep fitted fusion parameters although they belong to other adapters, where no validation scores "
+        "are stored that they could be fitted to again.",
     )
 
     @model_validator(mode="after")

@@ -222,6 +222,19 @@ class TestOperations:
         assert "intents: a newer version lies in the bundle\n" in ran.out
         assert "intents: the fusion was fitted on other adapters" in ran.out
 
+    def test_status_says_what_was_fitted_again(
+        self, choir: Choir, local_server: LocalServer
+    ) -> None:
+        fit = {"state": "refitted", "parts": ["temperature"], "stale_members": []}
+        local_server.answers["GET /ready"] = (200, {})
+        local_server.answers["GET /v1/ensembles"] = (
+            200,
+            {"data": [{**ENSEMBLE, "fusion_fit": fit}]},
+        )
+        assert (
+            "intents: the fusion was fitted again for the active adapters\n" in choir("status").out
+        )
+
     def test_swap_sends_the_contract(self, choir: Choir, local_server: LocalServer) -> None:
         local_server.answers["POST /v1/ensembles/intents/swap"] = (200, ROLLOUT)
         ran = choir("swap", "intents", "a=file:///data/a", "--expected-version", "3")

@@ -187,6 +187,50 @@ def test_values_of_pairs_equal_peft_before_and_after_a_swap_and_a_rollback(
     np.testing.assert_allclose(weighted, [0.75, 0.25] @ members, atol=1e-9)
 
 
+def test_golden_sets_and_values_are_those_of_peft(
+    encoder: Service, folders: dict[str, Path]
+) -> None:
+    manifests = {
+        each.name: each.model_dump(mode="json", exclude_none=True)
+        for each in Bundle.open(folders["root"] / "bundle").ensembles()
+    }
+    expected = values(folders, {"a": "s-a", "b": "s-b"}).mean(axis=0)
+    similar = [
+        {"input": {"text": one, "text_pair": two}, "value": float(value), "tolerance": 0.01}
+        for (one, two), value in zip(PAIRS, expected, strict=True)
+    ]
+    topics = []
+    for text in TEXTS:
+        said = [
+            expit(
+                tiny.EncoderReference(folders["base"], folders[f"t-{name}"])
+                .scores(text, normalize=normalize)
+                .numpy()
+            )
+            for name, normalize in NORMALIZE.items()
+        ]
+        pairs = zip(TOPICS, np.mean(said, axis=0), strict=True)
+        topics.append(
+            {"input": text, "labels": [t for t, p in pairs if p >= THRESHOLDS.get(t, 0.5)]}
+        )
+
+    def swap(name: str, golden: list[dict[str, Any]]) -> Any:
+        body = {"manifest": manifests[name] | {"golden": golden}}
+        return encoder.post(f"/v1/ensembles/{name}/swap?wait=true", body)
+
+    for name, golden in (("similarity", similar), ("topics", topics)):
+        swapped = swap(name, golden)
+        assert swapped.status_code == 200, swapped.text
+    similar[2]["value"] += 0.5
+    topics[1]["labels"] = [topic for topic in TOPICS if topic not in topics[1]["labels"]]
+    for name, golden, number in (("similarity", similar, 2), ("topics", topics, 1)):
+        refused = swap(name, golden)
+        assert refused.status_code == 400, refused.text
+        assert f"golden input {number} (" in refused.json()["error"]["message"]
+        back = encoder.post(f"/v1/ensembles/{name}/rollback?wait=true", {})
+        assert back.status_code == 200, back.text
+
+
 def test_a_head_of_another_task_is_refused_by_a_swap(
     encoder: Service, folders: dict[str, Path]
 ) -> None:

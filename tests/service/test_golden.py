@@ -36,3 +36,34 @@ def test_peft_answers_as_golden_inputs(service: Service, models: Models) -> None
     assert refused.status_code == 400, refused.text
     assert f"golden input 2 ({TEXTS[2]!r})" in refused.json()["error"]["message"]
     assert service.get("/v1/ensembles/intents").json()["active_version"] == before
+
+
+def test_texts_that_peft_writes_are_golden(service: Service, models: Models) -> None:
+    """By one member alone; the votes of several would need no more of the check."""
+    from serve.bundle import Bundle
+    from tests.serve import tiny
+
+    replies = Bundle.open(models.bundle).ensemble("replies", 1)
+    own = replies.model_dump(mode="json", exclude_none=True)
+    own["members"] = own["members"][:1]
+    peft = tiny.Reference(models.base, models.adapters["a"])
+    golden = [
+        {
+            "input": text,
+            "text": peft.tokenizer.decode(peft.greedy(text, 6), skip_special_tokens=True).strip(),
+            "max_tokens": 6,
+        }
+        for text in TEXTS
+    ]
+    swap = "/v1/ensembles/replies/swap?wait=true"
+    swapped = service.post(swap, {"manifest": own | {"golden": golden}})
+    assert swapped.status_code == 200, swapped.text
+    before = service.get("/v1/ensembles/replies").json()["active_version"]
+    golden[1]["text"] += "?"
+    refused = service.post(swap, {"manifest": own | {"golden": golden}})
+    assert refused.status_code == 400, refused.text
+    assert f"golden input 1 ({TEXTS[1]!r})" in refused.json()["error"]["message"]
+    assert service.get("/v1/ensembles/replies").json()["active_version"] == before
+    # Other tests of this folder ask the ensemble of three.
+    back = service.post("/v1/ensembles/replies/rollback?wait=true", {})
+    assert back.status_code == 200, back.text

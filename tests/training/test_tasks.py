@@ -16,6 +16,7 @@ from sklearn.metrics import f1_score
 from transformers import AutoModel, AutoTokenizer
 
 from serve.bundle import Bundle, Ensemble
+from serve.fusion.fitting import refit_fusion
 from serve.fusion.fuse import Fusion
 from tests.training.conftest import TOPICS
 from training.evaluation import evaluate_bundle
@@ -25,6 +26,7 @@ from training.recipe import RecipeError
 
 WORDS = {"card": "card", "transfer": "transfer", "money": "money"}
 """A row has the label of each of these words that its text holds."""
+WORDS_SORTED = sorted(WORDS.items())
 DEFAULTS = {"epochs": 6, "batch_size": 16, "rank": 4, "learning_rate": 0.02}
 
 
@@ -63,6 +65,7 @@ def tags_bundle(
         "defaults": DEFAULTS,
         "members": [{"name": "a", "seed": 1}, {"name": "b", "seed": 2, "normalize": False}],
         "fusion": {"criterion": "micro_f1", "stack": "gradient_boosting"},
+        "golden": 4,
     }
     recipe = write_recipe(
         folder,
@@ -89,6 +92,7 @@ def pairs_bundle(
             {"name": "b", "seed": 2, "head": "random", "loss": "huber"},
         ],
         "fusion": {"method": "stack"},
+        "golden": 4,
     }
     data = {
         "train": "pairs.csv",
@@ -116,6 +120,46 @@ def test_bundles_are_sound_and_say_what_was_fitted(
     overlap = pairs_bundle.ensemble("overlap")
     assert (overlap.fusion.method, overlap.fusion.model) == ("stack", "linear_regression")
     assert overlap.labels is None
+
+
+def test_stored_scores_give_the_same_fusion_again(
+    tags_bundle: Bundle, pairs_bundle: Bundle
+) -> None:
+    for bundle, name in ((tags_bundle, "tags"), (pairs_bundle, "overlap")):
+        ensemble = bundle.ensemble(name)
+        stored = bundle.validation_scores(name)
+        rows = stored.rows()
+        assert rows is not None
+        said = np.stack([stored.outputs(each, rows.header.rows) for each in ensemble.members])
+        again = refit_fusion(ensemble, rows.header.options, said, rows.truth, rows.folds)
+        assert again.ensemble == ensemble
+        assert again.stack.content() == bundle.fusion_path(ensemble).read_text()
+
+
+def test_golden_inputs_are_answered_by_the_fusion_as_they_say(
+    tags_bundle: Bundle, pairs_bundle: Bundle
+) -> None:
+    tags = tags_bundle.ensemble("tags")
+    assert len(tags.golden) == 4
+    texts = [str(golden.input) for golden in tags.golden]
+    fused = Fusion.from_manifest(tags, tags_bundle.fusion_path(tags))
+    chosen = fused(OfflineMembers(tags_bundle, tags).outputs(texts)).chosen
+    for golden, text, row in zip(tags.golden, texts, chosen, strict=True):
+        assert golden.labels == [label for label, word in WORDS_SORTED if word in text]
+        assert golden.labels == [tags.labels[place] for place in np.flatnonzero(row)]
+
+    overlap = pairs_bundle.ensemble("overlap")
+    assert len(overlap.golden) == 4
+    known = {tuple(line.split(",")[:2]): float(line.split(",")[2]) for line in paired(120)[1:]}
+    pairs = [(golden.input["text"], golden.input["text_pair"]) for golden in overlap.golden]
+    fused = Fusion.from_manifest(overlap, pairs_bundle.fusion_path(overlap))
+    firsts, seconds = zip(*pairs, strict=True)
+    values = fused(OfflineMembers(pairs_bundle, overlap).outputs(firsts, seconds)).values
+    rmse = overlap.scores["validation"]["rmse"]
+    for golden, pair, value in zip(overlap.golden, pairs, values, strict=True):
+        assert golden.value == known[pair]
+        assert abs(value - golden.value) < golden.tolerance
+        assert golden.tolerance == pytest.approx(2 * rmse, rel=0.5)
 
 
 def test_members_learn_what_words_say(tags_bundle: Bundle) -> None:
@@ -246,7 +290,6 @@ def test_a_bundle_without_its_recipe_is_judged_by_named_columns(
             "multilabel is stacked by logistic_regression or gradient_boosting",
         ),
         ({"task": "regression", "target": "x", "labels": ["a"]}, {}, "`labels` is for"),
-        ({"task": "multilabel", "label": "x", "golden": 2}, {}, "golden examples are for"),
         ({"task": "regression", "target": "text"}, {}, "train rows: row 1 holds 'the transfer"),
         ({"task": "multilabel", "label": "label", "labels": ["card"]}, {}, "the label 'top_up' of"),
     ],

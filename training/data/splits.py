@@ -103,6 +103,23 @@ def out_of_fold_plan(
     return plan
 
 
+def fit_folds(
+    folds: int, rows: int, seed: int, groups: Sequence[str] | None = None
+) -> NDArray[np.int64]:
+    """The fold of each validation row [N] that a fusion is fitted and judged by: rows of a group share one, if there
+    are several groups; else scikit-learn's KFold."""
+    from sklearn.model_selection import KFold
+
+    number = min(folds, len(set(groups))) if groups is not None else 1
+    if number >= 2:
+        return out_of_fold_plan([""] * rows, number, seed, groups)
+    plan = np.empty(rows, dtype=np.int64)
+    parts = KFold(min(folds, rows), shuffle=True, random_state=seed).split(plan)
+    for fold, (_, held_out) in enumerate(parts):
+        plan[held_out] = fold
+    return plan
+
+
 def repeated(weights: Sequence[float], seed: int) -> list[int]:
     """Indices of rows that are used `weights` [N] times, in order: of the rows of weight 1.5, all once and half of
     them, drawn at random, once more."""

@@ -36,7 +36,7 @@ class EnsembleRecipe(Strict):
     fusion: FusionRecipe = FusionRecipe()
     baselines: list[Literal["tfidf_svc"]] = Field(default_factory=list)
     golden: int = Field(0, ge=0)
-    """How many validation rows that the fusion answers rightly go into the manifest as golden examples."""
+    """At most how many validation rows that the fusion answers rightly go into the manifest as golden examples."""
     on_member_error: Literal["fail", "degrade"] = "fail"
 
     @property
@@ -64,8 +64,6 @@ class EnsembleRecipe(Strict):
             )
         if self.baselines and self.task != "classification":
             raise ValueError("baselines are for classification")
-        if self.golden and self.task != "classification":
-            raise ValueError("golden examples are for classification")
         if self.labels is not None and self.task not in LABELLED:
             raise ValueError(f"`labels` is for {' and '.join(LABELLED)}, not for {self.task}")
         self.fusion.check(self.task)

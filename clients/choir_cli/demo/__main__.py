@@ -38,6 +38,8 @@ class Swap:
     after: str
     first_after: str
     """Version that answered the first request after the swap returned."""
+    fit: str
+    """Whether the fusion was fitted again for the new adapter, by what the bundle stores of it."""
     seconds: float
     requests: int
     failures: Sequence[str]
@@ -137,17 +139,17 @@ def _swap(choir: Choir, texts: Sequence[str]) -> Swap:
             "intents",
             members={MEMBER: CANDIDATE.resolve().as_uri()},
             expected_version=int(before.partition("@")[2]),
-            # The fusion was fitted on the old adapter; that is good enough to see a swap.
-            allow_stale_fusion=True,
         )
         first_after = choir.predict("intents", texts[0]).model
         seconds = time.monotonic() - started
         load.wait_for(REQUESTS_AFTER)
+        fit = choir.ensemble("intents").fusion_fit
     after = f"intents@{rollout.to_version}"
     return Swap(
         before=before,
         after=after,
         first_after=first_after,
+        fit=str(fit.get("state")),
         seconds=seconds,
         requests=load.requests,
         failures=load.failures,
@@ -169,7 +171,7 @@ def _show(found: Sequence[Score], served: str, swap: Swap) -> None:
     out.print(view)
     out.print(
         f"swap {swap.before} -> {swap.after}: {swap.seconds:.1f} s, "
-        f"{swap.requests} requests during it, failures: {len(swap.failures)}"
+        f"{swap.requests} requests during it, failures: {len(swap.failures)}, fusion: {swap.fit}"
     )
     for problem in sorted(set(swap.failures))[:3]:
         out.print(f"  failed: {problem}")

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from serve.bundle import BundleError, Ensemble, folder_digest
 from serve.engine.interface import Refusal
+from serve.fusion.note import noted
 from serve.fusion.stack import LinearStack
 from serve.rollout.admission import Refused, check_gates
 from serve.rollout.controller import StartError
@@ -436,7 +437,7 @@ async def test_a_broken_engine_message_reaches_the_user_once(world: World) -> No
 
 
 def weighted_bundle(world: World, **fusion: Any) -> dict[str, Any]:
-    """Version 2 has weights and a temperature that were fitted on its adapters; its manifest."""
+    """Version 2 has weights and perhaps a temperature that were fitted on its adapters; its manifest."""
     bundle = make_bundle(world.folder / "bundle")
     first = bundle.ensemble("intents").model_dump(mode="json", exclude_none=True)
     first["members"] = [
@@ -444,7 +445,7 @@ def weighted_bundle(world: World, **fusion: Any) -> dict[str, Any]:
         for member, weight in zip(first["members"], (0.7, 0.3), strict=True)
     ]
     fitted = first | {"version": 2, "fusion": {"method": "weighted_average"} | fusion}
-    bundle.write_ensemble(Ensemble.model_validate(fitted))
+    bundle.write_ensemble(noted(Ensemble.model_validate(fitted), "fitted", 100))
     world.bundles = [bundle]
     return fitted
 
@@ -497,7 +498,7 @@ async def test_a_manifest_carries_its_own_weights(world: World) -> None:
     fitted["members"][0] = held.model_dump(mode="json") | {"weight": 0.6}
     committed(await world.ask({"manifest": fitted}))
     state = await fit_of(world)
-    assert state == {"state": "fitted", "parts": ["weights"], "stale_members": []}
+    assert state == {"state": "manual", "parts": ["weights"], "stale_members": []}
 
 
 @pytest.mark.parametrize("weights", [(0.5, 0.5), (3, 3)])

@@ -1,17 +1,38 @@
 """Golden inputs travel with an ensemble, and every replica answers them before it goes live."""
 
 import asyncio
+import json
+from collections.abc import AsyncGenerator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from serve.bundle import Bundle
-from serve.engine.interface import PrepareError, Refusal
+from serve.engine.interface import (
+    GenerateCall,
+    PredictCall,
+    Prediction,
+    PrepareError,
+    Refusal,
+)
+from serve.fusion.fused import Answers, FusedSets, FusedValues
+from serve.rollout.requests import RolloutView
 from tests.serve.rollout.conftest import World, committed, refused
-from tests.serve.rollout.fakes import FakeEngine, make_bundle, until
+from tests.serve.rollout.fakes import LABELS, FakeEngine, make_bundle, until
 
 GOLDEN = [{"input": "is it raining?", "label": "yes"}, {"input": {"text": "is it?"}, "label": "no"}]
 RIGHT = {"is it raining?": "yes", "is it?": "no"}
+
+
+MULTILABEL = {"task": "multilabel"}
+REGRESSION = {"task": "regression", "labels": None}
+GENERATION = {
+    "task": "generation",
+    "labels": None,
+    "template": "Q: {text}\nA:",
+    "fusion": {"method": "vote"},
+}
 
 
 def manifest(bundle: Bundle, **fields: Any) -> dict[str, Any]:
@@ -104,10 +125,13 @@ async def test_an_engine_that_fails_on_them_has_proved_nothing(
         ({"golden": [{"input": {"text": "x", "image": "y"}, "label": "yes"}]}, "golden.0"),
         ({"golden": [{"input": 3, "label": "yes"}]}, "golden"),
         ({"golden": [{"input": "x"}]}, "golden"),
-        (
-            {"task": "generation", "labels": None, "fusion": {"method": "vote"}},
-            "checked for classification only",
-        ),
+        ({"golden": [{"input": "x", "label": "yes", "tolerance": 1}]}, "not for classification"),
+        ({"golden": [{"input": "x", "labels": ["yes"]}]}, "golden.0 needs 'label'"),
+        ({**MULTILABEL, "golden": [{"input": "x", "labels": ["maybe"]}]}, "maybe"),
+        ({**REGRESSION, "golden": [{"input": "x", "value": 1.5}]}, "golden.0 needs 'tolerance'"),
+        ({**REGRESSION, "golden": [{"input": "x", "value": 1.5, "tolerance": 0}]}, "tolerance"),
+        ({**GENERATION, "golden": [{"input": "x", "label": "yes"}]}, "golden.0 needs 'text'"),
+        ({**GENERATION, "golden": [{"input": "x", "text": "y", "max_tokens": 0}]}, "max_tokens"),
     ],
 )
 async def test_golden_inputs_that_cannot_be_checked_are_refused(
@@ -131,3 +155,103 @@ async def test_a_first_start_is_refused_by_wrong_answers(world: World) -> None:
     with pytest.raises(PrepareError, match="golden input 1"):
         async with asyncio.timeout(60):
             await world.add_engine(engine)
+
+
+class Answering(FakeEngine):
+    """Answers every text with the same set of labels, value or text."""
+
+    chosen: tuple[str, ...] = ()
+    value = 0.0
+    text: str | Refusal = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[GenerateCall] = []
+
+    async def predict(self, call: PredictCall) -> Prediction | Refusal:
+        rows, zeros = len(call.inputs), np.zeros(len(call.inputs))
+        answers: Answers = FusedValues(np.full(rows, self.value), zeros)
+        if self.held[call.version].ensemble.task == "multilabel":
+            chosen = np.array([[label in self.chosen for label in LABELS]] * rows)
+            answers = FusedSets(chosen.astype(np.float64), zeros, zeros, chosen)
+        return Prediction(call.version, tuple(LABELS), answers, (), None, 1, 2)
+
+    async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
+        self.asked.append(call)
+        if isinstance(self.text, Refusal):
+            yield self.text
+            return
+        body = json.dumps({"choices": [{"text": self.text}]}).encode()
+        yield body[:10]
+        yield body[10:]
+
+
+async def answering(world: World) -> Answering:
+    await world.start(engines=0)
+    engine = Answering()
+    await world.add_engine(engine)
+    return engine
+
+
+async def ask(world: World, task: dict[str, Any], golden: dict[str, Any]) -> RolloutView | Refusal:
+    body = manifest(world.bundles[0], **task, golden=[{"input": "is it?", **golden}])
+    return await world.ask({"manifest": {k: v for k, v in body.items() if v is not None}})
+
+
+async def test_a_set_of_labels_has_to_be_the_same(world: World) -> None:
+    engine = await answering(world)
+    engine.chosen = ("yes", "no")
+    committed(await ask(world, MULTILABEL, {"labels": ["no", "yes"]}))
+    message = refused(await ask(world, MULTILABEL, {"labels": ["yes"]}), 400)
+    assert "golden input 0 ('is it?') is answered 'no', 'yes' instead of 'yes'" in message
+    engine.chosen = ()
+    committed(await ask(world, MULTILABEL, {"labels": []}))
+    message = refused(await ask(world, MULTILABEL, {"labels": ["no"]}), 400)
+    assert "answered no label instead of 'no'" in message
+
+
+async def test_a_value_has_to_be_within_the_tolerance(world: World) -> None:
+    engine = await answering(world)
+    engine.value = 2.75
+    for value in (2.5, 2.75, 3.0):
+        committed(await ask(world, REGRESSION, {"value": value, "tolerance": 0.25}))
+    message = refused(await ask(world, REGRESSION, {"value": 3.25, "tolerance": 0.25}), 400)
+    assert "answered 2.75 instead of 3.25, give or take 0.25" in message
+    engine.value = float("nan")
+    refused(await ask(world, REGRESSION, {"value": 2.5, "tolerance": 0.25}), 400)
+
+
+async def test_a_text_has_to_be_written_word_for_word(world: World) -> None:
+    engine = await answering(world)
+    engine.text = " Yes, it is.\n"
+    committed(await ask(world, GENERATION, {"text": "Yes, it is.", "max_tokens": 5}))
+    call = engine.asked[0]
+    assert (call.version, call.route, call.member) == ("intents@2", "completions", None)
+    assert call.body == {"prompt": "Q: is it?\nA:", "max_tokens": 5, "temperature": 0}
+    message = refused(await ask(world, GENERATION, {"text": "Yes, it was."}), 400)
+    assert (
+        "golden input 0 ('is it?') is answered 'Yes, it is.' instead of 'Yes, it was.'" in message
+    )
+    assert await world.active() == 2
+
+
+async def test_half_a_character_at_the_end_does_not_count(world: World) -> None:
+    engine = await answering(world)
+    engine.text = "One of the"
+    committed(await ask(world, GENERATION, {"text": "One of the \ufffd", "max_tokens": 4}))
+    refused(await ask(world, GENERATION, {"text": "One \ufffd of the", "max_tokens": 4}), 400)
+
+
+async def test_a_text_that_cannot_be_written_aborts(world: World) -> None:
+    engine = await answering(world)
+    engine.text = Refusal(400, "the prompt is longer than the context")
+    message = refused(await ask(world, GENERATION, {"text": "yes"}), 400)
+    assert "cannot be answered: the prompt is longer" in message
+
+
+async def test_texts_stay_with_the_ensemble_when_an_adapter_is_swapped(world: World) -> None:
+    engine = await answering(world)
+    engine.text = "Yes."
+    committed(await ask(world, GENERATION, {"text": "Yes."}))
+    engine.text = "No."
+    assert "answered 'No.' instead of 'Yes.'" in refused(await world.swap(100), 400)
