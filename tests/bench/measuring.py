@@ -28,6 +28,17 @@ def p99_ms(seconds: Sequence[float]) -> float:
     return statistics.quantiles(seconds, n=100, method="inclusive")[98] * 1000
 
 
+def rotated(sides: Sequence[str], turn: int) -> list[str]:
+    """Each side comes first, second and last equally often."""
+    first = turn % len(sides)
+    return [*sides[first:], *sides[:first]]
+
+
+def ratio(seconds: Sequence[float], others: Sequence[float]) -> float:
+    """Median of the ratios of neighbours in time, which a slow minute of the machine leaves as they are."""
+    return statistics.median(one / other for one, other in zip(seconds, others, strict=True))
+
+
 def report(title: str, *lines: str) -> None:
     """Printed under `pytest -s`, which `make bench` uses."""
     print(f"\n{title}", *(f"  {line}" for line in lines), sep="\n")
