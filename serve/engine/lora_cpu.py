@@ -1,12 +1,13 @@
-"""LoRA on the CPU, repaired.
+"""LoRA on the CPU, repaired and made faster.
 
 vLLM 0.32 gathers each row's adapter weights by slot number and marks rows without an adapter with -1, which wraps to
 the last slot: once every slot is taken, plain base rows in a batch with LoRA rows get the last adapter's output. Here
-rows are grouped by adapter and those without one are left alone, which is also faster than a gather per row.
+rows are grouped by adapter and those without one are left alone. Linear layers, which are nearly all of the work, take
+the groups from the step's metadata: found once a step, not once a layer.
 """
 
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from vllm.lora.ops import torch_ops
@@ -17,13 +18,15 @@ Rows: TypeAlias = slice | torch.Tensor
 
 
 def rows_of_adapters(slots: torch.Tensor, rows: int) -> Iterator[tuple[int, Rows]]:
-    """Each adapter slot named in `slots[:rows]` with the rows that use it; slot -1 is no adapter."""
+    """Each adapter slot named in `slots[:rows]` with the rows that use it, as a slice if they are neighbours; slot -1
+    is no adapter."""
     slots = slots[:rows]
     for slot in torch.unique(slots).tolist():
         if slot < 0:
             continue
         chosen = (slots == slot).nonzero(as_tuple=True)[0]
-        yield slot, slice(0, rows) if len(chosen) == rows else chosen
+        first, last = int(chosen[0]), int(chosen[-1])
+        yield slot, slice(first, last + 1) if last - first + 1 == len(chosen) else chosen
 
 
 def squeezed(weights: torch.Tensor) -> torch.Tensor:
@@ -84,8 +87,55 @@ def bgmv_expand_slice(
         output_tensor[chosen, columns] += product
 
 
+_update_metadata = punica_cpu.PunicaWrapperCPU.update_metadata
+
+
+def update_metadata(self: Any, *args: Any, **kwargs: Any) -> None:
+    """Also note which rows of the coming step belong to which adapter."""
+    _update_metadata(self, *args, **kwargs)
+    slots = self.token_lora_indices
+    self.choir_rows = len(slots)
+    self.choir_groups = list(rows_of_adapters(slots, self.choir_rows))
+
+
+def add_lora_linear(
+    self: Any,
+    y: torch.Tensor,
+    x: torch.Tensor,
+    lora_a_stacked: tuple[torch.Tensor, ...],
+    lora_b_stacked: tuple[torch.Tensor, ...],
+    scale: float,
+    output_slices: tuple[int, ...],
+    **kwargs: Any,
+) -> None:
+    """y[row] += scale * B[slot of row] @ A[slot of row] @ x[row], in neighbouring columns of `output_slices`.
+
+    As in vLLM, the product with A is in float32."""
+    inputs, outputs = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1])
+    count = len(inputs)
+    groups = (
+        self.choir_groups
+        if count == self.choir_rows
+        else list(rows_of_adapters(self.token_lora_indices, count))
+    )
+    for slot, chosen in groups:
+        own = inputs[chosen].float()
+        start = 0
+        for a, b, size in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
+            low = (own @ squeezed(a)[slot].float().T).to(outputs.dtype)
+            up = squeezed(b)[slot].to(outputs.dtype).T
+            columns = outputs[:, start : start + size]
+            if isinstance(chosen, slice):
+                columns[chosen].addmm_(low, up, alpha=scale)
+            else:
+                columns[chosen] += scale * (low @ up)
+            start += size
+
+
 def repair() -> None:
-    """Put these three functions in the place of vLLM's, wherever vLLM has imported them by name."""
+    """Put these functions in the place of vLLM's, wherever vLLM has imported them by name."""
     for function in (bgmv_shrink, bgmv_expand, bgmv_expand_slice):
         for module in (lora_ops, punica_cpu, torch_ops):
             setattr(module, function.__name__, function)
+    punica_cpu.PunicaWrapperCPU.update_metadata = update_metadata
+    punica_cpu.PunicaWrapperCPU.add_lora_linear = add_lora_linear

@@ -31,7 +31,7 @@ pytestmark = [
 
 NEW_TOKENS = 48
 USERS = (1, 8, 32)
-ROUNDS = {1: 40, 8: 16, 32: 8}
+ROUNDS = {1: 60, 8: 16, 32: 8}
 """Calls of each user and side, after two to warm up."""
 MEMBERS = ("a", "b", "c")
 GROWTH = (1, 2, 3, 4, 6, 8)
