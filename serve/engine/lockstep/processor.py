@@ -39,12 +39,30 @@ class Block:
     method: TokenMethod
     rows: torch.Tensor
     """[G, N] batch indices, members by rank."""
+    span: slice | None
+    """The same indices where they are neighbours in this order, as they mostly are: nothing is copied then."""
     siblings: list[list[Row]]
     """[G][N]"""
     weights: torch.Tensor
     """[G, N]"""
     plausibility: torch.Tensor
     """[G]"""
+
+    def of(self, logits: torch.Tensor) -> torch.Tensor:
+        """The members' rows [G, N, V], as a view of `logits` where that can be."""
+        if self.span is None:
+            return logits[self.rows]
+        return logits[self.span].unflatten(0, self.rows.shape)
+
+    def give(self, tokens: torch.Tensor, logits: torch.Tensor) -> None:
+        """Leave each member nothing but its group's token ([G])."""
+        if self.span is None:
+            logits[self.rows] = float("-inf")
+            logits[self.rows, tokens.unsqueeze(1)] = 0.0
+        else:
+            members = self.of(logits)
+            members.fill_(float("-inf"))
+            members.scatter_(2, tokens.view(-1, 1, 1).expand(*self.rows.shape, 1), 0.0)
 
 
 @dataclass(frozen=True)
@@ -87,11 +105,13 @@ class LockstepProcessor(LogitsProcessor):
 
     def _block(self, method: TokenMethod, groups: list[list[tuple[int, Row]]]) -> Block:
         fusions = [siblings[0][1].seat.fusion for siblings in groups]
+        indices = [[index for index, _ in siblings] for siblings in groups]
+        flat = [index for group in indices for index in group]
+        neighbours = range(flat[0], flat[0] + len(flat))
         return Block(
             method=method,
-            rows=torch.tensor(
-                [[index for index, _ in siblings] for siblings in groups], device=self._device
-            ),
+            rows=torch.tensor(indices, device=self._device),
+            span=slice(neighbours.start, neighbours.stop) if flat == list(neighbours) else None,
             siblings=[[row for _, row in siblings] for siblings in groups],
             weights=torch.tensor(
                 [fusion.weights for fusion in fusions], dtype=torch.float32, device=self._device
@@ -105,7 +125,7 @@ class LockstepProcessor(LogitsProcessor):
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         for block in self._blocks:
-            members = logits[block.rows]
+            members = block.of(logits)
             for group, siblings in enumerate(block.siblings):
                 for rank, row in enumerate(siblings):
                     if not row.seat.penalties.neutral:
@@ -121,8 +141,7 @@ class LockstepProcessor(LogitsProcessor):
                 positions=[len(leader.output) for leader in leaders],
                 plausibility=block.plausibility,
             )
-            logits[block.rows] = float("-inf")
-            logits[block.rows, step.tokens.unsqueeze(1)] = 0.0
+            block.give(step.tokens, logits)
             self.fused.append(Fused(block, step))
         return logits
 
