@@ -77,8 +77,7 @@ class EngineAgent:
         try:
             yield None if key in self._held else await self._demanded(key)
         finally:
-            self._residents.leave(key)
-            if self._residents.next() is not None:
+            if self._residents.leave(key):
                 self._wake.set()
 
     async def _demanded(self, key: str) -> Refusal | None:

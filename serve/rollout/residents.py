@@ -47,12 +47,14 @@ class Residents:
         """A request has come, and may have to wait: it keeps the version from being put out as idle from now on."""
         self._users[key] += 1
 
-    def leave(self, key: str) -> None:
-        """That request has ended."""
-        self._users[key] -= 1
-        if not self._users[key]:
-            del self._users[key]
+    def leave(self, key: str) -> bool:
+        """That request has ended. Whether somebody could have the room of its version now."""
         self._used[key] = monotonic()
+        self._users[key] -= 1
+        if self._users[key]:
+            return False
+        del self._users[key]
+        return bool(self._demands)
 
     def demand(self, key: str) -> asyncio.Future[Refusal | None]:
         """Ask for a version to be loaded, after those that were asked for before."""
