@@ -92,12 +92,17 @@ class EngineDeployment:
         )
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
-        return await self._engine.predict(call)
+        async with self._agent.using(call.version) as refusal:
+            return refusal or await self._engine.predict(call)
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
-        async with contextlib.aclosing(self._engine.generate(call)) as parts:
-            async for part in parts:
-                yield part
+        async with self._agent.using(call.version) as refusal:
+            if refusal is not None:
+                yield refusal
+                return
+            async with contextlib.aclosing(self._engine.generate(call)) as parts:
+                async for part in parts:
+                    yield part
 
     async def check_health(self) -> None:
         await self._engine.check_health()
@@ -175,6 +180,7 @@ def build_from(settings: Settings) -> Application:
         base_kind=base.base_kind(),
         base_path=base.base_folder,
         max_members=settings.max_members,
+        host_adapters=settings.loadable(slots),
     )
     engine_settings = EngineSettings(
         model=base.base_source,
@@ -183,6 +189,7 @@ def build_from(settings: Settings) -> Application:
         dtype=_dtype(settings),
         adapter_slots=slots,
         max_lora_rank=settings.max_lora_rank,
+        host_adapters=settings.loadable(slots),
         arguments={
             name: value
             for name, value in settings.engine.items()

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -76,8 +76,20 @@ class Settings(BaseModel):
         None,
         ge=1,
         le=4096,
-        description="Distinct LoRAs that an engine holds at once (vLLM's max_loras); by default "
+        description="Distinct LoRAs that an engine runs at once (vLLM's max_loras); by default "
         "twice the distinct adapters of the start plus one, so that members can change their kind.",
+    )
+    host_adapters: int | None = Field(
+        None,
+        ge=1,
+        le=16384,
+        description="Distinct LoRAs that an engine keeps in host memory, from where they take slots by turns (vLLM's "
+        "max_cpu_loras); at least, and by default, as many as slots.",
+    )
+    pinned: tuple[str, ...] | None = Field(
+        None,
+        description="Ensembles that are always loaded; all by default. Others are loaded by the first request for "
+        "them, and make room for each other.",
     )
     address: str | None = Field(
         None, description="HOST:PORT of a running Ray cluster to join instead of starting Ray."
@@ -216,6 +228,10 @@ class Settings(BaseModel):
         given: int | None = self.engine.get("max_loras", self.adapter_slots)
         return 2 * distinct_adapters + 1 if given is None else given
 
+    def loadable(self, slots: int) -> int:
+        """Distinct LoRAs that an engine with these slots keeps loaded, in them or in host memory."""
+        return max(slots, self.host_adapters or 0)
+
     @field_validator("tokens")
     @classmethod
     def _check_tokens(cls, tokens: tuple[Token, ...]) -> tuple[Token, ...]:
@@ -294,7 +310,9 @@ def _from_environment(settings: type[Settings]) -> dict[str, tuple[Any, str]]:
         variable = ENV_PREFIX + name.upper()
         text = os.environ.get(variable)
         if text:
-            several = getattr(field.annotation, "__origin__", None)
+            kinds = [field.annotation, *get_args(field.annotation)]
+            origins = [getattr(kind, "__origin__", None) for kind in kinds]
+            several = next((each for each in origins if each in (tuple, dict)), None)
             found[name] = (_parse(text, several, variable), variable)
     return found
 
@@ -302,7 +320,7 @@ def _from_environment(settings: type[Settings]) -> dict[str, tuple[Any, str]]:
 def _parse(text: str, several: Any, variable: str) -> Any:
     """A variable's value: what holds several values is JSON, or, for a list, separated by
     commas."""
-    if several is None or (several is not dict and several is not tuple):
+    if several is None:
         return text
     if several is tuple and not text.lstrip().startswith("["):
         return [part.strip() for part in text.split(",") if part.strip()]

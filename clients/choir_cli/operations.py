@@ -57,8 +57,18 @@ def status(json: Json = False, url: Url = None, token: Token = None) -> None:
             out.print(
                 f"{each.name}: the fusion was fitted again for the active adapters", soft_wrap=True
             )
+        if not each.pinned:
+            out.print(f"{each.name}: loaded on demand, {_where(each)}", soft_wrap=True)
         for difference in each.differences:
             out.print(f"{each.name}: {difference}", soft_wrap=True, markup=False)
+
+
+def _where(ensemble: EnsembleStatus) -> str:
+    """The engines that have the active version now."""
+    for version in ensemble.versions:
+        if version.get("version") == ensemble.active_version and version.get("loaded_on"):
+            return f"now on {', '.join(version['loaded_on'])}"
+    return "on no engine now"
 
 
 def swap(

@@ -237,6 +237,8 @@ class EnsembleStatus(Answer):
     """Where the bundle on disk says something else than what is served, in sentences."""
     stale_fusion: bool = False
     """Whether the active fusion was fitted on other adapters."""
+    pinned: bool = True
+    """Whether it is always loaded; else requests load it, and `loaded_on` of its versions says where they are."""
     fusion_fit: dict[str, Any] = {}
     """`state` (none, manual, fitted, refitted or stale), and which `parts` of the active fusion that is about."""
 

@@ -32,14 +32,16 @@ class AdapterPool:
 
     vLLM's name for a LoRA is its digest and the path is the immutable folder of that digest, because vLLM keys its
     prefix cache by name and path: the same content finds its cache again, other content never does. The id is fresh for
-    each load. Since no more LoRAs are loaded than there are slots, vLLM never evicts one by itself.
+    each load. Since no more LoRAs are loaded than vLLM keeps in host memory, it never evicts one from there, only to
+    read it from disk again in the middle of a request; it copies them between there and its slots.
 
     Prefix and prompt adapters take no slot. They lie in the host memory of each worker, up to a limit that the workers
     keep (`soft/store.py`)."""
 
-    def __init__(self, llm: AsyncLLM, slots: int) -> None:
+    def __init__(self, llm: AsyncLLM, capacity: int) -> None:
+        """`capacity`: how many LoRAs vLLM keeps in host memory."""
         self._llm = llm
-        self._slots = slots
+        self._capacity = capacity
         self._loaded: dict[str, _Loaded] = {}
         self._ids = itertools.count(1)
         self._changing = asyncio.Lock()
@@ -66,7 +68,7 @@ class AdapterPool:
     async def acquire(self, name: str, digest: str, folder: str) -> None:
         """Load the adapter unless it is, and count one more user.
 
-        Raises PrepareError when it is refused or all slots are taken."""
+        Raises PrepareError when it is refused or there is no room."""
         async with self._changing:
             loaded = self._loaded.get(digest)
             if loaded is None:
@@ -101,10 +103,10 @@ class AdapterPool:
         return _Loaded(LoadedAdapter(name=name, digest=digest, kind=kind), equipment, embeds)
 
     async def _load_lora(self, name: str, digest: str, folder: str) -> LoRARequest:
-        if sum(each.adapter.kind == "lora" for each in self._loaded.values()) >= self._slots:
+        if sum(each.adapter.kind == "lora" for each in self._loaded.values()) >= self._capacity:
             raise PrepareError(
-                f"All {self._slots} adapter slots of the engine are taken; release a version or start with a larger "
-                "max_loras (--engine '{\"max_loras\": N}')."
+                f"All {self._capacity} adapter slots of the engine are taken; release a version or start with a larger "
+                "max_loras (--engine '{\"max_loras\": N}') or host_adapters."
             )
         request = LoRARequest(lora_name=digest, lora_int_id=next(self._ids), lora_path=folder)
         try:

@@ -26,7 +26,7 @@ OWNED: Mapping[str, str] = {
     "convert": "it follows from the kind of the base",
     "pooler_config": "heads are applied to the mean over the tokens",
     "enable_lora": "adapters are what Choir serves",
-    "max_cpu_loras": "an adapter that vLLM evicts would be reloaded in the middle of a request",
+    "max_cpu_loras": "it is the setting host_adapters",
     "scheduler_cls": "Choir brings its own",
     "scheduling_policy": "members of an ensemble run together, in order of arrival",
     "logits_processors": "Choir brings its own, and others would change what it fuses",
@@ -76,6 +76,7 @@ def engine_args(
     kind: Literal["causal", "encoder"],
     dtype: str,
     adapter_slots: int,
+    host_adapters: int,
     max_lora_rank: int,
     given: Mapping[str, Any],
 ) -> AsyncEngineArgs:
@@ -100,6 +101,7 @@ def engine_args(
         "dtype": dtype,
         "enable_lora": True,
         "max_loras": adapter_slots,
+        "max_cpu_loras": host_adapters,
         "max_lora_rank": max_lora_rank,
         "worker_extension_cls": "serve.engine.worker.ChoirWorker",
         "load_format": "safetensors",
@@ -134,5 +136,4 @@ def engine_args(
         asked = arguments.get("max_logprobs", AsyncEngineArgs.max_logprobs)
         arguments["max_logprobs"] = asked if asked < 0 else asked + REPORT_COLUMNS
         arguments["additional_config"] = {**arguments.get("additional_config", {}), SWITCH: True}
-    arguments["max_cpu_loras"] = arguments["max_loras"]
     return AsyncEngineArgs(**arguments)

@@ -62,8 +62,10 @@ class EngineSettings:
     """Local folder or hub id of the base."""
     kind: Literal["causal", "encoder"]
     adapter_slots: int
-    """How many distinct LoRAs can be loaded at once."""
+    """How many distinct LoRAs can run at once."""
     max_lora_rank: int = 64
+    host_adapters: int | None = None
+    """How many distinct LoRAs can be loaded at once, at least as many as slots; None: as many."""
     revision: str | None = None
     dtype: str = "auto"
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -157,7 +159,9 @@ class EngineState:
     """`name@version` -> requests in flight on it."""
     adapters: tuple[LoadedAdapter, ...] = ()
     adapter_slots: int = 0
-    """How many distinct LoRAs fit; prefix and prompt adapters take no slot."""
+    """How many distinct LoRAs can run at once; prefix and prompt adapters take no slot."""
+    host_adapters: int = 0
+    """How many distinct LoRAs can be loaded at once, those in slots included."""
     max_lora_rank: int = 0
 
 

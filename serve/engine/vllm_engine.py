@@ -2,11 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,6 @@ from serve.engine.encoder import PAIR_UNUSED, EncoderPooler, Head, refuse_mixed
 from serve.engine.equipment import Equipment
 from serve.engine.generation import generation_refusal, token_fusion
 from serve.engine.interface import (
-    VERSION_NOT_LOADED,
     EngineSettings,
     EngineState,
     GenerateCall,
@@ -32,9 +30,11 @@ from serve.engine.interface import (
     Refusal,
     Version,
 )
+from serve.engine.loaded import Loaded, absent_refusal, members_of, not_loaded, present
 from serve.engine.manifests import refuse_unserved, without
 from serve.engine.openai import OpenAIRoutes
 from serve.engine.probe import Prober
+from serve.engine.turns import Turns
 from serve.engine.voice import Speaker, Voice
 from serve.fusion.fuse import Fusion, FusionError
 from serve.fusion.fused import Answers, FusedValues, agreeing
@@ -42,26 +42,6 @@ from serve.fusion.tasks import outputs
 from serve.manifest import Ensemble, Member
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-
-@dataclass
-class Loaded:
-    """A version that is ready to answer."""
-
-    version: Version
-    ensemble: Ensemble
-    """The version's, less the members that could not be loaded."""
-    absent: tuple[str, ...]
-    """Those members' names."""
-    fusion: Fusion | None
-    heads: dict[str, Head]
-    in_flight: int = 0
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def __post_init__(self) -> None:
-        self.idle.set()
 
 
 class VLLMEngine:
@@ -71,14 +51,15 @@ class VLLMEngine:
         self,
         llm: AsyncLLM,
         settings: EngineSettings,
-        slots: int,
         prober: Prober,
         openai: OpenAIRoutes | None,
     ) -> None:
         self._llm = llm
         self._settings = settings
-        self._slots = slots
-        self._adapters = AdapterPool(llm, slots)
+        self._slots = settings.adapter_slots
+        self._capacity = settings.host_adapters or settings.adapter_slots
+        self._adapters = AdapterPool(llm, self._capacity)
+        self._turns = Turns(self._slots)
         self._prober = prober
         self._openai = openai
         causal = settings.kind == "causal"
@@ -99,6 +80,7 @@ class VLLMEngine:
             kind=settings.kind,
             dtype=settings.dtype,
             adapter_slots=settings.adapter_slots,
+            host_adapters=settings.host_adapters or settings.adapter_slots,
             max_lora_rank=settings.max_lora_rank,
             given=settings.arguments,
         )
@@ -107,7 +89,7 @@ class VLLMEngine:
         openai = (
             await OpenAIRoutes.create(llm, settings.model) if settings.kind == "causal" else None
         )
-        return cls(llm, settings, args.max_loras, prober, openai)
+        return cls(llm, settings, prober, openai)
 
     async def prepare(self, version: Version) -> tuple[Probe, ...]:
         """See `interface.Engine`."""
@@ -140,7 +122,8 @@ class VLLMEngine:
                     logger.error("%s goes on without %s: %s", version.key, member.name, error)
                     absent[member.name] = error
             ensemble = without(ensemble, absent)
-            self._refuse_group(ensemble)
+            loras = self._loras(ensemble)
+            self._refuse_group(ensemble, loras)
             refuse_mixed(heads)
             fusion = None
             if ensemble.task != "generation":
@@ -155,7 +138,7 @@ class VLLMEngine:
             if isinstance(error, FusionError):
                 raise PrepareError(str(error)) from error
             raise
-        return Loaded(version, ensemble, tuple(absent), fusion, heads)
+        return Loaded(version, ensemble, tuple(absent), fusion, heads, loras)
 
     async def _load_member(
         self, member: Member, version: Version, acquired: list[str], heads: dict[str, Head]
@@ -178,8 +161,17 @@ class VLLMEngine:
             raise
         acquired += taken
 
-    def _refuse_group(self, ensemble: Ensemble) -> None:
-        """Raises PrepareError for more members than the engine can ever run together."""
+    def _loras(self, ensemble: Ensemble) -> frozenset[str]:
+        alone = {digest: self._adapters.alone(digest) for digest in ensemble.digests}
+        return frozenset(digest for digest, equipment in alone.items() if equipment.lora)
+
+    def _refuse_group(self, ensemble: Ensemble, loras: frozenset[str]) -> None:
+        """Raises PrepareError for more members or LoRAs than the engine can ever run together."""
+        if len(loras) > self._slots:
+            raise PrepareError(
+                f"The ensemble has {len(loras)} distinct LoRAs and the engine runs {self._slots} at once; start with a "
+                f"larger max_loras (--engine '{{\"max_loras\": {len(loras)}}}')."
+            )
         most = self._llm.vllm_config.scheduler_config.max_num_seqs
         if ensemble.task == "generation" and len(ensemble.members) > most:
             raise PrepareError(
@@ -203,16 +195,16 @@ class VLLMEngine:
 
     async def probe(self, key: str) -> tuple[Probe, ...]:
         """See `interface.Engine`."""
-        digests = self._versions[key].ensemble.digests
-        return tuple(
-            await asyncio.gather(*(self._prober.probe(d, self._adapters.alone(d)) for d in digests))
-        )
+        loaded = self._versions[key]
+        alone = [(digest, self._adapters.alone(digest)) for digest in loaded.ensemble.digests]
+        async with self._turns.turn(loaded.loras):
+            return tuple(await asyncio.gather(*(self._prober.probe(*each) for each in alone)))
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
         """See `interface.Engine`."""
         loaded = self._versions.get(call.version)
         if loaded is None:
-            return _not_loaded(call.version)
+            return not_loaded(call.version)
         if loaded.fusion is None:
             return Refusal(
                 400,
@@ -220,12 +212,12 @@ class VLLMEngine:
                 "/v1/chat/completions.",
                 param="model",
             )
-        refusal = _absent_refusal(loaded, call.member)
+        refusal = absent_refusal(loaded, call.member)
         if refusal is not None:
             return refusal
-        call = replace(call, weights=_present(loaded, call.weights))
-        members = _members(loaded.ensemble, call.member)
-        with _running(loaded):
+        call = replace(call, weights=present(loaded, call.weights))
+        members = members_of(loaded.ensemble, call.member)
+        async with self._running(loaded):
             try:
                 scores, prompt_tokens, member_tokens = await self._scores(loaded, members, call)
                 return await asyncio.to_thread(
@@ -263,14 +255,14 @@ class VLLMEngine:
         """See `interface.Engine`."""
         loaded = self._versions.get(call.version)
         if loaded is None:
-            yield _not_loaded(call.version)
+            yield not_loaded(call.version)
             return
         call = replace(
             call,
-            weights=_present(loaded, call.weights),
-            prompts=_present(loaded, call.prompts),
+            weights=present(loaded, call.weights),
+            prompts=present(loaded, call.prompts),
         )
-        refusal = _absent_refusal(loaded, call.member) or generation_refusal(loaded.ensemble, call)
+        refusal = absent_refusal(loaded, call.member) or generation_refusal(loaded.ensemble, call)
         if refusal is not None or self._openai is None:
             yield refusal or Refusal(
                 400,
@@ -278,14 +270,14 @@ class VLLMEngine:
                 param="model",
             )
             return
-        with _running(loaded):
+        async with self._running(loaded):
             answer = self._openai.answer(call, self._voice(loaded, call))
             async with aclosing(answer):
                 async for part in answer:
                     yield part
 
     def _voice(self, loaded: Loaded, call: GenerateCall) -> Voice:
-        members = _members(loaded.ensemble, call.member)
+        members = members_of(loaded.ensemble, call.member)
         limits = ("max_tokens", "max_completion_tokens")
         # a completion without max_tokens asks for 16, OpenAI's default; a chat for all that there is room for
         open_end = call.route == "chat" and all(call.body.get(name) is None for name in limits)
@@ -299,6 +291,19 @@ class VLLMEngine:
             return_members=call.return_members,
             absent=loaded.absent,
         )
+
+    @asynccontextmanager
+    async def _running(self, loaded: Loaded) -> AsyncIterator[None]:
+        """Keep the version loaded while a request runs on it or waits for slots."""
+        loaded.in_flight += 1
+        loaded.idle.clear()
+        try:
+            async with self._turns.turn(loaded.loras):
+                yield
+        finally:
+            loaded.in_flight -= 1
+            if loaded.in_flight == 0:
+                loaded.idle.set()
 
     def _equipment(self, member: Member) -> Equipment:
         return self._adapters.equipment(member.adapters)
@@ -325,6 +330,7 @@ class VLLMEngine:
             versions={key: loaded.in_flight for key, loaded in self._versions.items()},
             adapters=self._adapters.loaded,
             adapter_slots=self._slots,
+            host_adapters=self._capacity,
             max_lora_rank=self._settings.max_lora_rank,
         )
 
@@ -338,42 +344,6 @@ class VLLMEngine:
 
 
 _PAIR_MISSING = "The ensemble's template needs a text_pair with every input."
-
-
-@contextmanager
-def _running(loaded: Loaded) -> Iterator[None]:
-    """Keep the version loaded while a request runs on it."""
-    loaded.in_flight += 1
-    loaded.idle.clear()
-    try:
-        yield
-    finally:
-        loaded.in_flight -= 1
-        if loaded.in_flight == 0:
-            loaded.idle.set()
-
-
-def _not_loaded(key: str) -> Refusal:
-    return Refusal(503, f"{key} is not loaded on this engine.", code=VERSION_NOT_LOADED)
-
-
-def _members(ensemble: Ensemble, name: str | None) -> tuple[Member, ...]:
-    return tuple(member for member in ensemble.members if name in (None, member.name))
-
-
-def _present(loaded: Loaded, by_member: Mapping[str, T] | None) -> Mapping[str, T] | None:
-    """What a request says of members, less those that could not be loaded."""
-    if by_member is None:
-        return None
-    return {name: value for name, value in by_member.items() if name not in loaded.absent}
-
-
-def _absent_refusal(loaded: Loaded, member: str | None) -> Refusal | None:
-    if member not in loaded.absent:
-        return None
-    return Refusal(
-        503, f"The member {member!r} could not be loaded; the ensemble goes on without it."
-    )
 
 
 def _merge(

@@ -29,7 +29,6 @@ from serve.rollout.fitted import fit_digests
 from serve.rollout.records import EnsembleRecord, VersionRecord
 from serve.rollout.refit import Fit, StaleFit, settle
 from serve.rollout.requests import SwapRequest
-from serve.rollout.slots import Slots
 from serve.rollout.sources import NotAllowed, Sources
 from serve.rollout.store import Store, StoreError
 from serve.rollout.strategy import Strategy
@@ -40,13 +39,15 @@ class EngineLimits:
     """What every engine is started with, so that a candidate can be judged without one."""
 
     adapter_slots: int
-    """Distinct LoRAs that are loaded at once."""
+    """Distinct LoRAs that run at once."""
     max_lora_rank: int
     base_kind: BaseKind
     base_path: Path | None = None
     """The base's folder; None for one on a hub, whose shapes are not checked then."""
     max_members: int = 64
     """Members of one ensemble."""
+    host_adapters: int | None = None
+    """Distinct LoRAs that are loaded at once; None: as many as slots."""
 
 
 class Refused(Exception):
@@ -369,23 +370,6 @@ def check_gates(task: Task, strategy: Strategy) -> None:
             "min_agreement compares labels or texts, and the ensemble answers values, which never quite agree; leave "
             "it out.",
             param="strategy.gates.min_agreement",
-        )
-
-
-def check_room(candidate: Ensemble, needed: Sequence[Ensemble], slots: Slots) -> None:
-    """Whether the candidate fits beside what cannot go: active versions and other candidates.
-
-    Warm versions are not counted, because they make room. Raises Refused (409), naming what
-    occupies the slots."""
-    total = len(slots.taken([candidate, *needed]))
-    if total > slots.count:
-        occupied = ", ".join(f"{each.id} ({len(slots.taken([each]))})" for each in needed)
-        raise Refused(
-            409,
-            f"{candidate.id} does not fit: with it the engine would hold {total} distinct "
-            f"LoRAs, and it has {slots.count} slots. They are occupied by {occupied}. Start with more "
-            f"slots (--engine '{{\"max_loras\": {total}}}').",
-            "no_room",
         )
 
 

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 
 from serve.engine.interface import Version
 from serve.manifest import Ensemble
-from serve.rollout.admission import Refused, check_room
+from serve.rollout.admission import Refused
 from serve.rollout.messages import AssignedVersion
 from serve.rollout.plan import Assignments, wanted_versions
 from serve.rollout.records import EnsembleRecord, VersionRecord
+from serve.rollout.room import check_room
 from serve.rollout.slots import Slots
 from serve.rollout.state import BUSY, UNCOMMITTED, Rollout
 from serve.rollout.store import Store
@@ -22,12 +23,12 @@ class Catalog:
         store: Store,
         life: int,
         keep_warm: int,
-        adapter_slots: int,
+        slots: Slots,
     ) -> None:
         self._records = dict(records)
         self._store = store
         self._keep_warm = keep_warm
-        self._slots = Slots(adapter_slots, store.adapter)
+        self._slots = slots
         self._rollouts: dict[str, Rollout] = {}
         self.assignments = Assignments(life)
         self._plan()
@@ -74,7 +75,8 @@ class Catalog:
             for rollout in self._rollouts.values()
             if rollout.state in UNCOMMITTED
         ]
-        check_room(candidate, [*active, *tried], self._slots)
+        needed = [*self._slots.always(active), *tried]
+        check_room(candidate, needed, self._slots, shared=self._slots.shared(active))
 
     def started(self, rollout: Rollout, candidate: VersionRecord) -> None:
         """A rollout is under way."""
@@ -113,7 +115,13 @@ class Catalog:
     def assigned(self) -> tuple[AssignedVersion, ...]:
         """What engines must hold now."""
         return tuple(
-            AssignedVersion(self._version(key), wanted.role, wanted.attempt, wanted.trial)
+            AssignedVersion(
+                self._version(key),
+                wanted.role,
+                wanted.attempt,
+                wanted.trial,
+                on_demand=self._slots.on_demand(key.rpartition("@")[0]),
+            )
             for key, wanted in self.assignments
         )
 

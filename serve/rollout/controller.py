@@ -7,7 +7,7 @@ anyone can see it. Requests do not pass through here.
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -29,6 +29,7 @@ from serve.rollout.messages import Desired, Kind, Report
 from serve.rollout.participants import Participants
 from serve.rollout.records import EnsembleRecord, VersionRecord
 from serve.rollout.requests import EnsembleView, RolloutView, SwapRequest, VersionView
+from serve.rollout.room import no_room_to_start
 from serve.rollout.slots import Slots
 from serve.rollout.sources import Sources
 from serve.rollout.state import Action, Decision, Rollout, State
@@ -62,10 +63,12 @@ class Controller:
         database_url: str | None = None,
         expected: Mapping[Kind, int] | None = None,
         keep_warm: int = 1,
+        pinned: Collection[str] | None = None,
         lease_seconds: float = 10,
         prepare_timeout_seconds: float = 120,
     ) -> None:
-        """`expected` are the replicas of each kind that are meant to run."""
+        """`expected` are the replicas of each kind that are meant to run; `pinned` the ensembles that are always
+        loaded, all if None."""
         self._bundles = bundles
         self._store_dir = store_dir
         self._limits = limits
@@ -77,6 +80,7 @@ class Controller:
         )
         self._database_url = database_url
         self._keep_warm = keep_warm
+        self._pinned = None if pinned is None else frozenset(pinned)
         self._lease = lease_seconds
         self._prepare_timeout = prepare_timeout_seconds
         self._participants = Participants(lease_seconds, expected or {})
@@ -101,6 +105,7 @@ class Controller:
             database_url=url.get_secret_value() if url else None,
             expected={"engine": settings.replicas, "gateway": settings.gateways},
             keep_warm=settings.keep_warm,
+            pinned=settings.pinned,
             lease_seconds=settings.lease_seconds,
             prepare_timeout_seconds=settings.prepare_timeout_seconds,
         )
@@ -112,9 +117,7 @@ class Controller:
         imported = await asyncio.to_thread(self._open)
         self._differences = imported.differences
         life = self._database.life
-        self._catalog = Catalog(
-            imported.records, self._store, life, self._keep_warm, self._limits.adapter_slots
-        )
+        self._catalog = Catalog(imported.records, self._store, life, self._keep_warm, self._slots)
         # By then, whoever held a lease of an earlier controller has reported again or lost it.
         self._settled_at = monotonic() + (self._lease if life > 1 else 0)
         self._driver = Driver(
@@ -250,6 +253,13 @@ class Controller:
     def _open(self) -> Imported:
         """Everything that blocks at the start."""
         self._store = Store(self._store_dir)
+        limits = self._limits
+        self._slots = Slots(
+            limits.host_adapters or limits.adapter_slots,
+            self._store.adapter,
+            limits.adapter_slots,
+            self._pinned,
+        )
         url = self._database_url or f"sqlite:///{self._store.folder / 'choir.db'}"
         self._admission = Admission(self._store, self._sources, self._bundles, self._limits)
         self._database = Database.open(url)
@@ -270,14 +280,8 @@ class Controller:
                 self._admission.check_known(record.active_version)
             except Refused as refused:
                 raise StartError(f"{ensemble.id}: {refused}") from refused
-        slots = Slots(self._limits.adapter_slots, self._store.adapter)
-        taken = len(slots.taken(active))
-        if taken > slots.count:
-            raise StartError(
-                f"The active versions have {taken} distinct LoRAs, and an engine has "
-                f"{slots.count} slots; start with more "
-                f"(--engine '{{\"max_loras\": {2 * taken + 1}}}')."
-            )
+        if (reason := no_room_to_start(active, self._slots)) is not None:
+            raise StartError(reason)
 
     async def _roll_out(
         self,
@@ -398,8 +402,13 @@ class Controller:
 
     def _ensemble_view(self, record: EnsembleRecord) -> EnsembleView:
         role = self._catalog.assignments.role
+        engines = self._participants.live("engine")
         versions = [
-            VersionView.of(version, role(version.ensemble.id))
+            VersionView.of(
+                version,
+                role(version.ensemble.id),
+                [each.name for each in engines if version.ensemble.id in each.report.holding],
+            )
             for _, version in sorted(record.versions.items())
         ]
         rollout = self._catalog.rollout_of(record.name)
@@ -408,6 +417,7 @@ class Controller:
             versions,
             self._view(rollout) if rollout else None,
             self._differences[record.name],
+            pinned=not self._slots.on_demand(record.name),
         )
 
 

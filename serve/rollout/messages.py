@@ -70,6 +70,18 @@ class AssignedVersion:
     """The rollout that wants it prepared (again) and probed, if any does."""
     trial: Strategy | None = None
     """How that rollout tries it out on requests, once all engines have prepared it."""
+    on_demand: bool = False
+    """Whether a request may find it not loaded, and loads it."""
+
+    @property
+    def lazy(self) -> bool:
+        """Whether it need not be loaded before it is asked for, and may leave for others: no rollout wants it now."""
+        return self.on_demand and self.attempt is None
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether a request for it waits until it is loaded: not once it is on its way out."""
+        return self.on_demand and self.routable
 
     @property
     def routable(self) -> bool:

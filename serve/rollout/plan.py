@@ -30,23 +30,28 @@ def wanted_versions(
 
     Active versions and candidates come first; of each ensemble's `keep_warm` latest versions, those
     stay warm that fit into the slots beside them, the latest first. So warm versions make room for
-    a candidate, and come back if it is aborted."""
+    a candidate, and come back if it is aborted. Versions that are loaded on demand are all wanted,
+    and take what room the others leave."""
     records = {record.name: record for record in ensembles}
     wanted: dict[str, Wanted] = {}
     for record in records.values():
         wanted[_key(record.name, record.active)] = Wanted("active")
-    for rollout in rollouts:
-        if rollout.state in UNCOMMITTED:
-            wanted[rollout.candidate] = Wanted("candidate", rollout.id, rollout.trial)
-    loaded = slots.taken(_version(records, key).ensemble for key in wanted)
+    tried = [rollout for rollout in rollouts if rollout.state in UNCOMMITTED]
+    for rollout in tried:
+        wanted[rollout.candidate] = Wanted("candidate", rollout.id, rollout.trial)
+    active = [record.active_version.ensemble for record in records.values()]
+    lasting = [_version(records, rollout.candidate).ensemble for rollout in tried]
+    loaded = slots.taken([*slots.always(active), *lasting])
+    room = slots.count - slots.shared(active)
     recent = [
         _key(record.name, version)
         for record in records.values()
         for version in record.recent(keep_warm)
     ]
     for key in sorted(recent, key=lambda key: _version(records, key).left or 0, reverse=True):
-        together = loaded | slots.taken([_version(records, key).ensemble])
-        if len(together) <= slots.count:
+        ensemble = _version(records, key).ensemble
+        together = loaded if slots.on_demand(ensemble.name) else loaded | slots.taken([ensemble])
+        if len(together) <= room:
             loaded = together
             wanted[key] = replace(wanted.get(key, Wanted("warm")), role="warm")
     return wanted

@@ -158,7 +158,9 @@ class VersionView(BaseModel):
 
     version: int
     role: Role | None
-    """None if engines do not hold it."""
+    """None if engines do not hold it, and do not load it on demand either."""
+    loaded_on: list[str]
+    """The engines that hold it now, as `engine/slot`."""
     source: str
     created: str
     digests: list[str]
@@ -167,10 +169,11 @@ class VersionView(BaseModel):
     fusion_fit: FusionFit
 
     @classmethod
-    def of(cls, record: VersionRecord, role: Role | None) -> "VersionView":
+    def of(cls, record: VersionRecord, role: Role | None, loaded_on: list[str]) -> "VersionView":
         return cls(
             version=record.ensemble.version,
             role=role,
+            loaded_on=loaded_on,
             source=record.source,
             created=record.created,
             digests=list(record.ensemble.digests),
@@ -194,6 +197,8 @@ class EnsembleView(BaseModel):
     """Of the active version."""
     fusion_fit: FusionFit
     """Of the active version."""
+    pinned: bool
+    """Whether it is always loaded, and not by requests for it."""
     versions: list[VersionView]
     previous: list[int]
     """What a rollback goes back through, the nearest last."""
@@ -208,6 +213,8 @@ class EnsembleView(BaseModel):
         versions: list[VersionView],
         rollout: RolloutView | None,
         differences: list[str],
+        *,
+        pinned: bool,
     ) -> "EnsembleView":
         active = record.active_version
         ensemble = active.ensemble
@@ -221,6 +228,7 @@ class EnsembleView(BaseModel):
             digests=list(ensemble.digests),
             stale_fusion=active.allow_stale_fusion,
             fusion_fit=FusionFit.of(active),
+            pinned=pinned,
             versions=versions,
             previous=list(record.previous),
             rollout=rollout,

@@ -235,6 +235,21 @@ class TestOperations:
             "intents: the fusion was fitted again for the active adapters\n" in choir("status").out
         )
 
+    @pytest.mark.parametrize(
+        ("loaded_on", "says"),
+        [(["engine/0", "engine/2"], "now on engine/0, engine/2"), ([], "on no engine now")],
+    )
+    def test_status_says_where_an_ensemble_on_demand_is_loaded(
+        self, choir: Choir, local_server: LocalServer, loaded_on: list[str], says: str
+    ) -> None:
+        versions = [{"version": 1}, {"version": 3, "loaded_on": loaded_on}]
+        local_server.answers["GET /ready"] = (200, {})
+        local_server.answers["GET /v1/ensembles"] = (
+            200,
+            {"data": [{**ENSEMBLE, "pinned": False, "versions": versions}]},
+        )
+        assert f"intents: loaded on demand, {says}\n" in choir("status").out
+
     def test_swap_sends_the_contract(self, choir: Choir, local_server: LocalServer) -> None:
         local_server.answers["POST /v1/ensembles/intents/swap"] = (200, ROLLOUT)
         ran = choir("swap", "intents", "a=file:///data/a", "--expected-version", "3")

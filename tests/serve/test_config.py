@@ -130,6 +130,20 @@ def test_slots_are_twice_the_adapters_of_the_start_and_one_unless_given() -> Non
     assert Settings.load(BUNDLE | {"engine": {"max_loras": 5}}).slots(3) == 5
 
 
+def test_host_memory_holds_what_is_in_slots_at_least() -> None:
+    assert Settings.load(BUNDLE).loadable(7) == 7
+    assert Settings.load(BUNDLE | {"host_adapters": 64}).loadable(7) == 64
+    assert Settings.load(BUNDLE | {"host_adapters": 3}).loadable(7) == 7
+
+
+def test_pinned_ensembles_are_all_some_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.load(BUNDLE).pinned is None
+    monkeypatch.setenv("CHOIR_PINNED", "intents, tone")
+    assert Settings.load(BUNDLE).pinned == ("intents", "tone")
+    monkeypatch.setenv("CHOIR_PINNED", "[]")
+    assert Settings.load(BUNDLE).pinned == ()
+
+
 def test_the_store_lies_in_the_first_bundle_unless_given() -> None:
     assert Settings.load({"bundles": ["x", "y"]}).store_dir == Path.cwd() / "x/.choir"
     assert Settings.load({"bundles": ["x"], "store": "/s"}).store_dir == Path("/s")

@@ -29,6 +29,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Any:
         kind="causal",
         dtype="float32",
         adapter_slots=3,
+        host_adapters=3,
         max_lora_rank=8,
         given={"max_num_batched_tokens": 24, "max_num_seqs": 12, "block_size": BLOCK},
     ).create_engine_config()

@@ -41,6 +41,7 @@ def arguments(models: dict[str, Path], **given: Any) -> Any:
         kind="causal",
         dtype="float32",
         adapter_slots=1,
+        host_adapters=1,
         max_lora_rank=8,
         given=given,
     )

@@ -169,6 +169,7 @@ class FakeEngine:
             versions={key: self._in_flight.get(key, 0) for key in self.held},
             adapters=tuple(LoadedAdapter("x", digest, "lora") for digest in self._digests()),
             adapter_slots=self.slots,
+            host_adapters=self.slots,
             max_lora_rank=64,
         )
 

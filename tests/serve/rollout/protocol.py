@@ -20,6 +20,7 @@ from serve.rollout.gates import judge
 from serve.rollout.messages import AssignedVersion, Kind, PrepareResult, Report
 from serve.rollout.participants import Participants
 from serve.rollout.records import EnsembleRecord, VersionRecord
+from serve.rollout.slots import Slots
 from serve.rollout.state import (
     BUSY,
     ENDED,
@@ -209,7 +210,7 @@ class Protocol:
             NoFiles(),  # type: ignore[arg-type]
             self.life,
             self.keep_warm,
-            SLOTS,
+            Slots(SLOTS, NoFiles().adapter, SLOTS),
         )
         self.running: dict[str, Rollout] = {}
         self.commits: dict[str, int] = {}
