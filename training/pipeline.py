@@ -1,15 +1,18 @@
 """From a recipe to a bundle, step by step; each finished step is recorded and never done twice."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 from datasets import concatenate_datasets
-from rich.console import Console
 
 from serve.bundle import Bundle, Ensemble
 from serve.fusion.fitting import fit_fusion
 from serve.fusion.fuse import Fusion
 from serve.fusion.note import FIGURES, noted
+from training.board import Board
+from training.crew import Crew, InTurn
 from training.data.splits import Splits
 from training.evaluation import (
     Evaluation,
@@ -24,9 +27,16 @@ from training.gains import Gains
 from training.golden import golden_answers, golden_texts
 from training.manifest import draft
 from training.members import Members
+from training.parallel.options import Parallel
 from training.preparation import prepare
 from training.progress import quiet_libraries
-from training.recipe import EnsembleRecipe, Recipe, RecipeError, load_recipe
+from training.recipe import (
+    DistillationStage,
+    EnsembleRecipe,
+    Recipe,
+    RecipeError,
+    load_recipe,
+)
 from training.report import write_report
 from training.run import Run
 from training.scores import Report
@@ -37,25 +47,41 @@ from training.targets import known_labels, targets, unknown_label
 from training.validation import ValidationRun
 
 
-def train(recipe_path: Path, out: Path, resume: bool = False) -> Bundle:
+def train(
+    recipe_path: Path, out: Path, resume: bool = False, parallel: Parallel | None = None
+) -> Bundle:
     """`choir train`: run the recipe and return the finished bundle.
 
-    With `resume`, steps that an earlier run into `out` finished are skipped. Raises RecipeError and BundleError.
+    With `resume`, steps that an earlier run into `out` finished are skipped. With `parallel`, several members are
+    trained at once. Raises RecipeError, BundleError and ClusterError.
     """
     recipe = load_recipe(recipe_path)
-    run = Run.start(out, recipe, resume=resume)
+    if parallel is not None:
+        parallel.prepare()
+    board = Board()
+    run = Run.start(out, recipe, board, resume=resume)
     quiet_libraries()
-    return Pipeline(recipe, run, out).complete()
+    with _crew(parallel, run) as crew:
+        return Pipeline(recipe, run, out, board, crew).complete()
+
+
+def _crew(parallel: Parallel | None, run: Run) -> Crew:
+    if parallel is None:
+        return InTurn(run.watch)
+    from training.parallel.crew import RayCrew
+
+    return RayCrew(parallel, run.folder, run.watch)
 
 
 class Pipeline:
     """One run of one recipe."""
 
-    def __init__(self, recipe: Recipe, run: Run, out: Path) -> None:
+    def __init__(self, recipe: Recipe, run: Run, out: Path, board: Board, crew: Crew) -> None:
         self._recipe = recipe
         self._run = run
-        self._out = out
-        self._console = Console(stderr=True)
+        self._out = out.absolute()
+        self._board = board
+        self._crew = crew
         self._prepared = prepare(recipe, run.folder)
         self._splits: Splits = self._prepared.splits
         self._digest = self._splits.digest()
@@ -66,7 +92,14 @@ class Pipeline:
 
     def complete(self) -> Bundle:
         """Do every step that is not done yet."""
-        self._prepared.ledger.show(self._console)
+        self._prepared.ledger.show(self._board.console)
+        with self._board:
+            bundle, reports = self._made()
+        self._report(reports, bundle)
+        return bundle
+
+    def _made(self) -> tuple[Bundle, list[Report]]:
+        """The bundle, but for its report, and what goes into that."""
         recipe, run, splits = self._recipe, self._run, self._splits
         labels = {ensemble.name: self._labels(ensemble) for ensemble in recipe.ensembles}
         gains = Gains(recipe, run, splits)
@@ -75,24 +108,59 @@ class Pipeline:
         if not (self._out / "bundle.json").exists():
             Bundle.create(self._out, base_spec(recipe.base, base, self._out / "base"))
         bundle = Bundle.open(self._out)
-        members = Members(recipe, run, splits, base, bundle, gains)
+        workers = self._crew.workers(splits.train, [base.folder, *_teachers(recipe)])
+        fused: dict[str, Future[None]] = {each.name: Future() for each in recipe.ensembles}
+        members = Members(recipe, run, base, bundle, gains, workers, fused)
         validation = ValidationRun(recipe, run, base, bundle, splits.groups)
+        try:
+            reports = self._ensembles(members, labels, bundle, gains, validation, fused)
+        finally:
+            # Students that wait for a teacher who will never come.
+            for each in fused.values():
+                each.cancel()
+        return bundle, reports
+
+    def _ensembles(
+        self,
+        members: Members,
+        labels: Mapping[str, list[str]],
+        bundle: Bundle,
+        gains: Gains,
+        validation: ValidationRun,
+        fused: Mapping[str, Future[None]],
+    ) -> list[Report]:
+        """Train the members of all ensembles, and fuse each ensemble when its own are ready."""
+        for ensemble in self._recipe.ensembles:
+            for title in members.outstanding(ensemble):
+                self._board.expect(title)
+        begun = [
+            (
+                ensemble,
+                [
+                    self._crew.start(partial(members.member, each, ensemble, labels[ensemble.name]))
+                    for each in ensemble.members
+                ],
+                {
+                    each.name: self._crew.start(
+                        partial(members.candidate, each, ensemble, labels[ensemble.name])
+                    )
+                    for each in ensemble.candidates
+                },
+            )
+            for ensemble in self._recipe.ensembles
+        ]
         reports: list[Report] = []
-        for ensemble in recipe.ensembles:
-            known = labels[ensemble.name]
-            trained = [members.member(member, ensemble, known) for member in ensemble.members]
-            candidates = {
-                candidate.name: members.candidate(candidate, ensemble, known)
-                for candidate in ensemble.candidates
-            }
-            manifest = draft(ensemble, trained, known)
-            if ensemble.task != "generation":
-                rows = labelled(splits.validation, "validation", recipe, ensemble)
-                validation.store(ensemble, manifest, candidates, rows)
-            reports += self._fuse(ensemble, manifest, bundle, validation)
+        for ensemble, trained, candidates in begun:
+            manifest = draft(ensemble, [each.result() for each in trained], labels[ensemble.name])
+            others = {name: each.result() for name, each in candidates.items()}
+            with self._run.models:
+                if ensemble.task != "generation":
+                    rows = labelled(self._splits.validation, "validation", self._recipe, ensemble)
+                    validation.store(ensemble, manifest, others, rows)
+                reports += self._fuse(ensemble, manifest, bundle, validation)
             reports += gains.reports(ensemble)
-        self._report(reports, bundle)
-        return bundle
+            fused[ensemble.name].set_result(None)
+        return reports
 
     def _report(self, reports: Sequence[Report], bundle: Bundle) -> None:
         facts = {
@@ -105,7 +173,7 @@ class Pipeline:
         }
         write_report(self._out / "report", self._recipe.name, reports, facts)
         for report in reports:
-            show(report, self._console)
+            show(report, self._board.console)
 
     def _labels(self, ensemble: EnsembleRecipe) -> list[str]:
         """The labels in their order, none for a task without.
@@ -137,7 +205,9 @@ class Pipeline:
         """Fit the fusion on the validation rows, write the manifest, and judge it on validation and test rows."""
         step = f"fusion {recipe.name}"
         if self._run.result(step) is None:
-            evaluation = Evaluation(bundle, draft, max_new_tokens=recipe.max_new_tokens)
+            evaluation = Evaluation(
+                bundle, draft, self._run.watch, max_new_tokens=recipe.max_new_tokens
+            )
             rows = labelled(self._splits.validation, "validation", self._recipe, recipe)
             if recipe.task == "generation":
                 ensemble, report = _written(recipe, draft, evaluation, rows)
@@ -173,6 +243,21 @@ class Pipeline:
         golden = golden_answers(rows, truth, served, draft.labels or [])
         ensemble = fitted.ensemble.model_copy(update={"golden": golden[: recipe.golden]})
         return ensemble, label_report(ensemble, rows, outputs, truth, fitted.validation)
+
+
+def _teachers(recipe: Recipe) -> list[Path]:
+    """Models outside the bundle that students learn from."""
+    stages = (
+        stage
+        for ensemble in recipe.ensembles
+        for member in [*ensemble.members, *ensemble.candidates]
+        for stage in member.stages
+    )
+    return [
+        stage.teacher.path
+        for stage in stages
+        if isinstance(stage, DistillationStage) and stage.teacher.path is not None
+    ]
 
 
 def _written(

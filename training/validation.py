@@ -68,7 +68,7 @@ class ValidationRun:
         return rows, np.stack([each for each in outputs if each is not None])
 
     def _ask(self, bundle: Bundle, ensemble: Ensemble, rows: Labelled, digest: str) -> None:
-        outputs = Evaluation(bundle, ensemble).outputs(rows)
+        outputs = Evaluation(bundle, ensemble, self._run.watch).outputs(rows)
         stored = self._bundle.validation_scores(ensemble.name)
         for member, own in zip(ensemble.members, outputs, strict=True):
             stored.write_outputs(member, digest, own)

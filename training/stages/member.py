@@ -1,6 +1,6 @@
 """One stage of a member: an adapter on the frozen base, trained on the member's bag and saved in PEFT's format."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from transformers import set_seed
 
 from serve.origin import record_base
 from training.data.splits import bag
+from training.progress import Advance, counted
 from training.recipe import (
     AnyStage,
     DistillationStage,
@@ -30,8 +31,6 @@ from training.stages.fit import FitOptions, Stage, fit
 from training.stages.lora import with_lora
 from training.stages.soft import continued, with_virtual_tokens
 from training.targets import targets
-
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -227,15 +226,19 @@ def _merged(model: Any, folders: Sequence[Path]) -> Any:
 
 @contextmanager
 def _asked(own: MemberStage, stage: Stage, rows: int) -> Iterator[tuple[Teacher, Advance]]:
-    """The stage's teacher, with a bar for its answers."""
+    """The stage's teacher; its answers are a piece of work of their own."""
     assert own.teacher is not None, "whoever distils has found the teacher"
     total = rows * own.teacher.passes
-    task = stage.bars.add_task(f"{stage.title}: teacher", total=total, loss="")
-    yield own.teacher, lambda done: stage.bars.advance(task, done)
+    with counted(stage.watch, f"{stage.title}: teacher", total) as advance:
+        yield own.teacher, advance
 
 
 def _save(model: PeftModel, base: Base, target: Path) -> None:
-    model.peft_config["default"].base_model_name_or_path = base.name
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = base.name
+    # A set has another order in each process, and the adapter would have another digest.
+    if isinstance(names := getattr(config, "target_modules", None), set):
+        config.target_modules = sorted(names)
     # "auto" would look the base up on the hub.
     model.save_pretrained(target, save_embedding_layers=False)
     # PEFT's model card is a form to fill in and is not part of an adapter's content.
