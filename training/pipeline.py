@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from datasets import concatenate_datasets
 
@@ -40,6 +41,7 @@ from training.recipe import (
 from training.report import write_report
 from training.run import Run
 from training.scores import Report
+from training.search import Found, Searches, Study, all_found, demand_method
 from training.shared import SharedStages
 from training.stages.base import base_spec
 from training.tables import MAIN, show
@@ -56,13 +58,18 @@ def train(
     trained at once. Raises RecipeError, BundleError and ClusterError.
     """
     recipe = load_recipe(recipe_path)
+    demand_method(recipe)
+    if parallel is None and recipe.searches:
+        # Ray Tune tries, one trial after another; members are then trained the same way.
+        parallel = Parallel(members=1)
     if parallel is not None:
         parallel.prepare()
     board = Board()
     run = Run.start(out, recipe, board, resume=resume)
     quiet_libraries()
     with _crew(parallel, run) as crew:
-        return Pipeline(recipe, run, out, board, crew).complete()
+        at_once = parallel.members if parallel else None
+        return Pipeline(recipe, run, out, board, crew, at_once).complete()
 
 
 def _crew(parallel: Parallel | None, run: Run) -> Crew:
@@ -76,12 +83,22 @@ def _crew(parallel: Parallel | None, run: Run) -> Crew:
 class Pipeline:
     """One run of one recipe."""
 
-    def __init__(self, recipe: Recipe, run: Run, out: Path, board: Board, crew: Crew) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: Run,
+        out: Path,
+        board: Board,
+        crew: Crew,
+        at_once: int | None,
+    ) -> None:
+        """`at_once`: how many trials of a search."""
         self._recipe = recipe
         self._run = run
         self._out = out.absolute()
         self._board = board
         self._crew = crew
+        self._at_once = at_once
         self._prepared = prepare(recipe, run.folder)
         self._splits: Splits = self._prepared.splits
         self._digest = self._splits.digest()
@@ -109,19 +126,27 @@ class Pipeline:
             Bundle.create(self._out, base_spec(recipe.base, base, self._out / "base"))
         bundle = Bundle.open(self._out)
         workers = self._crew.workers(splits.train, [base.folder, *_teachers(recipe)])
+        recipe = Searches(recipe, run, base, labels, self._tuned).chosen()
         fused: dict[str, Future[None]] = {each.name: Future() for each in recipe.ensembles}
         members = Members(recipe, run, base, bundle, gains, workers, fused)
         validation = ValidationRun(recipe, run, base, bundle, splits.groups)
         try:
-            reports = self._ensembles(members, labels, bundle, gains, validation, fused)
+            reports = self._ensembles(recipe, members, labels, bundle, gains, validation, fused)
         finally:
             # Students that wait for a teacher who will never come.
             for each in fused.values():
                 each.cancel()
         return bundle, reports
 
+    def _tuned(self, study: Study, folder: Path) -> Found:
+        # Ray reads its options when it is imported, and has them only now.
+        from training.parallel.tuning import tune
+
+        return tune(study, self._splits.train, folder, self._run.watch, self._at_once)
+
     def _ensembles(
         self,
+        recipe: Recipe,
         members: Members,
         labels: Mapping[str, list[str]],
         bundle: Bundle,
@@ -130,7 +155,7 @@ class Pipeline:
         fused: Mapping[str, Future[None]],
     ) -> list[Report]:
         """Train the members of all ensembles, and fuse each ensemble when its own are ready."""
-        for ensemble in self._recipe.ensembles:
+        for ensemble in recipe.ensembles:
             for title in members.outstanding(ensemble):
                 self._board.expect(title)
         begun = [
@@ -147,7 +172,7 @@ class Pipeline:
                     for each in ensemble.candidates
                 },
             )
-            for ensemble in self._recipe.ensembles
+            for ensemble in recipe.ensembles
         ]
         reports: list[Report] = []
         for ensemble, trained, candidates in begun:
@@ -163,6 +188,7 @@ class Pipeline:
         return reports
 
     def _report(self, reports: Sequence[Report], bundle: Bundle) -> None:
+        searches = all_found(self._run)
         facts = {
             "recipe": self._recipe.name,
             "created": bundle.info.created,
@@ -171,7 +197,12 @@ class Pipeline:
             # Losses in nats a token; of fine-tuning there are none.
             "pretraining": [each for each in self._run.results("base") if each is not True],
         }
-        write_report(self._out / "report", self._recipe.name, reports, facts)
+        if searches:
+            facts["searches"] = [each.model_dump() for each in searches]
+        notes = [each.line() for each in searches]
+        write_report(self._out / "report", self._recipe.name, reports, facts, notes)
+        for note in notes:
+            self._board.console.print(note, soft_wrap=True, highlight=False)
         for report in reports:
             show(report, self._board.console)
 
@@ -213,7 +244,7 @@ class Pipeline:
                 ensemble, report = _written(recipe, draft, evaluation, rows)
             else:
                 ensemble, report = self._fit(recipe, draft, bundle, validation, rows)
-            ensemble = _with_scores(ensemble, report)
+            ensemble = _with_scores(ensemble, report, all_found(self._run))
             bundle.write_ensemble(ensemble)
             reports = [report]
             if self._splits.test is not None:
@@ -272,10 +303,12 @@ def _written(
     return ensemble, generation_report(ensemble, rows, answers, fused)
 
 
-def _with_scores(ensemble: Ensemble, report: Report) -> Ensemble:
-    """The manifest with its validation figures, checked as a whole."""
+def _with_scores(ensemble: Ensemble, report: Report, searches: Sequence[Found]) -> Ensemble:
+    """The manifest with its validation figures and what was found for its members, checked as a whole."""
     best = report.best_member(MAIN[ensemble.task])
-    scores = {FIGURES: {**report.served().scores, "best_member": best}}
+    scores: dict[str, Any] = {FIGURES: {**report.served().scores, "best_member": best}}
+    if found := {each.title: each.values for each in searches if each.ensemble == ensemble.name}:
+        scores["search"] = found
     scored = ensemble.model_copy(update={"scores": scores})
     if ensemble.task != "generation":
         scored = noted(scored, "fitted", report.count)

@@ -24,6 +24,19 @@ class Watch(Protocol):
         """It is finished."""
 
 
+class Unwatched:
+    """A Watch for work that nobody looks at."""
+
+    def begin(self, title: str, total: int, done: int = 0) -> None:
+        return None
+
+    def reach(self, title: str, done: int, loss: float | None = None) -> None:
+        return None
+
+    def end(self, title: str) -> None:
+        return None
+
+
 def quiet_libraries() -> None:
     """Leave the terminal to Choir's own bars: no bars and no advice from transformers and datasets."""
     transformers.utils.logging.set_verbosity_error()

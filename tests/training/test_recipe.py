@@ -37,6 +37,41 @@ def changed(path: str, value: Any) -> dict[str, Any]:
             "ensembles.0.members.0.rankk: unknown key, did you mean rank?",
         ),
         (
+            "ensembles.0.members.0.search",
+            {"space": {"learning_rate": {"log": [0, 1]}}},
+            "search.space.learning_rate: a log range starts over 0, not at 0",
+        ),
+        (
+            "ensembles.0.members.0.search",
+            {"space": {"rank": [4, 9000]}},
+            "search: rank 9000 cannot be tried: rank Input should be less than or equal to 512",
+        ),
+        (
+            "ensembles.0.members.0.search",
+            {"space": {"rank": {"uniform": [4, 8]}}},
+            "search: rank 5.5276 cannot be tried: rank Input should be a valid integer",
+        ),
+        (
+            "ensembles.0.members.0.search",
+            {"space": {"virtual_tokens": [4, 8]}},
+            "search: virtual_tokens is no key of the kind lora, which has alpha, batch_size",
+        ),
+        (
+            "ensembles.0.members.0.search",
+            {"space": {"rank": {"log": [1, 2], "uniform": [1, 2]}}},
+            "exactly one of log, uniform and integer (given: log, uniform)",
+        ),
+        (
+            "ensembles.0.members.0.search",
+            {"space": {"rank": [4, 8]}, "metric": "bleu"},
+            "search: trials of classification are judged by log_loss, accuracy, macro_f1, ece, not by bleu",
+        ),
+        (
+            "ensembles.0.members.0.search",
+            {"space": {"rank": [4, 8]}, "trails": 3},
+            "search.trails: unknown key, did you mean trials?",
+        ),
+        (
             "ensembles.0.members.0.rank",
             "many",
             "ensembles.0.members.0.rank: .*integer.* (got 'many')",
@@ -45,6 +80,15 @@ def changed(path: str, value: Any) -> dict[str, Any]:
             "ensembles.0.members.0.kind",
             "prefix_tuning",
             "ensembles.0.members.0: kind must be one of lora, prefix, prompt, p_tuning",
+        ),
+        (
+            "ensembles.0.members.0",
+            {
+                "name": "a",
+                "search": {"space": {"rank": [4, 8]}},
+                "stages": [{"kind": "lora"}, {"kind": "prompt"}],
+            },
+            "search is for members of one stage",
         ),
         (
             "ensembles.0.members.0",

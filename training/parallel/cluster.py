@@ -28,6 +28,7 @@ def joined(options: Parallel) -> Iterator[None]:
             "object_store_memory": 256 << 20,
             "num_cpus": max(options.members or 1, os.cpu_count() or 1),
         }
+    # "local": never a cluster that RAY_ADDRESS, or a file that another Ray left behind, names.
     try:
         ray.init(address=options.address or "local", namespace="choir-train", **common)
     except (ConnectionError, RuntimeError, ValueError) as error:

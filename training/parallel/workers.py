@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow
 import ray
+import torch
 from datasets import Dataset
 from ray.util.queue import Queue
 
@@ -16,6 +17,7 @@ from training.jobs import Job
 from training.parallel.cluster import first_line, machines
 from training.parallel.feed import Feed, Reports
 from training.parallel.options import ClusterError
+from training.progress import quiet_libraries
 
 RETRIES = 3
 """How often a job is begun again whose process or machine died; it goes on from its last epoch."""
@@ -93,11 +95,13 @@ class RayWorkers:
 
 @ray.remote(max_retries=RETRIES)
 def _train(job: Job, rows: pyarrow.Table, queue: Queue, threads: int) -> None:
-    import torch
-
-    from training.progress import quiet_libraries
-
-    # Sums come out in another order with another number of threads.
-    torch.set_num_threads(threads)
-    quiet_libraries()
+    become_trainer(threads)
     job.train(Dataset(rows), Reports(queue))
+
+
+def become_trainer(threads: int) -> None:
+    """Let this process of Ray's say nothing, and compute with so many threads.
+
+    Sums come out in another order with another number of them."""
+    quiet_libraries()
+    torch.set_num_threads(threads)

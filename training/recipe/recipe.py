@@ -17,6 +17,7 @@ from training.recipe.ensemble import EnsembleRecipe
 from training.recipe.fusion import FusionRecipe
 from training.recipe.member import CandidateRecipe
 from training.recipe.problems import keys_of, sentence
+from training.recipe.search import RangeRecipe, SearchRecipe
 from training.recipe.shared import FineTuningStage, PretrainingStage
 from training.recipe.source import Source
 from training.recipe.split import SplitRecipe
@@ -131,6 +132,11 @@ class Recipe(Strict):
         return next((ensemble for ensemble in self.ensembles if ensemble.name == name), None)
 
     @property
+    def searches(self) -> bool:
+        """Whether values are searched for."""
+        return any(ensemble.searches for ensemble in self.ensembles)
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 over everything the recipe says; a resumed run must have the same."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
@@ -175,6 +181,8 @@ def _keys() -> set[str]:
             EnsembleRecipe,
             CandidateRecipe,
             FusionRecipe,
+            SearchRecipe,
+            RangeRecipe,
             TeacherRecipe,
             PretrainingStage,
             FineTuningStage,
