@@ -47,9 +47,8 @@ class Gains:
     ) -> dict[str, Any]:
         work = self._run.folder / "judged"
         shutil.rmtree(work, ignore_errors=True)
-        bundle = Bundle.create(
-            work, BaseSpec(path=str(base.resolve()), kind=self._recipe.base.kind)
-        )
+        spec = BaseSpec(path=str(base.resolve()), kind=self._recipe.base.bundle_kind)
+        bundle = Bundle.create(work, spec)
         refs = [bundle.add_adapter(f"stage-{n}", folder) for n, folder in enumerate(adapters)]
         manifest = draft(ensemble, [Member(name="chain", adapters=refs)], labels)
         rows = labelled(self._splits.validation, "validation", self._recipe, ensemble)

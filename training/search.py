@@ -108,7 +108,7 @@ class Study:
         """The figure of the member with these values, or of the average of several. Raises RecipeError."""
         with tempfile.TemporaryDirectory(prefix="choir-trial-") as scratch:
             folder = Path(scratch)
-            spec = BaseSpec(path=str(self.base.folder.resolve()), kind=self.base.kind)
+            spec = BaseSpec(path=str(self.base.folder.resolve()), kind=self.recipe.base.bundle_kind)
             bundle = Bundle.create(folder / "bundle", spec)
             members = [
                 self._trained(member, values, train, bundle, folder, watch)

@@ -84,7 +84,8 @@ class ValidationRun:
         """Candidates lie outside the bundle's adapters, so they are asked in a bundle of their own."""
         work = self._run.folder / "asked"
         shutil.rmtree(work, ignore_errors=True)
-        base = BaseSpec(path=str(self._base.folder.resolve()), kind=self._recipe.base.kind)
+        kind = self._recipe.base.bundle_kind
+        base = BaseSpec(path=str(self._base.folder.resolve()), kind=kind)
         bundle = Bundle.create(work, base)
         members = [
             Member(

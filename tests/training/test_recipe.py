@@ -287,6 +287,10 @@ def test_a_teacher_that_cannot_teach_is_refused(
             "the architecture llama is of the kind causal, not encoder",
         ),
         (
+            {"kind": "encoder", "path": "x", "answers": "text"},
+            "an encoder writes no text: leave out answers",
+        ),
+        (
             {"kind": "encoder", "scratch": {"architecture": "bert", "kv_heads": 2}},
             "bert has no kv_heads",
         ),
@@ -300,7 +304,7 @@ def test_a_teacher_that_cannot_teach_is_refused(
         ),
         (
             {"kind": "encoder", "path": "x", "stages": [{"kind": "fine_tuning"}]},
-            "fine_tuning of an encoder is on one ensemble",
+            "fine_tuning under a head is on one ensemble",
         ),
     ],
 )
@@ -327,6 +331,53 @@ def test_virtual_tokens_under_an_encoder_are_refused(kind: str, tmp_path: Path) 
     content["ensembles"][0]["members"] = [{"name": "a", "kind": kind}]
     content["ensembles"][0]["candidates"] = []
     with pytest.raises(RecipeError, match="topics/a: prefix, prompt and p_tuning need a causal"):
+        parse_recipe(content, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"members": [{"name": "a", "kind": "prefix"}], "candidates": []},
+            "topics/a: prefix, prompt and p_tuning need a causal base that answers by text",
+        ),
+        (
+            {"template": "{text}:"},
+            "topics: template, verbalizers and label_scoring are for labels as text",
+        ),
+        (
+            {"label_scoring": "mean"},
+            "template, verbalizers and label_scoring are for labels as text",
+        ),
+        (
+            {"task": "generation", "label": None, "target": "reply", "golden": 0, "baselines": []},
+            "an engine either pools vectors for heads or writes; put 'topics' into a recipe of its own",
+        ),
+        (
+            {
+                "members": [
+                    {
+                        "name": "a",
+                        "stages": [
+                            {"kind": "lora"},
+                            {"kind": "distillation", "teacher": {"path": "x"}},
+                        ],
+                    }
+                ],
+                "candidates": [],
+            },
+            "topics/a: a teacher's path is for answers by text",
+        ),
+    ],
+)
+def test_what_heads_on_a_causal_base_cannot_be_combined_with_is_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    base = {"kind": "causal", "answers": "heads", "path": "model"}
+    plain = {"template": "{text}", "verbalizers": {}}
+    content = recipe_content(base=base)
+    content["ensembles"] = [content["ensembles"][0] | plain | changes]
+    with pytest.raises(RecipeError, match=re.escape(message)):
         parse_recipe(content, folder=tmp_path)
 
 

@@ -48,6 +48,12 @@ class EnsembleRecipe(Strict):
         return str(self.label or self.target)
 
     @property
+    def words_labels(self) -> bool:
+        """Whether it says how labels are put as text."""
+        plain = (self.template, self.label_scoring) == ("{text}", "sum")
+        return bool(self.verbalizers) or not plain
+
+    @property
     def searches(self) -> list[SearchRecipe]:
         """The ensemble's own, and those of its members and candidates."""
         members = [*self.members, *self.candidates]

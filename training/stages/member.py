@@ -77,9 +77,7 @@ def train_stage(
     rows = data.rows.select(bag(len(data.rows), own.member.bag, own.member.seed))
     training = _Training(own, ensemble, base, replace(data, rows=rows))
     target.mkdir(parents=True, exist_ok=True)
-    adapted = (
-        training.of_causal(stage) if base.kind == "causal" else training.of_encoder(stage, target)
-    )
+    adapted = training.with_head(stage, target) if base.by_heads else training.as_text(stage)
     _save(adapted, base, target)
 
 
@@ -106,7 +104,7 @@ class _Training:
         )
         set_seed(own.member.seed)
 
-    def of_causal(self, stage: Stage) -> PeftModel:
+    def as_text(self, stage: Stage) -> PeftModel:
         own, data, tokenizer = self._own, self._data, self._tokenizer
         adapted = self._adapted()
         collate = causal.collate_for(tokenizer)
@@ -132,11 +130,11 @@ class _Training:
         fit(adapted, soft.features, soft.collate, self._options, stage, soft.loss)
         return adapted
 
-    def of_encoder(self, stage: Stage, target: Path) -> PeftModel:
+    def with_head(self, stage: Stage, target: Path) -> PeftModel:
         own, data = self._own, self._data
         lora = next(each for each in own.member.stages if isinstance(each, LoraStage))
         adapted = self._adapted()
-        model = encoder_with_head(adapted, self._model, self._ensemble, data, lora)
+        model = encoder_with_head(self._model, self._base, self._ensemble, data, lora)
         features = encoder_rows(self._ensemble, data, self._tokenizer, self._limit)
         collate = encoder.collate_for(self._tokenizer)
         if isinstance(own.recipe, DistillationStage):
@@ -180,21 +178,23 @@ class _Training:
 
 
 def encoder_with_head(
-    encoder: Any, base: Any, ensemble: EnsembleRecipe, data: MemberData, recipe: LoraStage
+    model: Any, base: Base, ensemble: EnsembleRecipe, data: MemberData, recipe: LoraStage
 ) -> EncoderWithHead:
-    """`encoder` (`base`, adapted or not) with a head for the ensemble's task."""
+    """`model`, of `base` and with LoRA layers in it or not, with a head for the ensemble's task."""
     return EncoderWithHead(
-        encoder,
-        base.config.hidden_size,
+        # Without the layer that foretells tokens.
+        model.base_model,
+        model.config.hidden_size,
         len(data.labels) or 1,
         towers=data.text_pair is not None,
         task=ensemble.task,
         stage=recipe,
+        pooling=base.pooling,
     )
 
 
 def encoder_rows(ensemble: EnsembleRecipe, data: MemberData, tokenizer: Any, limit: int) -> Dataset:
-    """The features of an encoder's rows."""
+    """What a model with a head reads of the rows."""
     truth = right_answers(ensemble, data)
     return encoder.member_features(data.rows, data.columns, truth, tokenizer, limit)
 

@@ -125,7 +125,7 @@ def test_trials_are_trained_and_judged_on_training_rows_that_share_no_text(
     splits = load_splits(recipe, tmp_path / "work")
     ensemble = recipe.ensembles[0]
     assert ensemble.search is not None
-    base = Base(encoder_base, "encoder", "base")
+    base = Base(encoder_base, "encoder", "base", by_heads=True)
     study = Study("topics", ensemble.search, recipe, ensemble, ["card"], base)
     twice = Dataset.from_list([*splits.train, *splits.train])
     train, judge = study.parts(twice)
