@@ -9,6 +9,9 @@ from typing import Any, Literal, TypeAlias
 from serve.tensors import TensorError, TensorFile
 
 BaseKind: TypeAlias = Literal["causal", "encoder"]
+"""How a base is used: it scores labels as text and writes, or it turns texts into vectors, which the members' heads
+read. A causal model can do either, as `bundle.json` says."""
+Pooling: TypeAlias = Literal["mean", "last"]
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _ENCODERS = (
@@ -32,16 +35,26 @@ class BaseError(ValueError):
 def kind_of(config: dict[str, Any]) -> BaseKind:
     """The kind of base that a Hugging Face `config.json` describes. Raises BaseError if it is
     neither."""
-    architectures = config.get("architectures") or []
-    if any(name.endswith(_CAUSAL) for name in architectures):
+    if _causal(config):
         return "causal"
     if config.get("model_type") in _ENCODERS:
         return "encoder"
     raise BaseError(
-        f"The base is of an unknown kind (architectures {architectures}, model_type "
+        f"The base is of an unknown kind (architectures {config.get('architectures')}, model_type "
         f"{config.get('model_type')!r}); "
         'say "kind": "causal" or "kind": "encoder" in bundle.json.'
     )
+
+
+def pooling_of(config: dict[str, Any]) -> Pooling:
+    """Which vector of a text heads read over a base with this `config.json`: the mean over its tokens; under a causal
+    model, where no token sees those behind it, the last one's."""
+    causal = _causal(config) and config.get("model_type") not in _ENCODERS
+    return "last" if causal else "mean"
+
+
+def _causal(config: dict[str, Any]) -> bool:
+    return any(name.endswith(_CAUSAL) for name in config.get("architectures") or [])
 
 
 @dataclass(frozen=True)

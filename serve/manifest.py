@@ -190,7 +190,7 @@ class Ensemble(Contract):
 
     @property
     def head_rows(self) -> int | None:
-        """Rows of each member's head under an encoder base: one a label, or one for regression's
+        """Rows of each member's head where heads answer: one a label, or one for regression's
         value; None for generation."""
         if self.task == "regression":
             return 1

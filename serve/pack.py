@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from serve.adapter import HEAD
+from serve.base import BaseKind
 from serve.bundle import BaseSpec, Bundle, BundleError, Ensemble, Member
 from serve.manifest import adapter_name, explain
 
@@ -32,9 +34,12 @@ def pack(
     LoRA and a prefix or prompt adapter.
 
     The base is referenced (a folder by its absolute path, anything else as a hub id), the adapters
-    are copied. `out` appears only once everything in it was verified. Raises BundleError otherwise.
+    are copied. Where every member has a head, a causal base is read by heads too. `out` appears only
+    once everything in it was verified. Raises BundleError otherwise.
     """
-    spec = _base_spec(base, revision)
+    folders = [[given] if isinstance(given, Path) else list(given) for given in adapters.values()]
+    heads = all(any((folder / HEAD).is_file() for folder in each) for each in folders)
+    spec = _base_spec(base, revision, "encoder" if heads else None)
     if fusion == "stack":
         raise BundleError(
             "A stacker has to be fitted, which 'choir train' does; "
@@ -56,10 +61,10 @@ def pack(
                 weight=(weights or {}).get(member),
                 adapters=[
                     draft.add_adapter(adapter_name(member, place), folder)
-                    for place, folder in enumerate([given] if isinstance(given, Path) else given)
+                    for place, folder in enumerate(each)
                 ],
             )
-            for member, given in adapters.items()
+            for member, each in zip(adapters, folders, strict=True)
         ]
         try:
             ensemble = Ensemble.model_validate(
@@ -86,12 +91,12 @@ def pack(
     return Bundle.open(out)
 
 
-def _base_spec(base: str, revision: str | None) -> BaseSpec:
+def _base_spec(base: str, revision: str | None, kind: BaseKind | None) -> BaseSpec:
     folder = Path(base).expanduser()
     if folder.is_dir():
         if revision is not None:
             raise BundleError(f"{base} is a folder and has no revisions; leave the revision out.")
-        return BaseSpec(path=str(folder.resolve()))
+        return BaseSpec(path=str(folder.resolve()), kind=kind)
     if not _HUB_ID.fullmatch(base) or base.startswith("."):
         raise BundleError(f"The base {base} is neither a folder nor a hub id such as org/name.")
-    return BaseSpec(id=base, revision=revision)
+    return BaseSpec(id=base, revision=revision, kind=kind)

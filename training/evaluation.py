@@ -1,8 +1,8 @@
 """Members and every fusion method side by side, on rows with known answers."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from serve.fusion.fused import Answers
 from serve.labels import LabelError
 from serve.manifest import TokenMethod
 from training.baselines import tfidf_svc
+from training.board import Board
 from training.data.loading import load_rows
 from training.metrics.classification import classification_metrics
 from training.metrics.multilabel import multilabel_metrics
@@ -27,14 +28,12 @@ from training.metrics.resampling import Metric
 from training.metrics.text import text_metrics, text_signatures
 from training.predict import OfflineMembers
 from training.preparation import load_splits
-from training.progress import progress_bars, quiet_libraries
+from training.progress import Advance, Watch, counted, quiet_libraries
 from training.recipe import EnsembleRecipe, Recipe, RecipeError
 from training.run import WORK, recorded_recipe
 from training.scores import Report, System, compare
 from training.tables import MAIN, show
 from training.targets import Targets, targets
-
-Advance = Callable[[int], None]
 
 MAX_NEW_TOKENS = 64
 TOKEN_METHODS: tuple[TokenMethod, ...] = ("average", "product")
@@ -88,9 +87,15 @@ class Evaluation:
     """One ensemble of a bundle, its members loaded."""
 
     def __init__(
-        self, bundle: Bundle, ensemble: Ensemble, *, max_new_tokens: int = MAX_NEW_TOKENS
+        self,
+        bundle: Bundle,
+        ensemble: Ensemble,
+        watch: Watch,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> None:
         self.ensemble = ensemble
+        self._watch = watch
         self._bundle = bundle
         self._members = OfflineMembers(bundle, ensemble)
         self._max_new_tokens = max_new_tokens
@@ -138,13 +143,12 @@ class Evaluation:
         }
         return label_report(ensemble, data, outputs, truth, fused, baselines)
 
-    @contextmanager
-    def _progress(self, data: Labelled, method: str | None = None) -> Iterator[Advance]:
+    def _progress(
+        self, data: Labelled, method: str | None = None
+    ) -> AbstractContextManager[Advance]:
         total = len(data.texts) * (1 if method else len(self.ensemble.members))
         title = f"{self.ensemble.name}: {data.name}" + (f", {method}" if method else "")
-        with progress_bars() as bars:
-            task = bars.add_task(title, total=total, loss="")
-            yield lambda done: bars.advance(task, done)
+        return counted(self._watch, title, total)
 
 
 def label_report(
@@ -235,7 +239,9 @@ def evaluate_bundle(
     rows, known = _rows(bundle, manifest, recipe, own, data)
     limit = own.max_new_tokens if own else MAX_NEW_TOKENS
     baselines = baseline_answers(own, manifest, known, rows) if own and known else {}
-    report = Evaluation(bundle, manifest, max_new_tokens=limit).report(manifest, rows, baselines)
+    with Board() as board:
+        evaluation = Evaluation(bundle, manifest, board, max_new_tokens=limit)
+        report = evaluation.report(manifest, rows, baselines)
     show(report, Console())
     if json_path is not None:
         json_path.write_text(json.dumps(report.model_dump(), indent=2) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from serve.bundle import BaseSpec, Bundle, Member
 from training.data.splits import Splits
@@ -33,31 +34,53 @@ class Gains:
         step = f"gain {ensemble.name}/{name}"
         if self._run.result(step) is not None:
             return
+        with self._run.models:
+            self._run.finish(step, self._figures(name, adapters, ensemble, labels, base))
+
+    def _figures(
+        self,
+        name: str,
+        adapters: Sequence[Path],
+        ensemble: EnsembleRecipe,
+        labels: Sequence[str],
+        base: Path,
+    ) -> dict[str, Any]:
         work = self._run.folder / "judged"
         shutil.rmtree(work, ignore_errors=True)
-        bundle = Bundle.create(
-            work, BaseSpec(path=str(base.resolve()), kind=self._recipe.base.kind)
-        )
+        spec = BaseSpec(path=str(base.resolve()), kind=self._recipe.base.bundle_kind)
+        bundle = Bundle.create(work, spec)
         refs = [bundle.add_adapter(f"stage-{n}", folder) for n, folder in enumerate(adapters)]
         manifest = draft(ensemble, [Member(name="chain", adapters=refs)], labels)
         rows = labelled(self._splits.validation, "validation", self._recipe, ensemble)
         limit = ensemble.max_new_tokens
-        report = Evaluation(bundle, manifest, max_new_tokens=limit).report(manifest, rows)
+        evaluation = Evaluation(bundle, manifest, self._run.watch, max_new_tokens=limit)
+        report = evaluation.report(manifest, rows)
         member = next(row for row in report.rows if row.kind == "member")
         row = member.model_copy(update={"name": name, "kind": "stage"})
-        self._run.finish(step, {"count": report.count, "row": row.model_dump()})
         shutil.rmtree(work)
+        return {"count": report.count, "row": row.model_dump()}
 
     def reports(self, ensemble: EnsembleRecipe) -> list[Report]:
-        """All that was judged of an ensemble, in order, as one report; none where it has no chain."""
+        """All that was judged of an ensemble, as one report; none where it has no chain.
+
+        First the base, then the members as the recipe has them, whichever was finished first."""
         steps = self._run.results(f"gain {ensemble.name}/")
         if not steps:
             return []
+        order = [member.name for member in ensemble.members]
+        rows = [Row.model_validate(step["row"]) for step in steps]
+        rows.sort(key=lambda row: order.index(name) if (name := _member(row.name)) else -1)
         return [
             Report(
                 ensemble=f"{ensemble.name}@1",
                 data="stage-by-stage validation",
                 count=steps[0]["count"],
-                rows=[Row.model_validate(step["row"]) for step in steps],
+                rows=rows,
             )
         ]
+
+
+def _member(chain: str) -> str:
+    """Whose chain of stages a row is about; empty for the base's."""
+    name, colon, _ = chain.partition(": ")
+    return name if colon else ""

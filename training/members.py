@@ -1,12 +1,13 @@
 """The members of an ensemble: each stage trained once, its adapters put into the bundle."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 from serve.bundle import AdapterRef, Bundle, Member
-from training.data.splits import Splits
 from training.gains import Gains
+from training.jobs import Job, Workers
 from training.recipe import (
     CandidateRecipe,
     DistillationStage,
@@ -16,8 +17,6 @@ from training.recipe import (
 )
 from training.run import Run
 from training.stages.base import Base
-from training.stages.member import MemberData, MemberStage, train_stage
-from training.teacher import find_teacher
 
 CANDIDATES = "candidates"
 """Folder below the bundle for adapters that no ensemble uses yet."""
@@ -27,14 +26,30 @@ class Members:
     """Trains the members of a recipe's ensembles; a stage that an earlier run finished is not trained again."""
 
     def __init__(
-        self, recipe: Recipe, run: Run, splits: Splits, base: Base, bundle: Bundle, gains: Gains
+        self,
+        recipe: Recipe,
+        run: Run,
+        base: Base,
+        bundle: Bundle,
+        gains: Gains,
+        workers: Workers,
+        fused: Mapping[str, Future[None]],
     ) -> None:
+        """`fused`: each ensemble, when it is ready to teach."""
         self._recipe = recipe
         self._run = run
-        self._splits = splits
         self._base = base
         self._bundle = bundle
         self._gains = gains
+        self._workers = workers
+        self._fused = fused
+
+    def outstanding(self, ensemble: EnsembleRecipe) -> Iterator[str]:
+        """The titles of the stages that are still to be trained."""
+        for member in [*ensemble.members, *ensemble.candidates]:
+            for number in range(len(member.stages)):
+                if self._run.result(_step(ensemble, member, number)) is None:
+                    yield _title(ensemble, member, number)
 
     def member(
         self, recipe: MemberRecipe, ensemble: EnsembleRecipe, labels: Sequence[str]
@@ -76,28 +91,35 @@ class Members:
         self, member: MemberRecipe, ensemble: EnsembleRecipe, labels: Sequence[str]
     ) -> list[Path]:
         """The folders of the member's adapters."""
-        options = self._recipe.data
-        data = MemberData(
-            self._splits.train, options.text, labels, options.max_tokens, options.text_pair
-        )
-        name, several = f"{ensemble.name}/{member.name}", len(member.stages) > 1
         adapters: list[Path] = []
-        for number, recipe in enumerate(member.stages, start=1):
-            folder = self._folder(member, ensemble) / f"{number}-{recipe.kind}"
-            step = f"stage {name}/{number}"
+        for number, recipe in enumerate(member.stages):
+            folder = self._folder(member, ensemble) / f"{number + 1}-{recipe.kind}"
+            step = _step(ensemble, member, number)
             goes_on = isinstance(recipe, DistillationStage)
             if self._run.result(step) is None:
-                title = f"{name}/{recipe.kind}" if several else name
-                teacher = None
-                if isinstance(recipe, DistillationStage):
-                    teacher = find_teacher(recipe.teacher, ensemble, labels, self._bundle)
-                own = MemberStage(member, recipe, tuple(adapters), teacher)
+                if isinstance(recipe, DistillationStage) and recipe.teacher.taught_by:
+                    self._fused[recipe.teacher.taught_by].result()
+                title = _title(ensemble, member, number)
                 with self._run.stage(title, self._recipe.precision) as stage:
-                    train_stage(own, ensemble, self._base, data, stage, folder)
+                    job = Job(
+                        title=title,
+                        member=member,
+                        number=number,
+                        ensemble=ensemble,
+                        labels=labels,
+                        data=self._recipe.data,
+                        precision=stage.precision,
+                        base=self._base,
+                        bundle=self._bundle.path,
+                        before=tuple(adapters),
+                        checkpoints=stage.folder,
+                        target=folder,
+                    )
+                    self._workers.train(job)
                 self._run.finish(step, True)
             adapters = [*adapters[:-1], folder] if goes_on else [*adapters, folder]
-            if several and not isinstance(member, CandidateRecipe):
-                chain = " + ".join(stage.kind for stage in member.stages[:number])
+            if len(member.stages) > 1 and not isinstance(member, CandidateRecipe):
+                chain = " + ".join(stage.kind for stage in member.stages[: number + 1])
                 self._gains.judge(
                     f"{member.name}: {chain}", adapters, ensemble, labels, self._base.folder
                 )
@@ -105,3 +127,12 @@ class Members:
 
     def _folder(self, member: MemberRecipe, ensemble: EnsembleRecipe) -> Path:
         return self._run.folder / "trained" / f"{ensemble.name}-{member.name}"
+
+
+def _step(ensemble: EnsembleRecipe, member: MemberRecipe, number: int) -> str:
+    return f"stage {ensemble.name}/{member.name}/{number + 1}"
+
+
+def _title(ensemble: EnsembleRecipe, member: MemberRecipe, number: int) -> str:
+    name = f"{ensemble.name}/{member.name}"
+    return f"{name}/{member.stages[number].kind}" if len(member.stages) > 1 else name

@@ -1,15 +1,19 @@
 """From a recipe to a bundle, step by step; each finished step is recorded and never done twice."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from datasets import concatenate_datasets
-from rich.console import Console
 
 from serve.bundle import Bundle, Ensemble
 from serve.fusion.fitting import fit_fusion
 from serve.fusion.fuse import Fusion
 from serve.fusion.note import FIGURES, noted
+from training.board import Board
+from training.crew import Crew, InTurn
 from training.data.splits import Splits
 from training.evaluation import (
     Evaluation,
@@ -24,12 +28,20 @@ from training.gains import Gains
 from training.golden import golden_answers, golden_texts
 from training.manifest import draft
 from training.members import Members
+from training.parallel.options import Parallel
 from training.preparation import prepare
 from training.progress import quiet_libraries
-from training.recipe import EnsembleRecipe, Recipe, RecipeError, load_recipe
+from training.recipe import (
+    DistillationStage,
+    EnsembleRecipe,
+    Recipe,
+    RecipeError,
+    load_recipe,
+)
 from training.report import write_report
 from training.run import Run
 from training.scores import Report
+from training.search import Found, Searches, Study, all_found, demand_method
 from training.shared import SharedStages
 from training.stages.base import base_spec
 from training.tables import MAIN, show
@@ -37,25 +49,56 @@ from training.targets import known_labels, targets, unknown_label
 from training.validation import ValidationRun
 
 
-def train(recipe_path: Path, out: Path, resume: bool = False) -> Bundle:
+def train(
+    recipe_path: Path, out: Path, resume: bool = False, parallel: Parallel | None = None
+) -> Bundle:
     """`choir train`: run the recipe and return the finished bundle.
 
-    With `resume`, steps that an earlier run into `out` finished are skipped. Raises RecipeError and BundleError.
+    With `resume`, steps that an earlier run into `out` finished are skipped. With `parallel`, several members are
+    trained at once. Raises RecipeError, BundleError and ClusterError.
     """
     recipe = load_recipe(recipe_path)
-    run = Run.start(out, recipe, resume=resume)
+    demand_method(recipe)
+    if parallel is None and recipe.searches:
+        # Ray Tune tries, one trial after another; members are then trained the same way.
+        parallel = Parallel(members=1)
+    if parallel is not None:
+        parallel.prepare()
+    board = Board()
+    run = Run.start(out, recipe, board, resume=resume)
     quiet_libraries()
-    return Pipeline(recipe, run, out).complete()
+    with _crew(parallel, run) as crew:
+        at_once = parallel.members if parallel else None
+        return Pipeline(recipe, run, out, board, crew, at_once).complete()
+
+
+def _crew(parallel: Parallel | None, run: Run) -> Crew:
+    if parallel is None:
+        return InTurn(run.watch)
+    from training.parallel.crew import RayCrew
+
+    return RayCrew(parallel, run.folder, run.watch)
 
 
 class Pipeline:
     """One run of one recipe."""
 
-    def __init__(self, recipe: Recipe, run: Run, out: Path) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: Run,
+        out: Path,
+        board: Board,
+        crew: Crew,
+        at_once: int | None,
+    ) -> None:
+        """`at_once`: how many trials of a search."""
         self._recipe = recipe
         self._run = run
-        self._out = out
-        self._console = Console(stderr=True)
+        self._out = out.absolute()
+        self._board = board
+        self._crew = crew
+        self._at_once = at_once
         self._prepared = prepare(recipe, run.folder)
         self._splits: Splits = self._prepared.splits
         self._digest = self._splits.digest()
@@ -66,7 +109,14 @@ class Pipeline:
 
     def complete(self) -> Bundle:
         """Do every step that is not done yet."""
-        self._prepared.ledger.show(self._console)
+        self._prepared.ledger.show(self._board.console)
+        with self._board:
+            bundle, reports = self._made()
+        self._report(reports, bundle)
+        return bundle
+
+    def _made(self) -> tuple[Bundle, list[Report]]:
+        """The bundle, but for its report, and what goes into that."""
         recipe, run, splits = self._recipe, self._run, self._splits
         labels = {ensemble.name: self._labels(ensemble) for ensemble in recipe.ensembles}
         gains = Gains(recipe, run, splits)
@@ -75,26 +125,70 @@ class Pipeline:
         if not (self._out / "bundle.json").exists():
             Bundle.create(self._out, base_spec(recipe.base, base, self._out / "base"))
         bundle = Bundle.open(self._out)
-        members = Members(recipe, run, splits, base, bundle, gains)
+        workers = self._crew.workers(splits.train, [base.folder, *_teachers(recipe)])
+        recipe = Searches(recipe, run, base, labels, self._tuned).chosen()
+        fused: dict[str, Future[None]] = {each.name: Future() for each in recipe.ensembles}
+        members = Members(recipe, run, base, bundle, gains, workers, fused)
         validation = ValidationRun(recipe, run, base, bundle, splits.groups)
-        reports: list[Report] = []
+        try:
+            reports = self._ensembles(recipe, members, labels, bundle, gains, validation, fused)
+        finally:
+            # Students that wait for a teacher who will never come.
+            for each in fused.values():
+                each.cancel()
+        return bundle, reports
+
+    def _tuned(self, study: Study, folder: Path) -> Found:
+        # Ray reads its options when it is imported, and has them only now.
+        from training.parallel.tuning import tune
+
+        return tune(study, self._splits.train, folder, self._run.watch, self._at_once)
+
+    def _ensembles(
+        self,
+        recipe: Recipe,
+        members: Members,
+        labels: Mapping[str, list[str]],
+        bundle: Bundle,
+        gains: Gains,
+        validation: ValidationRun,
+        fused: Mapping[str, Future[None]],
+    ) -> list[Report]:
+        """Train the members of all ensembles, and fuse each ensemble when its own are ready."""
         for ensemble in recipe.ensembles:
-            known = labels[ensemble.name]
-            trained = [members.member(member, ensemble, known) for member in ensemble.members]
-            candidates = {
-                candidate.name: members.candidate(candidate, ensemble, known)
-                for candidate in ensemble.candidates
-            }
-            manifest = draft(ensemble, trained, known)
-            if ensemble.task != "generation":
-                rows = labelled(splits.validation, "validation", recipe, ensemble)
-                validation.store(ensemble, manifest, candidates, rows)
-            reports += self._fuse(ensemble, manifest, bundle, validation)
+            for title in members.outstanding(ensemble):
+                self._board.expect(title)
+        begun = [
+            (
+                ensemble,
+                [
+                    self._crew.start(partial(members.member, each, ensemble, labels[ensemble.name]))
+                    for each in ensemble.members
+                ],
+                {
+                    each.name: self._crew.start(
+                        partial(members.candidate, each, ensemble, labels[ensemble.name])
+                    )
+                    for each in ensemble.candidates
+                },
+            )
+            for ensemble in recipe.ensembles
+        ]
+        reports: list[Report] = []
+        for ensemble, trained, candidates in begun:
+            manifest = draft(ensemble, [each.result() for each in trained], labels[ensemble.name])
+            others = {name: each.result() for name, each in candidates.items()}
+            with self._run.models:
+                if ensemble.task != "generation":
+                    rows = labelled(self._splits.validation, "validation", self._recipe, ensemble)
+                    validation.store(ensemble, manifest, others, rows)
+                reports += self._fuse(ensemble, manifest, bundle, validation)
             reports += gains.reports(ensemble)
-        self._report(reports, bundle)
-        return bundle
+            fused[ensemble.name].set_result(None)
+        return reports
 
     def _report(self, reports: Sequence[Report], bundle: Bundle) -> None:
+        searches = all_found(self._run)
         facts = {
             "recipe": self._recipe.name,
             "created": bundle.info.created,
@@ -103,9 +197,14 @@ class Pipeline:
             # Losses in nats a token; of fine-tuning there are none.
             "pretraining": [each for each in self._run.results("base") if each is not True],
         }
-        write_report(self._out / "report", self._recipe.name, reports, facts)
+        if searches:
+            facts["searches"] = [each.model_dump() for each in searches]
+        notes = [each.line() for each in searches]
+        write_report(self._out / "report", self._recipe.name, reports, facts, notes)
+        for note in notes:
+            self._board.console.print(note, soft_wrap=True, highlight=False)
         for report in reports:
-            show(report, self._console)
+            show(report, self._board.console)
 
     def _labels(self, ensemble: EnsembleRecipe) -> list[str]:
         """The labels in their order, none for a task without.
@@ -137,13 +236,15 @@ class Pipeline:
         """Fit the fusion on the validation rows, write the manifest, and judge it on validation and test rows."""
         step = f"fusion {recipe.name}"
         if self._run.result(step) is None:
-            evaluation = Evaluation(bundle, draft, max_new_tokens=recipe.max_new_tokens)
+            evaluation = Evaluation(
+                bundle, draft, self._run.watch, max_new_tokens=recipe.max_new_tokens
+            )
             rows = labelled(self._splits.validation, "validation", self._recipe, recipe)
             if recipe.task == "generation":
                 ensemble, report = _written(recipe, draft, evaluation, rows)
             else:
                 ensemble, report = self._fit(recipe, draft, bundle, validation, rows)
-            ensemble = _with_scores(ensemble, report)
+            ensemble = _with_scores(ensemble, report, all_found(self._run))
             bundle.write_ensemble(ensemble)
             reports = [report]
             if self._splits.test is not None:
@@ -175,6 +276,21 @@ class Pipeline:
         return ensemble, label_report(ensemble, rows, outputs, truth, fitted.validation)
 
 
+def _teachers(recipe: Recipe) -> list[Path]:
+    """Models outside the bundle that students learn from."""
+    stages = (
+        stage
+        for ensemble in recipe.ensembles
+        for member in [*ensemble.members, *ensemble.candidates]
+        for stage in member.stages
+    )
+    return [
+        stage.teacher.path
+        for stage in stages
+        if isinstance(stage, DistillationStage) and stage.teacher.path is not None
+    ]
+
+
 def _written(
     recipe: EnsembleRecipe, draft: Ensemble, evaluation: Evaluation, rows: Labelled
 ) -> tuple[Ensemble, Report]:
@@ -187,10 +303,12 @@ def _written(
     return ensemble, generation_report(ensemble, rows, answers, fused)
 
 
-def _with_scores(ensemble: Ensemble, report: Report) -> Ensemble:
-    """The manifest with its validation figures, checked as a whole."""
+def _with_scores(ensemble: Ensemble, report: Report, searches: Sequence[Found]) -> Ensemble:
+    """The manifest with its validation figures and what was found for its members, checked as a whole."""
     best = report.best_member(MAIN[ensemble.task])
-    scores = {FIGURES: {**report.served().scores, "best_member": best}}
+    scores: dict[str, Any] = {FIGURES: {**report.served().scores, "best_member": best}}
+    if found := {each.title: each.values for each in searches if each.ensemble == ensemble.name}:
+        scores["search"] = found
     scored = ensemble.model_copy(update={"scores": scores})
     if ensemble.task != "generation":
         scored = noted(scored, "fitted", report.count)

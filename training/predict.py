@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+from serve.base import pooling_of
 from serve.bundle import Bundle, Ensemble, Member
 from serve.fusion.tasks import outputs
 from serve.fusion.token_weights import token_weights
@@ -47,12 +48,14 @@ class OfflineMembers:
         """Raises BundleError when an adapter is missing."""
         self.ensemble = ensemble
         self._bundle = bundle
-        self._causal = bundle.base_kind() == "causal"
+        self._by_heads = bundle.base_kind() == "encoder"
         source = {
             "pretrained_model_name_or_path": bundle.base_source,
             "revision": bundle.base_revision or "main",
         }
-        loader = AutoModelForCausalLM if self._causal else AutoModel
+        self._pooling = pooling_of(AutoConfig.from_pretrained(**source).to_dict())
+        plain = self._by_heads and self._pooling == "mean"
+        loader = AutoModel if plain else AutoModelForCausalLM
         self._tokenizer: Any = AutoTokenizer.from_pretrained(**source)
         self._model: Any = loader.from_pretrained(**source, dtype=torch.float32)
         self._adapters = LoadedAdapters(
@@ -77,10 +80,10 @@ class OfflineMembers:
         rows = []
         for member in self.ensemble.members:
             with self._adapters.active(member) as model, torch.inference_mode():
-                if self._causal:
-                    rows.append(self._text_scores(model, texts, advance))
-                else:
+                if self._by_heads:
                     rows.append(self._head_scores(member, texts, pairs, advance))
+                else:
+                    rows.append(self._text_scores(model, texts, advance))
         return outputs(self.ensemble.task, np.stack(rows))
 
     def answers(
@@ -214,10 +217,9 @@ class OfflineMembers:
             chunk = order[start : start + INPUT_ROWS]
             rows = [ids[index] for index in chunk]
             mask = padding_mask(rows)
-            states = self._model(
-                input_ids=pad(rows, self._tokenizer.pad_token_id), attention_mask=mask
-            ).last_hidden_state
-            vectors[chunk] = pool(states, mask, normalize)
+            ids_of = pad(rows, self._tokenizer.pad_token_id or 0)
+            states = self._model.base_model(input_ids=ids_of, attention_mask=mask).last_hidden_state
+            vectors[chunk] = pool(states, mask, normalize, self._pooling)
             advance(len(chunk))
         return vectors
 

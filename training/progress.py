@@ -1,21 +1,40 @@
-"""What a person sees while training runs: one bar a stage, on standard error."""
+"""How work tells how far it has come: whoever watches knows each piece of it by its title."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import datasets
 import transformers
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from transformers import TrainerCallback
+
+Advance = Callable[[int], None]
+
+
+class Watch(Protocol):
+    """Whoever shows how far the work has come. Reports on a title that was never begun are ignored."""
+
+    def begin(self, title: str, total: int, done: int = 0) -> None:
+        """A piece of work starts, or starts anew."""
+
+    def reach(self, title: str, done: int, loss: float | None = None) -> None:
+        """It has come so far; without a `loss`, the last one stands."""
+
+    def end(self, title: str) -> None:
+        """It is finished."""
+
+
+class Unwatched:
+    """A Watch for work that nobody looks at."""
+
+    def begin(self, title: str, total: int, done: int = 0) -> None:
+        return None
+
+    def reach(self, title: str, done: int, loss: float | None = None) -> None:
+        return None
+
+    def end(self, title: str) -> None:
+        return None
 
 
 def quiet_libraries() -> None:
@@ -26,37 +45,33 @@ def quiet_libraries() -> None:
 
 
 class StageProgress(TrainerCallback):
-    """Moves one bar with the Trainer's steps and shows the last loss."""
+    """Reports the Trainer's steps and the last loss."""
 
-    def __init__(self, bars: Progress, title: str) -> None:
-        self._bars = bars
+    def __init__(self, watch: Watch, title: str) -> None:
+        self._watch = watch
         self._title = title
-        self._task: TaskID | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._task = self._bars.add_task(
-            self._title, total=state.max_steps, completed=state.global_step, loss=""
-        )
+        self._watch.begin(self._title, state.max_steps, state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._task is not None:
-            self._bars.update(self._task, completed=state.global_step)
+        self._watch.reach(self._title, state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if self._task is not None and logs and "loss" in logs:
-            self._bars.update(self._task, loss=f"loss {float(logs['loss']):.3f}")
+        if logs and "loss" in logs:
+            self._watch.reach(self._title, state.global_step, float(logs["loss"]))
 
 
 @contextmanager
-def progress_bars() -> Iterator[Progress]:
-    """Bars for a terminal; elsewhere each stage's last state is printed once."""
-    columns = (
-        TextColumn("{task.description:<28}"),
-        BarColumn(bar_width=30),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        yield bars
+def counted(watch: Watch, title: str, total: int) -> Iterator[Advance]:
+    """A piece of work that hears of its progress in amounts."""
+    done = 0
+
+    def advance(amount: int) -> None:
+        nonlocal done
+        done += amount
+        watch.reach(title, done)
+
+    watch.begin(title, total)
+    yield advance
+    watch.end(title)

@@ -23,21 +23,26 @@ tr.served {{ font-weight: bold; background: #eef6ee; }}
 <p>Members and every way to fuse them. The highlighted row is what the ensemble answers by. Validation figures of fitted
 methods are cross-fitted: each row is judged by a fit that did not see it. Intervals are the middle 95% of 1,000
 bootstrap resamples of the rows; every method is judged on the same resamples.</p>
-{tables}
+{notes}{tables}
 </html>
 """
 
 
 def write_report(
-    folder: Path, title: str, reports: Sequence[Report], facts: Mapping[str, Any]
+    folder: Path,
+    title: str,
+    reports: Sequence[Report],
+    facts: Mapping[str, Any],
+    notes: Sequence[str] = (),
 ) -> None:
-    """Write `metrics.json` and `index.html` into `folder`."""
+    """Write `metrics.json` and `index.html` into `folder`; `notes` stand above the tables."""
     folder.mkdir(parents=True, exist_ok=True)
     metrics = {**facts, "reports": [report.model_dump() for report in reports]}
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     tables = "\n".join(_table(report) for report in reports)
     (folder / "index.html").write_text(
-        PAGE.format(title=html.escape(title), tables=tables), encoding="utf-8"
+        PAGE.format(title=html.escape(title), notes=_paragraphs(notes), tables=tables),
+        encoding="utf-8",
     )
 
 
@@ -55,7 +60,11 @@ def _table(report: Report) -> str:
         mark = ' class="served"' if row.served else ""
         lines.append(f"<tr{mark}>{cells}</tr>")
     caption = html.escape(f"{report.ensemble}: {report.count} {report.data} rows")
-    said = "".join(f"<p>{html.escape(line)}</p>\n" for line in report_lines(report))
+    said = _paragraphs(report_lines(report))
     return (
         f"<h2>{caption}</h2>\n<table><tr>{head}</tr>\n" + "\n".join(lines) + f"\n</table>\n{said}"
     )
+
+
+def _paragraphs(lines: Sequence[str]) -> str:
+    return "".join(f"<p>{html.escape(line)}</p>\n" for line in lines)

@@ -3,12 +3,13 @@
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from training.progress import progress_bars
+from training.progress import Watch
 from training.recipe import Recipe, RecipeError
 from training.stages.fit import Precision, Stage
 
@@ -17,21 +18,25 @@ WORK = ".choir-train"
 
 
 class Run:
-    """The finished steps of a run, on disk after each one."""
+    """The finished steps of a run, on disk after each one. Several threads may finish steps."""
 
-    def __init__(self, folder: Path, fingerprint: str, steps: dict[str, Any]) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, fingerprint: str, steps: dict[str, Any], watch: Watch) -> None:
+        self.folder = folder.absolute()
+        self.watch = watch
+        self.models = threading.Lock()
+        """Held while this process loads and asks models: transformers patches torch for as long as it loads one."""
+        self._writing = threading.Lock()
         self._fingerprint = fingerprint
         self._steps = steps
 
     @classmethod
-    def start(cls, out: Path, recipe: Recipe, *, resume: bool) -> Self:
+    def start(cls, out: Path, recipe: Recipe, watch: Watch, *, resume: bool) -> Self:
         """Begin in an empty `out`, or go on where a run of the same recipe stopped. Raises RecipeError otherwise."""
         folder = out / WORK
         if out.exists() and not out.is_dir():
             raise RecipeError(f"{out} is a file; --out names a folder")
         if not out.is_dir() or not any(out.iterdir()) or _only_begun(out):
-            return cls._begin(folder, recipe)
+            return cls._begin(folder, recipe, watch)
         if not resume:
             raise RecipeError(
                 f"{out} is not empty; give another --out, or --resume to go on with a run that stopped"
@@ -46,17 +51,17 @@ class Run:
             raise RecipeError(
                 f"{out} was begun with another recipe; give another --out, or resume with that recipe"
             )
-        return cls(folder, recipe.fingerprint, state["steps"])
+        return cls(folder, recipe.fingerprint, state["steps"], watch)
 
     @classmethod
-    def _begin(cls, folder: Path, recipe: Recipe) -> Self:
+    def _begin(cls, folder: Path, recipe: Recipe, watch: Watch) -> Self:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RecipeError(f"cannot write to {folder.parent}: {error.strerror}") from None
         content = recipe.model_dump_json(indent=2) + "\n"
         (folder / "recipe.json").write_text(content, encoding="utf-8")
-        run = cls(folder, recipe.fingerprint, {})
+        run = cls(folder, recipe.fingerprint, {}, watch)
         run._write()
         return run
 
@@ -66,20 +71,22 @@ class Run:
 
     def results(self, prefix: str) -> list[Any]:
         """What the finished steps whose names begin so left behind, in the order in which they were finished."""
-        return [result for step, result in self._steps.items() if step.startswith(prefix)]
+        with self._writing:
+            return [result for step, result in self._steps.items() if step.startswith(prefix)]
 
     @contextmanager
     def stage(self, title: str, precision: Precision) -> Iterator[Stage]:
-        """A stage's checkpoints and progress bar; the checkpoints go when the stage has succeeded."""
+        """A stage's checkpoints and its row of progress; the checkpoints go when the stage has succeeded."""
         folder = self.folder / "checkpoints" / title.replace("/", "-")
-        with progress_bars() as bars:
-            yield Stage(title, folder, precision, bars)
+        yield Stage(title, folder, precision, self.watch)
+        self.watch.end(title)
         shutil.rmtree(folder, ignore_errors=True)
 
     def finish(self, step: str, result: Any) -> None:
         """Record a step as done. `result` is JSON, and not None."""
-        self._steps[step] = result
-        self._write()
+        with self._writing:
+            self._steps[step] = result
+            self._write()
 
     def _write(self) -> None:
         file = self.folder / "state.json"

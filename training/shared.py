@@ -125,8 +125,8 @@ class SharedStages:
         ]
 
     def _judge(self, chain: str, base: Base) -> None:
-        """What the base itself answers; an encoder without a member's head answers nothing."""
-        if base.kind == "causal":
+        """What the base itself answers; without a member's head it answers nothing where heads do."""
+        if not base.by_heads:
             for ensemble in self._recipe.ensembles:
                 self._gains.judge(chain, [], ensemble, self._labels[ensemble.name], base.folder)
 

@@ -68,7 +68,7 @@ class ValidationRun:
         return rows, np.stack([each for each in outputs if each is not None])
 
     def _ask(self, bundle: Bundle, ensemble: Ensemble, rows: Labelled, digest: str) -> None:
-        outputs = Evaluation(bundle, ensemble).outputs(rows)
+        outputs = Evaluation(bundle, ensemble, self._run.watch).outputs(rows)
         stored = self._bundle.validation_scores(ensemble.name)
         for member, own in zip(ensemble.members, outputs, strict=True):
             stored.write_outputs(member, digest, own)
@@ -84,7 +84,8 @@ class ValidationRun:
         """Candidates lie outside the bundle's adapters, so they are asked in a bundle of their own."""
         work = self._run.folder / "asked"
         shutil.rmtree(work, ignore_errors=True)
-        base = BaseSpec(path=str(self._base.folder.resolve()), kind=self._recipe.base.kind)
+        kind = self._recipe.base.bundle_kind
+        base = BaseSpec(path=str(self._base.folder.resolve()), kind=kind)
         bundle = Bundle.create(work, base)
         members = [
             Member(

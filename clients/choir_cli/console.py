@@ -24,6 +24,7 @@ _USER_ERRORS = (
     ("serve.fusion.errors", "FusionError"),
     ("serve.lifecycle", "ServerError"),
     ("training.recipe", "RecipeError"),
+    ("training.parallel.options", "ClusterError"),
 )
 
 

@@ -12,11 +12,27 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that was interrupted.")
     ] = False,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|HOST:PORT",
+            help="Train members at once on this Ray cluster. Several machines need a shared file system.",
+        ),
+    ] = None,
+    parallel: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="At most so many members at once; without --ray-address, on this machine.",
+        ),
+    ] = None,
 ) -> None:
     """Run a recipe: train the members, fit the fusion, write a bundle."""
+    from training.parallel.options import Parallel
     from training.pipeline import train as run
 
-    run(recipe, out, resume)
+    at_once = Parallel(ray_address, parallel) if ray_address or parallel else None
+    run(recipe, out, resume, at_once)
 
 
 def evaluate(

@@ -2,6 +2,7 @@
 
 from serve.adapter.folder import (
     ADAPTER_FILES,
+    HEAD,
     SOFT,
     WEIGHTS,
     AdapterError,
@@ -16,6 +17,7 @@ from serve.adapter.lora import DEFAULT_RANK_LIMIT, RANK_LIMITS
 __all__ = [
     "ADAPTER_FILES",
     "DEFAULT_RANK_LIMIT",
+    "HEAD",
     "RANK_LIMITS",
     "SOFT",
     "WEIGHTS",

@@ -1,4 +1,4 @@
-"""An encoder adapter's own classification head."""
+"""The head of an adapter over an encoder, or over a causal base that is read as one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from serve.tensors import TensorFile
 
 @dataclass(frozen=True)
 class HeadShape:
-    """What an encoder adapter's own head looks like."""
+    """What an adapter's own head looks like."""
 
     labels: int
     hidden: int
@@ -36,7 +36,8 @@ def check_head(
         return None
     if base_kind == "causal":
         raise AdapterError(
-            f"{HEAD} is for encoder bases only; a causal base scores labels as text."
+            f"{HEAD} is not for a base that scores labels as text; for heads over a causal base say "
+            '"kind": "encoder" in bundle.json.'
         )
     file = TensorFile(path)
     if set(file.tensors) != {"weight", "bias"}:

@@ -66,8 +66,8 @@ def inspect_adapter(
         kind = kind_of_config(config)
         if kind in SOFT and base_kind == "encoder":
             raise AdapterError(
-                f"It is a {kind} adapter, and an encoder base takes LoRA adapters only: its heads read the mean over "
-                "the text's own tokens, all at once."
+                f"It is a {kind} adapter, and an encoder base takes LoRA adapters only: its heads read the "
+                "text's own tokens, all at once."
             )
         if kind == "lora":
             rank = check_config(config, max_rank)

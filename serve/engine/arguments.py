@@ -7,9 +7,11 @@ from typing import Any, Literal
 
 import torch
 import vllm
+from transformers import PretrainedConfig
 from vllm import AsyncEngineArgs
 from vllm.config import KVTransferConfig, PoolerConfig
 
+from serve.base import pooling_of
 from serve.engine.lockstep.client import REPORT_COLUMNS
 from serve.engine.soft.inputs import SWITCH
 
@@ -24,7 +26,7 @@ OWNED: Mapping[str, str] = {
     "served_model_name": "models are named after ensembles",
     "runner": "it follows from the kind of the base",
     "convert": "it follows from the kind of the base",
-    "pooler_config": "heads are applied to the mean over the tokens",
+    "pooler_config": "heads read the mean over the tokens, and under a causal model the last one",
     "enable_lora": "adapters are what Choir serves",
     "max_cpu_loras": "it is the setting host_adapters",
     "scheduler_cls": "Choir brings its own",
@@ -125,8 +127,11 @@ def engine_args(
     else:
         arguments |= {
             "runner": "pooling",
+            # Not "classify", whose one head is the base's: each adapter has a head of its own.
             "convert": "embed",
-            "pooler_config": PoolerConfig(pooling_type="MEAN", use_activation=False),
+            "pooler_config": PoolerConfig(
+                pooling_type=_pooling(model, revision), use_activation=False
+            ),
         }
     if not torch.cuda.is_available():
         arguments |= CPU_DEFAULTS
@@ -137,3 +142,8 @@ def engine_args(
         arguments["max_logprobs"] = asked if asked < 0 else asked + REPORT_COLUMNS
         arguments["additional_config"] = {**arguments.get("additional_config", {}), SWITCH: True}
     return AsyncEngineArgs(**arguments)
+
+
+def _pooling(model: str, revision: str | None) -> Literal["MEAN", "LAST"]:
+    config, _ = PretrainedConfig.get_config_dict(model, revision=revision)
+    return "LAST" if pooling_of(config) == "last" else "MEAN"

@@ -1,4 +1,4 @@
-"""Label scores from an encoder base: each adapter's own small head over the pooled vector."""
+"""Label scores from a base that heads read: each adapter's own small one over the pooled vector."""
 
 import asyncio
 import uuid
@@ -23,7 +23,7 @@ PAIR_UNUSED = "This ensemble reads single texts: leave text_pair out."
 
 @dataclass(frozen=True)
 class Head:
-    """A linear layer over the mean of the token vectors, as `head.safetensors` holds it."""
+    """A linear layer over a text's pooled vector, as `head.safetensors` holds it."""
 
     weight: NDArray[np.float32]
     """[C, hidden], or [C, 4 x hidden] for pairs."""
@@ -91,8 +91,11 @@ class EncoderPooler:
         self._context = llm.model_config.max_model_len
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, special tokens included. Raises LabelError for a text longer than the context."""
+        """Token ids of each text, special tokens included. Raises LabelError for a text longer than the context, or
+        without any token."""
         rows: list[list[int]] = self._tokenizer(list(texts))["input_ids"]
+        if not all(rows):
+            raise LabelError("A text is empty: there is nothing that a head could read.")
         longest = max(len(row) for row in rows)
         if longest > self._context:
             raise LabelError(

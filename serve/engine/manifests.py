@@ -12,12 +12,14 @@ def refuse_unserved(ensemble: Ensemble, kind: str) -> None:
     """Raises PrepareError for what a manifest may say and this version of Choir cannot serve yet."""
     if kind == "causal" and ensemble.task in ("multilabel", "regression"):
         raise PrepareError(
-            f"The task {ensemble.task} needs an encoder base, whose adapters have heads; a causal base scores labels "
-            "that exclude each other."
+            f"The task {ensemble.task} needs adapters with heads: an encoder base, or a causal one whose bundle.json "
+            'says "kind": "encoder". This one scores labels that exclude each other.'
         )
     if ensemble.task == "generation":
         if kind == "encoder":
-            raise PrepareError("An encoder base cannot serve the task generation.")
+            raise PrepareError(
+                "A base that heads read (an encoder) cannot serve the task generation."
+            )
         try:
             token_method(ensemble)
         except FusionError as error:

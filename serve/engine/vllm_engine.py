@@ -266,7 +266,7 @@ class VLLMEngine:
         if refusal is not None or self._openai is None:
             yield refusal or Refusal(
                 400,
-                "The base is an encoder, which cannot write text: use /v1/predict.",
+                "The base is an encoder, or read by heads as one, and cannot write text: use /v1/predict.",
                 param="model",
             )
             return

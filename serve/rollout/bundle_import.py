@@ -105,6 +105,11 @@ def _check_one_base(bundles: Sequence[Bundle]) -> None:
             raise BundleError(
                 f"{first.path} and {bundle.path} are of different bases; serve them apart."
             )
+        if first.base_kind() != bundle.base_kind():
+            raise BundleError(
+                f"{first.path} and {bundle.path} use one base in different ways: in the one it scores labels as text "
+                "and writes, in the other heads read it; serve them apart."
+            )
 
 
 def _base(bundle: Bundle) -> tuple[str, str | None]:

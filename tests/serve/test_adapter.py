@@ -264,7 +264,7 @@ def test_an_encoder_adapter_needs_a_head_that_fits(encoder_base, make_adapter):
 def test_a_causal_adapter_has_no_head(causal_base, make_adapter):
     adapter = make_adapter(causal_base)
     adapter.add_head()
-    with pytest.raises(AdapterError, match="for encoder bases only"):
+    with pytest.raises(AdapterError, match="not for a base that scores labels as text"):
         inspect_adapter(adapter.path, base=causal_base, base_kind="causal")
 
 

@@ -129,3 +129,15 @@ def test_an_existing_folder_is_never_touched(options: Options) -> None:
     options["out"].mkdir()
     with pytest.raises(BundleError, match="exists already"):
         pack(**options)
+
+
+def test_a_causal_base_is_read_by_heads_where_every_member_has_one(
+    options: Options, causal_base: Path, make_adapter: Callable[..., Any]
+) -> None:
+    adapters = {name: make_adapter(causal_base, f"with-{name}", seed=3) for name in "ab"}
+    given = options | {"adapters": {name: each.path for name, each in adapters.items()}}
+    adapters["a"].add_head(labels=2)
+    with pytest.raises(BundleError, match=r'say "kind": "encoder" in bundle\.json'):
+        pack(**given)
+    adapters["b"].add_head(labels=2)
+    assert pack(**given).base_kind() == "encoder"

@@ -16,8 +16,10 @@ from peft import (
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
     BertModel,
@@ -173,9 +175,12 @@ def lora_with_head(
     normalize: bool = False,
     towers: bool = False,
 ) -> Path:
-    """A LoRA adapter over an encoder base with a head of its own, over pairs of texts for `towers`."""
-    model = AutoModel.from_pretrained(base, dtype=torch.float32)
-    _adapt(model, folder, seed, rank, ("query", "value"), 0.2, 8, None)
+    """A LoRA adapter with a head of its own, over pairs of texts for `towers`; the base is an encoder, or a Llama."""
+    causal = AutoConfig.from_pretrained(base).model_type == "llama"
+    loader = AutoModelForCausalLM if causal else AutoModel
+    model = loader.from_pretrained(base, dtype=torch.float32)
+    targets = ("q_proj", "v_proj") if causal else ("query", "value")
+    _adapt(model, folder, seed, rank, targets, 0.2, 8, None)
     generator = torch.Generator().manual_seed(seed)
     width = model.config.hidden_size * (4 if towers else 1)
     save_file(
@@ -297,3 +302,25 @@ class EncoderReference:
         batch = self.tokenizer(text, return_tensors="pt")
         pooled = self.model(**batch).last_hidden_state.mean(1)[0]
         return torch.nn.functional.normalize(pooled, dim=0) if normalize else pooled
+
+
+class ClassifierReference:
+    """The same for a causal base with a head: transformers' own sequence classification, which knows no bias."""
+
+    def __init__(self, base: Path, adapter: Path) -> None:
+        from safetensors.torch import load_file
+
+        self.tokenizer = AutoTokenizer.from_pretrained(base)
+        head = load_file(adapter / "head.safetensors")
+        model = AutoModelForSequenceClassification.from_pretrained(
+            base, num_labels=len(head["bias"]), dtype=torch.float32
+        )
+        model.score.weight.data = head["weight"]
+        self.bias = head["bias"]
+        self.model = PeftModel.from_pretrained(model, adapter).eval()
+
+    @torch.no_grad()
+    def probabilities(self, text: str) -> list[float]:
+        batch = self.tokenizer(text, return_tensors="pt")
+        logits = self.model(**batch).logits[0] + self.bias
+        return [float(p) for p in logits.double().softmax(0)]

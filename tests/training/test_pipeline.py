@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from serve.bundle import Bundle
-from training import members
+from training import jobs
 from training.pipeline import train
 from training.preparation import load_splits
 from training.progress import StageProgress
@@ -64,13 +64,13 @@ def test_no_member_is_trained_on_a_validation_or_test_row(
 ) -> None:
     recipe = small(write_recipe, tmp_path, encoder_base)
     trained: list[set[str]] = []
-    original = members.train_stage
+    original = jobs.train_stage
 
     def watched(own: Any, ensemble: Any, base: Any, data: Any, stage: Any, target: Path) -> None:
         trained.append(set(data.rows["text"]))
         original(own, ensemble, base, data, stage, target)
 
-    monkeypatch.setattr(members, "train_stage", watched)
+    monkeypatch.setattr(jobs, "train_stage", watched)
     train(recipe, tmp_path / "bundle")
     splits = load_splits(load_recipe(recipe), tmp_path / "work")
     assert len(trained) == 2
@@ -129,9 +129,7 @@ def test_a_finished_run_is_resumed_without_any_training(
 ) -> None:
     recipe = small(write_recipe, tmp_path, encoder_base)
     first = train(recipe, tmp_path / "bundle").ensemble("topics")
-    monkeypatch.setattr(
-        members, "train_stage", lambda *_: pytest.fail("a member was trained again")
-    )
+    monkeypatch.setattr(jobs, "train_stage", lambda *_: pytest.fail("a member was trained again"))
     assert train(recipe, tmp_path / "bundle", resume=True).ensemble("topics") == first
 
 

@@ -37,6 +37,41 @@ def changed(path: str, value: Any) -> dict[str, Any]:
             "ensembles.0.members.0.rankk: unknown key, did you mean rank?",
         ),
         (
+            "ensembles.0.members.0.search",
+            {"space": {"learning_rate": {"log": [0, 1]}}},
+            "search.space.learning_rate: a log range starts over 0, not at 0",
+        ),
+        (
+            "ensembles.0.members.0.search",
+            {"space": {"rank": [4, 9000]}},
+            "search: rank 9000 cannot be tried: rank Input should be less than or equal to 512",
+        ),
+        (
+            "ensembles.0.members.0.search",
+            {"space": {"rank": {"uniform": [4, 8]}}},
+            "search: rank 5.5276 cannot be tried: rank Input should be a valid integer",
+        ),
+        (
+            "ensembles.0.members.0.search",
+            {"space": {"virtual_tokens": [4, 8]}},
+            "search: virtual_tokens is no key of the kind lora, which has alpha, batch_size",
+        ),
+        (
+            "ensembles.0.members.0.search",
+            {"space": {"rank": {"log": [1, 2], "uniform": [1, 2]}}},
+            "exactly one of log, uniform and integer (given: log, uniform)",
+        ),
+        (
+            "ensembles.0.members.0.search",
+            {"space": {"rank": [4, 8]}, "metric": "bleu"},
+            "search: trials of classification are judged by log_loss, accuracy, macro_f1, ece, not by bleu",
+        ),
+        (
+            "ensembles.0.members.0.search",
+            {"space": {"rank": [4, 8]}, "trails": 3},
+            "search.trails: unknown key, did you mean trials?",
+        ),
+        (
             "ensembles.0.members.0.rank",
             "many",
             "ensembles.0.members.0.rank: .*integer.* (got 'many')",
@@ -45,6 +80,15 @@ def changed(path: str, value: Any) -> dict[str, Any]:
             "ensembles.0.members.0.kind",
             "prefix_tuning",
             "ensembles.0.members.0: kind must be one of lora, prefix, prompt, p_tuning",
+        ),
+        (
+            "ensembles.0.members.0",
+            {
+                "name": "a",
+                "search": {"space": {"rank": [4, 8]}},
+                "stages": [{"kind": "lora"}, {"kind": "prompt"}],
+            },
+            "search is for members of one stage",
         ),
         (
             "ensembles.0.members.0",
@@ -243,6 +287,10 @@ def test_a_teacher_that_cannot_teach_is_refused(
             "the architecture llama is of the kind causal, not encoder",
         ),
         (
+            {"kind": "encoder", "path": "x", "answers": "text"},
+            "an encoder writes no text: leave out answers",
+        ),
+        (
             {"kind": "encoder", "scratch": {"architecture": "bert", "kv_heads": 2}},
             "bert has no kv_heads",
         ),
@@ -256,7 +304,7 @@ def test_a_teacher_that_cannot_teach_is_refused(
         ),
         (
             {"kind": "encoder", "path": "x", "stages": [{"kind": "fine_tuning"}]},
-            "fine_tuning of an encoder is on one ensemble",
+            "fine_tuning under a head is on one ensemble",
         ),
     ],
 )
@@ -283,6 +331,53 @@ def test_virtual_tokens_under_an_encoder_are_refused(kind: str, tmp_path: Path) 
     content["ensembles"][0]["members"] = [{"name": "a", "kind": kind}]
     content["ensembles"][0]["candidates"] = []
     with pytest.raises(RecipeError, match="topics/a: prefix, prompt and p_tuning need a causal"):
+        parse_recipe(content, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"members": [{"name": "a", "kind": "prefix"}], "candidates": []},
+            "topics/a: prefix, prompt and p_tuning need a causal base that answers by text",
+        ),
+        (
+            {"template": "{text}:"},
+            "topics: template, verbalizers and label_scoring are for labels as text",
+        ),
+        (
+            {"label_scoring": "mean"},
+            "template, verbalizers and label_scoring are for labels as text",
+        ),
+        (
+            {"task": "generation", "label": None, "target": "reply", "golden": 0, "baselines": []},
+            "an engine either pools vectors for heads or writes; put 'topics' into a recipe of its own",
+        ),
+        (
+            {
+                "members": [
+                    {
+                        "name": "a",
+                        "stages": [
+                            {"kind": "lora"},
+                            {"kind": "distillation", "teacher": {"path": "x"}},
+                        ],
+                    }
+                ],
+                "candidates": [],
+            },
+            "topics/a: a teacher's path is for answers by text",
+        ),
+    ],
+)
+def test_what_heads_on_a_causal_base_cannot_be_combined_with_is_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    base = {"kind": "causal", "answers": "heads", "path": "model"}
+    plain = {"template": "{text}", "verbalizers": {}}
+    content = recipe_content(base=base)
+    content["ensembles"] = [content["ensembles"][0] | plain | changes]
+    with pytest.raises(RecipeError, match=re.escape(message)):
         parse_recipe(content, folder=tmp_path)
 
 

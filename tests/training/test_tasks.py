@@ -313,8 +313,8 @@ def test_what_cannot_be_is_said_before_anything_is_trained(
 
 def test_heads_need_an_encoder(tmp_path: Path, write_recipe: Callable[..., Path]) -> None:
     ensemble = {"name": "x", "task": "regression", "target": "x", "members": [{"name": "a"}]}
-    with pytest.raises(RecipeError, match="multilabel and regression need an encoder"):
+    with pytest.raises(RecipeError, match="multilabel and regression need heads"):
         train(write_recipe(tmp_path, ensembles=[ensemble]), tmp_path / "bundle")
     data = {"train": "train.csv", "text_pair": "reply"}
-    with pytest.raises(RecipeError, match="text_pair needs an encoder"):
+    with pytest.raises(RecipeError, match="text_pair needs heads"):
         train(write_recipe(tmp_path, data=data), tmp_path / "bundle")

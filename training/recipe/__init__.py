@@ -14,6 +14,7 @@ from training.recipe.fusion import (
 )
 from training.recipe.member import CandidateRecipe, MemberRecipe
 from training.recipe.recipe import Recipe, load_recipe, parse_recipe
+from training.recipe.search import METRICS, RangeRecipe, SearchRecipe, Values
 from training.recipe.shared import FineTuningStage, Objective, PretrainingStage, default_objective
 from training.recipe.stages import (
     AdapterStage,
@@ -32,6 +33,7 @@ from training.recipe.values import RecipeError
 __all__ = [
     "GENERATION_METHODS",
     "HEAD_SIZES",
+    "METRICS",
     "AdapterStage",
     "AnyStage",
     "BaseRecipe",
@@ -50,12 +52,15 @@ __all__ = [
     "PrefixStage",
     "PretrainingStage",
     "PromptStage",
+    "RangeRecipe",
     "Recipe",
     "RecipeError",
     "Scratch",
+    "SearchRecipe",
     "SoftStage",
     "StageRecipe",
     "TeacherRecipe",
+    "Values",
     "default_objective",
     "load_recipe",
     "parse_recipe",

@@ -55,7 +55,10 @@ class Scratch(Strict):
 class BaseRecipe(Strict):
     """Where the base comes from; exactly one source."""
 
-    kind: BaseKind
+    kind: Literal["causal", "encoder"]
+    answers: Literal["text", "heads"] | None = None
+    """How members answer: by text (labels as text, replies), a causal base's default; or by a head each, an encoder's
+    only way."""
     path: RecipePath | None = None
     id: str | None = None
     revision: str | None = None
@@ -65,6 +68,22 @@ class BaseRecipe(Strict):
     """Copy the model into the bundle; otherwise the bundle names the path, and moves only with it."""
     stages: list[SharedStage] = Field(default_factory=list)
     """What is trained into the base before the members fork."""
+
+    @property
+    def by_heads(self) -> bool:
+        """Whether each member has a head."""
+        return self.bundle_kind == "encoder"
+
+    @property
+    def bundle_kind(self) -> BaseKind:
+        """What bundles call such a base: a causal one that heads read is served as an encoder is."""
+        return "encoder" if self.answers == "heads" else self.kind
+
+    @model_validator(mode="after")
+    def _can_answer(self) -> Self:
+        if self.kind == "encoder" and self.answers == "text":
+            raise ValueError("an encoder writes no text: leave out answers, which are by heads")
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from serve.manifest import LABELLED, Extract, Name, Task
 from training.recipe.fusion import FusionRecipe
 from training.recipe.member import CandidateRecipe, MemberRecipe, with_defaults
+from training.recipe.search import SearchRecipe, searchable
 from training.recipe.values import Column, Strict
 
 
@@ -33,6 +34,8 @@ class EnsembleRecipe(Strict):
     """Keys of members and stages shared by all that have them; a member's own keys win."""
     members: list[MemberRecipe] = Field(min_length=1)
     candidates: list[CandidateRecipe] = Field(default_factory=list)
+    search: SearchRecipe | None = None
+    """Search one set of values for all members and candidates, judged by what the members answer together."""
     fusion: FusionRecipe = FusionRecipe()
     baselines: list[Literal["tfidf_svc"]] = Field(default_factory=list)
     golden: int = Field(0, ge=0)
@@ -43,6 +46,19 @@ class EnsembleRecipe(Strict):
     def answer(self) -> str:
         """Column of the right answers."""
         return str(self.label or self.target)
+
+    @property
+    def words_labels(self) -> bool:
+        """Whether it says how labels are put as text."""
+        plain = (self.template, self.label_scoring) == ("{text}", "sum")
+        return bool(self.verbalizers) or not plain
+
+    @property
+    def searches(self) -> list[SearchRecipe]:
+        """The ensemble's own, and those of its members and candidates."""
+        members = [*self.members, *self.candidates]
+        found = [self.search, *(member.search for member in members)]
+        return [search for search in found if search is not None]
 
     @model_validator(mode="before")
     @classmethod
@@ -67,6 +83,7 @@ class EnsembleRecipe(Strict):
         if self.labels is not None and self.task not in LABELLED:
             raise ValueError(f"`labels` is for {' and '.join(LABELLED)}, not for {self.task}")
         self.fusion.check(self.task)
+        self._check_searches()
         if "{text}" not in self.template:
             raise ValueError("template must contain {text}")
         names = [member.name for member in self.members]
@@ -81,3 +98,17 @@ class EnsembleRecipe(Strict):
         if len(set(adapters)) != len(adapters):
             raise ValueError("candidates need names of their own, different from the members'")
         return self
+
+    def _check_searches(self) -> None:
+        members = [*self.members, *self.candidates]
+        for member in members:
+            if member.search is None:
+                continue
+            if self.search is not None:
+                raise ValueError(
+                    f"member {member.name!r} has a search of its own, and the ensemble one for all members; leave "
+                    "one of them out"
+                )
+            member.search.check(self.task, [*member.stages])
+        if self.search is not None:
+            self.search.check(self.task, [searchable([*member.stages]) for member in members])

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from serve.manifest import Name
+from training.recipe.search import SearchRecipe, Values, searchable, with_values
 from training.recipe.stages import (
     STAGES,
     AdapterStage,
@@ -19,7 +20,7 @@ from training.recipe.stages import (
 )
 from training.recipe.values import Strict
 
-_OWN_KEYS = ("name", "member", "seed", "bag", "stages")
+_OWN_KEYS = ("name", "member", "seed", "bag", "search", "stages")
 """Keys of a member itself; all others belong to its only stage."""
 
 
@@ -30,6 +31,8 @@ class MemberRecipe(Strict):
     seed: int = 0
     bag: Annotated[float, Field(gt=0, le=1)] | Literal["bootstrap"] = 1.0
     """Share of the training rows drawn without replacement, or `bootstrap`: as many as there are, with replacement."""
+    search: SearchRecipe | None = None
+    """Search values of the stage's keys for this member alone."""
     stages: list[AnyStage] = Field(min_length=1)
 
     @model_validator(mode="before")
@@ -71,6 +74,17 @@ class MemberRecipe(Strict):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _can_be_searched(self) -> Self:
+        if self.search is not None:
+            searchable([*self.stages])
+        return self
+
+    def with_values(self, values: Values) -> Self:
+        """The member with what was found for its only stage. Raises ValueError."""
+        stage = with_values(searchable([*self.stages]), values)
+        return self.model_copy(update={"stages": [stage]})
+
     @property
     def adapters(self) -> list[AdapterStage]:
         """The stages that make an adapter, one each."""
@@ -93,7 +107,7 @@ def with_defaults(member: Any, defaults: Mapping[str, Any]) -> Any:
 
     Raises ValueError for a default that no kind has.
     """
-    known = {"seed", "bag"}.union(*(stage.model_fields for stage in STAGES.values()))
+    known = {"seed", "bag", "search"}.union(*(stage.model_fields for stage in STAGES.values()))
     for key in defaults:
         if key not in known or key == "kind":
             close = difflib.get_close_matches(key, known, n=1)
@@ -101,7 +115,7 @@ def with_defaults(member: Any, defaults: Mapping[str, Any]) -> Any:
             raise ValueError(f"defaults has the unknown key {key!r}{hint}")
     if not isinstance(member, dict):
         return member
-    own = {key: defaults[key] for key in ("seed", "bag") if key in defaults}
+    own = {key: defaults[key] for key in ("seed", "bag", "search") if key in defaults}
     if isinstance(stages := member.get("stages"), list):
         return {**own, **member, "stages": [_stage_with(each, defaults) for each in stages]}
     return {**own, **_stage_with(member, defaults)}

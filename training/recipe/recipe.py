@@ -17,6 +17,7 @@ from training.recipe.ensemble import EnsembleRecipe
 from training.recipe.fusion import FusionRecipe
 from training.recipe.member import CandidateRecipe
 from training.recipe.problems import keys_of, sentence
+from training.recipe.search import RangeRecipe, SearchRecipe
 from training.recipe.shared import FineTuningStage, PretrainingStage
 from training.recipe.source import Source
 from training.recipe.split import SplitRecipe
@@ -40,16 +41,33 @@ class Recipe(Strict):
         names = [ensemble.name for ensemble in self.ensembles]
         if len(set(names)) != len(names):
             raise ValueError("ensembles need different names")
-        if self.base.kind == "encoder" and any(e.task == "generation" for e in self.ensembles):
-            raise ValueError("generation needs a causal base")
-        if self.base.kind == "causal":
-            if any(e.task in ("multilabel", "regression") for e in self.ensembles):
-                raise ValueError(
-                    "multilabel and regression need an encoder, whose members have heads"
-                )
-            if self.data.text_pair:
-                raise ValueError("text_pair needs an encoder, which reads pairs as two towers")
+        if self.base.by_heads:
+            self._heads_can_answer()
+            return self
+        if any(e.task in ("multilabel", "regression") for e in self.ensembles):
+            raise ValueError(
+                "multilabel and regression need heads: an encoder, or a causal base with answers: heads"
+            )
+        if self.data.text_pair:
+            raise ValueError(
+                "text_pair needs heads, which read pairs as two towers: an encoder, or a causal base with answers: "
+                "heads"
+            )
         return self
+
+    def _heads_can_answer(self) -> None:
+        written = [each.name for each in self.ensembles if each.task == "generation"]
+        if written:
+            raise ValueError(
+                "generation needs a causal base that answers by text: an engine either pools vectors for heads or "
+                f"writes; put {written[0]!r} into a recipe of its own"
+            )
+        for ensemble in self.ensembles:
+            if self.base.kind == "causal" and ensemble.words_labels:
+                raise ValueError(
+                    f"{ensemble.name}: template, verbalizers and label_scoring are for labels as text; heads read the "
+                    "text alone"
+                )
 
     @model_validator(mode="after")
     def _shared_stages_fit(self) -> Self:
@@ -60,10 +78,10 @@ class Recipe(Strict):
             for name in stage.ensembles or []:
                 if name not in names:
                     raise ValueError(f"base: fine_tuning names the unknown ensemble {name!r}")
-            if self.base.kind == "encoder" and len(stage.ensembles or names) > 1:
+            if self.base.by_heads and len(stage.ensembles or names) > 1:
                 raise ValueError(
-                    "base: fine_tuning of an encoder is on one ensemble, whose labels its head has for the time; name "
-                    "one in `ensembles`"
+                    "base: fine_tuning under a head is on one ensemble, whose labels it has for the time; name one in "
+                    "`ensembles`"
                 )
             self._check_layers("base", stage.layers)
         return self
@@ -73,10 +91,10 @@ class Recipe(Strict):
         for number, ensemble in enumerate(self.ensembles):
             for member in [*ensemble.members, *ensemble.candidates]:
                 where = f"{ensemble.name}/{member.name}"
-                if self.base.kind == "encoder" and member.soft:
+                if self.base.by_heads and member.soft:
                     raise ValueError(
-                        f"{where}: prefix, prompt and p_tuning need a causal base: vLLM's encoders take no virtual "
-                        "tokens; under an encoder a member is a lora"
+                        f"{where}: prefix, prompt and p_tuning need a causal base that answers by text: what vLLM "
+                        "pools for heads has no virtual tokens; a member with a head is a lora"
                     )
                 for stage in member.stages:
                     if isinstance(stage, LoraStage):
@@ -103,10 +121,10 @@ class Recipe(Strict):
                 f"generation, not for {own.task}"
             )
         if teacher.path is not None:
-            if self.base.kind != "causal":
+            if self.base.by_heads:
                 raise ValueError(
-                    f"{where}: a teacher's path is for a causal base: an encoder without a head knows no labels; "
-                    "distil from an ensemble or a member"
+                    f"{where}: a teacher's path is for answers by text: a model without a head for them knows no "
+                    "labels; distil from an ensemble or a member"
                 )
             return
         found = next((each for each in earlier if each.name == teacher.taught_by), None)
@@ -129,6 +147,11 @@ class Recipe(Strict):
     def find(self, name: str) -> EnsembleRecipe | None:
         """The ensemble called `name`, if the recipe has it."""
         return next((ensemble for ensemble in self.ensembles if ensemble.name == name), None)
+
+    @property
+    def searches(self) -> bool:
+        """Whether values are searched for."""
+        return any(ensemble.searches for ensemble in self.ensembles)
 
     @property
     def fingerprint(self) -> str:
@@ -175,6 +198,8 @@ def _keys() -> set[str]:
             EnsembleRecipe,
             CandidateRecipe,
             FusionRecipe,
+            SearchRecipe,
+            RangeRecipe,
             TeacherRecipe,
             PretrainingStage,
             FineTuningStage,

@@ -22,7 +22,7 @@ class StageRecipe(Strict):
 
 
 class LoraStage(StageRecipe):
-    """A LoRA (Hu et al. 2021); on an encoder with a head of its own."""
+    """A LoRA (Hu et al. 2021); where members answer by heads with one of its own."""
 
     kind: Literal["lora"] = "lora"
     rank: int = Field(16, ge=1, le=512)
@@ -39,9 +39,9 @@ class LoraStage(StageRecipe):
     loss: Literal["mse", "huber"] = "mse"
     """Regression."""
     normalize: bool = True
-    """Encoder: L2-normalise the pooled vector before the head."""
+    """Heads: L2-normalise the pooled vector before the head."""
     head: Literal["prototypes", "random"] = "prototypes"
-    """Encoder: where a normalised head starts: at the labels' centroids (for values: at the line through the cosines of
+    """Heads: where a normalised one starts: at the labels' centroids (for values: at the line through the cosines of
     pairs, or at least squares), or anywhere, as its seed has it."""
 
 

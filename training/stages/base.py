@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+from serve.base import Pooling
 from serve.bundle import BaseSpec
 from training.recipe import BaseRecipe, RecipeError
 
@@ -36,6 +37,13 @@ class Base:
     kind: Literal["causal", "encoder"]
     name: str
     """What adapters name as their base: a hub id or the recipe's word, never a path of this machine."""
+    by_heads: bool
+    """Whether members answer by heads."""
+
+    @property
+    def pooling(self) -> Pooling:
+        """Which vector heads read."""
+        return "last" if self.kind == "causal" else "mean"
 
     def model(self) -> Any:
         """The base in float32, ready for adapters."""
@@ -52,7 +60,7 @@ def find_base(recipe: BaseRecipe, name: str, own: Path) -> Base:
     One that was trained here must already lie in `own`. Raises RecipeError when the base cannot be had.
     """
     folder, label = _source(recipe, name, own)
-    base = Base(folder, recipe.kind, label)
+    base = Base(folder, recipe.kind, label, recipe.by_heads)
     _check_model(base)
     if folder == own or recipe.id or not recipe.copy_files:
         return base
@@ -60,14 +68,15 @@ def find_base(recipe: BaseRecipe, name: str, own: Path) -> Base:
     for pattern in MODEL_FILES:
         for file in sorted(folder.glob(pattern)):
             shutil.copyfile(file, own / file.name)
-    return Base(own, recipe.kind, label)
+    return Base(own, recipe.kind, label, recipe.by_heads)
 
 
 def base_spec(recipe: BaseRecipe, base: Base, own: Path) -> BaseSpec:
     """What `bundle.json` says about the base."""
     if recipe.id and not recipe.stages:
-        return BaseSpec(id=recipe.id, revision=recipe.revision, kind=recipe.kind)
-    return BaseSpec(path="base" if base.folder == own else str(base.folder), kind=recipe.kind)
+        return BaseSpec(id=recipe.id, revision=recipe.revision, kind=recipe.bundle_kind)
+    path = "base" if base.folder == own else str(base.folder)
+    return BaseSpec(path=path, kind=recipe.bundle_kind)
 
 
 def _source(recipe: BaseRecipe, name: str, own: Path) -> tuple[Path, str]:

@@ -1,4 +1,4 @@
-"""Members on an encoder: a LoRA and a linear head over the mean-pooled vectors of a text or a pair."""
+"""Members with heads: a LoRA and a linear head over the pooled vectors of a text or a pair."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from serve.base import Pooling
 from serve.manifest import Task
 from training.recipe import LoraStage
 from training.stages.fit import Collate, pad, padding_mask
@@ -29,7 +30,8 @@ RIDGE = 1.0
 
 
 class EncoderWithHead(nn.Module):
-    """An encoder with a linear head over its pooled vectors; `forward` gives the Trainer its loss."""
+    """An encoder, or a causal model as one, with a linear head over its pooled vectors; `forward` gives the Trainer its
+    loss."""
 
     def __init__(
         self,
@@ -39,6 +41,7 @@ class EncoderWithHead(nn.Module):
         towers: bool,
         task: Task,
         stage: LoraStage,
+        pooling: Pooling = "mean",
     ) -> None:
         """`towers`: rows are pairs, whose vectors u and v the head reads as [u, v, |u-v|, u*v]."""
         super().__init__()
@@ -47,6 +50,7 @@ class EncoderWithHead(nn.Module):
         self.towers = towers
         self.task = task
         self.stage = stage
+        self.pooling = pooling
         self.scale = UNIT_SCALE if stage.normalize and task != "regression" else 1.0
 
     @torch.no_grad()
@@ -95,7 +99,7 @@ class EncoderWithHead(nn.Module):
         """What the head reads of each row, [rows, hidden] or [rows, 4 x hidden]."""
         mask = batch["attention_mask"]
         states = self.encoder(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
-        vectors = pool(states, mask, self.stage.normalize)
+        vectors = pool(states, mask, self.stage.normalize, self.pooling)
         return towers(*vectors.chunk(2)) if self.towers else vectors
 
     def forward(
@@ -136,11 +140,21 @@ def towers(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return torch.cat([u, v, (u - v).abs(), u * v], dim=-1)
 
 
-def pool(states: torch.Tensor, attention_mask: torch.Tensor, normalize: bool) -> torch.Tensor:
-    """Mean of `states` [batch, tokens, hidden] over the attention mask, L2-normalised if asked: [batch, hidden]."""
-    mask = attention_mask.unsqueeze(-1).to(states.dtype)
-    mean = (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-    return nn.functional.normalize(mean, dim=-1) if normalize else mean
+def pool(
+    states: torch.Tensor,
+    attention_mask: torch.Tensor,
+    normalize: bool,
+    pooling: Pooling = "mean",
+) -> torch.Tensor:
+    """Mean of `states` [batch, tokens, hidden] over the attention mask, or the last one in it; L2-normalised if asked:
+    [batch, hidden]."""
+    counts = attention_mask.sum(dim=1).clamp(min=1)
+    if pooling == "last":
+        vectors = states[torch.arange(len(states)), counts - 1]
+    else:
+        mask = attention_mask.unsqueeze(-1).to(states.dtype)
+        vectors = (states * mask).sum(dim=1) / counts.unsqueeze(-1).to(states.dtype)
+    return nn.functional.normalize(vectors, dim=-1) if normalize else vectors
 
 
 def member_features(
@@ -170,7 +184,7 @@ def collate_for(tokenizer: Any) -> Collate:
         ids = [feature["input_ids"] for feature in features]
         ids += [feature["pair_ids"] for feature in features if "pair_ids" in feature]
         return {
-            "input_ids": pad(ids, tokenizer.pad_token_id),
+            "input_ids": pad(ids, tokenizer.pad_token_id or 0),
             "attention_mask": padding_mask(ids),
             "labels": torch.tensor([feature["labels"] for feature in features]),
         }

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 from datasets import Dataset
-from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
@@ -20,7 +19,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from training.progress import StageProgress
+from training.progress import StageProgress, Watch
 
 Collate = Callable[[Sequence[Mapping[str, Any]]], dict[str, torch.Tensor]]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -54,12 +53,12 @@ HELD_OUT = 0.1
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a run keeps its checkpoints, how it computes, and how it shows its progress."""
+    """Where a run keeps its checkpoints, how it computes, and who hears of its progress."""
 
     title: str
     folder: Path
     precision: Precision
-    bars: Progress
+    watch: Watch
 
 
 class LengthGroupedBatches(LengthGroupedSampler):
@@ -149,7 +148,7 @@ def fit(
     if options.patience is not None:
         split = features.train_test_split(HELD_OUT, seed=options.seed)
         features, held_out = split["train"], split["test"]
-    callbacks: list[TrainerCallback] = [StageProgress(stage.bars, stage.title)]
+    callbacks: list[TrainerCallback] = [StageProgress(stage.watch, stage.title)]
     if options.patience is not None:
         callbacks.append(EarlyStoppingCallback(options.patience))
     trainer = OneCycleTrainer(

@@ -15,7 +15,7 @@ def with_lora(model: Any, recipe: LoraStage, base: Base, member: str) -> PeftMod
     if recipe.layers is not None and recipe.layers > depth:
         raise RecipeError(f"member {member!r}: layers is {recipe.layers}, but the base has {depth}")
     config = LoraConfig(
-        task_type=TaskType.CAUSAL_LM if base.kind == "causal" else TaskType.FEATURE_EXTRACTION,
+        task_type=TaskType.FEATURE_EXTRACTION if base.by_heads else TaskType.CAUSAL_LM,
         r=recipe.rank,
         lora_alpha=recipe.alpha or recipe.rank,
         use_rslora=recipe.rslora,

@@ -1,6 +1,6 @@
 """One stage of a member: an adapter on the frozen base, trained on the member's bag and saved in PEFT's format."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from transformers import set_seed
 
 from serve.origin import record_base
 from training.data.splits import bag
+from training.progress import Advance, counted
 from training.recipe import (
     AnyStage,
     DistillationStage,
@@ -30,8 +31,6 @@ from training.stages.fit import FitOptions, Stage, fit
 from training.stages.lora import with_lora
 from training.stages.soft import continued, with_virtual_tokens
 from training.targets import targets
-
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,7 @@ def train_stage(
     rows = data.rows.select(bag(len(data.rows), own.member.bag, own.member.seed))
     training = _Training(own, ensemble, base, replace(data, rows=rows))
     target.mkdir(parents=True, exist_ok=True)
-    adapted = (
-        training.of_causal(stage) if base.kind == "causal" else training.of_encoder(stage, target)
-    )
+    adapted = training.with_head(stage, target) if base.by_heads else training.as_text(stage)
     _save(adapted, base, target)
 
 
@@ -107,7 +104,7 @@ class _Training:
         )
         set_seed(own.member.seed)
 
-    def of_causal(self, stage: Stage) -> PeftModel:
+    def as_text(self, stage: Stage) -> PeftModel:
         own, data, tokenizer = self._own, self._data, self._tokenizer
         adapted = self._adapted()
         collate = causal.collate_for(tokenizer)
@@ -133,11 +130,11 @@ class _Training:
         fit(adapted, soft.features, soft.collate, self._options, stage, soft.loss)
         return adapted
 
-    def of_encoder(self, stage: Stage, target: Path) -> PeftModel:
+    def with_head(self, stage: Stage, target: Path) -> PeftModel:
         own, data = self._own, self._data
         lora = next(each for each in own.member.stages if isinstance(each, LoraStage))
         adapted = self._adapted()
-        model = encoder_with_head(adapted, self._model, self._ensemble, data, lora)
+        model = encoder_with_head(self._model, self._base, self._ensemble, data, lora)
         features = encoder_rows(self._ensemble, data, self._tokenizer, self._limit)
         collate = encoder.collate_for(self._tokenizer)
         if isinstance(own.recipe, DistillationStage):
@@ -181,21 +178,23 @@ class _Training:
 
 
 def encoder_with_head(
-    encoder: Any, base: Any, ensemble: EnsembleRecipe, data: MemberData, recipe: LoraStage
+    model: Any, base: Base, ensemble: EnsembleRecipe, data: MemberData, recipe: LoraStage
 ) -> EncoderWithHead:
-    """`encoder` (`base`, adapted or not) with a head for the ensemble's task."""
+    """`model`, of `base` and with LoRA layers in it or not, with a head for the ensemble's task."""
     return EncoderWithHead(
-        encoder,
-        base.config.hidden_size,
+        # Without the layer that foretells tokens.
+        model.base_model,
+        model.config.hidden_size,
         len(data.labels) or 1,
         towers=data.text_pair is not None,
         task=ensemble.task,
         stage=recipe,
+        pooling=base.pooling,
     )
 
 
 def encoder_rows(ensemble: EnsembleRecipe, data: MemberData, tokenizer: Any, limit: int) -> Dataset:
-    """The features of an encoder's rows."""
+    """What a model with a head reads of the rows."""
     truth = right_answers(ensemble, data)
     return encoder.member_features(data.rows, data.columns, truth, tokenizer, limit)
 
@@ -227,15 +226,19 @@ def _merged(model: Any, folders: Sequence[Path]) -> Any:
 
 @contextmanager
 def _asked(own: MemberStage, stage: Stage, rows: int) -> Iterator[tuple[Teacher, Advance]]:
-    """The stage's teacher, with a bar for its answers."""
+    """The stage's teacher; its answers are a piece of work of their own."""
     assert own.teacher is not None, "whoever distils has found the teacher"
     total = rows * own.teacher.passes
-    task = stage.bars.add_task(f"{stage.title}: teacher", total=total, loss="")
-    yield own.teacher, lambda done: stage.bars.advance(task, done)
+    with counted(stage.watch, f"{stage.title}: teacher", total) as advance:
+        yield own.teacher, advance
 
 
 def _save(model: PeftModel, base: Base, target: Path) -> None:
-    model.peft_config["default"].base_model_name_or_path = base.name
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = base.name
+    # A set has another order in each process, and the adapter would have another digest.
+    if isinstance(names := getattr(config, "target_modules", None), set):
+        config.target_modules = sorted(names)
     # "auto" would look the base up on the hub.
     model.save_pretrained(target, save_embedding_layers=False)
     # PEFT's model card is a form to fill in and is not part of an adapter's content.

@@ -22,9 +22,9 @@ def tune_base(
     stage: Stage,
     target: Path,
 ) -> None:
-    """Tune the base on the rows of all `tasks` together (an encoder: of one) and write it to `target`.
+    """Tune the base on the rows of all `tasks` together (under a head: of one) and write it to `target`.
 
-    An encoder's head is its own for the time and is left behind. Raises RecipeError."""
+    The head is the base's own for the time and is left behind. Raises RecipeError."""
     tokenizer, model = base.tokenizer(), base.model()
     if recipe.layers is not None:
         _freeze_above(model, recipe.layers)
@@ -33,7 +33,7 @@ def tune_base(
         recipe.epochs, recipe.batch_size, recipe.learning_rate, seed, recipe.early_stopping
     )
     set_seed(seed)
-    if base.kind == "causal":
+    if not base.by_heads:
         features = concatenate_datasets(
             [
                 causal.member_features(
@@ -51,7 +51,7 @@ def tune_base(
         [(ensemble, data)] = tasks
         limit = min(data.max_tokens or context, context)
         # The head is made and started as a LoRA member's is by default.
-        with_head = encoder_with_head(model, model, ensemble, data, LoraStage())
+        with_head = encoder_with_head(model, base, ensemble, data, LoraStage())
         features = encoder_rows(ensemble, data, tokenizer, limit)
         collate = encoder.collate_for(tokenizer)
         with_head.start_informed(encoder.batches_of(features, collate))

@@ -370,6 +370,17 @@ async def test_bundles_of_different_bases_are_not_served_together(world: World) 
         await world.start_controller()
 
 
+async def test_bundles_that_use_one_base_differently_are_not_served_together(world: World) -> None:
+    one, two = (make_bundle(world.folder / name, name) for name in ("intents", "topics"))
+    file = two.path / "bundle.json"
+    content = json.loads(file.read_text())
+    content["base"]["kind"] = "encoder"
+    file.write_text(json.dumps(content))
+    world.bundles = [one, two]
+    with pytest.raises(BundleError, match="use one base in different ways"):
+        await world.start_controller()
+
+
 async def test_bundles_that_contradict_each_other_are_not_served_together(world: World) -> None:
     world.bundles = [
         make_bundle(world.folder / name, seed=seed) for name, seed in (("x", 0), ("y", 9))

@@ -8,9 +8,10 @@ import torch
 from sklearn.linear_model import LinearRegression
 from torch import nn
 
+from serve.base import Pooling
 from serve.manifest import Task
 from training.recipe import LoraStage
-from training.stages.encoder import EncoderWithHead, collate_for, towers
+from training.stages.encoder import EncoderWithHead, collate_for, pool, towers
 
 HIDDEN = 6
 
@@ -101,3 +102,12 @@ def test_a_batch_of_pairs_holds_the_second_texts_behind_the_first_ones() -> None
     assert batch["input_ids"].tolist() == [[1, 2, 0], [4, 0, 0], [3, 0, 0], [5, 6, 7]]
     assert batch["attention_mask"].sum(dim=1).tolist() == [2, 1, 1, 3]
     assert batch["labels"].tolist() == [0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"), [("mean", [[2.0], [6.0]]), ("last", [[3.0], [6.0]])]
+)
+def test_a_text_is_read_at_its_own_tokens(pooling: Pooling, expected: list[list[float]]) -> None:
+    states = torch.tensor([[[1.0], [2.0], [3.0]], [[6.0], [9.0], [9.0]]])
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    assert pool(states, mask, normalize=False, pooling=pooling).tolist() == expected

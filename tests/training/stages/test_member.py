@@ -127,7 +127,7 @@ def test_a_candidate_of_two_stages_has_a_folder_a_stage(soft_bundle: Bundle) -> 
 
 
 def test_virtual_tokens_start_where_init_says(causal_bundle: Bundle) -> None:
-    base = Base(Path(causal_bundle.base_source), "causal", "tiny")
+    base = Base(Path(causal_bundle.base_source), "causal", "tiny", by_heads=False)
     tokenizer, model = base.tokenizer(), base.model()
     ids = tokenizer("my card")["input_ids"]
     prompt = PromptStage(virtual_tokens=2 * len(ids) + 1, init="my card")

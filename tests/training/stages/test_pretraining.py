@@ -8,7 +8,7 @@ from datasets import Dataset
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from tests.training.conftest import TOPICS
-from training.progress import progress_bars
+from training.board import Board
 from training.recipe import RecipeError, Scratch
 from training.stages.fit import IGNORED, Stage
 from training.stages.pretraining import _Masking, _sentence_pairs
@@ -31,8 +31,8 @@ def test_the_loss_falls_below_a_unigram_models_and_the_checkpoint_loads(
 ) -> None:
     rows = Dataset.from_dict({"text": DOCUMENTS})
     base = tmp_path / "base"
-    with progress_bars() as bars:
-        stage = Stage("base", tmp_path / "checkpoints", "float32", bars)
+    with Board() as board:
+        stage = Stage("base", tmp_path / "checkpoints", "float32", board)
         found = train_base(scratch(objective), rows, [], base, 1, stage)
     assert found.loss < found.unigram
     tokenizer = AutoTokenizer.from_pretrained(base)

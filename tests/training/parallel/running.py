@@ -1,0 +1,40 @@
+"""`choir train` in a process of its own: Ray reads its options once in a process."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+POLL_SECONDS = 0.05
+
+
+class Running:
+    """A run that has begun; what it prints goes into a file beside the bundle."""
+
+    def __init__(
+        self, recipe: Path, out: Path, *options: str, env: Mapping[str, str] = os.environ
+    ) -> None:
+        self._log = out.with_suffix(".log")
+        command = [sys.executable, "-m", "choir_cli.main", "train", str(recipe), "--out", str(out)]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*command, *options], stdout=log, stderr=log, env={**env, "OMP_NUM_THREADS": "1"}
+            )
+
+    def end(self) -> tuple[int, str]:
+        """Its status, and all that it printed."""
+        return self._process.wait(), self._log.read_text()
+
+    def succeed(self) -> str:
+        """All that it printed."""
+        status, printed = self.end()
+        assert status == 0, printed
+        return printed
+
+    def goes_on(self) -> bool:
+        return self._process.poll() is None
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)

@@ -1,0 +1,105 @@
+"""The table of progress on standard error: one row a piece of work, with its state, its bar and its loss."""
+
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Self
+
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    Progress,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+WAITING, RUNNING, DONE = "waiting", "running", "done"
+
+
+class Board:
+    """On a terminal a live table of what runs and what waits, below the rows that are finished. Elsewhere only the
+    finished rows are printed.
+
+    Several threads may report at once."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._table = _Table(
+            TextColumn("{task.description:<28}"),
+            TextColumn("{task.fields[state]:<7}"),
+            BarColumn(bar_width=24, pulse_style="bar.back"),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._rows: dict[str, TaskID] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self._table.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            for row in self._by_title(WAITING):
+                self._remove(row)
+            unfinished = self._by_title(RUNNING)
+            self._table.stop()
+            if self._table.disable:
+                self._print(unfinished)
+
+    def expect(self, title: str) -> None:
+        """Work that will begin later."""
+        with self._lock:
+            if title not in self._rows:
+                self._rows[title] = self._table.add_task(
+                    title, start=False, total=0, state=WAITING, loss=""
+                )
+
+    def begin(self, title: str, total: int, done: int = 0) -> None:
+        self.expect(title)
+        with self._lock:
+            row = self._rows[title]
+            self._table.reset(row, total=total, completed=done, state=RUNNING, loss="")
+
+    def reach(self, title: str, done: int, loss: float | None = None) -> None:
+        with self._lock:
+            if title in self._rows:
+                self._table.update(self._rows[title], completed=done)
+                if loss is not None:
+                    self._table.update(self._rows[title], loss=f"loss {loss:.3f}")
+
+    def end(self, title: str) -> None:
+        with self._lock:
+            if title not in self._rows:
+                return
+            [task] = (each for each in self._table.tasks if each.id == self._rows[title])
+            if task.fields["state"] == RUNNING:
+                self._table.stop_task(task.id)
+                self._table.update(task.id, state=DONE)
+                self._print([task])
+            self._remove(task)
+
+    def _by_title(self, state: str) -> list[Task]:
+        return [task for task in self._table.tasks if task.fields["state"] == state]
+
+    def _print(self, tasks: Sequence[Task]) -> None:
+        if tasks:
+            self.console.print(self._table.make_tasks_table(tasks))
+
+    def _remove(self, task: Task) -> None:
+        self._table.remove_task(task.id)
+        del self._rows[task.description]
+
+
+class _Table(Progress):
+    """rich's rows, those that run first: a screen too short for all shows these."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        order = sorted(self.tasks, key=lambda task: task.fields["state"] == WAITING)
+        yield self.make_tasks_table(order)

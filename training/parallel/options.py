@@ -1,0 +1,43 @@
+"""How many members are trained at once, and where."""
+
+import os
+import sys
+from dataclasses import dataclass
+from functools import cache
+
+from serve.ray_options import own_cluster
+
+
+class ClusterError(RuntimeError):
+    """Why a cluster cannot train the members, or could not, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Members at once on a Ray cluster; without an address on one of this run's own, on this machine."""
+
+    address: str | None = None
+    """`auto`, or `HOST:PORT` of a running cluster."""
+    members: int | None = None
+    """At most so many at once; default: as many as the cluster has room for."""
+
+    def prepare(self) -> None:
+        """Set Ray's options. Raises ClusterError for an address that cannot be one."""
+        if self.address is None:
+            if "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != "token":
+                raise ClusterError(
+                    "Ray was imported before it could be told to ask for a token, so that it would be open to the "
+                    "network; train in a process that has not imported it (choir train)"
+                )
+            os.environ.update(_closed())
+        elif "://" in self.address:
+            raise ClusterError(
+                f"--ray-address takes auto or HOST:PORT, not {self.address}: run the command on one of the cluster's "
+                "machines, which is where the bundle is written"
+            )
+
+
+@cache
+def _closed() -> dict[str, str]:
+    """Ray keeps the first token that a process has shown it."""
+    return own_cluster()

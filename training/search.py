@@ -1,0 +1,233 @@
+"""Hyperparameter search: trials train members on a part of the training rows and are judged on the rest of them.
+
+The validation rows, which the fusion is fitted on, are unseen by the choice."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypeVar
+
+from datasets import Dataset
+from pydantic import BaseModel, ConfigDict
+
+from serve.bundle import BaseSpec, Bundle, Member
+from training.data.splits import grouped_split
+from training.evaluation import Evaluation, labelled
+from training.jobs import Job
+from training.manifest import draft
+from training.progress import Unwatched, Watch
+from training.recipe import (
+    METRICS,
+    EnsembleRecipe,
+    MemberRecipe,
+    Recipe,
+    RecipeError,
+    SearchRecipe,
+    Values,
+)
+from training.run import Run
+from training.stages.base import Base
+from training.tables import HEADINGS
+
+AnyMember = TypeVar("AnyMember", bound=MemberRecipe)
+
+
+class Trial(BaseModel):
+    """What one choice of values came to; without a score it failed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    values: dict[str, bool | int | float | str]
+    score: float | None
+
+
+class Found(BaseModel):
+    """A finished search."""
+
+    model_config = ConfigDict(frozen=True)
+
+    title: str
+    values: dict[str, bool | int | float | str]
+    metric: str
+    score: float
+    rows: int
+    """How many training rows the trials were judged on."""
+    method: str
+    trials: list[Trial]
+
+    @property
+    def ensemble(self) -> str:
+        return self.title.partition("/")[0]
+
+    def line(self) -> str:
+        failed = sum(trial.score is None for trial in self.trials)
+        return (
+            f"search {self.title}: {_said(self.values)}; {HEADINGS[self.metric]} {self.score:.4f} on {self.rows} "
+            f"training rows held out, the best of {len(self.trials)} trials ({self.method})"
+            + (f", of which {failed} failed" if failed else "")
+        )
+
+
+@dataclass(frozen=True)
+class Study:
+    """Whose values are searched, and what a trial needs besides its rows; it travels to whoever tries."""
+
+    title: str
+    search: SearchRecipe
+    recipe: Recipe
+    ensemble: EnsembleRecipe
+    """With the members alone that are searched together."""
+    labels: Sequence[str]
+    base: Base
+
+    @property
+    def metric(self) -> str:
+        return self.search.metric_for(self.ensemble.task)
+
+    @property
+    def lower_is_better(self) -> bool:
+        return METRICS[self.ensemble.task][self.metric] == "min"
+
+    def parts(self, rows: Dataset) -> tuple[Dataset, Dataset]:
+        """The rows that trials are trained on, and those they are judged on.
+
+        Equal texts stay together, and groups where the data is split by group, so that no trial is judged on what it
+        learned."""
+        split = self.recipe.data.split
+        by = split.column if split.by == "group" else None
+        column = by if by in rows.column_names else self.recipe.data.text
+        kept, held = grouped_split(
+            [str(cell) for cell in rows[str(column)]], self.search.held_out, self.recipe.seed
+        )
+        return rows.select(kept), rows.select(held)
+
+    def score(self, values: Values, train: Dataset, judge: Dataset, watch: Watch) -> float:
+        """The figure of the member with these values, or of the average of several. Raises RecipeError."""
+        with tempfile.TemporaryDirectory(prefix="choir-trial-") as scratch:
+            folder = Path(scratch)
+            spec = BaseSpec(path=str(self.base.folder.resolve()), kind=self.recipe.base.bundle_kind)
+            bundle = Bundle.create(folder / "bundle", spec)
+            members = [
+                self._trained(member, values, train, bundle, folder, watch)
+                for member in self.ensemble.members
+            ]
+            manifest = draft(self.ensemble, members, self.labels)
+            rows = labelled(judge, "trial", self.recipe, self.ensemble)
+            limit = self.ensemble.max_new_tokens
+            evaluation = Evaluation(bundle, manifest, Unwatched(), max_new_tokens=limit)
+            report = evaluation.report(manifest, rows)
+        name = members[0].name if len(members) == 1 else "average"
+        kind = "member" if len(members) == 1 else "fusion"
+        row = next(row for row in report.rows if (row.name, row.kind) == (name, kind))
+        return row.scores[self.metric]
+
+    def _trained(
+        self,
+        recipe: MemberRecipe,
+        values: Values,
+        rows: Dataset,
+        bundle: Bundle,
+        folder: Path,
+        watch: Watch,
+    ) -> Member:
+        try:
+            member = recipe.with_values(values)
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
+        job = Job(
+            title=f"{self.ensemble.name}/{member.name}: {_said(values)}",
+            member=member,
+            number=0,
+            ensemble=self.ensemble,
+            labels=self.labels,
+            data=self.recipe.data,
+            precision=self.recipe.precision,
+            base=self.base,
+            bundle=bundle.path,
+            before=(),
+            checkpoints=folder / "checkpoints" / member.name,
+            target=folder / "trained" / member.name,
+        )
+        try:
+            job.train(rows, watch)
+        finally:
+            # Another trial follows, whatever became of this one.
+            watch.end(job.title)
+        return Member(name=member.name, adapters=[bundle.add_adapter(member.name, job.target)])
+
+
+class Searches:
+    """All searches of a recipe; one that an earlier run finished is not done again."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: Run,
+        base: Base,
+        labels: Mapping[str, Sequence[str]],
+        tune: Callable[[Study, Path], Found],
+    ) -> None:
+        """`labels`: those of each ensemble; `tune`: whoever has the trials done, and keeps them in a folder."""
+        self._recipe = recipe
+        self._run = run
+        self._base = base
+        self._labels = labels
+        self._tune = tune
+
+    def chosen(self) -> Recipe:
+        """The recipe with the values that were found in their places. Raises RecipeError."""
+        ensembles = [self._ensemble(each) for each in self._recipe.ensembles]
+        return self._recipe.model_copy(update={"ensembles": ensembles})
+
+    def _ensemble(self, ensemble: EnsembleRecipe) -> EnsembleRecipe:
+        if ensemble.search is not None:
+            values = self._found(ensemble.name, ensemble.search, ensemble).values
+            members = [each.with_values(values) for each in ensemble.members]
+            candidates = [each.with_values(values) for each in ensemble.candidates]
+        else:
+            members = [self._member(each, ensemble) for each in ensemble.members]
+            candidates = [self._member(each, ensemble) for each in ensemble.candidates]
+        return ensemble.model_copy(update={"members": members, "candidates": candidates})
+
+    def _member(self, member: AnyMember, ensemble: EnsembleRecipe) -> AnyMember:
+        if member.search is None:
+            return member
+        alone = ensemble.model_copy(update={"members": [member]})
+        found = self._found(f"{ensemble.name}/{member.name}", member.search, alone)
+        return member.with_values(found.values)
+
+    def _found(self, title: str, search: SearchRecipe, ensemble: EnsembleRecipe) -> Found:
+        step = f"search {title}"
+        if self._run.result(step) is None:
+            labels = self._labels[ensemble.name]
+            study = Study(title, search, self._recipe, ensemble, labels, self._base)
+            kept = self._run.folder / "search" / title
+            self._run.finish(step, self._tune(study, kept).model_dump())
+            shutil.rmtree(kept, ignore_errors=True)
+        return Found.model_validate(self._run.result(step))
+
+
+def all_found(run: Run) -> list[Found]:
+    """The searches of a run, as they were finished."""
+    return [Found.model_validate(each) for each in run.results("search ")]
+
+
+def demand_method(recipe: Recipe) -> None:
+    """Raise RecipeError for a search by a library that is not installed."""
+    for ensemble in recipe.ensembles:
+        by_tpe = any(search.method == "tpe" for search in ensemble.searches)
+        if by_tpe and find_spec("optuna") is None:
+            raise RecipeError(
+                f"ensemble {ensemble.name!r}: a search by tpe needs Optuna, which is not installed; install Choir with "
+                "the extra `search`, or search by random"
+            )
+
+
+def _said(values: Values) -> str:
+    return ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in values.items()
+    )
