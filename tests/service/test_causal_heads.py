@@ -11,7 +11,7 @@ from tests.serve import tiny
 from tests.service.models import TEXTS
 from tests.service.running import Service, serving
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 LABELS = ["card", "transfer", "top_up", "cancel"]
 

@@ -12,7 +12,7 @@ from serve.manifest import Ensemble
 from tests.serve import tiny
 from tests.service.running import Service, serving
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 COUNT = 30
 CONFIG = """

@@ -15,7 +15,11 @@ from tests.serve.engine.calls import BLOCK_BYTES, BLOCKS, ask, greedy, prompts, 
 from tests.serve.engine.fused import Judge, averaged
 from tests.serve.rollout.conftest import World, committed
 
-pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.slow,
+    pytest.mark.asyncio(loop_scope="session"),
+]
 
 PAIRS = {"ab": ("a", "b"), "cd": ("c", "d"), "a": ("a",), "d": ("d",)}
 
