@@ -18,7 +18,7 @@ from vllm.v1.sample.logits_processor.interface import BatchUpdate, LogitsProcess
 from serve.engine.lockstep.seat import Seat
 from serve.engine.soft.adapter import SoftAdapter
 from serve.fusion.tokens.penalties import penalise
-from serve.fusion.tokens.step import Step, fuse_step
+from serve.fusion.tokens.step import Step, fuse_step, likeliest
 from serve.manifest import TokenMethod
 
 
@@ -47,6 +47,8 @@ class Block:
     """[G, N]"""
     plausibility: torch.Tensor
     """[G]"""
+    plain: bool
+    """Whether every group wants the likeliest token of a mixture and nothing beside it."""
 
     def of(self, logits: torch.Tensor) -> torch.Tensor:
         """The members' rows [G, N, V], as a view of `logits` where that can be."""
@@ -63,6 +65,15 @@ class Block:
             members = self.of(logits)
             members.fill_(float("-inf"))
             members.scatter_(2, tokens.view(-1, 1, 1).expand(*self.rows.shape, 1), 0.0)
+
+
+def _plain(seat: Seat) -> bool:
+    return (
+        seat.fusion.method != "product"
+        and seat.sampling.greedy
+        and seat.penalties.neutral
+        and seat.columns is None
+    )
 
 
 @dataclass(frozen=True)
@@ -121,11 +132,15 @@ class LockstepProcessor(LogitsProcessor):
                 dtype=torch.float32,
                 device=self._device,
             ),
+            plain=all(_plain(row.seat) for siblings in groups for _, row in siblings),
         )
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         for block in self._blocks:
             members = block.of(logits)
+            if block.plain:
+                block.give(likeliest(members, block.weights), logits)
+                continue
             for group, siblings in enumerate(block.siblings):
                 for rank, row in enumerate(siblings):
                     if not row.seat.penalties.neutral:

@@ -49,3 +49,10 @@ def fuse_step(
         if not sampling.greedy:
             tokens[group] = draw(narrow(fused[group], sampling), sampling.seed, position)
     return Step(members, fused, tokens, weights, method)
+
+
+def likeliest(logits: Tensor, weights: Tensor) -> Tensor:
+    """The tokens [G] that `fuse_step` chooses greedily for an average of members [G, N, V] under weights [G, N], for
+    those who need nothing else of the step: a third of its tensor operations."""
+    mixture = logits.softmax(dim=-1, dtype=torch.float32).mul_(weights.unsqueeze(-1)).sum(dim=1)
+    return mixture.argmax(dim=-1)

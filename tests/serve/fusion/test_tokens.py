@@ -13,7 +13,7 @@ from serve.fusion.token_weights import token_method, token_plausibility, token_w
 from serve.fusion.tokens.merge import disagreement, merge
 from serve.fusion.tokens.penalties import Penalties, penalise
 from serve.fusion.tokens.sampling import Sampling, draw, narrow
-from serve.fusion.tokens.step import fuse_step
+from serve.fusion.tokens.step import fuse_step, likeliest
 
 METHODS = ("average", "weighted_average", "product")
 GREEDY = Sampling(temperature=0.0)
@@ -213,6 +213,17 @@ def test_a_draw_depends_on_seed_and_position_alone() -> None:
     assert [[row[2], row[0]] for row in together] == again
     assert len({row[0] for row in together}) > 5, "positions differ"
     assert [row[0] for row in together] != [row[1] for row in together]
+
+
+def test_the_likeliest_token_is_the_one_of_a_whole_greedy_step() -> None:
+    logits = torch.randn(200, 3, 60, generator=torch.Generator().manual_seed(8)) * 3
+    logits[::2, 1, :30] = float("-inf")
+    weights = torch.tensor([[0.5, 0.4, 0.1]]).repeat(200, 1)
+    samplings, positions = [GREEDY] * 200, [0] * 200
+    step = fuse_step(logits, weights, "weighted_average", samplings=samplings, positions=positions)
+    tokens = likeliest(logits, weights)
+    assert tokens.tolist() == step.tokens.tolist()
+    assert tokens.tolist() != logits.mean(dim=1).argmax(dim=-1).tolist()
 
 
 def test_a_greedy_step_takes_the_top_of_the_fused_distribution() -> None:
