@@ -136,12 +136,28 @@ def engine_args(
     if not torch.cuda.is_available():
         arguments |= CPU_DEFAULTS
     arguments |= given
+    if not torch.cuda.is_available():
+        _join_the_worker(arguments)
     if kind == "causal":
         # what members think of a token comes back in columns beside the likeliest tokens
         asked = arguments.get("max_logprobs", AsyncEngineArgs.max_logprobs)
         arguments["max_logprobs"] = asked if asked < 0 else asked + REPORT_COLUMNS
         arguments["additional_config"] = {**arguments.get("additional_config", {}), SWITCH: True}
     return AsyncEngineArgs(**arguments)
+
+
+def _join_the_worker(arguments: dict[str, Any]) -> None:
+    """On the CPU, let one process schedule and compute: two of them wait for each other by spinning, at every token
+    twice, on cores that the model wants.
+
+    vLLM keeps them apart there for the sake of bound threads, which Choir's engines do not have, and is told not to by
+    the environment alone. The front end stays a process of its own all the same."""
+    parallel = ("tensor_parallel_size", "pipeline_parallel_size")
+    if any(arguments.get(name, 1) > 1 for name in parallel):
+        return
+    arguments.setdefault("distributed_executor_backend", "uni")
+    if arguments["distributed_executor_backend"] == "uni":
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
 
 def _pooling(model: str, revision: str | None) -> Literal["MEAN", "LAST"]:
