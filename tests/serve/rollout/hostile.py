@@ -139,7 +139,11 @@ ADAPTERS: list[tuple[str, Spoil, str]] = [
     ),
     ("another base's digest", write("choir.json", b'{"base": "sha256:0"}'), "another base"),
     ("origin: no JSON", write("choir.json", b"{"), "choir.json is not valid JSON"),
-    ("a head under a causal base", write("head.safetensors", b""), "encoder bases only"),
+    (
+        "a head under a causal base",
+        write("head.safetensors", b""),
+        "not for a base that scores labels as text",
+    ),
 ]
 """What is done to a sound adapter, and a part of the sentence that refuses it (400)."""
 
