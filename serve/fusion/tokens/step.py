@@ -53,6 +53,6 @@ def fuse_step(
 
 def likeliest(logits: Tensor, weights: Tensor) -> Tensor:
     """The tokens [G] that `fuse_step` chooses greedily for an average of members [G, N, V] under weights [G, N], for
-    those who need nothing else of the step: a third of its tensor operations."""
+    those who need nothing else of the step."""
     mixture = logits.softmax(dim=-1, dtype=torch.float32).mul_(weights.unsqueeze(-1)).sum(dim=1)
     return mixture.argmax(dim=-1)
