@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from serve.adapter import HEAD
+from serve.adapter import has_head
 from serve.base import BaseKind
 from serve.bundle import BaseSpec, Bundle, BundleError, Ensemble, Member
 from serve.manifest import adapter_name, explain
@@ -38,7 +38,7 @@ def pack(
     once everything in it was verified. Raises BundleError otherwise.
     """
     folders = [[given] if isinstance(given, Path) else list(given) for given in adapters.values()]
-    heads = all(any((folder / HEAD).is_file() for folder in each) for each in folders)
+    heads = all(any(has_head(folder) for folder in each) for each in folders)
     spec = _base_spec(base, revision, "encoder" if heads else None)
     if fusion == "stack":
         raise BundleError(

@@ -10,7 +10,7 @@ from serve.adapter.folder import (
     adapter_kind,
     belongs,
 )
-from serve.adapter.head import HeadShape
+from serve.adapter.head import HeadShape, has_head
 from serve.adapter.inspect import AdapterInfo, check_together, inspect_adapter
 from serve.adapter.lora import DEFAULT_RANK_LIMIT, RANK_LIMITS
 
@@ -28,5 +28,6 @@ __all__ = [
     "adapter_kind",
     "belongs",
     "check_together",
+    "has_head",
     "inspect_adapter",
 ]

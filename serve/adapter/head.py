@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve.adapter.folder import HEAD, AdapterError, named
-from serve.base import BaseKind, BaseShapes
-from serve.tensors import TensorFile
+from serve.adapter.folder import HEAD, WEIGHTS, AdapterError, named
+from serve.adapter.score import BIAS, SCORE, WEIGHT
+from serve.base import BaseKind, BaseShapes, pooling_of
+from serve.tensors import TensorError, TensorFile
 
 
 @dataclass(frozen=True)
@@ -21,48 +22,99 @@ class HeadShape:
     `hidden`."""
 
 
+def has_head(folder: Path) -> bool:
+    """Whether an adapter brings a head of its own, in a file or among its tensors."""
+    if (folder / HEAD).is_file():
+        return True
+    try:
+        return WEIGHT in TensorFile(folder / WEIGHTS).tensors
+    except TensorError:
+        return False
+
+
 def check_head(
-    path: Path,
+    folder: Path,
+    adapter: TensorFile,
     base_kind: BaseKind | None,
     rows: int | None,
     base: BaseShapes | None,
 ) -> HeadShape | None:
-    """The head's shape, once it is sound and stands under an encoder. Raises AdapterError, TensorError."""
-    if not path.is_file():
-        if base_kind == "encoder":
+    """The shape of the head in a folder or among its `adapter`'s tensors, once it is sound and stands
+    under a base that heads read. Raises AdapterError, TensorError."""
+    inside = any(name in adapter.tensors for name in SCORE)
+    if (folder / HEAD).is_file():
+        if inside:
             raise AdapterError(
-                f"{HEAD} is missing; under an encoder each adapter has a head of its own."
+                f"It has two heads, {HEAD} and the tensor {WEIGHT!r}; leave one of them out."
             )
+        name = HEAD
+    elif inside:
+        name = "score"
+    elif base_kind == "encoder":
+        raise AdapterError(
+            f"{HEAD} is missing; under a base that heads read each adapter has a head of its own."
+        )
+    else:
         return None
     if base_kind == "causal":
         raise AdapterError(
-            f"{HEAD} is not for a base that scores labels as text; for heads over a causal base say "
-            '"kind": "encoder" in bundle.json.'
+            f"The head ({name}) is not for a base that scores labels as text; for heads over a causal "
+            'base say "kind": "encoder" in bundle.json.'
         )
-    file = TensorFile(path)
-    if set(file.tensors) != {"weight", "bias"}:
+    if name == HEAD:
+        head = TensorFile(folder / HEAD)
+        shape = _check_own(head, rows)
+        checked = tuple(head.tensors)
+    else:
+        head = adapter
+        shape = _check_score(head, rows, base)
+        checked = tuple(each for each in SCORE if each in head.tensors)
+    if base is not None and base.hidden is not None and shape.hidden != base.hidden:
         raise AdapterError(
-            f"{HEAD} must hold 'weight' and 'bias', not {named(sorted(file.tensors))}."
+            f"The head ({name}) reads vectors of {shape.hidden} values, but the base gives {base.hidden}."
         )
-    weight, bias = file.tensors["weight"].shape, file.tensors["bias"].shape
+    for each in checked:
+        head.check_finite(each)
+    return shape
+
+
+def _check_own(head: TensorFile, rows: int | None) -> HeadShape:
+    if set(head.tensors) != {"weight", "bias"}:
+        raise AdapterError(
+            f"{HEAD} must hold 'weight' and 'bias', not {named(sorted(head.tensors))}."
+        )
+    weight, bias = head.tensors["weight"].shape, head.tensors["bias"].shape
+    _check_rows(HEAD, weight, bias, rows)
+    return _head_shape(weight, head.metadata)
+
+
+def _check_score(adapter: TensorFile, rows: int | None, base: BaseShapes | None) -> HeadShape:
+    if WEIGHT not in adapter.tensors:
+        raise AdapterError(f"{WEIGHTS} holds a bias of 'score' without its weight.")
+    if base is not None and pooling_of(base.config) != "last":
+        raise AdapterError(
+            "Its head 'score' reads the last token, but this encoder gives the mean over the tokens; "
+            f"train a head for that and store it as {HEAD}."
+        )
+    weight = adapter.tensors[WEIGHT].shape
+    bias = adapter.tensors[BIAS].shape if BIAS in adapter.tensors else weight[:1]
+    _check_rows("score", weight, bias, rows)
+    return HeadShape(weight[0], weight[1], normalize=False, pair=None)
+
+
+def _check_rows(
+    name: str, weight: tuple[int, ...], bias: tuple[int, ...], rows: int | None
+) -> None:
     if len(weight) != 2 or bias != weight[:1]:
         raise AdapterError(
-            f"{HEAD} must hold a weight of [labels, hidden] and a bias of [labels], not "
+            f"{name} must hold a weight of [labels, hidden] and a bias of [labels], not "
             f"{list(weight)} and {list(bias)}."
         )
     if rows is not None and weight[0] != rows:
         raise AdapterError(
-            f"{HEAD} has {weight[0]} rows, but the ensemble needs {rows}: one a label, or one for "
+            f"{name} has {weight[0]} rows, but the ensemble needs {rows}: one a label, or one for "
             "the value of regression."
         )
-    shape = _head_shape(weight, file.metadata)
-    if base is not None and base.hidden is not None and shape.hidden != base.hidden:
-        raise AdapterError(
-            f"{HEAD} reads vectors of {shape.hidden} values, but the base gives {base.hidden}."
-        )
-    for name in file.tensors:
-        file.check_finite(name)
-    return shape
 
 
 def _head_shape(weight: tuple[int, ...], metadata: dict[str, str]) -> HeadShape:

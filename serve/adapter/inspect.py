@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serve.adapter.folder import (
-    HEAD,
     SOFT,
     WEIGHTS,
     AdapterError,
@@ -77,7 +76,7 @@ def inspect_adapter(
             modules = check_tensors(tensors, config, shapes)
         else:
             count = check_soft(tensors, config, kind, shapes)
-        head = check_head(folder / HEAD, base_kind, head_rows, shapes)
+        head = check_head(folder, tensors, base_kind, head_rows, shapes)
         check_base(folder, base)
     except (TensorError, DigestError, BaseError, OriginError) as error:
         raise AdapterError(str(error)) from error

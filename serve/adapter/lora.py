@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from serve.adapter.folder import CONFIG, HEAD, WEIGHTS, AdapterError, named
+from serve.adapter.score import LISTED, SCORE
 from serve.base import BaseShapes
 from serve.patterns import PatternError, matches_end
 from serve.tensors import TensorFile
@@ -39,10 +40,11 @@ def check_config(config: dict[str, Any], max_rank: int | None) -> int:
         raise AdapterError(
             f'Trained biases are not served; train with "bias": "none", not {config["bias"]!r}.'
         )
-    if saved := config.get("modules_to_save"):
+    saved = config.get("modules_to_save")
+    if saved and not (isinstance(saved, list) and set(map(str, saved)) <= LISTED):
         raise AdapterError(
-            f"Whole modules in an adapter ({named(saved)} in modules_to_save) are not served; "
-            f"an encoder's head goes to {HEAD}."
+            f"Whole modules in an adapter ({named(saved)} in modules_to_save) are not served but for "
+            f"the head 'score' of a causal model; an encoder's head goes to {HEAD}."
         )
     init = config.get("init_lora_weights", True)
     if isinstance(init, str) and init.lower() not in _PLAIN_INITS:
@@ -89,9 +91,19 @@ def check_tensors(
     pairs: dict[str, dict[str, tuple[int, ...]]] = {}
     embeddings = set()
     for name, tensor in file.tensors.items():
+        if name in SCORE:
+            continue
         match = _TENSOR.match(name)
         if match is None:
-            raise AdapterError(f"The tensor {name!r} is not one of a LoRA as PEFT names them.")
+            hint = ""
+            if ".classifier." in name:
+                hint = (
+                    " A 'classifier' reads what its own model pools, not the mean over the tokens: "
+                    f"train a head for that and store it as {HEAD}."
+                )
+            raise AdapterError(
+                f"The tensor {name!r} is not one of a LoRA as PEFT names them.{hint}"
+            )
         module, side = match["module"], match["linear"] or match["embedding"]
         if len(tensor.shape) != 2:
             raise AdapterError(

@@ -12,6 +12,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from serve.adapter import WEIGHTS, AdapterError, AdapterKind, adapter_kind, check_together
 from serve.engine.equipment import Equipment
 from serve.engine.interface import LoadedAdapter, PrepareError
+from serve.engine.plain_lora import plain_lora
 from serve.engine.soft.adapter import SoftAdapter, SoftKind
 from serve.manifest import AdapterRef
 from serve.tensors import TensorError, TensorFile
@@ -108,9 +109,12 @@ class AdapterPool:
                 f"All {self._capacity} adapter slots of the engine are taken; release a version or start with a larger "
                 "max_loras (--engine '{\"max_loras\": N}') or host_adapters."
             )
-        request = LoRARequest(lora_name=digest, lora_int_id=next(self._ids), lora_path=folder)
         try:
-            await self._llm.add_lora(request)
+            with plain_lora(Path(folder)) as plain:
+                request = LoRARequest(
+                    lora_name=digest, lora_int_id=next(self._ids), lora_path=str(plain)
+                )
+                await self._llm.add_lora(request)
         except Exception as error:  # vLLM reports every reason, from a bad file to a bad shape, as its own exception
             raise PrepareError(
                 f"vLLM cannot load the adapter {name!r}: {_first_line(error)}"

@@ -14,6 +14,8 @@ from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from serve.adapter import HEAD, WEIGHTS
+from serve.adapter.score import BIAS, WEIGHT
 from serve.engine.interface import PrepareError, Text
 from serve.labels import LabelError
 
@@ -23,7 +25,7 @@ PAIR_UNUSED = "This ensemble reads single texts: leave text_pair out."
 
 @dataclass(frozen=True)
 class Head:
-    """A linear layer over a text's pooled vector, as `head.safetensors` holds it."""
+    """A linear layer over a text's pooled vector."""
 
     weight: NDArray[np.float32]
     """[C, hidden], or [C, 4 x hidden] for pairs."""
@@ -36,12 +38,23 @@ class Head:
 
     @classmethod
     def read(cls, adapter: Path) -> "Head":
-        with safe_open(adapter / "head.safetensors", framework="pt") as file:
+        """That of a checked adapter: `head.safetensors`, or else what PEFT stored as `score`."""
+        if not (adapter / HEAD).is_file():
+            return cls._read_score(adapter)
+        with safe_open(adapter / HEAD, framework="pt") as file:
             metadata = file.metadata() or {}
             weight, bias = (file.get_tensor(name).float().numpy() for name in ("weight", "bias"))
         return cls(
             weight, bias, metadata.get("normalize") == "true", metadata.get("pair") == "towers"
         )
+
+    @classmethod
+    def _read_score(cls, adapter: Path) -> "Head":
+        with safe_open(adapter / WEIGHTS, framework="pt") as file:
+            weight = file.get_tensor(WEIGHT).float().numpy()
+            biased = BIAS in file.keys()  # noqa: SIM118 - the file is no mapping
+            bias = file.get_tensor(BIAS).float().numpy() if biased else np.zeros(len(weight), "f4")
+        return cls(weight, bias, normalize=False, towers=False)
 
     def scores(
         self, pooled: NDArray[np.float32], pair: NDArray[np.float32] | None = None

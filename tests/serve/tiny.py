@@ -194,6 +194,17 @@ def lora_with_head(
     return folder
 
 
+def classifier(base: Path, folder: Path, *, labels: int, seed: int) -> Path:
+    """PEFT's own sequence classifier over a causal base: a LoRA, and the head `score` in `modules_to_save`."""
+    torch.manual_seed(seed)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        base, num_labels=labels, dtype=torch.float32
+    )
+    torch.nn.init.normal_(model.score.weight)
+    _adapt(model, folder, seed, 4, ("q_proj", "v_proj"), 0.2, 8, "SEQ_CLS")
+    return folder
+
+
 def _adapt(
     model: torch.nn.Module,
     folder: Path,
@@ -305,18 +316,24 @@ class EncoderReference:
 
 
 class ClassifierReference:
-    """The same for a causal base with a head: transformers' own sequence classification, which knows no bias."""
+    """The same for a causal base with a head: transformers' own sequence classification, which knows no bias.
+
+    The head is the folder's `head.safetensors`, or what PEFT loads of `modules_to_save`."""
 
     def __init__(self, base: Path, adapter: Path) -> None:
         from safetensors.torch import load_file
 
         self.tokenizer = AutoTokenizer.from_pretrained(base)
-        head = load_file(adapter / "head.safetensors")
+        own = adapter / "head.safetensors"
+        head = load_file(own) if own.is_file() else None
+        saved = load_file(adapter / "adapter_model.safetensors")
+        labels = len(head["bias"] if head else saved["base_model.model.score.weight"])
         model = AutoModelForSequenceClassification.from_pretrained(
-            base, num_labels=len(head["bias"]), dtype=torch.float32
+            base, num_labels=labels, dtype=torch.float32
         )
-        model.score.weight.data = head["weight"]
-        self.bias = head["bias"]
+        if head:
+            model.score.weight.data = head["weight"]
+        self.bias = head["bias"] if head else torch.zeros(labels)
         self.model = PeftModel.from_pretrained(model, adapter).eval()
 
     @torch.no_grad()

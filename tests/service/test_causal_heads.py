@@ -18,7 +18,7 @@ LABELS = ["card", "transfer", "top_up", "cancel"]
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A base, and adapters with heads; c is to be swapped in."""
+    """A base, and adapters with heads, of which PEFT stored d's itself; c and d are to be swapped in."""
     root = tmp_path_factory.mktemp("causal-heads")
     base = tiny.causal_base(root / "base")
     adapters = {
@@ -27,6 +27,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         )
         for seed, name in enumerate("abc", 1)
     }
+    adapters["d"] = tiny.classifier(base, root / "adapters" / "d", labels=len(LABELS), seed=4)
     return {"root": root, "base": base, **adapters}
 
 
@@ -83,6 +84,18 @@ def test_answers_are_those_of_transformers_before_and_after_a_swap_and_a_rollbac
     back = service.post("/v1/ensembles/intents/rollback?wait=true", {})
     assert back.status_code == 200, back.text
     check(service, "intents@1", before)
+
+
+def test_a_sequence_classifier_of_pefts_own_answers_as_in_transformers(
+    service: Service, folders: dict[str, Path]
+) -> None:
+    swapped = service.post(
+        "/v1/ensembles/intents/swap?wait=true", {"members": {"b": folders["d"].as_uri()}}
+    )
+    assert swapped.status_code == 200, swapped.text
+    check(service, swapped.json()["to_version"], expected(folders, "a", "d"))
+    back = service.post("/v1/ensembles/intents/rollback?wait=true", {})
+    assert back.status_code == 200, back.text
 
 
 def test_requests_choose_a_method_or_a_member(service: Service, folders: dict[str, Path]) -> None:
