@@ -2,25 +2,60 @@
 
 vLLM 0.32 gathers each row's adapter weights by slot number and marks rows without an adapter with -1, which wraps to
 the last slot: once every slot is taken, plain base rows in a batch with LoRA rows get the last adapter's output. Here
-rows are grouped by adapter and those without one are left alone. Linear layers, which are nearly all of the work, take
-the groups from the step's metadata: found once a step, not once a layer.
+rows are grouped by adapter and those without one are left alone. The groups are found once a step, not once a layer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from vllm.lora.ops import torch_ops
-from vllm.lora.ops.torch_ops import lora_ops
-from vllm.lora.punica_wrapper import punica_cpu
+from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 Rows: TypeAlias = slice | torch.Tensor
 
 
-def rows_of_adapters(slots: torch.Tensor, rows: int) -> Iterator[tuple[int, Rows]]:
-    """Each adapter slot named in `slots[:rows]` with the rows that use it, as a slice if they are neighbours; slot -1
-    is no adapter."""
-    slots = slots[:rows]
+@dataclass(frozen=True)
+class Block:
+    """Rows of which each of several adapters has as many, as when the members of a group decode."""
+
+    slots: torch.Tensor
+    """[adapters]"""
+    rows: Rows
+    """Those of the first adapter, then those of the second, ..."""
+
+    @classmethod
+    def of(cls, groups: Sequence[tuple[int, Rows]]) -> "Block | None":
+        """None where there is only one adapter, or one has more rows than another."""
+        chosen = [(slot, _numbers(rows)) for slot, rows in groups]
+        if len(chosen) < 2 or len({len(rows) for _, rows in chosen}) > 1:
+            return None
+        chosen.sort(key=lambda each: int(each[1][0]))
+        rows = torch.cat([each for _, each in chosen])
+        first = int(rows[0])
+        neighbours = torch.equal(rows, torch.arange(first, first + len(rows)))
+        slots = torch.tensor([slot for slot, _ in chosen])
+        return cls(slots, slice(first, first + len(rows)) if neighbours else rows)
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """Which rows of a step belong to which adapter."""
+
+    count: int
+    groups: Sequence[tuple[int, Rows]]
+    """Each adapter's slot and rows."""
+    block: Block | None
+
+    @classmethod
+    def of(cls, slots: torch.Tensor) -> "StepRows":
+        """`slots`: each row's; -1 is no adapter."""
+        groups = list(_groups(slots))
+        return cls(len(slots), groups, Block.of(groups))
+
+
+def _groups(slots: torch.Tensor) -> Iterator[tuple[int, Rows]]:
+    """Rows are a slice where they are neighbours."""
     for slot in torch.unique(slots).tolist():
         if slot < 0:
             continue
@@ -29,73 +64,77 @@ def rows_of_adapters(slots: torch.Tensor, rows: int) -> Iterator[tuple[int, Rows
         yield slot, slice(first, last + 1) if last - first + 1 == len(chosen) else chosen
 
 
-def squeezed(weights: torch.Tensor) -> torch.Tensor:
-    """[slots, out, in] from vLLM's [slots, 1, out, in]."""
-    return weights.squeeze(1) if weights.dim() == 4 else weights
+def _numbers(rows: Rows) -> torch.Tensor:
+    return torch.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
 
 
-def bgmv_shrink(
+def add_lora(
+    outputs: torch.Tensor,
     inputs: torch.Tensor,
-    lora_a_weights: torch.Tensor,
-    output_tensor: torch.Tensor,
-    lora_indices_tensor: torch.Tensor,
-    scaling: float = 1.0,
+    a: torch.Tensor | None,
+    b: torch.Tensor,
+    scale: float,
+    rows: StepRows,
 ) -> None:
-    """output[row, :rank] = scaling * A[slot of row] @ inputs[row]; zero without an adapter."""
-    weights = squeezed(lora_a_weights)
-    rows, rank = inputs.shape[0], weights.shape[1]
-    output_tensor[:rows, :rank] = 0
-    for slot, chosen in rows_of_adapters(lora_indices_tensor, rows):
-        product = inputs[chosen].to(output_tensor.dtype) @ weights[slot].to(output_tensor.dtype).T
-        output_tensor[chosen, :rank] = scaling * product
+    """outputs[row] += scale * B[slot of row] @ A[slot of row] @ inputs[row], without A where it is None.
+
+    `a` [slots, 1, rank, in] and `b` [slots, 1, out, rank], as vLLM stacks them. As there, the product with A is in
+    float32."""
+    down = None if a is None else a.squeeze(1)
+    if rows.block is None:
+        _add_one_by_one(outputs, inputs, down, b.squeeze(1), scale, rows.groups)
+    else:
+        _add_at_once(outputs, inputs, down, b.squeeze(1), scale, rows.block)
 
 
-def bgmv_expand(
+def _add_at_once(
+    outputs: torch.Tensor,
     inputs: torch.Tensor,
-    lora_b_weights: torch.Tensor,
-    output_tensor: torch.Tensor,
-    lora_indices_tensor: torch.Tensor,
-    add_inputs: bool = True,
+    a: torch.Tensor | None,
+    b: torch.Tensor,
+    scale: float,
+    block: Block,
 ) -> None:
-    """output[row] (+)= B[slot of row] @ inputs[row]."""
-    size = min(output_tensor.shape[1], squeezed(lora_b_weights).shape[1])
-    bgmv_expand_slice(
-        inputs, lora_b_weights, output_tensor, lora_indices_tensor, 0, size, add_inputs
-    )
+    """A step of few rows costs what its calls cost, not what they compute: few calls for all adapters."""
+    adapters = len(block.slots)
+    low = inputs[block.rows].view(adapters, -1, inputs.shape[-1])
+    if a is not None:
+        low = torch.bmm(low.float(), a.index_select(0, block.slots).float().mT)
+    low, up = low.to(outputs.dtype), b.index_select(0, block.slots).to(outputs.dtype).mT
+    if isinstance(block.rows, slice):
+        outputs[block.rows].view(adapters, -1, outputs.shape[-1]).baddbmm_(low, up, alpha=scale)
+    else:
+        outputs.index_add_(0, block.rows, torch.bmm(low, up).flatten(0, 1), alpha=scale)
 
 
-def bgmv_expand_slice(
+def _add_one_by_one(
+    outputs: torch.Tensor,
     inputs: torch.Tensor,
-    lora_b_weights: torch.Tensor,
-    output_tensor: torch.Tensor,
-    lora_indices_tensor: torch.Tensor,
-    slice_offset: int,
-    slice_size: int,
-    add_inputs: bool = True,
+    a: torch.Tensor | None,
+    b: torch.Tensor,
+    scale: float,
+    groups: Sequence[tuple[int, Rows]],
 ) -> None:
-    """output[row, offset : offset + size] (+)= B[slot of row] @ inputs[row]."""
-    weights = squeezed(lora_b_weights)
-    rows = min(inputs.shape[0], output_tensor.shape[0])
-    size = min(slice_size, weights.shape[1], output_tensor.shape[1] - slice_offset)
-    columns = slice(slice_offset, slice_offset + size)
-    if not add_inputs:
-        output_tensor[:rows, columns] = 0
-    for slot, chosen in rows_of_adapters(lora_indices_tensor, rows):
-        product = (
-            inputs[chosen].to(output_tensor.dtype) @ weights[slot][:size].to(output_tensor.dtype).T
-        )
-        output_tensor[chosen, columns] += product
+    for slot, chosen in groups:
+        low = inputs[chosen]
+        if a is not None:
+            low = low.float() @ a[slot].float().T
+        low, up = low.to(outputs.dtype), b[slot].to(outputs.dtype).T
+        if isinstance(chosen, slice):
+            outputs[chosen].addmm_(low, up, alpha=scale)
+        else:
+            outputs[chosen] += scale * (low @ up)
 
 
-_update_metadata = punica_cpu.PunicaWrapperCPU.update_metadata
+_update_metadata = PunicaWrapperCPU.update_metadata
 
 
 def update_metadata(self: Any, *args: Any, **kwargs: Any) -> None:
-    """Also note which rows of the coming step belong to which adapter."""
+    """Also note which rows of the coming step, and which of those that are sampled from, belong to which adapter."""
     _update_metadata(self, *args, **kwargs)
-    slots = self.token_lora_indices
-    self.choir_rows = len(slots)
-    self.choir_groups = list(rows_of_adapters(slots, self.choir_rows))
+    slots, sampled = self.token_lora_indices, self.sampler_indices
+    self.choir_rows = StepRows.of(slots)
+    self.choir_sampled = self.choir_rows if torch.equal(slots, sampled) else StepRows.of(sampled)
 
 
 def add_lora_linear(
@@ -108,34 +147,45 @@ def add_lora_linear(
     output_slices: tuple[int, ...],
     **kwargs: Any,
 ) -> None:
-    """y[row] += scale * B[slot of row] @ A[slot of row] @ x[row], in neighbouring columns of `output_slices`.
-
-    As in vLLM, the product with A is in float32."""
+    """Linear layers, several in one with neighbouring columns."""
     inputs, outputs = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1])
-    count = len(inputs)
-    groups = (
-        self.choir_groups
-        if count == self.choir_rows
-        else list(rows_of_adapters(self.token_lora_indices, count))
-    )
-    for slot, chosen in groups:
-        own = inputs[chosen].float()
-        start = 0
-        for a, b, size in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
-            low = (own @ squeezed(a)[slot].float().T).to(outputs.dtype)
-            up = squeezed(b)[slot].to(outputs.dtype).T
-            columns = outputs[:, start : start + size]
-            if isinstance(chosen, slice):
-                columns[chosen].addmm_(low, up, alpha=scale)
-            else:
-                columns[chosen] += scale * (low @ up)
-            start += size
+    rows: StepRows = self.choir_rows
+    if rows.count != len(inputs):
+        rows = StepRows.of(self.token_lora_indices[: len(inputs)])
+    start = 0
+    for a, b, size in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
+        add_lora(outputs[:, start : start + size], inputs, a, b, scale, rows)
+        start += size
+
+
+def add_lora_embedding(
+    self: Any, y: torch.Tensor, x: torch.Tensor, lora_b_stacked: torch.Tensor, **kwargs: Any
+) -> None:
+    """Token embeddings; `x` holds the tokens' columns of A already."""
+    rows: StepRows = self.choir_rows
+    if rows.count != len(x):
+        rows = StepRows.of(self.token_lora_indices[: len(x)])
+    add_lora(y, x, None, lora_b_stacked, 1.0, rows)
+
+
+def add_lora_logits(
+    self: Any,
+    y: torch.Tensor,
+    x: torch.Tensor,
+    lora_a_stacked: torch.Tensor,
+    lora_b_stacked: torch.Tensor,
+    scale: float,
+    **kwargs: Any,
+) -> None:
+    """The language model's head; `y` may be wider than B by vLLM's padding."""
+    rows: StepRows = self.choir_sampled
+    if rows.count != len(x):
+        rows = StepRows.of(self.sampler_indices[: len(x)])
+    outputs = y[:, : lora_b_stacked.shape[-2]]
+    add_lora(outputs, x, lora_a_stacked, lora_b_stacked, scale, rows)
 
 
 def repair() -> None:
-    """Put these functions in the place of vLLM's, wherever vLLM has imported them by name."""
-    for function in (bgmv_shrink, bgmv_expand, bgmv_expand_slice):
-        for module in (lora_ops, punica_cpu, torch_ops):
-            setattr(module, function.__name__, function)
-    punica_cpu.PunicaWrapperCPU.update_metadata = update_metadata
-    punica_cpu.PunicaWrapperCPU.add_lora_linear = add_lora_linear
+    """Put these functions in the place of vLLM's."""
+    for function in (update_metadata, add_lora_linear, add_lora_embedding, add_lora_logits):
+        setattr(PunicaWrapperCPU, function.__name__, function)
