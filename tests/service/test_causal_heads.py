@@ -93,7 +93,7 @@ def test_a_sequence_classifier_of_pefts_own_answers_as_in_transformers(
         "/v1/ensembles/intents/swap?wait=true", {"members": {"b": folders["d"].as_uri()}}
     )
     assert swapped.status_code == 200, swapped.text
-    check(service, swapped.json()["to_version"], expected(folders, "a", "d"))
+    check(service, f"intents@{swapped.json()['to']}", expected(folders, "a", "d"))
     back = service.post("/v1/ensembles/intents/rollback?wait=true", {})
     assert back.status_code == 200, back.text
 
