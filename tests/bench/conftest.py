@@ -1,11 +1,12 @@
 """The demo's bundle, trained once, and its messages."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
 
-from serve.adapter import inspect_adapter
+from serve.adapter import WEIGHTS, inspect_adapter
 from serve.bundle import Bundle
 from serve.manifest import Ensemble, FusionSpec, Member
 
@@ -48,6 +49,24 @@ def messages() -> list[str]:
 def rates() -> dict[str, float]:
     """Predictions per second by what answered them, for ratios between the files' benchmarks."""
     return {}
+
+
+@pytest.fixture(scope="session")
+def load_seconds() -> list[float]:
+    """How long vLLM's own `add_lora` took each time, for the ratio between the files' benchmarks."""
+    return []
+
+
+def variants(lora: Path, root: Path, count: int) -> list[Path]:
+    """Copies of an adapter with other weights, so that each has to be loaded anew."""
+    from safetensors.torch import load_file, save_file
+
+    folders = [root / f"variant{number}" for number in range(count)]
+    for number, folder in enumerate(folders, 1):
+        shutil.copytree(lora, folder)
+        weights = load_file(folder / WEIGHTS)
+        save_file({n: w * (1 + number / 1000) for n, w in weights.items()}, folder / WEIGHTS)
+    return folders
 
 
 def banking77(name: str) -> list[dict[str, str]]:

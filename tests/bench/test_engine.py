@@ -12,7 +12,7 @@ import pytest_asyncio
 from serve.bundle import Bundle
 from serve.engine.interface import EngineSettings, PredictCall, Text, Version
 from serve.labels import fill, label_texts
-from tests.bench.conftest import ENGINE, VLLM_ALONE, banking77, three_loras
+from tests.bench.conftest import ENGINE, VLLM_ALONE, banking77, three_loras, variants
 from tests.bench.measuring import median_ms, report
 
 pytestmark = [pytest.mark.bench, pytest.mark.asyncio(loop_scope="module")]
@@ -125,4 +125,24 @@ async def test_long_labels_against_single_tokens(engine: Any) -> None:
         f"one token each            {one:7.1f} ms at the median",
         f"{tokens:4.1f} tokens on average    {several:7.1f} ms at the median",
         f"ratio                     {several / one:7.2f}   (target at most 8)",
+    )
+
+
+async def test_loading_an_adapter(
+    engine: Any, demo_bundle: Path, tmp_path: Path, load_seconds: list[float]
+) -> None:
+    """vLLM's own part of a swap, which test_serving.py compares a whole one with."""
+    from vllm.lora.request import LoRARequest
+
+    bundle = Bundle.open(demo_bundle)
+    lora = bundle.adapter_dir(three_loras(bundle).members[0].adapters[0])
+    for number, folder in enumerate(variants(lora, tmp_path, 10), 10_000):
+        request = LoRARequest(folder.name, number, str(folder))
+        started = time.perf_counter()
+        await engine._llm.add_lora(request)
+        load_seconds.append(time.perf_counter() - started)
+        await engine._llm.remove_lora(number)
+    report(
+        "Loading a LoRA into the engine",
+        f"vLLM's add_lora  {median_ms(load_seconds):7.1f} ms at the median",
     )

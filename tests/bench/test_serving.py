@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from serve.bundle import Bundle
-from tests.bench.conftest import three_loras
+from tests.bench.conftest import three_loras, variants
 from tests.bench.measuring import interleaved, median_ms, p99_ms, report
 from tests.service.running import Service, serving
 
@@ -84,8 +84,30 @@ def test_throughput(service: Service, messages: list[str], rates: dict[str, floa
     )
 
 
+def test_time_of_a_swap(service: Service, bundle: Bundle, load_seconds: list[float]) -> None:
+    """Target: from the request to committed at most 3 times vLLM's own loading and a second, for a local adapter."""
+    candidates = bundle.path / "candidates"
+    lora = next(path for path in candidates.iterdir() if path.is_dir())
+    seconds = []
+    for folder in variants(lora, candidates, 10):
+        body = {"members": {"a": folder.resolve().as_uri()}}
+        started = time.perf_counter()
+        service.post("/v1/ensembles/three/swap?wait=true", body).raise_for_status()
+        seconds.append(time.perf_counter() - started)
+    swap = median_ms(seconds)
+    lines = [
+        f"request to committed  {swap:7.1f} ms at the median, {max(seconds) * 1000:.1f} at most"
+    ]
+    if load_seconds:
+        load = median_ms(load_seconds)
+        lines.append(
+            f"target                {3 * load + 1000:7.1f} ms: 3 times add_lora ({load:.1f} ms) and 1 s"
+        )
+    report("A swap to an adapter that was never loaded, without load", *lines)
+
+
 def test_latency_during_swaps(service: Service, messages: list[str], bundle: Bundle) -> None:
-    """Target: p99 during swaps at most 1.5 times the p99 before."""
+    """Target: p99 during swaps at most 1.3 times the p99 before."""
     candidate = next(path for path in (bundle.path / "candidates").iterdir() if path.is_dir())
     swapping = threading.Event()
     stop = threading.Event()
@@ -122,5 +144,5 @@ def test_latency_during_swaps(service: Service, messages: list[str], bundle: Bun
         f"Latency with {CLIENTS} clients, before and during {swaps} swaps",
         f"p99 before  {before:7.1f} ms of {len(seconds[False])} requests",
         f"p99 during  {during:7.1f} ms of {len(seconds[True])} requests",
-        f"ratio       {during / before:7.2f}   (target at most 1.5)",
+        f"ratio       {during / before:7.2f}   (target at most 1.3)",
     )
