@@ -5,7 +5,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +36,11 @@ class CausalScorer:
     """Scores label texts after prompts.
 
     Labels that differ in their last token only share one request, which is the context and the tokens before that
-    one: the last tokens' log-probabilities come from the sampling position (`logprob_token_ids`), those before from
-    the prompt (`prompt_logprobs`). So labels of one token cost one forward step, and longer ones, all in the same
-    step, their own tokens and the last, partial cache block of the context, which the first request fills for all."""
+    one (the stem): the last tokens' log-probabilities come from the sampling position (`logprob_token_ids`). A stem's
+    own come from the prompt (`prompt_logprobs`), unless it is one token: then the request for the context alone, which
+    most label sets need anyway, tells it for far less. So labels of one token cost one forward step, and longer ones,
+    all in the same step, their own tokens and the last, partial cache block of the context, which the first request
+    fills for all."""
 
     def __init__(self, llm: AsyncLLM) -> None:
         self._llm = llm
@@ -84,36 +86,40 @@ class CausalScorer:
 
     async def _score_one(self, plan: Sequence[LabelPath], member: Equipment) -> list[float]:
         """Scores of one prompt's labels [C] by one member."""
-        siblings: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = defaultdict(list)
-        for index, path in enumerate(plan):
-            siblings[path.context, path.tokens[:-1]].append(index)
-        steps = [
-            (context, stem, chosen[start : start + MAX_LOGPROB_TOKEN_IDS])
-            for (context, stem), chosen in siblings.items()
-            for start in range(0, len(chosen), MAX_LOGPROB_TOKEN_IDS)
+        asked: dict[_Stem, dict[int, float]] = defaultdict(dict)
+        for context, stem, last in map(_parted, plan):
+            asked[context, stem].setdefault(last, 0.0)
+            if len(stem) == 1:
+                asked[context, ()].setdefault(stem[0], 0.0)
+        await asyncio.gather(*(self._tell(stem, tokens, member) for stem, tokens in asked.items()))
+        return [
+            asked[context, stem][last] + (asked[context, ()][stem[0]] if len(stem) == 1 else 0.0)
+            for context, stem, last in map(_parted, plan)
+        ]
+
+    async def _tell(self, at: "_Stem", tokens: dict[int, float], member: Equipment) -> None:
+        """Set each token's log-probability after a context and a stem; with the stem's where it is longer than one."""
+        context, stem = at
+        counted = len(stem) if len(stem) > 1 else 0
+        ids = list(tokens)
+        parts = [
+            ids[start : start + MAX_LOGPROB_TOKEN_IDS]
+            for start in range(0, len(ids), MAX_LOGPROB_TOKEN_IDS)
         ]
         values = await asyncio.gather(
             *(
-                self.continuations(
-                    context, stem, [plan[index].tokens[-1] for index in chosen], member
-                )
-                for context, stem, chosen in steps
+                self.continuations([*context, *stem], part, member, counted=counted)
+                for part in parts
             )
         )
-        scores = [0.0] * len(plan)
-        for (_, _, chosen), step_scores in zip(steps, values, strict=True):
-            for index, score in zip(chosen, step_scores, strict=True):
-                scores[index] = score
-        return scores
+        for part, found in zip(parts, values, strict=True):
+            tokens.update(zip(part, found, strict=True))
 
     async def continuations(
-        self,
-        context: Sequence[int],
-        stem: Sequence[int],
-        tokens: list[int],
-        member: Equipment,
+        self, prompt: Sequence[int], tokens: list[int], member: Equipment, *, counted: int = 0
     ) -> list[float]:
-        """Log-probability of `stem` and then each of `tokens` (at most 128) right after `context`."""
+        """Log-probability of each of `tokens` (at most 128) right after `prompt`, with that of the prompt's last
+        `counted` tokens."""
         params = SamplingParams(
             max_tokens=1,
             temperature=0.0,
@@ -122,18 +128,19 @@ class CausalScorer:
             flat_logprobs=True,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        if stem:
+        first = member.virtual_tokens + len(prompt) - counted
+        if counted:
             params.prompt_logprobs = 0
             params.skip_reading_prefix_cache = False
-            params.extra_args = {COMPUTE_FROM: member.virtual_tokens + len(context) - 1}
-        output = await self._run({"prompt_token_ids": [*context, *stem]}, params, member)
+            params.extra_args = {COMPUTE_FROM: first - 1}
+        output = await self._run({"prompt_token_ids": list(prompt)}, params, member)
         logprobs = output.outputs[0].logprobs
         assert logprobs is not None, "logprob_token_ids asks for them"
         position = logprobs[0]
         before = 0.0
-        if stem:
+        if counted:
             assert isinstance(output.prompt_logprobs, FlatLogprobs)
-            starts = output.prompt_logprobs.start_indices[member.virtual_tokens + len(context) :]
+            starts = output.prompt_logprobs.start_indices[first:]
             before = sum(output.prompt_logprobs.logprobs[start] for start in starts)
         return [before + position[token].logprob for token in tokens]
 
@@ -152,3 +159,11 @@ class CausalScorer:
         if last.outputs[0].finish_reason == "error":
             raise RuntimeError("The engine ended a label's request; its log says why.")
         return last
+
+
+_Stem: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
+"""A prompt's tokens, and a label's but for its last."""
+
+
+def _parted(path: LabelPath) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    return path.context, path.tokens[:-1], path.tokens[-1]

@@ -46,7 +46,7 @@ class Prober:
         values: Sequence[float]
         if self._causal is not None:
             tokens = self._tokens[: self._context - adapter.virtual_tokens - 1]
-            values = await self._causal.continuations(tokens, (), self._watched, adapter)
+            values = await self._causal.continuations(tokens, self._watched, adapter)
         else:
             assert self._encoder is not None
             values = (
