@@ -58,7 +58,7 @@ def two_members(
 
 def wait_for_checkpoints(running: Running, out: Path) -> list[Path]:
     """Until both members have one; gives their folders."""
-    folders = [out / ".choir-train" / "checkpoints" / f"topics-{name}" for name in "ab"]
+    folders = [out / ".choir-train" / "checkpoints" / "topics" / name for name in "ab"]
     while not all(any(each.glob("checkpoint-*/trainer_state.json")) for each in folders):
         assert running.goes_on(), f"the run ended too early: {running.end()[1]}"
         time.sleep(POLL_SECONDS)
