@@ -16,7 +16,7 @@ import torch
 from serve.digest import folder_digest
 from serve.ray_options import free_port, own_cluster
 from tests.training.conftest import recipe_content
-from tests.training.parallel.running import POLL_SECONDS, Running
+from tests.training.parallel.running import POLL_SECONDS, Running, finished
 from training.parallel.options import ClusterError, Parallel
 from training.pipeline import train
 
@@ -76,7 +76,7 @@ def test_members_trained_at_once_have_the_weights_of_members_in_turn(
     assert len(weights(in_turn.path)) == 2
     assert weights(tmp_path / "at-once") == weights(in_turn.path)
     for row in ("topics/a ", "topics/b ", "topics: test"):
-        assert len([line for line in printed.splitlines() if line.startswith(row)]) == 1
+        assert finished(printed, row) == 1
 
 
 @pytest.mark.slow
