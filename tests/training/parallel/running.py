@@ -1,11 +1,14 @@
 """`choir train` in a process of its own: Ray reads its options once in a process."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+import psutil
 
 POLL_SECONDS = 0.05
 
@@ -32,6 +35,15 @@ class Running:
         status, printed = self.end()
         assert status == 0, printed
         return printed
+
+    def processes(self, title: str) -> list[psutil.Process]:
+        """Those of the command's Ray whose titles begin so."""
+        found = []
+        for process in psutil.Process(self._process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if " ".join(process.cmdline()).startswith(title):
+                    found.append(process)
+        return found
 
     def goes_on(self) -> bool:
         return self._process.poll() is None

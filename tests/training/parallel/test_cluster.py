@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from choir_cli.training import train as command
 from serve.digest import folder_digest
 from serve.ray_options import free_port, own_cluster
 from tests.training.conftest import recipe_content
@@ -127,6 +128,23 @@ def test_members_that_were_killed_together_go_on_to_the_same_weights(
 
 
 @pytest.mark.slow
+def test_a_member_whose_process_was_killed_goes_on_to_the_same_weights(
+    tmp_path: Path, write_recipe: Callable[..., Path], encoder_base: Path
+) -> None:
+    recipe = two_members(write_recipe, tmp_path, encoder_base, epochs=300)
+    undisturbed = train(recipe, tmp_path / "undisturbed")
+    out = tmp_path / "killed"
+    running = Running(recipe, out, "--parallel", "2")
+    wait_for_checkpoints(running, out)
+    [killed] = running.processes("ray::topics/a")
+    killed.kill()
+    printed = running.succeed()
+    assert not killed.is_running()
+    assert finished(printed, "topics/a ") == 1
+    assert weights(out) == weights(undisturbed.path)
+
+
+@pytest.mark.slow
 def test_an_interrupted_run_stops_its_members_and_can_be_resumed_in_turn(
     tmp_path: Path, write_recipe: Callable[..., Path], encoder_base: Path
 ) -> None:
@@ -226,7 +244,36 @@ def test_a_machine_that_does_not_see_the_bundle_is_named(
     assert "several machines need a shared file system" in printed
 
 
-@pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265"])
-def test_an_address_of_another_kind_is_refused(address: str, tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match=f"takes auto or HOST:PORT, not {address}"):
+@pytest.mark.parametrize(
+    "address",
+    ["ray://head:10001", "http://head:8265", "local", "head", "", "head:", "AUTO", " auto"],
+)
+def test_an_address_of_another_kind_is_refused(address: str) -> None:
+    said = f"--ray-address takes auto or HOST:PORT, not '{address}'"
+    with pytest.raises(ClusterError, match=said):
         Parallel(address).prepare()
+
+
+@pytest.mark.parametrize("address", ["auto", "head:6379", "192.0.2.1:6379", "[2001:db8::1]:6379"])
+def test_the_address_of_a_cluster_is_taken(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    Parallel(address).prepare()
+
+
+def test_an_address_from_the_environment_starts_no_open_cluster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    with pytest.raises(ClusterError, match="RAY_ADDRESS takes auto or HOST:PORT, not 'local'"):
+        Parallel("auto").prepare()
+    Parallel("192.0.2.1:6379").prepare()
+
+
+def test_an_empty_address_is_not_as_good_as_none(
+    tmp_path: Path, write_recipe: Callable[..., Path], encoder_base: Path
+) -> None:
+    """As of a variable of the shell that is not set."""
+    recipe = two_members(write_recipe, tmp_path, encoder_base)
+    with pytest.raises(ClusterError, match="--ray-address takes auto or HOST:PORT, not ''"):
+        command(recipe, tmp_path / "bundle", ray_address="")
+    assert not (tmp_path / "bundle").exists()
