@@ -158,4 +158,6 @@ def test_a_trial_whose_process_was_killed_is_done_anew_and_one_that_fails_is_not
     assert searches(tmp_path / "undisturbed") == {"topics/a": found}
     for trial in found.trials:
         assert (trial.score is None) == (trial.values["virtual_tokens"] == 200)
+    # The first one was killed, and is of those that can be trained.
+    assert found.trials[0].score is not None
     assert "search topics/a: init [" in printed
