@@ -1,5 +1,6 @@
 """The table of progress on standard error: one row a piece of work, with its state, its bar and its loss."""
 
+import os
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Self
@@ -17,17 +18,24 @@ from rich.progress import (
 
 WAITING, RUNNING, DONE = "waiting", "running", "done"
 
+EVERY_SECONDS = 30.0
+"""Where there is no terminal: between two looks at what runs."""
+LOG_COLUMNS = 160
+"""Width of lines in a file or a pipe; rich takes 80 there, which cuts a row's times off."""
+
 
 class Board:
-    """On a terminal a live table of what runs and what waits, below the rows that are finished. Elsewhere only the
-    finished rows are printed.
+    """On a terminal a live table of what runs and what waits, below the rows that are finished. Elsewhere a row is
+    printed when it is finished, and while it runs `every` so many seconds.
 
     Several threads may report at once."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+    def __init__(self, console: Console | None = None, every: float = EVERY_SECONDS) -> None:
+        self.console = console or _standard_error()
+        self._every = every
         self._table = _Table(
-            TextColumn("{task.description:<28}"),
+            # A title may hold a value that was searched for: text with brackets is no markup.
+            TextColumn("{task.description:<28}", markup=False),
             TextColumn("{task.fields[state]:<7}"),
             BarColumn(bar_width=24, pulse_style="bar.back"),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
@@ -39,12 +47,21 @@ class Board:
         )
         self._rows: dict[str, TaskID] = {}
         self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._repeating: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         self._table.start()
+        if self._table.disable:
+            self._over.clear()
+            self._repeating = threading.Thread(target=self._repeat, name="board", daemon=True)
+            self._repeating.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._repeating is not None:
+            self._repeating.join()
         with self._lock:
             for row in self._by_title(WAITING):
                 self._remove(row)
@@ -85,6 +102,11 @@ class Board:
                 self._print([task])
             self._remove(task)
 
+    def _repeat(self) -> None:
+        while not self._over.wait(self._every):
+            with self._lock:
+                self._print(self._by_title(RUNNING))
+
     def _by_title(self, state: str) -> list[Task]:
         return [task for task in self._table.tasks if task.fields["state"] == state]
 
@@ -95,6 +117,13 @@ class Board:
     def _remove(self, task: Task) -> None:
         self._table.remove_task(task.id)
         del self._rows[task.description]
+
+
+def _standard_error() -> Console:
+    console = Console(stderr=True)
+    if not console.is_terminal and not os.environ.get("COLUMNS"):
+        console.width = LOG_COLUMNS
+    return console
 
 
 class _Table(Progress):

@@ -55,13 +55,13 @@ class Members:
         self, recipe: MemberRecipe, ensemble: EnsembleRecipe, labels: Sequence[str]
     ) -> Member:
         """The member with its adapters in the bundle."""
-        name, step = f"{ensemble.name}-{recipe.name}", f"member {ensemble.name}/{recipe.name}"
+        step = f"member {ensemble.name}/{recipe.name}"
         if self._run.result(step) is None:
             trained = self._train(recipe, ensemble, labels)
+            names = recipe.adapter_names(ensemble.name)
             refs = [
-                # A member's second adapter is named after what it is.
-                self._bundle.add_adapter(f"{name}-{stage.kind}" if number else name, folder)
-                for number, (stage, folder) in enumerate(zip(recipe.adapters, trained, strict=True))
+                self._bundle.add_adapter(name, folder)
+                for name, folder in zip(names, trained, strict=True)
             ]
             self._run.finish(step, [ref.model_dump() for ref in refs])
         shutil.rmtree(self._folder(recipe, ensemble), ignore_errors=True)
@@ -74,7 +74,7 @@ class Members:
         """The folders of a member outside the ensemble: its adapter's, or one below it for each of two."""
         step = f"candidate {ensemble.name}/{recipe.name}"
         if self._run.result(step) is None:
-            target = self._bundle.path / CANDIDATES / f"{ensemble.name}-{recipe.name}"
+            target = self._bundle.path / CANDIDATES / recipe.folder(ensemble.name)
             shutil.rmtree(target, ignore_errors=True)
             trained = self._train(recipe, ensemble, labels)
             for number, (stage, folder) in enumerate(zip(recipe.adapters, trained, strict=True)):
@@ -126,7 +126,7 @@ class Members:
         return adapters
 
     def _folder(self, member: MemberRecipe, ensemble: EnsembleRecipe) -> Path:
-        return self._run.folder / "trained" / f"{ensemble.name}-{member.name}"
+        return self._run.folder / "trained" / ensemble.name / member.name
 
 
 def _step(ensemble: EnsembleRecipe, member: MemberRecipe, number: int) -> str:

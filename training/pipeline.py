@@ -202,7 +202,7 @@ class Pipeline:
         notes = [each.line() for each in searches]
         write_report(self._out / "report", self._recipe.name, reports, facts, notes)
         for note in notes:
-            self._board.console.print(note, soft_wrap=True, highlight=False)
+            self._board.console.print(note, soft_wrap=True, highlight=False, markup=False)
         for report in reports:
             show(report, self._board.console)
 

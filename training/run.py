@@ -77,7 +77,8 @@ class Run:
     @contextmanager
     def stage(self, title: str, precision: Precision) -> Iterator[Stage]:
         """A stage's checkpoints and its row of progress; the checkpoints go when the stage has succeeded."""
-        folder = self.folder / "checkpoints" / title.replace("/", "-")
+        # A folder for each part of the title: names hold every character that could join them.
+        folder = self.folder / "checkpoints" / title
         yield Stage(title, folder, precision, self.watch)
         self.watch.end(title)
         shutil.rmtree(folder, ignore_errors=True)

@@ -4,6 +4,7 @@ import sys
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -66,7 +67,7 @@ def table(report: Report, *, narrow: bool = False) -> Table:
     main = report.differences[0].metric if report.differences else None
     names = [name for name in figures_in(report) if name not in IN_PAGE_ONLY]
     title = f"{report.ensemble} on {report.count} {report.data} rows (bold: what is served)"
-    shown = Table(title=title, box=box.SIMPLE, padding=(0, 0 if narrow else 1, 0, 0))
+    shown = Table(title=escape(title), box=box.SIMPLE, padding=(0, 0 if narrow else 1, 0, 0))
     shown.add_column("", no_wrap=True)
     shown.add_column("kind")
     for name in names:
@@ -95,7 +96,7 @@ def show(report: Report, console: Console) -> None:
         shown = table(report, narrow=True)
     console.print(shown)
     for line in report_lines(report):
-        console.print(line, soft_wrap=True, highlight=False)
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def figure(row: Row, name: str) -> str:

@@ -31,7 +31,8 @@ def train(
     from training.parallel.options import Parallel
     from training.pipeline import train as run
 
-    at_once = Parallel(ray_address, parallel) if ray_address or parallel else None
+    asked = ray_address is not None or parallel is not None
+    at_once = Parallel(ray_address, parallel) if asked else None
     run(recipe, out, resume, at_once)
 
 

@@ -72,7 +72,7 @@ def test_a_killed_stage_of_virtual_tokens_goes_on_to_the_same_weights(
     }
     base = {"kind": "causal", "path": causal_bundle.base_source}
     recipe = write_recipe(tmp_path, base=base, ensembles=[ensemble])
-    undisturbed, killed = undisturbed_and_killed(recipe, tmp_path, ["replies-a"])
+    undisturbed, killed = undisturbed_and_killed(recipe, tmp_path, ["replies/a"])
     assert len(undisturbed) == 2
     assert killed == undisturbed
 
@@ -100,12 +100,12 @@ def test_every_kind_of_stage_goes_on_to_the_same_weights(
     recipe = write_recipe(tmp_path, base=base, ensembles=[ensembles[0], ensembles[2]])
     stages = [
         "base",
-        "base 1-pretraining",
-        "base 2-fine_tuning",
-        "topics-b",
-        "student-a-lora",
-        "student-a-prompt",
-        "student-a-distillation",
+        "base 1/pretraining",
+        "base 2/fine_tuning",
+        "topics/b",
+        "student/a/lora",
+        "student/a/prompt",
+        "student/a/distillation",
     ]
     undisturbed, killed = undisturbed_and_killed(recipe, tmp_path, stages)
     assert len(undisturbed) == 1 + 2 + 2
@@ -124,6 +124,6 @@ def test_every_kind_of_stage_of_an_encoder_goes_on_to_the_same_weights(
     }
     ensembles = chained([{"kind": "lora"}], defaults={"epochs": 8, "batch_size": 16})
     recipe = write_recipe(tmp_path, base=base, ensembles=[ensembles[0], ensembles[2]])
-    stages = ["base", "base 1-fine_tuning", "topics-a", "student-a-lora", "student-a-distillation"]
+    stages = ["base", "base 1/fine_tuning", "topics/a", "student/a/lora", "student/a/distillation"]
     undisturbed, killed = undisturbed_and_killed(recipe, tmp_path, stages)
     assert killed == undisturbed

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
+from serve.manifest import Name
 from tests.training.conftest import recipe_content
 from training.recipe import (
     LoraStage,
@@ -125,6 +127,16 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("ensembles.0.members", [], "ensembles.0.members: .*at least 1"),
         ("ensembles.0.members", [{"name": "a"}, {"name": "a"}], "members need different names"),
         ("ensembles.0.candidates", [{"name": "x", "member": "z"}], "unknown member 'z'"),
+        (
+            "ensembles.0.members.1.name",
+            "a" * 57,
+            f"its adapter would be called topics-{'a' * 57}, which has 64 characters",
+        ),
+        (
+            "ensembles.0.members.1",
+            {"name": "a" * 50, "stages": [{"kind": "lora"}, {"kind": "prompt"}]},
+            f"topics-{'a' * 50}-prompt, which has 64 characters",
+        ),
         ("ensembles.0.task", "ranking", "ensembles.0.task: .*'classification', .* or 'generation'"),
         (
             "ensembles.1.fusion",
@@ -167,6 +179,28 @@ def test_a_wrong_key_is_named_with_what_was_expected(
     pattern = ".*".join(re.escape(part) for part in message.split(".*"))
     with pytest.raises(RecipeError, match=pattern):
         parse_recipe(changed(path, value), folder=tmp_path)
+
+
+def test_the_longest_name_of_an_adapter_is_one_that_the_bundle_takes(tmp_path: Path) -> None:
+    recipe = parse_recipe(changed("ensembles.0.members.1.name", "a" * 56), folder=tmp_path)
+    [name] = recipe.ensembles[0].members[1].adapter_names("topics")
+    assert TypeAdapter(Name).validate_python(name) == f"topics-{'a' * 56}"
+    with pytest.raises(ValidationError):
+        TypeAdapter(Name).validate_python(f"{name}a")
+
+
+def test_candidates_that_would_lie_in_one_folder_are_refused(tmp_path: Path) -> None:
+    common = {"task": "classification", "label": "label"}
+    ensembles = [
+        common | {"name": name, "members": [{"name": "m"}], "candidates": [candidate]}
+        for name, candidate in (
+            ("intents", {"name": "fr-a", "member": "m"}),
+            ("intents-fr", {"name": "a", "member": "m"}),
+        )
+    ]
+    said = r"intents/fr-a and intents-fr/a would lie in one folder, candidates/intents-fr-a"
+    with pytest.raises(RecipeError, match=said):
+        parse_recipe(recipe_content(ensembles=ensembles), folder=tmp_path)
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:

@@ -53,3 +53,11 @@ def test_every_figure_is_whole(
     for _, text in figures.values():
         assert f" {text} " in table
     assert (interval in table) if interval else ("[" not in table)
+
+
+def test_a_file_name_with_brackets_is_no_markup() -> None:
+    row = Row(name="a", kind="member", passes=1, served=True, scores={"accuracy": 0.5})
+    report = Report(ensemble="topics@1", data="[/old].csv", count=9, rows=[row])
+    screen = io.StringIO()
+    show(report, Console(file=screen, width=120))
+    assert "topics@1 on 9 [/old].csv rows" in screen.getvalue()

@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from training.data.annotation.review import write_queue
@@ -54,12 +55,12 @@ class Ledger:
         if changes:
             console.print(_table(changes))
         for note in self.notes:
-            console.print(note, soft_wrap=True, highlight=False)
+            console.print(note, soft_wrap=True, highlight=False, markup=False)
         files = ((QUARANTINE, "rows left", self.left), (REVIEW, "rows to review", self.suspects))
         for name, what, rows in files:
             if rows:
                 where = f"{len(rows)} {what}: {self.folder / name}"
-                console.print(where, soft_wrap=True, highlight=False)
+                console.print(where, soft_wrap=True, highlight=False, markup=False)
 
 
 def _table(counts: Sequence[Count]) -> Table:
@@ -75,6 +76,6 @@ def _table(counts: Sequence[Count]) -> Table:
             count.step.replace("_", " "),
             str(count.before),
             str(count.after),
-            count.note,
+            escape(count.note),
         )
     return table

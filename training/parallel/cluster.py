@@ -31,7 +31,7 @@ def joined(options: Parallel) -> Iterator[None]:
     # "local": never a cluster that RAY_ADDRESS, or a file that another Ray left behind, names.
     try:
         ray.init(address=options.address or "local", namespace="choir-train", **common)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         where = f"joined at {options.address}" if options.address else "started here"
         raise ClusterError(f"No Ray cluster can be {where}: {first_line(error)}") from error
     try:
@@ -59,13 +59,17 @@ def demand_shared(folder: Path) -> None:
 
 def demand(paths: Sequence[Path], complaint: str | None = None) -> None:
     """Raise ClusterError unless every machine that can train has all `paths`."""
-    asked = {
-        str(node["NodeManagerAddress"]): _missing.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote([str(path) for path in paths])
+    # Several may have one address: containers of a host, say.
+    asked = [
+        (
+            node["NodeManagerAddress"],
+            _missing.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote([str(path) for path in paths]),
+        )
         for node in machines()
-    }
-    for address, answer in asked.items():
+    ]
+    for address, answer in asked:
         try:
             missing = ray.get(answer, timeout=PROBE_SECONDS)
         except ray.exceptions.GetTimeoutError:

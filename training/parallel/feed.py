@@ -1,6 +1,7 @@
 """Progress from the machines that train to the one that shows it, through a queue."""
 
 import contextlib
+import math
 import threading
 import time
 from typing import Any, Self
@@ -58,19 +59,33 @@ class Reports:
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
-        self._last = 0.0
+        self._sent: dict[str, float] = {}
+        """When each piece of work was last reported on."""
+        self._held: dict[str, int] = {}
+        """How far work has come of which that is not reported yet."""
 
     def begin(self, title: str, total: int, done: int = 0) -> None:
+        self._held.pop(title, None)
         self._put("begin", title, total, done)
 
     def reach(self, title: str, done: int, loss: float | None = None) -> None:
         now = time.monotonic()
-        if loss is not None or now - self._last >= EVERY_SECONDS:
-            self._last = now
-            self._put("reach", title, done, loss)
+        if loss is None and now - self._sent.get(title, -math.inf) < EVERY_SECONDS:
+            self._held[title] = done
+            return
+        self._held.pop(title, None)
+        self._sent[title] = now
+        self._put("reach", title, done, loss)
 
     def end(self, title: str) -> None:
+        self.flush()
         self._put("end", title)
+
+    def flush(self) -> None:
+        """Report the last steps, which may have followed too soon on others."""
+        for title, done in self._held.items():
+            self._put("reach", title, done)
+        self._held.clear()
 
     def _put(self, report: str, *arguments: Any) -> None:
         with contextlib.suppress(ray.exceptions.RayError):

@@ -1,11 +1,15 @@
 """How many members are trained at once, and where."""
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from functools import cache
 
 from serve.ray_options import own_cluster
+
+_RUNNING = re.compile(r"[^/\s]+:\d+")
+"""A cluster's HOST:PORT; what has a scheme is another of Ray's services."""
 
 
 class ClusterError(RuntimeError):
@@ -30,10 +34,15 @@ class Parallel:
                     "network; train in a process that has not imported it (choir train)"
                 )
             os.environ.update(_closed())
-        elif "://" in self.address:
+            return
+        # With `auto` Ray goes where this variable says.
+        named = self.address == "auto" and os.environ.get("RAY_ADDRESS")
+        where, address = ("RAY_ADDRESS", named) if named else ("--ray-address", self.address)
+        if address != "auto" and not _RUNNING.fullmatch(address):
+            # Ray would take `local` for a new cluster, which asks nobody for a token.
             raise ClusterError(
-                f"--ray-address takes auto or HOST:PORT, not {self.address}: run the command on one of the cluster's "
-                "machines, which is where the bundle is written"
+                f"{where} takes auto or HOST:PORT, not {address!r}: a running cluster's address, given on one of its "
+                "machines, where the bundle is written; for a Ray of this machine's own give --parallel alone"
             )
 
 

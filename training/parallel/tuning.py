@@ -19,7 +19,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.util.queue import Queue
 
 from training.parallel.feed import Feed, Reports
-from training.parallel.workers import Share, become_trainer
+from training.parallel.workers import RETRIES, Share, become_trainer
 from training.progress import Watch
 from training.recipe import RangeRecipe, RecipeError, Values
 from training.search import Found, Study, Trial
@@ -33,6 +33,8 @@ _OPTIONS = {
 }
 BATCH = 4
 """How many trials `tpe` begins before it looks at them, where nothing else limits them."""
+REASON = "reason"
+"""Where a trial that an error ended says so, beside its figure."""
 
 
 def tune(study: Study, rows: Dataset, folder: Path, watch: Watch, at_once: int | None) -> Found:
@@ -71,6 +73,7 @@ def tune(study: Study, rows: Dataset, folder: Path, watch: Watch, at_once: int |
             run_config=ray_tune.RunConfig(
                 name=study.title.replace("/", "-"),
                 storage_path=tunes_own,
+                failure_config=ray_tune.FailureConfig(max_failures=RETRIES),
                 verbose=0,
             ),
         )
@@ -106,7 +109,12 @@ def _try(
     trial = _plain(values)
     record = kept / f"{hashlib.sha256(json.dumps(trial, sort_keys=True).encode()).hexdigest()}.json"
     if not record.is_file():
-        score = study.score(trial, Dataset(train), Dataset(judge), Reports(queue))
+        try:
+            score = study.score(trial, Dataset(train), Dataset(judge), Reports(queue))
+        except Exception as error:
+            # Raised, it would look like a process that died, and be tried again for nothing.
+            ray_tune.report({study.metric: math.nan, REASON: _last_line(error)})
+            return
         draft = record.with_suffix(f".{os.getpid()}")
         draft.write_text(json.dumps(score), encoding="utf-8")
         draft.replace(record)
@@ -152,7 +160,15 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reason(results: list[Any]) -> str:
-    error = next((result.error for result in results if result.error is not None), None)
-    if error is None:
-        return "their figures are not finite numbers"
-    return str(getattr(error, "cause", error)).strip().splitlines()[-1]
+    """Why the first trial failed that says why."""
+    for result in results:
+        if result.error is not None:
+            return _last_line(getattr(result.error, "cause", result.error))
+        if said := (result.metrics or {}).get(REASON):
+            return str(said)
+    return "their figures are not finite numbers"
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__

@@ -96,7 +96,9 @@ class RayWorkers:
 @ray.remote(max_retries=RETRIES)
 def _train(job: Job, rows: pyarrow.Table, queue: Queue, threads: int) -> None:
     become_trainer(threads)
-    job.train(Dataset(rows), Reports(queue))
+    reports = Reports(queue)
+    job.train(Dataset(rows), reports)
+    reports.flush()
 
 
 def become_trainer(threads: int) -> None:

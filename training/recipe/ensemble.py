@@ -10,6 +10,9 @@ from training.recipe.member import CandidateRecipe, MemberRecipe, with_defaults
 from training.recipe.search import SearchRecipe, searchable
 from training.recipe.values import Column, Strict
 
+LONGEST_NAME = 63
+"""Characters of a name in a bundle, by its pattern."""
+
 
 class EnsembleRecipe(Strict):
     """One ensemble: a task over one column, its members and its fusion."""
@@ -97,7 +100,18 @@ class EnsembleRecipe(Strict):
         adapters = names + [candidate.name for candidate in self.candidates]
         if len(set(adapters)) != len(adapters):
             raise ValueError("candidates need names of their own, different from the members'")
+        self._check_adapter_names()
         return self
+
+    def _check_adapter_names(self) -> None:
+        """The bundle asks for them when the members are trained, which is late."""
+        for member in self.members:
+            for name in member.adapter_names(self.name):
+                if len(name) > LONGEST_NAME:
+                    raise ValueError(
+                        f"member {member.name!r}: its adapter would be called {name}, which has {len(name)} "
+                        f"characters; a name has at most {LONGEST_NAME}, so shorten the member's or the ensemble's"
+                    )
 
     def _check_searches(self) -> None:
         members = [*self.members, *self.candidates]

@@ -90,6 +90,12 @@ class MemberRecipe(Strict):
         """The stages that make an adapter, one each."""
         return [stage for stage in self.stages if not isinstance(stage, DistillationStage)]
 
+    def adapter_names(self, ensemble: str) -> list[str]:
+        """What its adapters are called in the bundle, where the member is one of `ensemble`."""
+        name = f"{ensemble}-{self.name}"
+        # The second one is named after what it is.
+        return [f"{name}-{stage.kind}" if n else name for n, stage in enumerate(self.adapters)]
+
     @property
     def soft(self) -> bool:
         """Whether an adapter puts virtual tokens before the prompt."""
@@ -100,6 +106,10 @@ class CandidateRecipe(MemberRecipe):
     """An adapter that could replace a member later; it is trained, but stays outside the ensemble."""
 
     member: Name
+
+    def folder(self, ensemble: str) -> str:
+        """Its folder's name below the bundle's candidates."""
+        return f"{ensemble}-{self.name}"
 
 
 def with_defaults(member: Any, defaults: Mapping[str, Any]) -> Any:

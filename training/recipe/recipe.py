@@ -103,6 +103,20 @@ class Recipe(Strict):
                         self._check_teacher(where, stage.teacher, ensemble, self.ensembles[:number])
         return self
 
+    @model_validator(mode="after")
+    def _candidates_have_folders(self) -> Self:
+        owners: dict[str, str] = {}
+        for ensemble in self.ensembles:
+            for candidate in ensemble.candidates:
+                where, folder = f"{ensemble.name}/{candidate.name}", candidate.folder(ensemble.name)
+                if folder in owners:
+                    raise ValueError(
+                        f"the candidates {owners[folder]} and {where} would lie in one folder, candidates/{folder}; "
+                        "call one of them something else"
+                    )
+                owners[folder] = where
+        return self
+
     def _check_layers(self, where: str, layers: int | None) -> None:
         scratch = self.base.scratch
         if layers and scratch and layers > scratch.layers:

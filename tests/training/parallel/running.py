@@ -1,11 +1,14 @@
 """`choir train` in a process of its own: Ray reads its options once in a process."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+import psutil
 
 POLL_SECONDS = 0.05
 
@@ -33,8 +36,23 @@ class Running:
         assert status == 0, printed
         return printed
 
+    def processes(self, title: str) -> list[psutil.Process]:
+        """Those of the command's Ray whose titles begin so."""
+        found = []
+        for process in psutil.Process(self._process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if " ".join(process.cmdline()).startswith(title):
+                    found.append(process)
+        return found
+
     def goes_on(self) -> bool:
         return self._process.poll() is None
 
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
+
+
+def finished(printed: str, title: str) -> int:
+    """In how many rows work is done whose title begins so; what runs for long has more of them."""
+    lines = printed.splitlines()
+    return sum(line.startswith(title) and " done " in line for line in lines)

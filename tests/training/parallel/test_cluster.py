@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from choir_cli.training import train as command
 from serve.digest import folder_digest
 from serve.ray_options import free_port, own_cluster
 from tests.training.conftest import recipe_content
-from tests.training.parallel.running import POLL_SECONDS, Running
+from tests.training.parallel.running import POLL_SECONDS, Running, finished
 from training.parallel.options import ClusterError, Parallel
 from training.pipeline import train
 
@@ -58,7 +59,7 @@ def two_members(
 
 def wait_for_checkpoints(running: Running, out: Path) -> list[Path]:
     """Until both members have one; gives their folders."""
-    folders = [out / ".choir-train" / "checkpoints" / f"topics-{name}" for name in "ab"]
+    folders = [out / ".choir-train" / "checkpoints" / "topics" / name for name in "ab"]
     while not all(any(each.glob("checkpoint-*/trainer_state.json")) for each in folders):
         assert running.goes_on(), f"the run ended too early: {running.end()[1]}"
         time.sleep(POLL_SECONDS)
@@ -76,7 +77,7 @@ def test_members_trained_at_once_have_the_weights_of_members_in_turn(
     assert len(weights(in_turn.path)) == 2
     assert weights(tmp_path / "at-once") == weights(in_turn.path)
     for row in ("topics/a ", "topics/b ", "topics: test"):
-        assert len([line for line in printed.splitlines() if line.startswith(row)]) == 1
+        assert finished(printed, row) == 1
 
 
 @pytest.mark.slow
@@ -123,6 +124,23 @@ def test_members_that_were_killed_together_go_on_to_the_same_weights(
     assert running.end()[0] == -signal.SIGKILL
     assert all(folder.is_dir() for folder in folders)
     Running(recipe, out, "--parallel", "2", "--resume").succeed()
+    assert weights(out) == weights(undisturbed.path)
+
+
+@pytest.mark.slow
+def test_a_member_whose_process_was_killed_goes_on_to_the_same_weights(
+    tmp_path: Path, write_recipe: Callable[..., Path], encoder_base: Path
+) -> None:
+    recipe = two_members(write_recipe, tmp_path, encoder_base, epochs=300)
+    undisturbed = train(recipe, tmp_path / "undisturbed")
+    out = tmp_path / "killed"
+    running = Running(recipe, out, "--parallel", "2")
+    wait_for_checkpoints(running, out)
+    [killed] = running.processes("ray::topics/a")
+    killed.kill()
+    printed = running.succeed()
+    assert not killed.is_running()
+    assert finished(printed, "topics/a ") == 1
     assert weights(out) == weights(undisturbed.path)
 
 
@@ -226,7 +244,36 @@ def test_a_machine_that_does_not_see_the_bundle_is_named(
     assert "several machines need a shared file system" in printed
 
 
-@pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265"])
-def test_an_address_of_another_kind_is_refused(address: str, tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match=f"takes auto or HOST:PORT, not {address}"):
+@pytest.mark.parametrize(
+    "address",
+    ["ray://head:10001", "http://head:8265", "local", "head", "", "head:", "AUTO", " auto"],
+)
+def test_an_address_of_another_kind_is_refused(address: str) -> None:
+    said = f"--ray-address takes auto or HOST:PORT, not '{address}'"
+    with pytest.raises(ClusterError, match=said):
         Parallel(address).prepare()
+
+
+@pytest.mark.parametrize("address", ["auto", "head:6379", "192.0.2.1:6379", "[2001:db8::1]:6379"])
+def test_the_address_of_a_cluster_is_taken(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    Parallel(address).prepare()
+
+
+def test_an_address_from_the_environment_starts_no_open_cluster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    with pytest.raises(ClusterError, match="RAY_ADDRESS takes auto or HOST:PORT, not 'local'"):
+        Parallel("auto").prepare()
+    Parallel("192.0.2.1:6379").prepare()
+
+
+def test_an_empty_address_is_not_as_good_as_none(
+    tmp_path: Path, write_recipe: Callable[..., Path], encoder_base: Path
+) -> None:
+    """As of a variable of the shell that is not set."""
+    recipe = two_members(write_recipe, tmp_path, encoder_base)
+    with pytest.raises(ClusterError, match="--ray-address takes auto or HOST:PORT, not ''"):
+        command(recipe, tmp_path / "bundle", ray_address="")
+    assert not (tmp_path / "bundle").exists()

@@ -12,7 +12,8 @@ import pytest
 from datasets import Dataset
 
 from serve.bundle import Bundle
-from tests.training.parallel.running import POLL_SECONDS, Running
+from tests.training.conftest import recipe_content
+from tests.training.parallel.running import POLL_SECONDS, Running, finished
 from training.preparation import load_splits
 from training.recipe import load_recipe
 from training.search import Found, Study
@@ -84,12 +85,11 @@ def test_a_search_that_was_killed_goes_on_with_the_trials_that_were_not_finished
     running.send(signal.SIGKILL)
     before = running.end()[1]
     printed = Running(recipe, out, "--resume").succeed()
-    assert (
-        before.count("\ntopics/a: learning_rate") + printed.count("\ntopics/a: learning_rate") == 4
-    )
+    tried = "topics/a: learning_rate"
+    assert finished(before, tried) + finished(printed, tried) == 4
     assert searches(out) == searches(tmp_path / "undisturbed")
     again = Running(recipe, out, "--resume").succeed()
-    assert "\ntopics/a: learning_rate" not in again
+    assert finished(again, tried) == 0
 
 
 @pytest.mark.slow
@@ -133,3 +133,31 @@ def test_trials_are_trained_and_judged_on_training_rows_that_share_no_text(
     assert len(judge) == pytest.approx(0.3 * len(twice), abs=2)
     assert not set(train["text"]) & set(judge["text"])
     assert not {*train["text"], *judge["text"]} & set(splits.validation["text"])
+
+
+@pytest.mark.slow
+def test_a_trial_whose_process_was_killed_is_done_anew_and_one_that_fails_is_not(
+    tmp_path: Path, write_recipe: Callable[..., Path], causal_bundle: Bundle
+) -> None:
+    """Too many virtual tokens for the base's context fail; what a prompt begins with is no markup."""
+    space = {"init": ["[/INST]", "[topic]"], "virtual_tokens": [2, 200]}
+    search = {"trials": 4, "space": space}
+    members = [{"name": "a", "kind": "prompt", "epochs": 40, "search": search}]
+    ensemble = recipe_content()["ensembles"][0] | {"members": members, "defaults": {}}
+    ensemble |= {"candidates": [], "baselines": []}
+    base = {"kind": "causal", "path": causal_bundle.base_source}
+    recipe = write_recipe(tmp_path, base=base, ensembles=[ensemble])
+    Running(recipe, tmp_path / "undisturbed").succeed()
+    running = Running(recipe, tmp_path / "killed")
+    while not (trials := running.processes("ray::ImplicitFunc.train")):
+        assert running.goes_on(), running.end()[1]
+        time.sleep(POLL_SECONDS)
+    trials[0].kill()
+    printed = running.succeed()
+    [found] = searches(tmp_path / "killed").values()
+    assert searches(tmp_path / "undisturbed") == {"topics/a": found}
+    for trial in found.trials:
+        assert (trial.score is None) == (trial.values["virtual_tokens"] == 200)
+    # The first one was killed, and is of those that can be trained.
+    assert found.trials[0].score is not None
+    assert "search topics/a: init [" in printed
