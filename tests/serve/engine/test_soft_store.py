@@ -115,13 +115,14 @@ def test_refuses_more_than_its_share_of_memory(
     models: dict[str, Path], config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from serve.engine.soft import store as module
+    from serve.engine.soft.adapter import NO_ROOM
 
     monkeypatch.setattr(module, "HOST_BYTES", 5 * 128 * 4 + 1)
     store, path = module.SoftStore(), models["prompt"]
     store.load(folder_digest(path), "prompt", str(path), config, cache())
     other = shutil.copytree(path, tmp_path / "other")
     (other / "README.md").write_text("another")
-    with pytest.raises(module.SoftError, match="limit; release a version"):
+    with pytest.raises(module.SoftError, match=f"^{NO_ROOM} .* limit; release a version"):
         store.load(folder_digest(other), "prompt", str(other), config, cache())
 
 
