@@ -57,3 +57,8 @@ def loras_of(version: Version) -> frozenset[str]:
     """Digests of a version's distinct LoRAs, by their folders."""
     folders = version.adapters.items()
     return frozenset(digest for digest, folder in folders if takes_slot(Path(folder)))
+
+
+def has_soft(version: Version) -> bool:
+    """Whether a version has adapters that take no slot, but host memory of the engine's workers."""
+    return len(loras_of(version)) < len(version.adapters)
