@@ -1,7 +1,7 @@
 """Room in an engine: LoRAs take slots, prefix and prompt adapters take none."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -46,6 +46,10 @@ class Slots:
     def always(self, ensembles: Iterable[Ensemble]) -> list[Ensemble]:
         """Those that are not loaded on demand."""
         return [each for each in ensembles if not self.on_demand(each.name)]
+
+    def pinning(self, names: Iterable[str]) -> "Slots":
+        """The same room while these ensembles are always loaded, too."""
+        return self if self.pinned is None else replace(self, pinned=self.pinned.union(names))
 
     def shared(self, active: Iterable[Ensemble]) -> int:
         """What is kept free for ensembles on demand, so that each of them can be loaded: the largest one's LoRAs."""

@@ -8,7 +8,8 @@ import pytest
 
 from serve.engine.interface import Refusal
 from serve.rollout import residents
-from tests.serve.rollout.conftest import World, committed
+from serve.rollout.requests import RolloutView, SwapRequest
+from tests.serve.rollout.conftest import World, committed, refused
 from tests.serve.rollout.fakes import FakeEngine, make_bundle, make_prompt_adapter, until
 from tests.serve.rollout.on_demand import answers, ask, start
 
@@ -225,3 +226,37 @@ async def test_rounds_that_wait_ring_one_bell(world: World, short_turns: None) -
     assert rounds <= 15
     end.set()
     await answers(waiting, "e1@1")
+
+
+@pytest.mark.parametrize("kind", ["shadow", "canary"])
+async def test_what_a_candidate_is_compared_with_stays_loaded(
+    world: World, short_turns: None, kind: str
+) -> None:
+    world.slots = 3
+    await start(world, 4, keep_warm=0)
+    engine = world.engines[0]
+    strategy = {"kind": kind, "auto_promote": False}
+    body = {"members": {"a": world.new_adapter(100)}, "strategy": strategy}
+    request = SwapRequest.model_validate(body)
+    begun = await world.controller.swap("e0", request, "ada", False)
+    assert isinstance(begun, RolloutView)
+    await until(lambda: world.gateways[0].routes.named("e0").trial)
+    for number in (1, 2, 3, 1, 2, 3):
+        await answers(ask(world, f"e{number}@1"), f"e{number}@1")
+        assert {"e0@1", "e0@2"} < engine.held.keys()
+    assert engine.prepared.count("e0@1") == 1
+    await world.controller.abort(begun.id, "ada")
+    await until(lambda: "e0@2" not in engine.held)
+    for number in (1, 2, 3):
+        await answers(ask(world, f"e{number}@1"), f"e{number}@1")
+    assert "e0@1" not in engine.held
+
+
+async def test_a_trial_needs_room_for_both_versions(world: World) -> None:
+    world.slots = 2
+    await start(world, 2)
+    body = {"members": {"a": world.new_adapter(100)}}
+    strategy = {"strategy": {"kind": "canary", "auto_promote": False}}
+    message = refused(await world.ask(body | strategy, "e0"), 409)
+    assert "They are occupied by e0@1 (1) and ensembles on demand (1)" in message
+    committed(await world.ask(body, "e0"))
