@@ -84,10 +84,11 @@ async def test_who_waits_for_ensembles_on_demand_leaves_places_for_the_others(st
         running.append(asyncio.create_task(gateway.predict(model=model)))
         await gateway.engines.stuck.wait()
         gateway.engines.stuck.clear()
-    full = await gateway.predict(model="cold")
+    async with asyncio.timeout(20):
+        full, new = [await gateway.predict(model=model) for model in ("cold", "new")]
     refused(full, 429, "2 requests wait for cold already")
     assert full.headers["retry-after"] == "1"
-    refused(await gateway.predict(model="new"), 429, "new is loaded on demand, and 4 requests")
+    refused(new, 429, "new is loaded on demand, and 4 requests")
     running.append(asyncio.create_task(gateway.predict()))
     await gateway.engines.stuck.wait()
     for task in running:

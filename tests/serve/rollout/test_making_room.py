@@ -257,6 +257,7 @@ async def test_a_trial_needs_room_for_both_versions(world: World) -> None:
     await start(world, 2)
     body = {"members": {"a": world.new_adapter(100)}}
     strategy = {"strategy": {"kind": "canary", "auto_promote": False}}
-    message = refused(await world.ask(body | strategy, "e0"), 409)
+    async with asyncio.timeout(20):
+        message = refused(await world.ask(body | strategy, "e0"), 409)
     assert "They are occupied by e0@1 (1) and ensembles on demand (1)" in message
     committed(await world.ask(body, "e0"))
