@@ -11,9 +11,9 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve.adapter import WEIGHTS, AdapterError, AdapterKind, adapter_kind, check_together
 from serve.engine.equipment import Equipment
-from serve.engine.interface import LoadedAdapter, PrepareError
+from serve.engine.interface import LoadedAdapter, NoRoomError, PrepareError
 from serve.engine.plain_lora import plain_lora
-from serve.engine.soft.adapter import SoftAdapter, SoftKind
+from serve.engine.soft.adapter import NO_ROOM, SoftAdapter, SoftKind
 from serve.manifest import AdapterRef
 from serve.tensors import TensorError, TensorFile
 
@@ -69,7 +69,7 @@ class AdapterPool:
     async def acquire(self, name: str, digest: str, folder: str) -> None:
         """Load the adapter unless it is, and count one more user.
 
-        Raises PrepareError when it is refused or there is no room."""
+        Raises PrepareError when it is refused, and NoRoomError when there is no room."""
         async with self._changing:
             loaded = self._loaded.get(digest)
             if loaded is None:
@@ -105,7 +105,7 @@ class AdapterPool:
 
     async def _load_lora(self, name: str, digest: str, folder: str) -> LoRARequest:
         if sum(each.adapter.kind == "lora" for each in self._loaded.values()) >= self._capacity:
-            raise PrepareError(
+            raise NoRoomError(
                 f"All {self._capacity} adapter slots of the engine are taken; release a version or start with a larger "
                 "max_loras (--engine '{\"max_loras\": N}') or host_adapters."
             )
@@ -126,7 +126,9 @@ class AdapterPool:
         refusals = [each for each in told if isinstance(each, str)]
         if refusals:
             await self._llm.collective_rpc("unload_soft", args=(digest,))
-            raise PrepareError(f"The adapter {name!r} cannot be loaded: {refusals[0]}")
+            reason = f"The adapter {name!r} cannot be loaded: {refusals[0]}"
+            full = all(each.startswith(NO_ROOM) for each in refusals)
+            raise NoRoomError(reason) if full else PrepareError(reason)
         return SoftAdapter(kind, digest, int(told[0]))
 
     def _check_embeddings(self, name: str, kind: AdapterKind, embeds: bool) -> None:

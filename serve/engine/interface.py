@@ -76,6 +76,10 @@ class PrepareError(Exception):
     """A version cannot be loaded; the message says why, for the person who asked for the swap."""
 
 
+class NoRoomError(PrepareError):
+    """A version cannot be loaded beside what is loaded now. Once enough of that is released, it can."""
+
+
 @dataclass(frozen=True)
 class Text:
     """One input of a prediction."""

@@ -23,6 +23,7 @@ from serve.engine.interface import (
     EngineSettings,
     EngineState,
     GenerateCall,
+    NoRoomError,
     PredictCall,
     Prediction,
     PrepareError,
@@ -116,6 +117,8 @@ class VLLMEngine:
             for member in ensemble.members:
                 try:
                     await self._load_member(member, version, acquired, heads)
+                except NoRoomError:
+                    raise  # nothing is wrong with the member: whoever asks makes room
                 except PrepareError as error:
                     if ensemble.on_member_error == "fail":
                         raise

@@ -11,7 +11,7 @@ from serve.gateway.dispatch import Dispatcher
 from serve.gateway.errors import install_handlers
 from serve.gateway.health import health_router
 from serve.gateway.home import home_router
-from serve.gateway.limits import InFlightLimit
+from serve.gateway.limits import InFlightLimit, OnDemandShare
 from serve.gateway.links import ControlLink, EngineLink
 from serve.gateway.mirror import Mirror
 from serve.gateway.models import models_router
@@ -37,7 +37,8 @@ def create_app(
     )
     guard = Guard(settings)
     bodies = BodyReader(settings.max_body_mb, settings.body_timeout_seconds)
-    dispatcher = Dispatcher(agent, settings.request_timeout_seconds)
+    on_demand = OnDemandShare(settings.max_in_flight)
+    dispatcher = Dispatcher(agent, settings.request_timeout_seconds, on_demand)
     mirror = Mirror(
         agent.ledger,
         queue=settings.shadow_queue,

@@ -11,6 +11,7 @@ from fastapi import Request
 from serve.engine.interface import VERSION_NOT_LOADED, Refusal
 from serve.gateway.disconnect import until_gone
 from serve.gateway.errors import RefusedError, refused
+from serve.gateway.limits import OnDemandShare
 from serve.gateway.links import Unavailable
 from serve.gateway.observe import exchange_of
 from serve.rollout.figures import Side
@@ -33,10 +34,11 @@ that restarts knows of none until the engines have reported again, and they answ
 class Dispatcher:
     """Sends a call to an engine under the version that the gateway's routes name."""
 
-    def __init__(self, agent: GatewayAgent, seconds: float) -> None:
+    def __init__(self, agent: GatewayAgent, seconds: float, on_demand: OnDemandShare) -> None:
         """`seconds`: after which an answer that has not begun is given up."""
         self._agent = agent
         self._seconds = seconds
+        self._on_demand = on_demand
 
     async def ask(
         self,
@@ -53,6 +55,16 @@ class Dispatcher:
         RefusedError, Unavailable, ClientGoneError."""
         key = request.headers.get(STICKY_HEADER) or user
         target = self._resolved(request, self._routes.resolve(model, key))
+        with self._on_demand.place(target):
+            return await self._answered(request, model, target, ask)
+
+    async def _answered(
+        self,
+        request: Request,
+        model: str,
+        target: Target,
+        ask: Callable[[Target], Coroutine[Any, Any, T | Refusal]],
+    ) -> tuple[Target, T]:
         answer = await self._ask(request, target, ask)
         if _lacks(answer) and target.track == "canary":
             target = self._resolved(request, self._routes.named(model))

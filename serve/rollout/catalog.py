@@ -67,16 +67,13 @@ class Catalog:
                 "rollout_in_progress",
             )
 
-    def check_room(self, candidate: Ensemble) -> None:
-        """Raises Refused (409) for a candidate that does not fit beside what is needed."""
+    def check_room(self, new: Rollout, candidate: Ensemble) -> None:
+        """Raises Refused (409) for a rollout whose candidate does not fit beside what is needed."""
         active = [record.active_version.ensemble for record in self._records.values()]
-        tried = [
-            self._version_record(rollout.candidate).ensemble
-            for rollout in self._rollouts.values()
-            if rollout.state in UNCOMMITTED
-        ]
-        needed = [*self._slots.always(active), *tried]
-        check_room(candidate, needed, self._slots, shared=self._slots.shared(active))
+        others = [each for each in self._rollouts.values() if each.state in UNCOMMITTED]
+        tried = [self._version_record(rollout.candidate).ensemble for rollout in others]
+        slots = self._slots.pinning(each.ensemble for each in (*others, new) if each.tries)
+        check_room(candidate, [*slots.always(active), *tried], slots, shared=slots.shared(active))
 
     def started(self, rollout: Rollout, candidate: VersionRecord) -> None:
         """A rollout is under way."""
@@ -121,6 +118,7 @@ class Catalog:
                 wanted.attempt,
                 wanted.trial,
                 on_demand=self._slots.on_demand(key.rpartition("@")[0]),
+                compared=wanted.compared,
             )
             for key, wanted in self.assignments
         )

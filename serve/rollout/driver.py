@@ -79,7 +79,7 @@ class Driver:
 
     async def _begin(self, rollout: Rollout, candidate: VersionRecord) -> None:
         async with self._starting:
-            self._catalog.check_room(candidate.ensemble)
+            self._catalog.check_room(rollout, candidate.ensemble)
             known = self._catalog.record(rollout.ensemble).versions
             new = None if rollout.to_version in known else candidate
             await asyncio.to_thread(self._database.begin, rollout, new)

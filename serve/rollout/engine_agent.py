@@ -4,23 +4,34 @@ loaded on demand share the room that is left."""
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from serve.digest import DigestError, folder_digest
-from serve.engine.interface import Engine, PrepareError, Refusal, Version
+from serve.engine.interface import Engine, NoRoomError, PrepareError, Refusal, Version
 from serve.rollout.golden import wrong_golden
 from serve.rollout.lease import ControllerLink, Lease, new_participant
 from serve.rollout.messages import AssignedVersion, Desired, PrepareResult, Report, Role
-from serve.rollout.residents import Residents, fits
-from serve.rollout.slots import loras_of
+from serve.rollout.residents import RETRY_SECONDS, Residents, fits, victims
+from serve.rollout.slots import has_soft, loras_of
 
 logger = logging.getLogger(__name__)
 
 _ORDER: dict[Role, int] = {"active": 0, "candidate": 1, "warm": 2, "draining": 3}
 """What is loaded first."""
-ROOM_SECONDS = 0.1
+ROOM_SECONDS = 0.05
 """How often it is looked again whether somebody's turn has ended while a version waits for room."""
+
+
+@dataclass(frozen=True)
+class _Leaving:
+    """A version on its way out of the engine."""
+
+    version: Version
+    busy: bool
+    """Whether requests ran on it when it was sent off: nobody knows how long they take."""
+    task: asyncio.Task[None]
 
 
 class EngineAgent:
@@ -32,9 +43,12 @@ class EngineAgent:
         self._lease = Lease(link, self._report, self._apply, retry_seconds)
         self._held: dict[str, Version] = {}
         self._results: dict[str, PrepareResult] = {}
-        self._releasing: dict[str, tuple[Version, asyncio.Task[None]]] = {}
+        self._releasing: dict[str, _Leaving] = {}
+        self._refused: set[str] = set()
+        """Versions for which the engine itself has had no room since a version was last released."""
         self._residents = Residents()
         self._wake = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
         self._loaded: asyncio.Future[None] | None = None
         self._worker: asyncio.Task[None] | None = None
 
@@ -58,6 +72,8 @@ class EngineAgent:
             self._worker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._worker
+        if self._alarm is not None:
+            self._alarm.cancel()
         self._residents.forget(())
         sequence = self._lease.next_sequence()
         await self._lease.stop(
@@ -147,31 +163,33 @@ class EngineAgent:
         for key in [key for key in self._results if key not in wanted]:
             del self._results[key]
         self._residents.forget(wanted)
+        waiting = False
         for assigned in sorted(wanted.values(), key=lambda each: _ORDER[each.role]):
-            if not self._settled(assigned) and self._has_room(assigned.version, wanted):
-                await self._prepare(assigned)
-        await self._serve_demands(desired, wanted)
+            if self._settled(assigned):
+                continue
+            if self._failure_of(assigned) is not None:
+                self._wake_in(RETRY_SECONDS)
+            elif not await self._prepared(assigned, wanted):
+                waiting |= assigned.role == "active" or assigned.attempt is not None
+        # Whoever is asked for by requests would take the room again as soon as there is some.
+        await self._serve_demands(desired, wanted, load=not waiting)
 
-    async def _serve_demands(self, desired: Desired, wanted: Mapping[str, AssignedVersion]) -> None:
+    async def _serve_demands(
+        self, desired: Desired, wanted: Mapping[str, AssignedVersion], *, load: bool
+    ) -> None:
         """Load what requests wait for, in their order, until there is no room or something else is desired."""
-        while desired is self._lease.desired and (first := self._residents.next()) is not None:
-            key, demand = first
+        for key, demand in self._residents.demands():
+            if desired is not self._lease.desired:
+                return
             assigned = wanted.get(key)
             if assigned is None or not assigned.waited_for or key in self._held:
                 self._residents.answered(key, None)
-                continue
-            if not assigned.lazy:  # its rollout has it loaded, as soon as there is room
-                if not self._settled(assigned):
-                    return
-                self._residents.answered(key, None)
-                continue
-            if not self._has_room(assigned.version, wanted, busy_too=demand.overdue):
-                return
-            logger.info("%s is loaded, because it was asked for.", key)
-            await self._prepare(assigned)
-            error = self._results[key].error
-            refusal = Refusal(503, f"{key} cannot be loaded: {error}", "load_failed")
-            self._residents.answered(key, refusal if error is not None else None)
+            elif not assigned.lazy:  # its rollout has it loaded, as soon as there is room
+                failure = self._failure_of(assigned)
+                if failure is not None or self._settled(assigned):
+                    self._residents.answered(key, failure)
+            elif load and key not in self._releasing and not demand.answer.done():
+                load = await self._prepared(assigned, wanted, busy_too=demand.overdue)
 
     def _settled(self, assigned: AssignedVersion) -> bool:
         """Whether nothing is left to do before somebody asks. A version that a rollout asks for is tried
@@ -184,7 +202,42 @@ class EngineAgent:
         result = self._results.get(key)
         return result is not None and result.attempt == assigned.attempt
 
-    async def _prepare(self, assigned: AssignedVersion) -> None:
+    def _failure_of(self, assigned: AssignedVersion) -> Refusal | None:
+        """Why the version is not tried again yet; a rollout's is tried at once, and the rollout hears of it."""
+        return None if assigned.attempt else self._residents.failure(assigned.version.key)
+
+    async def _prepared(
+        self,
+        assigned: AssignedVersion,
+        wanted: Mapping[str, AssignedVersion],
+        *,
+        busy_too: bool = True,
+    ) -> bool:
+        """Load a version if there is room for it; False if it has to wait for some."""
+        key = assigned.version.key
+        if not self._has_room(assigned.version, wanted, busy_too=busy_too):
+            return False
+        try:
+            result = await self._prepare(assigned)
+        except NoRoomError as error:
+            if self._room_may_come(assigned.version, wanted):
+                self._refused.add(key)
+                self._wake.set()
+                return False
+            result = PrepareResult(assigned.attempt, error=str(error))
+        if key in self._held:
+            self._residents.loaded(key)
+            if assigned.lazy:
+                logger.info("%s is loaded, because it was asked for.", key)
+        if result.error is not None and assigned.attempt is None:
+            self._residents.failed(key, result.error)
+            logger.error("%s %s: %s", assigned.role, key, result.error)
+        self._results[key] = result
+        self._lease.report_now()
+        return True
+
+    async def _prepare(self, assigned: AssignedVersion) -> PrepareResult:
+        """Load a version, and have it prove itself. Raises NoRoomError."""
         version = assigned.version
         try:
             if version.key not in self._held:
@@ -199,25 +252,20 @@ class EngineAgent:
                 await self._engine.release(version.key)
             else:
                 self._held[version.key] = version
+            return result
+        except NoRoomError:
+            raise
         except PrepareError as error:
             self._held.pop(version.key, None)
-            result = PrepareResult(assigned.attempt, error=str(error))
+            return PrepareResult(assigned.attempt, error=str(error))
         except Exception as error:  # whatever an engine raises is that candidate's failure
             logger.exception("%s could not be prepared.", version.key)
-            result = PrepareResult(
+            return PrepareResult(
                 assigned.attempt, error=f"the engine failed on it ({type(error).__name__})"
             )
-        if result.error is not None and assigned.attempt is None:
-            logger.error("%s %s: %s", assigned.role, version.key, result.error)
-        self._results[version.key] = result
-        self._lease.report_now()
 
     def _has_room(
-        self,
-        version: Version,
-        wanted: Mapping[str, AssignedVersion],
-        *,
-        busy_too: bool = True,
+        self, version: Version, wanted: Mapping[str, AssignedVersion], *, busy_too: bool
     ) -> bool:
         """False if the version has to wait for one that is on its way out: itself being released
         still, or another one whose room it needs. Long answers can keep adapters loaded for as
@@ -227,27 +275,70 @@ class EngineAgent:
         are asked all the time, which then wait for their next turn."""
         if version.key in self._releasing:
             return False
+        make_room = self._make_any_room if version.key in self._refused else self._make_lora_room
+        if make_room(version, wanted, busy_too=busy_too):
+            return True
+        self._wake_in(ROOM_SECONDS)
+        return False
+
+    def _make_lora_room(
+        self, version: Version, wanted: Mapping[str, AssignedVersion], *, busy_too: bool
+    ) -> bool:
+        """Whether the version's LoRAs fit, or nobody could make room for them."""
         state = self._engine.state()
         capacity = state.host_adapters or state.adapter_slots
         needed = loras_of(version)
         held = {key: loras_of(each) for key, each in self._held.items()}
-        releasing = {key: loras_of(each) for key, (each, _) in self._releasing.items()}
-        if fits(needed, held | releasing, (), capacity):
+        leaving = {key: loras_of(each.version) for key, each in self._releasing.items()}
+        if fits(needed, held | leaving, (), capacity):
             return True
+        # What left without requests is gone in a moment. The rest is not waited for where an idle version can leave.
+        staying = held | {key: leaving[key] for key, each in self._releasing.items() if each.busy}
+        if fits(needed, staying, (), capacity):
+            return False
         lazy = [key for key in held if wanted[key].lazy]
-        for key in self._residents.victims(needed, held, lazy, capacity, busy_too=busy_too):
+        idle = self._residents.evictable(lazy, busy_too=False)
+        found = victims(needed, staying, idle, capacity)
+        if not found:
+            tired = self._residents.evictable(lazy, busy_too=busy_too)
+            found = victims(needed, held, tired, capacity)
+        self._send_off(found, version)
+        draining = any(wanted[key].role == "draining" for key in self._held)
+        return not (self._releasing or draining or fits(needed, held, lazy, capacity))
+
+    def _make_any_room(
+        self, version: Version, wanted: Mapping[str, AssignedVersion], *, busy_too: bool
+    ) -> bool:
+        """Whether nobody could make room for a version that the engine refused. Nobody knows how much it needs, so one
+        version after another leaves until the engine takes it."""
+        if not self._room_may_come(version, wanted):
+            return True
+        if all(each.busy for each in self._releasing.values()):
+            lazy = [key for key in self._alike(version) if wanted[key].lazy]
+            order = self._residents.evictable(lazy, busy_too=busy_too and not self._releasing)
+            self._send_off(order[:1], version)
+        return False
+
+    def _room_may_come(self, version: Version, wanted: Mapping[str, AssignedVersion]) -> bool:
+        leave = (wanted[key].lazy or wanted[key].role == "draining" for key in self._alike(version))
+        return bool(self._releasing) or any(leave)
+
+    def _alike(self, version: Version) -> list[str]:
+        """Who else takes room of the kind that an engine lacks which refuses the version: it counts LoRAs as the agent
+        does, so that of a version with prefix or prompt adapters their memory is in question."""
+        soft = has_soft(version)
+        others = (key for key in self._held if key != version.key)
+        return [key for key in others if not soft or has_soft(self._held[key])]
+
+    def _send_off(self, keys: Iterable[str], version: Version) -> None:
+        for key in keys:
             logger.info("%s makes room for %s.", key, version.key)
             self._release(key)
-        draining = any(wanted[key].role == "draining" for key in self._held)
-        if fits(needed, held, lazy, capacity) and lazy:
-            asyncio.get_running_loop().call_later(ROOM_SECONDS, self._wake.set)
-            return False
-        return not (self._releasing or draining)
 
     def _release(self, key: str) -> None:
         version = self._held.pop(key)
         task = asyncio.create_task(self._released(key), name=f"choir-release-{key}")
-        self._releasing[key] = (version, task)
+        self._releasing[key] = _Leaving(version, self._residents.busy(key), task)
 
     async def _released(self, key: str) -> None:
         try:
@@ -256,8 +347,18 @@ class EngineAgent:
             logger.exception("%s could not be released.", key)
         finally:
             del self._releasing[key]
+            self._refused.clear()
             self._wake.set()
             self._lease.report_now()
+
+    def _wake_in(self, seconds: float) -> None:
+        """Wake the worker after `seconds` at the latest."""
+        loop = asyncio.get_running_loop()
+        if self._alarm is not None and not self._alarm.cancelled():
+            if loop.time() < self._alarm.when() <= loop.time() + seconds:
+                return
+            self._alarm.cancel()
+        self._alarm = loop.call_later(seconds, self._wake.set)
 
 
 def _verify(version: Version) -> None:

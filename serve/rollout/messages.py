@@ -72,11 +72,13 @@ class AssignedVersion:
     """How that rollout tries it out on requests, once all engines have prepared it."""
     on_demand: bool = False
     """Whether a request may find it not loaded, and loads it."""
+    compared: bool = False
+    """Whether a candidate is tried out against it."""
 
     @property
     def lazy(self) -> bool:
-        """Whether it need not be loaded before it is asked for, and may leave for others: no rollout wants it now."""
-        return self.on_demand and self.attempt is None
+        """Whether it need not be loaded before it is asked for, and may leave for others: no rollout needs it now."""
+        return self.on_demand and self.attempt is None and not self.compared
 
     @property
     def waited_for(self) -> bool:

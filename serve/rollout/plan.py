@@ -18,6 +18,8 @@ class Wanted:
     attempt: str | None = None
     trial: Strategy | None = None
     """How the attempt tries it out on requests, if it does."""
+    compared: bool = False
+    """Whether a candidate is tried out against it."""
 
 
 def wanted_versions(
@@ -31,18 +33,22 @@ def wanted_versions(
     Active versions and candidates come first; of each ensemble's `keep_warm` latest versions, those
     stay warm that fit into the slots beside them, the latest first. So warm versions make room for
     a candidate, and come back if it is aborted. Versions that are loaded on demand are all wanted,
-    and take what room the others leave."""
+    and take what room the others leave. That against which a candidate is tried out stays loaded: the
+    time that its requests wait for it would count in the candidate's favour."""
     records = {record.name: record for record in ensembles}
     wanted: dict[str, Wanted] = {}
-    for record in records.values():
-        wanted[_key(record.name, record.active)] = Wanted("active")
     tried = [rollout for rollout in rollouts if rollout.state in UNCOMMITTED]
+    compared = {rollout.ensemble for rollout in tried if rollout.tries}
+    for record in records.values():
+        key = _key(record.name, record.active)
+        wanted[key] = Wanted("active", compared=record.name in compared)
     for rollout in tried:
         wanted[rollout.candidate] = Wanted("candidate", rollout.id, rollout.trial)
     active = [record.active_version.ensemble for record in records.values()]
     lasting = [_version(records, rollout.candidate).ensemble for rollout in tried]
-    loaded = slots.taken([*slots.always(active), *lasting])
-    room = slots.count - slots.shared(active)
+    during = slots.pinning(compared)
+    loaded = slots.taken([*during.always(active), *lasting])
+    room = slots.count - during.shared(active)
     recent = [
         _key(record.name, version)
         for record in records.values()

@@ -107,7 +107,12 @@ def _scores_of(ensemble: Ensemble, bundles: Sequence[Bundle]) -> tuple[Validatio
     reason: NoRefit | None = None
     for rows in matching:
         try:
-            return rows, np.stack([_outputs(each, rows, stored) for each in ensemble.members])
+            outputs = [_outputs(each, rows, stored) for each in ensemble.members]
+            if len({each.shape for each in outputs}) > 1:
+                raise NoRefit(
+                    f"the stored validation scores of {ensemble.name} do not have the same shape for all members"
+                )
+            return rows, np.stack(outputs)
         except NoRefit as missing:
             reason = reason or missing
     assert reason is not None

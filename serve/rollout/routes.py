@@ -50,6 +50,8 @@ class Target:
     track: Track = "stable"
     trial: Trial | None = None
     """The trial that the request takes part in, on either side."""
+    on_demand: bool = False
+    """Whether the answer may have to wait until the version is loaded."""
 
     @property
     def key(self) -> str:
@@ -154,7 +156,7 @@ def _targets(assigned: AssignedVersion, trial: Trial | None) -> dict[str, Target
         tried = trial if track == "stable" else None
         for name in (None, *(member.name for member in ensemble.members)):
             key = prefix if name is None else f"{prefix}/{name}"
-            found[key] = Target(ensemble, name, track, tried)
+            found[key] = Target(ensemble, name, track, tried, assigned.on_demand)
     return found
 
 

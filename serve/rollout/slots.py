@@ -1,7 +1,7 @@
 """Room in an engine: LoRAs take slots, prefix and prompt adapters take none."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -47,6 +47,10 @@ class Slots:
         """Those that are not loaded on demand."""
         return [each for each in ensembles if not self.on_demand(each.name)]
 
+    def pinning(self, names: Iterable[str]) -> "Slots":
+        """The same room while these ensembles are always loaded, too."""
+        return self if self.pinned is None else replace(self, pinned=self.pinned.union(names))
+
     def shared(self, active: Iterable[Ensemble]) -> int:
         """What is kept free for ensembles on demand, so that each of them can be loaded: the largest one's LoRAs."""
         lazy = [each for each in active if self.on_demand(each.name)]
@@ -57,3 +61,8 @@ def loras_of(version: Version) -> frozenset[str]:
     """Digests of a version's distinct LoRAs, by their folders."""
     folders = version.adapters.items()
     return frozenset(digest for digest, folder in folders if takes_slot(Path(folder)))
+
+
+def has_soft(version: Version) -> bool:
+    """Whether a version has adapters that take no slot, but host memory of the engine's workers."""
+    return len(loras_of(version)) < len(version.adapters)

@@ -98,6 +98,11 @@ class Rollout:
         """How the candidate is tried out now, if it is."""
         return self.strategy if self.state in TRIALS else None
 
+    @property
+    def tries(self) -> bool:
+        """Whether the candidate is tried out on requests before it is active, now or later."""
+        return self.strategy.kind != "immediate" and self.state in UNCOMMITTED
+
     def count(self, gateway: str, figures: Figures) -> bool:
         """Take over what a gateway has counted; whether that is news."""
         known = self.figures.get(gateway)

@@ -10,6 +10,9 @@ _KEY = "choir_soft"
 
 SoftKind = Literal["prefix", "prompt"]
 
+NO_ROOM = "prefix and prompt adapters take"
+"""How a worker's refusal begins that is for want of memory: between processes it is a sentence only."""
+
 
 @dataclass(frozen=True)
 class SoftAdapter:

@@ -15,7 +15,7 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig
 from serve.adapter import WEIGHTS
 from serve.adapter.soft import TENSOR
 from serve.digest import DigestError, folder_digest
-from serve.engine.soft.adapter import SoftKind
+from serve.engine.soft.adapter import NO_ROOM, SoftKind
 
 HOST_BYTES = 1 << 30
 """Host memory that a worker gives to soft adapters, all together: 1 GiB."""
@@ -68,8 +68,8 @@ class SoftStore:
             )
         if self.bytes + tensor.nbytes > HOST_BYTES:
             raise SoftError(
-                f"prefix and prompt adapters take {self.bytes >> 20} MiB of host memory already, and "
-                f"{HOST_BYTES >> 20} MiB is the limit; release a version."
+                f"{NO_ROOM} {self.bytes >> 20} MiB of host memory already, and {HOST_BYTES >> 20} MiB is the limit; "
+                "release a version."
             )
         self._held[digest] = tensor
         return count

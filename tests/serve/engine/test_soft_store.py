@@ -4,12 +4,15 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 import torch
 
 from serve.digest import folder_digest
+from serve.engine.interface import EngineSettings, NoRoomError
 from tests.serve import tiny
+from tests.serve.engine.calls import version
 
 pytestmark = pytest.mark.engine
 
@@ -115,14 +118,47 @@ def test_refuses_more_than_its_share_of_memory(
     models: dict[str, Path], config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from serve.engine.soft import store as module
+    from serve.engine.soft.adapter import NO_ROOM
 
     monkeypatch.setattr(module, "HOST_BYTES", 5 * 128 * 4 + 1)
     store, path = module.SoftStore(), models["prompt"]
     store.load(folder_digest(path), "prompt", str(path), config, cache())
     other = shutil.copytree(path, tmp_path / "other")
     (other / "README.md").write_text("another")
-    with pytest.raises(module.SoftError, match="limit; release a version"):
+    with pytest.raises(module.SoftError, match=f"^{NO_ROOM} .* limit; release a version"):
         store.load(folder_digest(other), "prompt", str(other), config, cache())
+
+
+@pytest.mark.parametrize("full", [True, False])
+async def test_want_of_memory_is_no_members_fault(
+    models: dict[str, Path], full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With on_member_error=degrade, an ensemble goes on without a member that cannot be loaded; not without
+    one for which others have to make room."""
+    from serve.engine import vllm_engine
+    from serve.engine.soft.adapter import NO_ROOM
+
+    workers, probes = MagicMock(), MagicMock()
+    workers.vllm_config.scheduler_config.max_num_seqs = 8
+    monkeypatch.setattr(vllm_engine, "CausalScorer", MagicMock())
+    refused = f"{NO_ROOM} 1024 MiB" if full else "its shape is wrong"
+
+    async def rpc(method: str, args: tuple[Any, ...]) -> list[int | str]:
+        bad = method == "load_soft" and args[1] == "prefix"
+        return [refused if bad else 5]
+
+    workers.collective_rpc, probes.probe = rpc, AsyncMock()
+    settings = EngineSettings(model="base", kind="causal", adapter_slots=1)
+    engine = vllm_engine.VLLMEngine(workers, settings, probes, None)
+    members = {"a": "prompt", "b": "prefix"}
+    one = version(models, "two", members, on_member_error="degrade")
+    if full:
+        with pytest.raises(NoRoomError, match="1024 MiB"):
+            await engine.prepare(one)
+        assert not engine.state().adapters
+    else:
+        await engine.prepare(one)
+        assert [each.kind for each in engine.state().adapters] == ["prompt"]
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,16 @@ async def test_requests_for_what_runs_pass_for_one_turn_and_then_wait() -> None:
     assert slots.done == ["a", "a", "b", "a"]
 
 
+async def test_who_needs_no_slot_waits_for_nobody() -> None:
+    slots = Slots(1)
+    async with slots.turns.turn(frozenset("a")):
+        waiting = slots.start("b")
+        await asyncio.sleep(0.15)
+        await together(slots.run(""))
+        assert slots.done == [""]
+    await together(waiting)
+
+
 async def test_who_gives_up_leaves_the_way_free() -> None:
     slots = Slots(2)
     first = slots.start("a", 0.05)

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from tests.serve.gateway.conftest import Start, refused
+from tests.serve.gateway.fakes import desired, ensemble, held
 
 SMALL = {"max_body_mb": 0.001}
 """1,000 bytes."""
@@ -71,6 +73,29 @@ async def test_one_request_too_many_is_a_429_and_room_comes_back(start: Start) -
     await asyncio.wait(running)
     gateway.engines.stuck = None
     assert (await gateway.predict()).status_code == 200
+
+
+async def test_who_waits_for_ensembles_on_demand_leaves_places_for_the_others(start: Start) -> None:
+    cold = [replace(held(ensemble(name)), on_demand=True) for name in ("cold", "cool", "new")]
+    gateway = await start(desired(held(ensemble()), *cold), max_in_flight=8)
+    gateway.engines.stuck = asyncio.Event()
+    running = []
+    for model in ("cold", "cold", "cool", "cool@3"):
+        running.append(asyncio.create_task(gateway.predict(model=model)))
+        await gateway.engines.stuck.wait()
+        gateway.engines.stuck.clear()
+    async with asyncio.timeout(20):
+        full, new = [await gateway.predict(model=model) for model in ("cold", "new")]
+    refused(full, 429, "2 requests wait for cold already")
+    assert full.headers["retry-after"] == "1"
+    refused(new, 429, "new is loaded on demand, and 4 requests")
+    running.append(asyncio.create_task(gateway.predict()))
+    await gateway.engines.stuck.wait()
+    for task in running:
+        task.cancel()
+    await asyncio.wait(running)
+    gateway.engines.stuck = None
+    assert (await gateway.predict(model="new")).status_code == 200
 
 
 async def test_a_body_that_trickles_in_is_given_up(start: Start) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from serve.bundle import Bundle
 from serve.engine.interface import Refusal
+from serve.rollout import residents
 from serve.rollout.admission import EngineLimits
 from serve.rollout.controller import Controller
 from serve.rollout.engine_agent import EngineAgent
@@ -142,6 +143,12 @@ class World:
             await agent.stop()
         for controller in self.all_controllers:
             await controller.stop()
+
+
+@pytest.fixture
+def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(residents, "TURN_SECONDS", 0.1)
+    monkeypatch.setattr(residents, "IDLE_SECONDS", 0.01)
 
 
 @pytest.fixture(scope="session")

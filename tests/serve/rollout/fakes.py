@@ -18,6 +18,7 @@ from serve.engine.interface import (
     EngineState,
     GenerateCall,
     LoadedAdapter,
+    NoRoomError,
     PredictCall,
     Prediction,
     PrepareError,
@@ -69,7 +70,13 @@ def make_prompt_adapter(folder: Path, seed: int, *, hidden: int = HIDDEN) -> Pat
     return folder
 
 
-def make_bundle(folder: Path, *names: str, members: int = 2, seed: int = 0) -> Bundle:
+def make_bundle(
+    folder: Path,
+    *names: str,
+    members: int = 2,
+    seed: int = 0,
+    adapter: Callable[[Path, int], Path] = make_adapter,
+) -> Bundle:
     """A bundle with version 1 of an ensemble for each name; every member has content of its own."""
     base = folder.parent / "base"
     if not base.exists():
@@ -79,7 +86,7 @@ def make_bundle(folder: Path, *names: str, members: int = 2, seed: int = 0) -> B
         refs = []
         for member in "abcdef"[:members]:
             seed += 1
-            source = make_adapter(folder.parent / f"{folder.name}-{name}-{member}", seed)
+            source = adapter(folder.parent / f"{folder.name}-{name}-{member}", seed)
             refs.append((member, bundle.add_adapter(f"{name}-{member}", source)))
         bundle.write_ensemble(
             Ensemble(
@@ -101,6 +108,8 @@ class FakeEngine:
 
     def __init__(self, slots: int = 5) -> None:
         self.slots = slots
+        self.soft_room = 100
+        """How many distinct prefix and prompt adapters it takes."""
         self.held: dict[str, Version] = {}
         self.prepared: list[str] = []
         self.most_adapters = 0
@@ -122,7 +131,9 @@ class FakeEngine:
         if version.key in self.broken:
             raise PrepareError(self.broken[version.key])
         if len(self._loras(version)) > self.slots:
-            raise PrepareError(f"all {self.slots} adapter slots are taken")
+            raise NoRoomError(f"all {self.slots} adapter slots are taken")
+        if len(self._adapters(version).keys() - self._loras(version)) > self.soft_room:
+            raise NoRoomError("prefix and prompt adapters take all memory")
         self.held[version.key] = version
         self.most_adapters = max(self.most_adapters, len(self._loras()))
         return await self.probe(version.key)
@@ -177,11 +188,12 @@ class FakeEngine:
         return {digest for version in self.held.values() for digest in version.ensemble.digests}
 
     def _loras(self, *more: Version) -> set[str]:
+        adapters = self._adapters(*more).items()
+        return {digest for digest, folder in adapters if adapter_kind(Path(folder)) == "lora"}
+
+    def _adapters(self, *more: Version) -> dict[str, str]:
         versions = (*self.held.values(), *more)
-        adapters = {digest: f for version in versions for digest, f in version.adapters.items()}
-        return {
-            digest for digest, folder in adapters.items() if adapter_kind(Path(folder)) == "lora"
-        }
+        return {digest: f for version in versions for digest, f in version.adapters.items()}
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
         self.calls.append(call)

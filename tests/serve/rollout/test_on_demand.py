@@ -2,8 +2,6 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable
-from typing import Any
 
 import pytest
 
@@ -13,34 +11,7 @@ from serve.rollout.controller import StartError
 from serve.rollout.requests import EnsembleView
 from tests.serve.rollout.conftest import World, committed, refused
 from tests.serve.rollout.fakes import FakeEngine, make_bundle, until
-
-
-async def start(
-    world: World, count: int, *, members: int = 1, engines: int = 1, **options: Any
-) -> None:
-    """`count` ensembles, e0 first, none of them always loaded."""
-    names = [f"e{number}" for number in range(count)]
-    world.bundles = [make_bundle(world.folder / "bundle", *names, members=members)]
-    world.options = {"pinned": [], **options}
-    await world.start(engines=engines)
-
-
-async def ask(world: World, key: str, engine: int = 0) -> Version | Refusal | None:
-    """As the engine's deployment does: what answered, why it cannot be loaded, or None for a version that it lacks."""
-    async with world.engine_agents[engine].using(key) as refusal:
-        return refusal or await world.engines[engine].answer(key)
-
-
-async def answers(work: Awaitable[Version | Refusal | None], key: str) -> None:
-    async with asyncio.timeout(20):
-        answer = await work
-    assert isinstance(answer, Version), answer
-    assert answer.key == key
-
-
-@pytest.fixture
-def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(residents, "TURN_SECONDS", 0.1)
+from tests.serve.rollout.on_demand import answers, ask, start
 
 
 async def test_a_hundred_ensembles_share_the_room_of_three(world: World) -> None:

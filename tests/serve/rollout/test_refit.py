@@ -201,6 +201,15 @@ async def test_an_adapter_without_scores_is_named_and_nothing_changes(
     assert (await view_of(world)).fusion_fit.stale_members == ["a"]
 
 
+@pytest.mark.parametrize("names", [["100"], ["100", "b"]])
+async def test_scores_of_another_shape_are_no_scores(world: World, names: list[str]) -> None:
+    bundle = fitted_bundle(world, fusion={"method": "average", "temperature": 2.0})
+    store_scores(world, bundle, SAID | {name: np.full((ROWS, 7), 1 / 7) for name in names})
+    await world.start()
+    assert "cannot be fitted again" in refused(await world.swap(100), 400)
+    assert await world.active() == 2
+
+
 async def test_permission_is_not_needed_where_scores_are_stored(world: World) -> None:
     bundle = fitted_bundle(world, fusion={"method": "average", "temperature": 2.0})
     store_scores(world, bundle)
