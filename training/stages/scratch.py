@@ -101,15 +101,27 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int, context: int) -> PreT
 def train_word_pieces(
     texts: Sequence[str], vocabulary: int, context: int
 ) -> PreTrainedTokenizerFast:
-    """A lower-case WordPiece tokenizer with BERT's special tokens, which it puts around one text or two."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
+    """A lower-case WordPiece tokenizer with BERT's special tokens, which it puts around one text or two.
+
+    The same texts give the same tokenizer: the library numbers the pieces inside of words as its hash tables happen to
+    lie, and breaks ties by those numbers, unless they are given to it in an order."""
+    learner = _word_pieces(models.WordPiece(unk_token="[UNK]"))
+    words = {
+        word
+        for text in texts
+        for word, _ in learner.pre_tokenizer.pre_tokenize_str(
+            learner.normalizer.normalize_str(text)
+        )
+    }
+    inside = sorted({f"##{letter}" for word in words for letter in word[1:]})
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocabulary, special_tokens=list(BERT_TOKENS.values()), show_progress=False
+        vocab_size=vocabulary,
+        special_tokens=[*BERT_TOKENS.values(), *inside],
+        show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    learner.train_from_iterator(texts, trainer)
+    # A tokenizer of its own, in which the pieces inside of words are not special.
+    tokenizer = _word_pieces(models.WordPiece(learner.get_vocab(), unk_token="[UNK]"))
     ids = {token: number for number, token in enumerate(BERT_TOKENS.values())}
     tokenizer.post_processor = processors.BertProcessing(
         ("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"])
@@ -117,6 +129,14 @@ def train_word_pieces(
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, model_max_length=context, **BERT_TOKENS
     )
+
+
+def _word_pieces(model: models.WordPiece) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
 
 
 def _config(scratch: Scratch, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:

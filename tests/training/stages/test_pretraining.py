@@ -91,3 +91,21 @@ def test_second_sentences_follow_or_come_from_elsewhere() -> None:
 def test_next_sentences_need_sentences() -> None:
     with pytest.raises(RecipeError, match="documents of two sentences"):
         _sentence_pairs(["one", "two"], seed=0)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "word pieces"])
+def test_the_same_texts_give_the_same_tokenizer(kind: str) -> None:
+    """Or else a run that is resumed in its first stage would go on with other token ids."""
+    from training.stages.scratch import train_tokenizer, train_word_pieces
+
+    train = train_tokenizer if kind == "bytes" else train_word_pieces
+    first, *others = (train(DOCUMENTS, 320, 48).backend_tokenizer.to_str() for _ in range(4))
+    assert others == [first] * 3
+
+
+def test_what_looks_like_a_piece_in_a_text_is_read_as_text() -> None:
+    from training.stages.scratch import train_word_pieces
+
+    tokenizer = train_word_pieces(DOCUMENTS, 320, 48)
+    assert "##" not in tokenizer.tokenize("##a")[0]
+    assert set(tokenizer.all_special_tokens) == {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
