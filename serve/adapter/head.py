@@ -52,7 +52,8 @@ def check_head(
         name = "score"
     elif base_kind == "encoder":
         raise AdapterError(
-            f"{HEAD} is missing; under a base that heads read each adapter has a head of its own."
+            f"{HEAD} is missing; under a base that heads read each adapter has a head of its own (under "
+            "a causal model the 'score' of PEFT's sequence classifiers does)."
         )
     else:
         return None

@@ -32,9 +32,10 @@ class AdapterPool:
     """Loads and unloads adapters in vLLM and counts their users.
 
     vLLM's name for a LoRA is its digest and the path is the immutable folder of that digest, because vLLM keys its
-    prefix cache by name and path: the same content finds its cache again, other content never does. The id is fresh for
-    each load. Since no more LoRAs are loaded than vLLM keeps in host memory, it never evicts one from there, only to
-    read it from disk again in the middle of a request; it copies them between there and its slots.
+    prefix cache by name and path: the same content finds its cache again, other content never does. (Of an adapter
+    that holds its own head vLLM reads a copy without it, whose cache is not found again once it was unloaded.) The id
+    is fresh for each load. Since no more LoRAs are loaded than vLLM keeps in host memory, it never evicts one from
+    there, only to read it from disk again in the middle of a request; it copies them between there and its slots.
 
     Prefix and prompt adapters take no slot. They lie in the host memory of each worker, up to a limit that the workers
     keep (`soft/store.py`)."""

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.bench
 
 RECIPE = Path("training/recipes/banking77.yaml")
 BUNDLE = Path(os.environ.get("BANKING77_BUNDLE", ".choir-demo/banking77"))
-"""Trained here unless it is there: about 20 minutes on 2 cores."""
+"""Trained here unless it is there: about 40 core-minutes."""
 
 
 @pytest.mark.timeout(3600)
