@@ -54,10 +54,14 @@ class EncoderWithHead(nn.Module):
         self.scale = UNIT_SCALE if stage.normalize and task != "regression" else 1.0
 
     @torch.no_grad()
-    def start_informed(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> None:
+    def start_informed(
+        self, batches: Iterable[Mapping[str, torch.Tensor]], bfloat16: bool = False
+    ) -> None:
         """Let the head begin where it already says something about the rows in `batches`: at the labels' centroids, or
         at the line through the pairs' cosines, or at the least squares of single texts' values."""
-        seen = [(self.features(batch), batch["labels"]) for batch in batches]
+        self.eval()
+        with torch.autocast(self.head.weight.device.type, torch.bfloat16, enabled=bfloat16):
+            seen = [(self.features(batch), batch["labels"]) for batch in batches]
         features = torch.cat([vectors for vectors, _ in seen]).float()
         targets = torch.cat([labels for _, labels in seen])
         if self.task == "regression":

@@ -20,6 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from training.progress import StageProgress, Watch
+from training.stages.dropout import quicken_dropout
 
 Collate = Callable[[Sequence[Mapping[str, Any]]], dict[str, torch.Tensor]]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -148,6 +149,7 @@ def fit(
     if options.patience is not None:
         split = features.train_test_split(HELD_OUT, seed=options.seed)
         features, held_out = split["train"], split["test"]
+    quicken_dropout(model)
     callbacks: list[TrainerCallback] = [StageProgress(stage.watch, stage.title)]
     if options.patience is not None:
         callbacks.append(EarlyStoppingCallback(options.patience))
@@ -186,7 +188,7 @@ def _arguments(options: FitOptions, stage: Stage) -> TrainingArguments:
         weight_decay=0.0,
         seed=options.seed,
         use_cpu=on_cpu,
-        bf16=_bf16(stage.precision),
+        bf16=in_bfloat16(stage.precision),
         # The sampler reads `length` from the columns that are left, so none may be removed before it does.
         remove_unused_columns=False,
         save_strategy="epoch",
@@ -247,7 +249,8 @@ def padding_mask(rows: Sequence[Sequence[int]]) -> torch.Tensor:
     return pad([[1] * len(row) for row in rows], 0)
 
 
-def _bf16(precision: Precision) -> bool:
+def in_bfloat16(precision: Precision) -> bool:
+    """Whether a stage computes in bfloat16 on this machine."""
     if precision != "auto":
         return precision == "bfloat16"
     if torch.cuda.is_available():

@@ -27,7 +27,7 @@ from training.stages import causal, distillation, encoder
 from training.stages.base import Base
 from training.stages.distillation import Teacher
 from training.stages.encoder import EncoderWithHead
-from training.stages.fit import FitOptions, Stage, fit
+from training.stages.fit import FitOptions, Stage, fit, in_bfloat16
 from training.stages.lora import with_lora
 from training.stages.soft import continued, with_virtual_tokens
 from training.targets import targets
@@ -144,7 +144,11 @@ class _Training:
             fit(model, student.features, student.collate, self._options, stage, student.loss)
         else:
             if lora.normalize and lora.head == "prototypes":
-                model.start_informed(encoder.batches_of(features, collate))
+                # A LoRA that has learned nothing yet changes no vector, and costs a third of making them.
+                with adapted.disable_adapter():
+                    model.start_informed(
+                        encoder.batches_of(features, collate), in_bfloat16(stage.precision)
+                    )
             fit(model, features, collate, self._options, stage)
         model.save_head(target)
         return adapted

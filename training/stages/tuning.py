@@ -10,7 +10,7 @@ from transformers import set_seed
 from training.recipe import EnsembleRecipe, FineTuningStage, LoraStage, RecipeError
 from training.stages import causal, encoder
 from training.stages.base import LAYER, Base
-from training.stages.fit import FitOptions, Stage, fit
+from training.stages.fit import FitOptions, Stage, fit, in_bfloat16
 from training.stages.member import MemberData, encoder_rows, encoder_with_head
 
 
@@ -54,7 +54,9 @@ def tune_base(
         with_head = encoder_with_head(model, base, ensemble, data, LoraStage())
         features = encoder_rows(ensemble, data, tokenizer, limit)
         collate = encoder.collate_for(tokenizer)
-        with_head.start_informed(encoder.batches_of(features, collate))
+        with_head.start_informed(
+            encoder.batches_of(features, collate), in_bfloat16(stage.precision)
+        )
         fit(with_head, features, collate, options, stage)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
