@@ -46,6 +46,8 @@ def refused(response: httpx.Response, status: int, words: str) -> None:
         (PREDICT, {"model": "intents", "input": ""}, 400, "empty"),
         (PREDICT, {"model": "intents", "input": []}, 400, "input"),
         (PREDICT, {"model": "intents", "input": "card " * 20_000}, 400, "shorten the text"),
+        # Larger than gRPC's default limit of a message between gateway and engine.
+        (PREDICT, {"model": "intents", "input": ["card " * 20_000] * 50}, 400, "shorten the text"),
         (PREDICT, {"model": "intents", "input": 7}, 400, "input"),
         (PREDICT, {"model": "intents", "input": ["x"] * 1025}, 400, "1,024"),
         (PREDICT, {"model": "intents", "input": "x", "colour": 1}, 400, "colour"),
