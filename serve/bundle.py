@@ -39,6 +39,7 @@ from serve.manifest import (
     Name,
     explain,
 )
+from serve.servable import unserved_ensemble
 
 __all__ = [
     "AdapterRef",
@@ -301,6 +302,9 @@ class Bundle:
                 f"{ensemble.id}: the head of member {readers[True]} reads pairs and that of {readers[False]} single "
                 "texts, so no input could be answered by both."
             )
+        with contextlib.suppress(BundleError):  # told already, as the base's
+            if (unserved := unserved_ensemble(ensemble, self.base_kind())) is not None:
+                yield f"{ensemble.id}: {unserved}"
         if (unserved := unserved_golden(ensemble)) is not None:
             yield f"{ensemble.id}: {unserved}."
         try:

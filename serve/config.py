@@ -104,7 +104,8 @@ class Settings(BaseModel):
         "loopback only.",
     )
     inference_tokens: tuple[SecretStr, ...] = Field(
-        (), description="Bearer tokens for inference; none are needed when this is empty."
+        (),
+        description="Bearer tokens for inference; without any, and without named ones, none is needed.",
     )
     tokens: tuple[Token, ...] = Field(
         (),

@@ -80,8 +80,8 @@ class Choir(_Connection):
     """A synchronous client. Use it as a context manager, or call `close`.
 
     `url` and `token` default to CHOIR_URL and CHOIR_TOKEN. Every method raises a `ChoirError`.
-    Reads, predictions and completions are tried again after a broken connection, a 429 and a 503
-    (see `Retries`); swaps and rollbacks never.
+    Reads, predictions and completions are tried again after a broken connection, a 429, 502, 503
+    and 504 (see `Retries`); swaps and rollbacks never.
     """
 
     def __init__(

@@ -4,11 +4,15 @@ ChoirError
 ├── ConnectionFailed        no answer: refused, timed out, or cut off
 ├── InvalidAnswer           an answer that is not what a Choir server sends
 ├── RolloutAborted          a shadow or a canary that was waited for did not go live: `rollout`
-└── APIError                the server said no: `status`, `type`, `param`, `code`, `message`,
-`request_id` ├── BadRequest          400 ├── Unauthorized        401 ├── Forbidden           403 ├──
-NotFound            404 ├── Conflict            409  another version is active, or a rollout is
-running ├── TooLarge            413 ├── RateLimited         429  `retry_after` └── Unavailable
-502, 503, 504  `retry_after`
+└── APIError                the server said no: `status`, `type`, `param`, `code`, `message`, `request_id`
+    ├── BadRequest          400
+    ├── Unauthorized        401
+    ├── Forbidden           403
+    ├── NotFound            404
+    ├── Conflict            409  another version is active, or a rollout is running
+    ├── TooLarge            413
+    ├── RateLimited         429  `retry_after`
+    └── Unavailable         502, 503, 504  `retry_after`
 """
 
 from typing import Any

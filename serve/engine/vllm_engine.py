@@ -32,15 +32,16 @@ from serve.engine.interface import (
     Version,
 )
 from serve.engine.loaded import Loaded, absent_refusal, members_of, not_loaded, present
-from serve.engine.manifests import refuse_unserved, without
 from serve.engine.openai import OpenAIRoutes
 from serve.engine.probe import Prober
+from serve.engine.remaining import without
 from serve.engine.turns import Turns
 from serve.engine.voice import Speaker, Voice
 from serve.fusion.fuse import Fusion, FusionError
 from serve.fusion.fused import Answers, FusedValues, agreeing
 from serve.fusion.tasks import outputs
 from serve.manifest import Ensemble, Member
+from serve.servable import unserved_ensemble
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,8 @@ class VLLMEngine:
 
     async def _load(self, version: Version) -> Loaded:
         ensemble = version.ensemble
-        refuse_unserved(ensemble, self._settings.kind)
+        if (unserved := unserved_ensemble(ensemble, self._settings.kind)) is not None:
+            raise PrepareError(unserved)
         acquired: list[str] = []
         heads: dict[str, Head] = {}
         absent: dict[str, PrepareError] = {}

@@ -145,8 +145,6 @@ class VoiceClient:
                 tokens = sum(len(choice.token_ids) for choice in piece.output.outputs)
                 voice.member_tokens += tokens * len(parts)
                 metrics.tokens_generated(voice.ensemble.name, tokens, tokens * len(parts))
-                for reason, count in piece.stalls.items():
-                    metrics.group_stalled(reason, count)
                 for choice, report in piece.reports.items():
                     voice.reports[request_id, choice].append(report)
                     nats[choice] += report.disagreement

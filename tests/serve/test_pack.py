@@ -104,6 +104,12 @@ def test_a_hub_id_is_kept_with_its_revision(
         ({"template": "no place"}, "must contain {text}"),
         ({"weights": {"z": 1.0}}, "belongs to none of a, b"),
         ({"task": "generation"}, "is for classification"),
+        (
+            {"task": "generation", "labels": None, "fusion": "mbr"},
+            "'mbr' is not served for generation",
+        ),
+        ({"task": "multilabel"}, "needs adapters with heads"),
+        ({"task": "regression", "labels": None}, "needs adapters with heads"),
     ],
 )
 def test_what_cannot_be_served_is_refused_and_leaves_nothing(

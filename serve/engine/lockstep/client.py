@@ -14,6 +14,7 @@ from vllm.utils.async_utils import merge_async_iterators
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from serve import metrics
 from serve.engine.equipment import Equipment, too_long
 from serve.engine.lockstep.group import ACCOUNT
 from serve.engine.lockstep.logprobs import Report, read
@@ -58,8 +59,6 @@ class Spoken:
     output: RequestOutput
     reports: Mapping[int, Report] = field(default_factory=dict)
     """Choice -> what the members thought of the piece's tokens, if that was asked for."""
-    stalls: Mapping[str, int] = field(default_factory=dict)
-    """Why groups that have ended now were held back, and how often."""
 
 
 class Lockstep:
@@ -101,11 +100,7 @@ class Lockstep:
                 output.request_id = request_id
                 output.outputs[0].index = index
                 output.finished = done == params.n
-                piece = Spoken(
-                    output,
-                    dict(zip([index], piece.reports.values(), strict=False)),
-                    piece.stalls,
-                )
+                piece = Spoken(output, dict(zip([index], piece.reports.values(), strict=False)))
                 if params.n > 1 and params.output_kind == RequestOutputKind.FINAL_ONLY:
                     whole.append(piece)
                 else:
@@ -216,9 +211,12 @@ def _sibling(params: SamplingParams, leader: Seat, rank: int) -> SamplingParams:
 
 
 def _heard(output: RequestOutput, seat: Seat) -> Spoken:
-    """The leader's output as the group's. Raises VLLMValidationError if Choir ended the group."""
+    """The leader's output as the group's, whose stalls are counted when it ends. Raises VLLMValidationError if Choir
+    ended it."""
     account = (output.kv_transfer_params or {}).get(ACCOUNT) or {}
     output.kv_transfer_params = None
+    for reason, count in account.get("stalls", {}).items():
+        metrics.group_stalled(reason, count)
     if account.get("error"):
         raise VLLMValidationError(account["error"])
     choice = output.outputs[0]
@@ -227,7 +225,7 @@ def _heard(output: RequestOutput, seat: Seat) -> Spoken:
         fused, reports[0] = read(choice.logprobs, seat)
         choice.logprobs = fused if seat.top is not None else None
         choice.cumulative_logprob = choice.cumulative_logprob if seat.top is not None else None
-    return Spoken(output, reports, account.get("stalls", {}))
+    return Spoken(output, reports)
 
 
 def _together(pieces: Sequence[Spoken]) -> Spoken:
@@ -236,9 +234,5 @@ def _together(pieces: Sequence[Spoken]) -> Spoken:
     output = ordered[0].output
     output.outputs = [piece.output.outputs[0] for piece in ordered]
     output.finished = True
-    stalls: dict[str, int] = {}
-    for piece in ordered:
-        for reason, count in piece.stalls.items():
-            stalls[reason] = stalls.get(reason, 0) + count
     reports = {index: report for piece in ordered for index, report in piece.reports.items()}
-    return Spoken(output, reports, stalls)
+    return Spoken(output, reports)

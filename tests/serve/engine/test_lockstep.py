@@ -228,10 +228,12 @@ async def test_what_a_group_cannot_honour_is_refused(
 
 async def test_a_group_that_can_never_fit_is_refused(engine: Any) -> None:
     body = greedy("card " * 150, 80)
+    before = stalls("infeasible")
     for asking in (ask, stream):
         refusal = await asking(engine, body)
         assert isinstance(refusal, Refusal)
         assert (refusal.status, "KV cache" in refusal.message) == (400, True), refusal
+    assert stalls("infeasible") == before + 2
 
 
 async def test_members_vote_when_asked_to(engine: Any) -> None:
