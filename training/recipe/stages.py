@@ -40,9 +40,10 @@ class LoraStage(StageRecipe):
     """Regression."""
     normalize: bool = True
     """Heads: L2-normalise the pooled vector before the head."""
-    head: Literal["prototypes", "random"] = "prototypes"
+    head: Literal["prototypes", "random", "cosine"] = "prototypes"
     """Heads: where a normalised one starts: at the labels' centroids (for values: at the line through the cosines of
-    pairs, or at least squares), or anywhere, as its seed has it."""
+    pairs, or at least squares), or anywhere, as its seed has it. `cosine`, for values of pairs: it starts and stays at
+    the line, and the LoRA alone learns (the cosine loss of Reimers and Gurevych 2019)."""
 
 
 class PrefixStage(StageRecipe):
