@@ -26,8 +26,7 @@ def test_the_asked_share_is_dropped_and_the_mean_is_kept(
 def test_elements_fall_independently() -> None:
     torch.manual_seed(0)
     dropped = ByteDropout(0.5)(torch.ones(4096, 64)) == 0
-    rates = torch.stack([dropped.double().mean(0), dropped.T.double().mean(1)])
-    assert rates.sub(0.5).abs().max() < 0.05
+    assert dropped.double().mean(0).sub(0.5).abs().max() < 0.05
     together = torch.corrcoef(dropped.T.double()).fill_diagonal_(0)
     assert together.abs().max() < 0.1
 
