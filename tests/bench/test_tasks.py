@@ -20,7 +20,7 @@ DATA = Path(os.environ.get("CHOIR_DATA", "../shared/data"))
 
 
 def bundle_of(name: str, data: str) -> Bundle:
-    """Trained here unless it is there: either takes less than ten minutes on 2 cores with `--parallel 2`."""
+    """Trained here unless it is there: either takes minutes on 2 cores."""
     if not (DATA / data).exists():
         pytest.skip(f"{DATA / data} is not there; docs/training.md says where it comes from")
     from training.pipeline import train

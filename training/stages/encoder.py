@@ -58,7 +58,8 @@ class EncoderWithHead(nn.Module):
         self, batches: Iterable[Mapping[str, torch.Tensor]], bfloat16: bool = False
     ) -> None:
         """Let the head begin where it already says something about the rows in `batches`: at the labels' centroids, or
-        at the line through the pairs' cosines, or at the least squares of single texts' values."""
+        at the line through the pairs' cosines, or at the least squares of single texts' values. `bfloat16`: the vectors
+        are computed in it. Dropout is off, also afterwards."""
         self.eval()
         with torch.autocast(self.head.weight.device.type, torch.bfloat16, enabled=bfloat16):
             seen = [(self.features(batch), batch["labels"]) for batch in batches]

@@ -145,7 +145,7 @@ class _Training:
             fit(model, student.features, student.collate, self._options, stage, student.loss)
         else:
             if lora.normalize and lora.head != "random":
-                # A LoRA that has learned nothing yet changes no vector, and costs a third of making them.
+                # A LoRA that has learned nothing yet changes no vector, and takes time.
                 with adapted.disable_adapter():
                     model.start_informed(
                         encoder.batches_of(features, collate), in_bfloat16(stage.precision)
