@@ -20,7 +20,7 @@ from training.stages.fit import FitOptions, Stage
 from training.stages.member import MemberData
 from training.stages.pretraining import Pretrained, model_of, pretrain, save_pretrained
 from training.stages.scratch import train_base
-from training.stages.tuning import tune_base
+from training.stages.tuning import save_average, tune_base
 
 VOCABULARY_WEIGHT = 20
 """How often a label's text is repeated for the tokenizer, so that short labels become one token."""
@@ -80,14 +80,28 @@ class SharedStages:
         self, title: str, recipe: PretrainingStage | FineTuningStage, base: Base, target: Path
     ) -> Base:
         if self._run.result(title) is None:
-            with self._run.stage(title, self._recipe.precision) as stage:
-                if isinstance(recipe, PretrainingStage):
+            if isinstance(recipe, FineTuningStage):
+                self._tuned(title, recipe, base, target)
+                self._run.finish(title, True)
+            else:
+                with self._run.stage(title, self._recipe.precision) as stage:
                     self._run.finish(title, asdict(self._pretrained(recipe, base, stage, target)))
-                else:
-                    tasks = self._tasks(recipe)
-                    tune_base(recipe, tasks, base, self._recipe.seed, stage, target)
-                    self._run.finish(title, True)
         return replace(base, folder=target)
+
+    def _tuned(self, title: str, recipe: FineTuningStage, base: Base, target: Path) -> None:
+        if recipe.soup == 1:
+            with self._run.stage(title, self._recipe.precision) as stage:
+                tune_base(recipe, self._tasks(recipe), base, self._recipe.seed, stage, target)
+            return
+        runs = [target.with_name(f"{target.name}.{run}") for run in range(1, recipe.soup + 1)]
+        for run, folder in enumerate(runs):
+            step = f"{title}/{run + 1}"
+            if self._run.result(step) is None:
+                with self._run.stage(step, self._recipe.precision) as stage:
+                    seed = self._recipe.seed + run
+                    tune_base(recipe, self._tasks(recipe), base, seed, stage, folder)
+                self._run.finish(step, True)
+        save_average([replace(base, folder=folder) for folder in runs], target)
 
     def _pretrained(
         self, recipe: PretrainingStage, base: Base, stage: Stage, target: Path

@@ -120,10 +120,17 @@ def test_every_kind_of_stage_of_an_encoder_goes_on_to_the_same_weights(
     base = {
         "kind": "encoder",
         "scratch": scratch | {"vocabulary": 320, "epochs": 8, "batch_size": 16},
-        "stages": [{"kind": "fine_tuning", "ensembles": ["topics"], "epochs": 8}],
+        "stages": [{"kind": "fine_tuning", "ensembles": ["topics"], "epochs": 8, "soup": 2}],
     }
     ensembles = chained([{"kind": "lora"}], defaults={"epochs": 8, "batch_size": 16})
     recipe = write_recipe(tmp_path, base=base, ensembles=[ensembles[0], ensembles[2]])
-    stages = ["base", "base 1/fine_tuning", "topics/a", "student/a/lora", "student/a/distillation"]
+    stages = [
+        "base",
+        "base 1/fine_tuning/1",
+        "base 1/fine_tuning/2",
+        "topics/a",
+        "student/a/lora",
+        "student/a/distillation",
+    ]
     undisturbed, killed = undisturbed_and_killed(recipe, tmp_path, stages)
     assert killed == undisturbed

@@ -66,3 +66,27 @@ def test_more_layers_than_the_base_has_are_refused(
     recipe = write_recipe(tmp_path, base=base, ensembles=recipe_content()["ensembles"][1:])
     with pytest.raises(RecipeError, match="base: layers is 9, but the base has 2"):
         train(recipe, tmp_path / "bundle")
+
+
+def test_a_soup_is_the_average_of_runs_with_other_seeds(
+    tmp_path: Path, write_recipe: Callable[..., Path], causal_bundle: Bundle
+) -> None:
+    # Without a file of validation rows the seed would split them off.
+    data = {"train": "train.csv", "validation": "test.csv", "test": "test.csv"}
+    topics = recipe_content()["ensembles"][0]
+    ensemble = {key: topics[key] for key in ("name", "task", "label", "template")}
+    ensemble |= {"defaults": {"epochs": 1, "rank": 2}, "members": [{"name": "a"}]}
+
+    def tuned(seed: int, soup: int) -> dict[str, torch.Tensor]:
+        folder = tmp_path / f"{seed}-{soup}"
+        stages = [{"kind": "fine_tuning", "epochs": 1, "soup": soup}]
+        base = {"kind": "causal", "path": causal_bundle.base_source, "stages": stages}
+        recipe = write_recipe(folder, base=base, data=data, ensembles=[ensemble], seed=seed)
+        return load_file(Path(train(recipe, folder / "bundle").base_source) / "model.safetensors")
+
+    one, two, three = (tuned(seed, 1) for seed in (1, 2, 3))
+    soup = tuned(1, 3)
+    assert soup.keys() == one.keys()
+    assert not torch.equal(one["model.norm.weight"], two["model.norm.weight"])
+    for name, weight in soup.items():
+        torch.testing.assert_close(weight, (one[name] + two[name] + three[name]) / 3)

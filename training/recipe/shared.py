@@ -58,6 +58,9 @@ class FineTuningStage(StageRecipe):
     """Whose rows it is tuned on; default: those of all ensembles."""
     layers: int | None = Field(None, ge=1)
     """Tune the first so many layers alone; default: everything, embeddings too."""
+    soup: int = Field(1, ge=1)
+    """Tune so many times from the same base, with other seeds, and average the weights (the uniform soup of Wortsman et
+    al. 2022)."""
 
 
 SharedStage: TypeAlias = Annotated[PretrainingStage | FineTuningStage, Field(discriminator="kind")]

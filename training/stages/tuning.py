@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import concatenate_datasets
 from transformers import set_seed
 
@@ -60,6 +61,18 @@ def tune_base(
         fit(with_head, features, collate, options, stage)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
+
+
+@torch.no_grad()
+def save_average(runs: Sequence[Base], target: Path) -> None:
+    """Write the average of the weights of `runs` of one base to `target`, two models in memory at a time."""
+    model = runs[0].model()
+    for number, run in enumerate(runs[1:], start=2):
+        others = dict(run.model().named_parameters())
+        for name, weight in model.named_parameters():
+            weight.lerp_(others[name], 1 / number)
+    model.save_pretrained(target)
+    runs[0].tokenizer().save_pretrained(target)
 
 
 def _freeze_above(model: Any, layers: int) -> None:
