@@ -99,7 +99,6 @@ class Recipe(Strict):
                 for stage in member.stages:
                     if isinstance(stage, LoraStage):
                         self._check_layers(where, stage.layers)
-                        self._check_head(where, stage, ensemble)
                     if isinstance(stage, DistillationStage):
                         self._check_teacher(where, stage.teacher, ensemble, self.ensembles[:number])
         return self
@@ -117,13 +116,6 @@ class Recipe(Strict):
                     )
                 owners[folder] = where
         return self
-
-    def _check_head(self, where: str, stage: LoraStage, ensemble: EnsembleRecipe) -> None:
-        pairs = ensemble.task == "regression" and self.data.text_pair and self.base.by_heads
-        if stage.head == "cosine" and not (pairs and stage.normalize):
-            raise ValueError(
-                f"{where}: head: cosine is for regression on pairs (text_pair) with normalize: true"
-            )
 
     def _check_layers(self, where: str, layers: int | None) -> None:
         scratch = self.base.scratch

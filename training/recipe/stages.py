@@ -40,10 +40,9 @@ class LoraStage(StageRecipe):
     """Regression."""
     normalize: bool = True
     """Heads: L2-normalise the pooled vector before the head."""
-    head: Literal["prototypes", "random", "cosine"] = "prototypes"
+    head: Literal["prototypes", "random"] = "prototypes"
     """Heads: where a normalised one starts: at the labels' centroids (for values: at the line through the cosines of
-    pairs, or at least squares), or anywhere, as its seed has it. `cosine`, for values of pairs: it starts and stays at
-    the line, and the LoRA alone learns (the cosine loss of Reimers and Gurevych 2019)."""
+    pairs, or at least squares), or anywhere, as its seed has it."""
 
 
 class PrefixStage(StageRecipe):

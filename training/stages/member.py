@@ -137,14 +137,13 @@ class _Training:
         model = encoder_with_head(self._model, self._base, self._ensemble, data, lora)
         features = encoder_rows(self._ensemble, data, self._tokenizer, self._limit)
         collate = encoder.collate_for(self._tokenizer)
-        model.head.requires_grad_(lora.head != "cosine")
         if isinstance(own.recipe, DistillationStage):
             model.load_head(own.before[-1])
             soft = self._taught(stage)
             student = distillation.for_encoder(features, collate, soft, own.recipe)
             fit(model, student.features, student.collate, self._options, stage, student.loss)
         else:
-            if lora.normalize and lora.head != "random":
+            if lora.normalize and lora.head == "prototypes":
                 # A LoRA that has learned nothing yet changes no vector, and takes time.
                 with adapted.disable_adapter():
                     model.start_informed(
