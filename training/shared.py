@@ -90,18 +90,21 @@ class SharedStages:
 
     def _tuned(self, title: str, recipe: FineTuningStage, base: Base, target: Path) -> None:
         if recipe.soup == 1:
-            with self._run.stage(title, self._recipe.precision) as stage:
-                tune_base(recipe, self._tasks(recipe), base, self._recipe.seed, stage, target)
+            self._tuned_once(title, recipe, base, self._recipe.seed, target)
             return
         runs = [target.with_name(f"{target.name}.{run}") for run in range(1, recipe.soup + 1)]
         for run, folder in enumerate(runs):
             step = f"{title}/{run + 1}"
             if self._run.result(step) is None:
-                with self._run.stage(step, self._recipe.precision) as stage:
-                    seed = self._recipe.seed + run
-                    tune_base(recipe, self._tasks(recipe), base, seed, stage, folder)
+                self._tuned_once(step, recipe, base, self._recipe.seed + run, folder)
                 self._run.finish(step, True)
         save_average([replace(base, folder=folder) for folder in runs], target)
+
+    def _tuned_once(
+        self, title: str, recipe: FineTuningStage, base: Base, seed: int, target: Path
+    ) -> None:
+        with self._run.stage(title, self._recipe.precision) as stage:
+            tune_base(recipe, self._tasks(recipe), base, seed, stage, target)
 
     def _pretrained(
         self, recipe: PretrainingStage, base: Base, stage: Stage, target: Path

@@ -65,7 +65,8 @@ def tune_base(
 
 @torch.no_grad()
 def save_average(runs: Sequence[Base], target: Path) -> None:
-    """Write the average of the weights of `runs` of one base to `target`, two models in memory at a time."""
+    """Write the average of the weights of `runs` of one base to `target`, in float32; two models are in memory at a
+    time."""
     model = runs[0].model()
     for number, run in enumerate(runs[1:], start=2):
         others = dict(run.model().named_parameters())
