@@ -47,13 +47,13 @@ class RayControl:
     async def abort(self, rollout_id: str, actor: str) -> RolloutView | Refusal:
         return await self._reach(self._handle.abort.remote(rollout_id, actor))
 
-    async def rollouts(self) -> Sequence[RolloutView]:
+    async def rollouts(self) -> Sequence[RolloutView] | Refusal:
         return await self._reach(self._handle.rollouts.remote())
 
     async def rollout(self, rollout_id: str) -> RolloutView | Refusal:
         return await self._reach(self._handle.rollout.remote(rollout_id))
 
-    async def audit(self) -> Sequence[AuditEntry]:
+    async def audit(self) -> Sequence[AuditEntry] | Refusal:
         return await self._reach(self._handle.audit.remote())
 
     async def ensembles(self) -> Sequence[EnsembleView]:

@@ -1,6 +1,6 @@
 """The control plane over HTTP: ensembles, swap, rollback, rollouts."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from pydantic_core import to_json
@@ -14,6 +14,8 @@ from serve.gateway.links import ControlLink
 from serve.gateway.openapi import ADMIN_ERRORS, LIST_ERRORS, READ_ERRORS, described
 from serve.gateway.schemas import RollbackRequest
 from serve.rollout.requests import EnsembleView, RolloutView, SwapRequest
+
+T = TypeVar("T")
 
 
 def reading_router(control: ControlLink) -> APIRouter:
@@ -32,8 +34,9 @@ def reading_router(control: ControlLink) -> APIRouter:
 
     @router.get("/v1/rollouts", **described("The latest rollouts, and the audit", LIST_ERRORS))
     async def rollouts() -> Response:
-        found = await control.rollouts()
-        return _document({"object": "list", "data": found, "audit": await control.audit()})
+        found = _granted(await control.rollouts())
+        audit = _granted(await control.audit())
+        return _document({"object": "list", "data": found, "audit": audit})
 
     @router.get(
         "/v1/rollouts/{rollout_id}", **described("One rollout", READ_ERRORS, answer=RolloutView)
@@ -88,10 +91,14 @@ def _begun(answer: RolloutView | Refusal, wait: bool) -> Response:
     return _document(answer, 200 if wait else 202)
 
 
-def _document(answer: Any, status: int = 200) -> Response:
+def _granted(answer: T | Refusal) -> T:
     if isinstance(answer, Refusal):
         raise RefusedError(answer)
-    return Response(to_json(answer), status, media_type="application/json")
+    return answer
+
+
+def _document(answer: Any, status: int = 200) -> Response:
+    return Response(to_json(_granted(answer)), status, media_type="application/json")
 
 
 def _list(answers: Any) -> Response:

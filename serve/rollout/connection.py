@@ -16,8 +16,13 @@ class DatabaseError(RuntimeError):
     """A state that cannot be read or written, in one sentence that holds no secret."""
 
 
+READS = "reads"
+"""Execution option of an engine whose transactions only read: they wait for no writer."""
+
+
 def connect(url: str) -> sa.Engine:
-    """An engine whose every transaction writes, and waits for others for a bounded time only.
+    """An engine whose every transaction writes, unless it has the option `READS`, and waits for others for a bounded
+    time only.
 
     Raises DatabaseError; nothing is connected yet."""
     try:
@@ -65,8 +70,8 @@ def reason(error: SQLAlchemyError) -> str:
 
 
 def _tune_sqlite(connection: Any, _: object) -> None:
-    """Readers never wait for the writer, and what is committed survives a crash. The driver leaves transactions to
-    SQLAlchemy."""
+    """Who only reads never waits for the writer, and what is committed survives a crash. The driver leaves transactions
+    to SQLAlchemy."""
     connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
@@ -75,8 +80,10 @@ def _tune_sqlite(connection: Any, _: object) -> None:
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    """A transaction that reads before it writes would fail at once when another one has written in between."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    """A transaction that reads before it writes would fail at once when another one has written in between; so it takes
+    the lock at once."""
+    reads = connection.get_execution_options().get(READS, False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _begin_postgres(connection: sa.Connection) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
+from typing import TypeVar
 
 from serve import metrics
 from serve.bundle import Bundle
@@ -38,6 +39,7 @@ from serve.rollout.strategy import IMMEDIATE, Strategy
 
 __all__ = ["Controller", "EngineLimits", "StartError"]
 
+T = TypeVar("T")
 
 TRIAL_SECONDS = 1.0
 """How old the figures of a trial may be, in seconds, whatever the lease is."""
@@ -213,17 +215,20 @@ class Controller:
         """End a rollout that is not committed. Returns when it is aborted."""
         return await self._decide(rollout_id, "abort", actor, wait=True)
 
-    async def rollouts(self) -> list[RolloutView]:
+    async def rollouts(self) -> list[RolloutView] | Refusal:
         """The latest first."""
-        return [self._view(rollout) for rollout in await asyncio.to_thread(self._database.rollouts)]
+        found = await _read(self._database.rollouts)
+        return found if isinstance(found, Refusal) else [self._view(each) for each in found]
 
-    async def audit(self) -> list[AuditEntry]:
+    async def audit(self) -> list[AuditEntry] | Refusal:
         """The latest first."""
-        return await asyncio.to_thread(self._database.audit)
+        return await _read(self._database.audit)
 
     async def rollout(self, rollout_id: str) -> RolloutView | Refusal:
-        found = await asyncio.to_thread(self._database.rollout, rollout_id)
-        return unknown_rollout(rollout_id) if found is None else self._view(found)
+        found = await _read(lambda: self._database.rollout(rollout_id))
+        if found is None:
+            return unknown_rollout(rollout_id)
+        return found if isinstance(found, Refusal) else self._view(found)
 
     async def ensembles(self) -> list[EnsembleView]:
         """By name."""
@@ -318,7 +323,7 @@ class Controller:
         except Refused as refused:
             return refused.refusal
         except DatabaseError as error:
-            return Refusal(503, str(error), "database")
+            return _database_failed(error)
         return await self._committed(rollout) if wait else self._view(rollout)
 
     async def _committed(self, rollout: Rollout) -> RolloutView | Refusal:
@@ -342,7 +347,7 @@ class Controller:
         except Refused as refused:
             return refused.refusal
         except DatabaseError as error:
-            return Refusal(503, str(error), "database")
+            return _database_failed(error)
         if decision == "abort":
             await self._driver.aborted(rollout)
             return self._view(rollout)
@@ -424,3 +429,15 @@ class Controller:
 def unknown_rollout(rollout_id: str) -> Refusal:
     """The 404 for a rollout that never was."""
     return Refusal(404, f"There is no rollout {rollout_id[:80]!r}.", "unknown_rollout")
+
+
+async def _read(read: Callable[[], T]) -> T | Refusal:
+    """What the database holds, or that it cannot be read now."""
+    try:
+        return await asyncio.to_thread(read)
+    except DatabaseError as error:
+        return _database_failed(error)
+
+
+def _database_failed(error: DatabaseError) -> Refusal:
+    return Refusal(503, str(error), "database")

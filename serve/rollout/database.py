@@ -6,7 +6,7 @@ refused at its next write.
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from threading import Event
 
@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from serve.rollout.audit import AuditEntry
-from serve.rollout.connection import DatabaseError, connect, open_alone, reason
+from serve.rollout.connection import READS, DatabaseError, connect, open_alone, reason
 from serve.rollout.records import EnsembleRecord, VersionRecord
 from serve.rollout.state import ENDED, Rollout
 from serve.rollout.tables import (
@@ -57,6 +57,7 @@ class Database:
 
     def __init__(self, engine: Engine, life: int) -> None:
         self._engine = engine
+        self._reader = engine.execution_options(**{READS: True})
         self._closed = Event()
         self.life = life
 
@@ -74,7 +75,7 @@ class Database:
         self._engine.dispose()
 
     def ensembles(self) -> dict[str, EnsembleRecord]:
-        with self._transaction() as session:
+        with self._reading() as session:
             rows = session.scalars(sa.select(EnsembleRow)).all()
             return {row.name: _ensemble(session, row) for row in rows}
 
@@ -195,30 +196,33 @@ class Database:
     def audit(self, limit: int = 200) -> list[AuditEntry]:
         """The latest first."""
         query = sa.select(AuditRow).order_by(AuditRow.number.desc()).limit(limit)
-        with self._transaction() as session:
+        with self._reading() as session:
             return [audit_entry(row) for row in session.scalars(query)]
 
     def rollouts(self, limit: int = 200) -> list[Rollout]:
         """The latest first."""
         query = sa.select(RolloutRow).order_by(RolloutRow.number.desc()).limit(limit)
-        with self._transaction() as session:
+        with self._reading() as session:
             return [rollout_of(row) for row in session.scalars(query)]
 
     def rollout(self, id: str) -> Rollout | None:
-        with self._transaction() as session:
+        with self._reading() as session:
             row = session.scalar(sa.select(RolloutRow).where(RolloutRow.id == id))
             return None if row is None else rollout_of(row)
 
     def unfinished(self) -> list[Rollout]:
         """The oldest first."""
         query = sa.select(RolloutRow).where(RolloutRow.state.not_in(list(ENDED)))
-        with self._transaction() as session:
+        with self._reading() as session:
             return [rollout_of(row) for row in session.scalars(query.order_by(RolloutRow.number))]
 
+    def _reading(self) -> AbstractContextManager[Session]:
+        return self._transaction(self._reader)
+
     @contextmanager
-    def _transaction(self) -> Iterator[Session]:
+    def _transaction(self, engine: Engine | None = None) -> Iterator[Session]:
         try:
-            with Session(self._engine) as session, session.begin():
+            with Session(engine or self._engine) as session, session.begin():
                 yield session
         except SQLAlchemyError as error:
             raise DatabaseError(f"The database failed: {reason(error)}.") from error

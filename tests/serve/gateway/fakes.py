@@ -204,16 +204,16 @@ class FakeControl:
         answer: RolloutView | Refusal = self._answer(ROLLOUT, "abort", rollout_id, actor)
         return answer
 
-    async def rollouts(self) -> Sequence[RolloutView]:
-        answer: Sequence[RolloutView] = self._answer([ROLLOUT], "rollouts")
+    async def rollouts(self) -> Sequence[RolloutView] | Refusal:
+        answer: Sequence[RolloutView] | Refusal = self._answer([ROLLOUT], "rollouts")
         return answer
 
     async def rollout(self, rollout_id: str) -> RolloutView | Refusal:
         answer: RolloutView | Refusal = self._answer(ROLLOUT, "rollout", rollout_id)
         return answer
 
-    async def audit(self) -> Sequence[AuditEntry]:
-        answer: Sequence[AuditEntry] = self._answer([AUDIT], "audit")
+    async def audit(self) -> Sequence[AuditEntry] | Refusal:
+        answer: Sequence[AuditEntry] | Refusal = self._answer([AUDIT], "audit")
         return answer
 
     async def ensembles(self) -> Sequence[EnsembleView]:

@@ -111,6 +111,8 @@ async def test_rollouts(gateway: Gateway) -> None:
     assert (await gateway.http.get("/v1/rollouts/r1")).json() == ROLLOUT_BODY
     gateway.control.refusal = Refusal(404, "There is no rollout 'r2'.")
     refused(await gateway.http.get("/v1/rollouts/r2"), 404, "r2")
+    gateway.control.refusal = Refusal(503, "The database failed: disk full.", "database")
+    refused(await gateway.http.get("/v1/rollouts"), 503, "disk full")
 
 
 async def test_an_unknown_ensemble(gateway: Gateway) -> None:

@@ -93,6 +93,8 @@ class Clients:
     async def _client(self, http: httpx.AsyncClient) -> None:
         while True:
             body = {"model": "intents", "input": "x", "return_members": True}
+            # A loop that is always busy leaves the threads of the controller no time to read and write.
+            await asyncio.sleep(0.02)
             response = await http.post("/v1/predict", json=body)
             if response.status_code != 200:
                 self.failures.append(response.text)

@@ -170,6 +170,15 @@ def test_a_transaction_that_fails_leaves_nothing_behind(database: Database) -> N
     assert set(database.ensembles()["intents"].versions) == {1}
 
 
+def test_reading_waits_for_no_writer(database: Database) -> None:
+    with database._transaction() as writer:
+        writer.execute(sa.text("UPDATE ensembles SET active = 7"))
+        assert database.ensembles()["intents"].active == 1
+        assert database.rollouts() == database.unfinished() == []
+        assert database.rollout("r2") is None
+        assert len(database.audit()) == 1
+
+
 def test_reasons_and_rollouts_are_kept_as_they_were(database: Database) -> None:
     change = rollout(2)
     database.begin(change, version(2))
