@@ -1,5 +1,7 @@
 """Opens the database: SQLite in the store, or PostgreSQL by its URL."""
 
+import sqlite3
+import time
 from typing import Any
 
 import sqlalchemy as sa
@@ -8,6 +10,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 POSTGRES = ("postgres", "postgresql", "postgresql+psycopg")
 CONNECT_SECONDS = 10
+BUSY_SECONDS = 5
+"""How long SQLite waits for another process that writes."""
 OPENING = 0x63686F6972
 """Key of PostgreSQL's advisory lock under which tables are created and a life begins: `choir`."""
 
@@ -74,14 +78,29 @@ def _tune_sqlite(connection: Any, _: object) -> None:
     to SQLAlchemy."""
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+    for pragma in (f"busy_timeout={BUSY_SECONDS * 1000}", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
+    _switch_to_wal(cursor)
     cursor.close()
 
 
+def _switch_to_wal(cursor: sqlite3.Cursor) -> None:
+    """SQLite refuses this at once, whatever its busy_timeout, where another process does the same to a new file."""
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
 def _begin_sqlite(connection: sa.Connection) -> None:
-    """A transaction that reads before it writes would fail at once when another one has written in between; so it takes
-    the lock at once."""
+    """One that reads before it writes would fail at once when another one has written in between, and so takes the lock
+    first; one that only reads needs none."""
     reads = connection.get_execution_options().get(READS, False)
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 

@@ -1,5 +1,7 @@
 """The durable state, the same on SQLite and on PostgreSQL."""
 
+import contextlib
+import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -114,6 +116,18 @@ def test_servers_that_start_at_once_get_lives_of_their_own(database_url: str) ->
     assert sorted(each.life for each in opened) == [1, 2, 3, 4, 5, 6]
     for each in opened:
         each.close()
+
+
+def test_a_new_store_waits_for_a_server_that_makes_it(tmp_path: Path) -> None:
+    path = tmp_path / "choir.db"
+    with contextlib.closing(
+        sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    ) as other:
+        other.execute("BEGIN IMMEDIATE")
+        end = threading.Timer(0.5, other.execute, ["COMMIT"])
+        end.start()
+        Database.open(f"sqlite:///{path}").close()
+        end.join()
 
 
 def test_a_store_of_another_version_of_choir_is_left_alone(database_url: str) -> None:
