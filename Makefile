@@ -17,7 +17,7 @@ setup:  ## create .venv and install everything that is pinned
 demo: setup  ## train the example, serve it, swap an adapter under load (DEMO_EXIT=1: then stop)
 	@DEMO_EXIT=$(DEMO_EXIT) $(BIN)/python -m choir_cli.demo
 
-test: setup  ## the tests, up to 15 minutes
+test: setup  ## the tests, 15 to 25 minutes on two cores
 	$(PYTEST) -m "not slow and not bench and not soak"
 
 lint: setup  ## style, types and the dependency rule

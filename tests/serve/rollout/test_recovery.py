@@ -146,16 +146,14 @@ async def test_a_database_that_refuses_the_commit_aborts_the_rollout(
     committed(await world.swap(100))
 
 
-async def test_a_database_that_cannot_be_read_is_said_and_answers_go_on(world: World) -> None:
+async def test_a_database_that_cannot_be_read_is_said(world: World) -> None:
     await world.start()
-    committed(await world.swap(100))
     with world.controller._database._engine.begin() as connection:
         for table in ("rollouts", "audit"):
             connection.execute(sa.text(f"ALTER TABLE {table} RENAME TO lost_{table}"))
     assert "rollouts" in refused(await world.controller.rollouts(), 503)
     assert "rollouts" in refused(await world.controller.rollout("r1"), 503)
     assert "audit" in refused(await world.controller.audit(), 503)
-    assert world.routed() == ["intents@2"]
 
 
 async def test_the_history_and_warm_versions_survive(world: World) -> None:
