@@ -24,8 +24,8 @@ from serve.adapter import (
 from serve.base import BaseError, BaseKind, BaseShapes, kind_of, read_config
 from serve.digest import DigestError, folder_digest
 from serve.fusion.errors import FusionError
+from serve.fusion.fitting.stored_scores import FOLDER, ValidationScores
 from serve.fusion.fuse import Fusion
-from serve.fusion.validation import FOLDER, ValidationScores
 from serve.golden import unserved_golden
 from serve.manifest import (
     AdapterRef,

@@ -19,9 +19,9 @@ from pydantic import (
 )
 
 from serve.adapter import DEFAULT_RANK_LIMIT, RANK_LIMITS
+from serve.bearer import Token, hashed
 from serve.location import Location
 from serve.manifest import explain
-from serve.tokens import Token, hashed
 
 ENV_PREFIX = "CHOIR_"
 

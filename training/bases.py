@@ -19,8 +19,8 @@ from transformers import AutoModel, AutoTokenizer
 from serve.base import BaseError, BaseKind, kind_of, read_config
 from serve.bundle import BaseSpec, Bundle, Ensemble, FusionSpec, Member
 from training.data.loading import load_rows
-from training.metrics.resampling import Comparison, mean_over_rows
-from training.predict import OfflineMembers
+from training.evaluation.metrics.resampling import Comparison, mean_over_rows
+from training.offline.members import OfflineMembers
 from training.recipe import RecipeError
 from training.stages.base import from_hub, packaged_minilm
 from training.stages.encoder import pool

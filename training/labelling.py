@@ -12,7 +12,7 @@ from training.data.annotation.labelled import Guess, sure_rows
 from training.data.annotation.review import read_decisions
 from training.data.annotation.rules import rule_function, weak_labels
 from training.data.steps import ORIGIN, WEIGHT, Outcome, leave
-from training.predict import OfflineMembers
+from training.offline.members import OfflineMembers
 from training.recipe import RecipeError
 from training.recipe.annotate import AnnotateRecipe, Teacher
 

@@ -6,8 +6,9 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from serve.bundle import AdapterRef, Bundle, Member
-from training.gains import Gains
-from training.jobs import Job, Workers
+from training.evaluation.stage_gains import Gains
+from training.execution.jobs import Job, Workers
+from training.execution.run import Run
 from training.recipe import (
     CandidateRecipe,
     DistillationStage,
@@ -15,7 +16,6 @@ from training.recipe import (
     MemberRecipe,
     Recipe,
 )
-from training.run import Run
 from training.stages.base import Base
 
 CANDIDATES = "candidates"

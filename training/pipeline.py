@@ -9,13 +9,12 @@ from typing import Any
 from datasets import concatenate_datasets
 
 from serve.bundle import Bundle, Ensemble
-from serve.fusion.fitting import fit_fusion
+from serve.fusion.fitting.fit import fit_fusion
+from serve.fusion.fitting.note import FIGURES, noted
 from serve.fusion.fuse import Fusion
-from serve.fusion.note import FIGURES, noted
-from training.board import Board
-from training.crew import Crew, InTurn
+from training.base_stages import SharedStages
 from training.data.splits import Splits
-from training.evaluation import (
+from training.evaluation.evaluation import (
     Evaluation,
     Labelled,
     baseline_answers,
@@ -24,8 +23,15 @@ from training.evaluation import (
     labelled,
     voted,
 )
-from training.gains import Gains
-from training.golden import golden_answers, golden_texts
+from training.evaluation.golden import golden_answers, golden_texts
+from training.evaluation.report import write_report
+from training.evaluation.scores import Report
+from training.evaluation.stage_gains import Gains
+from training.evaluation.stored_predictions import ValidationRun
+from training.evaluation.tables import MAIN, show
+from training.execution.executors import Crew, InTurn
+from training.execution.progress_table import Board
+from training.execution.run import Run
 from training.manifest import draft
 from training.members import Members
 from training.parallel.options import Parallel
@@ -38,15 +44,9 @@ from training.recipe import (
     RecipeError,
     load_recipe,
 )
-from training.report import write_report
-from training.run import Run
-from training.scores import Report
 from training.search import Found, Searches, Study, all_found, demand_method
-from training.shared import SharedStages
 from training.stages.base import base_spec
-from training.tables import MAIN, show
 from training.targets import known_labels, targets, unknown_label
-from training.validation import ValidationRun
 
 
 def train(
@@ -75,7 +75,7 @@ def train(
 def _crew(parallel: Parallel | None, run: Run) -> Crew:
     if parallel is None:
         return InTurn(run.watch)
-    from training.parallel.crew import RayCrew
+    from training.parallel.executor import RayCrew
 
     return RayCrew(parallel, run.folder, run.watch)
 
@@ -140,7 +140,7 @@ class Pipeline:
 
     def _tuned(self, study: Study, folder: Path) -> Found:
         # Ray reads its options when it is imported, and has them only now.
-        from training.parallel.tuning import tune
+        from training.parallel.trials import tune
 
         return tune(study, self._splits.train, folder, self._run.watch, self._at_once)
 

@@ -15,8 +15,10 @@ from pydantic import BaseModel, ConfigDict
 
 from serve.bundle import BaseSpec, Bundle, Member
 from training.data.splits import grouped_split
-from training.evaluation import Evaluation, labelled
-from training.jobs import Job
+from training.evaluation.evaluation import Evaluation, labelled
+from training.evaluation.tables import HEADINGS
+from training.execution.jobs import Job
+from training.execution.run import Run
 from training.manifest import draft
 from training.progress import Unwatched, Watch
 from training.recipe import (
@@ -28,9 +30,7 @@ from training.recipe import (
     SearchRecipe,
     Values,
 )
-from training.run import Run
 from training.stages.base import Base
-from training.tables import HEADINGS
 
 AnyMember = TypeVar("AnyMember", bound=MemberRecipe)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from serve.fusion.fitting import Targets
+from serve.fusion.fitting.fit import Targets
 from serve.manifest import Task
 from training.data.collect import SEPARATOR
 from training.recipe import RecipeError

@@ -22,7 +22,7 @@ _USER_ERRORS = (
     ("serve.digest", "DigestError"),
     ("serve.config", "ConfigError"),
     ("serve.fusion.errors", "FusionError"),
-    ("serve.lifecycle", "ServerError"),
+    ("serve.graph.lifecycle", "ServerError"),
     ("training.recipe", "RecipeError"),
     ("training.parallel.options", "ClusterError"),
 )

@@ -108,6 +108,6 @@ def _run(flags: dict[str, Any], config: Path | None) -> int:
 
     # Wrong settings are said before Ray and vLLM take their seconds to load.
     settings = Settings.load(flags, config)
-    from serve.server import run
+    from serve.graph.server import run
 
     return run(settings)

@@ -16,8 +16,8 @@ def token(
     """Make a token: the secret to hand out, and the line for `tokens` in the server's --config file."""
     from pydantic import ValidationError
 
+    from serve.bearer import Token, hashed, new_secret
     from serve.manifest import explain
-    from serve.tokens import Token, hashed, new_secret
 
     secret = new_secret()
     try:

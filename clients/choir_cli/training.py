@@ -45,6 +45,6 @@ def evaluate(
     json: Annotated[Path | None, typer.Option(help="Also write the figures to this file.")] = None,
 ) -> None:
     """Compare the members and every fusion method, side by side."""
-    from training.evaluation import evaluate_bundle
+    from training.evaluation.evaluation import evaluate_bundle
 
     evaluate_bundle(bundle, ensemble, data, json)

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from serve.adapter.plain_json import read_object
 from serve.digest import folder_digest
-from serve.plain_json import read_object
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

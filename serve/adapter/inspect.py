@@ -15,10 +15,10 @@ from serve.adapter.folder import (
 )
 from serve.adapter.head import HeadShape, check_head
 from serve.adapter.lora import check_config, check_tensors
+from serve.adapter.origin import OriginError, check_base
 from serve.adapter.soft import check_soft
 from serve.base import BaseError, BaseKind, BaseShapes
 from serve.digest import DigestError
-from serve.origin import OriginError, check_base
 from serve.tensors import TensorError, TensorFile
 
 

@@ -4,9 +4,9 @@ import re
 from typing import Any
 
 from serve.adapter.folder import CONFIG, HEAD, WEIGHTS, AdapterError, named
+from serve.adapter.patterns import PatternError, matches_end
 from serve.adapter.score import LISTED, SCORE
 from serve.base import BaseShapes
-from serve.patterns import PatternError, matches_end
 from serve.tensors import TensorFile
 
 RANK_LIMITS = (1, 8, 16, 32, 64, 128, 256, 320, 512)

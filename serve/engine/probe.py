@@ -5,10 +5,10 @@ from typing import Literal
 
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from serve.engine.causal import CausalScorer
-from serve.engine.encoder import EncoderPooler
-from serve.engine.equipment import Equipment
+from serve.engine.adapters.member_adapters import Equipment
 from serve.engine.interface import Probe
+from serve.engine.scoring.heads import EncoderPooler
+from serve.engine.scoring.labels_as_text import CausalScorer
 
 TEXT = "The quick brown fox jumps over the lazy dog. 0123456789"
 OUTPUTS = 64

@@ -13,12 +13,12 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve import labels, metrics
 from serve.adapter import AdapterError, adapter_kind
-from serve.engine.adapters import AdapterPool
-from serve.engine.arguments import check_vllm_version, engine_args
-from serve.engine.causal import CausalScorer
-from serve.engine.encoder import PAIR_UNUSED, EncoderPooler, Head, refuse_mixed
-from serve.engine.equipment import Equipment
-from serve.engine.generation import generation_refusal, token_fusion
+from serve.engine.adapters.member_adapters import Equipment
+from serve.engine.adapters.pool import AdapterPool
+from serve.engine.adapters.slot_queue import Turns
+from serve.engine.generation.client import Speaker, Voice
+from serve.engine.generation.openai_routes import OpenAIRoutes
+from serve.engine.generation.refusals import generation_refusal, token_fusion
 from serve.engine.interface import (
     EngineSettings,
     EngineState,
@@ -32,14 +32,14 @@ from serve.engine.interface import (
     Version,
 )
 from serve.engine.loaded import Loaded, absent_refusal, members_of, not_loaded, present
-from serve.engine.openai import OpenAIRoutes
 from serve.engine.probe import Prober
 from serve.engine.remaining import without
-from serve.engine.turns import Turns
-from serve.engine.voice import Speaker, Voice
+from serve.engine.scoring.heads import PAIR_UNUSED, EncoderPooler, Head, refuse_mixed
+from serve.engine.scoring.labels_as_text import CausalScorer
+from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args
 from serve.fusion.fuse import Fusion, FusionError
 from serve.fusion.fused import Answers, FusedValues, agreeing
-from serve.fusion.tasks import outputs
+from serve.fusion.labels.tasks import outputs
 from serve.manifest import Ensemble, Member
 from serve.servable import unserved_ensemble
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from serve.fusion.errors import FusionError
+from serve.fusion.labels.vote import TIE
 from serve.fusion.members import check_weights
-from serve.fusion.vote import TIE
 from serve.manifest import Ensemble, Extract
 
 

@@ -9,11 +9,11 @@ from numpy.typing import ArrayLike
 
 from serve.fusion.errors import FusionError, StaleFusionError
 from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
+from serve.fusion.labels.pooling import uniform
+from serve.fusion.labels.tasks import rules_of
+from serve.fusion.labels.temperature import temper
 from serve.fusion.members import Floats, check_weights
-from serve.fusion.pooling import uniform
 from serve.fusion.stack import Stack, read_stack
-from serve.fusion.tasks import rules_of
-from serve.fusion.temperature import temper
 from serve.manifest import METHODS, Ensemble, Method
 
 __all__ = ["Fused", "FusedSets", "FusedValues", "Fusion", "FusionError", "StaleFusionError"]

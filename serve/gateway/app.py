@@ -2,24 +2,24 @@
 
 from fastapi import Depends, FastAPI
 
+from serve.agents.gateway_agent import GatewayAgent
 from serve.config import Settings
-from serve.gateway.admin import admin_router, reading_router
-from serve.gateway.auth import Guard
-from serve.gateway.body import BodyReader
-from serve.gateway.completions import CHAT_PATH, COMPLETIONS_PATH, completions_router
-from serve.gateway.dispatch import Dispatcher
-from serve.gateway.errors import install_handlers
-from serve.gateway.health import health_router
-from serve.gateway.home import home_router
-from serve.gateway.limits import InFlightLimit, OnDemandShare
+from serve.gateway.dispatch.dispatch import Dispatcher
+from serve.gateway.dispatch.mirror import Mirror
+from serve.gateway.http.auth import Guard
+from serve.gateway.http.body import BodyReader
+from serve.gateway.http.errors import install_handlers
+from serve.gateway.http.limits import InFlightLimit, OnDemandShare
+from serve.gateway.http.observe import Observer
+from serve.gateway.http.openapi import install_schema
 from serve.gateway.links import ControlLink, EngineLink
-from serve.gateway.mirror import Mirror
-from serve.gateway.models import models_router
-from serve.gateway.observe import Observer
-from serve.gateway.openapi import install_schema
-from serve.gateway.predict import PATH as PREDICT_PATH
-from serve.gateway.predict import predict_router
-from serve.rollout.gateway_agent import GatewayAgent
+from serve.gateway.routes.admin import admin_router, reading_router
+from serve.gateway.routes.completions import CHAT_PATH, COMPLETIONS_PATH, completions_router
+from serve.gateway.routes.health import health_router
+from serve.gateway.routes.home import home_router
+from serve.gateway.routes.models import models_router
+from serve.gateway.routes.predict import PATH as PREDICT_PATH
+from serve.gateway.routes.predict import predict_router
 
 INFERENCE_PATHS = (PREDICT_PATH, COMPLETIONS_PATH, CHAT_PATH)
 

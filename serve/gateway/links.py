@@ -1,13 +1,13 @@
 """What the gateway asks of engines and of the controller, as two small protocols.
 
-`serve/links.py` implements them over Ray Serve's handles."""
+`serve/graph/ray_links.py` implements them over Ray Serve's handles."""
 
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
+from serve.control.views import EnsembleView, RolloutView, SwapRequest
 from serve.engine.interface import GenerateCall, PredictCall, Prediction, Refusal
-from serve.rollout.audit import AuditEntry
-from serve.rollout.requests import EnsembleView, RolloutView, SwapRequest
+from serve.protocol.audit import AuditEntry
 
 
 class Unavailable(Exception):

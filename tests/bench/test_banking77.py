@@ -23,8 +23,8 @@ BUNDLE = Path(os.environ.get("BANKING77_BUNDLE", ".choir-demo/banking77"))
 @pytest.mark.timeout(3600)
 def test_all_served_predictions_equal_the_offline_ones(tmp_path: Path) -> None:
     rows = banking77("test.csv")
+    from training.offline.members import OfflineMembers
     from training.pipeline import train
-    from training.predict import OfflineMembers
 
     if not (BUNDLE / "report" / "metrics.json").exists():
         train(RECIPE, BUNDLE, resume=True)

@@ -35,10 +35,10 @@ def compared(
     bundle: Bundle, ensemble: str, tmp_path: Path
 ) -> tuple[Prediction, Any, np.ndarray, Any]:
     """What the server answers to all test rows, the offline fusion, the members offline, and the rows."""
-    from training.evaluation import labelled
-    from training.predict import OfflineMembers
+    from training.evaluation.evaluation import labelled
+    from training.execution.run import WORK, recorded_recipe
+    from training.offline.members import OfflineMembers
     from training.preparation import load_splits
-    from training.run import WORK, recorded_recipe
 
     recipe = recorded_recipe(bundle.path)
     assert recipe is not None

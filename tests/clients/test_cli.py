@@ -339,8 +339,8 @@ class TestTokens:
     def test_what_is_printed_is_a_setting_that_takes_the_secret(
         self, choir: Choir, tmp_path: Path
     ) -> None:
+        from serve.bearer import find_token
         from serve.config import Settings
-        from serve.tokens import find_token
 
         ran = choir("token", "ann", "--role", "admin")
         first, _, line = ran.out.splitlines()

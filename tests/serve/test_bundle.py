@@ -406,7 +406,7 @@ def test_a_base_on_a_hub_is_named_with_its_revision(tmp_path):
 def test_the_contract_loads_without_heavy_packages():
     heavy = ("torch", "vllm", "ray", "transformers", "peft", "sklearn", "scipy", "lightgbm")
     code = (
-        "import sys, serve.bundle, serve.adapter, serve.fusion.fuse, serve.fusion.weights;"
+        "import sys, serve.bundle, serve.adapter, serve.fusion.fuse, serve.fusion.fitting.weights;"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     root = Path(__file__).parents[2]

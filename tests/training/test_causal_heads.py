@@ -10,8 +10,8 @@ import pytest
 from serve.bundle import Bundle
 from tests.serve import tiny
 from tests.training.conftest import TOPICS, recipe_content
+from training.offline.members import OfflineMembers
 from training.pipeline import train
-from training.predict import OfflineMembers
 
 TEXTS = [ask for asks in TOPICS.values() for ask in asks]
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from serve.bundle import BaseSpec, Bundle
-from training.gains import Gains
-from training.jobs import Job
+from training.evaluation.stage_gains import Gains
+from training.execution.jobs import Job
+from training.execution.run import Run
 from training.members import Members
 from training.preparation import load_splits
 from training.progress import Unwatched
 from training.recipe import load_recipe
-from training.run import Run
 from training.stages.base import Base
 
 

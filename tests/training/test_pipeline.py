@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from serve.bundle import Bundle
-from training import jobs
+from training.execution import jobs
+from training.execution.run import recorded_recipe
 from training.pipeline import train
 from training.preparation import load_splits
 from training.progress import StageProgress
 from training.recipe import RecipeError, load_recipe
-from training.run import recorded_recipe
 
 
 def test_the_bundle_is_sound_and_complete(causal_bundle: Bundle, encoder_bundle: Bundle) -> None:

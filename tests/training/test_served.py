@@ -9,8 +9,8 @@ import pytest
 
 from serve.bundle import Bundle
 from tests.training.conftest import TOPICS, chained, recipe_content
+from training.offline.members import OfflineMembers
 from training.pipeline import train
-from training.predict import OfflineMembers
 
 TEXTS = [ask for asks in TOPICS.values() for ask in asks]
 

@@ -16,12 +16,12 @@ from sklearn.metrics import f1_score
 from transformers import AutoModel, AutoTokenizer
 
 from serve.bundle import Bundle, Ensemble
-from serve.fusion.fitting import refit_fusion
+from serve.fusion.fitting.fit import refit_fusion
 from serve.fusion.fuse import Fusion
 from tests.training.conftest import TOPICS
-from training.evaluation import evaluate_bundle
+from training.evaluation.evaluation import evaluate_bundle
+from training.offline.members import OfflineMembers
 from training.pipeline import train
-from training.predict import OfflineMembers
 from training.recipe import RecipeError
 
 WORDS = {"card": "card", "transfer": "transfer", "money": "money"}

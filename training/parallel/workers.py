@@ -13,10 +13,10 @@ import torch
 from datasets import Dataset
 from ray.util.queue import Queue
 
-from training.jobs import Job
+from training.execution.jobs import Job
 from training.parallel.cluster import first_line, machines
-from training.parallel.feed import Feed, Reports
 from training.parallel.options import ClusterError
+from training.parallel.progress_queue import Feed, Reports
 from training.progress import quiet_libraries
 
 RETRIES = 3

@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-from serve.fusion.options import CRITERIA, FusionOptions
+from serve.fusion.fitting.options import CRITERIA, FusionOptions
 from serve.manifest import METHODS, STACK_MODELS, Task
 
 GenerationMethod = Literal["average", "product", "vote"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from transformers import set_seed
 
-from serve.origin import record_base
+from serve.adapter.origin import record_base
 from training.data.splits import bag
 from training.progress import Advance, counted
 from training.recipe import (

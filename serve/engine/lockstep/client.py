@@ -15,7 +15,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from serve import metrics
-from serve.engine.equipment import Equipment, too_long
+from serve.engine.adapters.member_adapters import Equipment, too_long
 from serve.engine.lockstep.group import ACCOUNT
 from serve.engine.lockstep.logprobs import Report, read
 from serve.engine.lockstep.seat import Seat, TokenFusion

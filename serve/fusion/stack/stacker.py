@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 from pydantic import Field, ValidationError, model_validator
 
 from serve.fusion.errors import FusionError
+from serve.fusion.labels.tasks import rules_of
 from serve.fusion.members import Floats
-from serve.fusion.tasks import rules_of
 from serve.manifest import Contract, Digest, Ensemble, StackModel, Task, explain
 
 MAX_FEATURES = 16

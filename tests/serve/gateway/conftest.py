@@ -10,10 +10,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from serve.agents.gateway_agent import GatewayAgent
 from serve.config import Settings
 from serve.gateway.app import create_app
-from serve.rollout.gateway_agent import GatewayAgent
-from serve.rollout.messages import Desired
+from serve.protocol.messages import Desired
 from tests.serve.gateway.fakes import (
     FakeControl,
     FakeController,

@@ -13,6 +13,7 @@ import numpy as np
 import uvicorn
 from starlette.types import ASGIApp
 
+from serve.control.views import EnsembleView, RolloutView, SwapRequest
 from serve.engine.interface import (
     VERSION_NOT_LOADED,
     GenerateCall,
@@ -23,9 +24,8 @@ from serve.engine.interface import (
 )
 from serve.fusion.fused import Fused
 from serve.manifest import Ensemble
-from serve.rollout.audit import AuditEntry
-from serve.rollout.messages import AssignedVersion, Desired, Report, Role
-from serve.rollout.requests import EnsembleView, RolloutView, SwapRequest
+from serve.protocol.audit import AuditEntry
+from serve.protocol.messages import AssignedVersion, Desired, Report, Role
 
 LABELS = ("card_lost", "card_late", "top_up")
 DIGESTS = {name: f"sha256:{name * 64}" for name in ("a", "b")}

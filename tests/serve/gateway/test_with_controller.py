@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from serve.config import Settings
+from serve.control import controller as controller_module
 from serve.engine.interface import (
     VERSION_NOT_LOADED,
     GenerateCall,
@@ -23,13 +24,12 @@ from serve.engine.interface import (
 from serve.fusion.fused import Fused
 from serve.gateway.app import create_app
 from serve.gateway.links import Unavailable
-from serve.rollout import controller as controller_module
-from tests.serve.rollout.conftest import World
-from tests.serve.rollout.fakes import LABELS, FakeEngine, until
+from tests.serve.fakes import LABELS, FakeEngine, until
+from tests.serve.world import World
 
 __all__ = ["world"]
 
-from tests.serve.rollout.conftest import world
+from tests.serve.world import world
 
 SWAP = "/v1/ensembles/intents/swap"
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from ray import tune as ray_tune
 
-from training.parallel.tuning import REASON, _domain, _reason, _trial, _try
+from training.parallel.trials import REASON, _domain, _reason, _trial, _try
 from training.recipe import RangeRecipe
 
 

@@ -11,13 +11,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from serve.bundle import Bundle, Member
 from tests.training.conftest import TOPICS
-from training.predict import OfflineMembers
+from training.offline.members import OfflineMembers
+from training.offline.teacher import EnsembleTeacher
 from training.recipe import DistillationStage, EnsembleRecipe, TeacherRecipe
 from training.recipe.member import MemberRecipe
 from training.stages import causal
 from training.stages.distillation import answers_of, for_answers, for_labels, soft_loss, soften
 from training.stages.fit import IGNORED
-from training.teacher import EnsembleTeacher
 
 TEXTS = ["my card is lost", "the top up failed", "send money abroad"]
 

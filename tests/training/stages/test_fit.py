@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from training.board import Board
+from training.execution.progress_table import Board
 from training.stages.fit import FitOptions, Stage, fit, pad, padding_mask
 
 

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from serve.bundle import Bundle
 from tests.training.conftest import recipe_content
-from training.adapters import LoadedAdapters
+from training.offline.adapters import LoadedAdapters
+from training.offline.members import OfflineMembers
 from training.pipeline import train
-from training.predict import OfflineMembers
 from training.recipe import PrefixStage, PromptStage, RecipeError
 from training.stages.base import Base
 from training.stages.soft import with_virtual_tokens

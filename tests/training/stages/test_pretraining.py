@@ -8,7 +8,7 @@ from datasets import Dataset
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from tests.training.conftest import TOPICS
-from training.board import Board
+from training.execution.progress_table import Board
 from training.recipe import RecipeError, Scratch
 from training.stages.fit import IGNORED, Stage
 from training.stages.pretraining import _Masking, _sentence_pairs

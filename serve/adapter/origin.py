@@ -1,0 +1,53 @@
+"""What an adapter says of the base that it was trained on: `choir.json` beside its weights."""
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+
+from serve.adapter.plain_json import read_object
+from serve.digest import file_digest
+
+ORIGIN = "choir.json"
+
+
+class OriginError(ValueError):
+    """An adapter of another base, in one sentence."""
+
+
+def record_base(folder: Path, base: Path) -> None:
+    """Write the base's digest beside an adapter that was trained on it."""
+    (folder / ORIGIN).write_text(json.dumps({"base": base_digest(base)}) + "\n", encoding="utf-8")
+
+
+def check_base(folder: Path, base: Path | None) -> None:
+    """Compare what an adapter recorded with the base that it would be served on, where both are known.
+
+    Raises OriginError."""
+    file = folder / ORIGIN
+    if not file.is_file():
+        return
+    try:
+        recorded = read_object(file).get("base")
+    except ValueError as error:
+        raise OriginError(f"{ORIGIN} {error}.") from error
+    if recorded is None or base is None:
+        return
+    found = base_digest(base)
+    if recorded != found:
+        raise OriginError(
+            f"It was trained on another base: {ORIGIN} says {str(recorded)[:80]!r}, and the weights that are served "
+            f"have the digest {found}."
+        )
+
+
+@lru_cache
+def base_digest(folder: Path) -> str:
+    """`sha256:` and the SHA-256 over one line for each of the base's weight files, `<sha256><two spaces><name>\\n`, by
+    name. Computed once for a folder: a base does not change while it is used.
+
+    The weights alone, because adapters belong to them, and a model's folder collects other files."""
+    lines = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        lines.update(f"{file_digest(file)}  {file.name}\n".encode())
+    return f"sha256:{lines.hexdigest()}"

@@ -1,0 +1,68 @@
+"""Keeps a gateway's routes as the controller wants them."""
+
+import asyncio
+
+from serve.agents.lease import ControllerLink, Lease, new_participant
+from serve.agents.routes import Routes
+from serve.protocol.figures import Ledger
+from serve.protocol.messages import Desired, Report
+
+
+class GatewayAgent:
+    """Holds the newest routes, and renews the gateway's lease in the background."""
+
+    def __init__(self, link: ControllerLink, retry_seconds: float = 0.1) -> None:
+        self.participant = new_participant("gateway")
+        self.routes = Routes({})
+        self.ledger = Ledger()
+        self._ready_engines = 0
+        self._routed = asyncio.Event()
+        self._lease = Lease(link, self._report, self._apply, retry_seconds)
+
+    async def start(self) -> None:
+        """Returns once the first routes are known."""
+        self._lease.start()
+        await self._routed.wait()
+
+    async def stop(self) -> None:
+        sequence = self._lease.next_sequence()
+        await self._lease.stop(
+            Report(self.participant, "gateway", sequence, 0, ready=False, leaving=True)
+        )
+
+    async def refresh(self, seconds: float = 2.0) -> bool:
+        """Fetch the newest routes, for a request whose version an engine did not have any more.
+        Whether the controller answered within `seconds`."""
+        return await self._lease.refresh(seconds)
+
+    @property
+    def desired(self) -> Desired | None:
+        """The last desired state that was heard of."""
+        return self._lease.desired
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the lease has run out: these routes may be old."""
+        return self._lease.degraded
+
+    @property
+    def ready(self) -> bool:
+        """Whether there are routes and, as far as is known, an engine behind them."""
+        return self._ready_engines > 0
+
+    def _report(self, sequence: int, seen: int) -> Report:
+        return Report(
+            self.participant,
+            "gateway",
+            sequence,
+            seen,
+            ready=self._routed.is_set(),
+            figures=self.ledger.figures(),
+        )
+
+    def _apply(self, desired: Desired) -> None:
+        self.routes = Routes.of(desired)
+        self.ledger.follow(self.routes.trials)
+        if desired.ready_engines is not None:
+            self._ready_engines = desired.ready_engines
+        self._routed.set()

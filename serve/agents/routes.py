@@ -1,0 +1,168 @@
+"""Which version answers a model name: a gateway's immutable snapshot of the desired state."""
+
+import hashlib
+import random
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from serve.manifest import Ensemble
+from serve.protocol.messages import AssignedVersion, Desired
+from serve.protocol.strategy import Strategy
+
+Track: TypeAlias = Literal["stable", "canary", "shadow", "pinned"]
+LISTED = 20
+"""How many names an error lists at most."""
+SHOWN = 150
+"""How many characters of an unknown name an error repeats; known names are shorter."""
+
+
+class UnknownModel(LookupError):
+    """A model name that nothing answers to; the message says which ones there are."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate that is tried out on the requests of an ensemble."""
+
+    attempt: str
+    """The rollout that tries it."""
+    strategy: Strategy
+    stable: Ensemble
+    candidate: Ensemble
+
+    def takes(self, key: str | None) -> bool:
+        """Whether a request belongs to the strategy's share: by chance, or, with a key, always the
+        same way during one rollout and on every gateway."""
+        if key is None:
+            return random.random() < self.strategy.share
+        digest = hashlib.sha256(f"{self.attempt}:{key}".encode(errors="replace")).digest()
+        return int.from_bytes(digest[:8]) < self.strategy.share * 2**64
+
+
+@dataclass(frozen=True)
+class Target:
+    """Who answers a model name."""
+
+    ensemble: Ensemble
+    member: str | None = None
+    """The member that answers alone, if one does."""
+    track: Track = "stable"
+    trial: Trial | None = None
+    """The trial that the request takes part in, on either side."""
+    on_demand: bool = False
+    """Whether the answer may have to wait until the version is loaded."""
+
+    @property
+    def key(self) -> str:
+        """`name@version`, which a request is stamped with."""
+        return self.ensemble.id
+
+    @property
+    def model(self) -> str:
+        """The resolved model name that the answer carries."""
+        return f"{self.key}/{self.member}" if self.member else self.key
+
+    def other_side(self) -> "Target | None":
+        """The same question to the other version of the trial; None where there is no trial, or
+        that version has no such member."""
+        if self.trial is None:
+            return None
+        trial = self.trial
+        tried = self.ensemble.version == trial.candidate.version
+        other = trial.stable if tried else trial.candidate
+        if self.member is not None and self.member not in [each.name for each in other.members]:
+            return None
+        return replace(self, ensemble=other)
+
+
+class Routes:
+    """`name`, `name@version` and either with `/member`, for all versions that can be asked."""
+
+    def __init__(self, targets: Mapping[str, Target], trials: Collection[str] = ()) -> None:
+        self._targets = targets
+        self.trials = trials
+        """The rollouts that try a candidate out."""
+
+    @classmethod
+    def of(cls, desired: Desired) -> "Routes":
+        trials = _trials(desired)
+        targets: dict[str, Target] = {}
+        for assigned in desired.versions:
+            if assigned.routable:
+                targets |= _targets(assigned, trials.get(assigned.version.ensemble.name))
+        return cls(targets, [trial.attempt for trial in trials.values()])
+
+    def resolve(self, model: str, key: str | None = None) -> Target:
+        """Who answers a request for `model`: while a canary runs, a share of those that name no
+        version goes to the candidate. Requests with the same `key` go the same way. Raises
+        UnknownModel."""
+        target = self.named(model)
+        trial = target.trial
+        if trial is not None and trial.strategy.kind == "canary" and trial.takes(key):
+            candidate = target.other_side()
+            return target if candidate is None else replace(candidate, track="canary")
+        return target
+
+    def named(self, model: str) -> Target:
+        """What a name means, trials apart. Raises UnknownModel."""
+        target = self._targets.get(model)
+        if target is None:
+            raise UnknownModel(self._explain(model))
+        return target
+
+    def models(self) -> Mapping[str, Target]:
+        """Every model name and who answers it, for `GET /v1/models`."""
+        return self._targets
+
+    def _explain(self, model: str) -> str:
+        """Why nothing answers to `model`."""
+        model = model[:SHOWN]
+        whole, _, member = model.partition("/")
+        name, _, version = whole.partition("@")
+        if member and whole in self._targets:
+            members = [each.name for each in self._targets[whole].ensemble.members]
+            return f"{whole} has no member {member!r}; its members are {_listed(members)}."
+        if version and name in self._targets:
+            loaded = [key for key in self._targets if key.startswith(f"{name}@") and "/" not in key]
+            return f"{whole} is not loaded; of {name}, {_listed(loaded)} can be asked."
+        names = [key for key in self._targets if "@" not in key and "/" not in key]
+        return f"There is no model {model!r}; there are {_listed(names)}."
+
+
+def _trials(desired: Desired) -> dict[str, Trial]:
+    """The trial of each ensemble that has one."""
+    stable = {
+        assigned.version.ensemble.name: assigned.version.ensemble
+        for assigned in desired.versions
+        if assigned.role == "active"
+    }
+    return {
+        name: Trial(assigned.attempt, assigned.trial, stable[name], assigned.version.ensemble)
+        for assigned in desired.versions
+        if assigned.trial is not None
+        and assigned.attempt is not None
+        and (name := assigned.version.ensemble.name) in stable
+    }
+
+
+def _targets(assigned: AssignedVersion, trial: Trial | None) -> dict[str, Target]:
+    ensemble = assigned.version.ensemble
+    prefixes: list[tuple[str, Track]] = [(ensemble.id, "pinned")]
+    if assigned.role == "active":
+        prefixes.insert(0, (ensemble.name, "stable"))
+    found: dict[str, Target] = {}
+    for prefix, track in prefixes:
+        tried = trial if track == "stable" else None
+        for name in (None, *(member.name for member in ensemble.members)):
+            key = prefix if name is None else f"{prefix}/{name}"
+            found[key] = Target(ensemble, name, track, tried, assigned.on_demand)
+    return found
+
+
+def _listed(names: list[str]) -> str:
+    if not names:
+        return "none"
+    rest = len(names) - LISTED
+    shown = ", ".join(names[:LISTED])
+    return f"{shown} and {rest} more" if rest > 0 else shown

@@ -1,0 +1,380 @@
+"""From a request for a swap to a verified candidate, or a refusal that says what is wrong."""
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from serve.adapter import (
+    AdapterError,
+    AdapterInfo,
+    AdapterKind,
+    check_together,
+    inspect_adapter,
+)
+from serve.base import BaseKind
+from serve.bundle import Bundle, BundleError
+from serve.control.admission.fusion_fit import fit_digests
+from serve.control.admission.refit import Fit, StaleFit, settle
+from serve.control.artifacts.sources import NotAllowed, Sources
+from serve.control.artifacts.staging import Arrivals
+from serve.control.artifacts.store import Store, StoreError
+from serve.control.database.database import now
+from serve.control.records import EnsembleRecord, VersionRecord
+from serve.control.views import SwapRequest
+from serve.engine.interface import Refusal
+from serve.fusion.errors import FusionError, StaleFusionError
+from serve.fusion.fuse import Fusion
+from serve.fusion.stack import read_stack
+from serve.golden import unserved_golden
+from serve.manifest import AdapterRef, Ensemble, Member, Task, adapter_name, explain
+from serve.protocol.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """What every engine is started with, so that a candidate can be judged without one."""
+
+    adapter_slots: int
+    """Distinct LoRAs that run at once."""
+    max_lora_rank: int
+    base_kind: BaseKind
+    base_path: Path | None = None
+    """The base's folder; None for one on a hub, whose shapes are not checked then."""
+    max_members: int = 64
+    """Members of one ensemble."""
+    host_adapters: int | None = None
+    """Distinct LoRAs that are loaded at once; None: as many as slots."""
+
+
+class Refused(Exception):
+    """A request that is not let through."""
+
+    def __init__(
+        self, status: int, message: str, code: str | None = None, param: str | None = None
+    ) -> None:
+        # Names of files need not be UTF-8; answers and the audit have to be.
+        message = message.encode(errors="backslashreplace").decode()
+        super().__init__(message)
+        self.refusal = Refusal(status, message, code, param)
+
+
+class Admission:
+    """Builds and verifies versions. Everything here blocks on files and belongs in a thread."""
+
+    def __init__(
+        self, store: Store, sources: Sources, bundles: Sequence[Bundle], limits: EngineLimits
+    ) -> None:
+        self._store = store
+        self._sources = sources
+        self._bundles = bundles
+        self._limits = limits
+
+    def candidate(self, record: EnsembleRecord, request: SwapRequest, actor: str) -> VersionRecord:
+        """The version that a request asks for: a new one, next after the highest, or a known one.
+        Its adapters lie in the store and have passed every check.
+
+        Equal content makes a new version all the same, so that a swap never means less than it
+        says. Raises Refused."""
+        if request.expected_version not in (None, record.active):
+            raise Refused(
+                409,
+                f"The active version of {record.name} is {record.active}, not "
+                f"{request.expected_version}; look at what has changed, and ask again.",
+                "version_conflict",
+                "expected_version",
+            )
+        check_gates(record.active_version.ensemble.task, request.strategy)
+        if request.version is not None:
+            return self._known(record, request.version)
+        try:
+            return self._new(record, request, actor)
+        except NotAllowed as error:
+            raise Refused(403, str(error), "source_not_allowed", "members") from error
+        except (StoreError, BundleError) as error:
+            raise Refused(400, str(error)) from error
+
+    def _new(self, record: EnsembleRecord, request: SwapRequest, actor: str) -> VersionRecord:
+        """What arrives is put into the store once all of it has passed, so that what is refused
+        leaves nothing behind. Raises Refused, StoreError and BundleError."""
+        allow = request.allow_stale_fusion
+        with Arrivals(self._store) as arrivals:
+            if request.manifest is not None:
+                # Its fusion is what somebody wants, so it is checked and never changed.
+                fit = Fit(self._from_manifest(record, request.manifest), None)
+                parameters = self._parameters_of(fit.ensemble)
+                self._check_adapters(fit.ensemble)
+            else:
+                active = record.active_version
+                ensemble = self._with_members(record, request.members or {}, arrivals)
+                parameters = self._stored_parameters(active)
+                self._check_adapters(ensemble, arrived=arrivals.digests)
+                fit = self._settle(ensemble, parameters, fit_digests(active), allow=allow)
+            if fit.refitted:
+                parameters = None
+                if fit.stack is not None:
+                    parameters = arrivals.scratch() / "stacker"
+                    fit.stack.write(parameters)
+            stale = self._check_fusion(fit.ensemble, parameters, allow=allow) or fit.stale_numbers
+            arrivals.keep()
+            kept = self._store.keep_parameters(parameters) if parameters else None
+        return VersionRecord(fit.ensemble, actor, now(), kept, stale, fit.fitted_on)
+
+    def check_known(self, record: VersionRecord) -> None:
+        """Check a version that is in the database, and bring back from the bundles what the store
+        has lost. Raises Refused, StoreError and BundleError."""
+        self._check_adapters(record.ensemble)
+        if record.parameters is not None:
+            self._store.verify_parameters(record.parameters)
+        file = self._stored_parameters(record)
+        self._check_fusion(record.ensemble, file, allow=record.allow_stale_fusion)
+
+    def _check_adapters(self, ensemble: Ensemble, arrived: Collection[str] = ()) -> None:
+        """Digest, format, values, rank, and fit to the base, to the labels and to each other; of what
+        has just `arrived` all that is known already."""
+        if len(ensemble.members) > self._limits.max_members:
+            raise Refused(
+                400,
+                f"{ensemble.id} has {len(ensemble.members)} members; at most {self._limits.max_members} are taken "
+                "(CHOIR_MAX_MEMBERS).",
+                param="manifest.members",
+            )
+        if (unserved := unserved_golden(ensemble)) is not None:
+            raise Refused(400, f"manifest: {unserved}.", param="manifest.golden")
+        for member in ensemble.members:
+            kinds = []
+            for ref in member.adapters:
+                if ref.digest in arrived:
+                    continue
+                self._find(ref)
+                self._store.verify(ref.digest)
+                folder = self._store.adapter(ref.digest)
+                kinds.append(self._inspect(folder, member.name, ensemble).kind)
+            self._check_together(kinds, member.name)
+
+    def import_adapter(self, bundle: Bundle, ref: AdapterRef) -> None:
+        """Copy a bundle's adapter into the store unless it is there. Raises StoreError or
+        BundleError."""
+        if not self._store.has_adapter(ref.digest):
+            with self._store.scratch() as copy:
+                self._sources.copy(bundle.adapter_dir(ref), copy)
+                self._store.keep(copy, ref.digest)
+
+    def earlier(self, record: EnsembleRecord, to: int | None) -> VersionRecord:
+        """The version that a rollback goes to: `to`, or the one that was active before. Raises
+        Refused."""
+        if not record.previous:
+            raise Refused(
+                409,
+                f"{record.name}@{record.active} has no version before it to go back to.",
+                "no_earlier_version",
+            )
+        version = record.previous[-1] if to is None else to
+        if version in record.versions and version not in (*record.previous, record.active):
+            raise Refused(
+                409,
+                f"{record.name}@{version} was not active before; swap to it with its version "
+                "instead.",
+                "no_earlier_version",
+                "to",
+            )
+        return self._known(record, version)
+
+    def _known(self, record: EnsembleRecord, version: int) -> VersionRecord:
+        if version not in record.versions:
+            known = ", ".join(map(str, sorted(record.versions)))
+            raise Refused(
+                404, f"{record.name} has no version {version}; it has {known}.", "unknown_version"
+            )
+        if version == record.active:
+            raise Refused(409, f"{record.name}@{version} is active already.", "already_active")
+        found = record.versions[version]
+        try:
+            self.check_known(found)
+        except (StoreError, BundleError) as error:
+            raise Refused(400, str(error)) from error
+        return found
+
+    def _with_members(
+        self,
+        record: EnsembleRecord,
+        changes: Mapping[str, str | list[str]],
+        arrivals: Arrivals,
+    ) -> Ensemble:
+        ensemble = record.active_version.ensemble
+        names = [member.name for member in ensemble.members]
+        unknown = sorted(set(changes) - set(names))
+        if unknown:
+            raise Refused(
+                400,
+                f"{ensemble.id} has no member {unknown[0]!r}; its members are {', '.join(names)}.",
+                param="members",
+            )
+        # Scores were measured with the old content, so they stay behind.
+        members = [
+            self._changed(member, changes[member.name], ensemble, arrivals)
+            if member.name in changes
+            else member
+            for member in ensemble.members
+        ]
+        return ensemble.model_copy(
+            update={"version": record.highest + 1, "members": members, "scores": {}}
+        )
+
+    def _changed(
+        self, member: Member, uris: str | list[str], ensemble: Ensemble, arrivals: Arrivals
+    ) -> Member:
+        """The member with new content. The adapter keeps its name: its digest tells it apart."""
+        several = [uris] if isinstance(uris, str) else uris
+        adapters: list[AdapterRef] = []
+        kinds: list[AdapterKind] = []
+        for place, uri in enumerate(several):
+            copy = arrivals.scratch()
+            self._sources.fetch(uri, copy)
+            found = self._inspect(copy, member.name, ensemble)
+            kinds.append(found.kind)
+            self._check_together(kinds, member.name)
+            arrivals.add(copy, found.digest)
+            known = member.adapters[place : place + 1]
+            name = known[0].adapter if known else adapter_name(member.name, place)
+            adapters.append(AdapterRef(adapter=name, digest=found.digest))
+        return member.model_copy(update={"adapters": adapters})
+
+    def _from_manifest(self, record: EnsembleRecord, manifest: Mapping[str, Any]) -> Ensemble:
+        try:
+            ensemble = Ensemble.model_validate(
+                {"name": record.name, **manifest, "version": record.highest + 1}
+            )
+            text = json.dumps(manifest, allow_nan=False)
+        except ValidationError as error:
+            raise Refused(400, f"manifest: {explain(error)}.", param="manifest") from error
+        except ValueError as error:
+            raise Refused(400, f"manifest: {error}.", param="manifest") from error
+        if r"\u0000" in text:
+            raise Refused(
+                400, "manifest: it holds a NUL character, which cannot be stored.", param="manifest"
+            )
+        if ensemble.name != record.name:
+            raise Refused(
+                400,
+                f"The manifest's name is {ensemble.name!r}, but the swap is of {record.name!r}.",
+                param="manifest.name",
+            )
+        return ensemble
+
+    def _find(self, ref: AdapterRef) -> None:
+        """See to it that an adapter that is named by digest is in the store."""
+        if self._store.has_adapter(ref.digest):
+            return
+        for bundle in self._bundles:
+            try:
+                self.import_adapter(bundle, ref)
+            except BundleError:
+                continue
+            return
+        raise Refused(
+            400,
+            f"The adapter {ref.adapter} with the digest {ref.digest} is neither in the store nor "
+            "in a bundle; swap it in by its URI.",
+            "adapter_not_found",
+        )
+
+    def _stored_parameters(self, record: VersionRecord) -> Path | None:
+        return None if record.parameters is None else self._store.parameters(record.parameters)
+
+    def _parameters_of(self, ensemble: Ensemble) -> Path | None:
+        """The file of fitted parameters that a new manifest names, from whichever bundle has it."""
+        if ensemble.fusion.parameters is None:
+            return None
+        reason: BundleError | None = None
+        for bundle in self._bundles:
+            try:
+                file = bundle.fusion_path(ensemble)
+            except BundleError as error:
+                reason = error
+                continue
+            if file is not None:
+                return file
+        raise Refused(400, str(reason), param="manifest.fusion.parameters")
+
+    def _settle(
+        self,
+        ensemble: Ensemble,
+        file: Path | None,
+        fitted_on: Mapping[str, list[str]] | None,
+        *,
+        allow: bool,
+    ) -> Fit:
+        """The fusion that a version with other members goes live with. Raises Refused and BundleError."""
+        model = ensemble.fusion.model
+        try:
+            stack = None
+            if model is not None and file is not None and ensemble.task != "generation":
+                stack = read_stack(file, model)
+            return settle(Fit(ensemble, stack, fitted_on), self._bundles, allow=allow)
+        except FusionError as error:
+            raise Refused(400, str(error)) from error
+        except StaleFit as error:
+            raise Refused(400, str(error), "stale_fusion", "allow_stale_fusion") from error
+
+    def _check_fusion(self, ensemble: Ensemble, file: Path | None, *, allow: bool) -> bool:
+        """Whether fitted parameters are in use that belong to other adapters. Raises Refused."""
+        if ensemble.task == "generation":
+            return False
+        try:
+            return Fusion.from_manifest(ensemble, file, allow_stale=allow).stale
+        except FusionError as error:
+            code = "stale_fusion" if isinstance(error, StaleFusionError) else None
+            raise Refused(400, str(error), code, "allow_stale_fusion" if code else None) from error
+
+    def _inspect(self, folder: Path, member: str, ensemble: Ensemble) -> AdapterInfo:
+        """What a sound adapter is. Raises Refused."""
+        limits = self._limits
+        try:
+            return inspect_adapter(
+                folder,
+                base=limits.base_path,
+                max_rank=limits.max_lora_rank,
+                base_kind=limits.base_kind,
+                head_rows=ensemble.head_rows,
+            )
+        except AdapterError as error:
+            raise Refused(
+                400,
+                f"The adapter for member {member!r} is refused: {error}",
+                "adapter_refused",
+                f"members.{member}",
+            ) from error
+
+    @staticmethod
+    def _check_together(kinds: Sequence[AdapterKind], member: str) -> None:
+        try:
+            check_together(kinds)
+        except AdapterError as error:
+            raise Refused(
+                400,
+                f"The member {member!r} is refused: {error}",
+                "adapter_refused",
+                f"members.{member}",
+            ) from error
+
+
+def check_gates(task: Task, strategy: Strategy) -> None:
+    """Raises Refused for a gate that the task could never pass."""
+    if task == "regression" and strategy.gates.min_agreement is not None:
+        raise Refused(
+            400,
+            "min_agreement compares labels or texts, and the ensemble answers values, which never quite agree; leave "
+            "it out.",
+            param="strategy.gates.min_agreement",
+        )
+
+
+def adapters_of(ensembles: Iterable[Ensemble]) -> Iterator[AdapterRef]:
+    """Every reference to an adapter, in order."""
+    for ensemble in ensembles:
+        for member in ensemble.members:
+            yield from member.adapters

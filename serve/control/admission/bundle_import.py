@@ -1,0 +1,125 @@
+"""What bundles bring into the store and the database at the start."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from serve.bundle import Bundle, BundleError, folder_digest
+from serve.control.admission.admission import Admission, adapters_of
+from serve.control.artifacts.store import Store
+from serve.control.database.database import Database, now
+from serve.control.records import EnsembleRecord, VersionRecord
+from serve.digest import DigestError
+from serve.manifest import Ensemble
+
+IMPORTER = "choir"
+"""Who imports, in the audit table."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The ensembles of the bundles as the database has them."""
+
+    records: dict[str, EnsembleRecord]
+    differences: dict[str, list[str]]
+    """Ensemble -> where the bundles and the database differ, in sentences."""
+
+
+def import_bundles(
+    bundles: Sequence[Bundle], database: Database, store: Store, admission: Admission
+) -> Imported:
+    """Bring in every version that the database does not know, by its content.
+
+    Of an ensemble that is new, the highest version becomes active; of any other, the database says
+    which one is. Ensembles that no bundle has now stay in the database and are not served. Raises
+    BundleError, StoreError and DatabaseError."""
+    _check_one_base(bundles)
+    known = database.ensembles()
+    differences: dict[str, list[str]] = {}
+    for name, versions in _manifests(bundles).items():
+        record = known.get(name)
+        new = [
+            _import(bundle, ensemble, store, admission)
+            for number, (bundle, ensemble) in versions.items()
+            if record is None or number not in record.versions
+        ]
+        if record is None:
+            database.add_ensemble(name, max(versions), new, IMPORTER)
+            differences[name] = []
+        else:
+            database.add_versions(new, IMPORTER)
+            differences[name] = _differences(record, versions)
+    records = database.ensembles()
+    return Imported({name: records[name] for name in differences}, differences)
+
+
+def _manifests(bundles: Sequence[Bundle]) -> dict[str, dict[int, tuple[Bundle, Ensemble]]]:
+    """Ensemble -> version -> where it is. Raises BundleError if two bundles contradict each
+    other."""
+    found: dict[str, dict[int, tuple[Bundle, Ensemble]]] = {}
+    for bundle in bundles:
+        for ensemble in bundle.ensembles():
+            versions = found.setdefault(ensemble.name, {})
+            other, same = versions.setdefault(ensemble.version, (bundle, ensemble))
+            if same != ensemble:
+                raise BundleError(
+                    f"{other.path} and {bundle.path} both have {ensemble.id}, with different "
+                    "contents; rename one of the ensembles."
+                )
+    if not found:
+        raise BundleError(f"{bundles[0].path} has no ensembles, so there is nothing to serve.")
+    return found
+
+
+def _import(
+    bundle: Bundle, ensemble: Ensemble, store: Store, admission: Admission
+) -> VersionRecord:
+    for ref in adapters_of([ensemble]):
+        admission.import_adapter(bundle, ref)
+    file = bundle.fusion_path(ensemble)
+    parameters = store.keep_parameters(file) if file is not None else None
+    return VersionRecord(ensemble, f"bundle:{bundle.path}", now(), parameters)
+
+
+def _differences(record: EnsembleRecord, versions: dict[int, tuple[Bundle, Ensemble]]) -> list[str]:
+    sentences = []
+    for number, (bundle, ensemble) in sorted(versions.items()):
+        stored = record.versions.get(number)
+        if stored is not None and stored.ensemble != ensemble:
+            sentences.append(
+                f"{ensemble.id} in {bundle.path} is not the version {number} that the database "
+                "has; the database's is kept."
+            )
+    highest = max(versions)
+    if highest not in record.versions and highest > record.active:
+        sentences.append(
+            f"{versions[highest][0].path} has {record.name}@{highest}, which is newer than the "
+            f"active version {record.active}; swap to it with its version."
+        )
+    return sentences
+
+
+def _check_one_base(bundles: Sequence[Bundle]) -> None:
+    first, *others = bundles
+    for bundle in others:
+        if _base(first) != _base(bundle) and not _same_files(first, bundle):
+            raise BundleError(
+                f"{first.path} and {bundle.path} are of different bases; serve them apart."
+            )
+        if first.base_kind() != bundle.base_kind():
+            raise BundleError(
+                f"{first.path} and {bundle.path} use one base in different ways: in the one it scores labels as text "
+                "and writes, in the other heads read it; serve them apart."
+            )
+
+
+def _base(bundle: Bundle) -> tuple[str, str | None]:
+    return bundle.base_source, bundle.base_revision
+
+
+def _same_files(one: Bundle, other: Bundle) -> bool:
+    if one.base_folder is None or other.base_folder is None:
+        return False
+    try:
+        return folder_digest(one.base_folder) == folder_digest(other.base_folder)
+    except DigestError as error:
+        raise BundleError(f"The bases of two bundles cannot be compared: {error}") from error

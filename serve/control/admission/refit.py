@@ -1,0 +1,132 @@
+"""The fusion of a version with other adapters: the same where it fits them, fitted again, or stale with permission."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from serve.bundle import Bundle
+from serve.control.admission.fusion_fit import changed_members, fitted_parts, offers_fitted
+from serve.fusion.errors import FusionError
+from serve.fusion.fitting.fit import refit_fusion
+from serve.fusion.fitting.note import noted
+from serve.fusion.fitting.stored_scores import Question, ValidationRows, ValidationScores
+from serve.fusion.members import Floats
+from serve.fusion.stack import Stack
+from serve.manifest import Ensemble, Member
+
+
+class NoRefit(Exception):
+    """Why a fusion cannot be fitted again, as the end of a sentence."""
+
+
+class StaleFit(Exception):
+    """A fusion that belongs to other adapters, cannot be fitted again, and was not allowed; in sentences."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A version's manifest and stacker, and what they were fitted on."""
+
+    ensemble: Ensemble
+    stack: Stack | None
+    fitted_on: Mapping[str, list[str]] | None = None
+    """Member -> digests of the adapters that weights, temperature and thresholds were fitted on; None: set by hand,
+    which no adapter makes stale, or the version's own."""
+    refitted: bool = False
+    """Whether the stacker is a new one."""
+
+    @property
+    def stale_numbers(self) -> bool:
+        """Whether weights, temperature or thresholds are in use that were fitted on other adapters."""
+        numbers = [part for part in fitted_parts(self.ensemble) if part != "stacker"]
+        return bool(numbers and changed_members(self.ensemble, self.fitted_on))
+
+
+def settle(fit: Fit, bundles: Sequence[Bundle], *, allow: bool) -> Fit:
+    """What a version goes live with: the fit that it has where that belongs to its adapters; else one to the stored
+    validation scores of exactly its adapters; else, with `allow`, the old one. Numbers set by hand stay.
+
+    Raises StaleFit."""
+    by_hand = fit.fitted_on is None
+    parts, changed = fitted_parts(fit.ensemble), _changed(fit)
+    if not changed or not offers_fitted(fit.ensemble):
+        return fit
+    try:
+        return _refitted(fit.ensemble, bundles, by_hand=by_hand)
+    except NoRefit as reason:
+        if not parts or allow:
+            return fit
+        if by_hand:
+            parts = ["stacker"]
+        verb = "was" if parts in (["temperature"], ["stacker"]) else "were"
+        raise StaleFit(
+            f"The {' and '.join(parts)} of {fit.ensemble.name} {verb} fitted on other adapters than the new ones of "
+            f"{', '.join(changed)}, and cannot be fitted again: {reason}. Give a manifest with new ones, or keep the "
+            "old with allow_stale_fusion."
+        ) from None
+
+
+def _changed(fit: Fit) -> list[str]:
+    """Members with other adapters than the fit's, in order."""
+    changed = set(changed_members(fit.ensemble, fit.fitted_on))
+    if fit.stack is not None and fit.ensemble.fusion.method == "stack":
+        changed.update(fit.stack.changed_members(fit.ensemble))
+    return [member.name for member in fit.ensemble.members if member.name in changed]
+
+
+def _refitted(ensemble: Ensemble, bundles: Sequence[Bundle], *, by_hand: bool) -> Fit:
+    """Raises NoRefit."""
+    try:
+        rows, outputs = _scores_of(ensemble, bundles)
+        options = rows.header.options
+        fitted = refit_fusion(ensemble, options, outputs, rows.truth, rows.folds)
+    except FusionError as error:
+        raise NoRefit(str(error).rstrip(".")) from error
+    new = fitted.ensemble
+    if by_hand:
+        spec = new.fusion.model_copy(update={"temperature": ensemble.fusion.temperature})
+        kept = {"members": ensemble.members, "thresholds": ensemble.thresholds}
+        new = new.model_copy(update={"fusion": spec, **kept})
+    new = noted(new, "refitted", len(rows.truth), numbers=not by_hand)
+    return Fit(new, fitted.stack, refitted=True)
+
+
+def _scores_of(ensemble: Ensemble, bundles: Sequence[Bundle]) -> tuple[ValidationRows, Floats]:
+    """The stored rows and all members' outputs [M, N, C] or [M, N]. Raises NoRefit and FusionError."""
+    stored = [bundle.validation_scores(ensemble.name) for bundle in bundles]
+    found = [rows for scores in stored if (rows := scores.rows()) is not None]
+    if not found:
+        raise NoRefit(f"no bundle has validation scores of {ensemble.name}")
+    question = Question.of(ensemble)
+    matching = [rows for rows in found if rows.header.question == question]
+    if not matching:
+        raise NoRefit(
+            f"the stored validation scores of {ensemble.name} are of other labels or another template"
+        )
+    reason: NoRefit | None = None
+    for rows in matching:
+        try:
+            outputs = [_outputs(each, rows, stored) for each in ensemble.members]
+            if len({each.shape for each in outputs}) > 1:
+                raise NoRefit(
+                    f"the stored validation scores of {ensemble.name} do not have the same shape for all members"
+                )
+            return rows, np.stack(outputs)
+        except NoRefit as missing:
+            reason = reason or missing
+    assert reason is not None
+    raise reason
+
+
+def _outputs(member: Member, rows: ValidationRows, stored: Sequence[ValidationScores]) -> Floats:
+    """What a member said to the rows, from whichever bundle has it. Raises NoRefit and FusionError."""
+    for scores in stored:
+        outputs = scores.outputs(member, rows.header.rows)
+        if outputs is not None and len(outputs) == len(rows.truth):
+            return outputs
+    adapters = " with ".join(f"{ref.adapter} ({ref.digest})" for ref in member.adapters)
+    raise NoRefit(
+        f"no validation scores are stored of the member {member.name}, "
+        + (f"whose adapter is {adapters}" if adapters else "which is the base alone")
+    )

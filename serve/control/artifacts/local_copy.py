@@ -1,0 +1,49 @@
+"""Copies a folder of this machine without following links, whatever changes in it meanwhile."""
+
+import os
+import stat
+from pathlib import Path
+
+from serve.control.artifacts.quota import Allowance
+from serve.control.artifacts.store import StoreError
+
+_PIECE = 1 << 20
+
+
+def copy_folder(source: Path, target: Path, allowance: Allowance) -> None:
+    """Copy plain files and folders into the existing folder `target`, read-only. Raises StoreError and OSError.
+
+    Folders are walked by descriptor, so that one that becomes a link after it was looked at leads nowhere."""
+    for folder, folders, names, descriptor in os.fwalk(source, onerror=_give_up):
+        below = Path(folder).relative_to(source)
+        for name in folders:
+            if stat.S_ISLNK(os.lstat(name, dir_fd=descriptor).st_mode):
+                raise _no_plain_file(below / name, source)
+            (target / below / name).mkdir()
+        for name in names:
+            _copy_file(name, descriptor, target / below / name, source, allowance)
+    allowance.done()
+
+
+def _give_up(error: OSError) -> None:
+    """A folder that cannot be read is not left out in silence."""
+    raise error
+
+
+def _copy_file(name: str, folder: int, target: Path, source: Path, allowance: Allowance) -> None:
+    allowance.add_file()
+    if not stat.S_ISREG(os.lstat(name, dir_fd=folder).st_mode):
+        raise _no_plain_file(target.name, source)
+    # What became a link or a pipe since then is refused by the system, or read without waiting.
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    with open(descriptor, "rb") as reader, target.open("xb") as writer:
+        while piece := reader.read(_PIECE):
+            allowance.add_bytes(len(piece))
+            writer.write(piece)
+    target.chmod(0o444)
+
+
+def _no_plain_file(name: str | Path, source: Path) -> StoreError:
+    return StoreError(
+        f"{name} in {source.name} is a link or no regular file; an adapter consists of plain files."
+    )

@@ -1,0 +1,102 @@
+"""Where adapters may come from: folders of this machine, and remote places that were allowed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from serve.control.artifacts.local_copy import copy_folder
+from serve.control.artifacts.quota import Allowance
+from serve.control.artifacts.remote_copy import copy_remote
+from serve.control.artifacts.store import StoreError
+from serve.location import SCHEMES, Location, LocationError
+
+
+class NotAllowed(StoreError):
+    """A place that adapters may not come from."""
+
+
+class Sources:
+    """Copies what a URI names, if it may be read."""
+
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        prefixes: Sequence[Location] = (),
+        *,
+        max_bytes: int = 16_000_000_000,
+        seconds: float = 1800,
+    ) -> None:
+        """`roots` are the folders that `file://` adapters may come from, `prefixes` the remote places."""
+        self._roots = tuple(root.resolve() for root in roots)
+        self._prefixes = tuple(prefixes)
+        self._max_bytes = max_bytes
+        self._seconds = seconds
+
+    def fetch(self, uri: str, target: Path) -> None:
+        """Copy the folder at `uri` into the existing folder `target`.
+
+        Raises StoreError, and NotAllowed for a place outside the allowed ones; whether anything is there is only said
+        of allowed ones."""
+        scheme = uri.partition(":")[0]
+        if scheme in SCHEMES:
+            location = self._remote(uri)
+            copy_remote(location, target, self._allowance(str(location)))
+        elif scheme == "file":
+            self.copy(self._local(uri), target)
+        else:
+            raise StoreError(
+                f"{uri!r} is not a URI that adapters come from; expected file:///absolute/folder, or "
+                f"{', '.join(SCHEMES)} with :// and a place that --adapter-prefix allows."
+            )
+
+    def copy(self, folder: Path, target: Path) -> None:
+        """The same for a folder that is trusted by its place."""
+        try:
+            copy_folder(folder, target, self._allowance(folder.name))
+        except OSError as error:
+            raise StoreError(f"{folder} cannot be copied: {error.strerror}.") from error
+
+    def _allowance(self, place: str) -> Allowance:
+        return Allowance(place, self._max_bytes, self._seconds)
+
+    def _remote(self, uri: str) -> Location:
+        try:
+            location = Location.parse(uri)
+        except LocationError as error:
+            raise StoreError(f"The URI is refused: {error}.") from error
+        if not any(prefix.covers(location) for prefix in self._prefixes):
+            allowed = ", ".join(map(str, self._prefixes)) or "none"
+            raise NotAllowed(
+                f"{location} is outside the remote places that adapters may come from ({allowed}); start the server "
+                "with --adapter-prefix."
+            )
+        return location
+
+    def _local(self, uri: str) -> Path:
+        try:
+            parts = urlsplit(uri)
+        except ValueError as error:
+            raise StoreError(f"{uri!r} is not a URI: {error}.") from error
+        if parts.netloc not in ("", "localhost"):
+            raise StoreError(f"{uri!r} names another machine; expected file:///absolute/folder.")
+        if parts.query or parts.fragment:
+            raise StoreError(f"{uri!r} must be a plain path; write ? and # as %3F and %23.")
+        path = unquote(parts.path)
+        if not path.startswith("/") or "\0" in path:
+            raise StoreError(f"{uri!r} must hold an absolute path: file:///absolute/folder.")
+        return self._allowed(uri, Path(path))
+
+    def _allowed(self, uri: str, path: Path) -> Path:
+        """The real path."""
+        try:
+            real = path.resolve()
+            is_folder = real.is_dir()
+        except (OSError, RuntimeError) as error:
+            raise NotAllowed(f"{uri} cannot be followed.") from error
+        if not any(real.is_relative_to(root) for root in self._roots):
+            raise NotAllowed(
+                f"{uri} is outside the folders that adapters may come from: the bundles and each --adapter-root."
+            )
+        if not is_folder:
+            raise StoreError(f"{uri} is not a folder.")
+        return real

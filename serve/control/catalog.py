@@ -1,0 +1,151 @@
+"""What is active, warm and being tried, in memory: the database's mirror that participants are answered from."""
+
+from collections.abc import Mapping
+
+from serve.control.admission.admission import Refused
+from serve.control.artifacts.store import Store
+from serve.control.capacity import check_room
+from serve.control.records import EnsembleRecord, VersionRecord
+from serve.control.rollout.plan import Assignments, wanted_versions
+from serve.control.rollout.state import BUSY, UNCOMMITTED, Rollout
+from serve.engine.interface import Version
+from serve.manifest import Ensemble
+from serve.protocol.messages import AssignedVersion
+from serve.protocol.slots import Slots
+
+
+class Catalog:
+    """Ensembles, the rollouts under way, and what follows for engines. Changes nothing durable."""
+
+    def __init__(
+        self,
+        records: Mapping[str, EnsembleRecord],
+        store: Store,
+        life: int,
+        keep_warm: int,
+        slots: Slots,
+    ) -> None:
+        self._records = dict(records)
+        self._store = store
+        self._keep_warm = keep_warm
+        self._slots = slots
+        self._rollouts: dict[str, Rollout] = {}
+        self.assignments = Assignments(life)
+        self._plan()
+
+    @property
+    def records(self) -> Mapping[str, EnsembleRecord]:
+        return self._records
+
+    def record(self, name: str) -> EnsembleRecord:
+        """Raises Refused (404)."""
+        if name not in self._records:
+            known = ", ".join(sorted(self._records))
+            raise Refused(
+                404, f"There is no ensemble {name[:80]!r}; there are {known}.", "unknown_ensemble"
+            )
+        return self._records[name]
+
+    def running(self, rollout_id: str) -> Rollout | None:
+        """A rollout that has not ended."""
+        return self._rollouts.get(rollout_id)
+
+    def rollout_of(self, name: str) -> Rollout | None:
+        """The latest rollout of an ensemble that has not ended."""
+        of = [rollout for rollout in self._rollouts.values() if rollout.ensemble == name]
+        return of[-1] if of else None
+
+    def check_idle(self, name: str) -> None:
+        """Raises Refused (409) while a rollout of the ensemble is not committed everywhere."""
+        rollout = self.rollout_of(name)
+        if rollout is not None and rollout.state in BUSY:
+            rest = "promote or abort it first" if rollout.trial else "wait until it has ended"
+            raise Refused(
+                409,
+                f"The rollout {rollout.id} of {name} to version {rollout.to_version} is "
+                f"{rollout.state}; {rest}.",
+                "rollout_in_progress",
+            )
+
+    def check_room(self, new: Rollout, candidate: Ensemble) -> None:
+        """Raises Refused (409) for a rollout whose candidate does not fit beside what is needed."""
+        active = [record.active_version.ensemble for record in self._records.values()]
+        others = [each for each in self._rollouts.values() if each.state in UNCOMMITTED]
+        tried = [self._version_record(rollout.candidate).ensemble for rollout in others]
+        slots = self._slots.pinning(each.ensemble for each in (*others, new) if each.tries)
+        check_room(candidate, [*slots.always(active), *tried], slots, shared=slots.shared(active))
+
+    def started(self, rollout: Rollout, candidate: VersionRecord) -> None:
+        """A rollout is under way."""
+        record = self._records[rollout.ensemble]
+        self._records[rollout.ensemble] = record.with_version(candidate)
+        self._rollouts[rollout.id] = rollout
+        self._plan()
+
+    def resumed(self, rollout: Rollout) -> None:
+        """A rollout of an earlier controller goes on. What it replaced, once it is committed, may
+        still be routed to."""
+        self._rollouts[rollout.id] = rollout
+        self._plan()
+        if rollout.state not in UNCOMMITTED:
+            self.assignments.drain(f"{rollout.ensemble}@{rollout.from_version}")
+
+    def aborted_lately(self, rollout: Rollout) -> None:
+        """An earlier controller may have ended this trial without telling all gateways."""
+        self.assignments.drain(rollout.candidate)
+
+    def moved_on(self) -> None:
+        """A rollout under way is in another state."""
+        self._plan()
+
+    def committed(self, rollout: Rollout, epoch: int, history: tuple[int, ...]) -> None:
+        """The rollout's version is active."""
+        record = self._records[rollout.ensemble]
+        self._records[rollout.ensemble] = record.committed(rollout.to_version, epoch, history)
+        self._plan()
+
+    def ended(self, rollout: Rollout) -> None:
+        """The rollout is history."""
+        del self._rollouts[rollout.id]
+        self._plan()
+
+    def assigned(self) -> tuple[AssignedVersion, ...]:
+        """What engines must hold now."""
+        return tuple(
+            AssignedVersion(
+                self._version(key),
+                wanted.role,
+                wanted.attempt,
+                wanted.trial,
+                on_demand=self._slots.on_demand(key.rpartition("@")[0]),
+                compared=wanted.compared,
+            )
+            for key, wanted in self.assignments
+        )
+
+    def active(self) -> dict[str, int]:
+        return {name: record.active for name, record in self._records.items()}
+
+    def _plan(self) -> None:
+        self.assignments.want(
+            wanted_versions(
+                self._records.values(), self._rollouts.values(), self._keep_warm, self._slots
+            )
+        )
+
+    def _version(self, key: str) -> Version:
+        record = self._version_record(key)
+        return Version(
+            ensemble=record.ensemble,
+            adapters={
+                digest: str(self._store.adapter(digest)) for digest in record.ensemble.digests
+            },
+            parameters=str(self._store.parameters(record.parameters))
+            if record.parameters
+            else None,
+            allow_stale_fusion=record.allow_stale_fusion,
+        )
+
+    def _version_record(self, key: str) -> VersionRecord:
+        name, _, version = key.rpartition("@")
+        return self._records[name].versions[int(version)]

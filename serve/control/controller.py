@@ -1,0 +1,443 @@
+"""The control plane: decides which versions are held and which is active, and sees every change through.
+
+It never calls anybody. Participants pull the desired state and report; whatever it decides is written down before
+anyone can see it. Requests do not pass through here.
+"""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import TypeVar
+
+from serve import metrics
+from serve.bundle import Bundle
+from serve.config import Settings
+from serve.control.admission.admission import Admission, EngineLimits, Refused
+from serve.control.admission.bundle_import import Imported, import_bundles
+from serve.control.artifacts.sources import Sources
+from serve.control.artifacts.store import Store
+from serve.control.capacity import no_room_to_start
+from serve.control.catalog import Catalog
+from serve.control.changes import Changes
+from serve.control.database.database import Database, DatabaseError, now
+from serve.control.driver import Driver, not_open
+from serve.control.participants import Participants
+from serve.control.records import EnsembleRecord, VersionRecord
+from serve.control.rollout.state import Action, Decision, Rollout, State
+from serve.control.views import EnsembleView, RolloutView, SwapRequest, VersionView
+from serve.engine.interface import Refusal
+from serve.location import Location
+from serve.metrics import Family, MetricsBoard
+from serve.protocol.audit import AuditEntry
+from serve.protocol.messages import Desired, Kind, Report
+from serve.protocol.slots import Slots
+from serve.protocol.strategy import IMMEDIATE, Strategy
+
+__all__ = ["Controller", "EngineLimits", "StartError"]
+
+T = TypeVar("T")
+
+TRIAL_SECONDS = 1.0
+"""How old the figures of a trial may be, in seconds, whatever the lease is."""
+
+
+class StartError(RuntimeError):
+    """Why the controller cannot start, in one sentence."""
+
+
+class Controller:
+    """One per server. All that matters is in the database, so that a new one takes over."""
+
+    def __init__(
+        self,
+        bundles: Sequence[Bundle],
+        store_dir: Path,
+        limits: EngineLimits,
+        *,
+        adapter_roots: Sequence[Path] = (),
+        adapter_prefixes: Sequence[Location] = (),
+        max_adapter_gb: float = 16,
+        fetch_timeout_seconds: float = 1800,
+        database_url: str | None = None,
+        expected: Mapping[Kind, int] | None = None,
+        keep_warm: int = 1,
+        pinned: Collection[str] | None = None,
+        lease_seconds: float = 10,
+        prepare_timeout_seconds: float = 120,
+    ) -> None:
+        """`expected` are the replicas of each kind that are meant to run; `pinned` the ensembles that are always
+        loaded, all if None."""
+        self._bundles = bundles
+        self._store_dir = store_dir
+        self._limits = limits
+        self._sources = Sources(
+            [*(bundle.path for bundle in bundles), *adapter_roots],
+            adapter_prefixes,
+            max_bytes=int(max_adapter_gb * 1e9),
+            seconds=fetch_timeout_seconds,
+        )
+        self._database_url = database_url
+        self._keep_warm = keep_warm
+        self._pinned = None if pinned is None else frozenset(pinned)
+        self._lease = lease_seconds
+        self._prepare_timeout = prepare_timeout_seconds
+        self._participants = Participants(lease_seconds, expected or {})
+        self._ready_engines: int | None = None
+        self._board = MetricsBoard()
+        self._changes = Changes()
+        self._reserved: set[str] = set()
+        self._housekeeping: asyncio.Task[None] | None = None
+
+    @classmethod
+    def of(cls, settings: Settings, limits: EngineLimits) -> "Controller":
+        """Raises BundleError."""
+        url = settings.database_url
+        return cls(
+            [Bundle.open(path) for path in settings.bundles],
+            settings.store_dir,
+            limits,
+            adapter_roots=settings.adapter_roots,
+            adapter_prefixes=[Location.parse(prefix) for prefix in settings.adapter_prefixes],
+            max_adapter_gb=settings.max_adapter_gb,
+            fetch_timeout_seconds=settings.fetch_timeout_seconds,
+            database_url=url.get_secret_value() if url else None,
+            expected={"engine": settings.replicas, "gateway": settings.gateways},
+            keep_warm=settings.keep_warm,
+            pinned=settings.pinned,
+            lease_seconds=settings.lease_seconds,
+            prepare_timeout_seconds=settings.prepare_timeout_seconds,
+        )
+
+    async def start(self) -> None:
+        """Import the bundles, and take up what an earlier controller left.
+
+        Raises StartError, BundleError, StoreError and DatabaseError, each with one sentence."""
+        imported = await asyncio.to_thread(self._open)
+        self._differences = imported.differences
+        life = self._database.life
+        self._catalog = Catalog(imported.records, self._store, life, self._keep_warm, self._slots)
+        # By then, whoever held a lease of an earlier controller has reported again or lost it.
+        self._settled_at = monotonic() + (self._lease if life > 1 else 0)
+        self._driver = Driver(
+            self._catalog,
+            self._database,
+            self._participants,
+            self._changes,
+            self._settled_at,
+            self._prepare_timeout,
+        )
+        await self._driver.recover(self._lease)
+        for name, version in self._catalog.active().items():
+            metrics.version_active(name, version)
+        self._housekeeping = asyncio.create_task(self._keep_house())
+
+    async def stop(self) -> None:
+        """End all work; the next controller takes it up from the database."""
+        if self._housekeeping is None:
+            return
+        self._housekeeping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._housekeeping
+        await self._driver.stop()
+        await asyncio.to_thread(self._database.close)
+
+    async def sync(self, report: Report) -> Desired:
+        """See `lease.ControllerLink`."""
+        participant = self._participants.hear(report, monotonic())
+        if participant is None:
+            self._board.retire(report.participant)
+        self._driver.heard(report)
+        self._look_around(monotonic())
+        self._changes.ring()
+        until = monotonic() + self._round_seconds(report)
+        while (
+            participant is not None
+            and not report.urgent
+            and report.seen_revision == self._catalog.assignments.revision
+            and (left := until - monotonic()) > 0
+        ):
+            await self._changes.wait(left)
+        return Desired(
+            revision=self._catalog.assignments.revision,
+            epoch=max(record.epoch for record in self._catalog.records.values()),
+            slot=participant.slot if participant else 0,
+            lease_seconds=self._lease,
+            versions=self._catalog.assigned(),
+            active=self._catalog.active(),
+            ready_engines=self._ready_engines,
+        )
+
+    def _round_seconds(self, report: Report) -> float:
+        """How long a participant without news is kept waiting: what gateways count of a trial is
+        wanted sooner than their leases need."""
+        return min(self._lease / 3, TRIAL_SECONDS) if report.figures else self._lease / 3
+
+    async def swap(
+        self, name: str, request: SwapRequest, actor: str, wait: bool = False
+    ) -> RolloutView | Refusal:
+        """Start a rollout to what the request asks for. With `wait`, return when it is committed on
+        every gateway, or refused."""
+        return await self._roll_out(
+            name,
+            "swap",
+            request.strategy,
+            actor,
+            wait,
+            lambda record: self._admission.candidate(record, request, actor),
+        )
+
+    async def rollback(
+        self, name: str, to: int | None, actor: str, wait: bool = False
+    ) -> RolloutView | Refusal:
+        """Start a rollout back to the version that was active before, or to the one before that
+        whose number is `to`, under its old number."""
+        return await self._roll_out(
+            name,
+            "rollback",
+            IMMEDIATE,
+            actor,
+            wait,
+            lambda record: self._admission.earlier(record, to),
+        )
+
+    async def promote(
+        self, rollout_id: str, actor: str, wait: bool = False
+    ) -> RolloutView | Refusal:
+        """Commit a candidate that is tried out, whatever its gates say. With `wait`, return when it
+        is committed on every gateway."""
+        return await self._decide(rollout_id, "promote", actor, wait)
+
+    async def abort(self, rollout_id: str, actor: str) -> RolloutView | Refusal:
+        """End a rollout that is not committed. Returns when it is aborted."""
+        return await self._decide(rollout_id, "abort", actor, wait=True)
+
+    async def rollouts(self) -> list[RolloutView] | Refusal:
+        """The latest first."""
+        found = await _read(self._database.rollouts)
+        return found if isinstance(found, Refusal) else [self._view(each) for each in found]
+
+    async def audit(self) -> list[AuditEntry] | Refusal:
+        """The latest first."""
+        return await _read(self._database.audit)
+
+    async def rollout(self, rollout_id: str) -> RolloutView | Refusal:
+        found = await _read(lambda: self._database.rollout(rollout_id))
+        if found is None:
+            return unknown_rollout(rollout_id)
+        return found if isinstance(found, Refusal) else self._view(found)
+
+    async def ensembles(self) -> list[EnsembleView]:
+        """By name."""
+        return [self._ensemble_view(record) for _, record in sorted(self._catalog.records.items())]
+
+    async def ensemble(self, name: str) -> EnsembleView | Refusal:
+        try:
+            return self._ensemble_view(self._catalog.record(name))
+        except Refused as refused:
+            return refused.refusal
+
+    async def push_metrics(self, kind: str, participant: str, snapshot: tuple[Family, ...]) -> None:
+        """Take the metrics of one process. One without a lease has no slot; nothing of what it
+        counted is lost, because every push tells everything again."""
+        known = self._participants.get(participant)
+        if known is not None:
+            self._board.push(kind, known.slot, participant, snapshot)
+
+    async def metrics(self) -> bytes:
+        """Prometheus text of all processes."""
+        for name, record in self._catalog.records.items():
+            metrics.fusion_stale(name, record.active_version.allow_stale_fusion)
+        incarnation = f"controller-{self._database.life}"
+        self._board.push("controller", 0, incarnation, metrics.families())
+        return self._board.render()
+
+    def _open(self) -> Imported:
+        """Everything that blocks at the start."""
+        self._store = Store(self._store_dir)
+        limits = self._limits
+        self._slots = Slots(
+            limits.host_adapters or limits.adapter_slots,
+            self._store.adapter,
+            limits.adapter_slots,
+            self._pinned,
+        )
+        url = self._database_url or f"sqlite:///{self._store.folder / 'choir.db'}"
+        self._admission = Admission(self._store, self._sources, self._bundles, self._limits)
+        self._database = Database.open(url)
+        try:
+            imported = import_bundles(self._bundles, self._database, self._store, self._admission)
+            self._check_active(list(imported.records.values()))
+        except BaseException:
+            self._database.close()
+            raise
+        return imported
+
+    def _check_active(self, records: Sequence[EnsembleRecord]) -> None:
+        """Raises StartError, StoreError and BundleError."""
+        active = [record.active_version.ensemble for record in records]
+        for record in records:
+            ensemble = record.active_version.ensemble
+            try:
+                self._admission.check_known(record.active_version)
+            except Refused as refused:
+                raise StartError(f"{ensemble.id}: {refused}") from refused
+        if (reason := no_room_to_start(active, self._slots)) is not None:
+            raise StartError(reason)
+
+    async def _roll_out(
+        self,
+        name: str,
+        action: Action,
+        strategy: Strategy,
+        actor: str,
+        wait: bool,
+        choose: Callable[[EnsembleRecord], VersionRecord],
+    ) -> RolloutView | Refusal:
+        """Admit, verify, begin, and wait if asked. `choose` blocks and raises Refused."""
+        try:
+            with self._reserving(name) as record:
+                try:
+                    candidate = await asyncio.to_thread(choose, record)
+                    created = now()
+                    rollout = Rollout(
+                        id=uuid.uuid4().hex[:12],
+                        ensemble=name,
+                        from_version=record.active,
+                        to_version=candidate.ensemble.version,
+                        strategy=strategy,
+                        action=action,
+                        actor=actor,
+                        created=created,
+                        updated=created,
+                    )
+                    await self._driver.begin(rollout, candidate)
+                except Refused as refused:
+                    await asyncio.to_thread(
+                        self._database.refused, actor, action, record, str(refused)
+                    )
+                    raise
+        except Refused as refused:
+            return refused.refusal
+        except DatabaseError as error:
+            return _database_failed(error)
+        return await self._committed(rollout) if wait else self._view(rollout)
+
+    async def _committed(self, rollout: Rollout) -> RolloutView | Refusal:
+        """The rollout once every gateway has committed it, or why that will not be."""
+        await self._driver.committed(rollout)
+        if rollout.state is State.ABORTED:
+            return Refusal(rollout.status, f"Nothing has changed: {rollout.reason}", "aborted")
+        return self._view(rollout)
+
+    async def _decide(
+        self, rollout_id: str, decision: Decision, actor: str, wait: bool
+    ) -> RolloutView | Refusal:
+        try:
+            rollout = self._catalog.running(rollout_id)
+            if rollout is None:
+                found = await asyncio.to_thread(self._database.rollout, rollout_id)
+                if found is None:
+                    return unknown_rollout(rollout_id)
+                raise not_open(found, decision)
+            await self._driver.decide(rollout, decision, actor)
+        except Refused as refused:
+            return refused.refusal
+        except DatabaseError as error:
+            return _database_failed(error)
+        if decision == "abort":
+            await self._driver.aborted(rollout)
+            return self._view(rollout)
+        return await self._committed(rollout) if wait else self._view(rollout)
+
+    @contextlib.contextmanager
+    def _reserving(self, name: str) -> Iterator[EnsembleRecord]:
+        """Keep other changes of the ensemble out while a candidate is verified. Raises Refused."""
+        record = self._catalog.record(name)
+        self._catalog.check_idle(name)
+        if name in self._reserved:
+            raise Refused(
+                409,
+                f"Another change of {name} is being verified; wait until it has ended.",
+                "rollout_in_progress",
+            )
+        if self._driver.settled and not self._participants.live("engine"):
+            raise Refused(503, "No engine is alive to load a version; try again later.")
+        self._reserved.add(name)
+        try:
+            yield record
+        finally:
+            self._reserved.discard(name)
+
+    async def _keep_house(self) -> None:
+        """Notice what happens by nothing happening: leases that run out."""
+        while True:
+            # One reading of the clock: what runs out between two would be slept through.
+            at = monotonic()
+            self._look_around(at)
+            times = (self._settled_at, self._participants.next_expiry())
+            ahead = [time - at for time in times if time is not None and time > at]
+            await self._changes.wait(min(ahead, default=None))
+
+    def _look_around(self, at: float) -> None:
+        """Draw the consequences of who is alive and of what they have seen."""
+        assignments = self._catalog.assignments
+        before = assignments.revision
+        for participant in self._participants.expire(at):
+            self._board.retire(participant)
+        if at >= self._settled_at:
+            seen = self._participants.seen_by_gateways()
+            assignments.seen_by_gateways(before if seen is None else seen)
+        ready = self._participants.ready_engines() or (0 if at >= self._settled_at else None)
+        if ready != self._ready_engines:
+            self._ready_engines = ready
+            assignments.touch()
+        if assignments.revision != before:
+            self._changes.ring()
+
+    def _view(self, rollout: Rollout) -> RolloutView:
+        """With what participants say now, while it runs."""
+        running = self._catalog.running(rollout.id)
+        if running is None:
+            return RolloutView.of(rollout)
+        return RolloutView.of(replace(running, replicas=self._driver.replicas(running)))
+
+    def _ensemble_view(self, record: EnsembleRecord) -> EnsembleView:
+        role = self._catalog.assignments.role
+        engines = self._participants.live("engine")
+        versions = [
+            VersionView.of(
+                version,
+                role(version.ensemble.id),
+                [each.name for each in engines if version.ensemble.id in each.report.holding],
+            )
+            for _, version in sorted(record.versions.items())
+        ]
+        rollout = self._catalog.rollout_of(record.name)
+        return EnsembleView.of(
+            record,
+            versions,
+            self._view(rollout) if rollout else None,
+            self._differences[record.name],
+            pinned=not self._slots.on_demand(record.name),
+        )
+
+
+def unknown_rollout(rollout_id: str) -> Refusal:
+    """The 404 for a rollout that never was."""
+    return Refusal(404, f"There is no rollout {rollout_id[:80]!r}.", "unknown_rollout")
+
+
+async def _read(read: Callable[[], T]) -> T | Refusal:
+    """What the database holds, or that it cannot be read now."""
+    try:
+        return await asyncio.to_thread(read)
+    except DatabaseError as error:
+        return _database_failed(error)
+
+
+def _database_failed(error: DatabaseError) -> Refusal:
+    return Refusal(503, str(error), "database")

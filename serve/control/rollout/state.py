@@ -1,0 +1,235 @@
+"""The rollout as a state machine, without time, network or disk: given what is known, what comes next.
+
+`preparing -> committing -> draining -> done`, with `shadowing` or `canarying` before `committing` if the strategy asks
+for it. From all states before `committing` also `aborted`; once committed there is no way back but another rollout.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, TypeAlias
+
+from serve.control.rollout.gates import judge
+from serve.engine.interface import Probe
+from serve.protocol.figures import Figures, total
+from serve.protocol.messages import PrepareResult
+from serve.protocol.strategy import IMMEDIATE, Kind, Strategy
+
+Action: TypeAlias = Literal["swap", "rollback"]
+Decision: TypeAlias = Literal["promote", "abort"]
+Status: TypeAlias = Literal[400, 409, 503]
+
+PROBE_RTOL = 0.01
+PROBE_ATOL = 0.01
+"""How far replicas' probe outputs may lie apart, as numpy.isclose has it: bfloat16 rounds to 0.4 %, so healthy
+replicas of one kind stay within this, and another adapter's answers do not."""
+
+
+class State(StrEnum):
+    PREPARING = "preparing"
+    SHADOWING = "shadowing"
+    CANARYING = "canarying"
+    COMMITTING = "committing"
+    DRAINING = "draining"
+    DONE = "done"
+    ABORTED = "aborted"
+
+
+TRANSITIONS: Mapping[State, frozenset[State]] = {
+    State.PREPARING: frozenset({State.SHADOWING, State.CANARYING, State.COMMITTING, State.ABORTED}),
+    State.SHADOWING: frozenset({State.COMMITTING, State.ABORTED}),
+    State.CANARYING: frozenset({State.COMMITTING, State.ABORTED}),
+    State.COMMITTING: frozenset({State.DRAINING}),
+    State.DRAINING: frozenset({State.DONE}),
+    State.DONE: frozenset(),
+    State.ABORTED: frozenset(),
+}
+
+TRIALS = frozenset({State.SHADOWING, State.CANARYING})
+"""The candidate is tried out on requests."""
+UNCOMMITTED = TRIALS | {State.PREPARING}
+"""The active version is still the old one."""
+BUSY = UNCOMMITTED | {State.COMMITTING}
+"""No other rollout of the ensemble may start. One that drains holds nobody up."""
+ENDED = frozenset({State.DONE, State.ABORTED})
+
+AFTER_PREPARING: Mapping[Kind, State] = {
+    "immediate": State.COMMITTING,
+    "shadow": State.SHADOWING,
+    "canary": State.CANARYING,
+}
+
+
+@dataclass
+class Rollout:
+    """The change of one ensemble from one active version to another."""
+
+    id: str
+    ensemble: str
+    from_version: int
+    to_version: int
+    action: Action
+    actor: str
+    created: str
+    """ISO 8601, UTC."""
+    updated: str
+    strategy: Strategy = IMMEDIATE
+    state: State = State.PREPARING
+    reason: str | None = None
+    """Why it was aborted."""
+    status: Status = 400
+    """The HTTP status of an abort: whether the candidate is to blame, or the server."""
+    replicas: dict[str, str] = field(default_factory=dict)
+    """Each participant, as `kind/slot` -> how far it was at the last step."""
+    decision: Decision | None = None
+    """What somebody has decided about it, whatever its gates say."""
+    decided_by: str | None = None
+    figures: dict[str, Figures] = field(default_factory=dict)
+    """What each gateway has counted of the trial, by the gateway's incarnation."""
+
+    @property
+    def candidate(self) -> str:
+        """`name@version` of the new version."""
+        return f"{self.ensemble}@{self.to_version}"
+
+    @property
+    def trial(self) -> Strategy | None:
+        """How the candidate is tried out now, if it is."""
+        return self.strategy if self.state in TRIALS else None
+
+    @property
+    def tries(self) -> bool:
+        """Whether the candidate is tried out on requests before it is active, now or later."""
+        return self.strategy.kind != "immediate" and self.state in UNCOMMITTED
+
+    def count(self, gateway: str, figures: Figures) -> bool:
+        """Take over what a gateway has counted; whether that is news."""
+        known = self.figures.get(gateway)
+        if known is not None and figures.size <= known.size:
+            return False
+        self.figures[gateway] = figures
+        return True
+
+    def advance(self, step: "Step", now: str) -> None:
+        """Raises ValueError for a step that the machine does not have."""
+        if step.state not in TRANSITIONS[self.state]:
+            raise ValueError(f"A rollout cannot go from {self.state} to {step.state}.")
+        self.state, self.reason, self.updated = step.state, step.reason, now
+        self.status = step.status
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a rollout goes next, and why if it fails."""
+
+    state: State
+    reason: str | None = None
+    status: Status = 400
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the controller knows at one moment."""
+
+    settled: bool
+    """Whether every participant that may still hold a lease of an earlier controller was heard of,
+    or its lease has run out."""
+    overdue: bool
+    """Whether preparation has taken longer than it may."""
+    seconds: float = 0.0
+    """How long the rollout has been in its state."""
+    engines: Mapping[str, PrepareResult | None] = field(default_factory=dict)
+    """Each live engine, and how it prepared the candidate for this rollout, once it has."""
+    gateways_behind: frozenset[str] = frozenset()
+    """Live gateways that have not applied the commit."""
+    still_held: frozenset[str] = frozenset()
+    """`name@version` of this ensemble that engines hold although nobody wants them any more."""
+
+
+def next_step(rollout: Rollout, facts: Facts) -> Step | None:
+    """What a rollout does next; None while it has to wait."""
+    state = rollout.state
+    if state in UNCOMMITTED:
+        if rollout.decision == "abort":
+            return Step(State.ABORTED, f"aborted by {rollout.decided_by}", 409)
+        failure = _failed_engine(facts)
+        if failure is not None:
+            return Step(State.ABORTED, failure)
+        return (
+            _after_preparing(rollout, facts)
+            if state is State.PREPARING
+            else _after_trial(rollout, facts)
+        )
+    if state is State.COMMITTING and facts.settled and not facts.gateways_behind:
+        return Step(State.DRAINING)
+    if state is State.DRAINING and not facts.still_held:
+        return Step(State.DONE)
+    return None
+
+
+def _failed_engine(facts: Facts) -> str | None:
+    """Why the candidate cannot go live for what engines say of it, also those that joined late."""
+    results = {name: result for name, result in facts.engines.items() if result is not None}
+    for name, result in results.items():
+        if result.error is not None:
+            return f"{name} could not prepare the version: {result.error}"
+    if not _prepared(facts):
+        return None
+    return doubtful_probes({name: result.probes or () for name, result in results.items()})
+
+
+def _prepared(facts: Facts) -> bool:
+    """Whether all live engines hold the candidate, and those that may live have been heard of."""
+    return facts.settled and len(facts.engines) > 0 and None not in facts.engines.values()
+
+
+def _after_preparing(rollout: Rollout, facts: Facts) -> Step | None:
+    if _prepared(facts):
+        return Step(AFTER_PREPARING[rollout.strategy.kind])
+    if facts.settled and facts.overdue:
+        waiting = sorted(name for name, result in facts.engines.items() if result is None)
+        who = f"{', '.join(waiting)} did not prepare the version in time" if waiting else ""
+        return Step(State.ABORTED, who or "no engine is alive to prepare the version", 503)
+    return None
+
+
+def _after_trial(rollout: Rollout, facts: Facts) -> Step | None:
+    """A decision to promote overrides the gates. An engine that joined meanwhile is waited for."""
+    promoted = rollout.decision == "promote"
+    if not promoted:
+        verdict = judge(rollout.strategy, total(rollout.figures.values()), facts.seconds)
+        if verdict is None:
+            return None
+        if verdict.outcome != "passed":
+            return Step(State.ABORTED, verdict.reason, 400 if verdict.outcome == "failed" else 409)
+        promoted = rollout.strategy.auto_promote
+    return Step(State.COMMITTING) if promoted and _prepared(facts) else None
+
+
+def doubtful_probes(probes: Mapping[str, Iterable[Probe]]) -> str | None:
+    """Why a version should not go live for what its adapters answered to the probe, by engine."""
+    first: dict[str, tuple[str, Probe]] = {}
+    for engine, answers in probes.items():
+        for probe in answers:
+            if not probe.change > 0:
+                return (
+                    f"the adapter {probe.digest} does not change what the base answers "
+                    f"(difference {probe.change} on {engine}): it has no effect"
+                )
+            other, reference = first.setdefault(probe.digest, (engine, probe))
+            if not _agree(reference.outputs, probe.outputs):
+                return (
+                    f"{other} and {engine} answer the probe differently with the adapter "
+                    f"{probe.digest} (tolerance {PROBE_ATOL} + {PROBE_RTOL:.0%})"
+                )
+    return None
+
+
+def _agree(reference: tuple[float, ...], outputs: tuple[float, ...]) -> bool:
+    if len(reference) != len(outputs):
+        return False
+    return all(
+        math.isfinite(b) and abs(a - b) <= PROBE_ATOL + PROBE_RTOL * abs(a)
+        for a, b in zip(reference, outputs, strict=True)
+    )

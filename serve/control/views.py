@@ -1,0 +1,236 @@
+"""What an administrator can ask for, and what is answered."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
+
+from serve.control.admission.fusion_fit import FusionFit
+from serve.control.records import EnsembleRecord, VersionRecord
+from serve.control.rollout.state import Decision, Rollout
+from serve.manifest import Member, Name
+from serve.protocol.figures import Figures, Tally, total
+from serve.protocol.messages import Role
+from serve.protocol.strategy import Gates, Kind, Strategy
+
+Uri = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class SwapRequest(BaseModel):
+    """The body of a swap: new adapters, a whole new manifest, or a known version."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    members: dict[Name, Uri | list[Uri]] | None = Field(
+        None, min_length=1, description="Member -> URI of its new adapter."
+    )
+    manifest: dict[str, Any] | None = Field(
+        None,
+        description="A whole new ensemble over adapters that are known by digest. Its version may "
+        "be left out and does not count: the server gives the next one.",
+    )
+    version: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        None, description="A version that exists already."
+    )
+    expected_version: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        None, description="Refuse with 409 unless this version is active."
+    )
+    strategy: Strategy = Strategy()
+    allow_stale_fusion: StrictBool = Field(
+        False,
+        description="Keep fitted fusion parameters although they belong to other adapters, where no validation scores "
+        "are stored that they could be fitted to again.",
+    )
+
+    @model_validator(mode="after")
+    def _check_form(self) -> Self:
+        forms = ("members", "manifest", "version")
+        if sum(getattr(self, form) is not None for form in forms) != 1:
+            raise ValueError("give exactly one of 'members', 'manifest' and 'version'")
+        if self.allow_stale_fusion and self.version is not None:
+            raise ValueError(
+                "'allow_stale_fusion' makes a new version: give 'members' or 'manifest' with it, "
+                "not 'version'"
+            )
+        return self
+
+
+class TallyView(BaseModel):
+    """What one version answered during a trial."""
+
+    requests: int
+    errors: int
+    """Of these, those that ended in a server error."""
+    mean_ms: float | None
+    """Milliseconds until the answer, or the first part of a stream."""
+
+    @classmethod
+    def of(cls, tally: Tally) -> "TallyView":
+        mean = tally.mean_seconds
+        return cls(
+            requests=tally.requests,
+            errors=tally.errors,
+            mean_ms=None if mean is None else round(mean * 1000, 3),
+        )
+
+
+class TrialView(BaseModel):
+    """How a candidate is tried out, and what was counted so far."""
+
+    share: float
+    auto_promote: bool
+    gates: Gates
+    max_seconds: float | None
+    """After which it is given up, the default included; null: never."""
+    decision: Decision | None
+    """What somebody has decided about it."""
+    candidate: TallyView
+    stable: TallyView
+    """The active version's."""
+    compared: int
+    """Requests that both versions answered."""
+    agreement: float | None
+    """Share of these with the same answer."""
+    dropped: int
+    """Requests that were not asked again because the queue was full."""
+
+    @classmethod
+    def of(cls, rollout: Rollout, figures: Figures) -> "TrialView":
+        strategy = rollout.strategy
+        return cls(
+            share=strategy.share,
+            auto_promote=strategy.auto_promote,
+            gates=strategy.gates,
+            max_seconds=strategy.max_seconds,
+            decision=rollout.decision,
+            candidate=TallyView.of(figures.candidate),
+            stable=TallyView.of(figures.stable),
+            compared=figures.compared,
+            agreement=figures.agreement,
+            dropped=figures.dropped,
+        )
+
+
+class RolloutView(BaseModel):
+    """A rollout, as the API shows it."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    id: str
+    ensemble: str
+    state: str
+    from_version: int = Field(alias="from")
+    to_version: int = Field(alias="to")
+    strategy: Kind
+    trial: TrialView | None = None
+    """For shadow and canary."""
+    action: str
+    """swap or rollback."""
+    actor: str
+    replicas: dict[str, str] = {}
+    """Each live participant, as `kind/slot` -> how far it is."""
+    reason: str | None = None
+    created: str
+    updated: str
+
+    @classmethod
+    def of(cls, rollout: Rollout) -> "RolloutView":
+        kind = rollout.strategy.kind
+        figures = total(rollout.figures.values())
+        return cls(
+            id=rollout.id,
+            ensemble=rollout.ensemble,
+            state=rollout.state,
+            from_version=rollout.from_version,
+            to_version=rollout.to_version,
+            strategy=kind,
+            trial=None if kind == "immediate" else TrialView.of(rollout, figures),
+            action=rollout.action,
+            actor=rollout.actor,
+            replicas=rollout.replicas,
+            reason=rollout.reason,
+            created=rollout.created,
+            updated=rollout.updated,
+        )
+
+
+class VersionView(BaseModel):
+    """One version of an ensemble."""
+
+    version: int
+    role: Role | None
+    """None if engines do not hold it, and do not load it on demand either."""
+    loaded_on: list[str]
+    """The engines that hold it now, as `engine/slot`."""
+    source: str
+    created: str
+    digests: list[str]
+    stale_fusion: bool
+    """Whether it was let through with a fusion fitted on other adapters."""
+    fusion_fit: FusionFit
+
+    @classmethod
+    def of(cls, record: VersionRecord, role: Role | None, loaded_on: list[str]) -> "VersionView":
+        return cls(
+            version=record.ensemble.version,
+            role=role,
+            loaded_on=loaded_on,
+            source=record.source,
+            created=record.created,
+            digests=list(record.ensemble.digests),
+            stale_fusion=record.allow_stale_fusion,
+            fusion_fit=FusionFit.of(record),
+        )
+
+
+class EnsembleView(BaseModel):
+    """An ensemble: what is active, what there is, and the rollout in progress."""
+
+    name: str
+    active_version: int
+    task: str
+    fusion: str
+    labels: list[str] | None
+    members: list[Member]
+    """Of the active version."""
+    digests: list[str]
+    stale_fusion: bool
+    """Of the active version."""
+    fusion_fit: FusionFit
+    """Of the active version."""
+    pinned: bool
+    """Whether it is always loaded, and not by requests for it."""
+    versions: list[VersionView]
+    previous: list[int]
+    """What a rollback goes back through, the nearest last."""
+    rollout: RolloutView | None
+    differences: list[str]
+    """Where the bundle on disk says something else, in sentences."""
+
+    @classmethod
+    def of(
+        cls,
+        record: EnsembleRecord,
+        versions: list[VersionView],
+        rollout: RolloutView | None,
+        differences: list[str],
+        *,
+        pinned: bool,
+    ) -> "EnsembleView":
+        active = record.active_version
+        ensemble = active.ensemble
+        return cls(
+            name=record.name,
+            active_version=record.active,
+            task=ensemble.task,
+            fusion=ensemble.fusion.method,
+            labels=ensemble.labels,
+            members=ensemble.members,
+            digests=list(ensemble.digests),
+            stale_fusion=active.allow_stale_fusion,
+            fusion_fit=FusionFit.of(active),
+            pinned=pinned,
+            versions=versions,
+            previous=list(record.previous),
+            rollout=rollout,
+            differences=differences,
+        )

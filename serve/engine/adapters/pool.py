@@ -1,0 +1,154 @@
+"""Adapters inside one engine: each is loaded once, under its digest, however many versions use it."""
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllm.lora.request import LoRARequest
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from serve.adapter import WEIGHTS, AdapterError, AdapterKind, adapter_kind, check_together
+from serve.engine.adapters.member_adapters import Equipment
+from serve.engine.adapters.plain_lora import plain_lora
+from serve.engine.interface import LoadedAdapter, NoRoomError, PrepareError
+from serve.engine.soft.adapter import NO_ROOM, SoftAdapter, SoftKind
+from serve.manifest import AdapterRef
+from serve.tensors import TensorError, TensorFile
+
+
+@dataclass
+class _Loaded:
+    adapter: LoadedAdapter
+    equipment: Equipment
+    """The adapter alone."""
+    embeds: bool
+    """Whether it is a LoRA that changes the base's token embeddings."""
+    users: int = 0
+
+
+class AdapterPool:
+    """Loads and unloads adapters in vLLM and counts their users.
+
+    vLLM's name for a LoRA is its digest and the path is the immutable folder of that digest, because vLLM keys its
+    prefix cache by name and path: the same content finds its cache again, other content never does. (Of an adapter
+    that holds its own head vLLM reads a copy without it, whose cache is not found again once it was unloaded.) The id
+    is fresh for each load. Since no more LoRAs are loaded than vLLM keeps in host memory, it never evicts one from
+    there, only to read it from disk again in the middle of a request; it copies them between there and its slots.
+
+    Prefix and prompt adapters take no slot. They lie in the host memory of each worker, up to a limit that the workers
+    keep (`soft/store.py`)."""
+
+    def __init__(self, llm: AsyncLLM, capacity: int) -> None:
+        """`capacity`: how many LoRAs vLLM keeps in host memory."""
+        self._llm = llm
+        self._capacity = capacity
+        self._loaded: dict[str, _Loaded] = {}
+        self._ids = itertools.count(1)
+        self._changing = asyncio.Lock()
+
+    @property
+    def loaded(self) -> tuple[LoadedAdapter, ...]:
+        return tuple(each.adapter for each in self._loaded.values())
+
+    def equipment(self, references: Sequence[AdapterRef]) -> Equipment:
+        """What a member with these loaded adapters runs with.
+
+        Raises AdapterError for adapters that cannot be one member's."""
+        alone = [self._loaded[reference.digest] for reference in references]
+        check_together([each.adapter.kind for each in alone])
+        return Equipment(
+            lora=next((e.equipment.lora for e in alone if e.equipment.lora), None),
+            soft=next((e.equipment.soft for e in alone if e.equipment.soft), None),
+        )
+
+    def alone(self, digest: str) -> Equipment:
+        """What a request with this loaded adapter only runs with."""
+        return self._loaded[digest].equipment
+
+    async def acquire(self, name: str, digest: str, folder: str) -> None:
+        """Load the adapter unless it is, and count one more user.
+
+        Raises PrepareError when it is refused, and NoRoomError when there is no room."""
+        async with self._changing:
+            loaded = self._loaded.get(digest)
+            if loaded is None:
+                loaded = await self._load(name, digest, folder)
+                self._loaded[digest] = loaded
+            loaded.users += 1
+
+    async def release(self, digest: str) -> None:
+        """Count one user less, and unload the adapter with its last one."""
+        async with self._changing:
+            loaded = self._loaded[digest]
+            loaded.users -= 1
+            if loaded.users == 0:
+                lora = loaded.equipment.lora
+                if lora is not None:
+                    await self._llm.remove_lora(lora.lora_int_id)
+                else:
+                    await self._llm.collective_rpc("unload_soft", args=(digest,))
+                del self._loaded[digest]
+
+    async def _load(self, name: str, digest: str, folder: str) -> _Loaded:
+        try:
+            kind = adapter_kind(Path(folder))
+            embeds = kind == "lora" and _changes_embeddings(Path(folder))
+        except (AdapterError, TensorError) as error:
+            raise PrepareError(f"The adapter {name!r} cannot be loaded: {error}") from error
+        self._check_embeddings(name, kind, embeds)
+        if kind == "lora":
+            equipment = Equipment(lora=await self._load_lora(name, digest, folder))
+        else:
+            equipment = Equipment(soft=await self._load_soft(name, digest, kind, folder))
+        return _Loaded(LoadedAdapter(name=name, digest=digest, kind=kind), equipment, embeds)
+
+    async def _load_lora(self, name: str, digest: str, folder: str) -> LoRARequest:
+        if sum(each.adapter.kind == "lora" for each in self._loaded.values()) >= self._capacity:
+            raise NoRoomError(
+                f"All {self._capacity} adapter slots of the engine are taken; release a version or start with a larger "
+                "max_loras (--engine '{\"max_loras\": N}') or host_adapters."
+            )
+        try:
+            with plain_lora(Path(folder)) as plain:
+                request = LoRARequest(
+                    lora_name=digest, lora_int_id=next(self._ids), lora_path=str(plain)
+                )
+                await self._llm.add_lora(request)
+        except Exception as error:  # vLLM reports every reason, from a bad file to a bad shape, as its own exception
+            raise PrepareError(
+                f"vLLM cannot load the adapter {name!r}: {_first_line(error)}"
+            ) from error
+        return request
+
+    async def _load_soft(self, name: str, digest: str, kind: SoftKind, folder: str) -> SoftAdapter:
+        told = await self._llm.collective_rpc("load_soft", args=(digest, kind, folder))
+        refusals = [each for each in told if isinstance(each, str)]
+        if refusals:
+            await self._llm.collective_rpc("unload_soft", args=(digest,))
+            reason = f"The adapter {name!r} cannot be loaded: {refusals[0]}"
+            full = all(each.startswith(NO_ROOM) for each in refusals)
+            raise NoRoomError(reason) if full else PrepareError(reason)
+        return SoftAdapter(kind, digest, int(told[0]))
+
+    def _check_embeddings(self, name: str, kind: AdapterKind, embeds: bool) -> None:
+        """vLLM looks up token embeddings for the rows without vectors of their own, and its LoRA would then be applied
+        to other rows than those it belongs to."""
+        others = self._loaded.values()
+        if (kind == "prompt" and any(each.embeds for each in others)) or (
+            embeds and any(each.adapter.kind == "prompt" for each in others)
+        ):
+            raise PrepareError(
+                f"The adapter {name!r} cannot be loaded: a prompt adapter and a LoRA that changes the token embeddings "
+                "cannot be in one engine at once; train the LoRA without embed_tokens, or use a prefix adapter."
+            )
+
+
+def _changes_embeddings(folder: Path) -> bool:
+    return any("lora_embedding_" in tensor for tensor in TensorFile(folder / WEIGHTS).tensors)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

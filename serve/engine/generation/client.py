@@ -1,0 +1,236 @@
+"""The engine client that vLLM's own OpenAI serving runs on: its `generate()` answers with an ensemble's one voice."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from vllm import SamplingParams
+from vllm.engine.protocol import EngineClient
+from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from serve import metrics
+from serve.engine.adapters.member_adapters import Equipment
+from serve.engine.lockstep.client import Lockstep, Part
+from serve.engine.lockstep.logprobs import Report
+from serve.engine.lockstep.seat import TokenFusion
+from serve.fusion.answers import AnswerVote, vote_answers
+from serve.manifest import Ensemble, Member
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A member, ready to generate."""
+
+    member: Member
+    equipment: Equipment
+
+    @property
+    def name(self) -> str:
+        return self.member.name
+
+
+@dataclass
+class Voice:
+    """Who answers one OpenAI call, and, as it is answered, what each member said."""
+
+    model: str
+    """The name that the answer carries."""
+    ensemble: Ensemble
+    speakers: Sequence[Speaker]
+    weights: Mapping[str, float] | None = None
+    """The request's, by member."""
+    fusion: TokenFusion | None = None
+    """How several members are fused at every token; None: they vote on whole answers."""
+    prompts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Member -> its own prompt, as vLLM renders one."""
+    open_end: bool = False
+    """Whether the client left `max_tokens` to us."""
+    return_members: bool = False
+    absent: Sequence[str] = ()
+    """Members that could not be loaded."""
+    votes: dict[str, tuple[AnswerVote, Sequence[str]]] = field(default_factory=dict)
+    """vLLM's request id -> the verdict and every member's whole answer."""
+    reports: dict[tuple[str, int], list[Report]] = field(default_factory=lambda: defaultdict(list))
+    """vLLM's request id and choice -> what the members thought of tokens that the client has not been told yet."""
+    member_tokens: int = 0
+
+
+speaking: ContextVar[Voice] = ContextVar("speaking")
+
+
+class VoiceClient:
+    """vLLM's engine client with `generate()` replaced; everything else is the engine's own.
+
+    vLLM's serving code calls it in the task (or a child) that set `speaking`."""
+
+    def __init__(self, llm: AsyncLLM) -> None:
+        self._llm = llm
+        self._lockstep = Lockstep(llm)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._llm, name)
+
+    async def generate(
+        self,
+        prompt: Mapping[str, Any],
+        sampling_params: SamplingParams,
+        request_id: str,
+        *,
+        lora_request: LoRARequest | None = None,
+        **kwargs: Any,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """The member's stream when one speaks alone; the fused stream; or one output, the answer that most agree on."""
+        voice = speaking.get()
+        if len(voice.speakers) == 1:
+            answer = self._alone(voice, prompt, sampling_params, request_id, kwargs)
+        elif voice.fusion is None:
+            answer = self._vote(voice, prompt, sampling_params, request_id, kwargs)
+        else:
+            answer = self._fuse(voice, voice.fusion, prompt, sampling_params, request_id, kwargs)
+        async with aclosing(answer):
+            async for output in answer:
+                # usage and echo are about the prompt that the client sent, whatever a member read
+                output.prompt, output.prompt_token_ids = None, prompt.get("prompt_token_ids")
+                yield output
+
+    async def _alone(
+        self,
+        voice: Voice,
+        prompt: Mapping[str, Any],
+        params: SamplingParams,
+        request_id: str,
+        kwargs: Mapping[str, Any],
+    ) -> AsyncGenerator[RequestOutput, None]:
+        (speaker,) = voice.speakers
+        stream = self._speak(voice, speaker, prompt, params, request_id, kwargs)
+        async with aclosing(stream):
+            async for output in stream:
+                tokens = sum(len(choice.token_ids) for choice in output.outputs)
+                metrics.tokens_generated(voice.ensemble.name, tokens, tokens)
+                yield output
+
+    async def _fuse(
+        self,
+        voice: Voice,
+        fusion: TokenFusion,
+        prompt: Mapping[str, Any],
+        params: SamplingParams,
+        request_id: str,
+        kwargs: Mapping[str, Any],
+    ) -> AsyncGenerator[RequestOutput, None]:
+        parts = [
+            Part(speaker.equipment, voice.prompts.get(speaker.name, prompt))
+            for speaker in voice.speakers
+        ]
+        voice.member_tokens += sum(part.length for part in parts)
+        nats: defaultdict[int, list[float]] = defaultdict(list)
+        pieces = self._lockstep.generate(
+            parts,
+            fusion,
+            params,
+            request_id,
+            members=voice.return_members,
+            clamp=voice.open_end,
+            options=kwargs,
+        )
+        async with aclosing(pieces):
+            async for piece in pieces:
+                tokens = sum(len(choice.token_ids) for choice in piece.output.outputs)
+                voice.member_tokens += tokens * len(parts)
+                metrics.tokens_generated(voice.ensemble.name, tokens, tokens * len(parts))
+                for choice, report in piece.reports.items():
+                    voice.reports[request_id, choice].append(report)
+                    nats[choice] += report.disagreement
+                yield piece.output
+        metrics.disagreement_seen(
+            voice.ensemble.name, [sum(each) / len(each) for each in nats.values() if each]
+        )
+
+    async def _vote(
+        self,
+        voice: Voice,
+        prompt: Mapping[str, Any],
+        params: SamplingParams,
+        request_id: str,
+        kwargs: Mapping[str, Any],
+    ) -> AsyncGenerator[RequestOutput, None]:
+        outputs = await asyncio.gather(
+            *(
+                self._whole_answer(voice, speaker, prompt, params, request_id, kwargs)
+                for speaker in voice.speakers
+            )
+        )
+        failed = [each for each in outputs if each.outputs[0].finish_reason == "error"]
+        if failed:  # vLLM's serving says so to the client; an empty text is no vote
+            failed[0].request_id = request_id
+            yield failed[0]
+            return
+        answers = [output.outputs[0].text for output in outputs]
+        verdict = vote_answers(voice.ensemble, answers, voice.weights)
+        voice.votes[request_id] = (verdict, answers)
+        lengths = [len(output.outputs[0].token_ids) for output in outputs]
+        prompts = [voice.prompts.get(speaker.name, prompt) for speaker in voice.speakers]
+        prompt_tokens = sum(len(each["prompt_token_ids"]) for each in prompts)
+        voice.member_tokens += sum(lengths) + prompt_tokens
+        metrics.tokens_generated(voice.ensemble.name, lengths[verdict.winner], sum(lengths))
+        winner = outputs[verdict.winner]
+        winner.request_id = request_id
+        yield winner
+
+    async def _whole_answer(
+        self,
+        voice: Voice,
+        speaker: Speaker,
+        prompt: Mapping[str, Any],
+        params: SamplingParams,
+        request_id: str,
+        kwargs: Mapping[str, Any],
+    ) -> RequestOutput:
+        params = params.clone()
+        params.output_kind = RequestOutputKind.FINAL_ONLY
+        last = None
+        own_id = f"{request_id}-{speaker.name}"
+        async for output in self._speak(voice, speaker, prompt, params, own_id, kwargs):
+            last = output
+        assert last is not None, "vLLM ends every request with an output"
+        return last
+
+    async def _speak(
+        self,
+        voice: Voice,
+        speaker: Speaker,
+        prompt: Mapping[str, Any],
+        params: SamplingParams,
+        request_id: str,
+        kwargs: Mapping[str, Any],
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """One member's stream by itself."""
+        equipment = speaker.equipment
+        prompt = voice.prompts.get(speaker.name, prompt)
+        context = self._llm.model_config.max_model_len
+        params = equipment.fitted(
+            params, len(prompt["prompt_token_ids"]), context, clamp=voice.open_end
+        )
+        stream = self._llm.generate(
+            equipment.prompt(prompt),  # type: ignore[arg-type]
+            equipment.params(params),
+            request_id,
+            lora_request=equipment.lora,
+            **kwargs,
+        )
+        async with aclosing(stream):
+            async for output in stream:
+                if output.prompt_logprobs and equipment.virtual_tokens:
+                    own = output.prompt_logprobs[equipment.virtual_tokens + 1 :]
+                    output.prompt_logprobs = [None, *own]
+                yield output
+
+
+EngineClient.register(VoiceClient)

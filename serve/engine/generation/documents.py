@@ -1,0 +1,90 @@
+"""What Choir adds to vLLM's OpenAI documents: the members' tokens in `usage`, and in each choice what they said."""
+
+import json
+from typing import Any
+
+from serve.engine.generation.client import Voice
+from serve.engine.interface import GenerateCall
+
+
+def complete(body: bytes, voice: Voice, call: GenerateCall) -> bytes:
+    """A whole answer, completed."""
+    if not _concerned(voice):
+        return body
+    document = json.loads(body)
+    _complete(document, voice, call)
+    return json.dumps(document).encode()
+
+
+def complete_events(part: bytes, voice: Voice, call: GenerateCall) -> bytes:
+    """The same for server-sent events; vLLM sends whole ones."""
+    if not _concerned(voice):
+        return part
+    lines = part.decode().split("\n")
+    for number, line in enumerate(lines):
+        if line.startswith("data: {"):
+            document = json.loads(line.removeprefix("data: "))
+            _complete(document, voice, call)
+            lines[number] = f"data: {json.dumps(document)}"
+    return "\n".join(lines).encode()
+
+
+def _concerned(voice: Voice) -> bool:
+    return len(voice.speakers) > 1 or bool(voice.absent)
+
+
+def _complete(document: dict[str, Any], voice: Voice, call: GenerateCall) -> None:
+    if "choices" not in document:
+        return  # an error in the middle of a stream
+    if voice.absent:
+        document["absent_members"] = list(voice.absent)
+    if len(voice.speakers) == 1:
+        return
+    if document.get("usage"):
+        document["usage"]["member_tokens"] = voice.member_tokens
+    if not call.return_members:
+        return
+    if voice.fusion is None:
+        _tell_votes(document, voice, call)
+    else:
+        _tell_tokens(document, voice, call)
+
+
+def _tell_votes(document: dict[str, Any], voice: Voice, call: GenerateCall) -> None:
+    """Every member's whole answer, once it is decided."""
+    votes = {_prompt_index(id_, call): vote for id_, vote in voice.votes.items()}
+    for choice in document["choices"]:
+        if choice["index"] not in votes:
+            continue
+        verdict, answers = votes[choice["index"]]
+        choice["agreement"] = verdict.share
+        choice["members"] = [
+            {"name": speaker.name, "text": text, "agrees": key == verdict.keys[verdict.winner]}
+            for speaker, text, key in zip(voice.speakers, answers, verdict.keys, strict=True)
+        ]
+
+
+def _tell_tokens(document: dict[str, Any], voice: Voice, call: GenerateCall) -> None:
+    """For each token since the last document about a choice: every member's log-probability, and the disagreement."""
+    each = call.body.get("n") or 1
+    reports = {
+        _prompt_index(id_, call) * each + choice: pending
+        for (id_, choice), pending in voice.reports.items()
+    }
+    for choice in document["choices"]:
+        pending = reports.get(choice["index"], [])
+        choice["disagreement"] = [nats for report in pending for nats in report.disagreement]
+        choice["members"] = [
+            {
+                "name": speaker.name,
+                "adapters": [ref.model_dump() for ref in speaker.member.adapters],
+                "token_logprobs": [value for report in pending for value in report.members[place]],
+            }
+            for place, speaker in enumerate(voice.speakers)
+        ]
+        pending.clear()
+
+
+def _prompt_index(request_id: str, call: GenerateCall) -> int:
+    """vLLM ends the request id of a completion's i-th prompt with -i; a chat has one prompt."""
+    return int(request_id.rpartition("-")[2]) if call.route == "completions" else 0

@@ -1,0 +1,222 @@
+"""vLLM's own OpenAI routes, called inside the engine's process over the `VoiceClient`.
+
+Templates, sampling parameters, streaming, log-probabilities, tools and errors are vLLM's. Choir adds the name of the
+model, the members' answers and the members' tokens. Built on `init_app_state`, which moves between vLLM's versions;
+`arguments.check_vllm_version` guards it.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, MutableMapping
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import ValidationError
+from vllm.engine.protocol import EngineClient
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.entrypoints.openai.chat_completion.api_router import attach_router as attach_chat
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.api_router import attach_router as attach_completion
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from serve.engine.generation.client import Voice, VoiceClient, speaking
+from serve.engine.generation.documents import complete, complete_events
+from serve.engine.interface import GenerateCall, Refusal
+
+PATHS: Mapping[str, str] = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
+
+VLLM_MODEL = "choir"
+"""The one model name that vLLM's serving knows; which ensemble answers is in `speaking`."""
+
+
+class OpenAIRoutes:
+    """The two OpenAI routes as an ASGI application of vLLM's, without a socket."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    @classmethod
+    async def create(cls, llm: AsyncLLM, model: str) -> "OpenAIRoutes":
+        args = make_arg_parser(FlexibleArgumentParser()).parse_args([])
+        args.model, args.served_model_name = model, [VLLM_MODEL]
+        app = FastAPI()
+        app.state.args = args
+        attach_chat(app)
+        attach_completion(app)
+        init_exception_handler(app)
+        client: EngineClient = VoiceClient(llm)  # type: ignore[assignment]  # a virtual subclass
+        await init_app_state(client, app.state, args, ("generate",))
+        app.state.openai_serving_models.model_name = lambda lora_request=None: speaking.get().model
+        return cls(app)
+
+    async def answer(
+        self, call: GenerateCall, voice: Voice
+    ) -> AsyncGenerator[bytes | Refusal, None]:
+        """The body of the answer, or a refusal first."""
+        if call.prompts:
+            refusal = await self._render(call, voice, call.prompts)
+            if refusal is not None:
+                yield refusal
+                return
+        exchange = Exchange(self._app, call, voice)
+        try:
+            status = await exchange.status()
+            if status >= 400:
+                yield _refusal(status, b"".join([part async for part in exchange.body()]))
+                return
+            if call.body.get("stream"):
+                first = True
+                async for part in exchange.body():
+                    if first and part.startswith(_ERROR_EVENT):
+                        # vLLM says 200 before it has asked the engine, and nothing has reached the client yet
+                        yield _refused_event(part)
+                        return
+                    first = False
+                    yield part
+            else:
+                whole = b"".join([part async for part in exchange.body()])
+                yield complete(whole, voice, call)
+        finally:
+            await exchange.close()
+
+    async def _render(
+        self, call: GenerateCall, voice: Voice, prompts: Mapping[str, str]
+    ) -> Refusal | None:
+        """Render the members' own prompts as vLLM renders the request's: the whole prompt of a completion, the content
+        of a chat's last user message."""
+        rendered = {}
+        for member, text in prompts.items():
+            body: dict[str, Any] = {**call.body, "model": VLLM_MODEL}
+            try:
+                if call.route == "completions":
+                    if not isinstance(body.get("prompt"), str):
+                        return _one_prompt("'prompt' must be one text")
+                    body["prompt"] = text
+                    completion = self._app.state.openai_serving_completion.online_renderer
+                    inputs = await completion.render_completion(CompletionRequest(**body))
+                else:
+                    messages = [dict(message) for message in body.get("messages") or ()]
+                    users = [each for each in messages if each.get("role") == "user"]
+                    if not users:
+                        return _one_prompt("'messages' must have one of the user")
+                    users[-1]["content"] = text
+                    chat = self._app.state.openai_serving_chat.online_renderer
+                    request = ChatCompletionRequest(**{**body, "messages": messages})
+                    _, inputs = await chat.render_chat(request)
+            except (ValidationError, TypeError):
+                return None  # vLLM says what is wrong with the body itself
+            except ValueError as error:
+                return Refusal(400, f"The prompt of {member!r}: {error}", param="fusion.prompts")
+            rendered[member] = inputs[0]
+        voice.prompts = rendered
+        return None
+
+
+class Exchange:
+    """One request to the ASGI application and its answer, part by part."""
+
+    def __init__(self, app: FastAPI, call: GenerateCall, voice: Voice) -> None:
+        self._body = json.dumps({**call.body, "model": VLLM_MODEL}).encode()
+        self._call, self._voice = call, voice
+        self._streams = bool(call.body.get("stream"))
+        self._parts: asyncio.Queue[MutableMapping[str, Any] | BaseException] = asyncio.Queue()
+        self._sent = False
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(self._body)).encode()),
+        ]
+        for name, value in (call.trace_headers or {}).items():
+            headers.append((name.lower().encode(), value.encode()))
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": PATHS[call.route],
+            "raw_path": PATHS[call.route].encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": headers,
+            "client": ("127.0.0.1", 0),
+            "server": ("127.0.0.1", 0),
+        }
+        self._task = asyncio.create_task(self._run(app, scope, voice))
+
+    async def _run(self, app: FastAPI, scope: dict[str, Any], voice: Voice) -> None:
+        speaking.set(voice)
+        try:
+            await app(scope, self._receive, self._send)
+        except Exception as error:
+            await self._parts.put(error)
+
+    async def _send(self, message: MutableMapping[str, Any]) -> None:
+        if self._streams and message.get("body"):
+            # here, and not where parts are read: vLLM's generator stands still at the piece that this event is about
+            message["body"] = complete_events(message["body"], self._voice, self._call)
+        await self._parts.put(message)
+
+    async def _receive(self) -> dict[str, Any]:
+        if self._sent:
+            await (
+                asyncio.Event().wait()
+            )  # the client stays connected; a disconnect cancels the task
+        self._sent = True
+        return {"type": "http.request", "body": self._body, "more_body": False}
+
+    async def status(self) -> int:
+        """The HTTP status, once the application has decided."""
+        return int((await self._next())["status"])
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """The parts of the body as they come."""
+        more = True
+        while more:
+            message = await self._next()
+            more = message.get("more_body", False)
+            if message.get("body"):
+                yield message["body"]
+
+    async def _next(self) -> MutableMapping[str, Any]:
+        message = await self._parts.get()
+        if isinstance(message, BaseException):
+            raise message
+        return message
+
+    async def close(self) -> None:
+        """Abort what still runs: vLLM ends a request whose task is cancelled."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+
+def _refusal(status: int, body: bytes) -> Refusal:
+    """vLLM's error document as a refusal."""
+    try:
+        error = json.loads(body)["error"]
+        message = _PARAMETER.sub("", error["message"])
+        return Refusal(status, message, code=None, param=error.get("param"))
+    except (ValueError, KeyError, TypeError):
+        return Refusal(status, "vLLM refused the request without saying why.")
+
+
+_PARAMETER = re.compile(r" \((?:parameter|value)=.*\)$")
+"""What vLLM's validation errors append to their sentence; `param` says it already."""
+
+_ERROR_EVENT = b'data: {"error":'
+
+
+def _refused_event(part: bytes) -> Refusal:
+    body = part.split(b"\n", 1)[0].removeprefix(b"data: ")
+    code = json.loads(body)["error"].get("code")
+    return _refusal(code if isinstance(code, int) and code >= 400 else 500, body)
+
+
+def _one_prompt(what: str) -> Refusal:
+    return Refusal(
+        400, f"{what} where 'fusion' gives a member a prompt of its own.", param="fusion.prompts"
+    )

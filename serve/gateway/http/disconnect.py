@@ -1,0 +1,45 @@
+"""Work that ends when its client leaves."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from starlette.types import Receive
+
+from serve.gateway.http.errors import ClientGoneError, refused
+
+T = TypeVar("T")
+
+
+async def until_gone(
+    receive: Receive, work: Coroutine[Any, Any, T], seconds: float | None = None
+) -> T:
+    """The result of `work`, which is cancelled when the client disconnects or time is up.
+
+    The request's body must have been read. Raises ClientGoneError, or RefusedError (503) after
+    `seconds`."""
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait((working, leaving), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        if leaving.done():
+            raise ClientGoneError
+        raise refused(
+            503, f"The engine did not answer within {seconds:g} seconds; try again.", code="timeout"
+        )
+    finally:
+        await _cancel(leaving, working)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancel(*tasks: "asyncio.Task[Any]") -> None:
+    """Cancel what still runs, and wait until it has cleaned up."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,155 @@
+"""What is seen of a request: its id, its log line, and its metrics."""
+
+import json
+import logging
+import re
+import traceback
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from fastapi import Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve import metrics
+from serve.agents.routes import Target
+from serve.engine.interface import Refusal
+from serve.gateway.http.errors import CLIENT_GONE, error_response
+
+logger = logging.getLogger("choir.gateway")
+
+REQUEST_ID_HEADER = "x-request-id"
+MODEL_HEADER = "x-choir-model"
+TRACE_HEADERS = ("traceparent", "tracestate")
+_SANE_ID = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?")
+_SCOPE_KEY = "choir.exchange"
+
+
+@dataclass
+class Exchange:
+    """One request and its answer."""
+
+    request_id: str
+    trace_headers: Mapping[str, str]
+    started: float = field(default_factory=perf_counter)
+    status: int | None = None
+    target: Target | None = None
+    body_bytes: int = 0
+    """The size of the request's body, once it is read."""
+    _open: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def seconds(self) -> float:
+        """Since the request arrived."""
+        return perf_counter() - self.started
+
+    @property
+    def ensemble(self) -> str:
+        """The ensemble that answers; empty where none was resolved."""
+        return self.target.ensemble.name if self.target else ""
+
+    def resolved(self, target: Target) -> None:
+        """`target` answers this request."""
+        if self.target is None:
+            self._open.enter_context(metrics.request_in_flight(target.ensemble.name))
+        self.target = target
+
+    def afterwards(self, act: Callable[[], None]) -> None:
+        """Call `act` when the client has its answer, or has left."""
+        self._open.callback(act)
+
+    def close(self) -> None:
+        self._open.close()
+
+
+def exchange_of(request: Request) -> Exchange:
+    """The exchange that the `Observer` opened for a request."""
+    exchange: Exchange = request.scope[_SCOPE_KEY]
+    return exchange
+
+
+class Observer:
+    """ASGI middleware around everything: gives each request its id, counts it once, and writes one
+    log line.
+
+    An exception that nothing foresaw becomes a 500 with a fixed sentence and the id to search the
+    log for."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = scope[_SCOPE_KEY] = _exchange(Headers(scope=scope))
+
+        async def send_named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = exchange.request_id
+                if exchange.target is not None:
+                    headers[MODEL_HEADER] = exchange.target.model
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_named)
+        except Exception as error:
+            log_error(exchange.request_id, error)
+            if exchange.status is None:
+                await error_response(_unexpected(exchange))(scope, receive, send_named)
+        finally:
+            exchange.close()
+            _count_and_log(exchange, scope)
+
+
+def log(level: int, event: str, request_id: str, **fields: Any) -> None:
+    """One JSON line. Never a prompt, an answer or a token."""
+    if logger.isEnabledFor(level):
+        logger.log(level, json.dumps({"event": event, "request_id": request_id, **fields}))
+
+
+def log_error(request_id: str, error: Exception) -> None:
+    """One JSON line with the stack trace, which the client never sees."""
+    trace = "".join(traceback.format_exception(error))
+    log(logging.ERROR, "error", request_id, error=trace)
+
+
+def _exchange(headers: Headers) -> Exchange:
+    given = headers.get(REQUEST_ID_HEADER, "")
+    return Exchange(
+        request_id=given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex,
+        trace_headers={name: headers[name] for name in TRACE_HEADERS if name in headers},
+    )
+
+
+def _unexpected(exchange: Exchange) -> Refusal:
+    return Refusal(
+        500,
+        "Something went wrong inside Choir; its log says what under the request id "
+        f"{exchange.request_id}.",
+    )
+
+
+def _count_and_log(exchange: Exchange, scope: Scope) -> None:
+    # The template keeps what clients make up out of the metrics; an unknown path has none.
+    route = getattr(scope.get("route"), "path_format", "")
+    status = CLIENT_GONE if exchange.status is None else exchange.status
+    target, seconds = exchange.target, exchange.seconds
+    track = target.track if target else "stable"
+    metrics.request_answered(exchange.ensemble, route, status, track, seconds)
+    log(
+        logging.INFO,
+        "request",
+        exchange.request_id,
+        method=scope["method"],
+        route=route,
+        status=status,
+        model=target.model if target else None,
+        ms=round(seconds * 1000, 2),
+    )

@@ -1,0 +1,98 @@
+"""`GET /openapi.json`: the bodies and errors of every route.
+
+Routes read their bodies themselves (`body.py`), so FastAPI is told here what they take."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from serve.control.views import EnsembleView, RolloutView, SwapRequest
+from serve.gateway.http.schemas import (
+    ErrorAnswer,
+    GenerateRequest,
+    PredictAnswer,
+    PredictRequest,
+    RollbackRequest,
+)
+
+INFERENCE_ERRORS = (400, 401, 403, 404, 408, 413, 429, 503)
+ADMIN_ERRORS = (400, 401, 403, 404, 408, 409, 413, 429, 503)
+READ_ERRORS = (401, 403, 404, 429, 503)
+LIST_ERRORS = (401, 403, 429, 503)
+
+MEANINGS: Mapping[int, str] = {
+    400: "The request is invalid.",
+    401: "The token is missing or wrong.",
+    403: "The token, the host or the origin may not do this.",
+    404: "There is no such model, ensemble, version or rollout.",
+    408: "The body did not arrive in time.",
+    409: "Another version is active, a rollout is running, or there is no room.",
+    413: "The body is too large.",
+    429: "The server is full; Retry-After says when to come back.",
+    503: "No engine is ready, or the controller cannot be reached.",
+}
+_BODIES = (PredictRequest, GenerateRequest, SwapRequest, RollbackRequest)
+_ANSWERS = (PredictAnswer, RolloutView, EnsembleView, ErrorAnswer)
+_SCHEMAS = "#/components/schemas/"
+
+
+def described(
+    summary: str,
+    errors: Sequence[int] = (),
+    *,
+    body: type[BaseModel] | None = None,
+    answer: type[BaseModel] | None = None,
+    streams: bool = False,
+) -> dict[str, Any]:
+    """A route's keyword arguments that describe it in the schema."""
+    responses: dict[int, dict[str, Any]] = {
+        error: {"description": MEANINGS[error], "content": _json(ErrorAnswer)} for error in errors
+    }
+    if streams:
+        kinds: dict[str, Any] = {"application/json": {}, "text/event-stream": {}}
+        responses[200] = {"description": summary, "content": kinds}
+    if answer is not None:
+        responses[200] = {"description": summary, "content": _json(answer)}
+    extra = {"requestBody": {"required": True, "content": _json(body)}} if body else None
+    return {"summary": summary, "responses": responses, "openapi_extra": extra}
+
+
+def install_schema(app: FastAPI) -> None:
+    """Make `/openapi.json` answer the schema of `app`'s routes and of the models above."""
+
+    def schema() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _schema(app)
+        return app.openapi_schema
+
+    app.openapi = schema  # type: ignore[method-assign]  # FastAPI's own way to extend it
+
+
+def _schema(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes
+    )
+    _, definitions = models_json_schema(
+        [
+            *((model, "validation") for model in _BODIES),
+            *((model, "serialization") for model in _ANSWERS),
+        ],
+        ref_template=_SCHEMAS + "{model}",
+    )
+    document["components"] = {
+        "schemas": definitions["$defs"],
+        "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+    }
+    for path in document["paths"].values():
+        for operation in path.values():
+            # FastAPI announces a 422 for whatever has parameters; here that is a 400.
+            operation["responses"].pop("422", None)
+    return document
+
+
+def _json(model: type[BaseModel]) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": _SCHEMAS + model.__name__}}}

@@ -1,0 +1,105 @@
+"""The control plane over HTTP: ensembles, swap, rollback, rollouts."""
+
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Depends, Request
+from pydantic_core import to_json
+from starlette.responses import Response
+
+from serve.control.views import EnsembleView, RolloutView, SwapRequest
+from serve.engine.interface import Refusal
+from serve.gateway.http.auth import Guard, actor
+from serve.gateway.http.body import BodyReader
+from serve.gateway.http.errors import RefusedError
+from serve.gateway.http.openapi import ADMIN_ERRORS, LIST_ERRORS, READ_ERRORS, described
+from serve.gateway.http.schemas import RollbackRequest
+from serve.gateway.links import ControlLink
+
+T = TypeVar("T")
+
+
+def reading_router(control: ControlLink) -> APIRouter:
+    """What runs, and what is being changed."""
+    router = APIRouter()
+
+    @router.get("/v1/ensembles", **described("All ensembles", LIST_ERRORS))
+    async def ensembles() -> Response:
+        return _list(await control.ensembles())
+
+    @router.get(
+        "/v1/ensembles/{name}", **described("One ensemble", READ_ERRORS, answer=EnsembleView)
+    )
+    async def ensemble(name: str) -> Response:
+        return _document(await control.ensemble(name))
+
+    @router.get("/v1/rollouts", **described("The latest rollouts, and the audit", LIST_ERRORS))
+    async def rollouts() -> Response:
+        found = _granted(await control.rollouts())
+        audit = _granted(await control.audit())
+        return _document({"object": "list", "data": found, "audit": audit})
+
+    @router.get(
+        "/v1/rollouts/{rollout_id}", **described("One rollout", READ_ERRORS, answer=RolloutView)
+    )
+    async def rollout(rollout_id: str) -> Response:
+        return _document(await control.rollout(rollout_id))
+
+    return router
+
+
+def admin_router(control: ControlLink, guard: Guard, bodies: BodyReader) -> APIRouter:
+    """What changes which version answers."""
+    router = APIRouter(dependencies=[Depends(guard.admin)])
+
+    @router.post(
+        "/v1/ensembles/{name}/swap",
+        **described("Start a swap", ADMIN_ERRORS, body=SwapRequest, answer=RolloutView),
+    )
+    async def swap(request: Request, name: str, wait: bool = False) -> Response:
+        body = await bodies.model(request, SwapRequest)
+        return _begun(await control.swap(name, body, actor(request), wait), wait)
+
+    @router.post(
+        "/v1/ensembles/{name}/rollback",
+        **described("Go back a version", ADMIN_ERRORS, body=RollbackRequest, answer=RolloutView),
+    )
+    async def rollback(request: Request, name: str, wait: bool = False) -> Response:
+        body = await bodies.model(request, RollbackRequest)
+        return _begun(await control.rollback(name, body.to, actor(request), wait), wait)
+
+    @router.post(
+        "/v1/rollouts/{rollout_id}/promote",
+        **described("Commit a candidate that is tried out", ADMIN_ERRORS, answer=RolloutView),
+    )
+    async def promote(request: Request, rollout_id: str, wait: bool = False) -> Response:
+        await bodies.nothing(request)
+        return _begun(await control.promote(rollout_id, actor(request), wait), wait)
+
+    @router.post(
+        "/v1/rollouts/{rollout_id}/abort",
+        **described("End a rollout before its commit", ADMIN_ERRORS, answer=RolloutView),
+    )
+    async def abort(request: Request, rollout_id: str) -> Response:
+        await bodies.nothing(request)
+        return _document(await control.abort(rollout_id, actor(request)))
+
+    return router
+
+
+def _begun(answer: RolloutView | Refusal, wait: bool) -> Response:
+    """200 once it is committed everywhere, 202 while it goes on."""
+    return _document(answer, 200 if wait else 202)
+
+
+def _granted(answer: T | Refusal) -> T:
+    if isinstance(answer, Refusal):
+        raise RefusedError(answer)
+    return answer
+
+
+def _document(answer: Any, status: int = 200) -> Response:
+    return Response(to_json(_granted(answer)), status, media_type="application/json")
+
+
+def _list(answers: Any) -> Response:
+    return _document({"object": "list", "data": answers})

@@ -1,0 +1,42 @@
+"""`/health`, `/ready` and `/metrics`: what machines watch, without a token."""
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+from pydantic_core import to_json
+from starlette.responses import PlainTextResponse, Response
+
+from serve.agents.gateway_agent import GatewayAgent
+from serve.gateway.http.errors import refused
+from serve.gateway.http.openapi import described
+from serve.gateway.links import ControlLink
+
+
+def health_router(agent: GatewayAgent, control: ControlLink) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/health", **described("Whether this gateway lives"))
+    async def health() -> Response:
+        return _status("ok")
+
+    @router.get("/ready", **described("Whether requests can be answered", (503,)))
+    async def ready() -> Response:
+        if not agent.routes.models():
+            raise refused(503, "Not ready: this gateway does not know any version yet.")
+        if not agent.ready:
+            raise refused(503, "Not ready: no engine has loaded the active versions.")
+        return _status("ready")
+
+    @router.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        **described("Prometheus text of all replicas", (503,)),
+    )
+    async def metrics() -> Response:
+        return Response(await control.metrics(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    def _status(status: str) -> Response:
+        # A degraded gateway answers with the last versions that it heard of.
+        body = {"status": status, "degraded": agent.degraded}
+        return Response(to_json(body), media_type="application/json")
+
+    return router

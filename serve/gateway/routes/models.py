@@ -1,0 +1,42 @@
+"""`GET /v1/models`: every name that `model` of a request may have, as OpenAI lists models."""
+
+from time import time
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic_core import to_json
+from starlette.responses import Response
+
+from serve.agents.gateway_agent import GatewayAgent
+from serve.agents.routes import Target
+from serve.gateway.http.openapi import described
+
+
+def models_router(agent: GatewayAgent) -> APIRouter:
+    router = APIRouter()
+    # OpenAI's shape wants a time; names move between versions, so it is when this gateway began.
+    created = int(time())
+
+    @router.get("/v1/models", **described("Names that can be asked", (401, 403, 429)))
+    async def models() -> Response:
+        data = [_entry(name, target, created) for name, target in agent.routes.models().items()]
+        return Response(to_json({"object": "list", "data": data}), media_type="application/json")
+
+    # A path, because a member's name is `ensemble/member`.
+    @router.get("/v1/models/{model_id:path}", **described("One model", (401, 403, 404, 429)))
+    async def model(model_id: str) -> Response:
+        entry = _entry(model_id, agent.routes.named(model_id), created)
+        return Response(to_json(entry), media_type="application/json")
+
+    return router
+
+
+def _entry(name: str, target: Target, created: int) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "choir",
+        "root": target.model,
+        "task": target.ensemble.task,
+    }

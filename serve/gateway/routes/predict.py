@@ -1,0 +1,206 @@
+"""`POST /v1/predict`: labels with probabilities, or values, for one input or many."""
+
+from collections.abc import Coroutine, Sequence
+from itertools import compress
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic_core import to_json
+from starlette.responses import Response
+
+from serve.agents.routes import Target
+from serve.engine.interface import PredictCall, Prediction, Refusal, Text
+from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
+from serve.gateway.dispatch.dispatch import Dispatcher
+from serve.gateway.dispatch.mirror import Mirror, asked_too
+from serve.gateway.http.body import BodyReader, kind_of
+from serve.gateway.http.errors import refused
+from serve.gateway.http.observe import exchange_of
+from serve.gateway.http.openapi import INFERENCE_ERRORS, described
+from serve.gateway.http.schemas import PredictAnswer, PredictFusion, PredictRequest
+from serve.gateway.links import EngineLink
+
+PATH = "/v1/predict"
+
+
+def predict_router(
+    engines: EngineLink,
+    dispatcher: Dispatcher,
+    mirror: Mirror,
+    bodies: BodyReader,
+    max_inputs: int,
+) -> APIRouter:
+    router = APIRouter()
+
+    @router.post(
+        PATH,
+        **described(
+            "Labels or values", INFERENCE_ERRORS, body=PredictRequest, answer=PredictAnswer
+        ),
+    )
+    async def predict(request: Request) -> Response:
+        body = await bodies.model(request, PredictRequest)
+        inputs = read_inputs(body.input, max_inputs)
+        fusion = body.fusion or PredictFusion()
+        exchange = exchange_of(request)
+
+        def ask(target: Target) -> Coroutine[Any, Any, Prediction | Refusal]:
+            return engines.predict(
+                PredictCall(
+                    version=target.key,
+                    inputs=inputs,
+                    request_id=exchange.request_id,
+                    member=target.member,
+                    method=fusion.method,
+                    weights=fusion.weights,
+                    return_members=body.return_members,
+                    trace_headers=exchange.trace_headers,
+                )
+            )
+
+        target, prediction = await dispatcher.ask(request, body.model, ask)
+        other = asked_too(target)
+        if other is not None:
+
+            async def compare(again: Prediction) -> float | None:
+                return agreement(prediction, again)
+
+            mirror.after(exchange, other, PATH, ask, compare)
+        return Response(to_json(answer(target.model, prediction)), media_type="application/json")
+
+    return router
+
+
+def read_inputs(value: object, most: int) -> tuple[Text, ...]:
+    """The field `input`: a text, an object, or a list of either. Raises RefusedError (400)."""
+    if not isinstance(value, list):
+        return (_read_input(value, "input"),)
+    if not value:
+        raise refused(400, "input: the list is empty; give at least one text.", param="input")
+    if len(value) > most:
+        raise refused(
+            400,
+            f"input: {len(value):,} inputs are more than the {most:,} that one request may have; "
+            "send them in several.",
+            param="input",
+        )
+    return tuple(_read_input(each, f"input[{index}]") for index, each in enumerate(value))
+
+
+def _read_input(value: object, where: str) -> Text:
+    if isinstance(value, str):
+        return Text(_text(value, where))
+    if not isinstance(value, dict):
+        raise refused(
+            400,
+            f"{where}: must be a text or an object with the field 'text', not {kind_of(value)}.",
+            param="input",
+        )
+    if "image" in value:
+        raise refused(400, f"{where}: images are not served yet; give a text.", param="input")
+    unknown = value.keys() - {"text", "text_pair"}
+    if unknown:
+        raise refused(
+            400,
+            f"{where}: the field {min(unknown)!r} is not known; there are 'text' and 'text_pair'.",
+            param="input",
+        )
+    pair = value.get("text_pair")
+    return Text(
+        _text(value.get("text"), f"{where}.text"),
+        None if pair is None else _text(pair, f"{where}.text_pair"),
+    )
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise refused(400, f"{where}: must be a text, not {kind_of(value)}.", param="input")
+    if not value:
+        raise refused(400, f"{where}: the text is empty.", param="input")
+    return value
+
+
+def answer(model: str, prediction: Prediction) -> dict[str, Any]:
+    """The answer's document, in Python's own types."""
+    labels = prediction.labels
+    data: list[dict[str, Any]] = [
+        {"index": index, **said, **apart}
+        for index, (said, apart) in enumerate(
+            zip(_said(labels, prediction.answers), _apart(prediction.answers), strict=True)
+        )
+    ]
+    if prediction.member_answers is not None:
+        names = [
+            {"name": member.name, "adapters": [ref.model_dump() for ref in member.adapters]}
+            for member in prediction.members
+        ]
+        by_member = [_said(labels, answers) for answers in prediction.member_answers]
+        for row, each in zip(data, zip(*by_member, strict=True), strict=True):
+            row["members"] = [{**name, **said} for name, said in zip(names, each, strict=True)]
+    document = {
+        "object": "list",
+        "model": model,
+        "data": data,
+        "usage": {
+            "prompt_tokens": prediction.prompt_tokens,
+            "member_tokens": prediction.member_tokens,
+        },
+    }
+    if prediction.absent:
+        document["absent_members"] = list(prediction.absent)
+    return document
+
+
+def agreement(one: Prediction, other: Prediction) -> float | None:
+    """The share of inputs with the same label or the same set of labels; None for values, which never quite agree."""
+    if isinstance(one.answers, FusedValues):
+        return None
+    pairs = zip(_named(one), _named(other), strict=True)
+    same = [mine == theirs for mine, theirs in pairs]
+    return sum(same) / len(same)
+
+
+def _named(prediction: Prediction) -> list[set[str]]:
+    """For each input, the answered labels."""
+    labels, answers = prediction.labels, prediction.answers
+    match answers:
+        case Fused():
+            return [{labels[winner]} for winner in answers.winners.tolist()]
+        case FusedSets():
+            return [set(compress(labels, chosen)) for chosen in answers.chosen.tolist()]
+        case FusedValues():
+            return []
+
+
+def _said(labels: Sequence[str], answers: Answers) -> list[dict[str, Any]]:
+    """For each input, what is answered: the fields that members have too."""
+    match answers:
+        case Fused():
+            winners, rows = answers.winners.tolist(), answers.probabilities.tolist()
+            return [
+                {"label": labels[winner], "probabilities": dict(zip(labels, row, strict=True))}
+                for winner, row in zip(winners, rows, strict=True)
+            ]
+        case FusedSets():
+            sets, rows = answers.chosen.tolist(), answers.probabilities.tolist()
+            return [
+                {
+                    "labels": list(compress(labels, chosen)),
+                    "probabilities": dict(zip(labels, row, strict=True)),
+                }
+                for chosen, row in zip(sets, rows, strict=True)
+            ]
+        case FusedValues():
+            return [{"value": value} for value in answers.values.tolist()]
+
+
+def _apart(answers: Answers) -> list[dict[str, float]]:
+    """For each input, how sure the fused answer is and how far members are apart."""
+    if isinstance(answers, FusedValues):
+        return [{"std": std} for std in answers.std.tolist()]
+    return [
+        {"entropy": entropy, "disagreement": disagreement}
+        for entropy, disagreement in zip(
+            answers.entropy.tolist(), answers.disagreement.tolist(), strict=True
+        )
+    ]

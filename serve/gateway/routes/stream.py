@@ -1,0 +1,63 @@
+"""Server-sent events from an engine to a client."""
+
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import aclosing
+from typing import Protocol
+
+from pydantic_core import to_json
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from serve.engine.interface import Refusal
+from serve.gateway.http.disconnect import until_gone
+from serve.gateway.http.errors import ClientGoneError, error_body
+from serve.gateway.http.observe import log_error
+from serve.gateway.links import Unavailable
+
+
+class Parts(Protocol):
+    """The parts of an answer as they come."""
+
+    def __aiter__(self) -> AsyncIterator[bytes | Refusal]: ...
+
+    def aclose(self) -> Awaitable[None]:
+        """End the work in the engine."""
+        ...
+
+
+class EventStream(Response):
+    """Passes an engine's events on as they come, and closes the engine's stream however it ends."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, first: bytes, rest: Parts, request_id: str) -> None:
+        super().__init__(headers={"cache-control": "no-cache"})
+        del self.headers["content-length"]
+        self._first = first
+        self._rest = rest
+        self._request_id = request_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._rest):
+            try:
+                await until_gone(receive, self._send(send))
+            except ClientGoneError:
+                return
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self._first, "more_body": True})
+        try:
+            async for part in self._rest:
+                assert isinstance(part, bytes), "only the first part of a stream can be a refusal"
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        except Exception as error:
+            # The status is sent, so the error can only be an event, as OpenAI's clients expect it.
+            log_error(self._request_id, error)
+            await send({"type": "http.response.body", "body": _event(error), "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _event(error: Exception) -> bytes:
+    message = str(error) if isinstance(error, Unavailable) else "The stream broke off."
+    return b"data: " + to_json(error_body(Refusal(503, message))) + b"\n\n"

@@ -1,0 +1,240 @@
+"""The Ray Serve graph: Gateway -> Engine, and the Controller beside them.
+
+`build` is what `serve deploy` runs, `build_from` what `choir serve` does. Each deployment is a thin shell: it makes its
+object, keeps its lease with the controller, pushes its metrics, and passes calls on.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from typing import Any
+
+import prometheus_client
+import ray
+import torch
+from fastapi import FastAPI
+from ray import serve as ray_serve
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+
+from serve import metrics
+from serve.agents.engine_agent import EngineAgent
+from serve.agents.gateway_agent import GatewayAgent
+from serve.bundle import Bundle
+from serve.config import Settings
+from serve.control.controller import Controller, EngineLimits
+from serve.engine.interface import (
+    EngineSettings,
+    GenerateCall,
+    PredictCall,
+    Prediction,
+    Refusal,
+)
+from serve.gateway.app import create_app
+from serve.graph.ray_links import RayControl, RayEngines
+from serve.graph.shared_store import check_machines
+from serve.ray_options import engine_environment
+
+APPLICATION = "choir"
+
+START_FAILED = "Choir cannot start: "
+"""Before the reason in an exception that stops a deployment, so that `choir serve` finds it in Ray's message."""
+
+UNBOUNDED = 1_000_000
+"""Ray Serve's own limits come after Choir's, which answer 429 with Retry-After."""
+
+PUSH_SECONDS = 2.0
+"""How often a process tells the controller its metrics."""
+
+
+@contextlib.contextmanager
+def _reasoned_start() -> Iterator[None]:
+    """Mark the reason why a deployment cannot start."""
+    try:
+        yield
+    except Exception as error:
+        raise RuntimeError(f"{START_FAILED}{' '.join(str(error).split())}") from error
+
+
+class ControllerDeployment:
+    """The control plane; a new one takes over from the database when it dies."""
+
+    async def __init__(self, settings: Settings, limits: EngineLimits) -> None:  # type: ignore[misc]  # Ray Serve awaits it
+        with _reasoned_start():
+            check_machines(settings, sum(node["Alive"] for node in ray.nodes()))
+            self._controller = Controller.of(settings, limits)
+            await self._controller.start()
+        for method in (
+            *("sync", "push_metrics", "metrics"),
+            *("swap", "rollback", "promote", "abort"),
+            *("rollouts", "rollout", "audit", "ensembles", "ensemble"),
+        ):
+            setattr(self, method, getattr(self._controller, method))
+
+    async def __del__(self) -> None:
+        await self._controller.stop()
+
+
+class EngineDeployment:
+    """One vLLM engine; ready once it holds all that is active."""
+
+    async def __init__(self, settings: EngineSettings, controller: DeploymentHandle) -> None:  # type: ignore[misc]  # Ray Serve awaits it
+        from serve.engine.vllm_engine import VLLMEngine
+
+        with _reasoned_start():
+            self._engine = await VLLMEngine.start(settings)
+            control = RayControl(controller)
+            self._agent = EngineAgent(self._engine, control)
+            await self._agent.start()
+        self._pushing = asyncio.create_task(
+            push_metrics(control, "engine", self._agent.participant, ("choir_", "vllm:"))
+        )
+
+    async def predict(self, call: PredictCall) -> Prediction | Refusal:
+        async with self._agent.using(call.version) as refusal:
+            return refusal or await self._engine.predict(call)
+
+    async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
+        async with self._agent.using(call.version) as refusal:
+            if refusal is not None:
+                yield refusal
+                return
+            async with contextlib.aclosing(self._engine.generate(call)) as parts:
+                async for part in parts:
+                    yield part
+
+    async def check_health(self) -> None:
+        await self._engine.check_health()
+
+    async def __del__(self) -> None:
+        self._pushing.cancel()
+        await self._agent.stop()
+        await self._engine.close()
+
+
+@ray_serve.ingress()
+class GatewayDeployment:
+    """HTTP in front of the engines."""
+
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
+        self, settings: Settings, engines: DeploymentHandle, controller: DeploymentHandle
+    ) -> None:
+        self._settings = settings
+        self._engines = RayEngines(engines)
+        self._control = RayControl(controller)
+        self._agent = GatewayAgent(self._control)
+        with _reasoned_start():
+            await self._agent.start()
+        self._pushing = asyncio.create_task(
+            push_metrics(self._control, "gateway", self._agent.participant, ("choir_",))
+        )
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(
+            engines=self._engines,
+            control=self._control,
+            agent=self._agent,
+            settings=self._settings,
+        )
+
+
+async def push_metrics(
+    control: RayControl, kind: str, participant: str, prefixes: tuple[str, ...]
+) -> None:
+    """Tell the controller this process's metrics every few seconds, for as long as it runs."""
+    logger = logging.getLogger(__name__)
+    while True:
+        families = metrics.families()
+        if "vllm:" in prefixes:
+            families += metrics.families(prometheus_client.REGISTRY, "vllm:")
+        try:
+            await control.push_metrics(kind, participant, families)
+        except Exception as error:  # a dead controller: the next push tells everything again
+            logger.debug("metrics were not pushed: %s", error)
+        await asyncio.sleep(PUSH_SECONDS)
+
+
+def build(args: Mapping[str, Any]) -> Application:
+    """The graph for `serve deploy`: `args` are settings by name.
+
+    Raises ConfigError and BundleError."""
+    return build_from(Settings.load(args))
+
+
+def build_from(settings: Settings) -> Application:
+    """The graph of one server. Raises BundleError."""
+    settings = settings.sealed()  # Ray keeps what it is given
+    bundles = [Bundle.open(path) for path in settings.bundles]
+    base = bundles[0]  # the controller refuses bundles of another base
+    digests = {
+        digest
+        for bundle in bundles
+        for name in {ensemble.name for ensemble in bundle.ensembles()}
+        for digest in bundle.ensemble(name).digests
+    }
+    slots = settings.slots(len(digests))
+    limits = EngineLimits(
+        adapter_slots=slots,
+        max_lora_rank=settings.max_lora_rank,
+        base_kind=base.base_kind(),
+        base_path=base.base_folder,
+        max_members=settings.max_members,
+        host_adapters=settings.loadable(slots),
+    )
+    engine_settings = EngineSettings(
+        model=base.base_source,
+        revision=base.base_revision,
+        kind=base.base_kind(),
+        dtype=_dtype(settings),
+        adapter_slots=slots,
+        max_lora_rank=settings.max_lora_rank,
+        host_adapters=settings.loadable(slots),
+        arguments={
+            name: value
+            for name, value in settings.engine.items()
+            if name not in ("max_loras", "max_lora_rank")
+        },
+    )
+    controller = _deployment(ControllerDeployment, "Controller", 1).bind(settings, limits)
+    engine = _deployment(
+        EngineDeployment,
+        "Engine",
+        settings.replicas,
+        ray_actor_options={
+            "num_cpus": 0,
+            "num_gpus": _gpus(settings),
+            "runtime_env": {"env_vars": dict(engine_environment(settings.replicas))},
+        },
+        health_check_period_s=5,
+        graceful_shutdown_timeout_s=30,
+    ).bind(engine_settings, controller)
+    gateway = _deployment(GatewayDeployment, "Gateway", settings.gateways)
+    return gateway.bind(settings.model_copy(update={"database_url": None}), engine, controller)
+
+
+def _deployment(shell: type, name: str, replicas: int, **options: Any) -> Any:
+    return ray_serve.deployment(shell).options(
+        name=name,
+        num_replicas=replicas,
+        max_ongoing_requests=UNBOUNDED,
+        **{"ray_actor_options": {"num_cpus": 0}, **options},
+    )
+
+
+def _dtype(settings: Settings) -> str:
+    """vLLM would halve float32 weights by itself; without a GPU that gains little, and exactness goes."""
+    if settings.dtype == "auto" and not torch.cuda.is_available():
+        return "float32"
+    return settings.dtype
+
+
+def _gpus(settings: Settings) -> float:
+    """GPUs of one engine: none on a machine without any, else one a tensor and pipeline parallel rank."""
+    if not torch.cuda.is_available():
+        return 0
+    parallel = ("tensor_parallel_size", "pipeline_parallel_size")
+    gpus = 1
+    for name in parallel:
+        gpus *= int(settings.engine.get(name, 1))
+    return gpus

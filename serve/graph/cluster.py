@@ -1,0 +1,118 @@
+"""Choir's graph on a Ray cluster: one of its own on loopback, or the one that `--address` names."""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+
+import ray
+from ray import serve as ray_serve
+from ray.serve.context import _get_global_client
+
+from serve.config import Settings
+from serve.graph.app import APPLICATION, START_FAILED, build_from
+from serve.graph.lifecycle import ServerError, stop_on_signals
+
+POLL_SECONDS = 0.25
+
+
+@contextlib.contextmanager
+def serving(settings: Settings, stop: threading.Event) -> Iterator[None]:
+    """The graph, deployed; taken down at the end, with Ray if it was started here.
+
+    `stop` ends waiting for it early. Raises ServerError and BundleError."""
+    application = build_from(settings)
+    with _joined(settings.address) if settings.address else _own():
+        try:
+            stop_on_signals(stop)
+            _listen(settings)
+            _deploy(application, stop)
+            yield
+        finally:
+            if settings.address:
+                ray_serve.delete(APPLICATION)
+
+
+@contextlib.contextmanager
+def _own() -> Iterator[None]:
+    ray.init(
+        # Never a cluster that RAY_ADDRESS, or a file that another Ray left behind, names.
+        address="local",
+        _node_ip_address="127.0.0.1",
+        namespace=APPLICATION,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=256 << 20,
+    )
+    try:
+        yield
+    finally:
+        ray_serve.shutdown()
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _joined(address: str) -> Iterator[None]:
+    try:
+        ray.init(
+            address=address,
+            namespace=APPLICATION,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ServerError(
+            f"No Ray cluster can be joined at {address}: {_first_line(error)}"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _listen(settings: Settings) -> None:
+    """Start Serve's HTTP proxy. Raises ServerError if the cluster has one on another port, which cannot be moved."""
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    ray_serve.start(
+        proxy_location="HeadOnly", http_options={"host": settings.host, "port": settings.port}
+    )
+    port = _get_global_client().http_config.port
+    if port != settings.port:
+        raise ServerError(
+            f"Ray Serve on this cluster listens on port {port} already, and cannot be moved while it runs: give "
+            f"--port {port}, or shut it down first (serve shutdown)."
+        )
+
+
+def _deploy(application: ray_serve.Application, stop: threading.Event) -> None:
+    """Run the graph, in a thread so that a signal is heard meanwhile."""
+    failures: list[Exception] = []
+
+    def deploy() -> None:
+        try:
+            ray_serve.run(application, name=APPLICATION, route_prefix="/")
+        except Exception as error:  # told by the waiting thread
+            failures.append(error)
+
+    thread = threading.Thread(target=deploy, daemon=True)
+    thread.start()
+    while thread.is_alive() and not stop.is_set():
+        thread.join(POLL_SECONDS)
+    if failures:
+        raise ServerError(_reason(failures[0])) from failures[0]
+
+
+def _reason(error: Exception) -> str:
+    """The sentence that a deployment stopped with, out of Ray's report."""
+    text = str(error)
+    with contextlib.suppress(Exception):  # the report is a courtesy; the error itself is at hand
+        status = ray_serve.status().applications[APPLICATION]
+        text += "".join(deployment.message for deployment in status.deployments.values())
+    if START_FAILED in text:
+        return text.split(START_FAILED, 1)[1].splitlines()[0].strip()
+    return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

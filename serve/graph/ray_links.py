@@ -1,0 +1,103 @@
+"""The protocols of gateway and rollout over Ray Serve's deployment handles."""
+
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from typing import Any
+
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from serve.control.views import EnsembleView, RolloutView, SwapRequest
+from serve.engine.interface import GenerateCall, PredictCall, Prediction, Refusal
+from serve.gateway.links import Unavailable
+from serve.metrics import Family
+from serve.protocol.audit import AuditEntry
+from serve.protocol.messages import Desired, Report
+
+GONE = (RayActorError, RayServeException)
+"""What a handle raises when the replica behind it has died, or there is none."""
+
+
+class RayControl:
+    """The controller: `lease.ControllerLink` for participants, `gateway.links.ControlLink` for routes."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+
+    async def sync(self, report: Report) -> Desired:
+        desired: Desired = await self._handle.sync.remote(report)
+        return desired
+
+    async def push_metrics(self, kind: str, participant: str, snapshot: tuple[Family, ...]) -> None:
+        await self._handle.push_metrics.remote(kind, participant, snapshot)
+
+    async def swap(
+        self, name: str, request: SwapRequest, actor: str, wait: bool
+    ) -> RolloutView | Refusal:
+        return await self._reach(self._handle.swap.remote(name, request, actor, wait))
+
+    async def rollback(
+        self, name: str, to: int | None, actor: str, wait: bool
+    ) -> RolloutView | Refusal:
+        return await self._reach(self._handle.rollback.remote(name, to, actor, wait))
+
+    async def promote(self, rollout_id: str, actor: str, wait: bool) -> RolloutView | Refusal:
+        return await self._reach(self._handle.promote.remote(rollout_id, actor, wait))
+
+    async def abort(self, rollout_id: str, actor: str) -> RolloutView | Refusal:
+        return await self._reach(self._handle.abort.remote(rollout_id, actor))
+
+    async def rollouts(self) -> Sequence[RolloutView] | Refusal:
+        return await self._reach(self._handle.rollouts.remote())
+
+    async def rollout(self, rollout_id: str) -> RolloutView | Refusal:
+        return await self._reach(self._handle.rollout.remote(rollout_id))
+
+    async def audit(self) -> Sequence[AuditEntry] | Refusal:
+        return await self._reach(self._handle.audit.remote())
+
+    async def ensembles(self) -> Sequence[EnsembleView]:
+        return await self._reach(self._handle.ensembles.remote())
+
+    async def ensemble(self, name: str) -> EnsembleView | Refusal:
+        return await self._reach(self._handle.ensemble.remote(name))
+
+    async def metrics(self) -> bytes:
+        return await self._reach(self._handle.metrics.remote())
+
+    async def _reach(self, call: Awaitable[Any]) -> Any:
+        try:
+            return await call
+        except GONE as error:
+            raise Unavailable(
+                "The controller cannot be reached now; predictions go on. Try again in a moment."
+            ) from error
+
+
+class RayEngines:
+    """The engine replicas behind one handle, which chooses among them."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+        self._streaming = handle.options(stream=True)
+
+    async def predict(self, call: PredictCall) -> Prediction | Refusal:
+        try:
+            answer: Prediction | Refusal = await self._handle.predict.remote(call)
+        except GONE as error:
+            raise Unavailable(
+                "No engine can be reached, or the one that worked on this died; try again."
+            ) from error
+        return answer
+
+    async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
+        stream = self._streaming.generate.remote(call)
+        try:
+            async for part in stream:
+                yield part
+        except GONE as error:
+            raise Unavailable(
+                "No engine can be reached, or the one that worked on this died; try again."
+            ) from error
+        finally:
+            stream.cancel()

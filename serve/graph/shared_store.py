@@ -1,0 +1,16 @@
+"""Several machines: what has to be shared among them."""
+
+from serve.config import Settings
+from serve.control.controller import StartError
+
+
+def check_machines(settings: Settings, machines: int) -> None:
+    """Engines read artifacts from the store, and the controller may start again on another machine. Raises
+    StartError."""
+    if machines < 2 or settings.shared_store:
+        return
+    raise StartError(
+        f"the cluster has {machines} machines, and the store {settings.store_dir} is not said to be shared by them: "
+        "put it on a disk that all of them see under the same path and say so with CHOIR_SHARED_STORE=1; for the "
+        "state, PostgreSQL (CHOIR_DATABASE_URL) is better there than a file."
+    )

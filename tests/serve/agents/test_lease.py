@@ -1,0 +1,112 @@
+"""How a participant keeps its lease when the controller is slow, silent or away."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from serve.agents.gateway_agent import GatewayAgent
+from serve.agents.lease import Lease
+from serve.protocol.messages import Desired, Report
+from tests.serve.fakes import until
+
+LEASE = 0.1
+
+
+def desired(revision: int, lease_seconds: float = LEASE) -> Desired:
+    return Desired(revision, 0, 0, lease_seconds, (), {}, ready_engines=1)
+
+
+class Script:
+    """A controller that answers each report with the next of the given functions, the last one
+    for ever."""
+
+    def __init__(self, *answers: Callable[[], Desired | None]) -> None:
+        self.answers = list(answers)
+        self.reports: list[Report] = []
+
+    async def sync(self, report: Report) -> Desired:
+        self.reports.append(report)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        result = answer()
+        if result is None:
+            await asyncio.Event().wait()
+        assert result is not None
+        await asyncio.sleep(0)
+        return result
+
+
+def away() -> None:
+    raise ConnectionError
+
+
+Keep = Callable[[Script], Lease]
+
+
+@pytest.fixture
+async def keep() -> AsyncIterator[Keep]:
+    leases = []
+
+    def start(script: Script) -> Lease:
+        def report(sequence: int, seen: int) -> Report:
+            return Report("p", "gateway", sequence, seen, ready=True)
+
+        lease = Lease(script, report, lambda _: None, retry_seconds=0.001)
+        lease.start()
+        leases.append(lease)
+        return lease
+
+    yield start
+    for lease in leases:
+        await lease.stop()
+
+
+async def test_every_report_says_what_was_seen_and_comes_in_order(keep: Keep) -> None:
+    script = Script(lambda: desired(5), lambda: desired(6), lambda: None)
+    keep(script)
+    await until(lambda: len(script.reports) == 3)
+    assert [report.seen_revision for report in script.reports] == [0, 5, 6]
+    assert [report.sequence for report in script.reports] == [1, 2, 3]
+
+
+async def test_a_controller_that_hangs_is_asked_again_and_the_last_state_stays(keep: Keep) -> None:
+    script = Script(lambda: desired(5), lambda: None)
+    lease = keep(script)
+    await until(lambda: len(script.reports) >= 4)
+    assert lease.degraded
+    assert lease.desired == desired(5)
+
+
+async def test_a_controller_that_comes_back_renews_the_lease(keep: Keep) -> None:
+    script = Script(away, away, lambda: desired(5), lambda: None)
+    lease = keep(script)
+    assert lease.degraded
+    await until(lambda: not lease.degraded)
+
+
+async def test_news_do_not_wait_for_the_end_of_a_round(keep: Keep) -> None:
+    script = Script(lambda: desired(5, lease_seconds=3600), lambda: None)
+    lease = keep(script)
+    await until(lambda: len(script.reports) == 2)
+    lease.report_now()
+    await until(lambda: len(script.reports) == 3)
+
+
+async def test_a_refresh_is_urgent_until_it_is_answered(keep: Keep) -> None:
+    script = Script(lambda: desired(5), lambda: None, away, lambda: desired(6), lambda: None)
+    lease = keep(script)
+    await until(lambda: len(script.reports) == 2)
+    assert await lease.refresh(seconds=5)
+    assert lease.desired == desired(6)
+    await until(lambda: len(script.reports) == 5)
+    assert [report.urgent for report in script.reports] == [False, False, True, True, False]
+
+
+async def test_a_gateway_that_stops_says_so() -> None:
+    script = Script(lambda: desired(5), lambda: None)
+    agent = GatewayAgent(script, retry_seconds=0.001)
+    await agent.start()
+    script.answers = [lambda: desired(5)]
+    await agent.stop()
+    assert script.reports[-1].leaving
+    assert script.reports[-1].sequence == max(report.sequence for report in script.reports)

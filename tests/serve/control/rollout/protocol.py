@@ -1,0 +1,502 @@
+"""A model of the rollout protocol, stepped through by the bytes of a program.
+
+Real are the state machine, the gates, the plan, the leases, and what the controller concludes from reports; modelled
+are the clock, the messages, the database and the participants, by the rules that the agents follow.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from serve.bundle import AdapterRef, Ensemble, FusionSpec, Member
+from serve.control.catalog import Catalog
+from serve.control.driver import gather_facts
+from serve.control.participants import Participants
+from serve.control.records import EnsembleRecord, VersionRecord
+from serve.control.rollout.gates import judge
+from serve.control.rollout.state import (
+    BUSY,
+    ENDED,
+    TRIALS,
+    UNCOMMITTED,
+    Rollout,
+    State,
+    Step,
+    next_step,
+)
+from serve.engine.interface import Probe
+from serve.protocol.figures import Ledger, total
+from serve.protocol.messages import AssignedVersion, Kind, PrepareResult, Report
+from serve.protocol.slots import Slots
+from serve.protocol.strategy import Strategy
+
+LEASE = 30
+TIMEOUT = 60
+MAX_SECONDS = 200
+SLOTS = 9
+NAME = "intents"
+
+GATES = {"min_requests": 3, "max_error_rate": 0.3, "max_seconds": MAX_SECONDS}
+STRATEGIES = [
+    Strategy(),
+    Strategy.model_validate({"kind": "canary", "gates": GATES}),
+    Strategy.model_validate({"kind": "shadow", "gates": GATES}),
+    Strategy.model_validate({"kind": "canary", "gates": GATES, "auto_promote": False}),
+]
+
+
+@cache
+def version(number: int) -> VersionRecord:
+    digest = f"sha256:{number % 3:064x}"
+    member = Member(name="a", adapters=[AdapterRef(adapter="x", digest=digest)])
+    ensemble = Ensemble(
+        format=1,
+        name=NAME,
+        version=number,
+        task="classification",
+        members=[member],
+        fusion=FusionSpec(method="average"),
+        labels=["yes", "no"],
+    )
+    return VersionRecord(ensemble, "test", "")
+
+
+class NoFiles:
+    """The store, as far as the catalogue asks it where files lie."""
+
+    @staticmethod
+    @cache
+    def adapter(digest: str) -> Path:
+        return Path(digest)
+
+
+class Program:
+    """Choices out of bytes; over when they are used up."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    @property
+    def over(self) -> bool:
+        return self._at >= len(self._data)
+
+    def below(self, bound: int) -> int:
+        """A number from 0; 0 once it is over."""
+        at = self._at
+        if at >= len(self._data):
+            return 0
+        self._at = at + 1
+        return self._data[at] % bound
+
+    def one_in(self, count: int) -> bool:
+        return self.below(count) == count - 1
+
+    def of(self, items: list[Any]) -> Any:
+        return items[self.below(len(items))]
+
+
+@dataclass(eq=False)
+class Node:
+    """An engine or a gateway."""
+
+    name: str
+    kind: Kind
+    sequence: int = 0
+    seen: int = 0
+    lease_until: int = -1
+    desired: dict[str, AssignedVersion] = field(default_factory=dict)
+    routed: frozenset[str] = frozenset()
+    held: set[str] = field(default_factory=set)
+    results: dict[str, PrepareResult] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=Ledger)
+    sound: bool = False
+    """Engines: all that was desired has been loaded, and the lease has not run out since."""
+
+    def report(self) -> Report:
+        self.sequence += 1
+        return Report(
+            self.name,
+            self.kind,
+            self.sequence,
+            self.seen,
+            ready=self.sound,
+            prepared=dict(self.results),
+            holding=tuple(self.held),
+            figures=self.ledger.figures(),
+        )
+
+    def apply(self, assigned: tuple[AssignedVersion, ...], revision: int) -> None:
+        self.desired = {each.version.key: each for each in assigned}
+        self.routed = frozenset(key for key, each in self.desired.items() if each.routable)
+        self.ledger.follow(self.trials())
+        self.seen = revision
+
+    def trials(self) -> list[str]:
+        return [each.attempt for each in self.desired.values() if each.trial and each.attempt]
+
+    def todo(self) -> list[AssignedVersion]:
+        """What an engine has to prepare, by the rule of `EngineAgent`."""
+        return [each for key, each in self.desired.items() if not self._settled(key, each)]
+
+    def _settled(self, key: str, assigned: AssignedVersion) -> bool:
+        if assigned.attempt is None:
+            return key in self.held
+        result = self.results.get(key)
+        return result is not None and result.attempt == assigned.attempt
+
+
+class Protocol:
+    """One run."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.keep_warm = program.below(3)
+        self.now = 0
+        self.life = 0
+        self.epoch = 0
+        self.joined = 0
+        self.durable = EnsembleRecord(NAME, 1, 0, (), {1: version(1)})
+        self.written: dict[str, Rollout] = {}
+        self.counted: Counter[str] = Counter()
+        """Rollout -> requests to its candidate, in truth."""
+        self.committed = {1}
+        self.seen: Counter[str] = Counter()
+        self.nodes: list[Node] = []
+        self.start_controller()
+        for kind in ("engine", "engine", "gateway", "gateway"):
+            self.add_node(kind)
+        if program.below(4):
+            self._calm_round()
+        self.actions = self._table()
+
+    def _table(self) -> list[Callable[[], None]]:
+        weights: dict[Callable[[], None], int] = {
+            self.sync: 87,
+            self.load: 40,
+            self.drive: 40,
+            self.pass_time: 20,
+            self.traffic: 26,
+            self.unload: 10,
+            self.start_rollout: 20,
+            self.decide: 2,
+            self.write_figures: 3,
+            self.replace_node: 3,
+            self.add_engine: 1,
+            self.crash_controller: 2,
+            self.lose_engine: 2,
+        }
+        assert sum(weights.values()) == 256, "a byte is an action"
+        return [action for action, weight in weights.items() for _ in range(weight)]
+
+    def run(self) -> Counter[str]:
+        while not self.program.over:
+            self.program.of(self.actions)()
+            self.check()
+        return self.seen
+
+    # The controller
+
+    def start_controller(self) -> None:
+        """By the rules of `Driver.recover`."""
+        self.life += 1
+        self.participants = Participants(LEASE, {})
+        self.settled_at = self.now + (LEASE if self.life > 1 else 0)
+        self.catalog = Catalog(
+            {NAME: self.durable},
+            NoFiles(),  # type: ignore[arg-type]
+            self.life,
+            self.keep_warm,
+            Slots(SLOTS, NoFiles().adapter, SLOTS),
+        )
+        self.running: dict[str, Rollout] = {}
+        self.commits: dict[str, int] = {}
+        for rollout in self.written.values():
+            late = rollout.state is State.ABORTED and rollout.strategy.kind != "immediate"
+            if late and self.now - int(rollout.updated) < 2 * LEASE:
+                self.catalog.aborted_lately(rollout)
+        for rollout in self.written.values():
+            if rollout.state is State.PREPARING:
+                rollout.advance(Step(State.ABORTED, "restarted"), str(self.now))
+            elif rollout.state not in ENDED:
+                again = copy(rollout)
+                self.catalog.resumed(again)
+                if not again.trial:
+                    self.commits[again.id] = self.catalog.assignments.revision
+                self.running[again.id] = again
+
+    def crash_controller(self) -> None:
+        self.seen["crashes"] += 1
+        self.start_controller()
+
+    def start_rollout(self) -> None:
+        record = self.durable
+        if any(rollout.state in BUSY for rollout in self.running.values()):
+            return
+        back = bool(record.previous) and self.program.one_in(3)
+        number = record.previous[-1] if back else record.highest + 1
+        target = record.versions[number] if back else version(number)
+        strategy = STRATEGIES[0] if back else self.program.of(STRATEGIES)
+        rollout = Rollout(
+            id=f"r{len(self.written)}",
+            ensemble=NAME,
+            from_version=record.active,
+            to_version=number,
+            strategy=strategy,
+            action="rollback" if back else "swap",
+            actor="ada",
+            created="",
+            updated=str(self.now),
+        )
+        self.durable = record.with_version(target)
+        self.written[rollout.id] = copy(rollout)
+        self.catalog.started(rollout, target)
+        self.running[rollout.id] = rollout
+
+    def decide(self) -> None:
+        """By the rules of `Driver.decide`; seldom the controller dies right after it is written."""
+        for rollout in self.running.values():
+            if rollout.state in UNCOMMITTED:
+                promote = rollout.state in TRIALS and not self.program.one_in(3)
+                if not promote and not self.program.one_in(3):
+                    continue
+                decision = "promote" if promote else "abort"
+                self.written[rollout.id].decision = decision  # type: ignore[assignment]
+                self.written[rollout.id].decided_by = "bob"
+                self.seen[decision] += 1
+                if self.program.one_in(4):
+                    self.start_controller()
+                    return
+                rollout.decision, rollout.decided_by = decision, "bob"  # type: ignore[assignment]
+
+    def write_figures(self) -> None:
+        for rollout in self.running.values():
+            self.written[rollout.id].figures = dict(rollout.figures)
+
+    def drive(self) -> None:
+        """The next step of a rollout, if there is one; seldom a crash between writing and showing."""
+        if not self.running:
+            return
+        rollout = self.program.of(list(self.running.values()))
+        seconds = self.now - int(rollout.updated)
+        facts = gather_facts(
+            rollout,
+            self.participants,
+            self.catalog.assignments,
+            self.commits.get(rollout.id),
+            settled=self.now >= self.settled_at,
+            overdue=seconds >= TIMEOUT,
+            seconds=seconds,
+        )
+        step = next_step(rollout, facts)
+        if step is None:
+            return
+        history: tuple[int, ...] = ()
+        if step.state is State.COMMITTING:
+            history = self._commit(rollout, seconds)
+        if step.state is State.DRAINING:
+            self.check_is_committed_everywhere(rollout)
+        written = self.written[rollout.id]
+        written.advance(step, str(self.now))
+        written.figures = dict(rollout.figures)
+        self.seen[step.state] += 1
+        if self.program.one_in(32):
+            self.start_controller()
+            return
+        rollout.advance(step, str(self.now))
+        if step.state is State.COMMITTING:
+            self.catalog.committed(rollout, self.epoch, history)
+            self.commits[rollout.id] = self.catalog.assignments.revision
+        if rollout.state in TRIALS:
+            self.catalog.moved_on()
+        if rollout.state in ENDED:
+            self.catalog.ended(rollout)
+            del self.running[rollout.id]
+
+    def _commit(self, rollout: Rollout, seconds: int) -> tuple[int, ...]:
+        """The one durable write, of what may be committed only."""
+        self.check_may_commit(rollout, seconds)
+        record = self.durable
+        if rollout.action == "rollback":
+            history = record.history_after_rollback(rollout.to_version)
+        else:
+            history = record.history_after_swap()
+        self.epoch += 1
+        self.durable = record.committed(rollout.to_version, self.epoch, history)
+        self.committed.add(rollout.to_version)
+        return history
+
+    def pass_time(self) -> None:
+        self.now += self.program.of([1] * 16 + [LEASE // 4] * 12 + [LEASE] * 3 + [TIMEOUT])
+        self.keep_house()
+
+    def keep_house(self) -> None:
+        self.participants.expire(self.now)
+        assignments = self.catalog.assignments
+        if self.now >= self.settled_at:
+            seen = self.participants.seen_by_gateways()
+            assignments.seen_by_gateways(assignments.revision if seen is None else seen)
+
+    # The participants
+
+    def add_node(self, kind: Kind) -> None:
+        self.joined += 1
+        self.nodes.append(Node(f"n{self.joined}", kind))
+
+    def replace_node(self) -> None:
+        node = self.program.of(self.nodes)
+        self.nodes.remove(node)
+        self.add_node(node.kind)
+
+    def add_engine(self) -> None:
+        """Scale up, at most to four."""
+        if len(self._engines()) < 4:
+            self.add_node("engine")
+
+    def lose_engine(self) -> None:
+        """For good, but for the last one."""
+        engines = self._engines()
+        if len(engines) > 1:
+            self.nodes.remove(self.program.of(engines))
+
+    def sync(self) -> None:
+        """A report arrives; seldom, its answer is lost."""
+        self._sync(self.program.of(self.nodes), lost=self.program.one_in(10))
+
+    def _sync(self, node: Node, *, lost: bool) -> None:
+        if self.now >= node.lease_until:
+            node.sound = False
+        report = node.report()
+        self.participants.hear(report, self.now)
+        for id, figures in report.figures.items():
+            if id in self.running and self.running[id].trial:
+                self.running[id].count(node.name, figures)
+        self.keep_house()
+        if lost:
+            return
+        node.lease_until = self.now + LEASE
+        if node.seen != self.catalog.assignments.revision:
+            node.apply(self.catalog.assigned(), self.catalog.assignments.revision)
+
+    def traffic(self) -> None:
+        """A gateway's requests to a candidate are answered, or fail."""
+        node = self.program.of(self._gateways())
+        for attempt in node.trials():
+            for _ in range(self.program.below(4)):
+                failed = self.program.one_in(12)
+                node.ledger.answered(attempt, "candidate", 1.0, failed=failed)
+                self.counted[attempt] += 1
+
+    def load(self) -> None:
+        """An engine prepares versions that it is to hold; seldom, a candidate fails."""
+        engine = self.program.of(self._engines())
+        for _ in range(self.program.below(3)):
+            self._load(engine, failing=self.program.one_in(30))
+
+    def _load(self, engine: Node, *, failing: bool) -> None:
+        for each in engine.todo()[:1]:
+            key = each.version.key
+            if each.role == "candidate" and failing:
+                engine.held.discard(key)
+                engine.results[key] = PrepareResult(each.attempt, error="broken")
+            else:
+                probes = tuple(Probe(d, (-1.0,), 1.0) for d in each.version.ensemble.digests)
+                engine.held.add(key)
+                engine.results[key] = PrepareResult(each.attempt, probes)
+        ready = not engine.todo() and engine.routed <= engine.held
+        if engine.desired and ready and self.now < engine.lease_until:
+            engine.sound = True
+
+    def unload(self) -> None:
+        """Engines let go of what they need not hold."""
+        for engine in self._engines():
+            for key in engine.held - set(engine.desired):
+                engine.held.discard(key)
+                engine.results.pop(key, None)
+
+    def _engines(self) -> list[Node]:
+        return [node for node in self.nodes if node.kind == "engine"]
+
+    def _gateways(self) -> list[Node]:
+        return [node for node in self.nodes if node.kind == "gateway"]
+
+    # What must always hold
+
+    def check(self) -> None:
+        active = self.catalog.records[NAME].active
+        assert active == self.durable.active, "it is known what is active"
+        assert self.durable.active in self.committed, "what is active was committed"
+        busy = sum(rollout.state in BUSY for rollout in self.running.values())
+        assert busy <= 1, "one change at a time"
+        engines = [node for node in self.nodes if node.sound and self.now < node.lease_until]
+        for gateway in self.nodes if engines else ():
+            if gateway.routed and gateway.kind == "gateway" and self.now < gateway.lease_until:
+                self.seen["compared"] += len(engines)
+                for engine in engines:
+                    assert gateway.routed <= engine.held, (
+                        f"{gateway.name} sends requests to {sorted(gateway.routed)}, and "
+                        f"{engine.name} holds {sorted(engine.held)}"
+                    )
+
+    def check_may_commit(self, rollout: Rollout, seconds: int) -> None:
+        """Only what was not aborted, and what has passed its gates or was promoted."""
+        assert self.written[rollout.id].decision != "abort", "it was aborted"
+        engines = [node for node in self._engines() if self.now < node.lease_until]
+        assert all(rollout.candidate in engine.held for engine in engines), "all have prepared it"
+        figures = total(rollout.figures.values())
+        assert figures.candidate.requests <= self.counted[rollout.id], "counted once"
+        if rollout.state in TRIALS and rollout.decision is None:
+            verdict = judge(rollout.strategy, figures, seconds)
+            self.seen["passed"] += 1
+            assert rollout.strategy.auto_promote
+            assert verdict is not None
+            assert verdict.outcome == "passed"
+
+    def check_is_committed_everywhere(self, rollout: Rollout) -> None:
+        """The next request to any live gateway is answered by the new version."""
+        for gateway in self._gateways():
+            if self.now < gateway.lease_until:
+                known = gateway.desired.get(rollout.candidate)
+                assert known is not None
+                assert known.role == "active"
+        self.seen["committed"] += 1
+
+    def check_that_calm_settles_it(self) -> None:
+        """Once nothing is lost any more and time goes by, every rollout ends, and all replicas
+        agree on the version that the database has."""
+        deadline = self.now + 3 * MAX_SECONDS
+        quiet = 0
+        while quiet < 8:
+            assert self.now < deadline, f"they do not end: {list(self.running.values())}"
+            self.now += LEASE // 3
+            self._calm_round()
+            for rollout in list(self.running.values()):
+                if rollout.trial and not rollout.strategy.auto_promote:
+                    rollout.decision, rollout.decided_by = "abort", "bob"
+            self.drive()
+            self.check()
+            quiet = 0 if self.running else quiet + 1
+        wanted = {key for key, _ in self.catalog.assignments}
+        assert f"{NAME}@{self.durable.active}" in wanted
+        for node in self.nodes:
+            if node.kind == "gateway":
+                assert node.routed == wanted
+                assert node.trials() == []
+            else:
+                assert node.held == wanted
+
+    def _calm_round(self) -> None:
+        """Everybody is heard, and does what it has to."""
+        for node in self.nodes:
+            self._sync(node, lost=False)
+        for engine in self._engines():
+            while engine.todo():
+                self._load(engine, failing=False)
+        self.unload()
+
+
+def copy(rollout: Rollout) -> Rollout:
+    return replace(rollout, figures=dict(rollout.figures))

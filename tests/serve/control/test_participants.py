@@ -1,0 +1,72 @@
+"""Leases and slots."""
+
+from serve.control.participants import Participants
+from serve.protocol.messages import Kind, Report
+
+LEASE = 9.0
+
+
+def report(name: str, kind: Kind = "engine", sequence: int = 1, **more: bool) -> Report:
+    return Report(name, kind, sequence, 0, **{"ready": True, **more})
+
+
+def slots(participants: Participants) -> dict[str, int]:
+    return {each.report.participant: each.slot for each in participants.live()}
+
+
+def test_slots_are_the_lowest_free_numbers_of_each_kind() -> None:
+    participants = Participants(LEASE, {"engine": 2, "gateway": 1})
+    for name in ("a", "b"):
+        participants.hear(report(name), 0)
+    participants.hear(report("g", "gateway"), 0)
+    assert slots(participants) == {"a": 0, "b": 1, "g": 0}
+
+
+def test_a_restarted_replica_takes_over_the_slot_of_one_whose_lease_ran_out() -> None:
+    participants = Participants(LEASE, {"engine": 2})
+    participants.hear(report("a"), 0)
+    participants.hear(report("b"), LEASE - 1)
+    assert participants.expire(LEASE) == ["a"]
+    participants.hear(report("c"), LEASE)
+    assert slots(participants) == {"c": 0, "b": 1}
+
+
+def test_a_replica_that_restarts_within_the_lease_takes_over_the_silent_one_s_slot() -> None:
+    participants = Participants(LEASE, {"engine": 2})
+    participants.hear(report("a"), 0)
+    participants.hear(report("b"), 0)
+    participants.hear(report("b", sequence=2), 5)
+    participants.hear(report("c"), 5)
+    assert slots(participants) == {"c": 0, "b": 1, "a": 2}
+
+
+def test_more_replicas_than_expected_get_slots_of_their_own() -> None:
+    participants = Participants(LEASE, {"engine": 1})
+    participants.hear(report("a"), 0)
+    participants.hear(report("b"), 1)
+    assert slots(participants) == {"a": 0, "b": 1}
+
+
+def test_whoever_leaves_frees_its_slot_at_once() -> None:
+    participants = Participants(LEASE, {"engine": 1})
+    participants.hear(report("a"), 0)
+    assert participants.hear(report("a", sequence=2, leaving=True), 1) is None
+    participants.hear(report("b"), 1)
+    assert slots(participants) == {"b": 0}
+
+
+def test_a_report_that_was_overtaken_changes_nothing_and_renews_nothing() -> None:
+    participants = Participants(LEASE, {})
+    participants.hear(report("a", sequence=2), 0)
+    participants.hear(report("a", sequence=1, ready=False), 5)
+    assert participants.ready_engines() == 1
+    assert participants.expire(LEASE) == ["a"]
+
+
+def test_the_next_expiry_is_exactly_when_a_lease_ends() -> None:
+    participants = Participants(0.1, {})
+    participants.hear(report("a"), 0.7)
+    at = participants.next_expiry()
+    assert at is not None
+    assert participants.expire(at) == ["a"]
+    assert participants.next_expiry() is None

@@ -1,0 +1,117 @@
+"""What /openapi.json says of every route, and requests made from it by schemathesis: none is answered by a fault.
+
+Gateway, controller, store and database are real and behind a real socket; only vLLM is not."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from serve.agents.gateway_agent import GatewayAgent
+from serve.config import Settings
+from serve.gateway.app import create_app
+from tests.serve.gateway.fakes import (
+    FakeControl,
+    FakeController,
+    FakeEngines,
+    desired,
+    listening,
+)
+from tests.serve.world import World
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[str]:
+    """A server in a thread of its own; its address."""
+    loop = asyncio.new_event_loop()
+    started = threading.Event()
+    address: list[str] = []
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        world = World(folder)
+        try:
+            await world.start()
+            plain = Settings.model_validate({"bundles": [Path("bundle")]})
+            app = create_app(FakeEngines(), world.controller, world.gateways[0], plain)
+            async with listening(app) as url:
+                address.append(url)
+                started.set()
+                await stop.wait()
+        finally:
+            started.set()
+            await world.stop()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    started.wait()
+    try:
+        yield address[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running(tmp_path_factory.mktemp("api")) as url:
+        yield url
+
+
+def operations() -> list[Any]:
+    """Every route and method of the schema."""
+    agent = GatewayAgent(FakeController(desired()))
+    plain = Settings.model_validate({"bundles": [Path("bundle")]})
+    document = create_app(FakeEngines(), FakeControl(), agent, plain).openapi()
+    found = schemathesis.openapi.from_dict(document).get_all_operations()
+    return [operation.ok() for operation in found]
+
+
+@pytest.mark.parametrize("operation", operations(), ids=lambda each: each.label)
+@settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(data=st.data())
+def test_no_request_is_answered_by_a_fault(server: str, operation: Any, data: Any) -> None:
+    mode = data.draw(st.sampled_from(GenerationMode))
+    case = data.draw(operation.as_strategy(generation_mode=mode))
+    if data.draw(st.booleans()):
+        _name_what_is_there(case)
+    case.validate_response(case.call(base_url=server), checks=CHECKS)
+
+
+def _name_what_is_there(case: Any) -> None:
+    """So that requests come further than to a 404."""
+    if "name" in (case.path_parameters or {}):
+        case.path_parameters["name"] = "intents"
+    if isinstance(case.body, dict):
+        if "model" in case.body:
+            case.body["model"] = "intents"
+        if isinstance(case.body.get("members"), dict):
+            case.body["members"] = dict(zip("ab", case.body["members"].values(), strict=False))

@@ -1,0 +1,116 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from serve.bundle import Bundle
+from tests.training.conftest import write_rows
+from training.data.loading import load_rows
+from training.evaluation.evaluation import evaluate_bundle
+from training.offline.members import OfflineMembers
+from training.recipe import RecipeError
+
+
+def test_members_and_every_fusion_method_stand_side_by_side(
+    causal_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_rows(tmp_path / "new.csv", 15)
+    evaluate_bundle(causal_bundle.path, "topics", file, tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    rows = {(row["kind"], row["name"]): row["scores"] for row in report["rows"]}
+    assert list(rows) == [
+        ("member", "a"),
+        ("member", "b"),
+        ("fusion", "average"),
+        ("fusion", "weighted_average"),
+        ("fusion", "vote"),
+        ("fusion", "stack"),
+        ("baseline", "tfidf_svc"),
+    ]
+    [served] = [row["name"] for row in report["rows"] if row["served"]]
+    assert served == causal_bundle.ensemble("topics").fusion.method
+    shown = capsys.readouterr().out
+    assert "topics@1" in shown
+    assert all(name in shown for _, name in rows)
+
+    table = load_rows([file], ["text", "label"])
+    ensemble = causal_bundle.ensemble("topics")
+    probabilities = OfflineMembers(causal_bundle, ensemble).outputs(table["text"])
+    labels = np.array(ensemble.labels)
+    expected = (
+        labels[probabilities.mean(axis=0).argmax(axis=1)] == np.array(table["label"])
+    ).mean()
+    assert rows["fusion", "average"]["accuracy"] == pytest.approx(expected)
+    gaps = {(gap["name"], gap["over"]): gap for gap in report["differences"]}
+    gap = gaps["average", "tfidf_svc"]
+    assert gap["metric"] == "accuracy"
+    assert gap["value"] == pytest.approx(expected - rows["baseline", "tfidf_svc"]["accuracy"])
+    assert gap["low"] <= gap["value"] <= gap["high"]
+    assert 0 < gap["p"] <= 1
+    assert f"average over the tfidf_svc: {gap['value']:+.4f} accuracy" in shown
+
+
+def test_without_a_file_the_recipes_test_rows_are_used(
+    causal_bundle: Bundle, tmp_path: Path
+) -> None:
+    evaluate_bundle(causal_bundle.path, "replies", None, tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["data"], report["count"]) == ("test", 6)
+    assert [row["name"] for row in report["rows"]] == ["a", "b", "vote", "average", "product"]
+    figures = {"exact_match", "token_f1", "bleu", "chrf", "rouge1", "rouge2", "rougeL"}
+    for row in report["rows"]:
+        assert figures < set(row["scores"])
+        assert set(row["scores"]) - figures <= {"meteor", "meteor_exact_stem"}
+        assert set(row["intervals"]) == set(row["scores"])
+        low, high = row["intervals"]["bleu"]
+        assert low <= row["scores"]["bleu"] <= high
+    assert report["signatures"]["bleu"].startswith("nrefs:1|")
+
+
+def test_a_bundle_without_its_recipe_needs_a_file_and_says_its_columns(
+    causal_bundle: Bundle, tmp_path: Path
+) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(causal_bundle.path, copy, ignore=shutil.ignore_patterns(".choir-train"))
+    with pytest.raises(RecipeError, match="give --data FILE with the columns text and label"):
+        evaluate_bundle(copy, "topics", None, None)
+
+
+def test_a_label_that_the_ensemble_lacks_is_refused(causal_bundle: Bundle, tmp_path: Path) -> None:
+    file = tmp_path / "odd.csv"
+    file.write_text("text,label\nhello,weather\n")
+    with pytest.raises(
+        RecipeError, match=r"odd.csv: the label 'weather' is not one of the 3 labels"
+    ):
+        evaluate_bundle(causal_bundle.path, "topics", file, None)
+
+
+def test_members_write_together_as_a_step_by_step_merge_says(causal_bundle: Bundle) -> None:
+    """Against transformers alone: all members read the whole text anew for each token."""
+    ensemble = causal_bundle.ensemble("replies")
+    offline = OfflineMembers(causal_bundle, ensemble)
+    text = "where is number 3"
+    [written] = offline.fused_answers([text], "average", 12)
+    tokenizer = AutoTokenizer.from_pretrained(causal_bundle.base_source)
+    models = [
+        PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(causal_bundle.base_source, dtype=torch.float32),
+            str(causal_bundle.adapter_dir(member.adapters[0])),
+        ).eval()
+        for member in ensemble.members
+    ]
+    ids = tokenizer(ensemble.template.replace("{text}", text), return_tensors="pt")["input_ids"]
+    start = ids.shape[1]
+    while ids.shape[1] < start + 12:
+        with torch.inference_mode():
+            each = [model(ids).logits[0, -1].softmax(-1) for model in models]
+        token = torch.stack(each).mean(dim=0).argmax()
+        if token == tokenizer.eos_token_id:
+            break
+        ids = torch.cat([ids, token.view(1, 1)], dim=1)
+    assert written == tokenizer.decode(ids[0, start:]).strip()

@@ -1,0 +1,111 @@
+"""The table of progress, where it is no terminal: lines for what runs and for what is finished."""
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from training.execution.progress_table import Board
+
+
+def lines(board: Board) -> list[str]:
+    file = board.console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue().splitlines()
+
+
+@pytest.fixture
+def board() -> Board:
+    return Board(Console(file=io.StringIO(), width=120))
+
+
+def test_a_row_is_printed_once_when_its_work_is_finished(board: Board) -> None:
+    with board:
+        board.expect("topics/a")
+        board.begin("topics/a", 4)
+        for done in range(1, 5):
+            board.reach("topics/a", done, 1 / done)
+        assert lines(board) == []
+        board.end("topics/a")
+        board.end("topics/a")
+        [line] = lines(board)
+    assert line.split()[:2] == ["topics/a", "done"]
+    assert "4/4" in line
+    assert line.rstrip().endswith("loss 0.250")
+    assert lines(board) == [line]
+
+
+def test_what_was_not_finished_is_told_at_the_end_and_what_never_began_is_not(board: Board) -> None:
+    with board:
+        board.expect("topics/waits")
+        board.begin("topics/a", 4)
+        board.reach("topics/a", 1)
+    [line] = lines(board)
+    assert line.split()[:2] == ["topics/a", "running"]
+    assert "1/4" in line
+
+
+def test_work_that_is_begun_anew_starts_where_it_says(board: Board) -> None:
+    """As a task does whose process died."""
+    with board:
+        board.begin("topics/a", 8)
+        board.reach("topics/a", 7, 0.5)
+        board.begin("topics/a", 8, 4)
+        board.end("topics/a")
+    [line] = lines(board)
+    assert "4/8" in line
+    assert "loss" not in line
+
+
+def test_what_runs_is_told_again_and_again_until_the_end() -> None:
+    board = Board(Console(file=io.StringIO(), width=120), every=0.05)
+    with board:
+        board.expect("topics/waits")
+        board.begin("topics/a", 4)
+        board.reach("topics/a", 1, 0.5)
+        wait_for_lines(board, 1)
+        board.reach("topics/a", 3, 0.25)
+        wait_for_lines(board, len(lines(board)) + 2)
+    told = lines(board)
+    assert {tuple(line.split()[:2]) for line in told} == {("topics/a", "running")}
+    assert "1/4" in told[0]
+    assert "3/4" in told[-1]
+    time.sleep(0.2)
+    assert lines(board) == told
+
+
+def wait_for_lines(board: Board, count: int) -> None:
+    until = time.monotonic() + 20
+    while len(lines(board)) < count:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_log_shows_a_row_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    title = "intents-of-customers/member-with-a-name: learning_rate 0.001234, rank 16"
+    with Board() as board:
+        board.begin(title, 10000)
+        board.reach(title, 9999, 0.25)
+        board.end(title)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{title} done")
+    assert line.rstrip().endswith("loss 0.250")
+
+
+def test_a_width_that_was_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    assert Board().console.width == 70
+
+
+def test_text_with_brackets_is_no_markup(board: Board) -> None:
+    """A search may try what a prompt begins with."""
+    title = "topics/a: init [/INST] [bold]"
+    with board:
+        board.begin(title, 4)
+        board.end(title)
+    [line] = lines(board)
+    assert line.startswith(title)

@@ -1,0 +1,301 @@
+"""Members and every fusion method side by side, on rows with known answers."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, concatenate_datasets
+from numpy.typing import NDArray
+from rich.console import Console
+
+from serve.adapter import inspect_adapter
+from serve.bundle import Bundle, Ensemble
+from serve.fusion.answers import vote_answers
+from serve.fusion.fuse import Fused, FusedSets, FusedValues, Fusion
+from serve.fusion.fused import Answers
+from serve.labels import LabelError
+from serve.manifest import TokenMethod
+from training.data.loading import load_rows
+from training.evaluation.baselines import tfidf_svc
+from training.evaluation.metrics.classification import classification_metrics
+from training.evaluation.metrics.multilabel import multilabel_metrics
+from training.evaluation.metrics.regression import regression_metrics
+from training.evaluation.metrics.resampling import Metric
+from training.evaluation.metrics.text import text_metrics, text_signatures
+from training.evaluation.scores import Report, System, compare
+from training.evaluation.tables import MAIN, show
+from training.execution.progress_table import Board
+from training.execution.run import WORK, recorded_recipe
+from training.offline.members import OfflineMembers
+from training.preparation import load_splits
+from training.progress import Advance, Watch, counted, quiet_libraries
+from training.recipe import EnsembleRecipe, Recipe, RecipeError
+from training.targets import Targets, targets
+
+MAX_NEW_TOKENS = 64
+TOKEN_METHODS: tuple[TokenMethod, ...] = ("average", "product")
+ANSWER_COLUMN = {
+    "classification": "label",
+    "multilabel": "labels",
+    "regression": "value",
+    "generation": "target",
+}
+"""Column of the right answers where no recipe names one."""
+PAIR_COLUMN = "text_pair"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Texts and their right answers."""
+
+    texts: Sequence[str]
+    answers: Sequence[str]
+    """What stands in the column of right answers; of replies the first one of a text that has several."""
+    name: str
+    """What the rows are, for the report: `test`, `validation` or a file's name."""
+    references: Sequence[Sequence[str]] = ()
+    """Generation: every right reply to each text."""
+    pairs: Sequence[str] | None = None
+    """The second texts, where rows are pairs."""
+
+    def targets(self, ensemble: Ensemble) -> Targets:
+        """The right answers as numbers. Raises RecipeError for what the ensemble could never answer."""
+        return targets(ensemble.task, ensemble.labels or [], self.answers, self.name)
+
+    @classmethod
+    def replies(cls, texts: Sequence[str], answers: Sequence[str], name: str) -> "Labelled":
+        """Rows of generation: equal texts become one, whose answers are all right."""
+        rights: dict[str, list[str]] = {}
+        for text, answer in zip(texts, answers, strict=True):
+            rights.setdefault(text, []).append(answer)
+        return cls(list(rights), [right[0] for right in rights.values()], name, [*rights.values()])
+
+    def first(self, count: int) -> "Labelled":
+        """The first `count` texts."""
+        return replace(
+            self,
+            texts=self.texts[:count],
+            answers=self.answers[:count],
+            references=self.references[:count],
+        )
+
+
+class Evaluation:
+    """One ensemble of a bundle, its members loaded."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        ensemble: Ensemble,
+        watch: Watch,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+    ) -> None:
+        self.ensemble = ensemble
+        self._watch = watch
+        self._bundle = bundle
+        self._members = OfflineMembers(bundle, ensemble)
+        self._max_new_tokens = max_new_tokens
+
+    def outputs(self, data: Labelled) -> NDArray[np.float64]:
+        """The members' label probabilities [M, N, C], or values [M, N].
+
+        Raises RecipeError for texts without pairs where pairs are read, or the other way round."""
+        try:
+            with self._progress(data) as advance:
+                return self._members.outputs(data.texts, data.pairs, advance)
+        except LabelError as error:
+            raise RecipeError(f"{data.name}: {error}") from None
+
+    def answers(self, data: Labelled) -> list[list[str]]:
+        """The members' greedy answers [M][N]."""
+        with self._progress(data) as advance:
+            return self._members.answers(data.texts, self._max_new_tokens, advance)
+
+    def fused(self, data: Labelled) -> dict[str, list[str]]:
+        """The greedy answers of each method that fuses at every token."""
+        answers: dict[str, list[str]] = {}
+        for method in TOKEN_METHODS:
+            with self._progress(data, method) as advance:
+                answers[method] = self._members.fused_answers(
+                    data.texts, method, self._max_new_tokens, advance
+                )
+        return answers
+
+    def report(
+        self,
+        ensemble: Ensemble,
+        data: Labelled,
+        baselines: Mapping[str, NDArray[np.int64]] | None = None,
+    ) -> Report:
+        """Figures of members and fusion methods by the manifest `ensemble`, which names the same members, beside
+        those of `baselines`."""
+        if ensemble.task == "generation":
+            return generation_report(ensemble, data, self.answers(data), self.fused(data))
+        truth = data.targets(ensemble)
+        outputs = self.outputs(data)
+        fusion = Fusion.from_manifest(ensemble, self._bundle.fusion_path(ensemble))
+        fused: dict[str, Answers] = {
+            method: fusion(outputs, method=method) for method in fusion.methods
+        }
+        return label_report(ensemble, data, outputs, truth, fused, baselines)
+
+    def _progress(
+        self, data: Labelled, method: str | None = None
+    ) -> AbstractContextManager[Advance]:
+        total = len(data.texts) * (1 if method else len(self.ensemble.members))
+        title = f"{self.ensemble.name}: {data.name}" + (f", {method}" if method else "")
+        return counted(self._watch, title, total)
+
+
+def label_report(
+    ensemble: Ensemble,
+    data: Labelled,
+    outputs: NDArray[np.float64],
+    truth: Targets,
+    fused: Mapping[str, Answers],
+    baselines: Mapping[str, NDArray[np.int64]] | None = None,
+) -> Report:
+    """Figures of labels or values: from the members' outputs [M, N, C] or [M, N], right answers, each method's answers,
+    and the label indices [N] that each baseline says."""
+    fusion = Fusion(ensemble)
+    systems = [
+        System(member.name, "member", answer_metrics(fusion.alone(own), truth))
+        for member, own in zip(ensemble.members, outputs, strict=True)
+    ]
+    for method, answers in fused.items():
+        metrics = answer_metrics(answers, truth, shares=method == "vote")
+        systems.append(System(method, "fusion", metrics, method == ensemble.fusion.method))
+    for name, winners in (baselines or {}).items():
+        metrics = classification_metrics(None, winners, truth.astype(np.int64))
+        systems.append(System(name, "baseline", metrics))
+    return compare(ensemble.id, data.name, len(truth), systems, MAIN[ensemble.task])
+
+
+def answer_metrics(answers: Answers, truth: Targets, *, shares: bool = False) -> dict[str, Metric]:
+    """Metrics of answers.
+
+    `shares`: their probabilities are shares of votes, often 0, where the log loss has no meaning."""
+    match answers:
+        case Fused():
+            probabilities = None if shares else answers.probabilities
+            return classification_metrics(probabilities, answers.winners, truth.astype(np.int64))
+        case FusedSets():
+            probabilities = None if shares else answers.probabilities
+            return multilabel_metrics(probabilities, answers.chosen, truth.astype(np.bool_))
+        case FusedValues():
+            return regression_metrics(answers.values, truth.astype(np.float64))
+
+
+def generation_report(
+    ensemble: Ensemble,
+    data: Labelled,
+    answers: Sequence[Sequence[str]],
+    fused: Mapping[str, Sequence[str]],
+) -> Report:
+    """Figures from the members' answers [M][N], the vote among them, and what they wrote together by each method."""
+    systems = [
+        System(member.name, "member", text_metrics(texts, data.references))
+        for member, texts in zip(ensemble.members, answers, strict=True)
+    ]
+    for method, texts in {"vote": voted(ensemble, answers), **fused}.items():
+        metrics = text_metrics(texts, data.references)
+        systems.append(System(method, "fusion", metrics, method == ensemble.fusion.method))
+    signatures = text_signatures(data.references)
+    return compare(ensemble.id, data.name, len(data.texts), systems, MAIN["generation"], signatures)
+
+
+def voted(ensemble: Ensemble, answers: Sequence[Sequence[str]]) -> list[str]:
+    """What wins the vote on the members' answers [M][N]."""
+    return [texts[vote_answers(ensemble, texts).winner] for texts in zip(*answers, strict=True)]
+
+
+def baseline_answers(
+    recipe: EnsembleRecipe, ensemble: Ensemble, known: Labelled, data: Labelled
+) -> dict[str, NDArray[np.int64]]:
+    """What the recipe's baselines, fitted on `known`, say about `data`: label indices [N] by name."""
+    if not recipe.baselines:
+        return {}
+    truth = known.targets(ensemble).astype(np.int64)
+    return {name: tfidf_svc(known.texts, truth, data.texts) for name in recipe.baselines}
+
+
+def evaluate_bundle(
+    bundle_path: Path, ensemble: str, data: Path | None, json_path: Path | None
+) -> None:
+    """`choir evaluate`: print the table, and write it as JSON where asked.
+
+    Without `data`, the rows are the recipe's test rows (its validation rows if it names none). Raises RecipeError and
+    BundleError.
+    """
+    bundle = Bundle.open(bundle_path)
+    manifest = bundle.ensemble(ensemble)
+    recipe = recorded_recipe(bundle.path)
+    own = recipe.find(ensemble) if recipe else None
+    quiet_libraries()
+    rows, known = _rows(bundle, manifest, recipe, own, data)
+    limit = own.max_new_tokens if own else MAX_NEW_TOKENS
+    baselines = baseline_answers(own, manifest, known, rows) if own and known else {}
+    with Board() as board:
+        evaluation = Evaluation(bundle, manifest, board, max_new_tokens=limit)
+        report = evaluation.report(manifest, rows, baselines)
+    show(report, Console())
+    if json_path is not None:
+        json_path.write_text(json.dumps(report.model_dump(), indent=2) + "\n", encoding="utf-8")
+
+
+def labelled(rows: Dataset, name: str, recipe: Recipe, ensemble: EnsembleRecipe) -> Labelled:
+    """An ensemble's view of the rows; a generation ensemble takes only as many texts as its recipe says."""
+    texts = list(rows[recipe.data.text])
+    if ensemble.task == "generation":
+        whole = Labelled.replies(texts, list(rows[ensemble.target]), name)
+        return whole.first(ensemble.evaluation_rows)
+    pair = recipe.data.text_pair
+    pairs = list(rows[pair]) if pair else None
+    return Labelled(texts, list(rows[ensemble.answer]), name, pairs=pairs)
+
+
+def _rows(
+    bundle: Bundle,
+    manifest: Ensemble,
+    recipe: Recipe | None,
+    own: EnsembleRecipe | None,
+    data: Path | None,
+) -> tuple[Labelled, Labelled | None]:
+    """The rows to judge by, and the rows that baselines may learn from."""
+    if data is not None:
+        text = recipe.data.text if recipe else "text"
+        answer = own.answer if own else ANSWER_COLUMN[manifest.task]
+        pair = recipe.data.text_pair if recipe else _pair_column(bundle, manifest)
+        optional = [answer] if manifest.task == "multilabel" else []
+        rows = load_rows([data], [text, answer, *([pair] if pair else [])], optional)
+        if manifest.task == "generation":
+            judged = Labelled.replies(list(rows[text]), list(rows[answer]), data.name)
+        else:
+            pairs = list(rows[pair]) if pair else None
+            judged = Labelled(list(rows[text]), list(rows[answer]), data.name, pairs=pairs)
+        if own is None or not own.baselines:
+            return judged, None
+    if recipe is None or own is None:
+        raise RecipeError(
+            f"{bundle.path} does not say which rows {manifest.id} was tested on; give --data FILE with the columns "
+            f"text and {ANSWER_COLUMN[manifest.task]}"
+        )
+    splits = load_splits(recipe, bundle.path / WORK)
+    known = labelled(
+        concatenate_datasets([splits.train, splits.validation]), "training", recipe, own
+    )
+    if data is not None:
+        return judged, known
+    if splits.test is None:
+        return labelled(splits.validation, "validation", recipe, own), None
+    return labelled(splits.test, "test", recipe, own), known
+
+
+def _pair_column(bundle: Bundle, ensemble: Ensemble) -> str | None:
+    """The column of second texts, if the ensemble's heads read pairs."""
+    folders = [bundle.adapter_dir(ref) for member in ensemble.members for ref in member.adapters]
+    return PAIR_COLUMN if any(inspect_adapter(folder).reads_pairs for folder in folders) else None

@@ -1,0 +1,60 @@
+"""Golden inputs for a manifest: validation rows that the fusion answers rightly."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve.bundle import Golden
+from serve.fusion.fitting.fit import Targets
+from serve.fusion.fused import Answers, Fused, FusedSets
+from training.evaluation.evaluation import Labelled
+
+TOLERANCE = 2.0
+"""How far a value may be from the right one, in root mean squared errors of the validation rows."""
+
+
+def golden_answers(
+    rows: Labelled, truth: Targets, served: Answers, labels: Sequence[str]
+) -> list[Golden]:
+    """The rows whose answer, as it is served, is right: a label, a set of labels, or a value within one root mean
+    squared error of the right one."""
+    golden = []
+    for row in np.flatnonzero(_right(served, truth)).tolist():
+        text = rows.texts[row]
+        asked: dict[str, Any] = {
+            "input": {"text": text, "text_pair": rows.pairs[row]} if rows.pairs else text
+        }
+        if isinstance(served, Fused):
+            asked["label"] = labels[int(truth[row])]
+        elif isinstance(served, FusedSets):
+            asked["labels"] = [labels[place] for place in np.flatnonzero(truth[row]).tolist()]
+        else:
+            tolerance = max(TOLERANCE * _error(served.values - truth), 1e-6)
+            asked |= {"value": float(truth[row]), "tolerance": float(f"{tolerance:.3g}")}
+        golden.append(Golden(**asked))
+    return golden
+
+
+def golden_texts(rows: Labelled, written: Sequence[str], max_tokens: int) -> list[Golden]:
+    """The rows to which one of the right replies is written, word for word."""
+    return [
+        Golden(input=text, text=answer, max_tokens=max_tokens)
+        for text, answer, right in zip(rows.texts, written, rows.references, strict=True)
+        if answer in [each.strip() for each in right]
+    ]
+
+
+def _right(answers: Answers, truth: Targets) -> NDArray[np.bool_]:
+    if isinstance(answers, Fused):
+        return np.asarray(answers.winners == truth)
+    if isinstance(answers, FusedSets):
+        return np.asarray((answers.chosen == truth).all(axis=1))
+    errors = answers.values - truth
+    return np.asarray(np.abs(errors) <= _error(errors))
+
+
+def _error(errors: NDArray[np.float64]) -> float:
+    """Root mean squared."""
+    return float(np.sqrt((errors**2).mean()))

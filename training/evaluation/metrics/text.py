@@ -1,0 +1,182 @@
+"""Written answers against their references: BLEU and chrF, ROUGE, METEOR, exact match and word F1.
+
+Nothing is downloaded: METEOR uses WordNet where it lies on this machine, and is named for what it matched by.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from serve.fusion.answers import normalise
+from training.evaluation.metrics.resampling import Floats, Metric, mean_over_rows
+
+References = Sequence[Sequence[str]]
+"""Every right answer to each row [N][at least one]."""
+
+ROUGE_KINDS = ("rouge1", "rouge2", "rougeL")
+METEOR_PLAIN = "meteor_exact_stem"
+"""Name of METEOR's figure where words are matched exactly and by stem only, for want of WordNet."""
+
+
+def text_metrics(answers: Sequence[str], references: References) -> dict[str, Metric]:
+    """Metrics of `answers` [N]: BLEU and chrF from 0 to 100, the others from 0 to 1."""
+    normal = [normalise(answer) for answer in answers]
+    rights = [[normalise(right) for right in row] for row in references]
+    pairs = list(zip(normal, rights, strict=True))
+    exact = np.array([answer in right for answer, right in pairs])
+    words = np.array([_best(_word_f1, answer, right) for answer, right in pairs])
+    return {
+        "exact_match": mean_over_rows(exact),
+        "token_f1": mean_over_rows(words),
+        "bleu": _corpus_metric(_bleu(), answers, references),
+        "chrf": _corpus_metric(_chrf(), answers, references),
+        **_rouge(answers, references),
+        **_meteor(answers, references),
+    }
+
+
+def text_signatures(references: References) -> dict[str, str]:
+    """sacrebleu's signatures of the figures it computes: what must be equal for figures to be comparable."""
+    signatures = {}
+    for name, metric in (("bleu", _bleu()), ("chrf", _chrf())):
+        metric.corpus_score([row[0] for row in references], _streams(references))
+        signatures[name] = str(metric.get_signature())
+    return signatures
+
+
+def _bleu() -> Any:
+    from sacrebleu.metrics import BLEU
+
+    return BLEU()
+
+
+def _chrf() -> Any:
+    from sacrebleu.metrics import CHRF
+
+    return CHRF()
+
+
+def _corpus_metric(metric: Any, answers: Sequence[str], references: References) -> Metric:
+    """A sacrebleu metric of sums over rows; its two hooks are those that its own paired test resamples by."""
+    statistics = np.array(metric._extract_corpus_statistics(answers, _streams(references)))
+
+    def resampled(times: Floats) -> Floats:
+        sums = np.rint(times @ statistics).astype(np.int64)
+        return np.array([metric._compute_score_from_stats(row.tolist()).score for row in sums])
+
+    return resampled
+
+
+def _streams(references: References) -> list[list[str | None]]:
+    """sacrebleu's order of references: first ones, second ones, ..., None where a row has no more."""
+    most = max(len(row) for row in references)
+    return [[row[n] if n < len(row) else None for row in references] for n in range(most)]
+
+
+def _rouge(answers: Sequence[str], references: References) -> dict[str, Metric]:
+    """F1 of shared words, pairs of words and longest common subsequence with the closest reference (Lin 2004)."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(ROUGE_KINDS, tokenizer=_StemmedWords())
+    found = [
+        scorer.score_multi(right, answer) for answer, right in zip(answers, references, strict=True)
+    ]
+    return {
+        kind: mean_over_rows(np.array([scores[kind].fmeasure for scores in found]))
+        for kind in ROUGE_KINDS
+    }
+
+
+class _StemmedWords:
+    """rouge-score's stemmed words, each text once: methods are judged against the same references."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return _rouge_words(text)
+
+
+@cache
+def _rouge_words(text: str) -> list[str]:
+    from rouge_score.tokenize import tokenize
+
+    words: list[str] = tokenize(text, _Stems())
+    return words
+
+
+def _meteor(answers: Sequence[str], references: References) -> dict[str, Metric]:
+    """METEOR with the closest reference (Banerjee and Lavie 2005), by nltk."""
+    from nltk.translate.meteor_score import meteor_score
+
+    wordnet = _wordnet()
+    scores = [
+        meteor_score(
+            [_words(right) for right in row], _words(answer), stemmer=_Stems(), wordnet=wordnet
+        )
+        for answer, row in zip(answers, references, strict=True)
+    ]
+    name = METEOR_PLAIN if isinstance(wordnet, _NoSynonyms) else "meteor"
+    return {name: mean_over_rows(np.array(scores))}
+
+
+@cache
+def _words(text: str) -> list[str]:
+    """nltk's words, without its sentence splitter, which needs a download."""
+    from nltk.tokenize import word_tokenize
+
+    words: list[str] = word_tokenize(text, preserve_line=True)
+    return words
+
+
+class _NoSynonyms:
+    """Stands where METEOR looks for synonyms and finds none."""
+
+    def synsets(self, word: str) -> list[Any]:
+        return []
+
+
+def _wordnet() -> Any:
+    """nltk's WordNet if it lies on this machine; nothing is fetched."""
+    import nltk
+
+    for place in ("corpora/wordnet", "corpora/wordnet.zip"):
+        try:
+            nltk.data.find(place)
+        except LookupError:
+            continue
+        from nltk.corpus import wordnet
+
+        return wordnet
+    return _NoSynonyms()
+
+
+class _Stems:
+    """nltk's Porter stemmer, each word once."""
+
+    def stem(self, word: str) -> str:
+        return _stem(word)
+
+
+@cache
+def _stemmer() -> Any:
+    from nltk.stem.porter import PorterStemmer
+
+    return PorterStemmer()
+
+
+@cache
+def _stem(word: str) -> str:
+    stem: str = _stemmer().stem(word)
+    return stem
+
+
+def _best(score: Callable[[str, str], float], answer: str, rights: Sequence[str]) -> float:
+    return max(score(answer, right) for right in rights)
+
+
+def _word_f1(answer: str, reference: str) -> float:
+    """F1 of the words in common (SQuAD's, Rajpurkar et al. 2016)."""
+    ours, theirs = answer.split(), reference.split()
+    shared = sum((Counter(ours) & Counter(theirs)).values())
+    return 2 * shared / (len(ours) + len(theirs)) if shared else 0.0

@@ -1,0 +1,138 @@
+"""The table of an evaluation: members, fusion methods and baselines with their figures, and what fusing gained."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from training.evaluation.metrics.resampling import Comparison, Metric
+
+Kind = Literal["member", "fusion", "baseline", "stage"]
+
+
+@dataclass(frozen=True)
+class System:
+    """Whatever answered the rows, and the metrics of its answers."""
+
+    name: str
+    kind: Kind
+    metrics: Mapping[str, Metric]
+    served: bool = False
+    """Whether this is what the ensemble's manifest answers by."""
+
+
+class Row(BaseModel):
+    """One member, fusion method, baseline or chain of stages, and its figures."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    kind: Kind
+    passes: int
+    """Forward passes through the base that one answer costs."""
+    served: bool
+    scores: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = {}
+    """The middle 95% of each figure's bootstrap distribution."""
+
+
+class Difference(BaseModel):
+    """What a fusion method has over others in one figure, with the middle 95% of its paired bootstrap distribution."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    over: str
+    """`best member (b)`, `mean member`, or a baseline's name."""
+    metric: str
+    value: float
+    low: float
+    high: float
+    p: float
+    """How likely so large a difference would be by chance if there were none; two-sided, by the paired bootstrap."""
+
+
+class Report(BaseModel):
+    """Members, fusion methods and baselines of one ensemble on one set of rows."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ensemble: str
+    """`name@version`."""
+    data: str
+    count: int
+    rows: list[Row]
+    differences: list[Difference] = []
+    signatures: dict[str, str] = {}
+    """sacrebleu's signatures of the figures it computed."""
+
+    def best_member(self, score: str) -> float:
+        """The highest `score` among the members."""
+        return max(row.scores[score] for row in self.rows if row.kind == "member")
+
+    def served(self) -> Row:
+        return next(row for row in self.rows if row.served)
+
+
+def compare(
+    ensemble: str,
+    data: str,
+    count: int,
+    systems: Sequence[System],
+    main: str,
+    signatures: Mapping[str, str] | None = None,
+) -> Report:
+    """Figures of all `systems` on the same `count` rows; `main` is the metric by which they are compared (more is
+    better)."""
+    compared = Comparison([system.metrics for system in systems], count)
+    members = sum(system.kind == "member" for system in systems)
+    passes = {"member": 1, "fusion": members, "baseline": 0}
+    rows = []
+    for number, system in enumerate(systems):
+        intervals = {name: compared.interval(number, name) for name in system.metrics}
+        rows.append(
+            Row(
+                name=system.name,
+                kind=system.kind,
+                passes=passes[system.kind],
+                served=system.served,
+                scores={name: found.value for name, found in intervals.items()},
+                intervals={name: (found.low, found.high) for name, found in intervals.items()},
+            )
+        )
+    return Report(
+        ensemble=ensemble,
+        data=data,
+        count=count,
+        rows=rows,
+        differences=_differences(compared, systems, main),
+        signatures=dict(signatures or {}),
+    )
+
+
+def _differences(compared: Comparison, systems: Sequence[System], main: str) -> list[Difference]:
+    """Each fusion method against the best member, the members' mean and each baseline."""
+    kinds = [system.kind for system in systems]
+    members = [number for number, kind in enumerate(kinds) if kind == "member"]
+    best = max(members, key=lambda number: compared.scores[number][main])
+    others = {f"best member ({systems[best].name})": [best], "mean member": members}
+    others |= {s.name: [number] for number, s in enumerate(systems) if s.kind == "baseline"}
+    found = []
+    for number, system in enumerate(systems):
+        if system.kind != "fusion":
+            continue
+        for over, against in others.items():
+            gap = compared.gap(main, number, against)
+            found.append(
+                Difference(
+                    name=system.name,
+                    over=over,
+                    metric=main,
+                    value=gap.value,
+                    low=gap.low,
+                    high=gap.high,
+                    p=gap.p,
+                )
+            )
+    return found

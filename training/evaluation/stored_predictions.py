@@ -1,0 +1,104 @@
+"""What members and candidates say to the validation rows, stored in the bundle: the fusion is fitted on it, and again
+when a swap brings other adapters."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve.bundle import BaseSpec, Bundle, Ensemble, Member
+from serve.fusion.fitting.options import FusionOptions
+from serve.fusion.fitting.stored_scores import Question, RowsHeader, ValidationRows
+from training.data.splits import fit_folds
+from training.evaluation.evaluation import Evaluation, Labelled
+from training.execution.run import Run
+from training.manifest import draft
+from training.recipe import EnsembleRecipe, Recipe
+from training.stages.base import Base
+
+
+class ValidationRun:
+    """Asks members and candidates of one recipe's ensembles once; a resumed run finds what was stored."""
+
+    def __init__(
+        self, recipe: Recipe, run: Run, base: Base, bundle: Bundle, groups: Sequence[str] | None
+    ) -> None:
+        """`groups` [N]: rows of one are never judged by a fit that saw others of it."""
+        self._recipe = recipe
+        self._run = run
+        self._base = base
+        self._bundle = bundle
+        self._groups = groups
+
+    def store(
+        self,
+        recipe: EnsembleRecipe,
+        ensemble: Ensemble,
+        candidates: Mapping[str, Sequence[Path]],
+        rows: Labelled,
+    ) -> None:
+        """Store what the ensemble's members and its `candidates` (name -> folders of the adapters) say to `rows`."""
+        step = f"scores {recipe.name}"
+        if self._run.result(step) is not None:
+            return
+        stored = self._bundle.validation_scores(recipe.name)
+        header = RowsHeader(
+            rows=_digest(rows, ensemble),
+            question=Question.of(ensemble),
+            options=FusionOptions.model_validate(recipe.fusion.model_dump()),
+        )
+        truth = rows.targets(ensemble)
+        folds = fit_folds(recipe.fusion.folds, len(truth), self._recipe.seed, self._groups)
+        self._ask(self._bundle, ensemble, rows, header.rows)
+        if candidates:
+            self._ask_candidates(recipe, ensemble, candidates, rows, header.rows)
+        stored.write_rows(ValidationRows(header, truth, folds))
+        self._run.finish(step, {"rows": len(truth)})
+
+    def read(self, ensemble: Ensemble) -> tuple[ValidationRows, NDArray[np.float64]]:
+        """The rows, and the members' outputs [M, N, C] or [M, N]."""
+        stored = self._bundle.validation_scores(ensemble.name)
+        rows = stored.rows()
+        assert rows is not None, "they were stored before"
+        outputs = [stored.outputs(member, rows.header.rows) for member in ensemble.members]
+        return rows, np.stack([each for each in outputs if each is not None])
+
+    def _ask(self, bundle: Bundle, ensemble: Ensemble, rows: Labelled, digest: str) -> None:
+        outputs = Evaluation(bundle, ensemble, self._run.watch).outputs(rows)
+        stored = self._bundle.validation_scores(ensemble.name)
+        for member, own in zip(ensemble.members, outputs, strict=True):
+            stored.write_outputs(member, digest, own)
+
+    def _ask_candidates(
+        self,
+        recipe: EnsembleRecipe,
+        ensemble: Ensemble,
+        candidates: Mapping[str, Sequence[Path]],
+        rows: Labelled,
+        digest: str,
+    ) -> None:
+        """Candidates lie outside the bundle's adapters, so they are asked in a bundle of their own."""
+        work = self._run.folder / "asked"
+        shutil.rmtree(work, ignore_errors=True)
+        kind = self._recipe.base.bundle_kind
+        base = BaseSpec(path=str(self._base.folder.resolve()), kind=kind)
+        bundle = Bundle.create(work, base)
+        members = [
+            Member(
+                name=name,
+                adapters=[bundle.add_adapter(f"adapter-{n}", each) for n, each in enumerate(own)],
+            )
+            for name, own in candidates.items()
+        ]
+        self._ask(bundle, draft(recipe, members, ensemble.labels or []), rows, digest)
+        shutil.rmtree(work)
+
+
+def _digest(rows: Labelled, ensemble: Ensemble) -> str:
+    question = Question.of(ensemble).model_dump(mode="json")
+    content = [question, list(rows.texts), list(rows.pairs or []), list(rows.answers)]
+    return f"sha256:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"

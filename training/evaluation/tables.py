@@ -1,0 +1,126 @@
+"""An evaluation's table in the terminal, and the words that it shares with the report's page."""
+
+import sys
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
+from rich.table import Table
+
+from training.evaluation.scores import Report, Row
+
+HEADINGS = {
+    "accuracy": "accuracy",
+    "exact_match": "exact match",
+    "macro_precision": "macro precision",
+    "macro_recall": "macro recall",
+    "macro_f1": "macro F1",
+    "micro_precision": "micro precision",
+    "micro_recall": "micro recall",
+    "micro_f1": "micro F1",
+    "weighted_precision": "weighted precision",
+    "weighted_recall": "weighted recall",
+    "weighted_f1": "weighted F1",
+    "log_loss": "log loss",
+    "ece": "ECE",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "r2": "R²",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "token_f1": "word F1",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "meteor": "METEOR",
+    "meteor_exact_stem": "METEOR (exact, stem)",
+}
+PERCENT = {"bleu", "chrf"}
+"""Figures from 0 to 100; two decimals do."""
+MAIN = {
+    "classification": "accuracy",
+    "multilabel": "micro_f1",
+    "regression": "spearman",
+    "generation": "bleu",
+}
+"""By which figure the systems of a task are compared."""
+IN_PAGE_ONLY = {
+    "macro_precision", "macro_recall", "micro_precision", "micro_recall", "weighted_precision", "weighted_recall",
+    "weighted_f1", "rouge1", "rouge2",
+}  # fmt: skip
+"""Figures that a terminal has no room for; the JSON and the report's page have them all."""
+
+
+def figures_in(report: Report) -> list[str]:
+    """The figures that some row has, in the order of the headings; micro F1 is left out where it is the accuracy."""
+    found = {name for row in report.rows for name in row.scores}
+    if "accuracy" in found:
+        found.discard("micro_f1")
+    return [name for name in HEADINGS if name in found]
+
+
+def table(report: Report, *, narrow: bool = False) -> Table:
+    """Rows are members, fusion methods and baselines; the compared figure has its interval, unless `narrow`."""
+    main = report.differences[0].metric if report.differences else None
+    names = [name for name in figures_in(report) if name not in IN_PAGE_ONLY]
+    title = f"{report.ensemble} on {report.count} {report.data} rows (bold: what is served)"
+    shown = Table(title=escape(title), box=box.SIMPLE, padding=(0, 0 if narrow else 1, 0, 0))
+    shown.add_column("", no_wrap=True)
+    shown.add_column("kind")
+    for name in names:
+        # A word a line: rich narrows figures before it folds headings.
+        shown.add_column(HEADINGS[name].replace(" ", "\n"), justify="right")
+    shown.add_column("passes", justify="right")
+    for row in report.rows:
+        figures = [
+            f"{figure(row, name)} {interval(row, name)}".rstrip()
+            if name == main and not narrow
+            else figure(row, name)
+            for name in names
+        ]
+        shown.add_row(
+            row.name, row.kind, *figures, str(row.passes), style="bold" if row.served else None
+        )
+    return shown
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the table, without the interval where the screen has no room for it, and what fusing gained."""
+    shown = table(report)
+    # What the table would take, not what it is cut to.
+    unbounded = console.options.update(max_width=sys.maxsize)
+    if Measurement.get(console, unbounded, shown).maximum > console.width:
+        shown = table(report, narrow=True)
+    console.print(shown)
+    for line in report_lines(report):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def figure(row: Row, name: str) -> str:
+    """A figure of the report as text; empty where the row has none."""
+    return _number(row.scores[name], name) if name in row.scores else ""
+
+
+def interval(row: Row, name: str) -> str:
+    """Its middle 95% as text; empty where the row has none."""
+    if name not in row.intervals:
+        return ""
+    low, high = row.intervals[name]
+    return f"[{_number(low, name)}, {_number(high, name)}]"
+
+
+def report_lines(report: Report) -> list[str]:
+    """What fusing gained, and how comparable the figures are, in sentences."""
+    gains = [
+        f"{gap.name} over the {gap.over}: {_number(gap.value, gap.metric, '+')} {HEADINGS[gap.metric]}, 95% of "
+        f"resamples in [{_number(gap.low, gap.metric, '+')}, {_number(gap.high, gap.metric, '+')}], p = {gap.p:.3f}"
+        for gap in report.differences
+    ]
+    return gains + [f"{HEADINGS[name]}: {said}" for name, said in report.signatures.items()]
+
+
+def _number(value: float, name: str, sign: str = "") -> str:
+    return f"{value:{sign}.{2 if name in PERCENT else 4}f}"

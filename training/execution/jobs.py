@@ -1,0 +1,72 @@
+"""One stage of one member as whoever trains it must know it: paths and recipes, no models, so that it can travel."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from datasets import Dataset
+
+from serve.bundle import Bundle
+from training.offline.teacher import find_teacher
+from training.progress import Watch
+from training.recipe import DataRecipe, DistillationStage, EnsembleRecipe, MemberRecipe
+from training.stages.base import Base
+from training.stages.fit import Precision, Stage
+from training.stages.member import MemberData, MemberStage, train_stage
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, from what, and where everything lies."""
+
+    title: str
+    member: MemberRecipe
+    number: int
+    """Which of the member's stages, from 0."""
+    ensemble: EnsembleRecipe
+    labels: Sequence[str]
+    data: DataRecipe
+    precision: Precision
+    base: Base
+    bundle: Path
+    before: Sequence[Path]
+    """The adapters that the stages before left."""
+    checkpoints: Path
+    target: Path
+
+    def train(self, rows: Dataset, watch: Watch) -> None:
+        """Train the adapter on the member's bag of `rows`. Raises RecipeError and BundleError."""
+        recipe, teacher = self.member.stages[self.number], None
+        if isinstance(recipe, DistillationStage):
+            bundle = Bundle.open(self.bundle)
+            teacher = find_teacher(recipe.teacher, self.ensemble, self.labels, bundle)
+        data = MemberData(
+            rows, self.data.text, self.labels, self.data.max_tokens, self.data.text_pair
+        )
+        train_stage(
+            MemberStage(self.member, recipe, self.before, teacher),
+            self.ensemble,
+            self.base,
+            data,
+            Stage(self.title, self.checkpoints, self.precision, watch),
+            self.target,
+        )
+
+
+class Workers(Protocol):
+    """Whoever trains."""
+
+    def train(self, job: Job) -> None:
+        """Train, and return when the adapter lies in its folder. Raises what the training raised."""
+
+
+class Here:
+    """This process."""
+
+    def __init__(self, rows: Dataset, watch: Watch) -> None:
+        self._rows = rows
+        self._watch = watch
+
+    def train(self, job: Job) -> None:
+        job.train(self._rows, self._watch)

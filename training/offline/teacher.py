@@ -1,0 +1,93 @@
+"""Who a student learns from: an ensemble that is finished, one of its members, or another model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoTokenizer
+
+from serve.bundle import BaseSpec, Bundle, BundleInfo, Ensemble, FusionSpec, Member
+from serve.fusion.fuse import Fused, Fusion
+from serve.fusion.token_weights import token_method
+from training.manifest import draft
+from training.offline.members import Advance, OfflineMembers
+from training.recipe import EnsembleRecipe, RecipeError, TeacherRecipe
+from training.stages.distillation import TOP_TOKENS, TopTokens
+
+
+class EnsembleTeacher:
+    """The fused probabilities of an ensemble's members, by the method that it answers by.
+
+    Where it votes, their average: shares of votes say nothing of what nobody chose."""
+
+    def __init__(self, bundle: Bundle, ensemble: Ensemble) -> None:
+        self.passes = len(ensemble.members)
+        self._bundle = bundle
+        self._ensemble = ensemble
+        self._members = OfflineMembers(bundle, ensemble)
+
+    def label_probabilities(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, advance: Advance
+    ) -> NDArray[np.float64]:
+        """[texts, labels]; `pairs` are the second texts, where rows are pairs."""
+        said = self._members.outputs(texts, pairs, advance)
+        fusion = Fusion.from_manifest(self._ensemble, self._bundle.fusion_path(self._ensemble))
+        method = self._ensemble.fusion.method
+        fused = fusion(said, method="average" if method == "vote" else method)
+        assert isinstance(fused, Fused), "the recipe lets only classification and generation teach"
+        return fused.probabilities
+
+    def answer_tokens(
+        self,
+        contexts: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]],
+        advance: Advance,
+    ) -> list[TopTokens]:
+        """What is most probable at each place of the given answers."""
+        method = token_method(self._ensemble) or "average"
+        return self._members.answer_log_probs(contexts, answers, method, _top_tokens, advance)
+
+
+def find_teacher(
+    recipe: TeacherRecipe,
+    own: EnsembleRecipe,
+    labels: Sequence[str],
+    bundle: Bundle,
+) -> EnsembleTeacher:
+    """The teacher of a student in `own`; an ensemble must be in the bundle. Raises BundleError and RecipeError."""
+    if recipe.path is not None:
+        return EnsembleTeacher(*_other_model(recipe.path, own, labels, bundle))
+    ensemble = bundle.ensemble(str(recipe.taught_by))
+    if recipe.member is not None:
+        name = recipe.member.partition("/")[2]
+        alone = [member for member in ensemble.members if member.name == name]
+        fusion = FusionSpec(method="average")
+        ensemble = ensemble.model_copy(update={"members": alone, "fusion": fusion})
+    return EnsembleTeacher(bundle, ensemble)
+
+
+def _other_model(
+    path: Path, own: EnsembleRecipe, labels: Sequence[str], bundle: Bundle
+) -> tuple[Bundle, Ensemble]:
+    if not (path / "config.json").is_file():
+        raise RecipeError(f"the teacher {path} is no model: it has no config.json")
+    if own.task == "generation":
+        theirs, ours = (
+            AutoTokenizer.from_pretrained(folder).get_vocab()
+            for folder in (path, bundle.base_source)
+        )
+        if theirs != ours:
+            raise RecipeError(
+                f"the teacher {path} has another tokenizer than the base, so its tokens teach nothing; distil "
+                "generation from a model with the same one"
+            )
+    info = BundleInfo(format=1, base=BaseSpec(path=str(path), kind="causal"))
+    return Bundle(path, info), draft(own, [Member(name="teacher", adapters=[])], labels)
+
+
+def _top_tokens(log_probs: torch.Tensor) -> TopTokens:
+    """The best of [places, V]."""
+    top = log_probs.topk(min(TOP_TOKENS, log_probs.shape[-1]), dim=-1)
+    return TopTokens(top.indices.numpy(), top.values.numpy())

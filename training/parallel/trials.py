@@ -1,0 +1,174 @@
+"""A search's trials by Ray Tune."""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+from datasets import Dataset
+from ray import tune as ray_tune
+from ray.tune.search import ConcurrencyLimiter
+from ray.tune.search.basic_variant import BasicVariantGenerator
+from ray.util.queue import Queue
+
+from training.parallel.progress_queue import Feed, Reports
+from training.parallel.workers import RETRIES, Share, become_trainer
+from training.progress import Watch
+from training.recipe import RangeRecipe, RecipeError, Values
+from training.search import Found, Study, Trial
+
+_OPTIONS = {
+    # Tune would take Ctrl-C for the end of the search, and the run would go on.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Its newer output prints a frame whatever it is asked for.
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+BATCH = 4
+"""How many trials `tpe` begins before it looks at them, where nothing else limits them."""
+REASON = "reason"
+"""Where a trial that an error ended says so, beside its figure."""
+
+
+def tune(study: Study, rows: Dataset, folder: Path, watch: Watch, at_once: int | None) -> Found:
+    """Try as often as the recipe says. Raises RecipeError when every trial failed.
+
+    The same seed gives the same trials; under `tpe` only with the same number of them `at_once`, because each batch
+    learns from those before it. What each came to is kept in `folder`, which every machine sees, so that a search that
+    was stopped draws the same again and trains those alone that were not finished."""
+    train, judge = study.parts(rows)
+    share, search = Share.of_cluster(at_once), study.search
+    os.environ.update(_OPTIONS)
+    # Failures of trials are told when they matter, in one sentence.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    folder.mkdir(parents=True, exist_ok=True)
+    with Feed(watch) as feed, tempfile.TemporaryDirectory(prefix="tune-", dir=folder) as tunes_own:
+        tuner = ray_tune.Tuner(
+            ray_tune.with_resources(
+                ray_tune.with_parameters(
+                    _try,
+                    study=study,
+                    train=train.with_format("arrow")[:],
+                    judge=judge.with_format("arrow")[:],
+                    queue=feed.queue,
+                    threads=share.cpus,
+                    kept=folder,
+                ),
+                {"cpu": share.cpus, "gpu": share.gpus},
+            ),
+            param_space={key: _domain(tried) for key, tried in search.space.items()},
+            tune_config=ray_tune.TuneConfig(
+                metric=study.metric,
+                mode="min" if study.lower_is_better else "max",
+                num_samples=search.trials,
+                search_alg=_searcher(study, at_once),
+            ),
+            run_config=ray_tune.RunConfig(
+                name=study.title.replace("/", "-"),
+                storage_path=tunes_own,
+                failure_config=ray_tune.FailureConfig(max_failures=RETRIES),
+                verbose=0,
+            ),
+        )
+        results = list(tuner.fit())
+        feed.catch_up()
+    trials = [_trial(result, study.metric) for result in results]
+    right = [trial for trial in trials if trial.score is not None]
+    if not right:
+        raise RecipeError(f"search {study.title}: no trial succeeded: {_reason(results)}")
+    sign = 1 if study.lower_is_better else -1
+    best = min(right, key=lambda trial: sign * (trial.score or 0.0))
+    return Found(
+        title=study.title,
+        values=best.values,
+        metric=study.metric,
+        score=best.score or 0.0,
+        rows=len(judge),
+        method=search.method,
+        trials=trials,
+    )
+
+
+def _try(
+    values: Values,
+    study: Study,
+    train: pyarrow.Table,
+    judge: pyarrow.Table,
+    queue: Queue,
+    threads: int,
+    kept: Path,
+) -> None:
+    become_trainer(threads)
+    trial = _plain(values)
+    record = kept / f"{hashlib.sha256(json.dumps(trial, sort_keys=True).encode()).hexdigest()}.json"
+    if not record.is_file():
+        try:
+            score = study.score(trial, Dataset(train), Dataset(judge), Reports(queue))
+        except Exception as error:
+            # Raised, it would look like a process that died, and be tried again for nothing.
+            ray_tune.report({study.metric: math.nan, REASON: _last_line(error)})
+            return
+        draft = record.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps(score), encoding="utf-8")
+        draft.replace(record)
+    ray_tune.report({study.metric: json.loads(record.read_text(encoding="utf-8"))})
+
+
+def _domain(tried: RangeRecipe) -> Any:
+    if tried.log:
+        return ray_tune.loguniform(*tried.log)
+    if tried.uniform:
+        return ray_tune.uniform(*tried.uniform)
+    if tried.integer:
+        low, high = tried.integer
+        return ray_tune.randint(low, high + 1)
+    return ray_tune.choice(tried.values)
+
+
+def _searcher(study: Study, at_once: int | None) -> Any:
+    if study.search.method == "random":
+        return BasicVariantGenerator(max_concurrent=at_once or 0, random_state=study.recipe.seed)
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return ConcurrencyLimiter(
+        OptunaSearch(seed=study.recipe.seed), max_concurrent=at_once or BATCH, batch=True
+    )
+
+
+def _trial(result: Any, metric: str) -> Trial:
+    score = (result.metrics or {}).get(metric)
+    if result.error is not None or score is None or not math.isfinite(score):
+        score = None
+    return Trial(values=_plain(result.config), score=score)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that JSON knows."""
+    return {
+        key: value.item() if isinstance(value, np.generic) else value
+        for key, value in values.items()
+    }
+
+
+def _reason(results: list[Any]) -> str:
+    """Why the first trial failed that says why."""
+    for result in results:
+        if result.error is not None:
+            return _last_line(getattr(result.error, "cause", result.error))
+        if said := (result.metrics or {}).get(REASON):
+            return str(said)
+    return "their figures are not finite numbers"
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
