@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+pytest_plugins = ["tests.serve.world"]
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

@@ -3,8 +3,8 @@
 import asyncio
 
 from serve.agents.lease import ControllerLink, Lease, new_participant
+from serve.agents.ledger import Ledger
 from serve.agents.routes import Routes
-from serve.protocol.figures import Ledger
 from serve.protocol.messages import Desired, Report
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from serve.control.admission.admission import Refused
+from serve.control.errors import Refused
 from serve.manifest import Ensemble
 from serve.protocol.slots import Slots
 

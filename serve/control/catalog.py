@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from serve.control.admission.admission import Refused
 from serve.control.artifacts.store import Store
 from serve.control.capacity import check_room
+from serve.control.errors import Refused
 from serve.control.records import EnsembleRecord, VersionRecord
 from serve.control.rollout.plan import Assignments, wanted_versions
 from serve.control.rollout.state import BUSY, UNCOMMITTED, Rollout

@@ -16,24 +16,27 @@ from typing import TypeVar
 from serve import metrics
 from serve.bundle import Bundle
 from serve.config import Settings
-from serve.control.admission.admission import Admission, EngineLimits, Refused
+from serve.control.admission.admission import Admission, EngineLimits
 from serve.control.admission.bundle_import import Imported, import_bundles
 from serve.control.artifacts.sources import Sources
 from serve.control.artifacts.store import Store
 from serve.control.capacity import no_room_to_start
 from serve.control.catalog import Catalog
 from serve.control.changes import Changes
-from serve.control.database.database import Database, DatabaseError, now
+from serve.control.clock import now
+from serve.control.database.database import Database, DatabaseError
 from serve.control.driver import Driver, not_open
+from serve.control.errors import Refused, StartError
 from serve.control.participants import Participants
 from serve.control.records import EnsembleRecord, VersionRecord
 from serve.control.rollout.state import Action, Decision, Rollout, State
-from serve.control.views import EnsembleView, RolloutView, SwapRequest, VersionView
+from serve.control.views import EnsembleView, RolloutView, VersionView
 from serve.engine.interface import Refusal
 from serve.location import Location
 from serve.metrics import Family, MetricsBoard
 from serve.protocol.audit import AuditEntry
 from serve.protocol.messages import Desired, Kind, Report
+from serve.protocol.requests import SwapRequest
 from serve.protocol.slots import Slots
 from serve.protocol.strategy import IMMEDIATE, Strategy
 
@@ -43,10 +46,6 @@ T = TypeVar("T")
 
 TRIAL_SECONDS = 1.0
 """How old the figures of a trial may be, in seconds, whatever the lease is."""
-
-
-class StartError(RuntimeError):
-    """Why the controller cannot start, in one sentence."""
 
 
 class Controller:

@@ -4,14 +4,14 @@ import asyncio
 import logging
 from collections import defaultdict
 from dataclasses import replace
-from datetime import UTC, datetime
 from time import monotonic
 
 from serve import metrics
-from serve.control.admission.admission import Refused
 from serve.control.catalog import Catalog
 from serve.control.changes import Changes
-from serve.control.database.database import Conflict, Database, DatabaseError, now
+from serve.control.clock import now, seconds_since
+from serve.control.database.database import Conflict, Database, DatabaseError
+from serve.control.errors import Refused
 from serve.control.participants import Participant, Participants
 from serve.control.records import VersionRecord
 from serve.control.rollout.plan import Assignments
@@ -305,11 +305,6 @@ def not_open(rollout: Rollout, decision: Decision) -> Refused:
         f"There is nothing to {decision}: the rollout {rollout.id} is {state}; {rest}.",
         "rollout_not_open",
     )
-
-
-def seconds_since(time: str) -> float:
-    """Since `time`, as `database.now` writes it."""
-    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())
 
 
 def _is_behind(gateway: Participant, commit: int | None) -> bool:

@@ -1,57 +1,14 @@
-"""What an administrator can ask for, and what is answered."""
+"""What is answered to an administrator."""
 
-from typing import Annotated, Any, Self
-
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from serve.control.admission.fusion_fit import FusionFit
 from serve.control.records import EnsembleRecord, VersionRecord
 from serve.control.rollout.state import Decision, Rollout
-from serve.manifest import Member, Name
+from serve.manifest import Member
 from serve.protocol.figures import Figures, Tally, total
 from serve.protocol.messages import Role
-from serve.protocol.strategy import Gates, Kind, Strategy
-
-Uri = Annotated[str, Field(min_length=1, max_length=4096)]
-
-
-class SwapRequest(BaseModel):
-    """The body of a swap: new adapters, a whole new manifest, or a known version."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    members: dict[Name, Uri | list[Uri]] | None = Field(
-        None, min_length=1, description="Member -> URI of its new adapter."
-    )
-    manifest: dict[str, Any] | None = Field(
-        None,
-        description="A whole new ensemble over adapters that are known by digest. Its version may "
-        "be left out and does not count: the server gives the next one.",
-    )
-    version: Annotated[StrictInt, Field(ge=1)] | None = Field(
-        None, description="A version that exists already."
-    )
-    expected_version: Annotated[StrictInt, Field(ge=1)] | None = Field(
-        None, description="Refuse with 409 unless this version is active."
-    )
-    strategy: Strategy = Strategy()
-    allow_stale_fusion: StrictBool = Field(
-        False,
-        description="Keep fitted fusion parameters although they belong to other adapters, where no validation scores "
-        "are stored that they could be fitted to again.",
-    )
-
-    @model_validator(mode="after")
-    def _check_form(self) -> Self:
-        forms = ("members", "manifest", "version")
-        if sum(getattr(self, form) is not None for form in forms) != 1:
-            raise ValueError("give exactly one of 'members', 'manifest' and 'version'")
-        if self.allow_stale_fusion and self.version is not None:
-            raise ValueError(
-                "'allow_stale_fusion' makes a new version: give 'members' or 'manifest' with it, "
-                "not 'version'"
-            )
-        return self
+from serve.protocol.strategy import Gates, Kind
 
 
 class TallyView(BaseModel):

@@ -7,12 +7,13 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serve.control.views import EnsembleView, RolloutView, SwapRequest
+from serve.control.views import EnsembleView, RolloutView
 from serve.engine.interface import GenerateCall, PredictCall, Prediction, Refusal
 from serve.gateway.links import Unavailable
 from serve.metrics import Family
 from serve.protocol.audit import AuditEntry
 from serve.protocol.messages import Desired, Report
+from serve.protocol.requests import SwapRequest
 
 GONE = (RayActorError, RayServeException)
 """What a handle raises when the replica behind it has died, or there is none."""

@@ -1,7 +1,7 @@
 """Several machines: what has to be shared among them."""
 
 from serve.config import Settings
-from serve.control.controller import StartError
+from serve.control.errors import StartError
 
 
 def check_machines(settings: Settings, machines: int) -> None:

@@ -22,15 +22,15 @@ from serve.control.admission.refit import Fit, StaleFit, settle
 from serve.control.artifacts.sources import NotAllowed, Sources
 from serve.control.artifacts.staging import Arrivals
 from serve.control.artifacts.store import Store, StoreError
-from serve.control.database.database import now
+from serve.control.clock import now
+from serve.control.errors import Refused
 from serve.control.records import EnsembleRecord, VersionRecord
-from serve.control.views import SwapRequest
-from serve.engine.interface import Refusal
 from serve.fusion.errors import FusionError, StaleFusionError
 from serve.fusion.fuse import Fusion
 from serve.fusion.stack import read_stack
 from serve.golden import unserved_golden
 from serve.manifest import AdapterRef, Ensemble, Member, Task, adapter_name, explain
+from serve.protocol.requests import SwapRequest
 from serve.protocol.strategy import Strategy
 
 
@@ -48,18 +48,6 @@ class EngineLimits:
     """Members of one ensemble."""
     host_adapters: int | None = None
     """Distinct LoRAs that are loaded at once; None: as many as slots."""
-
-
-class Refused(Exception):
-    """A request that is not let through."""
-
-    def __init__(
-        self, status: int, message: str, code: str | None = None, param: str | None = None
-    ) -> None:
-        # Names of files need not be UTF-8; answers and the audit have to be.
-        message = message.encode(errors="backslashreplace").decode()
-        super().__init__(message)
-        self.refusal = Refusal(status, message, code, param)
 
 
 class Admission:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from serve.bundle import Bundle, BundleError, folder_digest
 from serve.control.admission.admission import Admission, adapters_of
 from serve.control.artifacts.store import Store
-from serve.control.database.database import Database, now
+from serve.control.clock import now
+from serve.control.database.database import Database
 from serve.control.records import EnsembleRecord, VersionRecord
 from serve.digest import DigestError
 from serve.manifest import Ensemble

@@ -7,7 +7,6 @@ refused at its next write.
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
 from threading import Event
 
 import sqlalchemy as sa
@@ -15,6 +14,7 @@ from sqlalchemy import CursorResult, Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from serve.control.clock import now
 from serve.control.database.connection import READS, DatabaseError, connect, open_alone, reason
 from serve.control.database.tables import (
     AuditRow,
@@ -45,11 +45,6 @@ RETRY_SECONDS = 1.0
 
 class Conflict(DatabaseError):
     """Somebody else changed the state first."""
-
-
-def now() -> str:
-    """The time, as it is written everywhere: ISO 8601, UTC, milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 class Database:

@@ -9,11 +9,11 @@ from time import perf_counter
 from typing import Any
 
 from serve import metrics
+from serve.agents.ledger import Ledger
 from serve.agents.routes import Target
 from serve.engine.interface import VERSION_NOT_LOADED, Refusal
 from serve.gateway.http.observe import Exchange
 from serve.gateway.links import Unavailable
-from serve.protocol.figures import Ledger
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from serve.control.views import EnsembleView, RolloutView, SwapRequest
+from serve.control.views import EnsembleView, RolloutView
 from serve.gateway.http.schemas import (
     ErrorAnswer,
     GenerateRequest,
@@ -18,6 +18,7 @@ from serve.gateway.http.schemas import (
     PredictRequest,
     RollbackRequest,
 )
+from serve.protocol.requests import SwapRequest
 
 INFERENCE_ERRORS = (400, 401, 403, 404, 408, 413, 429, 503)
 ADMIN_ERRORS = (400, 401, 403, 404, 408, 409, 413, 429, 503)

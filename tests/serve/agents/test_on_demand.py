@@ -6,7 +6,7 @@ import random
 import pytest
 
 from serve.agents import residents
-from serve.control.controller import StartError
+from serve.control.errors import StartError
 from serve.control.views import EnsembleView
 from serve.engine.interface import Refusal, Version
 from tests.serve.agents.on_demand import answers, ask, start

@@ -13,7 +13,7 @@ import numpy as np
 import uvicorn
 from starlette.types import ASGIApp
 
-from serve.control.views import EnsembleView, RolloutView, SwapRequest
+from serve.control.views import EnsembleView, RolloutView
 from serve.engine.interface import (
     VERSION_NOT_LOADED,
     GenerateCall,
@@ -26,6 +26,7 @@ from serve.fusion.fused import Fused
 from serve.manifest import Ensemble
 from serve.protocol.audit import AuditEntry
 from serve.protocol.messages import AssignedVersion, Desired, Report, Role
+from serve.protocol.requests import SwapRequest
 
 LABELS = ("card_lost", "card_late", "top_up")
 DIGESTS = {name: f"sha256:{name * 64}" for name in ("a", "b")}

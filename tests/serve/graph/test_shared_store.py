@@ -3,7 +3,7 @@
 import pytest
 
 from serve.config import Settings
-from serve.control.controller import StartError
+from serve.control.errors import StartError
 from serve.graph.shared_store import check_machines
 
 

@@ -195,7 +195,7 @@ def test_progress_is_logged(
     monkeypatch.setattr("serve.control.artifacts.quota.PROGRESS_SECONDS", 0.0)
     bucket.put("two/a.txt", b"x" * 10)
     bucket.put("two/b.txt", b"x" * 10)
-    with caplog.at_level(logging.INFO, "serve.rollout"):
+    with caplog.at_level(logging.INFO, "serve.control"):
         sources("s3://adapters").fetch("s3://adapters/two", tmp_path)
     assert "s3://adapters/two: 2 files to fetch" in caplog.text
     assert "in 1 files so far" in caplog.text

@@ -13,7 +13,8 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from serve.control.database.database import Conflict, Database, DatabaseError, now
+from serve.control.clock import now
+from serve.control.database.database import Conflict, Database, DatabaseError
 from serve.control.records import VersionRecord
 from serve.control.rollout.state import Rollout, State, Step
 from serve.manifest import Ensemble

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from serve.agents.ledger import Ledger
 from serve.bundle import AdapterRef, Ensemble, FusionSpec, Member
 from serve.control.catalog import Catalog
 from serve.control.driver import gather_facts
@@ -28,7 +29,7 @@ from serve.control.rollout.state import (
     next_step,
 )
 from serve.engine.interface import Probe
-from serve.protocol.figures import Ledger, total
+from serve.protocol.figures import total
 from serve.protocol.messages import AssignedVersion, Kind, PrepareResult, Report
 from serve.protocol.slots import Slots
 from serve.protocol.strategy import Strategy

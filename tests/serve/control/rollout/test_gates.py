@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from serve.agents.ledger import Ledger
 from serve.control.rollout.gates import judge
-from serve.protocol.figures import Figures, Ledger, Tally, total
+from serve.protocol.figures import Figures, Tally, total
 from serve.protocol.strategy import Strategy
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from serve.engine.interface import GenerateCall, PredictCall, Prediction, Refusal
-from serve.gateway.dispatch.dispatch import dispatch
+from serve.gateway.dispatch import dispatch
 from serve.gateway.dispatch.mirror import LARGEST_BODY
 from serve.gateway.links import Unavailable
 from serve.manifest import Ensemble

@@ -9,7 +9,7 @@ import pytest
 
 from serve.engine.interface import PredictCall, Prediction, Refusal, Text
 from serve.fusion.fused import FusedSets, FusedValues
-from serve.gateway.dispatch.dispatch import dispatch
+from serve.gateway.dispatch import dispatch
 from serve.gateway.http.schemas import PredictAnswer
 from serve.gateway.links import Unavailable
 from tests.serve.gateway.conftest import Gateway, Start, refused
