@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from serve.engine.adapters.pool import slot_queue as turns
+from serve.engine.adapters import slot_queue as turns
 from serve.engine.adapters.slot_queue import Turns
 
 
