@@ -3,7 +3,7 @@ import pytest
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 from scipy import stats
-from training.evaluation.evaluation.metrics import resampling
+from training.evaluation.metrics import resampling
 
 from training.evaluation.metrics.resampling import Comparison, mean_over_rows
 from training.evaluation.metrics.text import text_metrics
