@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from serve.errors import UserError
 from serve.tensors import TensorError, TensorFile
 
 BaseKind: TypeAlias = Literal["causal", "encoder"]
@@ -28,7 +29,7 @@ _ENCODERS = (
 )
 
 
-class BaseError(ValueError):
+class BaseError(UserError, ValueError):
     """A base that cannot be used, in words for whoever gave it."""
 
 

@@ -23,6 +23,8 @@ from serve.adapter import (
 )
 from serve.base import BaseError, BaseKind, BaseShapes, kind_of, read_config
 from serve.digest import DigestError, folder_digest
+from serve.errors import UserError
+from serve.files import write_atomically
 from serve.fusion.errors import FusionError
 from serve.fusion.fitting.stored_scores import FOLDER, ValidationScores
 from serve.fusion.fuse import Fusion
@@ -61,7 +63,7 @@ __all__ = [
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
-class BundleError(ValueError):
+class BundleError(UserError, ValueError):
     """A bundle that cannot be read or written, in one sentence for its owner."""
 
 
@@ -123,7 +125,9 @@ class Bundle:
         folder.mkdir(parents=True, exist_ok=True)
         created = datetime.now(UTC).isoformat(timespec="seconds")
         info = BundleInfo(format=1, base=base, created=created, choir=_choir_version())
-        _write(folder / "bundle.json", info.model_dump_json(indent=2, exclude_none=True))
+        write_atomically(
+            folder / "bundle.json", info.model_dump_json(indent=2, exclude_none=True) + "\n"
+        )
         return cls(folder.resolve(), info)
 
     @property
@@ -237,7 +241,7 @@ class Bundle:
                 )
             return file
         file.parent.mkdir(parents=True, exist_ok=True)
-        _write(file, ensemble.model_dump_json(indent=2, exclude_none=True))
+        write_atomically(file, ensemble.model_dump_json(indent=2, exclude_none=True) + "\n")
         return file
 
     def verify(self, deep: bool = True, *, max_rank: int | None = DEFAULT_RANK_LIMIT) -> list[str]:
@@ -373,14 +377,3 @@ def _scratch(parent: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _write(file: Path, text: str) -> None:
-    """All of the text or nothing, also if the process dies meanwhile."""
-    with _scratch(file.parent) as scratch:
-        draft = scratch / file.name
-        with draft.open("w", encoding="utf-8") as out:
-            out.write(text + "\n")
-            out.flush()
-            os.fsync(out.fileno())
-        draft.rename(file)

@@ -20,13 +20,14 @@ from pydantic import (
 
 from serve.adapter import DEFAULT_RANK_LIMIT, RANK_LIMITS
 from serve.bearer import Token, hashed
+from serve.errors import UserError
 from serve.location import Location
 from serve.manifest import explain
 
 ENV_PREFIX = "CHOIR_"
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A setting that cannot be used, in one sentence for whoever starts the server."""
 
 

@@ -4,10 +4,12 @@ import hashlib
 import os
 from pathlib import Path
 
+from serve.errors import UserError
+
 _CHUNK = 1 << 20
 
 
-class DigestError(ValueError):
+class DigestError(UserError, ValueError):
     """A folder that has no digest, in words for whoever made the folder."""
 
 

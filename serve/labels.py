@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from serve.errors import UserError
+
 Encode = Callable[[Sequence[str]], list[list[int]]]
 """Texts to token ids, with special tokens at the start only."""
 
 
-class LabelError(ValueError):
+class LabelError(UserError, ValueError):
     """Labels or a prompt that cannot be scored, in words for whoever wrote them."""
 
 

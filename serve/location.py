@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal, Self, TypeAlias, get_args
 
+from serve.errors import UserError
+
 Scheme: TypeAlias = Literal["s3", "gs", "hf"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 
@@ -16,7 +18,7 @@ _PART = re.compile(r"[^\x00-\x1f\x7f\\?#*%\[\]:]+")
 _REPOSITORY_TYPES = ("datasets", "spaces", "buckets", "models", "kernels")
 
 
-class LocationError(ValueError):
+class LocationError(UserError, ValueError):
     """A URI that names no remote place, in one sentence."""
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from serve.errors import UserError
+
 _PIECE = 1 << 20
 """Values that are looked at together."""
 
@@ -21,7 +23,7 @@ _EXPONENTS = {
 infinity alone."""
 
 
-class TensorError(ValueError):
+class TensorError(UserError, ValueError):
     """A safetensors file that cannot be used, in words for whoever made it."""
 
 

@@ -10,36 +10,18 @@ from rich.console import Console
 from rich.table import Table
 
 from choir_client import ChoirError
+from serve.errors import UserError
 
 out = Console()
 
-# Only a module that was imported can have raised its error, so none is imported here: `choir
-# status` stays quick.
-_USER_ERRORS = (
-    ("serve.bundle", "BundleError"),
-    ("serve.adapter", "AdapterError"),
-    ("serve.base", "BaseError"),
-    ("serve.digest", "DigestError"),
-    ("serve.config", "ConfigError"),
-    ("serve.fusion.errors", "FusionError"),
-    ("serve.graph.lifecycle", "ServerError"),
-    ("training.recipe", "RecipeError"),
-    ("training.parallel.options", "ClusterError"),
-)
 
-
-class UsageError(Exception):
+class UsageError(UserError):
     """The command line asks for something impossible, in one sentence."""
 
 
 def sentence(error: Exception) -> str:
     """What to tell the person about `error`: its own words if they were meant for them."""
-    known = (
-        UsageError,
-        ChoirError,
-        *(getattr(sys.modules[m], e) for m, e in _USER_ERRORS if hasattr(sys.modules.get(m), e)),
-    )
-    if isinstance(error, known):
+    if isinstance(error, UserError | ChoirError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror

@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeAlias
 
 from serve.adapter.plain_json import read_object
 from serve.digest import folder_digest
+from serve.errors import UserError
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -26,7 +27,7 @@ _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy"
 _TEXTS = {".md", ".json", ".txt", ".jinja", ".gitattributes", ".yaml", ".yml"}
 
 
-class AdapterError(ValueError):
+class AdapterError(UserError, ValueError):
     """An adapter that is not served, in one sentence for whoever made it."""
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from serve.adapter.plain_json import read_object
 from serve.digest import file_digest
+from serve.errors import UserError
 
 ORIGIN = "choir.json"
 
 
-class OriginError(ValueError):
+class OriginError(UserError, ValueError):
     """An adapter of another base, in one sentence."""
 
 

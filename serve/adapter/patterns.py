@@ -2,11 +2,13 @@
 
 import regex
 
+from serve.errors import UserError
+
 SECONDS = 0.1
 """For one name. Honest patterns take microseconds; some take longer than the universe lasts."""
 
 
-class PatternError(ValueError):
+class PatternError(UserError, ValueError):
     """A pattern that cannot be used, in words for whoever wrote it."""
 
 

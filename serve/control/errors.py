@@ -1,6 +1,7 @@
 """Why the controller refuses a change, or cannot start."""
 
 from serve.engine.interface import Refusal
+from serve.errors import UserError
 
 
 class Refused(Exception):
@@ -15,5 +16,5 @@ class Refused(Exception):
         self.refusal = Refusal(status, message, code, param)
 
 
-class StartError(RuntimeError):
+class StartError(UserError):
     """Why the controller cannot start, in one sentence."""

@@ -1,7 +1,9 @@
 """What can be wrong with a fusion."""
 
+from serve.errors import UserError
 
-class FusionError(ValueError):
+
+class FusionError(UserError, ValueError):
     """Inputs, weights or parameters that cannot be fused, in one sentence for whoever gave them."""
 
 

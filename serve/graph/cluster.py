@@ -10,6 +10,7 @@ from ray import serve as ray_serve
 from ray.serve.context import _get_global_client
 
 from serve.config import Settings
+from serve.errors import first_line
 from serve.graph.app import APPLICATION, START_FAILED, build_from
 from serve.graph.lifecycle import ServerError, stop_on_signals
 
@@ -63,7 +64,7 @@ def _joined(address: str) -> Iterator[None]:
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ServerError(
-            f"No Ray cluster can be joined at {address}: {_first_line(error)}"
+            f"No Ray cluster can be joined at {address}: {first_line(error)}"
         ) from error
     try:
         yield
@@ -111,8 +112,4 @@ def _reason(error: Exception) -> str:
         text += "".join(deployment.message for deployment in status.deployments.values())
     if START_FAILED in text:
         return text.split(START_FAILED, 1)[1].splitlines()[0].strip()
-    return _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+    return first_line(error)

@@ -3,8 +3,10 @@
 import signal
 import threading
 
+from serve.errors import UserError
 
-class ServerError(RuntimeError):
+
+class ServerError(UserError):
     """Why the server cannot start, in one sentence."""
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from serve.files import write_atomically
 from training.data.annotation.review import write_queue
 from training.data.steps import Count, Left, Outcome, Suspect
 
@@ -40,10 +41,10 @@ class Ledger:
         """`quarantine.jsonl`, `review.jsonl` and `counts.json`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in self.left]
-        (self.folder / QUARANTINE).write_text("".join(lines), encoding="utf-8")
+        write_atomically(self.folder / QUARANTINE, "".join(lines))
         write_queue(self.folder / REVIEW, self.suspects)
         content = json.dumps(self.facts(), indent=2) + "\n"
-        (self.folder / COUNTS).write_text(content, encoding="utf-8")
+        write_atomically(self.folder / COUNTS, content)
 
     def facts(self) -> dict[str, Any]:
         """Counts and notes as JSON."""

@@ -11,6 +11,8 @@ import pyarrow.parquet
 from datasets import Dataset
 from pydantic import BaseModel
 
+from serve.files import write_atomically
+
 ORIGIN = "__origin__"
 """Column with `file:line` of each row, for messages and the quarantine."""
 WEIGHT = "__weight__"
@@ -143,10 +145,8 @@ def _write(folder: Path, outcome: Outcome) -> None:
         "suspects": [asdict(row) for row in outcome.suspects],
         "note": outcome.note,
     }
-    draft = folder / "outcome.new"
-    draft.write_text(json.dumps(content), encoding="utf-8")
     # Last, so that a folder with this file is whole.
-    draft.replace(folder / "outcome.json")
+    write_atomically(folder / "outcome.json", json.dumps(content))
 
 
 def _read(folder: Path, rows: Dataset) -> Outcome:

@@ -1,7 +1,6 @@
 """One training run's record in its bundle: which steps are done, so that `--resume` goes on behind them."""
 
 import json
-import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from serve.files import write_atomically
 from training.progress import Watch
 from training.recipe import Recipe, RecipeError
 from training.stages.fit import Precision, Stage
@@ -60,7 +60,7 @@ class Run:
         except OSError as error:
             raise RecipeError(f"cannot write to {folder.parent}: {error.strerror}") from None
         content = recipe.model_dump_json(indent=2) + "\n"
-        (folder / "recipe.json").write_text(content, encoding="utf-8")
+        write_atomically(folder / "recipe.json", content)
         run = cls(folder, recipe.fingerprint, {}, watch)
         run._write()
         return run
@@ -91,10 +91,8 @@ class Run:
 
     def _write(self) -> None:
         file = self.folder / "state.json"
-        draft = file.with_suffix(".new")
         content = {"format": 1, "recipe": self._fingerprint, "steps": self._steps}
-        draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(draft, file)
+        write_atomically(file, json.dumps(content, indent=2) + "\n")
 
 
 def _only_begun(out: Path) -> bool:

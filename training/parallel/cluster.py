@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from serve.errors import first_line
 from training.parallel.options import ClusterError, Parallel
 
 PROBE_SECONDS = 120.0
@@ -97,7 +98,3 @@ def _missing(paths: Sequence[str]) -> list[str]:
         with contextlib.suppress(OSError):
             os.listdir(os.path.dirname(path))
     return [path for path in paths if not os.path.exists(path)]
-
-
-def first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

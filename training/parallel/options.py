@@ -6,13 +6,14 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 
+from serve.errors import UserError
 from serve.ray_options import own_cluster
 
 _RUNNING = re.compile(r"[^/\s]+:\d+")
 """A cluster's HOST:PORT; what has a scheme is another of Ray's services."""
 
 
-class ClusterError(RuntimeError):
+class ClusterError(UserError):
     """Why a cluster cannot train the members, or could not, in one sentence."""
 
 

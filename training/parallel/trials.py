@@ -18,6 +18,8 @@ from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.util.queue import Queue
 
+from serve.errors import last_line
+from serve.files import write_atomically
 from training.parallel.progress_queue import Feed, Reports
 from training.parallel.workers import RETRIES, Share, become_trainer
 from training.progress import Watch
@@ -113,11 +115,9 @@ def _try(
             score = study.score(trial, Dataset(train), Dataset(judge), Reports(queue))
         except Exception as error:
             # Raised, it would look like a process that died, and be tried again for nothing.
-            ray_tune.report({study.metric: math.nan, REASON: _last_line(error)})
+            ray_tune.report({study.metric: math.nan, REASON: last_line(error)})
             return
-        draft = record.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps(score), encoding="utf-8")
-        draft.replace(record)
+        write_atomically(record, json.dumps(score))
     ray_tune.report({study.metric: json.loads(record.read_text(encoding="utf-8"))})
 
 
@@ -163,12 +163,7 @@ def _reason(results: list[Any]) -> str:
     """Why the first trial failed that says why."""
     for result in results:
         if result.error is not None:
-            return _last_line(getattr(result.error, "cause", result.error))
+            return last_line(getattr(result.error, "cause", result.error))
         if said := (result.metrics or {}).get(REASON):
             return str(said)
     return "their figures are not finite numbers"
-
-
-def _last_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__

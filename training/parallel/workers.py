@@ -13,8 +13,9 @@ import torch
 from datasets import Dataset
 from ray.util.queue import Queue
 
+from serve.errors import first_line
 from training.execution.jobs import Job
-from training.parallel.cluster import first_line, machines
+from training.parallel.cluster import machines
 from training.parallel.options import ClusterError
 from training.parallel.progress_queue import Feed, Reports
 from training.progress import quiet_libraries

@@ -7,12 +7,14 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
+from serve.errors import UserError
+
 Column = Annotated[str, Field(min_length=1)]
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
-class RecipeError(ValueError):
+class RecipeError(UserError, ValueError):
     """The recipe, or data that it names, cannot be used; the message is one sentence for its author."""
 
 

@@ -1,6 +1,5 @@
 """Artifacts by digest: immutable copies of adapters and fitted parameters, which is all that engines ever load."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -8,9 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from serve.digest import DigestError, file_digest, folder_digest
+from serve.errors import UserError
+from serve.files import write_atomically
 
 
-class StoreError(ValueError):
+class StoreError(UserError, ValueError):
     """Files that cannot be taken into the store, in one sentence for whoever named them."""
 
 
@@ -87,10 +88,7 @@ class Store:
         digest = file_digest(file)
         place = self.parameters(digest)
         if not place.exists():
-            draft = place.with_name(f".new-{digest}-{os.getpid()}")
-            shutil.copyfile(file, draft)
-            draft.chmod(0o444)
-            draft.replace(place)
+            write_atomically(place, file.read_bytes(), mode=0o444)
         return digest
 
     def verify_parameters(self, digest: str) -> None:

@@ -8,6 +8,8 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
+from serve.errors import UserError
+
 POSTGRES = ("postgres", "postgresql", "postgresql+psycopg")
 CONNECT_SECONDS = 10
 BUSY_SECONDS = 5
@@ -16,7 +18,7 @@ OPENING = 0x63686F6972
 """Key of PostgreSQL's advisory lock under which tables are created and a life begins: `choir`."""
 
 
-class DatabaseError(RuntimeError):
+class DatabaseError(UserError):
     """A state that cannot be read or written, in one sentence that holds no secret."""
 
 

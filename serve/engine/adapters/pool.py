@@ -14,6 +14,7 @@ from serve.engine.adapters.member_adapters import Equipment
 from serve.engine.adapters.plain_lora import plain_lora
 from serve.engine.interface import LoadedAdapter, NoRoomError, PrepareError
 from serve.engine.soft.adapter import NO_ROOM, SoftAdapter, SoftKind
+from serve.errors import last_line
 from serve.manifest import AdapterRef
 from serve.tensors import TensorError, TensorFile
 
@@ -118,7 +119,7 @@ class AdapterPool:
                 await self._llm.add_lora(request)
         except Exception as error:  # vLLM reports every reason, from a bad file to a bad shape, as its own exception
             raise PrepareError(
-                f"vLLM cannot load the adapter {name!r}: {_first_line(error)}"
+                f"vLLM cannot load the adapter {name!r}: {last_line(error)}"
             ) from error
         return request
 
@@ -147,8 +148,3 @@ class AdapterPool:
 
 def _changes_embeddings(folder: Path) -> bool:
     return any("lora_embedding_" in tensor for tensor in TensorFile(folder / WEIGHTS).tensors)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

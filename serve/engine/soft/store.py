@@ -16,6 +16,7 @@ from serve.adapter import WEIGHTS
 from serve.adapter.soft import TENSOR
 from serve.digest import DigestError, folder_digest
 from serve.engine.soft.adapter import NO_ROOM, SoftKind
+from serve.errors import UserError
 
 HOST_BYTES = 1 << 30
 """Host memory that a worker gives to soft adapters, all together: 1 GiB."""
@@ -23,7 +24,7 @@ HOST_BYTES = 1 << 30
 _PLAIN_CACHES = ("auto", "float32", "bfloat16", "float16")
 
 
-class SoftError(ValueError):
+class SoftError(UserError, ValueError):
     """A soft adapter that a worker cannot hold, in one sentence."""
 
 

@@ -14,6 +14,7 @@ from vllm.config import KVTransferConfig, PoolerConfig
 from serve.base import pooling_of
 from serve.engine.lockstep.client import REPORT_COLUMNS
 from serve.engine.soft.inputs import SWITCH
+from serve.errors import UserError
 
 SUPPORTED_VLLM = "0.32"
 
@@ -52,7 +53,7 @@ CPU_DEFAULTS: Mapping[str, Any] = {
 }
 
 
-class EngineSettingError(ValueError):
+class EngineSettingError(UserError, ValueError):
     """An engine argument that cannot be used, in words for the person who starts the server."""
 
 

@@ -4,8 +4,6 @@
 is fitted; beside it each member's `outputs` [N, C] or [N] lie in a file that is named after its adapters. No input text
 is kept: the digest `rows` in every file's metadata says that they belong together."""
 
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from serve.files import write_atomically
 from serve.fusion.errors import FusionError
 from serve.fusion.fitting.fit import Targets
 from serve.fusion.fitting.options import FusionOptions
@@ -132,11 +131,5 @@ def _read(
 
 def _write(file: Path, tensors: dict[str, NDArray[Any]], header: Contract) -> None:
     """Whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     whole = {name: np.ascontiguousarray(each) for name, each in tensors.items()}
-    content = save(whole, metadata={"choir": header.model_dump_json()})
-    handle, draft = tempfile.mkstemp(dir=file.parent, prefix=".new-")
-    with os.fdopen(handle, "wb") as out:
-        out.write(content)
-    os.chmod(draft, 0o644)
-    os.replace(draft, file)
+    write_atomically(file, save(whole, metadata={"choir": header.model_dump_json()}))

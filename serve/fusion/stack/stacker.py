@@ -1,7 +1,5 @@
 """What every stacker is: a model of scores, the members and labels it was fitted on, and a file of at most 1 MB."""
 
-import os
-import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -10,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import Field, ValidationError, model_validator
 
+from serve.files import write_atomically
 from serve.fusion.errors import FusionError
 from serve.fusion.labels.tasks import rules_of
 from serve.fusion.members import Floats
@@ -116,12 +115,7 @@ class Stack(ABC):
                 f"A stacker of {self.parameters.columns} labels would have {len(content):,} bytes; "
                 f"at most {MAX_BYTES:,} are allowed, so choose another method."
             )
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=file.parent, prefix=".new-")
-        with os.fdopen(handle, "wb") as out:
-            out.write(content)
-        os.chmod(draft, 0o644)
-        os.replace(draft, file)
+        write_atomically(file, content)
 
     def changed_members(self, ensemble: Ensemble) -> list[str]:
         """Members whose adapters are not those that the stacker was fitted on.

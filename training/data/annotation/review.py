@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from serve.files import write_atomically
 from training.data.steps import Suspect
 from training.recipe.values import RecipeError
 
@@ -23,7 +24,7 @@ def write_queue(file: Path, suspects: Iterable[Suspect]) -> None:
     """One row a line; a queue without rows is an empty file."""
     lines = [json.dumps(asdict(suspect), ensure_ascii=False) + "\n" for suspect in suspects]
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(lines), encoding="utf-8")
+    write_atomically(file, "".join(lines))
 
 
 def read_queue(file: Path) -> list[Suspect]:

@@ -3,8 +3,8 @@ import pytest
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 from scipy import stats
-from training.evaluation.metrics import resampling
 
+from training.evaluation.metrics import resampling
 from training.evaluation.metrics.resampling import Comparison, mean_over_rows
 from training.evaluation.metrics.text import text_metrics
 

@@ -1,0 +1,30 @@
+"""Files that are written whole or not at all."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+MODE = 0o644
+"""What a new file may be used for: read by all, written by its owner."""
+
+
+def write_atomically(file: Path, content: str | bytes, mode: int = MODE) -> None:
+    """Write `content` (text as UTF-8) into `file`; its folder is made if there is none.
+
+    A reader sees the old file or the new one, also after a crash: the new one is on the disk before it takes the old
+    one's place. Raises OSError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=".new-")
+    draft = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(content.encode() if isinstance(content, str) else content)
+            out.flush()
+            os.fsync(out.fileno())
+        draft.chmod(mode)
+        draft.replace(file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
