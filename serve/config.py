@@ -1,21 +1,19 @@
 """Every setting: name, unit, default, and what it does."""
 
 import ipaddress
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
 )
 
 from serve.adapter import DEFAULT_RANK_LIMIT, RANK_LIMITS
@@ -31,10 +29,18 @@ class ConfigError(UserError, ValueError):
     """A setting that cannot be used, in one sentence for whoever starts the server."""
 
 
-class Settings(BaseModel):
-    """What a server is started with. Secrets do not show when this is printed or logged."""
+class Settings(BaseSettings):
+    """What a server is started with. Secrets do not show when this is printed or logged.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    Only `load` reads variables: the constructor takes what it is given."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
 
     bundles: tuple[Path, ...] = Field(
         min_length=1, description="Bundles to serve, all of one base; at least one."
@@ -160,6 +166,17 @@ class Settings(BaseModel):
     )
 
     @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+    @classmethod
     def load(cls, flags: Mapping[str, Any], config_file: Path | None = None) -> "Settings":
         """Merge flags, then `CHOIR_*` variables, then the YAML or JSON file, then the defaults.
 
@@ -168,7 +185,7 @@ class Settings(BaseModel):
         ConfigError."""
         layers = [
             *([_from_file(config_file, set(cls.model_fields))] if config_file else []),
-            _from_environment(cls),
+            _from_environment(),
             {name: (value, f"--{name.replace('_', '-')}") for name, value in flags.items()},
         ]
         merged: dict[str, tuple[Any, str]] = {}
@@ -306,30 +323,28 @@ def _from_file(file: Path, known: set[str]) -> dict[str, tuple[Any, str]]:
     return {name: (value, f"{name!r} in {file}") for name, value in content.items()}
 
 
-def _from_environment(settings: type[Settings]) -> dict[str, tuple[Any, str]]:
+class _Variables(EnvSettingsSource):
+    """`CHOIR_*` variables. What holds several values is JSON, or, for a list, separated by commas."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        if not value.lstrip().startswith(("[", "{")):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return super().decode_complex_value(field_name, field, value)
+
+
+def _from_environment() -> dict[str, tuple[Any, str]]:
+    variables = _Variables(Settings)
     found: dict[str, tuple[Any, str]] = {}
-    for name, field in settings.model_fields.items():
+    for name, field in Settings.model_fields.items():
         variable = ENV_PREFIX + name.upper()
-        text = os.environ.get(variable)
-        if text:
-            kinds = [field.annotation, *get_args(field.annotation)]
-            origins = [getattr(kind, "__origin__", None) for kind in kinds]
-            several = next((each for each in origins if each in (tuple, dict)), None)
-            found[name] = (_parse(text, several, variable), variable)
+        text, key, is_complex = variables.get_field_value(field, name)
+        try:
+            value = variables.prepare_field_value(name, field, text, is_complex)
+        except ValueError as error:
+            raise ConfigError(f"{variable} is not valid JSON: {error}.") from error
+        if value is not None:
+            found[key] = value, variable
     return found
-
-
-def _parse(text: str, several: Any, variable: str) -> Any:
-    """A variable's value: what holds several values is JSON, or, for a list, separated by
-    commas."""
-    if several is None:
-        return text
-    if several is tuple and not text.lstrip().startswith("["):
-        return [part.strip() for part in text.split(",") if part.strip()]
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{variable} is not valid JSON: {error}.") from error
 
 
 def _sentence(error: ValidationError, given: Mapping[str, tuple[Any, str]]) -> str:
