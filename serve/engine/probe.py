@@ -7,6 +7,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve.engine.adapters.member_adapters import Equipment
 from serve.engine.interface import Probe
+from serve.engine.places import Places
 from serve.engine.scoring.heads import EncoderPooler
 from serve.engine.scoring.labels_as_text import CausalScorer
 
@@ -50,6 +51,8 @@ class Prober:
         else:
             assert self._encoder is not None
             values = (
-                await self._encoder.pool([self._tokens[: self._context - 1]], [adapter.lora])
+                await self._encoder.pool(
+                    [self._tokens[: self._context - 1]], [adapter.lora], Places(1).line()
+                )
             )[0, 0, :OUTPUTS].tolist()
         return tuple(values)

@@ -13,6 +13,7 @@ from vllm.config import KVTransferConfig, PoolerConfig
 
 from serve.base import pooling_of
 from serve.engine.lockstep.client import REPORT_COLUMNS
+from serve.engine.media import NOWHERE
 from serve.engine.soft.inputs import SWITCH
 from serve.errors import UserError
 
@@ -137,6 +138,7 @@ def engine_args(
     if not torch.cuda.is_available():
         arguments |= CPU_DEFAULTS
     arguments |= given
+    arguments["allowed_media_domains"] = arguments.get("allowed_media_domains") or [NOWHERE]
     if not torch.cuda.is_available():
         _join_the_worker(arguments)
     if kind == "causal":
