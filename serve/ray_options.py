@@ -11,11 +11,16 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+INGRESS = {
+    # What Ray's own HTTP server would do by itself is left to Choir (`gateway/ingress.py`).
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.gateway.ingress.middlewares",
+}
+
 
 def fast_serve() -> dict[str, str]:
     """Ray Serve's own fast paths: no thread of its own for user code and router, gRPC between replicas, and HAProxy in
     front instead of the Python proxy (which `CHOIR_HAPROXY=0` brings back)."""
-    options = {
+    options = INGRESS | {
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",

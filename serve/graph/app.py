@@ -34,7 +34,7 @@ from serve.engine.interface import (
 from serve.gateway.app import create_app
 from serve.graph.ray_links import RayControl, RayEngines
 from serve.graph.shared_store import check_machines
-from serve.ray_options import engine_environment
+from serve.ray_options import INGRESS, engine_environment
 
 APPLICATION = "choir"
 
@@ -209,7 +209,12 @@ def build_from(settings: Settings) -> Application:
         health_check_period_s=5,
         graceful_shutdown_timeout_s=30,
     ).bind(engine_settings, controller)
-    gateway = _deployment(GatewayDeployment, "Gateway", settings.gateways)
+    gateway = _deployment(
+        GatewayDeployment,
+        "Gateway",
+        settings.gateways,
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": dict(INGRESS)}},
+    )
     return gateway.bind(settings.model_copy(update={"database_url": None}), engine, controller)
 
 
