@@ -37,7 +37,7 @@ from serve.engine.probe import Prober
 from serve.engine.remaining import without
 from serve.engine.scoring.heads import PAIR_UNUSED, EncoderPooler, Head, refuse_mixed
 from serve.engine.scoring.labels_as_text import CausalScorer
-from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args
+from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args, engine_config
 from serve.fusion.fuse import Fusion, FusionError
 from serve.fusion.fused import Answers, FusedValues, agreeing
 from serve.fusion.labels.tasks import outputs
@@ -88,7 +88,9 @@ class VLLMEngine:
             max_lora_rank=settings.max_lora_rank,
             given=settings.arguments,
         )
-        llm = AsyncLLM.from_engine_args(args)
+        llm = AsyncLLM.from_vllm_config(
+            engine_config(args), disable_log_stats=args.disable_log_stats
+        )
         prober = await Prober.create(llm, settings.kind)
         openai = (
             await OpenAIRoutes.create(llm, settings.model) if settings.kind == "causal" else None
