@@ -23,6 +23,16 @@ def length_refusal(call: GenerateCall, limit: TextLimit) -> Refusal | None:
     return Refusal(400, reason, param=field) if reason else None
 
 
+def doubtful_prompts(call: GenerateCall, limit: TextLimit) -> list[str]:
+    """A completion's prompts that may be too long, and that vLLM would read all of before it refuses the first. Not
+    those that it cuts."""
+    given = call.body.get("prompt") if call.route == "completions" else None
+    texts = given if isinstance(given, list) else [given]
+    if call.body.get("truncate_prompt_tokens") is not None:
+        return []
+    return [text for text in texts if isinstance(text, str) and limit.doubtful(text)]
+
+
 def _prompts(given: Any, limit: TextLimit, cut: bool) -> str | None:
     """Of a text, a list of token ids, or a list of either. `cut`: vLLM shortens what is too long, which is taken as
     long as a text may be at most."""

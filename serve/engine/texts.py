@@ -55,10 +55,14 @@ class TextLimit:
         if reason is not None:
             raise LabelError(reason)
 
+    def doubtful(self, text: str) -> bool:
+        """Whether the text is so long that it hardly fits."""
+        return len(text) > USUAL * self._context
+
     def check_doubtful(self, text: str) -> None:
         """Raises LabelError if the text, whose length alone does not tell, cannot fit. Reads no more of it than a few
-        times what fits."""
-        if len(text) <= max(SLICE, USUAL * self._context):
+        times what fits, and nothing of a text that is not doubtful."""
+        if not self.doubtful(text):
             return
         tokens = 0
         for part in _slices(text):

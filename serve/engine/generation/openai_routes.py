@@ -27,9 +27,10 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from serve.engine.generation.client import Voice, VoiceClient, speaking
 from serve.engine.generation.documents import complete, complete_events
 from serve.engine.interface import GenerateCall, Refusal
-from serve.engine.lengths import length_refusal
+from serve.engine.lengths import doubtful_prompts, length_refusal
 from serve.engine.media import media_refusal
 from serve.engine.texts import TextLimit
+from serve.labels import LabelError
 
 PATHS: Mapping[str, str] = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 
@@ -59,18 +60,26 @@ class OpenAIRoutes:
         app.state.openai_serving_models.model_name = lambda lora_request=None: speaking.get().model
         return cls(app, llm)
 
-    def _refusal(self, call: GenerateCall) -> Refusal | None:
+    async def _refusal(self, call: GenerateCall) -> Refusal | None:
         """Why vLLM is not asked at all."""
         domains, local = self._model.allowed_media_domains, self._model.allowed_local_media_path
-        return length_refusal(call, self._limit) or media_refusal(
+        refusal = length_refusal(call, self._limit) or media_refusal(
             call.body.get("messages"), domains, local
         )
+        if refusal is not None:
+            return refusal
+        try:
+            for text in doubtful_prompts(call, self._limit):
+                await asyncio.to_thread(self._limit.check_doubtful, text)
+        except LabelError as error:
+            return Refusal(400, str(error), param="prompt")
+        return None
 
     async def answer(
         self, call: GenerateCall, voice: Voice
     ) -> AsyncGenerator[bytes | Refusal, None]:
         """The body of the answer, or a refusal first."""
-        refusal = self._refusal(call)
+        refusal = await self._refusal(call)
         if refusal is None and call.prompts:
             refusal = await self._render(call, voice, call.prompts)
         if refusal is not None:

@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from serve.engine.interface import GenerateCall
-from serve.engine.lengths import length_refusal
+from serve.engine.lengths import doubtful_prompts, length_refusal
 from serve.engine.texts import SLICE, TextLimit, few_at_a_time
 from serve.labels import LabelError
 from tests.serve import tiny
@@ -50,7 +50,8 @@ def test_what_may_fit_is_not_refused_unread(tokenizer: Any) -> None:
     """No text whose tokens fit is longer than the limit, unless it is made of what tokenizers drop."""
     limit = TextLimit(tokenizer, CONTEXT)
     longest = max(tokenizer.get_vocab(), key=len)
-    text = longest * (CONTEXT - 2)
+    text = tokenizer.convert_tokens_to_string([longest] * (CONTEXT - 2))
+    assert len(tokenizer(text)["input_ids"]) <= CONTEXT
     limit.check([text, "card " * CONTEXT])
     limit.check_doubtful(text)
 
@@ -64,7 +65,7 @@ def test_a_doubtful_text_is_read_until_it_is_clear(tokenizer: Any) -> None:
         limit.check_doubtful(text)
     assert counting.read < 4 * SLICE, "far from all of it"
     counting.read = 0
-    limit.check_doubtful("card " * 10_000)
+    limit.check_doubtful("card " * 30_000)
     assert counting.read == 0, "what is not doubtful is read once, later"
 
 
@@ -171,3 +172,14 @@ def test_what_may_fit_or_is_wrong_otherwise_is_left_to_vllm(
     tokenizer: Any, asked: GenerateCall
 ) -> None:
     assert length_refusal(asked, TextLimit(tokenizer, CONTEXT)) is None
+
+
+def test_a_completions_doubtful_prompts_are_those_that_hardly_fit(tokenizer: Any) -> None:
+    limit = TextLimit(tokenizer, CONTEXT)
+    long, short = "card " * CONTEXT * 4, "card " * CONTEXT
+    asked = call("completions", prompt=[short, long, [1, 2], 7, long])
+    assert doubtful_prompts(asked, limit) == [long, long]
+    assert doubtful_prompts(call("completions", prompt=long), limit) == [long]
+    assert doubtful_prompts(call("completions", prompt=long, truncate_prompt_tokens=9), limit) == []
+    assert doubtful_prompts(call("chat", messages=[{"content": long}]), limit) == []
+    assert doubtful_prompts(call("completions"), limit) == []
