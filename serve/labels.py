@@ -67,12 +67,11 @@ def label_paths(encode: Encode, prompt: str, labels: Sequence[str]) -> list[Labe
     LabelError for an empty context, for a label that adds no token, and for two labels with the same tokens."""
     stem = prompt.rstrip(" ")
     spaces = prompt[len(stem) :]
-    read = _Prompt(encode, stem)
+    read = _Prompt(encode, stem, [spaces + label for label in labels])
     paths: list[LabelPath] = []
     seen: dict[tuple[int, tuple[int, ...]], str] = {}
     contexts: dict[int, tuple[int, ...]] = {}
-    followed = read.followed_by([spaces + label for label in labels])
-    for label, (shared, tokens) in zip(labels, followed, strict=True):
+    for label, (shared, tokens) in zip(labels, read.followed, strict=True):
         if not tokens:
             raise LabelError(f"The label text {label!r} adds no token after the prompt.")
         if shared == 0:
@@ -89,7 +88,7 @@ def label_paths(encode: Encode, prompt: str, labels: Sequence[str]) -> list[Labe
 
 
 class _Prompt:
-    """A prompt's tokens, and how they go on with a text behind it.
+    """A prompt's tokens, and how they go on with each of some texts behind it.
 
     What follows a prompt changes its tokens near the end only. So a text is tokenised with the prompt's last characters
     and not with all of it. Those have the prompt's own tokens, but for the first few, which lack what stands before
@@ -97,28 +96,27 @@ class _Prompt:
     change either: no merge has crossed to their left in the prompt, nor to their right with the text. Where it does
     not, prompt and text are tokenised as a whole."""
 
-    def __init__(self, encode: Encode, text: str) -> None:
+    def __init__(self, encode: Encode, prompt: str, texts: Sequence[str]) -> None:
         self._encode = encode
-        self._text = text
-        self._end = text[_near_start(text) :]
-        if len(self._end) == len(text):
-            [self.tokens] = encode([text])
-            self._near = self.tokens
+        self._prompt = prompt
+        start = _near_start(prompt)
+        end = prompt[start:]
+        ends = [end + text for text in texts]
+        if start:
+            self.tokens, self._near, *rows = encode([prompt, end, *ends])
         else:
-            self.tokens, self._near = encode([text, self._end])
+            self.tokens, *rows = encode([prompt, *ends])
+            self._near = self.tokens
         common = _shared(self.tokens[::-1], self._near[::-1])
         self._before = len(self.tokens) - common
         self._lead = len(self._near) - common
-
-    def followed_by(self, texts: Sequence[str]) -> list[tuple[int, tuple[int, ...]]]:
+        self.followed = [self._after(text, row) for text, row in zip(texts, rows, strict=True)]
         """For each text, how many of the prompt's tokens stay before it, and the tokens that follow those."""
-        rows = self._encode([self._end + text for text in texts])
-        return [self._after(text, row) for text, row in zip(texts, rows, strict=True)]
 
     def _after(self, text: str, row: Sequence[int]) -> tuple[int, tuple[int, ...]]:
         shared = _shared(self._near, row)
         if self._near is not self.tokens and shared < self._lead + _UNMOVED:
-            [row] = self._encode([self._text + text])
+            [row] = self._encode([self._prompt + text])
             shared = _shared(self.tokens, row)
             return shared, tuple(row[shared:])
         return self._before + shared - self._lead, tuple(row[shared:])
