@@ -25,7 +25,7 @@ def check_soft(
         raise AdapterError("It is for an encoder-decoder model, and such bases are not served.")
     if saved := config.get("modules_to_save"):
         raise AdapterError(f"Whole modules in an adapter ({named(saved)}) are not served.")
-    if set(file.tensors) != {TENSOR}:
+    if {tensor.name for tensor in file.tensors.values()} != {TENSOR}:
         raise AdapterError(
             f"{WEIGHTS} must hold {TENSOR!r} alone, its encoder applied, as PEFT's save_pretrained writes it, not "
             f"{named(sorted(file.tensors)[:4])}."

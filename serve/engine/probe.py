@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve.engine.adapters.member_adapters import Equipment
@@ -27,6 +28,7 @@ class Prober:
         self._context = llm.model_config.max_model_len
         vocabulary = llm.model_config.get_vocab_size()
         self._watched = list(range(0, vocabulary, -(-vocabulary // OUTPUTS)))
+        self._epsilon = float(torch.finfo(llm.model_config.dtype).eps)
         self._base: tuple[float, ...] = ()
 
     @classmethod
@@ -40,7 +42,7 @@ class Prober:
         """What the loaded adapter answers, by itself."""
         outputs = await self._outputs(adapter)
         change = max(abs(a - b) for a, b in zip(outputs, self._base, strict=True))
-        return Probe(digest=digest, outputs=outputs, change=change)
+        return Probe(digest=digest, outputs=outputs, change=change, epsilon=self._epsilon)
 
     async def _outputs(self, adapter: Equipment) -> tuple[float, ...]:
         """Log-probabilities of the watched tokens, or the pooled vector's first values."""

@@ -61,7 +61,7 @@ class VLLMEngine:
         self._settings = settings
         self._slots = settings.adapter_slots
         self._capacity = settings.host_adapters or settings.adapter_slots
-        self._adapters = AdapterPool(llm, self._capacity)
+        self._adapters = AdapterPool(llm, settings)
         self._turns = Turns(self._slots)
         self._places = Places(BATCHES * llm.vllm_config.scheduler_config.max_num_seqs)
         self._prober = prober

@@ -15,7 +15,7 @@ from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from serve.adapter import HEAD, WEIGHTS
+from serve.adapter import HEAD, WEIGHTS, adapter_tensors
 from serve.adapter.score import BIAS, WEIGHT
 from serve.engine.interface import PrepareError, Text
 from serve.engine.places import Line
@@ -53,10 +53,14 @@ class Head:
 
     @classmethod
     def _read_score(cls, adapter: Path) -> "Head":
+        stored = adapter_tensors(adapter).tensors
         with safe_open(adapter / WEIGHTS, framework="pt") as file:
-            weight = file.get_tensor(WEIGHT).float().numpy()
-            biased = BIAS in file.keys()  # noqa: SIM118 - the file is no mapping
-            bias = file.get_tensor(BIAS).float().numpy() if biased else np.zeros(len(weight), "f4")
+            weight = file.get_tensor(stored[WEIGHT].name).float().numpy()
+            bias = (
+                file.get_tensor(stored[BIAS].name).float().numpy()
+                if BIAS in stored
+                else np.zeros(len(weight), "f4")
+            )
         return cls(weight, bias, normalize=False, towers=False)
 
     def scores(
