@@ -47,18 +47,17 @@ class AdapterInfo:
 def inspect_adapter(
     folder: Path,
     *,
-    base: Path | None = None,
+    base: Path | BaseShapes | None = None,
     max_rank: int | None = None,
     base_kind: BaseKind | None = None,
     head_rows: int | None = None,
-    origin: bool = True,
 ) -> AdapterInfo:
     """Check a folder in PEFT's format, tensor by tensor, and describe it.
 
-    `base` is the base's folder; without one, shapes are checked against each other only. `max_rank`
+    `base` is the base's folder, or what was read of it before, whose digest is not compared with the
+    one that an adapter recorded; without one, shapes are checked against each other only. `max_rank`
     is the engine's limit. `base_kind` says whether a head must be there (encoder) or must not
-    (causal), and `head_rows` how many rows it has. Without `origin` the base that an adapter recorded is not compared,
-    which reads all of the base. Raises AdapterError with the reason.
+    (causal), and `head_rows` how many rows it has. Raises AdapterError with the reason.
     """
     rank, count = 0, 0
     modules: tuple[str, ...] = ()
@@ -74,14 +73,13 @@ def inspect_adapter(
         if kind == "lora":
             rank = check_config(config, max_rank)
         tensors = adapter_tensors(folder)
-        shapes = BaseShapes.read(base) if base is not None else None
+        shapes = BaseShapes.read(base) if isinstance(base, Path) else base
         if kind == "lora":
             modules = check_tensors(tensors, config, shapes, base_kind)
         else:
             count = check_soft(tensors, config, kind, shapes)
         head = check_head(folder, tensors, base_kind, head_rows, shapes)
-        if origin:
-            check_base(folder, base)
+        check_base(folder, base if isinstance(base, Path) else None)
     except (TensorError, DigestError, BaseError, OriginError) as error:
         raise AdapterError(str(error)) from error
     return AdapterInfo(

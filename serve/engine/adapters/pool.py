@@ -18,7 +18,7 @@ from serve.adapter import (
     inspect_adapter,
     plain_adapter,
 )
-from serve.base import BaseShapes
+from serve.base import BaseError, BaseShapes
 from serve.engine.adapters.member_adapters import Equipment
 from serve.engine.base_folder import base_folder
 from serve.engine.interface import EngineSettings, LoadedAdapter, NoRoomError, PrepareError
@@ -55,7 +55,9 @@ class AdapterPool:
         self._settings = settings
         self._capacity = settings.host_adapters or settings.adapter_slots
         """How many LoRAs vLLM keeps in host memory."""
-        self._base = base_folder(settings)
+        self._folder = base_folder(settings)
+        self._base: BaseShapes | None = None
+        """What the folder holds, once an adapter was compared with it."""
         self._loaded: dict[str, _Loaded] = {}
         self._ids = itertools.count(1)
         self._changing = asyncio.Lock()
@@ -107,7 +109,7 @@ class AdapterPool:
         path = Path(folder)
         try:
             kind = (await asyncio.to_thread(self._inspect, path)).kind
-        except AdapterError as error:
+        except (AdapterError, BaseError) as error:
             raise PrepareError(f"The adapter {name!r} cannot be loaded: {error}") from error
         embeds = kind == "lora" and _changes_embeddings(path)
         self._check_embeddings(name, kind, embeds)
@@ -118,13 +120,14 @@ class AdapterPool:
         return _Loaded(LoadedAdapter(name=name, digest=digest, kind=kind), equipment, embeds)
 
     def _inspect(self, folder: Path) -> AdapterInfo:
-        """The same checks as before a version is admitted, with the base at hand. Raises AdapterError."""
+        """The same checks as before a version is admitted, with the base at hand. Raises AdapterError and BaseError."""
+        if self._base is None and self._folder is not None:
+            self._base = BaseShapes.read(self._folder)
         return inspect_adapter(
             folder,
             base=self._base,
             max_rank=self._settings.max_lora_rank,
             base_kind=self._settings.kind,
-            origin=False,
         )
 
     async def _load_lora(self, name: str, digest: str, folder: str) -> LoRARequest:
@@ -134,8 +137,7 @@ class AdapterPool:
                 "max_loras (--engine '{\"max_loras\": N}') or host_adapters."
             )
         try:
-            base = None if self._base is None else BaseShapes.read(self._base)
-            with plain_adapter(Path(folder), base, self._settings.kind) as plain:
+            with plain_adapter(Path(folder), self._base, self._settings.kind) as plain:
                 request = LoRARequest(
                     lora_name=digest, lora_int_id=next(self._ids), lora_path=str(plain)
                 )

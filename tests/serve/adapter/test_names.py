@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from serve.adapter import AdapterError, has_head, inspect_adapter, plain_adapter
 from serve.adapter.embeddings import unserved_embedding
+from serve.adapter.modules import Modules
 from serve.base import BaseKind, BaseShapes
 from serve.digest import folder_digest
 from tests.serve.conftest import AdapterFolder
@@ -108,6 +110,34 @@ def test_a_wrapper_nobody_knows_is_refused(causal_base: Path, make_adapter: Make
     renamed(adapter, lambda name: name.replace(PEFT, f"{PEFT}wrapped."))
     with pytest.raises(AdapterError, match=r"no module 'wrapped\.model\..*it has 'model\."):
         inspect_adapter(adapter.path, base=causal_base)
+
+
+def test_a_causal_checkpoint_may_lack_the_part_that_its_model_names(
+    causal_base: Path, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    """As the published GPT-2 do: transformers and vLLM put it before every name."""
+    shutil.copytree(causal_base, base := tmp_path / "bare")
+    weights = load_file(base / "model.safetensors")
+    bare = {name.removeprefix("model."): value for name, value in weights.items()}
+    save_file(bare, base / "model.safetensors", metadata={"format": "pt"})
+    adapter = make_adapter(causal_base)
+    inspect_adapter(adapter.path, base=base, base_kind="causal")
+    renamed(adapter, lambda name: name.replace(PEFT, f"{PEFT}transformer."))
+    with pytest.raises(AdapterError, match=r"no module 'transformer\.model\.layers"):
+        inspect_adapter(adapter.path, base=base, base_kind="causal")
+
+
+@pytest.mark.parametrize(
+    "given", ["language_model.model.layers.0.q_proj", "model.language_model.layers.0.q_proj"]
+)
+def test_a_model_of_more_than_text_is_matched_in_both_orders_of_its_parts(given: str) -> None:
+    """Checkpoints and transformers' versions differ in it, and vLLM maps either."""
+    weights = {"language_model.model.layers.0.q_proj.weight": (4, 8), "vision.conv.weight": (2, 2)}
+    config = {"architectures": ["LlavaForConditionalGeneration"], "text_config": {}}
+    modules = Modules(BaseShapes(weights, config), "causal")
+    assert modules.name(given) == given
+    assert modules.shape(given) == (4, 8)
+    assert modules.name(given.replace("layers.0", "layers.1")) is None
 
 
 def test_heads_read_a_causal_base_under_both_names(

@@ -79,6 +79,7 @@ async def test_what_vllm_passes_over_is_refused_also_where_nothing_is_known_of_t
 ) -> None:
     half = renamed(models["a"], tmp_path / "half", lambda name: name.replace(*BARE))
     before = len(engine.state().adapters)
+    monkeypatch.setattr(engine._adapters, "_folder", None)
     monkeypatch.setattr(engine._adapters, "_base", None)
     with pytest.raises(PrepareError, match=r"vLLM's model .* no module 'layers\.0\."):
         await engine.prepare(version({**models, "half": half}, "half", {"a": "half"}))
