@@ -53,16 +53,16 @@ async def test_wrapped_names_and_embeddings_answer_as_peft(
     (wrapped / "adapter_config.json").write_text(json.dumps(config | {"task_type": "CAUSAL_LM"}))
     embeds = with_embeddings(models["base"], tmp_path / "embeds")
     folders = {**models, "wrapped": wrapped, "embeds": embeds}
-    both = version(folders, "named", {"wrapped": "wrapped", "embeds": "embeds"})
-    await engine.prepare(both)
-    try:
-        for member, reference in {"wrapped": models["a"], "embeds": embeds}.items():
+    for name, reference in {"wrapped": models["a"], "embeds": embeds}.items():
+        each = version(folders, name, {"a": name})
+        await engine.prepare(each)
+        try:
             body = {**GREEDY, "max_tokens": 12, "return_token_ids": True}
-            answer = await ask(engine, body, "named", member=member)
+            answer = await ask(engine, body, name)
             right = tiny.Reference(models["base"], reference).greedy(PROMPT, 12)
             assert answer["choices"][0]["token_ids"] == right
-    finally:
-        await engine.release(both.key)
+        finally:
+            await engine.release(each.key)
 
 
 async def test_half_an_adapter_is_refused_with_the_words_of_the_checks_before(
