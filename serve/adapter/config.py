@@ -36,6 +36,15 @@ _TASKS = (
 )
 
 
+def check_task(config: dict[str, Any]) -> None:
+    """Raises AdapterError for a task that PEFT does not know, with which it loads no adapter of any kind."""
+    task = config.get("task_type")
+    if task is not None and task not in _TASKS:
+        raise AdapterError(
+            f"The task_type in {CONFIG} must be one of PEFT's, {named(_TASKS)}, not {task!r}."
+        )
+
+
 def check_config(config: dict[str, Any], max_rank: int | None) -> int:
     """The adapter's largest rank, once the variant is one that is served. Raises AdapterError."""
     for field, feature in _UNSERVED.items():
@@ -59,11 +68,6 @@ def check_config(config: dict[str, Any], max_rank: int | None) -> int:
             f"init_lora_weights={init!r} changes the base's weights on loading; convert it to a "
             "plain LoRA "
             "(PEFT: path_initial_model_for_weight_conversion)."
-        )
-    task = config.get("task_type")
-    if task is not None and task not in _TASKS:
-        raise AdapterError(
-            f"The task_type in {CONFIG} must be one of PEFT's, {named(_TASKS)}, not {task!r}."
         )
     dropout = config.get("lora_dropout", 0)
     if not _is_number(dropout) or not 0 <= dropout <= 1:

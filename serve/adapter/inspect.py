@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve.adapter.config import check_config
+from serve.adapter.config import check_config, check_task
 from serve.adapter.folder import (
     SOFT,
     AdapterError,
@@ -65,6 +65,7 @@ def inspect_adapter(
         digest = check_files(folder)
         config = read_config(folder)
         kind = kind_of_config(config)
+        check_task(config)
         if kind in SOFT and base_kind == "encoder":
             raise AdapterError(
                 f"It is a {kind} adapter, and an encoder base takes LoRA adapters only: its heads read the "
