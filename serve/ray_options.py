@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 INGRESS = {
-    # What Ray's own HTTP server would do by itself is left to Choir (`gateway/ingress.py`).
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.gateway.ingress.middlewares",
+    # What Ray's own HTTP server would do by itself is left to Choir (`gateway/http/ingress.py`).
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.gateway.http.ingress.middlewares",
 }
 
 

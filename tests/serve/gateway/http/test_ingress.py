@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from serve.gateway.ingress import Ingress, middlewares
+from serve.gateway.http.ingress import Ingress, middlewares
 from serve.ray_options import INGRESS
 from tests.serve.gateway.conftest import refused
 
