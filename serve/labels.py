@@ -29,16 +29,37 @@ class LabelPath:
 
 def encoder(tokenizer: Any) -> Encode:
     """`tokenizer` (a Hugging Face one) as an `Encode`: what it puts at a text's end (a separator, say) is cut off."""
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    full = tokenizer("a")["input_ids"]
-    start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
-    tail = len(full) - start - len(bare)
+    tail = tokens_behind(tokenizer)
 
     def encode(texts: Sequence[str]) -> list[list[int]]:
         rows = tokenizer(list(texts))["input_ids"]
         return [row[: len(row) - tail] for row in rows] if tail else rows
 
     return encode
+
+
+def tokens_behind(tokenizer: Any) -> int:
+    """How many special tokens `tokenizer` puts at a text's end."""
+    probe = readable(tokenizer)
+    bare, full = (
+        tokenizer(probe, add_special_tokens=special)["input_ids"] for special in (False, True)
+    )
+    start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
+    return len(full) - start - len(bare)
+
+
+def readable(tokenizer: Any) -> str:
+    """A short text that `tokenizer` reads as ordinary tokens: one of its own vocabulary, since no letter is in every
+    alphabet. Raises LabelError if it has none."""
+    special = set(tokenizer.all_special_ids)
+    for token in range(len(tokenizer)):
+        if token in special:
+            continue
+        text: str = tokenizer.decode([token])
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if ids and special.isdisjoint(ids):
+            return text
+    raise LabelError("The base's tokenizer has no token that stands for a text.")
 
 
 def label_texts(labels: Sequence[str], verbalizers: Mapping[str, str]) -> list[str]:
