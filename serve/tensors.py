@@ -125,14 +125,20 @@ class TensorFile:
         for first in range(0, tensor.values, _PIECE):
             yield _as_floats(raw[first : first + _PIECE], tensor.dtype)
 
+    def floats(self, name: str) -> NDArray[np.float32]:
+        """The values of a tensor of floats, whatever their width. Raises TensorError for one of another type."""
+        tensor = self.tensors[name]
+        if tensor.dtype not in _EXPONENTS:
+            raise TensorError(_no_floats(name, tensor))
+        kind, _ = _EXPONENTS[tensor.dtype]
+        bits = np.fromfile(self.path, dtype=kind, count=tensor.values, offset=tensor.start)
+        return _as_floats(bits, tensor.dtype).astype(np.float32).reshape(tensor.shape)
+
     def check_finite(self, name: str) -> None:
         """Raises TensorError if the tensor is not of floats, or holds a NaN or an infinity."""
         tensor = self.tensors[name]
         if tensor.dtype not in _EXPONENTS:
-            raise TensorError(
-                f"The tensor {name!r} is of type {tensor.dtype}; expected one of "
-                f"{', '.join(_EXPONENTS)}."
-            )
+            raise TensorError(_no_floats(name, tensor))
         kind, exponent = _EXPONENTS[tensor.dtype]
         count = tensor.values
         if count == 0:
@@ -164,3 +170,9 @@ def _rounded(values: NDArray[np.float64], dtype: str) -> NDArray[np.float64]:
         return np.asarray(kept.astype("<u4").view("<f4"), np.float64)
     with np.errstate(over="ignore"):
         return np.asarray(values.astype(f"<f{_WIDTHS[dtype]}"), np.float64)
+
+
+def _no_floats(name: str, tensor: Tensor) -> str:
+    return (
+        f"The tensor {name!r} is of type {tensor.dtype}; expected one of {', '.join(_EXPONENTS)}."
+    )

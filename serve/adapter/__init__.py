@@ -1,4 +1,4 @@
-"""The checks of adapters, without torch, PEFT or vLLM: what serving refuses, and why."""
+"""Adapters without torch, PEFT or vLLM: what serving refuses of them, and why, and the heads that they bring."""
 
 from serve.adapter.config import DEFAULT_RANK_LIMIT, RANK_LIMITS
 from serve.adapter.folder import (
@@ -14,6 +14,7 @@ from serve.adapter.folder import (
 from serve.adapter.head import HeadShape, has_head
 from serve.adapter.inspect import AdapterInfo, check_together, inspect_adapter
 from serve.adapter.plain import plain_adapter
+from serve.adapter.scoring import Head
 from serve.adapter.wrappers import adapter_tensors
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "AdapterError",
     "AdapterInfo",
     "AdapterKind",
+    "Head",
     "HeadShape",
     "adapter_kind",
     "adapter_tensors",

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from serve.adapter import Head
 from serve.engine.interface import VERSION_NOT_LOADED, Refusal, Version
-from serve.engine.scoring.heads import Head
 from serve.fusion.fuse import Fusion
 from serve.manifest import Ensemble, Member
 

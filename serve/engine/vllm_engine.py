@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve import labels, metrics
-from serve.adapter import AdapterError, adapter_kind
+from serve.adapter import AdapterError, Head, adapter_kind
 from serve.engine.adapters.member_adapters import Equipment
 from serve.engine.adapters.pool import AdapterPool
 from serve.engine.adapters.slot_queue import Turns
@@ -35,7 +35,7 @@ from serve.engine.loaded import Loaded, absent_refusal, members_of, not_loaded, 
 from serve.engine.places import BATCHES, Places
 from serve.engine.probe import Prober
 from serve.engine.remaining import without
-from serve.engine.scoring.heads import PAIR_UNUSED, EncoderPooler, Head, refuse_mixed
+from serve.engine.scoring.heads import PAIR_UNUSED, EncoderPooler, refuse_mixed
 from serve.engine.scoring.labels_as_text import CausalScorer
 from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args, engine_config
 from serve.fusion.fuse import Fusion, FusionError

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from serve.bundle import Bundle
+from serve.pack import pack
 from tests.serve import tiny
 from tests.training.conftest import TOPICS, recipe_content
+from training.evaluation.evaluation import evaluate_bundle
 from training.offline.members import OfflineMembers
 from training.pipeline import train
 
@@ -59,3 +63,38 @@ def test_they_learn(bundle: Bundle) -> None:
     [test] = [each for each in metrics["reports"] if each["data"] == "test"]
     accuracy = {row["name"]: row["scores"]["accuracy"] for row in test["rows"]}
     assert min(accuracy[name] for name in "bc") > 0.9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_pefts_own_sequence_classifiers_are_evaluated_as_they_are_served(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    base = tiny.causal_base(tmp_path / "base")
+    adapters = {}
+    for seed, name in enumerate("ab", 1):
+        adapters[name] = tiny.classifier(base, tmp_path / name, labels=3, seed=seed)
+        weights = adapters[name] / "adapter_model.safetensors"
+        save_file({key: value.to(dtype) for key, value in load_file(weights).items()}, weights)
+    labels = list(TOPICS)
+    packed = pack(
+        str(base),
+        adapters,
+        tmp_path / "bundle",
+        task="classification",
+        fusion="average",
+        labels=labels,
+    )
+    found = OfflineMembers(packed, packed.ensemble("ensemble")).outputs(TEXTS)
+    for folder, answered in zip(adapters.values(), found, strict=True):
+        reference = tiny.ClassifierReference(base, folder)
+        np.testing.assert_allclose(
+            answered, [reference.probabilities(text) for text in TEXTS], atol=1e-5
+        )
+    rows = tmp_path / "rows.csv"
+    right = [labels[place] for place in found.mean(0).argmax(1)]
+    lines = [f"{text},{label}" for text, label in zip(TEXTS, right, strict=True)]
+    rows.write_text("\n".join(["text,label", *lines]))
+    evaluate_bundle(packed.path, "ensemble", rows, tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    [average] = [row for row in report["rows"] if row["name"] == "average"]
+    assert average["scores"]["accuracy"] == 1

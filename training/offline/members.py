@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+from serve.adapter import Head
 from serve.base import pooling_of
 from serve.bundle import Bundle, Ensemble, Member
 from serve.fusion.labels.tasks import outputs
@@ -23,7 +23,7 @@ from serve.fusion.tokens.step import fuse_step
 from serve.labels import LabelError, LabelPath, encoder, fill, label_paths, label_texts
 from serve.manifest import TokenMethod
 from training.offline.adapters import LoadedAdapters
-from training.stages.encoder import HEAD_FILE, pool, towers
+from training.stages.encoder import pool
 from training.stages.fit import pad, padding_mask
 
 LABEL_ROWS = 512
@@ -196,32 +196,27 @@ class OfflineMembers:
     ) -> NDArray[np.float64]:
         """[texts, outputs] of the member's head."""
         folder = self._bundle.adapter_dir(member.adapters[0])
-        with safe_open(folder / HEAD_FILE, framework="pt") as head:
-            weight, bias = head.get_tensor("weight"), head.get_tensor("bias")
-            metadata = head.metadata() or {}
-        if (metadata.get("pair") == "towers") != (pairs is not None):
+        head = Head.read(folder)
+        if head.towers != (pairs is not None):
             reads = "single texts" if pairs is not None else "pairs of texts"
             raise LabelError(f"The head of member {member.name!r} reads {reads}.")
-        normalize = metadata.get("normalize") == "true"
-        vectors = self._pooled(texts, normalize, advance)
-        if pairs is not None:
-            vectors = towers(vectors, self._pooled(pairs, normalize, _no_progress))
-        scores: NDArray[np.float64] = (vectors @ weight.T + bias).double().numpy()
-        return scores
+        vectors = self._pooled(texts, advance)
+        second = None if pairs is None else self._pooled(pairs, _no_progress)
+        return head.scores(vectors, second)
 
-    def _pooled(self, texts: Sequence[str], normalize: bool, advance: Advance) -> torch.Tensor:
+    def _pooled(self, texts: Sequence[str], advance: Advance) -> NDArray[np.float32]:
         """[texts, hidden]"""
         limit = self._model.config.max_position_embeddings
         ids = self._tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
-        vectors = torch.empty((len(ids), self._model.config.hidden_size))
+        vectors = np.empty((len(ids), self._model.config.hidden_size), dtype=np.float32)
         for start in range(0, len(order), INPUT_ROWS):
             chunk = order[start : start + INPUT_ROWS]
             rows = [ids[index] for index in chunk]
             mask = padding_mask(rows)
             ids_of = pad(rows, self._tokenizer.pad_token_id or 0)
             states = self._model.base_model(input_ids=ids_of, attention_mask=mask).last_hidden_state
-            vectors[chunk] = pool(states, mask, normalize, self._pooling)
+            vectors[chunk] = pool(states, mask, False, self._pooling).numpy()
             advance(len(chunk))
         return vectors
 

@@ -5,18 +5,15 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
 from vllm import PoolingParams
 from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from serve.adapter import HEAD, WEIGHTS, adapter_tensors
-from serve.adapter.score import BIAS, WEIGHT
+from serve.adapter import Head
 from serve.engine.interface import PrepareError, Text
 from serve.engine.places import Line
 from serve.engine.texts import TextLimit, few_at_a_time
@@ -24,61 +21,6 @@ from serve.labels import LabelError
 
 PAIR_MISSING = "This ensemble reads pairs: give a text_pair with every input."
 PAIR_UNUSED = "This ensemble reads single texts: leave text_pair out."
-
-
-@dataclass(frozen=True)
-class Head:
-    """A linear layer over a text's pooled vector."""
-
-    weight: NDArray[np.float32]
-    """[C, hidden], or [C, 4 x hidden] for pairs."""
-    bias: NDArray[np.float32]
-    """[C]"""
-    normalize: bool
-    """L2-normalise each pooled vector first."""
-    towers: bool
-    """Whether it reads pairs: two vectors u and v as [u, v, |u-v|, u*v] (Reimers and Gurevych 2019)."""
-
-    @classmethod
-    def read(cls, adapter: Path) -> "Head":
-        """That of a checked adapter: `head.safetensors`, or else what PEFT stored as `score`."""
-        if not (adapter / HEAD).is_file():
-            return cls._read_score(adapter)
-        with safe_open(adapter / HEAD, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weight, bias = (file.get_tensor(name).float().numpy() for name in ("weight", "bias"))
-        return cls(
-            weight, bias, metadata.get("normalize") == "true", metadata.get("pair") == "towers"
-        )
-
-    @classmethod
-    def _read_score(cls, adapter: Path) -> "Head":
-        stored = adapter_tensors(adapter).tensors
-        with safe_open(adapter / WEIGHTS, framework="pt") as file:
-            weight = file.get_tensor(stored[WEIGHT].name).float().numpy()
-            bias = (
-                file.get_tensor(stored[BIAS].name).float().numpy()
-                if BIAS in stored
-                else np.zeros(len(weight), "f4")
-            )
-        return cls(weight, bias, normalize=False, towers=False)
-
-    def scores(
-        self, pooled: NDArray[np.float32], pair: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float64]:
-        """[N, C] from the texts' vectors [N, hidden], and for pairs the second texts' ones too."""
-        features = self._normalised(pooled)
-        if pair is not None:
-            second = self._normalised(pair)
-            features = np.concatenate(
-                [features, second, np.abs(features - second), features * second], axis=-1
-            )
-        return (features @ self.weight.T + self.bias).astype(np.float64)
-
-    def _normalised(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
-        if not self.normalize:
-            return pooled
-        return pooled / np.maximum(np.linalg.norm(pooled, axis=-1, keepdims=True), 1e-12)
 
 
 def refuse_mixed(heads: Mapping[str, Head]) -> None:
