@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from rich import box
 from rich.table import Table
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
 from serve.base import BaseError, BaseKind, kind_of, read_config
 from serve.bundle import BaseSpec, Bundle, Ensemble, FusionSpec, Member
+from serve.side_files import read_tokenizer
 from training.data.loading import load_rows
 from training.evaluation.metrics.resampling import Comparison, mean_over_rows
 from training.offline.members import OfflineMembers
@@ -203,7 +204,7 @@ def _try(
     from sklearn.preprocessing import StandardScaler
 
     model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer = read_tokenizer(str(folder))
     _vectors(model, tokenizer, sample.texts[:BATCH])  # the first passes are slower
     vectors, speed = _vectors(model, tokenizer, sample.texts)
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))

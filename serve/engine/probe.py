@@ -1,7 +1,7 @@
 """What an adapter does to the base, in a few numbers: proof that it was loaded, the same on every replica."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -11,6 +11,7 @@ from serve.engine.interface import Probe
 from serve.engine.places import Places
 from serve.engine.scoring.heads import EncoderPooler
 from serve.engine.scoring.labels_as_text import CausalScorer
+from serve.labels import readable
 
 TEXT = "The quick brown fox jumps over the lazy dog. 0123456789"
 OUTPUTS = 64
@@ -20,11 +21,10 @@ OUTPUTS = 64
 class Prober:
     """Runs one fixed input through adapters and compares with the plain base."""
 
-    def __init__(self, llm: AsyncLLM, kind: Literal["causal", "encoder"]) -> None:
-        self._causal = CausalScorer(llm) if kind == "causal" else None
-        self._encoder = EncoderPooler(llm) if kind == "encoder" else None
-        tokens: list[int] = llm.get_tokenizer()(TEXT)["input_ids"]
-        self._tokens = tokens
+    def __init__(self, llm: AsyncLLM, kind: Literal["causal", "encoder"], tokenizer: Any) -> None:
+        self._causal = CausalScorer(llm, tokenizer) if kind == "causal" else None
+        self._encoder = EncoderPooler(llm, tokenizer) if kind == "encoder" else None
+        self._tokens = probe_tokens(tokenizer)
         self._context = llm.model_config.max_model_len
         vocabulary = llm.model_config.get_vocab_size()
         self._watched = list(range(0, vocabulary, -(-vocabulary // OUTPUTS)))
@@ -32,9 +32,11 @@ class Prober:
         self._base: tuple[float, ...] = ()
 
     @classmethod
-    async def create(cls, llm: AsyncLLM, kind: Literal["causal", "encoder"]) -> "Prober":
+    async def create(
+        cls, llm: AsyncLLM, kind: Literal["causal", "encoder"], tokenizer: Any
+    ) -> "Prober":
         """Probes the base, which also builds vLLM's kernels."""
-        prober = cls(llm, kind)
+        prober = cls(llm, kind, tokenizer)
         prober._base = await prober._outputs(Equipment())
         return prober
 
@@ -58,3 +60,10 @@ class Prober:
                 )
             )[0, 0, :OUTPUTS].tolist()
         return tuple(values)
+
+
+def probe_tokens(tokenizer: Any) -> list[int]:
+    """Ids of the fixed input, one or more of them of ordinary tokens, whatever the tokenizer's alphabet."""
+    known = bool(tokenizer(TEXT, add_special_tokens=False)["input_ids"])
+    ids: list[int] = tokenizer(TEXT if known else readable(tokenizer))["input_ids"]
+    return ids

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,7 @@ from serve.fusion.fused import Answers, FusedValues, agreeing
 from serve.fusion.labels.tasks import outputs
 from serve.manifest import Ensemble, Member
 from serve.servable import unserved_ensemble
+from serve.side_files import read_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ class VLLMEngine:
         self,
         llm: AsyncLLM,
         settings: EngineSettings,
+        tokenizer: Any,
         prober: Prober,
         openai: OpenAIRoutes | None,
     ) -> None:
@@ -67,8 +70,8 @@ class VLLMEngine:
         self._prober = prober
         self._openai = openai
         causal = settings.kind == "causal"
-        self._causal = CausalScorer(llm) if causal else None
-        self._encoder = None if causal else EncoderPooler(llm)
+        self._causal = CausalScorer(llm, tokenizer) if causal else None
+        self._encoder = None if causal else EncoderPooler(llm, tokenizer)
         self._versions: dict[str, Loaded] = {}
         self._preparing = asyncio.Lock()
 
@@ -91,11 +94,12 @@ class VLLMEngine:
         llm = AsyncLLM.from_vllm_config(
             engine_config(args), disable_log_stats=args.disable_log_stats
         )
-        prober = await Prober.create(llm, settings.kind)
-        openai = (
-            await OpenAIRoutes.create(llm, settings.model) if settings.kind == "causal" else None
-        )
-        return cls(llm, settings, prober, openai)
+        tokenizer = read_tokenizer(settings.model, settings.revision)
+        prober = await Prober.create(llm, settings.kind, tokenizer)
+        openai = None
+        if settings.kind == "causal":
+            openai = await OpenAIRoutes.create(llm, settings.model, tokenizer)
+        return cls(llm, settings, tokenizer, prober, openai)
 
     async def prepare(self, version: Version) -> tuple[Probe, ...]:
         """See `interface.Engine`."""

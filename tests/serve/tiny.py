@@ -1,5 +1,6 @@
 """Tiny but real models: a Llama and a BERT with tokenizers, and PEFT adapters with random weights."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -106,6 +107,41 @@ def encoder_base(folder: Path, *, seed: int = 0) -> Path:
     _spread(model, 0.15)
     model.save_pretrained(folder)
     return folder
+
+
+def sentence_transformer(base: Path, *, width: int) -> Path:
+    """Write beside an encoder what sentence-transformers stores: other pooling, a Dense layer that makes `width` values
+    of the 64, normalisation, and special tokens in lower case."""
+    kinds = ["Transformer", "Pooling", "Dense", "Normalize"]
+    names = ["", *(f"{place}_{kind}" for place, kind in enumerate(kinds[1:], 1))]
+    modules = [
+        {
+            "idx": place,
+            "name": str(place),
+            "path": name,
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for place, (kind, name) in enumerate(zip(kinds, names, strict=True))
+    ]
+    pooling = {"word_embedding_dimension": 64, "pooling_mode_cls_token": True}
+    activation = "torch.nn.modules.activation.Tanh"
+    dense = {"in_features": 64, "out_features": width, "bias": True}
+    for name, content in {
+        "modules.json": modules,
+        "1_Pooling/config.json": pooling | {"pooling_mode_mean_tokens": False},
+        "2_Dense/config.json": dense | {"activation_function": activation},
+        "3_Normalize/config.json": {},
+        "sentence_bert_config.json": {"max_seq_length": 128, "do_lower_case": True},
+    }.items():
+        (base / name).parent.mkdir(exist_ok=True)
+        (base / name).write_text(json.dumps(content))
+    generator = torch.Generator().manual_seed(3)
+    layer = {
+        "linear.weight": torch.randn(width, 64, generator=generator) * 0.2,
+        "linear.bias": torch.randn(width, generator=generator) * 0.1,
+    }
+    save_file(layer, base / "2_Dense" / "model.safetensors")
+    return base
 
 
 def lora(

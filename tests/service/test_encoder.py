@@ -28,7 +28,8 @@ PAIRS = list(zip(TEXTS, reversed(TEXTS), strict=True))
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A base; adapters for intents (i-), topics (t-) and similarity (s-), and s-c to be swapped in."""
     root = tmp_path_factory.mktemp("encoder")
-    base = tiny.encoder_base(root / "base")
+    # as LaBSE and others are published: nothing that stands there may change what a head reads
+    base = tiny.sentence_transformer(tiny.encoder_base(root / "base"), width=32)
     adapters = {}
     for number, (kind, rows) in enumerate({"i": 4, "t": 3, "s": 1}.items()):
         for seed, name in enumerate([*NORMALIZE, "c"], 1):
@@ -101,6 +102,16 @@ def test_members_and_average_equal_peft(encoder: Service, folders: dict[str, Pat
         np.testing.assert_allclose(members, expected[:, number], atol=1e-3)
         fused = [row["probabilities"][label] for label in LABELS]
         np.testing.assert_allclose(fused, expected[:, number].mean(0), atol=1e-3)
+
+
+def test_a_special_tokens_name_in_lower_case_is_text(
+    encoder: Service, folders: dict[str, Path]
+) -> None:
+    text = "my card [sep] is [cls] [unk] lost"
+    answer = encoder.post("/v1/predict", {"model": "intents/a", "input": text}).json()
+    expected = tiny.EncoderReference(folders["base"], folders["i-a"]).probabilities(text)
+    said = [answer["data"][0]["probabilities"][label] for label in LABELS]
+    np.testing.assert_allclose(said, expected, atol=1e-3)
 
 
 def test_sets_of_labels_equal_peft(encoder: Service, folders: dict[str, Path]) -> None:

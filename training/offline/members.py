@@ -3,14 +3,14 @@
 Evaluation and fitting use it, and the served engine is checked against it.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from serve.adapter import Head
 from serve.base import pooling_of
@@ -18,11 +18,12 @@ from serve.bundle import Bundle, Ensemble, Member
 from serve.fusion.labels.tasks import outputs
 from serve.fusion.token_weights import token_weights
 from serve.fusion.tokens.merge import merge
-from serve.fusion.tokens.sampling import Sampling
-from serve.fusion.tokens.step import fuse_step
 from serve.labels import LabelError, LabelPath, encoder, fill, label_paths, label_texts
 from serve.manifest import TokenMethod
+from serve.side_files import read_generation_defaults, read_tokenizer
 from training.offline.adapters import LoadedAdapters
+from training.offline.writing import Writer, equal_length
+from training.progress import Advance
 from training.stages.encoder import pool
 from training.stages.fit import pad, padding_mask
 
@@ -33,7 +34,6 @@ INPUT_ROWS = 64
 ANSWER_ROWS = 8
 """Answers of one forward pass that keeps the distribution at each of their tokens."""
 
-Advance = Callable[[int], None]
 Kept = TypeVar("Kept")
 
 
@@ -56,7 +56,7 @@ class OfflineMembers:
         self._pooling = pooling_of(AutoConfig.from_pretrained(**source).to_dict())
         plain = self._by_heads and self._pooling == "mean"
         loader = AutoModel if plain else AutoModelForCausalLM
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(**source)
+        self._tokenizer = read_tokenizer(bundle.base_source, bundle.base_revision)
         self._model: Any = loader.from_pretrained(**source, dtype=torch.float32)
         self._adapters = LoadedAdapters(
             self._model,
@@ -92,13 +92,11 @@ class OfflineMembers:
         self, texts: Sequence[str], max_new_tokens: int, advance: Advance = _no_progress
     ) -> list[list[str]]:
         """Greedy answers of each member to each text: [members][texts], without surrounding space."""
-        encode = encoder(self._tokenizer)
-        prompts = encode([fill(self.ensemble.template, text) for text in texts])
-        answers = []
-        for member in self.ensemble.members:
-            with self._adapters.active(member) as model, torch.inference_mode():
-                answers.append(self._written(model, prompts, max_new_tokens, advance))
-        return answers
+        prompts = self._prompts(texts)
+        return [
+            self._writer.write([member], prompts, [1.0], "average", max_new_tokens, advance)
+            for member in self.ensemble.members
+        ]
 
     def fused_answers(
         self,
@@ -108,18 +106,9 @@ class OfflineMembers:
         advance: Advance = _no_progress,
     ) -> list[str]:
         """Greedy answers that all members write together, fused at every token by the manifest's weights."""
-        encode = encoder(self._tokenizer)
-        prompts = encode([fill(self.ensemble.template, text) for text in texts])
-        weights = torch.tensor(token_weights(self.ensemble, method))
-        written = [""] * len(prompts)
-        for chunk in _equal_length([len(prompt) for prompt in prompts], INPUT_ROWS):
-            ids = torch.tensor([prompts[index] for index in chunk])
-            with torch.inference_mode():
-                rows = self._written_together(ids, weights, method, max_new_tokens)
-            for index, row in zip(chunk, rows, strict=True):
-                written[index] = self._tokenizer.decode(row, skip_special_tokens=True).strip()
-            advance(len(chunk))
-        return written
+        members, weights = self.ensemble.members, token_weights(self.ensemble, method)
+        prompts = self._prompts(texts)
+        return self._writer.write(members, prompts, weights, method, max_new_tokens, advance)
 
     def answer_log_probs(
         self,
@@ -135,7 +124,7 @@ class OfflineMembers:
         weights = torch.tensor(token_weights(self.ensemble, method))
         kept: list[Kept | None] = [None] * len(contexts)
         whole = [[*context, *answer] for context, answer in zip(contexts, answers, strict=True)]
-        for chunk in _equal_length([len(ids) for ids in whole], ANSWER_ROWS):
+        for chunk in equal_length([len(ids) for ids in whole], ANSWER_ROWS):
             ids = torch.tensor([whole[index] for index in chunk])
             places = max(len(answers[index]) for index in chunk)
             passes = []
@@ -150,42 +139,17 @@ class OfflineMembers:
             advance(len(chunk))
         return [each for each in kept if each is not None]
 
-    def _written_together(
-        self, ids: torch.Tensor, weights: torch.Tensor, method: TokenMethod, limit: int
-    ) -> list[list[int]]:
-        """Tokens that follow the prompts `ids` [B, L], up to each one's end token."""
-        rows: list[list[int]] = [[] for _ in ids]
-        going = torch.ones(len(ids), dtype=torch.bool)
-        caches: list[Any] = [None] * len(self.ensemble.members)
-        greedy = [Sampling(temperature=0.0)] * len(ids)
-        for position in range(limit):
-            logits = []
-            for number, member in enumerate(self.ensemble.members):
-                with self._adapters.active(member) as model:
-                    goes_on = model if caches[number] is None else self._model
-                    out = goes_on(
-                        input_ids=ids,
-                        past_key_values=caches[number],
-                        use_cache=True,
-                        logits_to_keep=1,
-                    )
-                caches[number] = out.past_key_values
-                logits.append(out.logits[:, -1])
-            step = fuse_step(
-                torch.stack(logits, dim=1),
-                weights.expand(len(ids), -1),
-                method,
-                samplings=greedy,
-                positions=[position] * len(ids),
-            )
-            going &= step.tokens != self._tokenizer.eos_token_id
-            for row, token, goes in zip(rows, step.tokens.tolist(), going.tolist(), strict=True):
-                if goes:
-                    row.append(token)
-            if not going.any():
-                break
-            ids = step.tokens.unsqueeze(1)
-        return rows
+    @cached_property
+    def _writer(self) -> Writer:
+        bundle = self._bundle
+        defaults = read_generation_defaults(
+            bundle.base_source, self._tokenizer, bundle.base_revision
+        )
+        return Writer(self._model, self._adapters, self._tokenizer, defaults)
+
+    def _prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of the template filled in."""
+        return encoder(self._tokenizer)([fill(self.ensemble.template, text) for text in texts])
 
     def _head_scores(
         self,
@@ -229,7 +193,7 @@ class OfflineMembers:
         plans = [label_paths(encode, fill(self.ensemble.template, text), labels) for text in texts]
         shared = [min(len(path.context) for path in plan) for plan in plans]
         result = np.empty((len(texts), len(labels)), dtype=np.float64)
-        for chunk in _equal_length(shared, max(1, LABEL_ROWS // len(labels))):
+        for chunk in equal_length(shared, max(1, LABEL_ROWS // len(labels))):
             scores = self._label_scores(model, [plans[index] for index in chunk], shared[chunk[0]])
             if self.ensemble.label_scoring == "mean":
                 scores /= torch.tensor(
@@ -264,31 +228,3 @@ class OfflineMembers:
             rest = rest.double().log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(-1)
             scores = torch.cat([scores, rest * counted[:, 1:]], dim=1)
         return scores.sum(dim=1).reshape(len(plans), labels)
-
-    def _written(
-        self, model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, advance: Advance
-    ) -> list[str]:
-        texts = [""] * len(prompts)
-        for chunk in _equal_length([len(prompt) for prompt in prompts], INPUT_ROWS):
-            ids = torch.tensor([prompts[index] for index in chunk])
-            written = model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
-            )
-            for index, row in zip(chunk, written[:, ids.shape[1] :], strict=True):
-                texts[index] = self._tokenizer.decode(row, skip_special_tokens=True).strip()
-            advance(len(chunk))
-        return texts
-
-
-def _equal_length(lengths: Sequence[int], rows: int) -> Iterator[list[int]]:
-    """Indices in chunks of at most `rows`, each of one length, so that nothing is padded on the left."""
-    groups: dict[int, list[int]] = defaultdict(list)
-    for index, length in enumerate(lengths):
-        groups[length].append(index)
-    for length in sorted(groups):
-        for start in range(0, len(groups[length]), rows):
-            yield groups[length][start : start + rows]

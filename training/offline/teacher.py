@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoTokenizer
 
 from serve.bundle import BaseSpec, Bundle, BundleInfo, Ensemble, FusionSpec, Member
 from serve.fusion.fuse import Fused, Fusion
 from serve.fusion.token_weights import token_method
+from serve.side_files import read_tokenizer
 from training.manifest import draft
-from training.offline.members import Advance, OfflineMembers
+from training.offline.members import OfflineMembers
+from training.progress import Advance
 from training.recipe import EnsembleRecipe, RecipeError, TeacherRecipe
 from training.stages.distillation import TOP_TOKENS, TopTokens
 
@@ -75,8 +76,8 @@ def _other_model(
         raise RecipeError(f"the teacher {path} is no model: it has no config.json")
     if own.task == "generation":
         theirs, ours = (
-            AutoTokenizer.from_pretrained(folder).get_vocab()
-            for folder in (path, bundle.base_source)
+            read_tokenizer(*source).get_vocab()
+            for source in ((str(path), None), (bundle.base_source, bundle.base_revision))
         )
         if theirs != ours:
             raise RecipeError(

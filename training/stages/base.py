@@ -8,18 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM
 
 from serve.base import Pooling
 from serve.bundle import BaseSpec
+from serve.side_files import MODEL_FILES, read_tokenizer
 from training.recipe import BaseRecipe, RecipeError
-
-MODEL_FILES = (
-    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json",
-    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.txt",
-    "vocab.json", "merges.txt", "tokenizer.model",
-)  # fmt: skip
-"""What a model folder needs to be loaded; code and pickles are left behind."""
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """SHA-256 of the published all-MiniLM-L6-v2's `model.safetensors`."""
@@ -51,7 +45,7 @@ class Base:
         return loader.from_pretrained(self.folder, dtype="float32")
 
     def tokenizer(self) -> Any:
-        return AutoTokenizer.from_pretrained(self.folder)
+        return read_tokenizer(str(self.folder))
 
 
 def find_base(recipe: BaseRecipe, name: str, own: Path) -> Base:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, MutableMapping
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -30,7 +31,7 @@ from serve.engine.interface import GenerateCall, Refusal
 from serve.engine.lengths import doubtful_prompts, length_refusal
 from serve.engine.media import media_refusal
 from serve.engine.texts import TextLimit
-from serve.labels import LabelError
+from serve.labels import LabelError, encoder, tokens_behind
 
 PATHS: Mapping[str, str] = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 
@@ -41,13 +42,15 @@ VLLM_MODEL = "choir"
 class OpenAIRoutes:
     """The two OpenAI routes as an ASGI application of vLLM's, without a socket."""
 
-    def __init__(self, app: FastAPI, llm: AsyncLLM) -> None:
+    def __init__(self, app: FastAPI, llm: AsyncLLM, tokenizer: Any) -> None:
         self._app = app
         self._model = llm.model_config
-        self._limit = TextLimit(llm.get_tokenizer(), self._model.max_model_len)
+        self._limit = TextLimit(tokenizer, self._model.max_model_len)
+        self._encode = encoder(tokenizer) if tokens_behind(tokenizer) else None
+        """Only for a tokenizer that puts something at a text's end."""
 
     @classmethod
-    async def create(cls, llm: AsyncLLM, model: str) -> "OpenAIRoutes":
+    async def create(cls, llm: AsyncLLM, model: str, tokenizer: Any) -> "OpenAIRoutes":
         args = make_arg_parser(FlexibleArgumentParser()).parse_args([])
         args.model, args.served_model_name = model, [VLLM_MODEL]
         app = FastAPI()
@@ -58,7 +61,7 @@ class OpenAIRoutes:
         client: EngineClient = VoiceClient(llm)  # type: ignore[assignment]  # a virtual subclass
         await init_app_state(client, app.state, args, ("generate",))
         app.state.openai_serving_models.model_name = lambda lora_request=None: speaking.get().model
-        return cls(app, llm)
+        return cls(app, llm, tokenizer)
 
     async def _refusal(self, call: GenerateCall) -> Refusal | None:
         """Why vLLM is not asked at all."""
@@ -85,6 +88,7 @@ class OpenAIRoutes:
         if refusal is not None:
             yield refusal
             return
+        call = replace(call, body=await self._without_ending(call.body))
         exchange = Exchange(self._app, call, voice)
         try:
             status = await exchange.status()
@@ -118,7 +122,7 @@ class OpenAIRoutes:
                 if call.route == "completions":
                     if not isinstance(body.get("prompt"), str):
                         return _one_prompt("'prompt' must be one text")
-                    body["prompt"] = text
+                    body = await self._without_ending({**body, "prompt": text})
                     completion = self._app.state.openai_serving_completion.online_renderer
                     inputs = await completion.render_completion(CompletionRequest(**body))
                 else:
@@ -137,6 +141,18 @@ class OpenAIRoutes:
             rendered[member] = inputs[0]
         voice.prompts = rendered
         return None
+
+    async def _without_ending(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A request's body, a completion's texts in it as token ids without what the tokenizer puts at their end:
+        members are trained and evaluated to go on from the text itself."""
+        prompt = body.get("prompt")
+        texts = [prompt] if isinstance(prompt, str) else prompt
+        if self._encode is None or body.get("add_special_tokens") is False or not prompt:
+            return dict(body)
+        if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
+            return dict(body)
+        rows = await asyncio.to_thread(self._encode, texts)
+        return {**body, "prompt": rows[0] if isinstance(prompt, str) else rows}
 
 
 class Exchange:

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,9 +48,9 @@ class HeadScores:
 class EncoderPooler:
     """Pooled vectors of texts under adapters, from vLLM's pooling runner."""
 
-    def __init__(self, llm: AsyncLLM) -> None:
+    def __init__(self, llm: AsyncLLM, tokenizer: Any) -> None:
         self._llm = llm
-        self._tokenizer = llm.get_tokenizer()
+        self._tokenizer = tokenizer
         self._context = llm.model_config.max_model_len
         self._limit = TextLimit(self._tokenizer, self._context)
 

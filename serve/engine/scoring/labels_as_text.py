@@ -97,9 +97,8 @@ class CausalScorer:
     all in the same step, their own tokens and the last, partial cache block of the context, which the first request
     fills for all."""
 
-    def __init__(self, llm: AsyncLLM) -> None:
+    def __init__(self, llm: AsyncLLM, tokenizer: Any) -> None:
         self._llm = llm
-        tokenizer = llm.get_tokenizer()
         self._encode = encoder(tokenizer)
         self._context = llm.model_config.max_model_len
         self._limit = TextLimit(tokenizer, self._context)

@@ -26,6 +26,11 @@ ASYNC_SCHEDULER = "serve.engine.vllm_hooks.scheduler.AsyncChoirScheduler"
 OWNED: Mapping[str, str] = {
     "model": "it is the bundle's base",
     "revision": "it is the bundle's base",
+    "tokenizer": "it is the base's own, as in training and evaluation",
+    "tokenizer_revision": "it is the base's own, as in training and evaluation",
+    "skip_tokenizer_init": "prompts and labels are texts",
+    "config_format": "the base is what its config.json says, as in training and evaluation",
+    "hf_config_path": "the base is what its config.json says, as in training and evaluation",
     "served_model_name": "models are named after ensembles",
     "runner": "it follows from the kind of the base",
     "convert": "it follows from the kind of the base",
@@ -103,6 +108,8 @@ def engine_args(
     arguments: dict[str, Any] = {
         "model": model,
         "revision": revision,
+        "config_format": "hf",
+        "tokenizer_mode": "hf",
         "dtype": _dtype(dtype),
         "enable_lora": True,
         "max_loras": adapter_slots,

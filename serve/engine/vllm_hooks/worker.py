@@ -1,8 +1,8 @@
 """What runs inside vLLM's worker processes: vLLM imports this module there, because it is its worker extension.
 
 Two faults of vLLM 0.32 are repaired on import, its sampler learns to report fused log-probabilities
-(`lockstep/logprobs.py`), and its runner to take the vectors of prompt adapters (`soft/inputs.py`), each behind the
-version guard in `arguments.py`:
+(`lockstep/logprobs.py`), its runner to take the vectors of prompt adapters (`soft/inputs.py`), and its pooler to leave
+vectors as they are (`plain_pooling.py`), each behind the version guard in `arguments.py`:
 
 - LoRA on the CPU: rows without an adapter index the last adapter slot (`lora_cpu`).
 - A batch in which some requests name the tokens whose log-probabilities they want (`logprob_token_ids`, which label
@@ -21,7 +21,7 @@ from serve.engine.lockstep import logprobs
 from serve.engine.soft import inputs
 from serve.engine.soft.adapter import SoftKind
 from serve.engine.soft.store import STORE, SoftError
-from serve.engine.vllm_hooks import lora_cpu
+from serve.engine.vllm_hooks import lora_cpu, plain_pooling
 
 
 class ChoirWorker:
@@ -106,6 +106,7 @@ def with_top_k(
 
 
 lora_cpu.repair()
+plain_pooling.install()
 repair_sampler()
 logprobs.install()
 inputs.install()

@@ -149,7 +149,7 @@ async def test_want_of_memory_is_no_members_fault(
 
     workers.collective_rpc, probes.probe = rpc, AsyncMock()
     settings = EngineSettings(model="base", kind="causal", adapter_slots=1)
-    engine = vllm_engine.VLLMEngine(workers, settings, probes, None)
+    engine = vllm_engine.VLLMEngine(workers, settings, MagicMock(), probes, None)
     members = {"a": "prompt", "b": "prefix"}
     one = version(models, "two", members, on_member_error="degrade")
     if full:

@@ -1,0 +1,17 @@
+"""A base's vectors as its last layer gives them, without the modules that sentence-transformers stored beside it.
+
+vLLM 0.32 reads `modules.json` by itself and puts the `Dense` layers that it names behind the pooling, and nothing turns
+that off. Heads are trained on the pooled vector itself (`serve/side_files.py`)."""
+
+from typing import Any
+
+from vllm.model_executor.models import adapters
+
+
+def install() -> None:
+    """Let vLLM find no such layers."""
+    adapters.try_get_dense_modules = _none
+
+
+def _none(model: Any, revision: str | None = None) -> None:
+    return None

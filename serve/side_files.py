@@ -1,0 +1,68 @@
+"""The files beside a base's weights: which of them count, and what they say.
+
+vLLM and transformers each read what they know of by themselves. Training, evaluation and serving all follow this table
+instead, so that what is evaluated is what is served:
+
+- `config.json` and the tokenizer's files count as transformers reads them. Mistral's own formats do not (`params.json`,
+  `tekken.json`).
+- `generation_config.json` counts as vLLM reads it: its penalties and its end tokens, also for greedy answers. Its
+  temperature and the like are for requests that leave them out.
+- What sentence-transformers stores does not count: `modules.json` and the modules that it names (`1_Pooling`,
+  `2_Dense`, `3_Normalize`), and how `sentence_bert_config.json` changes the tokenizer. A head says itself what it
+  reads.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+MODEL_FILES = (
+    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.txt",
+    "vocab.json", "merges.txt", "tokenizer.model", "sentencepiece.bpe.model", "spiece.model",
+)  # fmt: skip
+"""What counts of a base's folder, by name or pattern: the rest, code and pickles among it, is not copied."""
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """What a base says about greedy answers. The penalties are those of vLLM's sampling parameters."""
+
+    ends: frozenset[int]
+    """Tokens that end an answer and are no part of it."""
+    repetition: float = 1.0
+    frequency: float = 0.0
+    presence: float = 0.0
+
+
+def read_tokenizer(source: str, revision: str | None = None) -> Any:
+    """The tokenizer of a base, from its folder or hub id; vLLM's own is changed by files that do not count."""
+    return AutoTokenizer.from_pretrained(source, revision=revision or "main")
+
+
+def read_generation_defaults(
+    source: str, tokenizer: Any, revision: str | None = None
+) -> GenerationDefaults:
+    """What `generation_config.json` of a base says, or without one its `config.json`, with the tokenizer's own end
+    token."""
+    revision = revision or "main"
+    try:
+        config = GenerationConfig.from_pretrained(source, revision=revision)
+    except OSError:
+        own = AutoConfig.from_pretrained(source, revision=revision)
+        config = GenerationConfig.from_model_config(own)
+    said = config.to_diff_dict()
+    ends = said.get("eos_token_id")
+    several = ends if isinstance(ends, list) else [ends]
+    return GenerationDefaults(
+        ends=frozenset(end for end in [*several, tokenizer.eos_token_id] if end is not None),
+        repetition=_number(said, "repetition_penalty", 1.0),
+        frequency=_number(said, "frequency_penalty", 0.0),
+        presence=_number(said, "presence_penalty", 0.0),
+    )
+
+
+def _number(said: dict[str, Any], name: str, default: float) -> float:
+    value = said.get(name)
+    return default if value is None else float(value)

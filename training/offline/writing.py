@@ -1,0 +1,127 @@
+"""Greedy text of members, alone or together, as it is served: with the base's own penalties and end tokens."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from serve.fusion.tokens.penalties import Penalties, penalise
+from serve.fusion.tokens.sampling import Sampling
+from serve.fusion.tokens.step import fuse_step
+from serve.manifest import Member, TokenMethod
+from serve.side_files import GenerationDefaults
+from training.offline.adapters import LoadedAdapters
+from training.progress import Advance
+
+ROWS = 64
+"""Texts that are written at once."""
+
+
+class Writer:
+    """Writes with a base and its loaded adapters."""
+
+    def __init__(
+        self, model: Any, adapters: LoadedAdapters, tokenizer: Any, defaults: GenerationDefaults
+    ) -> None:
+        self._model = model
+        self._adapters = adapters
+        self._tokenizer = tokenizer
+        self._ends = defaults.ends
+        self._penalties = Penalties(defaults.repetition, defaults.frequency, defaults.presence)
+
+    def write(
+        self,
+        members: Sequence[Member],
+        prompts: Sequence[Sequence[int]],
+        weights: Sequence[float],
+        method: TokenMethod,
+        limit: int,
+        advance: Advance,
+    ) -> list[str]:
+        """What `members` write together after each prompt's token ids, in at most `limit` tokens, without surrounding
+        space. `weights` are the members'; `advance` hears how many texts are done."""
+        texts = [""] * len(prompts)
+        for chunk in equal_length([len(prompt) for prompt in prompts], ROWS):
+            with torch.inference_mode():
+                rows = self._rows(
+                    members, [prompts[index] for index in chunk], weights, method, limit
+                )
+            for index, row in zip(chunk, rows, strict=True):
+                # vLLM never cleans up spaces, whatever the tokenizer's files say
+                text = self._tokenizer.decode(
+                    row, skip_special_tokens=True, clean_up_tokenization_spaces=False
+                )
+                texts[index] = text.strip()
+            advance(len(chunk))
+        return texts
+
+    def _rows(
+        self,
+        members: Sequence[Member],
+        prompts: Sequence[Sequence[int]],
+        weights: Sequence[float],
+        method: TokenMethod,
+        limit: int,
+    ) -> list[list[int]]:
+        """Tokens that follow prompts of one length, up to each one's end token."""
+        rows: list[list[int]] = [[] for _ in prompts]
+        going = [True] * len(prompts)
+        caches: list[Any] = [None] * len(members)
+        ids = torch.tensor(prompts)
+        shares = torch.tensor(weights).expand(len(prompts), -1)
+        greedy = [Sampling(temperature=0.0)] * len(prompts)
+        for position in range(limit):
+            logits = []
+            for number, member in enumerate(members):
+                with self._adapters.active(member) as model:
+                    goes_on = model if caches[number] is None else self._model
+                    out = goes_on(
+                        input_ids=ids,
+                        past_key_values=caches[number],
+                        use_cache=True,
+                        logits_to_keep=1,
+                    )
+                caches[number] = out.past_key_values
+                logits.append(self._penalised(out.logits[:, -1], prompts, rows))
+            step = fuse_step(
+                torch.stack(logits, dim=1),
+                shares,
+                method,
+                samplings=greedy,
+                positions=[position] * len(prompts),
+            )
+            for number, token in enumerate(step.tokens.tolist()):
+                going[number] = going[number] and token not in self._ends
+                if going[number]:
+                    rows[number].append(token)
+            if not any(going):
+                break
+            ids = step.tokens.unsqueeze(1)
+        return rows
+
+    def _penalised(
+        self,
+        logits: torch.Tensor,
+        prompts: Sequence[Sequence[int]],
+        rows: Sequence[Sequence[int]],
+    ) -> torch.Tensor:
+        """One member's logits [B, V] after what was written so far."""
+        if self._penalties.neutral:
+            return logits
+        return torch.stack(
+            [
+                penalise(own, prompt, row, self._penalties)
+                for own, prompt, row in zip(logits, prompts, rows, strict=True)
+            ]
+        )
+
+
+def equal_length(lengths: Sequence[int], rows: int) -> Iterator[list[int]]:
+    """Indices in chunks of at most `rows`, each of one length, so that nothing is padded on the left."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index, length in enumerate(lengths):
+        groups[length].append(index)
+    for length in sorted(groups):
+        for start in range(0, len(groups[length]), rows):
+            yield groups[length][start : start + rows]
