@@ -16,6 +16,7 @@ from training.recipe import (
     default_objective,
 )
 from training.stages.base import Base, find_base
+from training.stages.documents import Documents
 from training.stages.fine_tuning import save_average, tune_base
 from training.stages.fit import FitOptions, Stage
 from training.stages.member import MemberData
@@ -110,8 +111,7 @@ class SharedStages:
         self, recipe: PretrainingStage, base: Base, stage: Stage, target: Path
     ) -> Pretrained:
         objective = recipe.objective or default_objective(base.kind)
-        rows = self._splits.train
-        documents = [template.format_map(row) for row in rows for template in recipe.documents]
+        documents = Documents.of(self._splits.train, recipe.documents)
         options = FitOptions(
             recipe.epochs,
             recipe.batch_size,

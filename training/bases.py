@@ -19,7 +19,10 @@ from transformers import AutoModel
 from serve.base import BaseError, BaseKind, kind_of, read_config
 from serve.bundle import BaseSpec, Bundle, Ensemble, FusionSpec, Member
 from serve.side_files import read_tokenizer
+from training.data.cleaning.families import families
+from training.data.cleaning.label_errors import texts_by_label
 from training.data.loading import load_rows
+from training.data.splits import fold_plan
 from training.evaluation.metrics.resampling import Comparison, mean_over_rows
 from training.offline.members import OfflineMembers
 from training.recipe import RecipeError
@@ -62,7 +65,9 @@ class Choice(BaseModel):
     rows: int
     labels: int
     left_out: int
-    """Rows of labels with fewer than 5 rows."""
+    """Rows of labels with fewer than 5 texts."""
+    note: str = ""
+    """What was changed as the rows were read."""
     majority: float
     """Accuracy of always saying the most frequent label."""
     trials: list[Trial]
@@ -76,6 +81,7 @@ class _Sample:
     truth: NDArray[np.int64]
     labels: Sequence[str]
     left_out: int
+    note: str
 
 
 def compare_bases(
@@ -115,6 +121,7 @@ def compare_bases(
         rows=len(sample.truth),
         labels=len(sample.labels),
         left_out=sample.left_out,
+        note=sample.note,
         majority=float(np.bincount(sample.truth).max() / len(sample.truth)),
         trials=trials,
         recommended=trials[chosen].name,
@@ -167,14 +174,17 @@ def _locate(name: str) -> tuple[Path, BaseKind]:
 
 
 def _sample(data: Path, text: str, label: str, rows: int) -> _Sample:
-    table = load_rows([data], [text, label])
+    loaded = load_rows([data], [text, label], labels=[label])
+    table = loaded.rows
     groups: dict[str, list[int]] = defaultdict(list)
     for index, name in enumerate(table[label]):
         groups[name].append(index)
-    labels = sorted(name for name, members in groups.items() if len(members) >= FOLDS)
+    texts = list(table[text])
+    several = texts_by_label(texts, list(table[label]))
+    labels = sorted(name for name in groups if several[name] >= FOLDS)
     if len(labels) < 2:
         raise RecipeError(
-            f"{data.name}: a comparison needs at least two labels of at least {FOLDS} rows each; column {label!r} has "
+            f"{data.name}: a comparison needs at least two labels of at least {FOLDS} texts each; column {label!r} has "
             f"{len(groups)} labels, {len(labels)} of them with that many"
         )
     random = np.random.default_rng(0)
@@ -184,13 +194,13 @@ def _sample(data: Path, text: str, label: str, rows: int) -> _Sample:
         for number, name in enumerate(labels)
         for index in sorted(random.permutation(groups[name])[:each].tolist())
     ]
-    texts = list(table[text])
-    left_out = sum(len(members) for members in groups.values() if len(members) < FOLDS)
+    left_out = sum(len(members) for name, members in groups.items() if name not in labels)
     return _Sample(
         [texts[index] for index, _ in chosen],
         np.array([number for _, number in chosen], dtype=np.int64),
         labels,
         left_out,
+        loaded.note,
     )
 
 
@@ -199,7 +209,7 @@ def _try(
 ) -> tuple[Trial, NDArray[np.int64]]:
     """The trial without its interval, and the probe's label indices [N]."""
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
@@ -208,8 +218,10 @@ def _try(
     _vectors(model, tokenizer, sample.texts[:BATCH])  # the first passes are slower
     vectors, speed = _vectors(model, tokenizer, sample.texts)
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
-    answers: NDArray[np.int64] = cross_val_predict(probe, vectors, sample.truth, cv=folds)
+    folds = fold_plan(families(sample.texts), FOLDS, 0, sample.truth.tolist())
+    answers: NDArray[np.int64] = cross_val_predict(
+        probe, vectors, sample.truth, cv=PredefinedSplit(folds)
+    )
     if kind == "causal":
         zero_shot = _likeliest(folder, sample, template)
     else:

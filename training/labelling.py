@@ -15,6 +15,7 @@ from training.data.steps import ORIGIN, WEIGHT, Outcome, leave
 from training.offline.members import OfflineMembers
 from training.recipe import RecipeError
 from training.recipe.annotate import AnnotateRecipe, Teacher
+from training.recipe.values import spelled
 
 
 def guessed_rows(pool: Dataset, annotate: AnnotateRecipe, text: str, seed: int) -> Outcome:
@@ -70,7 +71,10 @@ def teacher_identity(annotate: AnnotateRecipe) -> str:
 def reviewed_rows(rows: Dataset, reviewed: Path, text: str, label: str) -> Outcome:
     """The rows with the labels that a person decided, without those that were rejected, and with the texts that no row
     had yet."""
-    decisions = {decision.text: decision.label for decision in read_decisions(reviewed)}
+    decisions = {
+        decision.text: decision.label and spelled(decision.label)
+        for decision in read_decisions(reviewed)
+    }
     texts, labels = list(rows[text]), list(rows[label])
     decided = [decisions.get(one, given) for one, given in zip(texts, labels, strict=True)]
     rejected = {index: "rejected in review" for index, said in enumerate(decided) if said is None}

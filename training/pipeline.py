@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import concatenate_datasets
-
 from serve.bundle import Bundle, Ensemble
 from serve.fusion.fitting.fit import fit_fusion
 from serve.fusion.fitting.note import FIGURES, noted
@@ -129,7 +127,7 @@ class Pipeline:
         recipe = Searches(recipe, run, base, labels, self._tuned).chosen()
         fused: dict[str, Future[None]] = {each.name: Future() for each in recipe.ensembles}
         members = Members(recipe, run, base, bundle, gains, workers, fused)
-        validation = ValidationRun(recipe, run, base, bundle, splits.groups)
+        validation = ValidationRun(recipe, run, base, bundle, splits.families)
         try:
             reports = self._ensembles(recipe, members, labels, bundle, gains, validation, fused)
         finally:
@@ -249,8 +247,7 @@ class Pipeline:
             reports = [report]
             if self._splits.test is not None:
                 test = labelled(self._splits.test, "test", self._recipe, recipe)
-                known = concatenate_datasets([self._splits.train, self._splits.validation])
-                training = labelled(known, "training", self._recipe, recipe)
+                training = labelled(self._splits.known, "training", self._recipe, recipe)
                 baselines = baseline_answers(recipe, ensemble, training, test)
                 reports.append(evaluation.report(ensemble, test, baselines))
             self._run.finish(step, [report.model_dump() for report in reports])

@@ -5,25 +5,27 @@ Whatever leaves on the way is counted and lies in a quarantine file; nothing lea
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from datasets import Dataset
 
-from training.data.cleaning.clean import Columns, checks, leaked, unusable
-from training.data.cleaning.duplicates import exact_duplicates, label_conflicts, leaks
+from training.data.cleaning.clean import Columns, checks, unusable
+from training.data.cleaning.duplicates import exact_duplicates, label_conflicts
 from training.data.collect import collect, from_rows
-from training.data.ledger import QUARANTINE, Ledger
+from training.data.ledger import Ledger
 from training.data.loading import refuse_empty, refuse_unreadable
-from training.data.splits import (
-    Splits,
-    grouped_split,
-    random_split,
-    repeated,
-    stratified_split,
-    time_split,
+from training.data.parting import Parting
+from training.data.splits import Splits, repeated
+from training.data.steps import (
+    FAMILY,
+    ORIGIN,
+    WEIGHT,
+    Count,
+    Outcome,
+    StepCache,
+    leave,
+    visible,
 )
-from training.data.steps import ORIGIN, WEIGHT, Count, Outcome, StepCache, leave, visible
 from training.example import messages
 from training.labelling import guessed_rows, reviewed_rows, teacher_identity, with_rows
 from training.recipe import Recipe, RecipeError, load_recipe
@@ -63,7 +65,7 @@ def write_splits(recipe_path: Path, out: Path) -> Prepared:
     for name in ("train", "validation", "test"):
         rows: Dataset | None = getattr(prepared.splits, name)
         if rows is not None:
-            rows.to_json(out / f"{name}.jsonl", force_ascii=False)
+            visible(rows).to_json(out / f"{name}.jsonl", force_ascii=False)
     return prepared
 
 
@@ -97,18 +99,14 @@ class Preparation:
         validation = self._usable(validation, "validation") if validation is not None else None
         test = self._usable(test, "test") if test is not None else None
         if self._data.clean is None:
-            self._look_at(train, validation, test)
+            self._look_at(train)
         else:
-            train = self._cleaned(train, "train", [validation, test])
+            train = self._cleaned(train, "train")
             if validation is not None:
-                validation = self._cleaned(validation, "validation", [test])
-        train = self._accepted(train, "train")
-        validation = self._accepted(validation, "validation") if validation is not None else None
-        test = self._accepted(test, "test") if test is not None else None
-        if test is None and self._data.split.test_fraction is not None:
-            train, test = self._held_out(train, self._data.split.test_fraction, "test")
-        if validation is None:
-            train, validation = self._held_out(train, self._data.validation_fraction, "validation")
+                validation = self._cleaned(validation, "validation")
+        parting = Parting(self._data, self._meaning, self._recipe.seed, self._cache, self._ledger)
+        parts = parting.parted({"train": train, "validation": validation, "test": test})
+        train, validation, test = parts["train"], parts["validation"], parts.get("test")
         self._demand_labels(train)
         train = self._weighted(train)
         validation = self._known_labels(train, validation, "validation")
@@ -116,10 +114,10 @@ class Preparation:
         self._ledger.write()
         return Prepared(
             Splits(
-                visible(train, self._training_columns()),
+                visible(train, [*self._training_columns(), FAMILY]),
                 visible(validation, self._columns),
                 visible(test, self._columns) if test is not None else None,
-                self._groups(validation),
+                list(validation[FAMILY]),
             ),
             self._ledger,
         )
@@ -146,7 +144,14 @@ class Preparation:
         return train, held[0], held[1]
 
     def _collect(self, sources: Sequence[Source], columns: Sequence[str], split: str) -> Dataset:
-        outcome = collect(sources, list(dict.fromkeys(columns)), split)
+        said = self._data.annotate.annotators if self._data.annotate else None
+        outcome = collect(
+            sources,
+            list(dict.fromkeys(columns)),
+            split,
+            labels=[*self._meaning.labels, *(said or [])],
+            sets=self._meaning.may_be_empty,
+        )
         if self._data.clean is None or self._data.clean.unreadable == "fail":
             refuse_unreadable(outcome.left, REMEDY if self._data.clean is None else "")
         self._ledger.take("collect", split, len(outcome.rows) + len(outcome.left), outcome)
@@ -183,39 +188,11 @@ class Preparation:
         step, check = unusable(self._meaning, split)
         return self._step(step, split, rows, check)
 
-    def _cleaned(self, rows: Dataset, split: str, judges: Sequence[Dataset | None]) -> Dataset:
+    def _cleaned(self, rows: Dataset, split: str) -> Dataset:
         options = self._data.clean
         assert options is not None
         for step, check in checks(options, self._meaning, split, self._recipe.seed):
             rows = self._step(step, split, rows, check)
-        similarity = options.similarity if options.duplicates == "near" else None
-        for judge in judges:
-            if judge is None or options.leakage == "keep":
-                continue
-            outcome = self._cache.outcome(
-                "leakage",
-                {"split": split, "similarity": similarity, "columns": str(self._meaning)},
-                [rows, judge],
-                partial(leaked, rows, judge, self._meaning, split, similarity),
-            )
-            if outcome.left and options.leakage == "fail":
-                first = outcome.left[0]
-                raise RecipeError(
-                    f"{len(outcome.left)} {split} rows leak: of {first.origin}, {first.reason}"
-                )
-            rows = self._ledger.take("leakage", split, len(rows), outcome)
-        return rows
-
-    def _accepted(self, rows: Dataset, split: str) -> Dataset:
-        """The rows, unless too many of their split have left."""
-        lost = sum(left.split == split for left in self._ledger.left)
-        limit = self._data.clean.max_loss if self._data.clean else 1
-        if not len(rows) or lost > limit * (lost + len(rows)):
-            self._ledger.write()
-            raise RecipeError(
-                f"{len(rows)} of {lost + len(rows)} {split} rows are left; see {self._ledger.folder / QUARANTINE}, "
-                "and raise data.clean.max_loss if that is right"
-            )
         return rows
 
     def _step(
@@ -226,7 +203,7 @@ class Preparation:
         outcome = self._cache.outcome(step, options, [rows], lambda: check(rows))
         return self._ledger.take(step, split, len(rows), outcome)
 
-    def _look_at(self, train: Dataset, validation: Dataset | None, test: Dataset | None) -> None:
+    def _look_at(self, train: Dataset) -> None:
         """Without cleaning: say what it would find."""
         texts = self._meaning.inputs(train)
         answers = [train[name] for name in self._meaning.answers]
@@ -240,33 +217,11 @@ class Preparation:
                 }
             ),
         }
-        for split, rows in (("validation", validation), ("test", test)):
-            if rows is not None:
-                others = self._meaning.inputs(rows)
-                found[f"have a text of the {split} rows"] = len(leaks(texts, others, rows[ORIGIN]))
         self._ledger.notes += [
             f"{count} of {len(train)} training rows {what}; `data.clean` would take them out"
             for what, count in found.items()
             if count
         ]
-
-    def _held_out(self, rows: Dataset, fraction: float, split: str) -> tuple[Dataset, Dataset]:
-        by, column, seed = self._data.split.by, self._data.split.column, self._recipe.seed
-        if by == "time":
-            kept, held = time_split(rows[str(column)], fraction)
-        elif by == "group":
-            kept, held = grouped_split(rows[str(column)], fraction, seed)
-        elif by == "label" and self._meaning.labels:
-            kept, held = stratified_split(rows[self._meaning.labels[0]], fraction, seed)
-        else:
-            kept, held = random_split(len(rows), fraction, seed)
-        if not held:
-            raise RecipeError(
-                f"{len(rows)} training rows are too few to hold out {fraction:g} of them for {split}; name a file"
-            )
-        note = f"{len(held)} held out for {split}"
-        self._ledger.counts.append(Count("train", "split", len(rows), len(kept), note))
-        return rows.select(kept), rows.select(held)
 
     def _demand_labels(self, train: Dataset) -> None:
         for ensemble in self._recipe.ensembles:
@@ -275,11 +230,6 @@ class Preparation:
                     f"all {len(train)} training rows have the same {ensemble.answer}, {train[0][ensemble.answer]!r}; "
                     f"ensemble {ensemble.name!r} needs rows of at least two labels"
                 )
-
-    def _groups(self, rows: Dataset) -> list[str] | None:
-        column = self._data.split.column
-        grouped = self._data.split.by == "group" and column in rows.column_names
-        return list(rows[str(column)]) if grouped else None
 
     def _weighted(self, train: Dataset) -> Dataset:
         weights = [float(weight) for weight in train[WEIGHT]]

@@ -14,7 +14,8 @@ from datasets import Dataset
 from pydantic import BaseModel, ConfigDict
 
 from serve.bundle import BaseSpec, Bundle, Member
-from training.data.splits import grouped_split
+from training.data.cleaning.families import families_of
+from training.data.splits import hold_out
 from training.evaluation.evaluation import Evaluation, labelled
 from training.evaluation.tables import HEADINGS
 from training.execution.jobs import Job
@@ -94,14 +95,17 @@ class Study:
     def parts(self, rows: Dataset) -> tuple[Dataset, Dataset]:
         """The rows that trials are trained on, and those they are judged on.
 
-        Equal texts stay together, and groups where the data is split by group, so that no trial is judged on what it
-        learned."""
-        split = self.recipe.data.split
-        by = split.column if split.by == "group" else None
-        column = by if by in rows.column_names else self.recipe.data.text
-        kept, held = grouped_split(
-            [str(cell) for cell in rows[str(column)]], self.search.held_out, self.recipe.seed
-        )
+        Families stay together, so that no trial is judged on what it learned. Raises RecipeError where all rows are of
+        one, or too few."""
+        data = self.recipe.data
+        columns = [data.text, *([data.text_pair] if data.text_pair else [])]
+        families = families_of(rows, columns)
+        kept, held = hold_out(families, self.search.held_out, self.recipe.seed)
+        if not held:
+            raise RecipeError(
+                f"search {self.title}: none of {len(rows)} training rows can be held out to judge by; they are too "
+                "few, or all have one text, or are of one group"
+            )
         return rows.select(kept), rows.select(held)
 
     def score(self, values: Values, train: Dataset, judge: Dataset, watch: Watch) -> float:

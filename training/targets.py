@@ -7,25 +7,26 @@ import numpy as np
 
 from serve.fusion.fitting.fit import Targets
 from serve.manifest import Task
-from training.data.collect import SEPARATOR
 from training.recipe import RecipeError
+from training.recipe.values import SEPARATOR, spelled
 
 
-def labels_in(cell: str) -> list[str]:
-    """The labels of one multilabel cell, which may be none. Lists of JSON and Parquet come joined, too."""
-    return [label.strip() for label in cell.split(SEPARATOR) if label.strip()]
+def labels_in(task: Task, cell: str) -> list[str]:
+    """The labels of one cell, by their one spelling: one in classification, any number in multilabel, where lists of
+    JSON and Parquet come joined, too; none for a task without labels."""
+    parts = {"classification": [cell], "multilabel": cell.split(SEPARATOR)}.get(task, [])
+    return [label for part in parts if (label := spelled(part))]
 
 
 def known_labels(task: Task, cells: Sequence[str]) -> list[str]:
     """All labels that occur, sorted; none for a task without labels."""
-    if task == "multilabel":
-        return sorted({label for cell in cells for label in labels_in(cell)})
-    return sorted(set(cells)) if task == "classification" else []
+    return sorted({label for cell in cells for label in labels_in(task, cell)})
 
 
 def unknown_label(task: Task, labels: Sequence[str], cells: Sequence[str]) -> str | None:
     """The first label, in sorted order, that occurs and is not among `labels`."""
-    return next((label for label in known_labels(task, cells) if label not in set(labels)), None)
+    known = set(map(spelled, labels))
+    return next((label for label in known_labels(task, cells) if label not in known), None)
 
 
 def targets(task: Task, labels: Sequence[str], cells: Sequence[str], rows: str) -> Targets:
@@ -41,13 +42,26 @@ def targets(task: Task, labels: Sequence[str], cells: Sequence[str], rows: str) 
     stranger = unknown_label(task, labels, cells)
     if stranger is not None:
         raise RecipeError(f"{rows}: the label {stranger!r} is not one of the {len(labels)} labels")
-    index = {label: number for number, label in enumerate(labels)}
+    index = {spelled(label): number for number, label in enumerate(labels)}
+    if len(index) < len(labels):
+        raise RecipeError(
+            "two labels differ only in the space around them or in their Unicode form: "
+            f"{_alike(labels)}; rows cannot tell them apart"
+        )
     if task == "classification":
-        return np.array([index[cell] for cell in cells], dtype=np.int64)
+        return np.array([index[spelled(cell)] for cell in cells], dtype=np.int64)
     sets = np.zeros((len(cells), len(labels)), dtype=np.bool_)
     for row, cell in enumerate(cells):
-        sets[row, [index[label] for label in labels_in(cell)]] = True
+        sets[row, [index[label] for label in labels_in(task, cell)]] = True
     return sets
+
+
+def _alike(labels: Sequence[str]) -> str:
+    """The first labels of one spelling."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        groups.setdefault(spelled(label), []).append(ascii(label))
+    return " and ".join(next(group for group in groups.values() if len(group) > 1))
 
 
 def _number(cell: str, row: int, rows: str) -> float:

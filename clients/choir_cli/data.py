@@ -43,8 +43,10 @@ def bases(
         return
     out.print(table(choice))
     out.print(f"Always saying the most frequent label is right for {choice.majority:.3f}.")
+    if choice.note:
+        out.print(f"{data.name}: {choice.note}", soft_wrap=True, highlight=False, markup=False)
     if choice.left_out:
-        out.print(f"{choice.left_out} rows of labels with too few rows were left out.")
+        out.print(f"{choice.left_out} rows of labels with too few texts were left out.")
     out.print(f"Take {choice.recommended}: {choice.reason}.", soft_wrap=True)
 
 

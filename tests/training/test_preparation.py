@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from choir_cli.main import app
 from tests.training.conftest import recipe_content
+from training.data.steps import FAMILY
 from training.preparation import Prepared, load_splits, prepare
 from training.recipe import Recipe, RecipeError, parse_recipe
 
@@ -91,7 +92,7 @@ def test_without_cleaning_nothing_leaves_and_what_is_odd_is_said(
     assert [note.split(";")[0] for note in prepared.ledger.notes] == [
         "1 of 63 training rows repeat an earlier row",
         "2 of 63 training rows contradict a row with the same text",
-        "1 of 63 training rows have a text of the test rows",
+        "1 of 16 validation rows have a text of the test rows",
     ]
 
 
@@ -201,14 +202,14 @@ def test_test_rows_split_off_by_group(tmp_path: Path) -> None:
     accounted(prepared, 100)
     splits = prepared.splits
     assert splits.test is not None
-    assert splits.train.column_names == ["text", "label"]
+    assert splits.train.column_names == ["text", "label", FAMILY]
     customers = [
         {int(text.split()[1]) // 5 for text in part["text"]}
         for part in (splits.train, splits.validation, splits.test)
     ]
     assert sum(map(len, customers)) == len(set.union(*customers)) == 20
-    groups = [str(int(text.split()[1]) // 5) for text in splits.validation["text"]]
-    assert splits.groups == groups
+    groups = [int(text.split()[1]) // 5 for text in splits.validation["text"]]
+    assert [family // 5 for family in splits.families] == groups
 
 
 def test_weights_apply_to_training_rows_alone(tmp_path: Path) -> None:
@@ -269,6 +270,8 @@ def test_choir_prepare_writes_splits_and_books(tmp_path: Path, rows: list[tuple[
     )
     assert done.exit_code == 0, done.output
     assert "1 rows left" in done.output
+    assert "3 pairs of splits compared" in done.output
+    assert "they share no text" in done.output
     files = {file.name for file in (tmp_path / "out").iterdir()} - {".cache"}
     assert files == {
         "train.jsonl", "validation.jsonl", "test.jsonl", "quarantine.jsonl", "review.jsonl", "counts.json",

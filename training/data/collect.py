@@ -1,11 +1,10 @@
 """Rows of one or several sources as one table of texts."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from datasets import Dataset
 
+from training.data.cells import Cells, UnreadableCell
 from training.data.readers.files import read_file
 from training.data.readers.records import Found, Unreadable
 from training.data.readers.tables import read_hub, read_query
@@ -13,21 +12,27 @@ from training.data.steps import HIDDEN, ORIGIN, WEIGHT, Left, Outcome, shortened
 from training.recipe.source import Source
 from training.recipe.values import RecipeError
 
-SEPARATOR = "|"
-"""Between the parts of a cell that a source holds as a list, such as the labels of a multilabel row."""
 
-
-def collect(sources: Sequence[Source], columns: Sequence[str], split: str = "rows") -> Outcome:
+def collect(
+    sources: Sequence[Source],
+    columns: Sequence[str],
+    split: str = "rows",
+    *,
+    labels: Collection[str] = (),
+    sets: Collection[str] = (),
+) -> Outcome:
     """All rows of all sources, in order, with `columns` and preparation's own.
 
-    What cannot be read as a row is among those that left. A missing cell is an empty text. Raises RecipeError when a
-    source is absent or has no rows, or no row of it has one of the columns.
+    `labels` and `sets`: the columns that hold one label, or several; they get one spelling, and the outcome's note says
+    what was changed. What cannot be read as a row is among those that left. A missing cell is an empty text. Raises
+    RecipeError when a source is absent or has no rows, or no row of it has one of the columns.
     """
-    cells: dict[str, list[str]] = {name: [] for name in [*columns, *HIDDEN]}
+    table: dict[str, list[str]] = {name: [] for name in [*columns, *HIDDEN]}
     left: list[Left] = []
+    cells = Cells(labels, sets)
     for source in sources:
-        _read_source(source, columns, cells, left, split)
-    return Outcome(Dataset.from_dict(cells), left)
+        _read_source(source, columns, cells, table, left, split)
+    return Outcome(Dataset.from_dict(table), left, note=cells.note())
 
 
 def from_rows(rows: Sequence[Mapping[str, str]], columns: Sequence[str], name: str) -> Dataset:
@@ -41,12 +46,14 @@ def from_rows(rows: Sequence[Mapping[str, str]], columns: Sequence[str], name: s
 def _read_source(
     source: Source,
     columns: Sequence[str],
-    cells: dict[str, list[str]],
+    cells: Cells,
+    table: dict[str, list[str]],
     left: list[Left],
     split: str,
 ) -> None:
     known: dict[str, None] = {}
     found = 0
+    wanted = {name: source.columns.get(name, name) for name in columns}
     for piece in _rows_of(source):
         found += 1
         origin = f"{source.name}:{piece.place}"
@@ -54,22 +61,26 @@ def _read_source(
             left.append(Left(split, "unreadable", piece.reason, origin, {"": piece.head}))
             continue
         known.update(dict.fromkeys(piece.cells))
-        row = {name: _text(piece.cells.get(source.columns.get(name, name))) for name in columns}
-        if not _is_unicode(row.values()):
+        try:
+            row = cells.row(piece, wanted)
+        except UnreadableCell as error:
+            given = {name: str(piece.cells.get(column)) for name, column in wanted.items()}
+            left.append(Left(split, "unreadable", str(error), origin, shortened(given)))
+            continue
+        if reason := _no_text(row.values()):
             whole = {name: cell.encode(errors="replace").decode() for name, cell in row.items()}
-            left.append(Left(split, "unreadable", "no Unicode text", origin, shortened(whole)))
+            left.append(Left(split, "unreadable", reason, origin, shortened(whole)))
             continue
         for name, cell in row.items():
-            cells[name].append(cell)
-        cells[ORIGIN].append(origin)
-        cells[WEIGHT].append(str(source.weight))
+            table[name].append(cell)
+        table[ORIGIN].append(origin)
+        table[WEIGHT].append(str(source.weight))
     if not found:
         raise RecipeError(f"{source.name} has no rows")
-    for name in columns:
-        wanted = source.columns.get(name, name)
-        if known and wanted not in known:
+    for column in wanted.values():
+        if known and column not in known:
             raise RecipeError(
-                f"{source.name} has no column {wanted!r}; its columns are {', '.join(known)}"
+                f"{source.name} has no column {column!r}; its columns are {', '.join(known)}"
             )
 
 
@@ -81,20 +92,12 @@ def _rows_of(source: Source) -> Found:
     return read_file(source)
 
 
-def _is_unicode(cells: Iterable[str]) -> bool:
-    """Whether no cell holds half a character, which JSON can write (`\\ud83d`) and no file can hold."""
+def _no_text(cells: Iterable[str]) -> str | None:
+    """Why cells are no text: half a character, which JSON can write (`\\ud83d`) and no file can hold, or a NUL, which
+    stands where a file is broken; else None."""
+    whole = "".join(cells)
     try:
-        "".join(cells).encode()
+        whole.encode()
     except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _text(cell: Any) -> str:
-    if cell is None or (isinstance(cell, float) and cell != cell):
-        return ""
-    if isinstance(cell, list | tuple):
-        return SEPARATOR.join(map(_text, cell))
-    if isinstance(cell, dict):
-        return json.dumps(cell, ensure_ascii=False)
-    return str(cell)
+        return "no Unicode text"
+    return "a NUL character is in it" if "\0" in whole else None

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from serve.files import write_atomically
 from training.data.annotation.review import write_queue
-from training.data.steps import Count, Left, Outcome, Suspect
+from training.data.steps import Count, Left, Outcome, Overlap, Suspect
 
 QUARANTINE, REVIEW, COUNTS = "quarantine.jsonl", "review.jsonl", "counts.json"
 
@@ -29,6 +29,8 @@ class Ledger:
     suspects: list[Suspect] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What a person should know about the data, in sentences."""
+    overlaps: list[Overlap] = field(default_factory=list)
+    """What was seen of each two splits."""
 
     def take(self, step: str, split: str, before: int, outcome: Outcome) -> Dataset:
         """Book an outcome; gives its rows."""
@@ -48,7 +50,11 @@ class Ledger:
 
     def facts(self) -> dict[str, Any]:
         """Counts and notes as JSON."""
-        return {"counts": [asdict(count) for count in self.counts], "notes": list(self.notes)}
+        return {
+            "counts": [asdict(count) for count in self.counts],
+            "notes": list(self.notes),
+            "overlaps": [asdict(overlap) for overlap in self.overlaps],
+        }
 
     def show(self, console: Console) -> None:
         """The steps that changed something, the notes, and where the rows that left lie."""
@@ -57,11 +63,20 @@ class Ledger:
             console.print(_table(changes))
         for note in self.notes:
             console.print(note, soft_wrap=True, highlight=False, markup=False)
+        if self.overlaps and not any(overlap.rows for overlap in self.overlaps):
+            console.print(_apart(self.overlaps), soft_wrap=True, highlight=False, markup=False)
         files = ((QUARANTINE, "rows left", self.left), (REVIEW, "rows to review", self.suspects))
         for name, what, rows in files:
             if rows:
                 where = f"{len(rows)} {what}: {self.folder / name}"
                 console.print(where, soft_wrap=True, highlight=False, markup=False)
+
+
+def _apart(overlaps: Sequence[Overlap]) -> str:
+    splits = list(dict.fromkeys(split for each in overlaps for split in (each.split, each.other)))
+    like = overlaps[0].similarity
+    what = "text" if like is None else f"text, nor one {like:g} similar to another's"
+    return f"{len(overlaps)} pairs of splits compared ({', '.join(splits)}): they share no {what}"
 
 
 def _table(counts: Sequence[Count]) -> Table:

@@ -1,6 +1,7 @@
 """Rows that must all be sound: whatever cannot be used is an error, with the place of the first one."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset
@@ -12,18 +13,30 @@ from training.recipe.source import Source
 from training.recipe.values import RecipeError
 
 
-def load_rows(
-    files: Sequence[Path], columns: Sequence[str], may_be_empty: Sequence[str] = ()
-) -> Dataset:
-    """Rows of all files as one table with exactly `columns`, each cell a text that is not empty, except in the columns
-    where nothing is an answer.
+@dataclass(frozen=True)
+class Loaded:
+    """Rows, and what was changed as their cells were read, in words."""
 
-    Raises RecipeError for a file that is absent or empty, and for a row that cannot be read or has a cell missing.
+    rows: Dataset
+    note: str
+
+
+def load_rows(
+    files: Sequence[Path],
+    columns: Sequence[str],
+    *,
+    labels: Collection[str] = (),
+    sets: Collection[str] = (),
+) -> Loaded:
+    """Rows of all files as one table with exactly `columns`, each cell a text that is not empty.
+
+    `labels` and `sets`: the columns that hold one label, or several; a set may be empty. Raises RecipeError for a file
+    that is absent or empty, and for a row that cannot be read or has a cell missing.
     """
-    outcome = collect([Source(path=file) for file in files], columns)
+    outcome = collect([Source(path=file) for file in files], columns, labels=labels, sets=sets)
     refuse_unreadable(outcome.left)
-    refuse_empty(outcome.rows, [name for name in columns if name not in may_be_empty])
-    return visible(outcome.rows)
+    refuse_empty(outcome.rows, [name for name in columns if name not in sets])
+    return Loaded(visible(outcome.rows), outcome.note)
 
 
 def refuse_unreadable(left: Sequence[Left], remedy: str = "") -> None:

@@ -1,15 +1,18 @@
-"""Which rows train the members, which fit the fusion, and which judge both."""
+"""Which rows train the members, which fit the fusion, and which judge both; every split of rows is made here.
+
+What must not be divided comes as a family number for each row (`training.data.cleaning.families`), and no function does
+without it."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from numpy.typing import NDArray
 
-from training.data.steps import content_digest, digest
+from training.data.steps import content_digest, digest, visible
 from training.recipe.values import RecipeError
 
 
@@ -18,10 +21,16 @@ class Splits:
     """Disjoint rows: `train` for members, `validation` for fusion alone, `test` for the report alone."""
 
     train: Dataset
+    """With the family of each row beside what members read."""
     validation: Dataset
     test: Dataset | None
-    groups: Sequence[str] | None = None
-    """The group of each validation row, where rows were split by group: a fusion's folds keep them together, too."""
+    families: Sequence[int]
+    """The family of each validation row: a fusion's folds keep them together."""
+
+    @property
+    def known(self) -> Dataset:
+        """All rows that may be learned from before the test."""
+        return concatenate_datasets([visible(self.train), visible(self.validation)])
 
     def digest(self) -> str:
         """SHA-256 of the rows of all three."""
@@ -29,95 +38,72 @@ class Splits:
         return digest(map(content_digest, parts))
 
 
-def random_split(rows: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Indices kept and held out, drawn without regard to anything."""
-    return stratified_split([""] * rows, fraction, seed)
+def divide(
+    families: Sequence[int],
+    shares: Sequence[float],
+    seed: int,
+    *,
+    strata: Sequence[Hashable] | None = None,
+    keep: int | None = None,
+) -> NDArray[np.int64]:
+    """The part of each row [N], drawn at random: whole families, each part with about its share of every stratum.
 
-
-def stratified_split(
-    strata: Sequence[str], fraction: float, seed: int
-) -> tuple[list[int], list[int]]:
-    """Indices kept and held out; of each stratum about `fraction` is held out, and at least one row is kept."""
+    One family after another goes to the part that lacks most, if half of it finds room there; else to the part `keep`,
+    which of every stratum gets at least one, or, without such a part, where most is missing all the same. A family
+    counts to its first row's stratum."""
     rng = np.random.default_rng(seed)
-    groups = _groups(strata)
-    held_out: list[int] = []
-    for stratum in sorted(groups):
-        rows = rng.permutation(groups[stratum])
-        count = min(round(len(rows) * fraction), len(rows) - 1)
-        held_out += rows[:count].tolist()
-    return _kept_and(held_out, len(strata))
+    own = list(_rows_by(families).values())
+    among = _rows_by([strata[rows[0]] if strata is not None else "" for rows in own])
+    parts = np.zeros(len(families), dtype=np.int64)
+    sizes = [0] * len(shares)
+    for stratum in sorted(among, key=str):
+        order = [own[number] for number in rng.permutation(among[stratum]).tolist()]
+        rows = sum(map(len, order))
+        lacking = [min(round(rows * share), rows - 1) for share in shares]
+        for family in order:
+            part = _part_for(len(family), lacking, sizes, keep)
+            parts[family] = part
+            lacking[part] -= len(family)
+            sizes[part] += len(family)
+        if keep is not None and all(parts[family[0]] != keep for family in order):
+            parts[order[-1]] = keep
+    return parts
 
 
-def grouped_split(groups: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Indices kept and held out; whole groups are held out, in random order, until about `fraction` of the rows is.
+def hold_out(
+    families: Sequence[int],
+    fraction: float,
+    seed: int,
+    *,
+    strata: Sequence[Hashable] | None = None,
+    times: Sequence[str] | None = None,
+) -> tuple[list[int], list[int]]:
+    """Indices kept and held out, about `fraction` of the rows; no family is on both sides.
 
-    Raises RecipeError where fewer than two groups exist.
-    """
-    rows = _groups(groups)
-    if len(rows) < 2:
-        raise RecipeError("data.split: all rows are of one group; none of it can be held out")
-    wanted = max(1, round(len(groups) * fraction))
-    held_out: list[int] = []
-    order = np.random.default_rng(seed).permutation(sorted(rows)).tolist()
-    for group in order[:-1]:
-        # The group that crosses the line is held out if that comes closer to it.
-        if held_out and len(held_out) + len(rows[group]) / 2 > wanted:
-            break
-        held_out += rows[group]
-    return _kept_and(held_out, len(groups))
-
-
-def time_split(times: Sequence[str], fraction: float) -> tuple[list[int], list[int]]:
-    """Indices kept and held out: the latest `fraction`, rows of one time together.
-
-    Times are numbers, or ISO 8601 dates of one form, which sort as texts. Raises RecipeError where all are equal.
-    """
-    keys = _comparable(times)
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    start = len(keys) - max(1, round(len(keys) * fraction))
-    while 0 < start < len(keys) and keys[order[start]] == keys[order[start - 1]]:
-        start -= 1
-    if start == 0:
-        raise RecipeError("data.split: too many rows share one time; none of them can be held out")
-    return _kept_and(order[start:], len(times))
+    With `strata` [N], of each about that fraction. With `times` [N], numbers or ISO 8601 dates of one form, the latest:
+    a family is as late as its latest row, and families of one time stay together. Nothing is held out of a single
+    family, or of so few rows that the fraction is none. Raises RecipeError where too many rows share one time."""
+    if times is not None:
+        return _sides(_latest(families, times, fraction))
+    held = divide(families, [1 - fraction, fraction], seed, strata=strata, keep=0) == 1
+    own = _rows_by(families)
+    if not held.any() and len(own) > 1 and strata is None and round(len(families) * fraction):
+        # Every family is larger than what was wanted; the smallest one comes closest.
+        held[min(own.values(), key=len)] = True
+    return _sides(held)
 
 
-def out_of_fold_plan(
-    strata: Sequence[str], folds: int, seed: int, groups: Sequence[str] | None = None
+def fold_plan(
+    families: Sequence[int],
+    folds: int,
+    seed: int,
+    strata: Sequence[Hashable] | None = None,
 ) -> NDArray[np.int64]:
-    """The fold of each row [N]: rows of a group share one, and strata are spread evenly (scikit-learn's
-    StratifiedGroupKFold and StratifiedKFold)."""
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
-    rare = {stratum for stratum, rows in _groups(strata).items() if len(rows) < folds}
-    # Strata of fewer rows than folds cannot be spread; together they can.
-    spread = ["" if stratum in rare else f"={stratum}" for stratum in strata]
-    if spread.count("") < folds and "" in spread:
-        largest = max(set(spread) - {""}, key=spread.count, default="")
-        spread = [stratum or largest for stratum in spread]
-    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    plan = np.empty(len(strata), dtype=np.int64)
-    parts = kind(folds, shuffle=True, random_state=seed).split(strata, spread, groups)
-    for fold, (_, held_out) in enumerate(parts):
-        plan[held_out] = fold
-    return plan
-
-
-def fit_folds(
-    folds: int, rows: int, seed: int, groups: Sequence[str] | None = None
-) -> NDArray[np.int64]:
-    """The fold of each validation row [N] that a fusion is fitted and judged by: rows of a group share one, if there
-    are several groups; else scikit-learn's KFold."""
-    from sklearn.model_selection import KFold
-
-    number = min(folds, len(set(groups))) if groups is not None else 1
-    if number >= 2:
-        return out_of_fold_plan([""] * rows, number, seed, groups)
-    plan = np.empty(rows, dtype=np.int64)
-    parts = KFold(min(folds, rows), shuffle=True, random_state=seed).split(plan)
-    for fold, (_, held_out) in enumerate(parts):
-        plan[held_out] = fold
-    return plan
+    """The fold of each row [N]; no family is in two, and strata are spread evenly. There are no more folds than
+    families; rows of a single family are parted as if they were strangers."""
+    own = families if len(set(families)) > 1 else range(len(families))
+    number = min(folds, len(set(own)))
+    return divide(own, [1 / number] * number, seed, strata=strata)
 
 
 def repeated(weights: Sequence[float], seed: int) -> list[int]:
@@ -142,20 +128,39 @@ def bag(rows: int, share: float | Literal["bootstrap"], seed: int) -> list[int]:
     return sorted(rng.choice(rows, size=max(1, round(rows * share)), replace=False).tolist())
 
 
-def _groups(keys: Sequence[str]) -> dict[str, list[int]]:
-    groups: dict[str, list[int]] = defaultdict(list)
+def _part_for(size: int, lacking: Sequence[int], sizes: Sequence[int], keep: int | None) -> int:
+    """The part that a family of `size` rows goes to; where parts lack as much, the one with the fewest rows so far."""
+    others = [part for part in range(len(sizes)) if part != keep]
+    part = max(others, key=lambda part: (lacking[part], -sizes[part]))
+    return part if keep is None or lacking[part] >= size / 2 else keep
+
+
+def _latest(families: Sequence[int], times: Sequence[str], fraction: float) -> NDArray[np.bool_]:
+    keys = _comparable(times)
+    own = _rows_by(families)
+    late = {family: max(keys[row] for row in rows) for family, rows in own.items()}
+    ages = np.array([late[family] for family in families])
+    first = sorted(ages.tolist())[len(ages) - max(1, round(len(ages) * fraction))]
+    held: NDArray[np.bool_] = ages >= first
+    if held.all():
+        raise RecipeError("data.split: too many rows share one time; none of them can be held out")
+    return held
+
+
+def _rows_by(keys: Sequence[Any]) -> dict[Any, list[int]]:
+    """The indices of the rows with each key, keys in the order of their first row."""
+    rows: dict[Any, list[int]] = defaultdict(list)
     for index, key in enumerate(keys):
-        groups[key].append(index)
-    return groups
+        rows[key].append(index)
+    return rows
 
 
-def _kept_and(held_out: Sequence[int], rows: int) -> tuple[list[int], list[int]]:
-    held = set(held_out)
-    return [index for index in range(rows) if index not in held], sorted(held)
+def _sides(held: NDArray[np.bool_]) -> tuple[list[int], list[int]]:
+    return np.flatnonzero(~held).tolist(), np.flatnonzero(held).tolist()
 
 
-def _comparable(times: Sequence[str]) -> Sequence[float] | Sequence[str]:
+def _comparable(times: Sequence[str]) -> list[float] | list[str]:
     try:
         return [float(time) for time in times]
     except ValueError:
-        return times
+        return list(times)

@@ -18,9 +18,11 @@ ORIGIN = "__origin__"
 WEIGHT = "__weight__"
 """Column with the weight of each row's source."""
 HIDDEN = (ORIGIN, WEIGHT)
-"""Columns of preparation itself; members never see them."""
+"""Columns of preparation itself, which every row has from its source on; members never see them."""
+FAMILY = "__family__"
+"""Column with the number of each training row's family; the rows of one are on one side of every split."""
 
-VERSION = 1
+VERSION = 2
 """Raised when a step's result for the same content changes."""
 KEPT_CHARACTERS = 500
 """Of a cell in the quarantine file."""
@@ -62,6 +64,21 @@ class Count:
 
 
 @dataclass(frozen=True)
+class Overlap:
+    """What was seen when two splits were compared."""
+
+    split: str
+    other: str
+    """The one that judges."""
+    rows: int
+    """How many rows of `split` have a text of `other`."""
+    left: bool
+    """Whether they left."""
+    similarity: float | None
+    """From where on similar texts count as equal; None: only equal ones do."""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """The rows behind a step, those that left in it, those to be looked at, and what it says about itself."""
 
@@ -87,12 +104,18 @@ def visible(rows: Dataset, columns: Sequence[str] | None = None) -> Dataset:
     """The rows with `columns` alone; without any named, with all that are not preparation's own."""
     if columns is not None:
         return rows.select_columns(list(columns))
-    return rows.remove_columns([name for name in HIDDEN if name in rows.column_names])
+    return rows.remove_columns([name for name in (*HIDDEN, FAMILY) if name in rows.column_names])
+
+
+def inputs_of(rows: Dataset, columns: Sequence[str]) -> list[str]:
+    """What each row asks, the texts in `columns` as one."""
+    return ["\n".join(texts) for texts in zip(*(rows[column] for column in columns), strict=True)]
 
 
 def shortened(row: Mapping[str, Any]) -> dict[str, str]:
     """A row for the quarantine: what its source said, without the whole of very long cells."""
-    return {name: str(cell)[:KEPT_CHARACTERS] for name, cell in row.items() if name not in HIDDEN}
+    own = (*HIDDEN, FAMILY)
+    return {name: str(cell)[:KEPT_CHARACTERS] for name, cell in row.items() if name not in own}
 
 
 def digest(parts: Iterable[str]) -> str:

@@ -1,22 +1,43 @@
 """What the members have to beat: a linear model over word and character counts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def tfidf_svc(
-    texts: Sequence[str], truth: NDArray[np.int64], queries: Sequence[str]
+    texts: Sequence[str],
+    truth: NDArray[np.int64],
+    queries: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    query_pairs: Sequence[str] | None = None,
 ) -> NDArray[np.int64]:
-    """Label indices [queries] by TF-IDF (words 1-2, characters 2-5 within words) and a linear SVC fitted on `texts`."""
+    """Label indices [queries] by TF-IDF (words 1-2, characters 2-5 within words) and a linear SVC fitted on `texts`.
+
+    Of pairs, whose second texts are `pairs` and `query_pairs`, it reads both halves and, as heads do, what they share
+    and where they differ."""
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.pipeline import make_pipeline, make_union
+    from sklearn.pipeline import make_union
     from sklearn.svm import LinearSVC
 
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
-    model = make_pipeline(make_union(words, characters), LinearSVC(random_state=0))
-    model.fit(list(texts), truth)
-    predicted: NDArray[np.int64] = model.predict(list(queries)).astype(np.int64)
-    return predicted
+    counts = make_union(words, characters).fit([*texts, *(pairs or [])])
+    model = LinearSVC(random_state=0).fit(_read(counts.transform, texts, pairs), truth)
+    predicted: NDArray[np.int64] = model.predict(_read(counts.transform, queries, query_pairs))
+    return predicted.astype(np.int64)
+
+
+def _read(
+    count: Callable[[list[str]], Any], texts: Sequence[str], pairs: Sequence[str] | None
+) -> Any:
+    """Sparse features [N, columns]."""
+    from scipy.sparse import hstack
+
+    first = count(list(texts))
+    if pairs is None:
+        return first
+    second = count(list(pairs))
+    return hstack([first, second, abs(first - second), first.multiply(second)]).tocsr()

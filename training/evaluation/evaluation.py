@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -220,7 +220,10 @@ def baseline_answers(
     if not recipe.baselines:
         return {}
     truth = known.targets(ensemble).astype(np.int64)
-    return {name: tfidf_svc(known.texts, truth, data.texts) for name in recipe.baselines}
+    return {
+        name: tfidf_svc(known.texts, truth, data.texts, known.pairs, data.pairs)
+        for name in recipe.baselines
+    }
 
 
 def evaluate_bundle(
@@ -270,8 +273,15 @@ def _rows(
         text = recipe.data.text if recipe else "text"
         answer = own.answer if own else ANSWER_COLUMN[manifest.task]
         pair = recipe.data.text_pair if recipe else _pair_column(bundle, manifest)
-        optional = [answer] if manifest.task == "multilabel" else []
-        rows = load_rows([data], [text, answer, *([pair] if pair else [])], optional)
+        loaded = load_rows(
+            [data],
+            [text, answer, *([pair] if pair else [])],
+            labels=[answer] if manifest.task == "classification" else [],
+            sets=[answer] if manifest.task == "multilabel" else [],
+        )
+        if loaded.note:
+            Console().print(f"{data.name}: {loaded.note}", highlight=False, markup=False)
+        rows = loaded.rows
         if manifest.task == "generation":
             judged = Labelled.replies(list(rows[text]), list(rows[answer]), data.name)
         else:
@@ -285,9 +295,7 @@ def _rows(
             f"text and {ANSWER_COLUMN[manifest.task]}"
         )
     splits = load_splits(recipe, bundle.path / WORK)
-    known = labelled(
-        concatenate_datasets([splits.train, splits.validation]), "training", recipe, own
-    )
+    known = labelled(splits.known, "training", recipe, own)
     if data is not None:
         return judged, known
     if splits.test is None:

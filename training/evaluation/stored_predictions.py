@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from serve.bundle import BaseSpec, Bundle, Ensemble, Member
 from serve.fusion.fitting.options import FusionOptions
 from serve.fusion.fitting.stored_scores import Question, RowsHeader, ValidationRows
-from training.data.splits import fit_folds
+from training.data.splits import fold_plan
 from training.evaluation.evaluation import Evaluation, Labelled
 from training.execution.run import Run
 from training.manifest import draft
@@ -25,14 +25,14 @@ class ValidationRun:
     """Asks members and candidates of one recipe's ensembles once; a resumed run finds what was stored."""
 
     def __init__(
-        self, recipe: Recipe, run: Run, base: Base, bundle: Bundle, groups: Sequence[str] | None
+        self, recipe: Recipe, run: Run, base: Base, bundle: Bundle, families: Sequence[int]
     ) -> None:
-        """`groups` [N]: rows of one are never judged by a fit that saw others of it."""
+        """`families` [N]: rows of one are never judged by a fit that saw others of it."""
         self._recipe = recipe
         self._run = run
         self._base = base
         self._bundle = bundle
-        self._groups = groups
+        self._families = families
 
     def store(
         self,
@@ -52,7 +52,7 @@ class ValidationRun:
             options=FusionOptions.model_validate(recipe.fusion.model_dump()),
         )
         truth = rows.targets(ensemble)
-        folds = fit_folds(recipe.fusion.folds, len(truth), self._recipe.seed, self._groups)
+        folds = fold_plan(self._families, recipe.fusion.folds, self._recipe.seed)
         self._ask(self._bundle, ensemble, rows, header.rows)
         if candidates:
             self._ask_candidates(recipe, ensemble, candidates, rows, header.rows)

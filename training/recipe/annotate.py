@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, field_validator, model_validator
 
 from training.recipe.source import Sources
-from training.recipe.values import Column, RecipePath, Strict
+from training.recipe.values import Column, Label, RecipePath, Strict
 
 
 class Teacher(Strict):
@@ -21,7 +21,7 @@ class Teacher(Strict):
 class Rule(Strict):
     """A weak-label function: texts that the pattern finds, whatever the case, get the label."""
 
-    label: str
+    label: Label
     pattern: str
 
     @field_validator("pattern")

@@ -27,11 +27,12 @@ class CleanRecipe(Strict):
     conflicts: Literal["quarantine", "majority", "keep"] = "quarantine"
     """Equal texts with different labels: all leave, or those leave that the majority of their group contradicts."""
     duplicates: Literal["exact", "near", "keep"] = "exact"
-    """Equal texts (or, with `near`, texts about as similar as `similarity`) with equal answers: the first one stays."""
+    """Equal texts (or, with `near`, texts about as similar as `similarity`) with equal answers: the first one stays.
+    Those with other answers all stay, on one side of every split."""
     similarity: float = Field(0.9, gt=0, le=1)
     """Jaccard similarity of the texts' pieces of 5 characters."""
     leakage: Literal["quarantine", "fail", "keep"] = "quarantine"
-    """Training rows whose text is in the validation or test file."""
+    """Training and validation rows whose text (with `near`: a similar one) is in a split that judges them."""
     label_errors: Literal["quarantine", "report", "keep"] = "keep"
     """Labels that a model which has not seen the row contradicts with confidence (cleanlab); `report` writes them into
     a file for review."""

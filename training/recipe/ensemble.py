@@ -8,7 +8,7 @@ from serve.manifest import LABELLED, Extract, Name, Task
 from training.recipe.fusion import FusionRecipe
 from training.recipe.member import CandidateRecipe, MemberRecipe, with_defaults
 from training.recipe.search import SearchRecipe, searchable
-from training.recipe.values import Column, Strict
+from training.recipe.values import SEPARATOR, Column, Label, Strict
 
 LONGEST_NAME = 63
 """Characters of a name in a bundle, by its pattern."""
@@ -22,9 +22,9 @@ class EnsembleRecipe(Strict):
     template: str = "{text}"
     label: Column | None = None
     """Classification: column of the labels; multilabel: of each row's labels, as a list or joined by `|`."""
-    labels: list[str] | None = None
+    labels: list[Label] | None = None
     """The order of the labels; default: all that occur in the training rows, sorted."""
-    verbalizers: dict[str, str] = Field(default_factory=dict)
+    verbalizers: dict[Label, str] = Field(default_factory=dict)
     label_scoring: Literal["sum", "mean"] = "sum"
     target: Column | None = None
     """Generation: column of the replies; regression: of the values."""
@@ -85,6 +85,12 @@ class EnsembleRecipe(Strict):
             raise ValueError("baselines are for classification")
         if self.labels is not None and self.task not in LABELLED:
             raise ValueError(f"`labels` is for {' and '.join(LABELLED)}, not for {self.task}")
+        for label in self.labels or []:
+            if self.task == "multilabel" and SEPARATOR in label:
+                raise ValueError(
+                    f"the label {label!r} has a {SEPARATOR}, which stands between the labels of a cell; give it "
+                    "another name"
+                )
         self.fusion.check(self.task)
         self._check_searches()
         if "{text}" not in self.template:

@@ -1,7 +1,8 @@
-"""What every part of a recipe is made of: strict models, paths, and the one error."""
+"""What every part of a recipe is made of: strict models, paths, labels, and the one error."""
 
 import os
 import re
+import unicodedata
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,18 @@ from serve.errors import UserError
 Column = Annotated[str, Field(min_length=1)]
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+SEPARATOR = "|"
+"""Between the labels of a multilabel cell, and between the parts of any other cell that a source holds as a list."""
+
+
+def spelled(label: str) -> str:
+    """A label by its one spelling: without space around it, and composed (Unicode's NFC)."""
+    return unicodedata.normalize("NFC", label).strip()
+
+
+Label = Annotated[str, AfterValidator(spelled), Field(min_length=1)]
 
 
 class RecipeError(UserError, ValueError):

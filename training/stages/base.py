@@ -13,6 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 from serve.base import Pooling
 from serve.bundle import BaseSpec
 from serve.side_files import MODEL_FILES, read_tokenizer
+from training.data.readers.records import first_words
 from training.recipe import BaseRecipe, RecipeError
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -111,7 +112,7 @@ def from_hub(model_id: str, revision: str) -> Path:
             snapshot_download(model_id, revision=revision, allow_patterns=list(MODEL_FILES))
         )
     except Exception as error:  # network, authorisation and cache errors share no base class
-        reason = str(error).strip().splitlines()[0]
+        reason = first_words(error)
         raise RecipeError(
             f"base.id: cannot get {model_id}@{revision} from the hub or its local cache ({reason}); "
             "without a network give base.path"

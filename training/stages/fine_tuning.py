@@ -8,10 +8,11 @@ import torch
 from datasets import concatenate_datasets
 from transformers import set_seed
 
+from training.data.cleaning.families import families_of
 from training.recipe import EnsembleRecipe, FineTuningStage, LoraStage, RecipeError
 from training.stages import causal, encoder
 from training.stages.base import LAYER, Base
-from training.stages.fit import FitOptions, Stage, fit, in_bfloat16
+from training.stages.fit import FitOptions, Stage, fit, in_bfloat16, judged
 from training.stages.member import MemberData, encoder_rows, encoder_with_head
 
 
@@ -34,6 +35,8 @@ def tune_base(
         recipe.epochs, recipe.batch_size, recipe.learning_rate, seed, recipe.early_stopping
     )
     set_seed(seed)
+    # The tasks read the same rows, so that a family has one number in all of them.
+    families = [family for _, data in tasks for family in families_of(data.rows, data.columns)]
     if not base.by_heads:
         features = concatenate_datasets(
             [
@@ -47,18 +50,19 @@ def tune_base(
                 for ensemble, data in tasks
             ]
         )
-        fit(model, features, causal.collate_for(tokenizer), options, stage)
+        rows = judged(features, families, options)
+        fit(model, rows, causal.collate_for(tokenizer), options, stage)
     else:
         [(ensemble, data)] = tasks
         limit = min(data.max_tokens or context, context)
         # The head is made and started as a LoRA member's is by default.
         with_head = encoder_with_head(model, base, ensemble, data, LoraStage())
         features = encoder_rows(ensemble, data, tokenizer, limit)
-        collate = encoder.collate_for(tokenizer)
+        rows, collate = judged(features, families, options), encoder.collate_for(tokenizer)
         with_head.start_informed(
-            encoder.batches_of(features, collate), in_bfloat16(stage.precision)
+            encoder.batches_of(rows.train, collate), in_bfloat16(stage.precision)
         )
-        fit(with_head, features, collate, options, stage)
+        fit(with_head, rows, collate, options, stage)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
 

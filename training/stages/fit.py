@@ -19,7 +19,9 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from training.data.splits import hold_out
 from training.progress import StageProgress, Watch
+from training.recipe.values import RecipeError
 from training.stages.dropout import quicken_dropout
 
 Collate = Callable[[Sequence[Mapping[str, Any]]], dict[str, torch.Tensor]]
@@ -50,6 +52,31 @@ class FitOptions:
 
 HELD_OUT = 0.1
 """Share of the rows that early stopping judges by, and that are not trained on."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Rows to train on, and those that early stopping judges by."""
+
+    train: Dataset
+    judge: Dataset | None
+    """None where a stage does not stop early."""
+
+
+def judged(rows: Dataset, families: Sequence[int], options: FitOptions) -> Judged:
+    """All rows to train on, or without those that early stopping judges by; no family [N] is on both sides.
+
+    Raises RecipeError where all rows are of one family."""
+    if options.patience is None:
+        return Judged(rows, None)
+    share = max(HELD_OUT, 1 / max(len(rows), 1))
+    kept, held = hold_out(families, share, options.seed)
+    if not held:
+        raise RecipeError(
+            f"early_stopping needs rows that are not trained on, but all {len(rows)} rows have one text, or are of one "
+            "group; leave it out"
+        )
+    return Judged(rows.select(kept), rows.select(held))
 
 
 @dataclass(frozen=True)
@@ -130,7 +157,7 @@ class OneCycleTrainer(Trainer):
 
 def fit(
     model: nn.Module,
-    features: Dataset,
+    features: Judged,
     collate: Collate,
     options: FitOptions,
     stage: Stage,
@@ -145,10 +172,6 @@ def fit(
         load_weights(model, Path(_state(checkpoint)["best_model_checkpoint"]))
         model.eval()
         return
-    held_out = None
-    if options.patience is not None:
-        split = features.train_test_split(HELD_OUT, seed=options.seed)
-        features, held_out = split["train"], split["test"]
     quicken_dropout(model)
     callbacks: list[TrainerCallback] = [StageProgress(stage.watch, stage.title)]
     if options.patience is not None:
@@ -156,8 +179,8 @@ def fit(
     trainer = OneCycleTrainer(
         model=model,
         args=_arguments(options, stage),
-        train_dataset=features,
-        eval_dataset=held_out,
+        train_dataset=features.train,
+        eval_dataset=features.judge,
         data_collator=collate,
         callbacks=callbacks,
         loss=loss,

@@ -13,6 +13,7 @@ from peft import PeftModel
 from transformers import set_seed
 
 from serve.adapter.origin import record_base
+from training.data.cleaning.families import families_of
 from training.data.splits import bag
 from training.progress import Advance, counted
 from training.recipe import (
@@ -27,7 +28,7 @@ from training.stages import causal, distillation, encoder
 from training.stages.base import Base
 from training.stages.distillation import Teacher
 from training.stages.encoder import EncoderWithHead
-from training.stages.fit import FitOptions, Stage, fit, in_bfloat16
+from training.stages.fit import FitOptions, Judged, Stage, fit, in_bfloat16, judged
 from training.stages.lora import with_lora
 from training.stages.soft import continued, with_virtual_tokens
 from training.targets import targets
@@ -109,7 +110,7 @@ class _Training:
         adapted = self._adapted()
         collate = causal.collate_for(tokenizer)
         if not isinstance(own.recipe, DistillationStage):
-            fit(adapted, self._causal_rows(), collate, self._options, stage)
+            fit(adapted, self._judged(self._causal_rows()), collate, self._options, stage)
             return adapted
         if self._ensemble.task == "generation":
             plain = self._causal_rows()
@@ -127,7 +128,8 @@ class _Training:
                 self._limit,
                 own.recipe,
             )
-        fit(adapted, soft.features, soft.collate, self._options, stage, soft.loss)
+        features = self._judged(soft.features)
+        fit(adapted, features, soft.collate, self._options, stage, soft.loss)
         return adapted
 
     def with_head(self, stage: Stage, target: Path) -> PeftModel:
@@ -141,17 +143,23 @@ class _Training:
             model.load_head(own.before[-1])
             soft = self._taught(stage)
             student = distillation.for_encoder(features, collate, soft, own.recipe)
-            fit(model, student.features, student.collate, self._options, stage, student.loss)
+            rows = self._judged(student.features)
+            fit(model, rows, student.collate, self._options, stage, student.loss)
         else:
+            rows = self._judged(features)
             if lora.normalize and lora.head == "prototypes":
                 # A LoRA that has learned nothing yet changes no vector, and takes time.
                 with adapted.disable_adapter():
                     model.start_informed(
-                        encoder.batches_of(features, collate), in_bfloat16(stage.precision)
+                        encoder.batches_of(rows.train, collate), in_bfloat16(stage.precision)
                     )
-            fit(model, features, collate, self._options, stage)
+            fit(model, rows, collate, self._options, stage)
         model.save_head(target)
         return adapted
+
+    def _judged(self, features: Dataset) -> Judged:
+        """The features of the member's rows, one a row, apart from those that early stopping judges by."""
+        return judged(features, families_of(self._data.rows, self._data.columns), self._options)
 
     def _adapted(self) -> PeftModel:
         """The base with the adapter that is trained, over those that are not."""

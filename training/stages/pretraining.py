@@ -21,9 +21,21 @@ from transformers import (
     set_seed,
 )
 
+from training.data.splits import hold_out
 from training.recipe import Objective, RecipeError
 from training.stages.causal import collate_for as causal_batches
-from training.stages.fit import IGNORED, Collate, FitOptions, Stage, fit, pad, padding_mask
+from training.stages.documents import Documents
+from training.stages.fit import (
+    IGNORED,
+    Collate,
+    FitOptions,
+    Judged,
+    Stage,
+    fit,
+    judged,
+    pad,
+    padding_mask,
+)
 
 MASKED = 0.15
 """Share of tokens whose place has a loss; of these 80% become the mask, 10% a random token, 10% stay (Devlin et al.
@@ -63,24 +75,40 @@ def model_of(folder: Path, objective: Objective) -> Any:
 def pretrain(
     model: Any,
     tokenizer: Any,
-    documents: Sequence[str],
+    documents: Documents,
     objective: Objective,
     options: FitOptions,
     stage: Stage,
 ) -> Pretrained:
-    """Train a model in place. Raises RecipeError for documents without two sentences where these are needed."""
+    """Train a model in place, and judge it by documents that it has not seen (of a single family, by those it has).
+
+    Raises RecipeError for documents without two sentences where these are needed."""
+    if objective == "masked_next_sentence":
+        _demand_sentences(documents.texts)
     context = model.config.max_position_embeddings
-    rows = _features(documents, tokenizer, context, objective, options.seed)
-    train = judged = rows
-    if len(rows) > 1:
-        split = rows.train_test_split(HELD_OUT, seed=options.seed)
-        train, judged = split["train"], split["test"]
+
+    def features(rows: Dataset) -> Dataset:
+        return _features(list(rows["document"]), tokenizer, context, objective, options.seed)
+
+    share = max(HELD_OUT, 1 / max(len(documents.texts), 1))
+    kept, held = hold_out(documents.families, share, options.seed)
+    # Documents are parted before they are read, because a pair of sentences may be of two of them.
+    seen = judged(
+        Dataset.from_dict({"document": [documents.texts[index] for index in kept]}),
+        [documents.families[index] for index in kept],
+        options,
+    )
+    train = features(seen.train)
+    rows = Judged(train, None if seen.judge is None else features(seen.judge))
+    unseen = [documents.texts[index] for index in held or kept]
     causal = objective == "autoregressive"
     collate = causal_batches(tokenizer) if causal else _Masking(tokenizer)
     set_seed(options.seed)
-    fit(model, train, collate, options, stage, None if causal else _masked_loss)
+    fit(model, rows, collate, options, stage, None if causal else _masked_loss)
     set_seed(options.seed)
-    return _judged(model, train, judged, collate, causal)
+    return _foretelling(
+        model, train, features(Dataset.from_dict({"document": unseen})), collate, causal
+    )
 
 
 def save_pretrained(model: Any, tokenizer: Any, target: Path) -> None:
@@ -179,14 +207,7 @@ def _sentence_pairs(documents: Sequence[str], seed: int) -> list[tuple[str, str 
 
     A document of one sentence is read without a question."""
     rng = np.random.default_rng(seed)
-    split = [
-        [part for part in _SENTENCE_END.split(document.strip()) if part] for document in documents
-    ]
-    several = [number for number, sentences in enumerate(split) if len(sentences) > 1]
-    if not several:
-        raise RecipeError(
-            "masked_next_sentence needs documents of two sentences or lines and more; these have one each"
-        )
+    split = list(map(_sentences, documents))
     pairs: list[tuple[str, str | None, int]] = []
     for sentences in split:
         if len(sentences) == 1:
@@ -200,8 +221,20 @@ def _sentence_pairs(documents: Sequence[str], seed: int) -> list[tuple[str, str 
     return pairs
 
 
+def _demand_sentences(documents: Sequence[str]) -> None:
+    """Raise RecipeError where no sentence follows another."""
+    if all(len(_sentences(document)) < 2 for document in documents):
+        raise RecipeError(
+            "masked_next_sentence needs documents of two sentences or lines and more; these have one each"
+        )
+
+
+def _sentences(document: str) -> list[str]:
+    return [part for part in _SENTENCE_END.split(document.strip()) if part]
+
+
 @torch.no_grad()
-def _judged(
+def _foretelling(
     model: nn.Module, train: Dataset, judged: Dataset, collate: Collate, causal: bool
 ) -> Pretrained:
     """Both losses on the same tokens of the held-out documents."""

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from training.recipe import Scratch, default_objective
+from training.stages.documents import Documents
 from training.stages.fit import FitOptions, Stage
 from training.stages.pretraining import Pretrained, pretrain, save_pretrained
 
@@ -59,8 +60,8 @@ def train_base(
 
     `vocabulary_texts` (labels and templates) are seen by the tokenizer, never by the model.
     """
-    documents = [template.format_map(row) for row in rows for template in scratch.documents]
-    texts = [*documents, *vocabulary_texts]
+    documents = Documents.of(rows, scratch.documents)
+    texts = [*documents.texts, *vocabulary_texts]
     objective = scratch.objective or default_objective(scratch.kind)
     options = FitOptions(scratch.epochs, scratch.batch_size, scratch.learning_rate, seed)
     if scratch.kind == "causal":

@@ -102,6 +102,20 @@ def test_utf_8_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     assert rows_of(read(Source(path=tmp_path / "a.csv"))) == [{"text": "one", "label": "x"}]
 
 
+def test_lines_may_end_with_carriage_returns_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b'text,label\rone,x\r"t, wo",y\r')
+    assert rows_of(read(Source(path=tmp_path / "a.csv"))) == [
+        {"text": "one", "label": "x"},
+        {"text": "t, wo", "label": "y"},
+    ]
+
+
+def test_columns_without_a_name_are_passed_over(tmp_path: Path) -> None:
+    """Row numbers, as pandas writes them, saved twice."""
+    (tmp_path / "a.csv").write_text(",,text,label\n0,0,one,x\n")
+    assert rows_of(read(Source(path=tmp_path / "a.csv"))) == [{"text": "one", "label": "x"}]
+
+
 def test_lines_of_another_encoding_are_put_aside_one_by_one(tmp_path: Path) -> None:
     written = ["text,label", "one,x", "grüße,x", "two,y", "łódź,y"]
     content = b"\n".join(line.encode("latin-1" if "ü" in line else "utf-8") for line in written)

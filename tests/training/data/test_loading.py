@@ -24,13 +24,13 @@ def write(kind: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_every_format_gives_the_same_rows(kind: str, tmp_path: Path) -> None:
-    rows = load_rows([write(kind, tmp_path)], ["text", "label"])
+    rows = load_rows([write(kind, tmp_path)], ["text", "label"]).rows
     assert rows.to_list() == ROWS
 
 
 def test_several_files_are_one_table(tmp_path: Path) -> None:
     file = write("csv", tmp_path)
-    assert len(load_rows([file, file], ["text"])) == 4
+    assert len(load_rows([file, file], ["text"]).rows) == 4
 
 
 @pytest.mark.parametrize(

@@ -1,33 +1,30 @@
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from training.data.splits import (
-    bag,
-    grouped_split,
-    out_of_fold_plan,
-    random_split,
-    repeated,
-    stratified_split,
-    time_split,
-)
+from training.data.splits import bag, fold_plan, hold_out, repeated
 from training.preparation import load_splits
 from training.recipe import RecipeError, load_recipe
 
 
 def test_a_split_is_disjoint_complete_and_stratified() -> None:
     strata = ["common"] * 80 + ["rare"] * 20 + ["single"]
-    kept, held_out = stratified_split(strata, 0.25, seed=1)
-    assert sorted(kept + held_out) == list(range(101))
-    assert Counter(strata[index] for index in held_out) == {"common": 20, "rare": 5}
+    for fraction in (0.25, 0.5):
+        kept, held_out = hold_out(range(101), fraction, 1, strata=strata)
+        assert sorted(kept + held_out) == list(range(101))
+        counts = Counter(strata[index] for index in held_out)
+        assert counts == {"common": 80 * fraction, "rare": 20 * fraction}
 
 
 def test_a_split_is_the_same_again_and_another_with_another_seed() -> None:
     strata = ["a", "b"] * 50
-    assert stratified_split(strata, 0.2, seed=1) == stratified_split(strata, 0.2, seed=1)
-    assert stratified_split(strata, 0.2, seed=1) != stratified_split(strata, 0.2, seed=2)
+    first = hold_out(range(100), 0.2, 1, strata=strata)
+    assert hold_out(range(100), 0.2, 1, strata=strata) == first
+    assert hold_out(range(100), 0.2, 2, strata=strata) != first
 
 
 def test_a_fraction_bag_has_no_row_twice() -> None:
@@ -57,15 +54,47 @@ def test_a_bag_is_never_empty_and_never_more_than_all(share: float) -> None:
     assert len(bag(10, share, seed=0)) == (1 if share < 1 else 10)
 
 
-def test_groups_stay_together() -> None:
-    groups = [f"customer {number % 17}" for number in range(200)]
-    kept, held_out = grouped_split(groups, 0.2, seed=1)
-    assert sorted(kept + held_out) == list(range(200))
-    assert not {groups[row] for row in kept} & {groups[row] for row in held_out}
-    assert 24 <= len(held_out) <= 56
-    assert grouped_split(groups, 0.2, seed=1) == (kept, held_out)
-    with pytest.raises(RecipeError, match="all rows are of one group"):
-        grouped_split(["a"] * 5, 0.2, seed=1)
+def random_families(seed: int) -> tuple[list[int], list[str]]:
+    """Up to 300 rows in families of all sizes, some as large as a third of all, and a stratum for each row."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(2, 300))
+    likely = rng.dirichlet(np.full(int(rng.integers(2, 60)), 0.3))
+    families = rng.choice(len(likely), size=count, p=likely).tolist()
+    return families, [f"label {n}" for n in rng.integers(0, 4, size=count)]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_family_is_ever_divided(seed: int) -> None:
+    families, strata = random_families(seed)
+    for own in (None, strata):
+        for fraction in (0.05, 0.2, 0.5):
+            kept, held = hold_out(families, fraction, seed, strata=own)
+            assert sorted(kept + held) == list(range(len(families)))
+            assert not {families[row] for row in kept} & {families[row] for row in held}
+            assert kept
+    times = [str(n % 7) for n in range(len(families))]
+    with contextlib.suppress(RecipeError):
+        kept, held = hold_out(families, 0.2, seed, times=times)
+        assert not {families[row] for row in kept} & {families[row] for row in held}
+        # Nothing that is trained on is later than what the held-out families end with.
+        last = dict.fromkeys(families, "")
+        for family, time in zip(families, times, strict=True):
+            last[family] = max(last[family], time)
+        assert max(times[row] for row in kept) < min(last[families[row]] for row in held)
+    folds = fold_plan(families, 5, seed, strata)
+    if len(set(families)) > 1:
+        assert len({*zip(families, folds.tolist(), strict=True)}) == len(set(families))
+        assert set(folds.tolist()) == set(range(min(5, len(set(families)))))
+
+
+def test_families_of_the_size_of_a_group_are_held_out_in_about_the_right_share() -> None:
+    groups = [number % 17 for number in range(200)]
+    _, held = hold_out(groups, 0.2, 1)
+    assert 24 <= len(held) <= 56
+    # Each is larger than what was asked for: the smallest one is taken.
+    _, held = hold_out([0] * 50 + [1] * 30 + [2] * 60, 0.05, 1)
+    assert held == list(range(50, 80))
+    assert hold_out([0] * 5, 0.2, 1) == ([0, 1, 2, 3, 4], [])
 
 
 @pytest.mark.parametrize(
@@ -76,29 +105,22 @@ def test_groups_stay_together() -> None:
     ],
 )
 def test_the_latest_rows_are_held_out_and_one_time_is_not_divided(times: list[str]) -> None:
-    assert time_split(times, 0.2) == ([1, 3, 4], [0, 2])
-    assert time_split(times, 0.5) == ([1, 3, 4], [0, 2])
+    assert hold_out(range(5), 0.2, 1, times=times) == ([1, 3, 4], [0, 2])
+    assert hold_out(range(5), 0.5, 1, times=times) == ([1, 3, 4], [0, 2])
     with pytest.raises(RecipeError, match="too many rows share one time"):
-        time_split(["5"] * 4, 0.2)
+        hold_out(range(4), 0.2, 1, times=["5"] * 4)
 
 
-def test_a_random_split_holds_out_the_share() -> None:
-    kept, held_out = random_split(50, 0.2, seed=1)
-    assert (len(kept), len(held_out)) == (40, 10)
-
-
-def test_out_of_fold_plans_are_even_and_keep_groups_whole() -> None:
+def test_folds_are_even_and_spread_the_strata() -> None:
     strata = ["a"] * 40 + ["b"] * 20 + ["rare", "rarer"]
-    plan = out_of_fold_plan(strata, 5, seed=1)
-    assert sorted(Counter(plan.tolist()).values()) in ([12, 12, 12, 13, 13], [12, 12, 12, 12, 14])
+    plan = fold_plan(range(62), 5, 1, strata)
+    assert sorted(Counter(plan.tolist()).values()) == [12, 12, 12, 13, 13]
     for fold in range(5):
         counts = Counter(strata[row] for row in range(62) if plan[row] == fold)
-        assert 7 <= counts["a"] <= 9
-        assert counts["b"] == 4
-    groups = [str(row // 4) for row in range(62)]
-    plan = out_of_fold_plan(strata, 5, seed=1, groups=groups)
-    folds = {group: {plan[row] for row in range(62) if groups[row] == group} for group in groups}
-    assert all(len(found) == 1 for found in folds.values())
+        assert (counts["a"], counts["b"]) == (8, 4)
+    assert sorted(Counter(fold_plan(range(7), 5, 1).tolist()).values()) == [1, 1, 1, 2, 2]
+    # Rows of one family cannot be judged by another fit but as strangers.
+    assert len(set(fold_plan([0] * 10, 5, 1).tolist())) == 5
 
 
 def test_weights_repeat_rows_and_draw_shares_of_them() -> None:

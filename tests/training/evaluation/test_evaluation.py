@@ -38,7 +38,7 @@ def test_members_and_every_fusion_method_stand_side_by_side(
     assert "topics@1" in shown
     assert all(name in shown for _, name in rows)
 
-    table = load_rows([file], ["text", "label"])
+    table = load_rows([file], ["text", "label"]).rows
     ensemble = causal_bundle.ensemble("topics")
     probabilities = OfflineMembers(causal_bundle, ensemble).outputs(table["text"])
     labels = np.array(ensemble.labels)

@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import nn
 
 from training.execution.progress_table import Board
-from training.stages.fit import FitOptions, Stage, fit, pad, padding_mask
+from training.stages.fit import FitOptions, Judged, Stage, fit, pad, padding_mask
 
 
 class Constant(nn.Module):
@@ -48,7 +48,7 @@ def test_batches_hold_rows_of_similar_length_each_row_once_an_epoch(tmp_path: Pa
         options = FitOptions(epochs=1, batch_size=10, learning_rate=0.1, seed=1)
         fit(
             Constant(),
-            Dataset.from_list(rows),
+            Judged(Dataset.from_list(rows), None),
             collate,
             options,
             Stage("test", tmp_path, "float32", board),

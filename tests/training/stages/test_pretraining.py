@@ -1,18 +1,33 @@
 """Bases from nothing: each objective learns more than how often a token occurs, and leaves a model that loads."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForPreTraining,
+)
 
 from tests.training.conftest import TOPICS
 from training.execution.progress_table import Board
 from training.recipe import RecipeError, Scratch
-from training.stages.fit import IGNORED, Stage
-from training.stages.pretraining import _Masking, _sentence_pairs
-from training.stages.scratch import train_base
+from training.stages import pretraining
+from training.stages.documents import Documents
+from training.stages.fit import IGNORED, FitOptions, Judged, Stage
+from training.stages.pretraining import (
+    Pretrained,
+    _demand_sentences,
+    _Masking,
+    _sentence_pairs,
+)
+from training.stages.scratch import train_base, train_word_pieces
 
 ASKS = [ask for asks in TOPICS.values() for ask in asks]
 DOCUMENTS = [f"{first}. {second}." for first in ASKS for second in ASKS]
@@ -49,8 +64,6 @@ def test_the_loss_falls_below_a_unigram_models_and_the_checkpoint_loads(
 
 
 def test_about_a_seventh_of_the_places_is_masked_and_only_they_have_a_loss(tmp_path: Path) -> None:
-    from training.stages.scratch import train_word_pieces
-
     tokenizer = train_word_pieces(DOCUMENTS, 320, 48)
     ids = [tokenizer(document)["input_ids"] for document in DOCUMENTS]
     features = [
@@ -90,7 +103,51 @@ def test_second_sentences_follow_or_come_from_elsewhere() -> None:
 
 def test_next_sentences_need_sentences() -> None:
     with pytest.raises(RecipeError, match="documents of two sentences"):
-        _sentence_pairs(["one", "two"], seed=0)
+        _demand_sentences(["one", "two"])
+    _demand_sentences(["one", "two. And three."])
+
+
+def test_documents_of_one_row_and_equal_ones_belong_together() -> None:
+    rows = Dataset.from_dict({"text": ["a", "b", "A", "c"], "reply": ["x", "y", "z", "y"]})
+    documents = Documents.of(rows, ["{text}", "Reply: {reply}"])
+    assert documents.texts[:3] == ["a", "Reply: x", "b"]
+    assert documents.families == [0, 0, 2, 2, 0, 0, 2, 2]
+
+
+def test_what_judges_a_base_is_in_no_document_that_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each document stands there four times; in a pair of sentences the second one may be of another document."""
+    read: dict[str, set[str]] = {}
+
+    def fit(model: Any, features: Judged, *rest: Any) -> None:
+        assert features.judge is not None
+        read.update(train=_numbers(features.train), judge=_numbers(features.judge))
+
+    def foretelling(model: Any, train: Dataset, judge: Dataset, *rest: Any) -> Pretrained:
+        read.update(unseen=_numbers(judge))
+        return Pretrained(1.0, 2.0)
+
+    def _numbers(features: Dataset) -> set[str]:
+        return set(re.findall(r"\d{3}", " ".join(map(tokenizer.decode, features["input_ids"]))))
+
+    monkeypatch.setattr(pretraining, "fit", fit)
+    monkeypatch.setattr(pretraining, "_foretelling", foretelling)
+    texts = [f"this is number {n}. that was number {n}." for n in range(100, 160)] * 4
+    documents = Documents.of(Dataset.from_dict({"text": texts}), ["{text}"])
+    tokenizer = train_word_pieces(texts, 400, 48)
+    model = BertForPreTraining(
+        BertConfig(
+            vocab_size=400, hidden_size=16, intermediate_size=16,
+            num_hidden_layers=1, num_attention_heads=1, max_position_embeddings=48,
+        )
+    )  # fmt: skip
+    options = FitOptions(1, 8, 0.1, seed=1, patience=1)
+    with Board() as board:
+        stage = Stage("base", tmp_path, "float32", board)
+        pretraining.pretrain(model, tokenizer, documents, "masked_next_sentence", options, stage)
+    assert all(read.values())
+    assert sum(map(len, read.values())) == len(set.union(*read.values())) == 60
 
 
 @pytest.mark.parametrize("kind", ["bytes", "word pieces"])
@@ -104,8 +161,6 @@ def test_the_same_texts_give_the_same_tokenizer(kind: str) -> None:
 
 
 def test_what_looks_like_a_piece_in_a_text_is_read_as_text() -> None:
-    from training.stages.scratch import train_word_pieces
-
     tokenizer = train_word_pieces(DOCUMENTS, 320, 48)
     assert "##" not in tokenizer.tokenize("##a")[0]
     assert set(tokenizer.all_special_tokens) == {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}

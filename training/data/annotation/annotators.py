@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from training.data.annotation.labelled import Guess
-from training.data.cleaning.label_errors import FOLDS, out_of_fold
-from training.recipe.values import RecipeError
+from training.data.cleaning.label_errors import FOLDS, out_of_fold, texts_by_label
+from training.recipe.values import RecipeError, spelled
 
 
 def merged_labels(
@@ -27,15 +27,16 @@ def merged_labels(
         ) from None
     import pandas
 
-    names = sorted({label for column in said for label in column if label.strip()})
+    said = [[spelled(label) for label in column] for column in said]
+    names = sorted({label for column in said for label in column if label})
     votes = np.array(
-        [[names.index(label) if label.strip() else np.nan for label in column] for column in said]
+        [[names.index(label) if label else np.nan for label in column] for column in said]
     ).T
     asked = np.flatnonzero(~np.isnan(votes).all(axis=1))
     majority = [_majority(row) for row in votes[asked]]
     guesses = [Guess(None, 0.0, "no annotator said anything")] * len(texts)
-    counts = np.bincount([label for label, _ in majority], minlength=len(names))
-    if len(names) < 2 or counts.min() < FOLDS:
+    counts = texts_by_label([texts[index] for index in asked], [label for label, _ in majority])
+    if len(names) < 2 or min(counts[label] for label in range(len(names))) < FOLDS:
         for index, (label, share) in zip(asked.tolist(), majority, strict=True):
             guesses[index] = Guess(names[label], share, f"{share:.2f} of its annotators")
         return guesses

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datasets import Dataset
 
 from training.data.steps import HIDDEN, ORIGIN, Outcome, Suspect
+from training.recipe.values import spelled
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def sure_rows(
     ]
     sure = rows.select(kept)
     labelled = {name: list(sure[name]) for name in (text, *HIDDEN)}
-    labelled[label] = [str(guesses[index].label) for index in kept]
+    labelled[label] = [spelled(str(guesses[index].label)) for index in kept]
     return Outcome(
         Dataset.from_dict(labelled),
         suspects=sorted(open_questions, key=lambda suspect: -suspect.confidence),

@@ -14,7 +14,7 @@ from training.data.cleaning.duplicates import (
     near_duplicates,
 )
 from training.data.cleaning.label_errors import suspected_label_errors
-from training.data.steps import ORIGIN, Outcome, Suspect, leave
+from training.data.steps import ORIGIN, Outcome, Suspect, inputs_of, leave
 from training.recipe.clean import CleanRecipe
 
 Check = Callable[[Dataset], Outcome]
@@ -42,9 +42,7 @@ class Columns:
 
     def inputs(self, rows: Dataset) -> list[str]:
         """What a row asks, as one text."""
-        if self.pair is None:
-            return list(rows[self.text])
-        return [f"{one}\n{two}" for one, two in zip(rows[self.text], rows[self.pair], strict=True)]
+        return inputs_of(rows, [self.text, *([self.pair] if self.pair else [])])
 
 
 def checks(

@@ -1,12 +1,14 @@
 """Labels that a model which has not seen the row contradicts with confidence (Northcutt et al. 2021)."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.cleaning.families import families
+from training.data.splits import fold_plan
 from training.recipe.values import RecipeError
 
 FOLDS = 5
@@ -30,7 +32,7 @@ def suspected_label_errors(
     """Doubted rows, most doubtful first, and what was not checked.
 
     cleanlab's confident learning on out-of-fold probabilities of a linear model over the texts. Labels of fewer than 5
-    rows are not checked. Raises RecipeError when cleanlab is missing.
+    different texts are not checked. Raises RecipeError when cleanlab is missing.
     """
     try:
         from cleanlab.filter import find_label_issues
@@ -38,7 +40,7 @@ def suspected_label_errors(
         raise RecipeError(
             "data.clean.label_errors needs cleanlab; install Choir with the extra `data`"
         ) from None
-    counts = Counter(labels)
+    counts = texts_by_label(texts, labels)
     checked = [row for row, label in enumerate(labels) if counts[label] >= FOLDS]
     note = (
         f"{len(labels) - len(checked)} rows of rare labels not checked"
@@ -60,15 +62,21 @@ def suspected_label_errors(
     return doubts, note
 
 
-def out_of_fold(texts: Sequence[str], labels: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
-    """Label probabilities [N, C] of each text by a linear model that was fitted on the other folds.
+def texts_by_label(texts: Sequence[str], labels: Sequence[Hashable]) -> Counter[Hashable]:
+    """How many different texts each label has; what has fewer than there are folds cannot be in all of them."""
+    return Counter(label for label, _ in set(zip(labels, families(texts), strict=True)))
 
-    Each label needs at least 5 rows.
+
+def out_of_fold(texts: Sequence[str], labels: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+    """Label probabilities [N, C] of each text by a linear model that was fitted on the other folds; equal texts are in
+    one.
+
+    Each label needs at least 5 different texts.
     """
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
     from sklearn.pipeline import make_pipeline, make_union
     from sklearn.preprocessing import Normalizer
 
@@ -79,8 +87,8 @@ def out_of_fold(texts: Sequence[str], labels: NDArray[np.int64], seed: int) -> N
     if size >= 2:
         features = TruncatedSVD(size, random_state=seed).fit_transform(features)
     model = make_pipeline(Normalizer(), LogisticRegression(C=30, max_iter=300))
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    folds = fold_plan(families(texts), FOLDS, seed, labels.tolist())
     found: NDArray[np.float64] = cross_val_predict(
-        model, features, labels, cv=folds, method="predict_proba"
+        model, features, labels, cv=PredefinedSplit(folds), method="predict_proba"
     )
     return found

@@ -57,7 +57,8 @@ def _header(rows: Iterator[list[str]], lines: Lines, source: str) -> list[str]:
     if reason := lines.not_decoded(1, lines.number):
         raise RecipeError(f"{source}: its header is {reason}; name its `encoding`")
     names = [name.strip() for name in names]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    # Columns without a name, such as the row numbers that pandas writes, are never asked for.
+    twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
         raise RecipeError(f"{source} has two columns called {twice[0]!r}")
     return names

@@ -9,7 +9,7 @@ from typing import Any, cast
 from training.data.readers.delimited import read_delimited
 from training.data.readers.json_lines import read_json
 from training.data.readers.parquet import read_parquet
-from training.data.readers.records import Found
+from training.data.readers.records import Found, first_words
 from training.recipe.source import Format, Source
 from training.recipe.values import RecipeError, fill_variables
 
@@ -64,5 +64,4 @@ def _remote(source: Source) -> Any:
     except FileNotFoundError:
         raise RecipeError(f"{source.name} does not exist") from None
     except Exception as error:  # each store raises errors of its own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RecipeError(f"cannot open {source.name}: {reason}") from None
+        raise RecipeError(f"cannot open {source.name}: {first_words(error)}") from None

@@ -35,7 +35,7 @@ class Lines:
             raise RecipeError(f"{source}: save it as UTF-8; {encoding} files are not read by line")
 
     def __iter__(self) -> Iterator[str]:
-        while line := self._stream.readline(MAX_LINE + 1):
+        for line in self._ended():
             self.number += 1
             if self.number == 1:
                 line = self._without_mark(line)
@@ -47,6 +47,16 @@ class Lines:
             except UnicodeDecodeError:
                 self.undecodable.add(self.number)
                 yield line.decode(self._encoding, errors="replace")
+
+    def _ended(self) -> Iterator[bytes]:
+        """Lines by line feeds; by carriage returns in a file that has nothing else, as old programs write it."""
+        line = self._stream.readline(MAX_LINE + 1)
+        if len(line) <= MAX_LINE and b"\r" in line and not line.endswith(b"\n"):
+            yield from line.splitlines(keepends=True)
+            return
+        while line:
+            yield line
+            line = self._stream.readline(MAX_LINE + 1)
 
     def drain(self) -> Iterator[Unreadable]:
         """The lines passed over since the last call."""

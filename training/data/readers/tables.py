@@ -1,6 +1,6 @@
 """Tables that are no files: data sets on the hub, and queries."""
 
-from training.data.readers.records import Found, Record
+from training.data.readers.records import Found, Record, class_names, first_words, record_of
 from training.recipe.source import Source
 from training.recipe.values import RecipeError, fill_variables
 
@@ -14,13 +14,13 @@ def read_hub(source: Source) -> Found:
     except (
         Exception
     ) as error:  # network, authorisation, cache and parser errors share no base class
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RecipeError(
-            f"cannot get the data set {source.hub}@{source.revision} from the hub or its local cache ({reason}); "
-            "without a network give a file"
+            f"cannot get the data set {source.hub}@{source.revision} from the hub or its local cache "
+            f"({first_words(error)}); without a network give a file"
         ) from None
+    names = class_names(rows.features.to_dict())
     for number, cells in enumerate(rows, start=1):
-        yield Record(number, cells)
+        yield record_of(number, cells, names)
 
 
 def read_query(source: Source) -> Found:
@@ -36,5 +36,5 @@ def read_query(source: Source) -> Found:
     except ImportError as error:
         raise RecipeError(f"data.sql: the database needs a driver: {error}") from None
     except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        reason = first_words(getattr(error, "orig", None) or error)
         raise RecipeError(f"data.sql: the query cannot be run: {reason}") from None
