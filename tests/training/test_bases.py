@@ -135,7 +135,7 @@ def test_the_command_prints_a_table_or_json(encoder_base: Path, tmp_path: Path) 
     shown = CliRunner().invoke(app, asked)
     assert shown.exit_code == 0, shown.output
     assert "linear probe" in shown.output
-    assert "1 rows of labels with too few rows were left out" in shown.output
+    assert "1 rows of labels with too few texts were left out" in shown.output
     assert "the best probe" in shown.output
     found = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
     assert found["recommended"] == str(encoder_base)
@@ -149,7 +149,7 @@ def test_the_command_prints_a_table_or_json(encoder_base: Path, tmp_path: Path) 
         (["{folder}"], None, "no readable config.json"),
         (["{encoder}", "{encoder}"], None, "a candidate is named twice"),
         (["{encoder}"], "text,intent\na,b\n", "no column 'label'"),
-        (["{encoder}"], "text,label\na,b\n", "at least two labels of at least 5 rows"),
+        (["{encoder}"], "text,label\na,b\n", "at least two labels of at least 5 texts"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(

@@ -87,7 +87,8 @@ class BoostingStack(Stack):
     @classmethod
     def parse(cls, text: str) -> Self:
         header, _, _ = text.partition("\nTree=")
-        line = next((each for each in header.splitlines() if each.startswith(_HEADER)), None)
+        # A label may hold what Unicode calls a line end; LightGBM and JSON know no other than this one.
+        line = next((each for each in header.split("\n") if each.startswith(_HEADER)), None)
         if line is None:
             raise FusionError(
                 f"The boosted trees do not say what they were fitted on: a line '{_HEADER}' is missing in the header."

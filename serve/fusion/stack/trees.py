@@ -149,7 +149,7 @@ class Trees:
 
 
 def _fields(block: str) -> dict[str, str]:
-    lines = (line.partition("=") for line in block.splitlines())
+    lines = (line.partition("=") for line in block.split("\n"))
     return {key: value for key, _, value in lines}
 
 

@@ -103,6 +103,17 @@ def test_the_file_answers_the_same_and_is_small(make_ensemble, noisy, tmp_path):
     assert read(np.zeros((4, 0, 77))).probabilities.shape == (0, 77)
 
 
+def test_a_label_may_hold_what_unicode_calls_a_line_end(make_ensemble, noisy, tmp_path):
+    members, targets = noisy(3, 120, 3)
+    ensemble = make_ensemble(labels=("a\u2028b", "c\u0085d", "e\x0bf"), **BOOSTED)
+    stack = BoostingStack.fit(members, targets, ensemble)
+    stack.write(tmp_path / "stack.txt")
+    np.testing.assert_array_equal(
+        Fusion.from_manifest(ensemble, tmp_path / "stack.txt")(members).probabilities,
+        Fusion(ensemble, stack)(members).probabilities,
+    )
+
+
 def test_it_is_bound_to_adapters_task_and_model(make_ensemble, noisy, tmp_path):
     members, targets = noisy(3, 60, 4)
     file = tmp_path / "stack.txt"
