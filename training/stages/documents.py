@@ -18,7 +18,9 @@ class Documents:
 
     @classmethod
     def of(cls, rows: Dataset, templates: Sequence[str]) -> "Documents":
-        """Each row by each template, in order. Those of one row's family are one, and so are equal ones."""
+        """Each row by each template, in order. Of one family are what a template makes of one family of rows, and equal
+        texts."""
         texts = [template.format_map(row) for row in rows for template in templates]
         known = rows[FAMILY] if FAMILY in rows.column_names else range(len(rows))
-        return cls(texts, families(texts, groups=[family for family in known for _ in templates]))
+        groups = [(family, number) for family in known for number in range(len(templates))]
+        return cls(texts, families(texts, groups=groups))

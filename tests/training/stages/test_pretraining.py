@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from tests.training.conftest import TOPICS
+from training.data.steps import FAMILY
 from training.execution.progress_table import Board
 from training.recipe import RecipeError, Scratch
 from training.stages import pretraining
@@ -107,11 +108,12 @@ def test_next_sentences_need_sentences() -> None:
     _demand_sentences(["one", "two. And three."])
 
 
-def test_documents_of_one_row_and_equal_ones_belong_together() -> None:
+def test_documents_of_one_family_and_equal_ones_belong_together() -> None:
     rows = Dataset.from_dict({"text": ["a", "b", "A", "c"], "reply": ["x", "y", "z", "y"]})
+    rows = rows.add_column(FAMILY, [0, 1, 0, 3])
     documents = Documents.of(rows, ["{text}", "Reply: {reply}"])
     assert documents.texts[:3] == ["a", "Reply: x", "b"]
-    assert documents.families == [0, 0, 2, 2, 0, 0, 2, 2]
+    assert documents.families == [0, 1, 2, 3, 0, 1, 6, 3]
 
 
 def test_what_judges_a_base_is_in_no_document_that_it_reads(
