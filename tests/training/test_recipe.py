@@ -450,3 +450,22 @@ def test_a_recipe_that_does_not_exist_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.parent.name)
 def test_the_recipes_of_the_project_are_valid(file: Path) -> None:
     assert len(load_recipe(file).ensembles[0].members) >= 3
+
+
+def test_labels_of_a_recipe_have_the_spelling_of_labels_in_cells(tmp_path: Path) -> None:
+    content = changed("ensembles.0.labels", [" card", "cafe\u0301", "top_up"])
+    content["ensembles"][0]["verbalizers"] = {"card ": "a card"}
+    ensemble = parse_recipe(content, folder=tmp_path).ensembles[0]
+    assert ensemble.labels == ["card", "caf\u00e9", "top_up"]
+    assert ensemble.verbalizers == {"card": "a card"}
+
+
+def test_a_label_that_cells_could_not_hold_is_refused(tmp_path: Path) -> None:
+    content = recipe_content(base={"kind": "encoder", "path": "nowhere"})
+    ensemble = {"name": "e", "task": "multilabel", "label": "label", "members": [{"name": "a"}]}
+    content["ensembles"] = [ensemble | {"labels": ["C|C++", "code"]}]
+    with pytest.raises(RecipeError, match=r"the label 'C\|C\+\+' has a \|"):
+        parse_recipe(content, folder=tmp_path)
+    content["ensembles"] = [ensemble | {"labels": ["code", " code"]}]
+    with pytest.raises(RecipeError, match=r"the label 'code' stands twice"):
+        parse_recipe(content, folder=tmp_path)

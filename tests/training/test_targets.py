@@ -32,3 +32,12 @@ def test_a_strange_label_is_named() -> None:
     assert unknown_label("regression", [], ["1"]) is None
     with pytest.raises(RecipeError, match="test: the label 'z' is not one of the 1 labels"):
         targets("multilabel", ["a"], ["a|z"], "test")
+
+
+def test_labels_are_known_by_their_spelling_wherever_they_come_from() -> None:
+    """A bundle that another program packed may have them decomposed; its data, composed."""
+    labels = ["cafe\u0301", "tea"]
+    assert unknown_label("classification", labels, ["caf\u00e9", " tea "]) is None
+    assert targets("classification", labels, ["tea", "caf\u00e9"], "test").tolist() == [1, 0]
+    with pytest.raises(RecipeError, match="differ only in the space around them"):
+        targets("classification", ["card", "card "], ["card"], "test")

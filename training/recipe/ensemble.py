@@ -85,7 +85,10 @@ class EnsembleRecipe(Strict):
             raise ValueError("baselines are for classification")
         if self.labels is not None and self.task not in LABELLED:
             raise ValueError(f"`labels` is for {' and '.join(LABELLED)}, not for {self.task}")
-        for label in self.labels or []:
+        labels = self.labels or []
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f"the label {label!r} stands twice in `labels`")
             if self.task == "multilabel" and SEPARATOR in label:
                 raise ValueError(
                     f"the label {label!r} has a {SEPARATOR}, which stands between the labels of a cell; give it "
