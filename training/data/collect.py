@@ -63,11 +63,11 @@ def _read_source(
         known.update(dict.fromkeys(piece.cells))
         try:
             row = cells.row(piece, wanted)
+            reason = _no_text(row.values())
         except UnreadableCell as error:
-            given = {name: str(piece.cells.get(column)) for name, column in wanted.items()}
-            left.append(Left(split, "unreadable", str(error), origin, shortened(given)))
-            continue
-        if reason := _no_text(row.values()):
+            row = {name: str(piece.cells.get(column)) for name, column in wanted.items()}
+            reason = str(error)
+        if reason:
             whole = {name: cell.encode(errors="replace").decode() for name, cell in row.items()}
             left.append(Left(split, "unreadable", reason, origin, shortened(whole)))
             continue

@@ -8,6 +8,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from training.data.collect import collect
+from training.data.readers.records import class_names
 from training.data.readers.tables import read_hub
 from training.data.steps import Outcome
 from training.recipe.source import Source
@@ -55,6 +56,21 @@ def test_a_label_with_the_sign_between_labels_is_no_two_labels(tmp_path: Path) -
     [left] = outcome.left
     assert left.origin == "rows.jsonl:1"
     assert "the label 'C|C++' in column 'label' has a |" in left.reason
+
+
+def test_what_is_put_aside_can_be_written(tmp_path: Path) -> None:
+    outcome = read(jsonl(tmp_path, [["a"], ["C|C++", "half \ud83d"]]), sets=["label"])
+    [left] = outcome.left
+    json.dumps([left.reason, dict(left.row)], ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize(
+    "said", [[], {"_type": "List"}, {"feature": {"_type": "Value"}}, "text", {"names": ["a"]}]
+)
+def test_a_column_that_says_nothing_of_names_has_none(said: Any) -> None:
+    labels = {"names": ["card", "parcel"], "_type": "ClassLabel"}
+    for known in (labels, [labels], {"_type": "Sequence", "feature": labels}):
+        assert class_names({"a": said, "b": known}) == {"b": ["card", "parcel"]}
 
 
 def test_a_nul_is_no_text(tmp_path: Path) -> None:

@@ -44,11 +44,16 @@ def class_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
     """The names of the columns that `datasets` calls a ClassLabel, or a list of such, from its features as JSON."""
     found = {}
     for column, feature in features.items():
-        while isinstance(feature, list) or (isinstance(feature, dict) and "feature" in feature):
+        # A list of something; older versions wrote it as a JSON list of one.
+        while (isinstance(feature, list) and feature) or _is_list(feature):
             feature = feature[0] if isinstance(feature, list) else feature["feature"]
         if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
             found[column] = [str(name) for name in feature.get("names") or []]
     return {column: names for column, names in found.items() if names}
+
+
+def _is_list(feature: Any) -> bool:
+    return isinstance(feature, dict) and "_type" in feature and "feature" in feature
 
 
 def record_of(
