@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from serve.architectures import ENCODERS, architectures
 from serve.errors import UserError
 from serve.tensors import TensorError, TensorFile
 
@@ -14,18 +15,6 @@ read. A causal model can do either, as `bundle.json` says."""
 Pooling: TypeAlias = Literal["mean", "last"]
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-_ENCODERS = (
-    "albert",
-    "bert",
-    "camembert",
-    "distilbert",
-    "electra",
-    "modernbert",
-    "mpnet",
-    "nomic_bert",
-    "roberta",
-    "xlm-roberta",
-)
 
 
 class BaseError(UserError, ValueError):
@@ -35,10 +24,10 @@ class BaseError(UserError, ValueError):
 def kind_of(config: dict[str, Any]) -> BaseKind:
     """The kind of base that a Hugging Face `config.json` describes. Raises BaseError if it is
     neither."""
+    if config.get("model_type") in ENCODERS:
+        return "encoder"
     if _causal(config):
         return "causal"
-    if config.get("model_type") in _ENCODERS:
-        return "encoder"
     raise BaseError(
         f"The base is of an unknown kind (architectures {config.get('architectures')}, model_type "
         f"{config.get('model_type')!r}); "
@@ -49,12 +38,12 @@ def kind_of(config: dict[str, Any]) -> BaseKind:
 def pooling_of(config: dict[str, Any]) -> Pooling:
     """Which vector of a text heads read over a base with this `config.json`: the mean over its tokens; under a causal
     model, where no token sees those behind it, the last one's."""
-    causal = _causal(config) and config.get("model_type") not in _ENCODERS
+    causal = _causal(config) and config.get("model_type") not in ENCODERS
     return "last" if causal else "mean"
 
 
 def _causal(config: dict[str, Any]) -> bool:
-    return any(name.endswith(_CAUSAL) for name in config.get("architectures") or [])
+    return any(name.endswith(_CAUSAL) for name in architectures(config))
 
 
 @dataclass(frozen=True)

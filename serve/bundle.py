@@ -21,6 +21,7 @@ from serve.adapter import (
     check_together,
     inspect_adapter,
 )
+from serve.architectures import unserved_base
 from serve.base import BaseError, BaseKind, BaseShapes, kind_of, read_config
 from serve.digest import DigestError, folder_digest
 from serve.errors import UserError
@@ -156,6 +157,20 @@ class Bundle:
         except BaseError as error:
             raise BundleError(str(error)) from error
 
+    def check_base(self) -> None:
+        """Raises BundleError with the reason where no engine could serve the base.
+
+        A base on a hub whose config cannot be fetched now is left to the engine, which has to fetch it all."""
+        kind = self.base_kind()
+        try:
+            config = read_config(self.base_folder or self._fetched_config())
+        except BundleError:
+            return
+        except BaseError as error:
+            raise BundleError(str(error)) from error
+        if (reason := unserved_base(config, kind)) is not None:
+            raise BundleError(reason)
+
     def ensembles(self) -> list[Ensemble]:
         """Every version of every ensemble, by name and version. Raises BundleError at the first
         unsound manifest."""
@@ -264,7 +279,7 @@ class Bundle:
 
     def _base_problems(self) -> Iterator[str]:
         try:
-            self.base_kind()
+            self.check_base()
             if self.base_folder is not None:
                 BaseShapes.read(self.base_folder)
         except (BundleError, BaseError) as error:

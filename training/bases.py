@@ -16,8 +16,10 @@ from rich import box
 from rich.table import Table
 from transformers import AutoModel
 
+from serve.architectures import unserved_base
 from serve.base import BaseError, BaseKind, kind_of, read_config
 from serve.bundle import BaseSpec, Bundle, Ensemble, FusionSpec, Member
+from serve.positions import longest_text
 from serve.side_files import read_tokenizer
 from training.data.cleaning.families import families
 from training.data.cleaning.label_errors import texts_by_label
@@ -168,9 +170,13 @@ def _locate(name: str) -> tuple[Path, BaseKind]:
             "(org/name@revision)"
         )
     try:
-        return folder, kind_of(read_config(folder))
+        config = read_config(folder)
+        kind = kind_of(config)
     except BaseError as error:
         raise RecipeError(str(error)) from None
+    if (reason := unserved_base(config, kind)) is not None:
+        raise RecipeError(f"{name}: {reason}")
+    return folder, kind
 
 
 def _sample(data: Path, text: str, label: str, rows: int) -> _Sample:
@@ -241,7 +247,8 @@ def _try(
 
 def _vectors(model: Any, tokenizer: Any, texts: Sequence[str]) -> tuple[NDArray[np.float64], float]:
     """Unit vectors [N, hidden], and tokens a second of the forward passes."""
-    ids = tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"]
+    limit = min(MAX_TOKENS, longest_text(model.config.to_dict()))
+    ids = tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
     order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
     vectors = np.empty((len(ids), model.config.hidden_size))
     tokens, seconds = 0, 0.0

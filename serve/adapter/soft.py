@@ -9,6 +9,7 @@ from typing import Any
 
 from serve.adapter.folder import CONFIG, WEIGHTS, AdapterError, AdapterKind, named
 from serve.base import BaseShapes
+from serve.positions import longest_text
 from serve.tensors import TensorFile
 
 TENSOR = "prompt_embeddings"
@@ -42,8 +43,8 @@ def check_soft(
                 f"[virtual tokens, {what}]."
             )
     if base is not None:
-        context = base.text_config.get("max_position_embeddings")
-        if isinstance(context, int) and count + 2 > context:
+        context = longest_text(base.config)
+        if count + 2 > context:
             raise AdapterError(
                 f"Its {count} virtual tokens leave no room in the base's context of {context}."
             )

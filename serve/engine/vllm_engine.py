@@ -17,6 +17,7 @@ from serve.adapter import AdapterError, Head, adapter_kind
 from serve.engine.adapters.member_adapters import Equipment
 from serve.engine.adapters.pool import AdapterPool
 from serve.engine.adapters.slot_queue import Turns
+from serve.engine.failure import explained
 from serve.engine.generation.client import Speaker, Voice
 from serve.engine.generation.openai_routes import OpenAIRoutes
 from serve.engine.generation.refusals import generation_refusal, token_fusion
@@ -79,7 +80,7 @@ class VLLMEngine:
     async def start(cls, settings: EngineSettings) -> "VLLMEngine":
         """Load the base and warm it up, so that the first request is as fast as the second.
 
-        Raises EngineSettingError for arguments that cannot be used."""
+        Raises EngineSettingError for arguments that cannot be used, and EngineStartError with what ended the start."""
         check_vllm_version()
         args = engine_args(
             model=settings.model,
@@ -91,14 +92,15 @@ class VLLMEngine:
             max_lora_rank=settings.max_lora_rank,
             given=settings.arguments,
         )
-        llm = AsyncLLM.from_vllm_config(
-            engine_config(args), disable_log_stats=args.disable_log_stats
-        )
-        tokenizer = read_tokenizer(settings.model, settings.revision)
-        prober = await Prober.create(llm, settings.kind, tokenizer)
-        openai = None
-        if settings.kind == "causal":
-            openai = await OpenAIRoutes.create(llm, settings.model, tokenizer)
+        with explained():
+            llm = AsyncLLM.from_vllm_config(
+                engine_config(args), disable_log_stats=args.disable_log_stats
+            )
+            tokenizer = read_tokenizer(settings.model, settings.revision)
+            prober = await Prober.create(llm, settings.kind, tokenizer)
+            openai = None
+            if settings.kind == "causal":
+                openai = await OpenAIRoutes.create(llm, settings.model, tokenizer)
         return cls(llm, settings, tokenizer, prober, openai)
 
     async def prepare(self, version: Version) -> tuple[Probe, ...]:

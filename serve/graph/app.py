@@ -167,6 +167,7 @@ def build_from(settings: Settings) -> Application:
     settings = settings.sealed()  # Ray keeps what it is given
     bundles = [Bundle.open(path) for path in settings.bundles]
     base = bundles[0]  # the controller refuses bundles of another base
+    base.check_base()
     digests = {
         digest
         for bundle in bundles

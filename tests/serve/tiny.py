@@ -23,7 +23,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
-    BertModel,
+    BertForMaskedLM,
     BertTokenizerFast,
     LlamaConfig,
     LlamaForCausalLM,
@@ -86,7 +86,7 @@ def causal_base(
 
 
 def encoder_base(folder: Path, *, seed: int = 0) -> Path:
-    """A BERT of about 0.2M parameters."""
+    """A BERT of about 0.2M parameters, as BERTs are published: with the head of its pretraining."""
     folder.mkdir(parents=True, exist_ok=True)
     words = sorted({word for line in CORPUS for word in line.lower().replace(",", "").split()})
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
@@ -94,7 +94,7 @@ def encoder_base(folder: Path, *, seed: int = 0) -> Path:
     tokenizer = BertTokenizerFast(str(folder / "vocab.txt"))
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
-    model = BertModel(
+    model = BertForMaskedLM(
         BertConfig(
             vocab_size=len(vocabulary),
             hidden_size=64,

@@ -20,6 +20,7 @@ from serve.fusion.token_weights import token_weights
 from serve.fusion.tokens.merge import merge
 from serve.labels import LabelError, LabelPath, encoder, fill, label_paths, label_texts
 from serve.manifest import TokenMethod
+from serve.positions import longest_text
 from serve.side_files import read_generation_defaults, read_tokenizer
 from training.offline.adapters import LoadedAdapters
 from training.offline.writing import Writer, equal_length
@@ -170,7 +171,7 @@ class OfflineMembers:
 
     def _pooled(self, texts: Sequence[str], advance: Advance) -> NDArray[np.float32]:
         """[texts, hidden]"""
-        limit = self._model.config.max_position_embeddings
+        limit = longest_text(self._model.config.to_dict())
         ids = self._tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         vectors = np.empty((len(ids), self._model.config.hidden_size), dtype=np.float32)

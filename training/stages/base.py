@@ -1,7 +1,6 @@
 """The base: found (a path, the hub, a package) or trained from scratch, and put where the bundle wants it."""
 
 import hashlib
-import json
 import re
 import shutil
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from typing import Any, Literal
 
 from transformers import AutoModel, AutoModelForCausalLM
 
-from serve.base import Pooling
+from serve.architectures import architectures, unserved_base
+from serve.base import BaseError, Pooling, kind_of, read_config
 from serve.bundle import BaseSpec
 from serve.side_files import MODEL_FILES, read_tokenizer
 from training.data.readers.records import first_words
@@ -120,17 +120,20 @@ def from_hub(model_id: str, revision: str) -> Path:
 
 
 def _check_model(base: Base) -> None:
+    """Whether the base is one that can be served, and of the kind that the recipe says. Raises RecipeError."""
     try:
-        config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise RecipeError(
-            f"base: {base.folder} holds no model: its config.json is missing or not JSON"
-        ) from None
+        config = read_config(base.folder)
+    except BaseError as error:
+        raise RecipeError(f"base: {base.folder} holds no model: {error}") from None
+    try:
+        found = kind_of(config)
+    except BaseError:  # the recipe says it
+        found = base.kind
     if not any(base.folder.glob("*.safetensors")):
         raise RecipeError(f"base: {base.folder} has no *.safetensors; Choir loads no other weights")
-    architectures = config.get("architectures") or []
-    causal = any(name.endswith("ForCausalLM") for name in architectures)
-    if architectures and causal != (base.kind == "causal"):
+    if (reason := unserved_base(config, found)) is not None:
+        raise RecipeError(f"base: {reason}")
+    if found != base.kind:
         raise RecipeError(
-            f"base.kind is {base.kind}, but {base.folder} holds {', '.join(architectures)}"
+            f"base.kind is {base.kind}, but {base.folder} holds {', '.join(architectures(config))}"
         )

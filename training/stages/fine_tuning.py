@@ -8,6 +8,7 @@ import torch
 from datasets import concatenate_datasets
 from transformers import set_seed
 
+from serve.positions import longest_text
 from training.data.cleaning.families import families_of
 from training.recipe import EnsembleRecipe, FineTuningStage, LoraStage, RecipeError
 from training.stages import causal, encoder
@@ -30,7 +31,7 @@ def tune_base(
     tokenizer, model = base.tokenizer(), base.model()
     if recipe.layers is not None:
         _freeze_above(model, recipe.layers)
-    context = model.config.max_position_embeddings
+    context = longest_text(model.config.to_dict())
     options = FitOptions(
         recipe.epochs, recipe.batch_size, recipe.learning_rate, seed, recipe.early_stopping
     )

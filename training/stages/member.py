@@ -13,6 +13,7 @@ from peft import PeftModel
 from transformers import set_seed
 
 from serve.adapter.origin import record_base
+from serve.positions import longest_text
 from training.data.cleaning.families import families_of
 from training.data.splits import bag
 from training.progress import Advance, counted
@@ -94,7 +95,7 @@ class _Training:
         self._data = data
         self._tokenizer: Any = base.tokenizer()
         self._model: Any = base.model()
-        self._limit = _limit(own, data.max_tokens, self._model.config.max_position_embeddings)
+        self._limit = _limit(own, data.max_tokens, longest_text(self._model.config.to_dict()))
         recipe = own.recipe
         self._options = FitOptions(
             recipe.epochs,

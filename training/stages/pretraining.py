@@ -21,6 +21,7 @@ from transformers import (
     set_seed,
 )
 
+from serve.positions import longest_text
 from training.data.splits import hold_out
 from training.recipe import Objective, RecipeError
 from training.stages.causal import collate_for as causal_batches
@@ -85,7 +86,7 @@ def pretrain(
     Raises RecipeError for documents without two sentences where these are needed."""
     if objective == "masked_next_sentence":
         _demand_sentences(documents.texts)
-    context = model.config.max_position_embeddings
+    context = longest_text(model.config.to_dict())
 
     def features(rows: Dataset) -> Dataset:
         return _features(list(rows["document"]), tokenizer, context, objective, options.seed)

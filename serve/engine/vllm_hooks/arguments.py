@@ -3,20 +3,23 @@
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import vllm
 from transformers import PretrainedConfig
 from vllm import AsyncEngineArgs
-from vllm.config import KVTransferConfig, PoolerConfig, VllmConfig
+from vllm.config import KVTransferConfig, ModelConfig, PoolerConfig, VllmConfig
 from vllm.usage.usage_lib import UsageContext
 
-from serve.base import pooling_of
+from serve.architectures import served_as, unserved_base
+from serve.base import BaseKind, pooling_of
+from serve.engine import backbones
 from serve.engine.lockstep.client import REPORT_COLUMNS
 from serve.engine.media import NOWHERE
 from serve.engine.soft.inputs import SWITCH
 from serve.errors import UserError
+from serve.positions import UNKNOWN, longest_text
 
 SUPPORTED_VLLM = "0.32"
 
@@ -64,6 +67,18 @@ class EngineSettingError(UserError, ValueError):
     """An engine argument that cannot be used, in words for the person who starts the server."""
 
 
+@dataclasses.dataclass
+class ChoirEngineArgs(AsyncEngineArgs):
+    """vLLM's, for texts no longer than the base has positions for, which vLLM alone does not know of every base."""
+
+    longest: int = UNKNOWN
+
+    def create_model_config(self) -> ModelConfig:
+        config = super().create_model_config()
+        config.max_model_len = min(config.max_model_len, self.longest)
+        return config
+
+
 def check_vllm_version() -> None:
     """Fail before anything is loaded when vLLM is not the version whose internals Choir touches.
 
@@ -83,7 +98,7 @@ def engine_args(
     *,
     model: str,
     revision: str | None,
-    kind: Literal["causal", "encoder"],
+    kind: BaseKind,
     dtype: str,
     adapter_slots: int,
     host_adapters: int,
@@ -105,6 +120,17 @@ def engine_args(
                 f"vLLM {vllm.__version__} has no engine argument {name!r} (names are those of vLLM's "
                 "Python API, with underscores)."
             )
+    config, _ = PretrainedConfig.get_config_dict(model, revision=revision)
+    overrides = given.get("hf_overrides") or {}
+    config |= overrides
+    if (reason := unserved_base(config, kind)) is not None:
+        raise EngineSettingError(reason)
+    longest = longest_text(config)
+    length = given.get("max_model_len")
+    if isinstance(length, int) and length > longest:
+        raise EngineSettingError(
+            f"The engine argument max_model_len is {length}, and the base has positions for {longest} tokens."
+        )
     arguments: dict[str, Any] = {
         "model": model,
         "revision": revision,
@@ -137,13 +163,16 @@ def engine_args(
             # Not "classify", whose one head is the base's: each adapter has a head of its own.
             "convert": "embed",
             "pooler_config": PoolerConfig(
-                pooling_type=_pooling(model, revision), use_activation=False
+                pooling_type=pooling_of(config).upper(), use_activation=False
             ),
         }
     if not torch.cuda.is_available():
         arguments |= CPU_DEFAULTS
     arguments |= given
     arguments["allowed_media_domains"] = arguments.get("allowed_media_domains") or [NOWHERE]
+    if (architecture := served_as(config)) is not None:
+        backbones.register()
+        arguments["hf_overrides"] = {**overrides, "architectures": [architecture]}
     if not torch.cuda.is_available():
         _join_the_worker(arguments)
     if kind == "causal":
@@ -151,7 +180,7 @@ def engine_args(
         asked = arguments.get("max_logprobs", AsyncEngineArgs.max_logprobs)
         arguments["max_logprobs"] = asked if asked < 0 else asked + REPORT_COLUMNS
         arguments["additional_config"] = {**arguments.get("additional_config", {}), SWITCH: True}
-    return AsyncEngineArgs(**arguments)
+    return ChoirEngineArgs(longest=longest, **arguments)
 
 
 def engine_config(args: AsyncEngineArgs) -> VllmConfig:
@@ -181,8 +210,3 @@ def _join_the_worker(arguments: dict[str, Any]) -> None:
     arguments.setdefault("distributed_executor_backend", "uni")
     if arguments["distributed_executor_backend"] == "uni":
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-
-
-def _pooling(model: str, revision: str | None) -> Literal["MEAN", "LAST"]:
-    config, _ = PretrainedConfig.get_config_dict(model, revision=revision)
-    return "LAST" if pooling_of(config) == "last" else "MEAN"

@@ -1,8 +1,9 @@
 """What runs inside vLLM's worker processes: vLLM imports this module there, because it is its worker extension.
 
 Two faults of vLLM 0.32 are repaired on import, its sampler learns to report fused log-probabilities
-(`lockstep/logprobs.py`), its runner to take the vectors of prompt adapters (`soft/inputs.py`), and its pooler to leave
-vectors as they are (`plain_pooling.py`), each behind the version guard in `arguments.py`:
+(`lockstep/logprobs.py`), its runner to take the vectors of prompt adapters (`soft/inputs.py`), its pooler to leave
+vectors as they are (`plain_pooling.py`), and its registry to find the backbones of published encoders
+(`backbones.py`), each behind the version guard in `arguments.py`:
 
 - LoRA on the CPU: rows without an adapter index the last adapter slot (`lora_cpu`).
 - A batch in which some requests name the tokens whose log-probabilities they want (`logprob_token_ids`, which label
@@ -17,6 +18,7 @@ from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.sampler import Sampler
 
+from serve.engine import backbones, failure, lora_cpu
 from serve.engine.lockstep import logprobs
 from serve.engine.soft import inputs
 from serve.engine.soft.adapter import SoftKind
@@ -110,3 +112,5 @@ plain_pooling.install()
 repair_sampler()
 logprobs.install()
 inputs.install()
+backbones.register()
+failure.listen()

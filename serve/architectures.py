@@ -1,0 +1,113 @@
+"""Which bases are served: those that vLLM 0.32 has a model of which takes LoRA and answers as transformers does.
+
+Written down here, so that a bundle is checked without loading vLLM. Tests hold the tables against vLLM's registry, and
+docs/bases.md shows what was seen of each architecture."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from serve.causal_models import MORE_THAN_TEXT, TEXT
+
+VLLM = "vLLM 0.32"
+
+BERT_BACKBONE = "ChoirBertBackbone"
+"""The model of `serve/engine/backbones.py`."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A family of encoders: the models of one `model_type`."""
+
+    name: str
+    served_as: str | None = None
+    """The model of vLLM that computes its vectors; None: it is not served."""
+    published: tuple[str, ...] = ()
+    """The architectures that hold nothing but this backbone and a head of its pretraining, which is left behind."""
+    reason: str = ""
+    """Why it is not served, as what follows 'because'."""
+
+
+ENCODERS: Mapping[str, Encoder] = {
+    "albert": Encoder(
+        "ALBERT",
+        reason=f"its layers share their weights, and {VLLM} needs weights for each layer",
+    ),
+    "bert": Encoder(
+        "BERT",
+        BERT_BACKBONE,
+        ("BertModel", "BertForMaskedLM", "BertForPreTraining", "BertForNextSentencePrediction"),
+    ),
+    "camembert": Encoder("CamemBERT", "RobertaModel", ("CamembertModel", "CamembertForMaskedLM")),
+    "deberta": Encoder("DeBERTa", reason=f"{VLLM} has no model with its attention"),
+    "deberta-v2": Encoder("DeBERTa", reason=f"{VLLM} has no model with its attention"),
+    "distilbert": Encoder("DistilBERT", reason=f"{VLLM} has no model of it"),
+    "electra": Encoder(
+        "ELECTRA",
+        BERT_BACKBONE,
+        ("ElectraModel", "ElectraForPreTraining", "ElectraForMaskedLM"),
+    ),
+    "modernbert": Encoder(
+        "ModernBERT", "ModernBertModel", ("ModernBertModel", "ModernBertForMaskedLM")
+    ),
+    "mpnet": Encoder("MPNet", reason=f"{VLLM} has no model with its attention"),
+    "nomic_bert": Encoder("Nomic BERT", reason=f"{VLLM}'s model of it takes no LoRA"),
+    "roberta": Encoder("RoBERTa", "RobertaModel", ("RobertaModel", "RobertaForMaskedLM")),
+    "xlm-roberta": Encoder(
+        "XLM-RoBERTa", "RobertaModel", ("XLMRobertaModel", "XLMRobertaForMaskedLM")
+    ),
+}
+"""By `model_type`."""
+
+
+def unserved_base(config: Mapping[str, Any], kind: Literal["causal", "encoder"]) -> str | None:
+    """Why no engine can serve a base with this `config.json`, as a sentence; None where one can."""
+    names = architectures(config)
+    family = ENCODERS.get(str(config.get("model_type")))
+    if family is not None:
+        return _unserved_encoder(family, names, config, kind)
+    if not names:
+        return (
+            "The base's config.json names no architectures, so nobody can tell which model it is."
+        )
+    if (TEXT | MORE_THAN_TEXT).intersection(names):
+        return None
+    return f"A base of the architecture {names[0]} cannot be served: {VLLM} has no model of it that takes LoRA."
+
+
+def served_as(config: Mapping[str, Any]) -> str | None:
+    """The architecture that vLLM has to be told instead of the one that a served base's `config.json` names; None:
+    vLLM goes by that."""
+    family = ENCODERS.get(str(config.get("model_type")))
+    return family.served_as if family is not None else None
+
+
+def architectures(config: Mapping[str, Any]) -> list[str]:
+    """The names that a `config.json` gives; none where it gives none, or something else than a list of them."""
+    names = config.get("architectures")
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _unserved_encoder(
+    family: Encoder, names: list[str], config: Mapping[str, Any], kind: str
+) -> str | None:
+    refused = f"The base is {family.name} and cannot be served"
+    if family.served_as is None:
+        return f"{refused}, because {family.reason}."
+    if kind == "causal":
+        return f'{refused} as "causal": it reads a text as a whole and writes none. Its kind is "encoder".'
+    unknown = [name for name in names if name not in family.published]
+    if unknown:
+        return (
+            f"{refused} as {unknown[0]}, whose own head would not be asked: save the model without it (transformers: "
+            "AutoModel.from_pretrained(...).save_pretrained(...)) and give each adapter a head.safetensors."
+        )
+    positions = config.get("position_embedding_type") or "absolute"
+    if positions != "absolute":
+        return f"{refused} with positions of the type {positions!r}: only absolute ones are."
+    hidden = config.get("hidden_size")
+    if config.get("embedding_size", hidden) != hidden:
+        return f"{refused} with embeddings that are not as wide as its layers ({VLLM} has no model that widens them)."
+    if config.get("is_decoder"):
+        return f"{refused} as a decoder (is_decoder in config.json): each token must see the whole text."
+    return None

@@ -1,0 +1,56 @@
+"""Make docs/bases.md: which bases are served, as seen of a tiny model of each architecture.
+
+`python -m tests.bench.bases` runs all of them, half a minute each on two cores; with names, those whose architecture
+contains one of them, and keeps the other rows of the page."""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from serve.base import BaseKind
+from tests.bench.bases.candidates import CANDIDATES, Candidate
+from tests.bench.bases.measure import difference
+from tests.bench.bases.page import EQUAL, PAGE, Row, kinds, read, render, unserved
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.bases", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    names = parser.parse_args().names
+    known = {(row.base, row.kind): row for row in read(_page())}
+    wrong: list[Row] = []
+    for candidate in CANDIDATES:
+        for kind in kinds(candidate):
+            key = (candidate.name, kind)
+            asked = not names or any(name in candidate.name for name in names)
+            if not asked and key in known:
+                continue
+            row = _seen(candidate, kind)
+            print(row.base, row.kind, row.reason or row.difference, flush=True)
+            if row.difference is not None and row.difference > EQUAL:
+                wrong.append(row)
+                continue
+            known[key] = row
+            rows = [known[c.name, k] for c in CANDIDATES for k in kinds(c) if (c.name, k) in known]
+            PAGE.write_text(render(rows), encoding="utf-8")
+    for row in wrong:
+        print(
+            f"NOT equal: {row.base} by {row.kind}, {row.difference}: refuse it in serve/architectures.py"
+        )
+    return int(bool(wrong))
+
+
+def _page() -> str:
+    return PAGE.read_text("utf-8") if PAGE.exists() else ""
+
+
+def _seen(candidate: Candidate, kind: BaseKind) -> Row:
+    if (reason := unserved(candidate, kind)) is not None:
+        return Row(candidate.name, kind, reason, None)
+    with tempfile.TemporaryDirectory() as scratch:
+        return Row(candidate.name, kind, None, difference(candidate, kind, Path(scratch)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""What vLLM is told of a base, and the tables of bases against vLLM's own registry. No engine starts."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+import vllm
+
+from serve.architectures import ENCODERS
+from serve.causal_models import MORE_THAN_TEXT, TEXT
+
+pytestmark = pytest.mark.engine
+
+VLLM = Path(vllm.__file__).parent
+
+
+def made(folder: Path, family: str, **values: Any) -> Path:
+    """A config.json as transformers writes it."""
+    import transformers
+
+    architecture = values.pop("architecture", f"{family}ForMaskedLM")
+    sizes = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 64}
+    config = getattr(transformers, f"{family}Config")(**sizes, **values)
+    config.architectures = [architecture]
+    config.save_pretrained(folder)
+    return folder
+
+
+def arguments(base: Path, kind: str = "encoder", **given: Any) -> Any:
+    from serve.engine.vllm_hooks.arguments import engine_args
+
+    return engine_args(
+        model=str(base),
+        revision=None,
+        kind=kind,  # type: ignore[arg-type]
+        dtype="float32",
+        adapter_slots=1,
+        host_adapters=1,
+        max_lora_rank=8,
+        given={"skip_tokenizer_init": True, **given},
+    )
+
+
+@pytest.mark.parametrize("family", ["Roberta", "XLMRoberta", "Camembert"])
+def test_an_engine_takes_no_text_beyond_the_positions_of_a_roberta(
+    tmp_path: Path, family: str
+) -> None:
+    base = made(tmp_path, family, max_position_embeddings=66, pad_token_id=1)
+    args = arguments(base)
+    assert args.hf_overrides["architectures"] == ["RobertaModel"]
+    config = args.create_model_config()
+    assert config.max_model_len == 64
+    assert config.hf_config.max_position_embeddings == 66  # the table's size stays
+    assert arguments(base, max_model_len=32).create_model_config().max_model_len == 32
+
+
+def test_a_length_without_positions_is_refused(tmp_path: Path) -> None:
+    from serve.engine.vllm_hooks.arguments import EngineSettingError
+
+    base = made(tmp_path, "XLMRoberta", max_position_embeddings=66, pad_token_id=1)
+    with pytest.raises(
+        EngineSettingError, match=r"max_model_len is 66, .* positions for 64 tokens"
+    ):
+        arguments(base, max_model_len=66)
+
+
+def test_a_base_without_lora_is_refused_before_vllm_starts(tmp_path: Path) -> None:
+    from serve.engine.vllm_hooks.arguments import EngineSettingError
+
+    base = made(tmp_path, "GPT2", architecture="GPT2LMHeadModel")
+    with pytest.raises(EngineSettingError, match="GPT2LMHeadModel cannot be served"):
+        arguments(base, "causal")
+
+
+def test_what_overrides_a_config_stays_beside_the_backbone(tmp_path: Path) -> None:
+    base = made(tmp_path, "Bert", max_position_embeddings=64)
+    overrides = arguments(base, hf_overrides={"hidden_act": "relu"}).hf_overrides
+    assert overrides == {"hidden_act": "relu", "architectures": ["ChoirBertBackbone"]}
+
+
+def test_positions_are_those_that_vllm_counts(tmp_path: Path) -> None:
+    """Where vLLM counts them rightly."""
+    import transformers
+    from vllm.transformers_utils.model_arch_config_convertor import ModelArchConfigConvertorBase
+
+    from serve.positions import longest_text
+
+    for config in (
+        transformers.LlamaConfig(max_position_embeddings=100),
+        transformers.GPT2Config(n_positions=64),
+        transformers.OPTConfig(max_position_embeddings=64),
+        transformers.ModernBertConfig(max_position_embeddings=64),
+        transformers.CohereConfig(max_position_embeddings=64),
+    ):
+        counted, _ = ModelArchConfigConvertorBase(
+            config, config.get_text_config()
+        ).derive_max_model_len_and_key()
+        assert longest_text(config.to_dict()) == counted, type(config).__name__
+
+
+def test_backbones_are_models_of_vllm_that_take_lora() -> None:
+    from vllm import ModelRegistry
+    from vllm.model_executor.models.interfaces import supports_lora
+
+    from serve.engine import backbones
+
+    backbones.register()
+    for family in ENCODERS.values():
+        if family.served_as is not None:
+            model = ModelRegistry.models[family.served_as].load_model_cls()
+            assert supports_lora(model), family.name
+
+
+def test_a_head_of_pretraining_is_left_behind() -> None:
+    from serve.engine.backbones import backbone
+
+    published: Any = [("bert.encoder.w", 1), ("cls.predictions.bias", 2)]
+    assert list(backbone(published, "bert")) == [("encoder.w", 1)]
+    bare: Any = [("encoder.w", 1), ("pooler.dense.weight", 2)]
+    assert list(backbone(bare, "bert")) == bare
+
+
+def test_causal_models_are_those_of_vllms_registry_that_take_lora() -> None:
+    """Read in vLLM's source: some of its models cannot be imported without packages that Choir leaves out."""
+    names = ("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS", "_TRANSFORMERS_SUPPORTED_MODELS")
+    registered: dict[str, str] = {}
+    for node in ast.parse((VLLM / "model_executor/models/registry.py").read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in names:
+            registered |= {name: value[1] for name, value in ast.literal_eval(node.value).items()}
+    bases = _bases()
+    with_lora = {name for name, model in registered.items() if _takes_lora(model, bases)}
+    assert with_lora == TEXT | MORE_THAN_TEXT
+    assert not TEXT & MORE_THAN_TEXT
+
+
+def _bases() -> dict[str, set[str]]:
+    """The names of the classes that each class of vLLM's models comes from."""
+    found: dict[str, set[str]] = {}
+    for folder in (VLLM / "model_executor/models", VLLM / "models"):
+        for file in folder.rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    own = {ast.unparse(base).split(".")[-1] for base in node.bases}
+                    found.setdefault(node.name, set()).update(own)
+    return found
+
+
+def _takes_lora(model: str, bases: dict[str, set[str]], seen: frozenset[str] = frozenset()) -> bool:
+    if model == "SupportsLoRA":
+        return True
+    above = bases.get(model, set()) - seen
+    return any(_takes_lora(each, bases, seen | above | {model}) for each in above)
