@@ -14,6 +14,8 @@ VLLM = "vLLM 0.32"
 BERT_BACKBONE = "ChoirBertBackbone"
 """The model of `serve/engine/backbones.py`."""
 
+_NO_MODEL = f"{VLLM} has no model of it"
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -29,19 +31,16 @@ class Encoder:
 
 
 ENCODERS: Mapping[str, Encoder] = {
-    "albert": Encoder(
-        "ALBERT",
-        reason=f"its layers share their weights, and {VLLM} needs weights for each layer",
-    ),
+    "albert": Encoder("ALBERT", reason=_NO_MODEL),
     "bert": Encoder(
         "BERT",
         BERT_BACKBONE,
         ("BertModel", "BertForMaskedLM", "BertForPreTraining", "BertForNextSentencePrediction"),
     ),
     "camembert": Encoder("CamemBERT", "RobertaModel", ("CamembertModel", "CamembertForMaskedLM")),
-    "deberta": Encoder("DeBERTa", reason=f"{VLLM} has no model with its attention"),
-    "deberta-v2": Encoder("DeBERTa", reason=f"{VLLM} has no model with its attention"),
-    "distilbert": Encoder("DistilBERT", reason=f"{VLLM} has no model of it"),
+    "deberta": Encoder("DeBERTa", reason=_NO_MODEL),
+    "deberta-v2": Encoder("DeBERTa", reason=_NO_MODEL),
+    "distilbert": Encoder("DistilBERT", reason=_NO_MODEL),
     "electra": Encoder(
         "ELECTRA",
         BERT_BACKBONE,
@@ -50,7 +49,7 @@ ENCODERS: Mapping[str, Encoder] = {
     "modernbert": Encoder(
         "ModernBERT", "ModernBertModel", ("ModernBertModel", "ModernBertForMaskedLM")
     ),
-    "mpnet": Encoder("MPNet", reason=f"{VLLM} has no model with its attention"),
+    "mpnet": Encoder("MPNet", reason=_NO_MODEL),
     "nomic_bert": Encoder("Nomic BERT", reason=f"{VLLM}'s model of it takes no LoRA"),
     "roberta": Encoder("RoBERTa", "RobertaModel", ("RobertaModel", "RobertaForMaskedLM")),
     "xlm-roberta": Encoder(

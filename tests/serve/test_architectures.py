@@ -39,8 +39,8 @@ def test_a_published_base_is_served_as_its_backbone(
     [
         ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel .* LoRA"),
         ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}, "has no model of it"),
-        ({"model_type": "mpnet", "architectures": ["MPNetForMaskedLM"]}, "MPNet .* its attention"),
-        ({"model_type": "albert", "architectures": ["AlbertModel"]}, "ALBERT .* share their weights"),
+        ({"model_type": "mpnet", "architectures": ["MPNetForMaskedLM"]}, "MPNet .* has no model of it"),
+        ({"model_type": "albert", "architectures": ["AlbertModel"]}, "ALBERT .* has no model of it"),
         (
             {"model_type": "bert", "architectures": ["BertForSequenceClassification"]},
             "BertForSequenceClassification, whose own head would not be asked",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from serve.adapter import Head
+from serve.adapter.folder import read_config
 from serve.base import pooling_of
 from serve.bundle import Bundle, Ensemble, Member
 from serve.fusion.labels.tasks import outputs
@@ -59,16 +60,19 @@ class OfflineMembers:
         loader = AutoModel if plain else AutoModelForCausalLM
         self._tokenizer = read_tokenizer(bundle.base_source, bundle.base_revision)
         self._model: Any = loader.from_pretrained(**source, dtype=torch.float32)
+        folders = {
+            ref.digest: bundle.adapter_dir(ref)
+            for member in ensemble.members
+            for ref in member.adapters
+        }
         self._adapters = LoadedAdapters(
-            self._model,
-            {
-                ref.digest: bundle.adapter_dir(ref)
-                for member in ensemble.members
-                for ref in member.adapters
-            },
-            bundle.base_folder,
-            bundle.base_kind(),
+            self._model, folders, bundle.base_folder, bundle.base_kind()
         )
+        # What is longer is cut as in training: a text that a head reads at its end, a prompt at its beginning.
+        virtual = [
+            read_config(folder).get("num_virtual_tokens") or 0 for folder in folders.values()
+        ]
+        self._room = longest_text(self._model.config.to_dict()) - max(virtual, default=0)
 
     def outputs(
         self,
@@ -93,7 +97,7 @@ class OfflineMembers:
         self, texts: Sequence[str], max_new_tokens: int, advance: Advance = _no_progress
     ) -> list[list[str]]:
         """Greedy answers of each member to each text: [members][texts], without surrounding space."""
-        prompts = self._prompts(texts)
+        prompts = self._prompts(texts, max_new_tokens)
         return [
             self._writer.write([member], prompts, [1.0], "average", max_new_tokens, advance)
             for member in self.ensemble.members
@@ -108,8 +112,14 @@ class OfflineMembers:
     ) -> list[str]:
         """Greedy answers that all members write together, fused at every token by the manifest's weights."""
         members, weights = self.ensemble.members, token_weights(self.ensemble, method)
-        prompts = self._prompts(texts)
+        prompts = self._prompts(texts, max_new_tokens)
         return self._writer.write(members, prompts, weights, method, max_new_tokens, advance)
+
+    def _prompts(self, texts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
+        """Token ids of the prompts, each without its beginning where the answer would have no place otherwise."""
+        room = max(self._room - max_new_tokens, 1)
+        encode = encoder(self._tokenizer)
+        return [ids[-room:] for ids in encode([fill(self.ensemble.template, t) for t in texts])]
 
     def answer_log_probs(
         self,
@@ -148,10 +158,6 @@ class OfflineMembers:
         )
         return Writer(self._model, self._adapters, self._tokenizer, defaults)
 
-    def _prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of the template filled in."""
-        return encoder(self._tokenizer)([fill(self.ensemble.template, text) for text in texts])
-
     def _head_scores(
         self,
         member: Member,
@@ -171,8 +177,7 @@ class OfflineMembers:
 
     def _pooled(self, texts: Sequence[str], advance: Advance) -> NDArray[np.float32]:
         """[texts, hidden]"""
-        limit = longest_text(self._model.config.to_dict())
-        ids = self._tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
+        ids = self._tokenizer(list(texts), truncation=True, max_length=self._room)["input_ids"]
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         vectors = np.empty((len(ids), self._model.config.hidden_size), dtype=np.float32)
         for start in range(0, len(order), INPUT_ROWS):
@@ -191,7 +196,10 @@ class OfflineMembers:
         """[texts, labels] of the labels' texts."""
         encode = encoder(self._tokenizer)
         labels = label_texts(self.ensemble.labels or [], self.ensemble.verbalizers)
-        plans = [label_paths(encode, fill(self.ensemble.template, text), labels) for text in texts]
+        plans = [
+            _within(label_paths(encode, fill(self.ensemble.template, text), labels), self._room)
+            for text in texts
+        ]
         shared = [min(len(path.context) for path in plan) for plan in plans]
         result = np.empty((len(texts), len(labels)), dtype=np.float64)
         for chunk in equal_length(shared, max(1, LABEL_ROWS // len(labels))):
@@ -229,3 +237,15 @@ class OfflineMembers:
             rest = rest.double().log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(-1)
             scores = torch.cat([scores, rest * counted[:, 1:]], dim=1)
         return scores.sum(dim=1).reshape(len(plans), labels)
+
+
+def _within(plan: Sequence[LabelPath], room: int) -> Sequence[LabelPath]:
+    """The paths of one prompt without its first tokens, as many as do not fit before the longest label."""
+    over = max(len(path.context) + len(path.tokens) for path in plan) - room
+    if over <= 0:
+        return plan
+    if over >= min(len(path.context) for path in plan):
+        raise LabelError(
+            f"A label leaves no place for a prompt: the base has positions for {room} tokens."
+        )
+    return [LabelPath(path.context[over:], path.tokens) for path in plan]

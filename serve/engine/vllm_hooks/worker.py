@@ -18,7 +18,7 @@ from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.sampler import Sampler
 
-from serve.engine import backbones, failure, lora_cpu
+from serve.engine import backbones, failure
 from serve.engine.lockstep import logprobs
 from serve.engine.soft import inputs
 from serve.engine.soft.adapter import SoftKind

@@ -112,6 +112,19 @@ def test_backbones_are_models_of_vllm_that_take_lora() -> None:
             assert supports_lora(model), family.name
 
 
+def test_encoders_that_are_refused_have_no_model_that_takes_lora() -> None:
+    from vllm import ModelRegistry
+    from vllm.model_executor.models.interfaces import supports_lora
+
+    for family in ENCODERS.values():
+        if family.served_as is None:
+            start = family.name.replace(" ", "").lower()
+            own = [name for name in ModelRegistry.models if name.lower().startswith(start)]
+            assert not any(
+                supports_lora(ModelRegistry.models[name].load_model_cls()) for name in own
+            )
+
+
 def test_a_head_of_pretraining_is_left_behind() -> None:
     from serve.engine.backbones import backbone
 
