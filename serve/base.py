@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from serve.architectures import ENCODERS, architectures
+from serve.architectures import ENCODERS, architectures, unserved_base
 from serve.errors import UserError
 from serve.tensors import TensorError, TensorFile
 
@@ -33,6 +33,12 @@ def kind_of(config: dict[str, Any]) -> BaseKind:
         f"{config.get('model_type')!r}); "
         'say "kind": "causal" or "kind": "encoder" in bundle.json.'
     )
+
+
+def check_served(config: dict[str, Any], kind: BaseKind) -> None:
+    """Raises BaseError with the reason where no engine can serve a base with this `config.json`."""
+    if (reason := unserved_base(config, kind)) is not None:
+        raise BaseError(reason)
 
 
 def pooling_of(config: dict[str, Any]) -> Pooling:

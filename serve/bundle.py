@@ -21,8 +21,7 @@ from serve.adapter import (
     check_together,
     inspect_adapter,
 )
-from serve.architectures import unserved_base
-from serve.base import BaseError, BaseKind, BaseShapes, kind_of, read_config
+from serve.base import BaseError, BaseKind, BaseShapes, check_served, kind_of, read_config
 from serve.digest import DigestError, folder_digest
 from serve.errors import UserError
 from serve.files import write_atomically
@@ -158,18 +157,11 @@ class Bundle:
             raise BundleError(str(error)) from error
 
     def check_base(self) -> None:
-        """Raises BundleError with the reason where no engine could serve the base.
-
-        A base on a hub whose config cannot be fetched now is left to the engine, which has to fetch it all."""
-        kind = self.base_kind()
-        try:
-            config = read_config(self.base_folder or self._fetched_config())
-        except BundleError:
-            return
-        except BaseError as error:
-            raise BundleError(str(error)) from error
-        if (reason := unserved_base(config, kind)) is not None:
-            raise BundleError(reason)
+        """Raises BaseError with the reason where no engine could serve the base. One on a hub that is not on this
+        machine is left to the engine, which has to fetch it."""
+        kind, folder = self.base_kind(), self.base_folder or self._cached()
+        if folder is not None:
+            check_served(read_config(folder), kind)
 
     def ensembles(self) -> list[Ensemble]:
         """Every version of every ensemble, by name and version. Raises BundleError at the first
@@ -357,6 +349,12 @@ class Bundle:
                 f"{relative} leads out of the bundle {self.path}; copy the files into it."
             )
         return path
+
+    def _cached(self) -> Path | None:
+        from huggingface_hub import try_to_load_from_cache
+
+        file = try_to_load_from_cache(self.base_source, "config.json", revision=self.base_revision)
+        return Path(file).parent if isinstance(file, str) else None
 
     def _fetched_config(self) -> Path:
         """A folder with the `config.json` of a base on a hub, from the local cache where it is."""

@@ -163,7 +163,7 @@ def build(args: Mapping[str, Any]) -> Application:
 
 
 def build_from(settings: Settings) -> Application:
-    """The graph of one server. Raises BundleError."""
+    """The graph of one server. Raises BundleError and BaseError."""
     settings = settings.sealed()  # Ray keeps what it is given
     bundles = [Bundle.open(path) for path in settings.bundles]
     base = bundles[0]  # the controller refuses bundles of another base
