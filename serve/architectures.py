@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from serve.causal_models import MORE_THAN_TEXT, TEXT
+from serve.causal_models import DIFFERENT, MORE_THAN_TEXT, TEXT
 
 VLLM = "vLLM 0.32"
 
@@ -68,6 +68,11 @@ def unserved_base(config: Mapping[str, Any], kind: Literal["causal", "encoder"])
     if not names:
         return (
             "The base's config.json names no architectures, so nobody can tell which model it is."
+        )
+    if DIFFERENT.intersection(names):
+        return (
+            f"A base of the architecture {names[0]} cannot be served: {VLLM}'s model of it does not answer as "
+            "transformers does."
         )
     if (TEXT | MORE_THAN_TEXT).intersection(names):
         return None

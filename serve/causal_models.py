@@ -34,6 +34,9 @@ TEXT = frozenset(
 )
 """Those that read text."""
 
+DIFFERENT = frozenset({"GPTBigCodeForCausalLM"})
+"""Those of them that were seen to answer something else than transformers."""
+
 MORE_THAN_TEXT = frozenset(
     """
     AudioFlamingo3ForConditionalGeneration BagelForConditionalGeneration

@@ -138,23 +138,20 @@ def _encoders() -> list[Candidate]:
 def _causal() -> list[Candidate]:
     grouped = {"num_key_value_heads": 1}
     head = {**grouped, "head_dim": 32}
-    moe = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, **head}
     gpt2 = {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": POSITIONS}
     attention = ("q_proj", "k_proj", "v_proj", "o_proj")
     return [
         Candidate("LlamaForCausalLM", "LlamaConfig", grouped, heads=True),
         Candidate("LlamaForCausalLM", "LlamaConfig", {**grouped, "tie_word_embeddings": True}, note="tied"),
         Candidate("MistralForCausalLM", "MistralConfig", grouped),
-        Candidate("MixtralForCausalLM", "MixtralConfig", {**grouped, "num_local_experts": 4}, attention),
         Candidate("Qwen2ForCausalLM", "Qwen2Config", grouped, heads=True),
         Candidate("Qwen3ForCausalLM", "Qwen3Config", head),
-        Candidate("Qwen3MoeForCausalLM", "Qwen3MoeConfig", moe, attention),
         Candidate("GemmaForCausalLM", "GemmaConfig", head),
         Candidate("Gemma2ForCausalLM", "Gemma2Config", {**head, "query_pre_attn_scalar": 32}),
         Candidate("Gemma3ForCausalLM", "Gemma3TextConfig", {**head, "query_pre_attn_scalar": 32}),
         Candidate("Phi3ForCausalLM", "Phi3Config", grouped),
         Candidate("PhiForCausalLM", "PhiConfig"),
-        Candidate("GPTNeoXForCausalLM", "GPTNeoXConfig", heads=True),
+        Candidate("GPTNeoXForCausalLM", "GPTNeoXConfig"),
         Candidate("GPTBigCodeForCausalLM", "GPTBigCodeConfig", gpt2),
         Candidate("OPTForCausalLM", "OPTConfig", {"ffn_dim": 128, "word_embed_proj_dim": 64}, heads=True),
         Candidate("OlmoForCausalLM", "OlmoConfig", grouped),
@@ -163,7 +160,7 @@ def _causal() -> list[Candidate]:
         Candidate("SmolLM3ForCausalLM", "SmolLM3Config", grouped),
         Candidate("Starcoder2ForCausalLM", "Starcoder2Config", grouped),
         Candidate("CohereForCausalLM", "CohereConfig", grouped),
-        Candidate("Glm4ForCausalLM", "Glm4Config", head),
+        Candidate("Glm4ForCausalLM", "Glm4Config", head, attention),
         Candidate("GPT2LMHeadModel", "GPT2Config", gpt2),
         Candidate("GPTJForCausalLM", "GPTJConfig", {**gpt2, "rotary_dim": 16}),
         Candidate("BloomForCausalLM", "BloomConfig", {"n_layer": 2, "n_head": 2}),

@@ -45,7 +45,8 @@ def _by_peft(
 
     causal = "ForCausalLM" in candidate.architecture
     loader = AutoModelForCausalLM if causal else AutoModel
-    model: Any = loader.from_pretrained(base, dtype=torch.float32)
+    # Gemma2's cap of the attention's logits is left out by the faster implementations
+    model: Any = loader.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
     targets = candidate.targets if isinstance(candidate.targets, str) else list(candidate.targets)
     torch.manual_seed(1)
     options = {"r": 4, "lora_alpha": 8, "target_modules": targets, "exclude_modules": ".*pooler.*"}
