@@ -78,9 +78,10 @@ first position is the one behind the padding token's id: 512 of 514. The engine 
 offline and in training it is cut.
 
 The table is made by `python -m tests.bench.bases`: a tiny model of each architecture, with random weights and a LoRA
-over its linear layers, in the engine's worker on the CPU in float32, against PEFT and transformers (eager attention). The figure is the
-largest absolute difference of pooled vectors (`heads`) or of log-probabilities of the next token (`text`), with the
-adapter and without it, for texts of 3 and 11 tokens and of all positions, over the standard deviation of the values.
+over its linear layers, in the engine's worker on the CPU in float32, against PEFT and transformers (eager attention).
+The figure is the largest absolute difference of pooled vectors (`heads`) or of log-probabilities of the next token
+(`text`), with the adapter and without it, for texts of 3 and 11 tokens and of all positions, over the standard
+deviation of the values.
 
 | base | answers by | seen |
 |---|---|---|
