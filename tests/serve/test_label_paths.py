@@ -16,6 +16,8 @@ LABELS = [
     " yes",
     "s",
     " 1",
+    "1",
+    "please",
     "0",
     " ca",
     ".",
@@ -54,7 +56,9 @@ def digits_by_three() -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokens.train_from_iterator([*CORPUS, "123 456 123456 12 1000 2000"], trainer)
+    tokens.train_from_iterator(
+        [*CORPUS, *["111 11 123 456 781 234 567 812 345 678"] * 200], trainer
+    )
     tokens.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", tokens.token_to_id("<s>"))]
     )
@@ -162,8 +166,16 @@ def prompts(seed: int, number: int) -> list[str]:
     return texts
 
 
+ENDLESS = [
+    stem * (700 // len(stem)) + ending
+    for stem in ("1", "12345678", "please", "カード", "-")
+    for ending in ("", "1", "12", "card", " ")
+]
+"""No space near the end where a prompt could be cut: what is read again may be cut where the prompt is not."""
+
+
 def test_paths_are_those_of_prompt_and_label_tokenised_as_one(encode: Encode) -> None:
-    for prompt in prompts(seed=1, number=60):
+    for prompt in [*ENDLESS, *prompts(seed=1, number=60)]:
         expected = by_the_rule(encode, prompt, LABELS)
         different = {path: label for label, path in expected.items() if path[1]}
         paths = label_paths(encode, prompt, list(different.values()))
