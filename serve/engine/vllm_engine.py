@@ -37,8 +37,8 @@ from serve.engine.loaded import Loaded, absent_refusal, members_of, not_loaded, 
 from serve.engine.places import BATCHES, Places
 from serve.engine.probe import Prober
 from serve.engine.remaining import without
-from serve.engine.scoring.heads import PAIR_UNUSED, EncoderPooler, refuse_mixed
-from serve.engine.scoring.labels_as_text import CausalScorer
+from serve.engine.scoring.heads import PAIR_UNUSED, EncoderPooler, Head, refuse_mixed
+from serve.engine.scoring.labels_as_text import PAIR_MISSING, CausalScorer
 from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args, engine_config
 from serve.fusion.fuse import Fusion, FusionError
 from serve.fusion.fused import Answers, FusedValues, agreeing
@@ -253,7 +253,7 @@ class VLLMEngine:
             pair_needed = "{text_pair}" in ensemble.template
             for text in call.inputs:
                 if (text.text_pair is not None) != pair_needed:
-                    raise labels.LabelError(_PAIR_MISSING if pair_needed else PAIR_UNUSED)
+                    raise labels.LabelError(PAIR_MISSING if pair_needed else PAIR_UNUSED)
             scored = await self._causal.score(
                 [labels.fill(ensemble.template, text.text, text.text_pair) for text in call.inputs],
                 labels.label_texts(ensemble.labels or (), ensemble.verbalizers),
@@ -359,9 +359,6 @@ class VLLMEngine:
     async def close(self) -> None:
         """See `interface.Engine`."""
         await asyncio.to_thread(self._llm.shutdown)
-
-
-_PAIR_MISSING = "The ensemble's template needs a text_pair with every input."
 
 
 def _merge(

@@ -21,6 +21,8 @@ from serve.engine.texts import TextLimit, few_at_a_time
 from serve.engine.vllm_hooks.scheduler import COMPUTE_FROM
 from serve.labels import LabelError, LabelPath, encoder, label_paths
 
+PAIR_MISSING = "The ensemble's template needs a text_pair with every input."
+
 
 @dataclass(frozen=True)
 class LabelScores:
