@@ -127,7 +127,11 @@ class Settings(BaseSettings):
     body_timeout_seconds: float = Field(
         60, gt=0, description="Seconds that a request's body may take to arrive; above, 408."
     )
-    max_inputs: int = Field(1024, ge=1, description="Inputs of one predict request; above, 400.")
+    max_inputs: int = Field(
+        1024,
+        ge=1,
+        description="Inputs of one predict request, or answers of one completion; above, 400.",
+    )
     max_members: int = Field(64, ge=1, description="Members of one ensemble; above, 400.")
     max_body_mb: float = Field(32, gt=0, description="Size of a request's body in MB; above, 413.")
     max_in_flight: int = Field(

@@ -63,7 +63,7 @@ class OpenAIRoutes:
         app.state.openai_serving_models.model_name = lambda lora_request=None: speaking.get().model
         return cls(app, llm, tokenizer)
 
-    async def _refusal(self, call: GenerateCall) -> Refusal | None:
+    async def _refuse_unread(self, call: GenerateCall) -> Refusal | None:
         """Why vLLM is not asked at all."""
         domains, local = self._model.allowed_media_domains, self._model.allowed_local_media_path
         refusal = length_refusal(call, self._limit) or media_refusal(
@@ -82,7 +82,7 @@ class OpenAIRoutes:
         self, call: GenerateCall, voice: Voice
     ) -> AsyncGenerator[bytes | Refusal, None]:
         """The body of the answer, or a refusal first."""
-        refusal = await self._refusal(call)
+        refusal = await self._refuse_unread(call)
         if refusal is None and call.prompts:
             refusal = await self._render(call, voice, call.prompts)
         if refusal is not None:
