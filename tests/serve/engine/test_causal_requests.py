@@ -1,0 +1,112 @@
+"""What label scoring asks of vLLM: how much at once, and that the answers come together right."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+from vllm.logprobs import FlatLogprobs
+
+from serve.engine.adapters.member_adapters import Equipment
+from serve.engine.places import Places
+from serve.engine.scoring.labels_as_text import CausalScorer
+from serve.labels import encoder, label_paths
+from tests.serve import tiny
+
+CONTEXT = 512
+LABELS = [
+    *[f" {one}{other}" for one in "abcdefgh" for other in "abcdefghik"][:77],
+    " card",
+    " card lost",
+]
+
+
+def log_probability(prefix: Sequence[int], token: int) -> float:
+    """A model: any number that depends on all that stands before the token."""
+    digest = hashlib.sha256(repr((list(prefix), token)).encode()).digest()
+    return -(1 + int.from_bytes(digest[:4], "big") / 2**32)
+
+
+class FakeLLM:
+    """vLLM's engine over that model, which counts what is asked of it at once."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.model_config = SimpleNamespace(max_model_len=CONTEXT)
+        self._tokenizer = tokenizer
+        self.running = self.most = self.asked = 0
+
+    def get_tokenizer(self) -> Any:
+        return self._tokenizer
+
+    async def generate(
+        self, prompt: Any, params: Any, request_id: str, lora_request: Any
+    ) -> AsyncIterator[Any]:
+        self.asked += 1
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await asyncio.sleep(0)
+            ids = prompt["prompt_token_ids"]
+            told = FlatLogprobs()
+            if params.prompt_logprobs is not None:
+                told.start_indices = list(range(len(ids)))
+                told.logprobs = [0.0] + [
+                    log_probability(ids[:place], ids[place]) for place in range(1, len(ids))
+                ]
+            position = {
+                token: SimpleNamespace(logprob=log_probability(ids, token))
+                for token in params.logprob_token_ids
+            }
+            yield SimpleNamespace(
+                outputs=[SimpleNamespace(finish_reason="length", logprobs=[position])],
+                prompt_logprobs=told,
+            )
+        finally:
+            self.running -= 1
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return AutoTokenizer.from_pretrained(tiny.causal_base(tmp_path_factory.mktemp("base")))
+
+
+def expected(tokenizer: Any, prompt: str) -> list[float]:
+    scores = []
+    for path in label_paths(encoder(tokenizer), prompt, LABELS):
+        ids = [*path.context, *path.tokens]
+        start = len(path.context)
+        scores.append(
+            sum(log_probability(ids[:place], ids[place]) for place in range(start, len(ids)))
+        )
+    return scores
+
+
+async def test_many_inputs_members_and_labels_are_never_in_vllm_all_at_once(tokenizer: Any) -> None:
+    llm: Any = FakeLLM(tokenizer)
+    places = Places(16)
+    prompts = [f"{number} where is my card\nIntent:" for number in range(32)]
+    scored = await CausalScorer(llm).score(prompts, LABELS, [Equipment()] * 4, places.line())
+    assert llm.asked > 32 * 4 * 10, "one request a member, a prompt and a beginning of labels"
+    assert llm.most == 16
+    assert llm.running == 0
+    wanted = np.array([expected(tokenizer, prompt) for prompt in prompts])
+    for member in range(4):
+        np.testing.assert_allclose(scored.scores[member], wanted, rtol=1e-12)
+
+
+async def test_means_are_over_each_labels_own_tokens(tokenizer: Any) -> None:
+    llm: Any = FakeLLM(tokenizer)
+    prompt = "where is my card\nIntent:"
+    scored = await CausalScorer(llm).score(
+        [prompt], LABELS, [Equipment()], Places(4).line(), mean=True
+    )
+    lengths = [len(path.tokens) for path in label_paths(encoder(tokenizer), prompt, LABELS)]
+    assert len(set(lengths)) > 1
+    wanted = np.array(expected(tokenizer, prompt)) / lengths
+    np.testing.assert_allclose(scored.scores[0, 0], wanted, rtol=1e-12)
+    assert scored.prompt_tokens == len(tokenizer(prompt)["input_ids"])
+    assert scored.member_tokens == scored.prompt_tokens + sum(lengths)
