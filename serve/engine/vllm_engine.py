@@ -37,7 +37,7 @@ from serve.engine.loaded import Loaded, absent_refusal, members_of, not_loaded, 
 from serve.engine.places import BATCHES, Places
 from serve.engine.probe import Prober
 from serve.engine.remaining import without
-from serve.engine.scoring.heads import PAIR_UNUSED, EncoderPooler, Head, refuse_mixed
+from serve.engine.scoring.heads import PAIR_UNUSED, EncoderPooler, refuse_mixed
 from serve.engine.scoring.labels_as_text import PAIR_MISSING, CausalScorer
 from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args, engine_config
 from serve.fusion.fuse import Fusion, FusionError
