@@ -1,6 +1,5 @@
 """Golden inputs: texts whose answer is known, which every replica answers before a version goes live."""
 
-import asyncio
 import json
 import logging
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from serve.fusion.fused import Answers, Fused, FusedSets
 from serve.golden import GOLDEN_TOKENS
 from serve.labels import fill
 from serve.manifest import Golden
+from serve.together import together
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +85,8 @@ async def _written(
     engine: Engine, version: Version, golden: Sequence[Golden], first: int
 ) -> list[str | None] | Refusal:
     """The same of texts, which are written greedily."""
-    found = await asyncio.gather(
-        *(_greedy(engine, version, each, first + row) for row, each in enumerate(golden))
+    found = await together(
+        _greedy(engine, version, each, first + row) for row, each in enumerate(golden)
     )
     said: list[str | None] = []
     for each, text in zip(golden, found, strict=True):

@@ -14,6 +14,12 @@ from serve.fusion.fused import Answers
 from serve.manifest import Ensemble, Member
 
 VERSION_NOT_LOADED = "version_not_loaded"
+ENGINE_GONE = "engine_gone"
+"""Code of a refusal: the engine was dead when the call came, and has done nothing for it."""
+ENGINE_DIED = "engine_died"
+"""Code of a refusal: the engine died while it worked on the call."""
+MEMBER_FAILED = "member_failed"
+"""Code of a refusal: what the version's own members or fitted parameters gave cannot be answered with."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +197,7 @@ class Engine(Protocol):
     def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         """Yield the body of the answer: server-sent events if the body asks for a stream, else one JSON document.
 
-        A refusal can only be the first item."""
+        A refusal is always the last item: the only one, or, of a stream, why it broke off."""
         ...
 
     async def release(self, key: str) -> None:

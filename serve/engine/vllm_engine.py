@@ -17,11 +17,13 @@ from serve.adapter import AdapterError, Head, adapter_kind
 from serve.engine.adapters.member_adapters import Equipment
 from serve.engine.adapters.pool import AdapterPool
 from serve.engine.adapters.slot_queue import Turns
+from serve.engine.death import answered, death_of, streamed
 from serve.engine.failure import explained
 from serve.engine.generation.client import Speaker, Voice
 from serve.engine.generation.openai_routes import OpenAIRoutes
 from serve.engine.generation.refusals import generation_refusal, token_fusion
 from serve.engine.interface import (
+    MEMBER_FAILED,
     EngineSettings,
     EngineState,
     GenerateCall,
@@ -35,17 +37,18 @@ from serve.engine.interface import (
 )
 from serve.engine.loaded import Loaded, absent_refusal, members_of, not_loaded, present
 from serve.engine.places import BATCHES, Places
+from serve.engine.prediction import prediction
 from serve.engine.probe import Prober
 from serve.engine.remaining import without
 from serve.engine.scoring.heads import PAIR_UNUSED, EncoderPooler, refuse_mixed
 from serve.engine.scoring.labels_as_text import PAIR_MISSING, CausalScorer
 from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args, engine_config
+from serve.fusion.errors import OutputError
 from serve.fusion.fuse import Fusion, FusionError
-from serve.fusion.fused import Answers, FusedValues, agreeing
-from serve.fusion.labels.tasks import outputs
 from serve.manifest import Ensemble, Member
 from serve.servable import unserved_ensemble
 from serve.side_files import read_tokenizer
+from serve.together import together
 
 logger = logging.getLogger(__name__)
 
@@ -213,10 +216,13 @@ class VLLMEngine:
         loaded = self._versions[key]
         alone = [(digest, self._adapters.alone(digest)) for digest in loaded.ensemble.digests]
         async with self._turns.turn(loaded.loras):
-            return tuple(await asyncio.gather(*(self._prober.probe(*each) for each in alone)))
+            return tuple(await together(self._prober.probe(*each) for each in alone))
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
         """See `interface.Engine`."""
+        return await answered(self._llm, lambda: self._predict(call))
+
+    async def _predict(self, call: PredictCall) -> Prediction | Refusal:
         loaded = self._versions.get(call.version)
         if loaded is None:
             return not_loaded(call.version)
@@ -236,10 +242,12 @@ class VLLMEngine:
             try:
                 scores, prompt_tokens, member_tokens = await self._scores(loaded, members, call)
                 return await asyncio.to_thread(
-                    _merge, loaded, members, call, scores, prompt_tokens, member_tokens
+                    prediction, loaded, members, call, scores, prompt_tokens, member_tokens
                 )
             except labels.LabelError as error:
                 return Refusal(400, str(error), param="input")
+            except OutputError as error:
+                return Refusal(500, f"{call.version} cannot answer this: {error}", MEMBER_FAILED)
             except FusionError as error:
                 return Refusal(400, str(error), param="fusion")
 
@@ -270,6 +278,11 @@ class VLLMEngine:
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         """See `interface.Engine`."""
+        async with aclosing(streamed(self._llm, self._generate(call))) as parts:
+            async for part in parts:
+                yield part
+
+    async def _generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         loaded = self._versions.get(call.version)
         if loaded is None:
             yield not_loaded(call.version)
@@ -353,53 +366,13 @@ class VLLMEngine:
         )
 
     async def check_health(self) -> None:
-        """Raises when vLLM's engine process is dead."""
+        """Raises when vLLM's core process is dead."""
         await self._llm.check_health()
+
+    async def death(self) -> None:
+        """Returns when vLLM's core process is dead."""
+        await death_of(self._llm)
 
     async def close(self) -> None:
         """See `interface.Engine`."""
         await asyncio.to_thread(self._llm.shutdown)
-
-
-def _merge(
-    loaded: Loaded,
-    members: tuple[Member, ...],
-    call: PredictCall,
-    scores: NDArray[np.float64],
-    prompt_tokens: int,
-    member_tokens: int,
-) -> Prediction:
-    """Fuse scores [M, N, C] to the answer. Raises FusionError."""
-    ensemble, fusion = loaded.ensemble, loaded.fusion
-    assert fusion is not None
-    said = outputs(ensemble.task, scores)
-    alone = tuple(fusion.alone(each) for each in said)
-    if call.member is not None:
-        answers = alone[0]
-    else:
-        with metrics.fusing(ensemble.name, call.method or ensemble.fusion.method):
-            answers = fusion(said, method=call.method, weights=call.weights)
-        _count(ensemble, members, alone, answers)
-    return Prediction(
-        version=call.version,
-        labels=tuple(ensemble.labels or ()),
-        answers=answers,
-        members=members,
-        member_answers=alone if call.return_members else None,
-        prompt_tokens=prompt_tokens,
-        member_tokens=member_tokens,
-        absent=loaded.absent,
-    )
-
-
-def _count(
-    ensemble: Ensemble, members: tuple[Member, ...], alone: tuple[Answers, ...], answers: Answers
-) -> None:
-    """How the members of labels stand to the fused answer; values have neither agreement nor nats."""
-    for member, own in zip(members, alone, strict=True):
-        agrees = agreeing(own, answers)
-        if agrees is not None:
-            yes = int(agrees.sum())
-            metrics.member_agreed(ensemble.name, member.name, yes, len(agrees) - yes)
-    if not isinstance(answers, FusedValues):
-        metrics.disagreement_seen(ensemble.name, answers.disagreement.tolist())

@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from serve.fusion.errors import FusionError, StaleFusionError
+from serve.fusion.errors import FusionError, OutputError, StaleFusionError
 from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
 from serve.fusion.labels.pooling import uniform
 from serve.fusion.labels.tasks import rules_of
@@ -83,7 +83,8 @@ class Fusion:
 
         `method` and `weights` (one a member, by name) are the request's, and replace the
         manifest's. The temperature is applied only to the manifest's method, which it was fitted
-        with. Raises FusionError."""
+        with. Raises FusionError for what is asked for, and OutputError for what the members or
+        the stacker say."""
         own = self._ensemble.fusion
         chosen = self._choose(method)
         values = self._choose_weights(chosen, weights)
@@ -97,12 +98,22 @@ class Fusion:
             fused = self._rules.pool(members, values, own.space)
         if chosen == own.method and own.temperature != 1:
             fused = temper(fused, own.temperature)
+        self._refuse_unsound(fused)
         return self._rules.answer(fused, members, values)
 
-    def alone(self, output: ArrayLike) -> Answers:
-        """What one member answers by itself, from its probabilities [N, C] or values [N]. Raises FusionError."""
-        members = self._rules.check(np.asarray(output)[np.newaxis], ["alone"])
+    def alone(self, output: ArrayLike, name: str = "alone") -> Answers:
+        """What the member `name` answers by itself, from its probabilities [N, C] or values [N]. Raises OutputError."""
+        members = self._rules.check(np.asarray(output)[np.newaxis], [name])
         return self._rules.answer(members[0], members, uniform(1))
+
+    def _refuse_unsound(self, fused: Floats) -> None:
+        """A stacker's coefficients may be too large for what the members say."""
+        sound = np.isfinite(fused)
+        if not sound.all():
+            row = int(np.argwhere(~sound)[0][0])
+            raise OutputError(
+                f"The fusion of {self._ensemble.id} is not finite (NaN or infinite) in row {row}."
+            )
 
     def _choose(self, method: str | None) -> Method:
         wanted = method or self._ensemble.fusion.method

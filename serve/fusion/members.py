@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from serve.fusion.errors import FusionError
+from serve.fusion.errors import FusionError, OutputError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -23,7 +23,7 @@ def check_probabilities(
 ) -> Floats:
     """The members' probabilities [M, N, C] as float64 with rows that sum to 1.
 
-    Raises FusionError, naming the member and row, for another shape, for values that are not finite
+    Raises OutputError, naming the member and row, for another shape, for values that are not finite
     or negative, and for rows that do not sum to 1."""
     rows = _check_labelled(probabilities, members, labels)
     sums = rows.sum(axis=2, keepdims=True)
@@ -37,14 +37,14 @@ def check_independent(
 ) -> Floats:
     """The members' probabilities [M, N, C] of labels that do not exclude each other, as float64.
 
-    Raises FusionError as `check_probabilities`, and for values above 1 instead of for sums."""
+    Raises OutputError as `check_probabilities`, and for values above 1 instead of for sums."""
     rows = _check_labelled(probabilities, members, labels)
     _refuse(rows > 1 + SUM_TOLERANCE, members, "not probabilities: one is above 1")
     return np.minimum(rows, 1.0)
 
 
 def check_values(values: ArrayLike, members: Sequence[str]) -> Floats:
-    """The members' values [M, N] as float64. Raises FusionError for another shape and for values
+    """The members' values [M, N] as float64. Raises OutputError for another shape and for values
     that are not finite."""
     rows = _check_array(values, members, "values", ("members", "rows"))
     _refuse(~np.isfinite(rows), members, "not finite (NaN or infinite)", "value")
@@ -117,9 +117,9 @@ def _check_labelled(probabilities: ArrayLike, members: Sequence[str], labels: in
     rows = _check_array(probabilities, members, "probabilities", ("members", "rows", "labels"))
     columns = rows.shape[2]
     if columns == 0:
-        raise FusionError("There are probabilities of no label.")
+        raise OutputError("There are probabilities of no label.")
     if labels is not None and columns != labels:
-        raise FusionError(f"There are probabilities of {columns} labels, but {labels} labels.")
+        raise OutputError(f"There are probabilities of {columns} labels, but {labels} labels.")
     _refuse(~np.isfinite(rows), members, "not finite (NaN or infinite)")
     _refuse(rows < 0, members, "negative")
     return rows
@@ -130,13 +130,13 @@ def _check_array(
 ) -> Floats:
     array = np.asarray(given)
     if array.dtype.kind not in "fiu":
-        raise FusionError(f"{what.capitalize()} must be numbers, not {array.dtype}.")
+        raise OutputError(f"{what.capitalize()} must be numbers, not {array.dtype}.")
     if array.ndim != len(axes):
-        raise FusionError(
+        raise OutputError(
             f"{what.capitalize()} must have the shape [{', '.join(axes)}], not {list(array.shape)}."
         )
     if len(array) != len(members):
-        raise FusionError(f"There are {what} of {len(array)} members, but {len(members)} members.")
+        raise OutputError(f"There are {what} of {len(array)} members, but {len(members)} members.")
     return array.astype(np.float64)
 
 
@@ -151,4 +151,4 @@ def _refuse(
     if wrong.any():
         member, row = (int(index) for index in np.argwhere(wrong)[0][:2])
         verb = "is" if of == "value" else "are"
-        raise FusionError(f"The {of} of the member {members[member]!r} in row {row} {verb} {what}.")
+        raise OutputError(f"The {of} of the member {members[member]!r} in row {row} {verb} {what}.")

@@ -14,6 +14,11 @@ from serve.protocol.requests import SwapRequest
 class Unavailable(Exception):
     """Engines or the controller cannot be reached now; the message says so to the client (503)."""
 
+    def __init__(self, message: str, *, begun: bool = True) -> None:
+        """`begun`: whether somebody may have begun to work on the call, so that the call may be what ended it."""
+        super().__init__(message)
+        self.begun = begun
+
 
 class EngineLink(Protocol):
     """The way to some engine."""
@@ -23,8 +28,8 @@ class EngineLink(Protocol):
         ...
 
     def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
-        """The parts of the answer as they come; only the first can be a refusal. Closing it ends
-        the work in the engine. Raises Unavailable."""
+        """The parts of the answer as they come; a refusal is the last one. Closing it ends the work
+        in the engine. Raises Unavailable."""
         ...
 
 

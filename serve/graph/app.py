@@ -7,6 +7,7 @@ object, keeps its lease with the controller, pushes its metrics, and passes call
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
@@ -36,6 +37,8 @@ from serve.graph.ray_links import RayControl, RayEngines
 from serve.graph.shared_store import check_machines
 from serve.ray_options import INGRESS, engine_environment
 
+logger = logging.getLogger(__name__)
+
 APPLICATION = "choir"
 
 START_FAILED = "Choir cannot start: "
@@ -43,6 +46,9 @@ START_FAILED = "Choir cannot start: "
 
 UNBOUNDED = 1_000_000
 """Ray Serve's own limits come after Choir's, which answer 429 with Retry-After."""
+
+CLOSING_SECONDS = 2.0
+"""How long an engine whose core is dead may take to end the rest of it."""
 
 PUSH_SECONDS = 2.0
 """How often a process tells the controller its metrics."""
@@ -87,6 +93,7 @@ class EngineDeployment:
             control = RayControl(controller)
             self._agent = EngineAgent(self._engine, control)
             await self._agent.start()
+        self._watching = asyncio.create_task(self._end_with_core())
         self._pushing = asyncio.create_task(
             push_metrics(control, "engine", self._agent.participant, ("choir_", "vllm:"))
         )
@@ -107,7 +114,17 @@ class EngineDeployment:
     async def check_health(self) -> None:
         await self._engine.check_health()
 
+    async def _end_with_core(self) -> None:
+        """Ray takes a replica that has ended out of use at once, and starts another one. One that stays and fails its
+        checks would draw requests for three of them, since it fails each so fast that it never looks busy."""
+        await self._engine.death()
+        logger.critical("vLLM's core is dead: this replica ends, and another one is started.")
+        with contextlib.suppress(Exception):  # what is left of vLLM's processes
+            await asyncio.wait_for(self._engine.close(), CLOSING_SECONDS)
+        os._exit(1)
+
     async def __del__(self) -> None:
+        self._watching.cancel()
         self._pushing.cancel()
         await self._agent.stop()
         await self._engine.close()
@@ -143,7 +160,6 @@ async def push_metrics(
     control: RayControl, kind: str, participant: str, prefixes: tuple[str, ...]
 ) -> None:
     """Tell the controller this process's metrics every few seconds, for as long as it runs."""
-    logger = logging.getLogger(__name__)
     while True:
         families = metrics.families()
         if "vllm:" in prefixes:

@@ -1,14 +1,21 @@
 """The protocols of gateway and rollout over Ray Serve's deployment handles."""
 
 from collections.abc import AsyncGenerator, Awaitable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serve.control.views import EnsembleView, RolloutView
-from serve.engine.interface import GenerateCall, PredictCall, Prediction, Refusal
+from serve.engine.interface import (
+    ENGINE_DIED,
+    ENGINE_GONE,
+    GenerateCall,
+    PredictCall,
+    Prediction,
+    Refusal,
+)
 from serve.gateway.links import Unavailable
 from serve.metrics import Family
 from serve.protocol.audit import AuditEntry
@@ -17,6 +24,10 @@ from serve.protocol.requests import SwapRequest
 
 GONE = (RayActorError, RayServeException)
 """What a handle raises when the replica behind it has died, or there is none."""
+
+NO_ENGINE = "No engine can be reached, or the one that worked on this died; try again."
+
+T = TypeVar("T")
 
 
 class RayControl:
@@ -86,19 +97,22 @@ class RayEngines:
         try:
             answer: Prediction | Refusal = await self._handle.predict.remote(call)
         except GONE as error:
-            raise Unavailable(
-                "No engine can be reached, or the one that worked on this died; try again."
-            ) from error
-        return answer
+            raise Unavailable(NO_ENGINE) from error
+        return _alive(answer)
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         stream = self._streaming.generate.remote(call)
         try:
             async for part in stream:
-                yield part
+                yield _alive(part)
         except GONE as error:
-            raise Unavailable(
-                "No engine can be reached, or the one that worked on this died; try again."
-            ) from error
+            raise Unavailable(NO_ENGINE) from error
         finally:
             stream.cancel()
+
+
+def _alive(answer: T) -> T:
+    """The answer of an engine. Raises Unavailable where it is that the engine's core is dead."""
+    if isinstance(answer, Refusal) and answer.code in (ENGINE_GONE, ENGINE_DIED):
+        raise Unavailable(answer.message, begun=answer.code == ENGINE_DIED)
+    return answer

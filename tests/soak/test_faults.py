@@ -20,6 +20,8 @@ pytestmark = pytest.mark.soak
 SWAP = "/v1/ensembles/intents/swap"
 PATIENCE = 240
 """Seconds after which something that should happen has not: a killed engine takes a minute or two."""
+AT_ONCE = 10
+"""Seconds: less than Ray's three health checks, 5 apart."""
 WAIT_TO_BE_TOLD = {"kind": "canary", "share": 0.5, "auto_promote": False}
 
 
@@ -138,6 +140,25 @@ def test_who_is_killed_leaves_a_trial_that_goes_on(
     if kind != "Controller":
         two(running, kind)
     check_that_all_agree(running, rollout["to"])
+
+
+def test_an_engine_whose_core_dies_is_replaced_at_once_and_no_request_is_lost(
+    running: Service, models: Models
+) -> None:
+    engine = two(running, "Engine")[0]
+    (core,) = (
+        each for each in engine.children(recursive=True) if "EngineCore" in " ".join(each.cmdline())
+    )
+    with Load(running.url, "intents", TEXTS, LABELS, models.references) as load:
+        load.wait_for(20)
+        core.kill()
+        _, alive = psutil.wait_procs([engine], timeout=AT_ONCE)
+        assert not alive, "the replica goes on without its core"
+        load.wait_for(200)
+    assert load.failures == []
+    two(running, "Engine")
+    until(lambda: running.get("/ready").status_code == 200)
+    check_that_all_agree(running, ensemble(running)["active_version"])
 
 
 @pytest.mark.parametrize("kind", ["Controller", "Engine"])

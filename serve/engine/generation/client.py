@@ -1,9 +1,10 @@
 """The engine client that vLLM's own OpenAI serving runs on: its `generate()` answers with an ensemble's one voice."""
 
 import asyncio
+import logging
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,9 @@ from serve.engine.lockstep.seat import TokenFusion
 from serve.engine.places import Line
 from serve.fusion.answers import AnswerVote, vote_answers
 from serve.manifest import Ensemble, Member
+from serve.together import together
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,28 @@ class Voice:
     reports: dict[tuple[str, int], list[Report]] = field(default_factory=lambda: defaultdict(list))
     """vLLM's request id and choice -> what the members thought of tokens that the client has not been told yet."""
     member_tokens: int = 0
+    _generating: int = field(default=0, init=False)
+    _silent: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+
+    @contextmanager
+    def generating(self) -> Iterator[None]:
+        """While the engine works for the call."""
+        self._generating += 1
+        self._silent.clear()
+        try:
+            yield
+        finally:
+            self._generating -= 1
+            if not self._generating:
+                self._silent.set()
+
+    async def silence(self, seconds: float) -> None:
+        """Returns when the engine works for the call no more, or after so many seconds."""
+        if self._generating:
+            try:
+                await asyncio.wait_for(self._silent.wait(), seconds)
+            except TimeoutError:
+                logger.error("A request of %s goes on although nobody reads it.", self.model)
 
 
 speaking: ContextVar[Voice] = ContextVar("speaking")
@@ -98,11 +124,12 @@ class VoiceClient:
         else:
             answer = self._fuse(voice, voice.fusion, prompt, sampling_params, request_id, kwargs)
         requests = len(voice.speakers) * sampling_params.n
-        async with voice.line.place(requests), aclosing(answer):
-            async for output in answer:
-                # usage and echo are about the prompt that the client sent, whatever a member read
-                output.prompt, output.prompt_token_ids = None, prompt.get("prompt_token_ids")
-                yield output
+        with voice.generating():
+            async with voice.line.place(requests), aclosing(answer):
+                async for output in answer:
+                    # usage and echo are about the prompt that the client sent, whatever a member read
+                    output.prompt, output.prompt_token_ids = None, prompt.get("prompt_token_ids")
+                    yield output
 
     async def _alone(
         self,
@@ -165,11 +192,9 @@ class VoiceClient:
         request_id: str,
         kwargs: Mapping[str, Any],
     ) -> AsyncGenerator[RequestOutput, None]:
-        outputs = await asyncio.gather(
-            *(
-                self._whole_answer(voice, speaker, prompt, params, request_id, kwargs)
-                for speaker in voice.speakers
-            )
+        outputs = await together(
+            self._whole_answer(voice, speaker, prompt, params, request_id, kwargs)
+            for speaker in voice.speakers
         )
         failed = [each for each in outputs if each.outputs[0].finish_reason == "error"]
         if failed:  # vLLM's serving says so to the client; an empty text is no vote

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, MutableMapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 from fastapi import FastAPI
@@ -35,6 +36,9 @@ from serve.labels import LabelError, encoder, tokens_behind
 
 PATHS: Mapping[str, str] = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 
+CLOSING_SECONDS = 10
+"""How long it is waited for work to end that was told to."""
+
 VLLM_MODEL = "choir"
 """The one model name that vLLM's serving knows; which ensemble answers is in `speaking`."""
 
@@ -55,6 +59,8 @@ class OpenAIRoutes:
         args.model, args.served_model_name = model, [VLLM_MODEL]
         app = FastAPI()
         app.state.args = args
+        # vLLM tells its server to exit when the core is dead; here the replica itself does (`death.py`).
+        app.state.server = SimpleNamespace(should_exit=False)
         attach_chat(app)
         attach_completion(app)
         init_exception_handler(app)
@@ -81,7 +87,7 @@ class OpenAIRoutes:
     async def answer(
         self, call: GenerateCall, voice: Voice
     ) -> AsyncGenerator[bytes | Refusal, None]:
-        """The body of the answer, or a refusal first."""
+        """The body of the answer; a refusal is the last item. No member speaks any more when this ends."""
         refusal = await self._refuse_unread(call)
         if refusal is None and call.prompts:
             refusal = await self._render(call, voice, call.prompts)
@@ -96,19 +102,19 @@ class OpenAIRoutes:
                 yield _refusal(status, b"".join([part async for part in exchange.body()]))
                 return
             if call.body.get("stream"):
-                first = True
                 async for part in exchange.body():
-                    if first and part.startswith(_ERROR_EVENT):
-                        # vLLM says 200 before it has asked the engine, and nothing has reached the client yet
+                    if part.startswith(
+                        _ERROR_EVENT
+                    ):  # vLLM says 200 before it has asked the engine
                         yield _refused_event(part)
                         return
-                    first = False
                     yield part
             else:
                 whole = b"".join([part async for part in exchange.body()])
                 yield complete(whole, voice, call)
         finally:
             await exchange.close()
+            await voice.silence(CLOSING_SECONDS)
 
     async def _render(
         self, call: GenerateCall, voice: Voice, prompts: Mapping[str, str]
@@ -164,6 +170,7 @@ class Exchange:
         self._streams = bool(call.body.get("stream"))
         self._parts: asyncio.Queue[MutableMapping[str, Any] | BaseException] = asyncio.Queue()
         self._sent = False
+        self._gone = asyncio.Event()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(self._body)).encode()),
@@ -201,9 +208,8 @@ class Exchange:
 
     async def _receive(self) -> dict[str, Any]:
         if self._sent:
-            await (
-                asyncio.Event().wait()
-            )  # the client stays connected; a disconnect cancels the task
+            await self._gone.wait()
+            return {"type": "http.disconnect"}
         self._sent = True
         return {"type": "http.request", "body": self._body, "more_body": False}
 
@@ -227,7 +233,10 @@ class Exchange:
         return message
 
     async def close(self) -> None:
-        """Abort what still runs: vLLM ends a request whose task is cancelled."""
+        """Abort what still runs. The client has left: that is what vLLM's routes end their work for, which a task of
+        their own does, so that cancelling ours would leave it running."""
+        self._gone.set()
+        await asyncio.wait([self._task], timeout=CLOSING_SECONDS)
         self._task.cancel()
         await asyncio.wait([self._task])
 

@@ -10,7 +10,6 @@ from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
-from vllm.utils.async_utils import merge_async_iterators
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -21,6 +20,7 @@ from serve.engine.lockstep.logprobs import Report, read
 from serve.engine.lockstep.seat import Seat, TokenFusion
 from serve.fusion.tokens.penalties import Penalties
 from serve.fusion.tokens.sampling import Sampling
+from serve.together import merged
 
 REPORT_COLUMNS = 65
 """Room for the disagreement and 64 members beside the log-probabilities that a client may ask for."""
@@ -93,7 +93,7 @@ class Lockstep:
         ]
         done = 0
         whole: list[Spoken] = []
-        async with aclosing(merge_async_iterators(*groups)) as pieces:
+        async with aclosing(merged(groups)) as pieces:
             async for index, piece in pieces:
                 output = piece.output
                 done += output.finished

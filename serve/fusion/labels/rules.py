@@ -26,7 +26,7 @@ class Rules(ABC):
 
     @abstractmethod
     def check(self, outputs: ArrayLike, members: Sequence[str]) -> Floats:
-        """The members' outputs as float64. Raises FusionError."""
+        """The members' outputs as float64. Raises OutputError."""
 
     @abstractmethod
     def check_targets(self, targets: ArrayLike, members: Floats) -> NDArray[Any]:

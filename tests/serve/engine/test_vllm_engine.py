@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from serve.digest import folder_digest
 from serve.engine.interface import (
+    MEMBER_FAILED,
     VERSION_NOT_LOADED,
     GenerateCall,
     PredictCall,
@@ -21,6 +22,7 @@ from serve.engine.interface import (
 )
 from tests.serve import tiny
 from tests.serve.engine.calls import ask, member_probabilities, version
+from tests.serve.fakes import until
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
@@ -212,3 +214,63 @@ async def test_release_waits_for_its_requests_and_frees_the_slot(
     expected = reference(folders, SINGLE, mean=False)
     np.testing.assert_allclose(member_probabilities(answer)[0], expected[0], atol=1e-4)
     np.testing.assert_allclose(member_probabilities(answer)[1], expected[3], atol=1e-4)
+
+
+async def test_what_a_member_gets_wrong_is_no_clients_fault(
+    full: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = full._causal.score
+
+    async def broken(*args: Any, **kwargs: Any) -> Any:
+        scored = await score(*args, **kwargs)
+        scored.scores[1, 1, 2] = np.nan
+        return scored
+
+    monkeypatch.setattr(full._causal, "score", broken)
+    for method in (None, "vote"):
+        refusal = await full.predict(about("single@1", TEXTS, method=method))
+        assert isinstance(refusal, Refusal)
+        assert (refusal.status, refusal.code) == (500, MEMBER_FAILED)
+        assert "single@1" in refusal.message
+        assert "'b' in row 1" in refusal.message
+    wrong = await full.predict(about("single@1", TEXTS[:1], method="median"))
+    assert wrong.status == 400
+
+
+@pytest.mark.parametrize("member", ["a", None])
+async def test_an_answer_that_is_left_is_over_when_its_version_counts_as_idle(
+    full: Any, member: str | None
+) -> None:
+    body = {**GREEDY, "max_tokens": 150, "ignore_eos": True}
+    running = full._llm.output_processor.request_states
+    answer = full.generate(GenerateCall("talk@1", "completions", body, "left", member=member))
+    asking = asyncio.create_task(anext(answer))
+    await until(lambda: running)
+    asking.cancel()
+    await asyncio.wait([asking])
+    await answer.aclose()
+    assert full.state().versions["talk@1"] == 0
+    assert not running
+
+
+async def test_scores_that_fail_leave_nothing_running(
+    full: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = full._llm.output_processor.request_states
+    run = full._causal._run
+    calls = 0
+
+    async def fails_at_once(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            await until(lambda: running)
+            raise RuntimeError("one of them")
+        return await run(*args)
+
+    monkeypatch.setattr(full._causal, "_run", fails_at_once)
+    with pytest.raises(RuntimeError, match="one of them"):
+        await full.predict(about("long@1", [text * 3 for text in TEXTS]))
+    assert calls > 1
+    assert full.state().versions["long@1"] == 0
+    assert not running

@@ -10,6 +10,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import VotingClassifier
 from sklearn.preprocessing import LabelEncoder
 
+from serve.fusion.errors import OutputError
 from serve.fusion.fuse import Fusion, FusionError
 from serve.manifest import Ensemble, FusionSpec, Member
 
@@ -197,8 +198,15 @@ def broken(where, value):
     ],
 )
 def test_unsound_probabilities_are_refused_by_member_and_row(make_ensemble, draw, change, reason):
-    with pytest.raises(FusionError, match=reason):
+    with pytest.raises(OutputError, match=reason):  # the members' fault, not the request's
         Fusion(make_ensemble())(change(draw(3, 5, 4)))
+
+
+def test_what_a_request_gets_wrong_is_not_the_members_fault(make_ensemble, draw):
+    for wrong in ({"method": "stack"}, {"weights": {"m0": 1.0}}):
+        with pytest.raises(FusionError) as raised:
+            Fusion(make_ensemble())(draw(3, 5, 4), **wrong)
+        assert not isinstance(raised.value, OutputError)
 
 
 def test_no_rows_give_no_answers(make_ensemble):

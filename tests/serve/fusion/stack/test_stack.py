@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.multiclass import OneVsRestClassifier
 
+from serve.fusion.errors import OutputError
 from serve.fusion.fuse import Fusion, FusionError, StaleFusionError
 from serve.fusion.labels.pooling import CLIP
 from serve.fusion.stack import LinearStack
@@ -270,3 +271,16 @@ def test_allowing_what_is_stale_does_not_allow_other_members(make_ensemble, nois
     LinearStack.fit(members, targets, make_ensemble()).write(file)
     with pytest.raises(FusionError, match="fitted on the members"):
         Fusion.from_manifest(make_ensemble((None, None), **STACK), file, allow_stale=True)
+
+
+def test_coefficients_that_overflow_give_an_error_and_no_answer(make_ensemble, noisy):
+    """Finite numbers all, as a file may hold them; infinity less infinity is no probability."""
+    members, targets = noisy(3, 60, 4)
+    ensemble = make_ensemble(**STACK)
+    parameters = LinearStack.fit(members, targets, ensemble).parameters
+    huge = parameters.model_copy(update={"coefficients": [[1.7e308, -1.7e308, 0.0]] * 4})
+    fusion = Fusion(ensemble, LinearStack(huge))
+    sure = np.array([[[0.97, 0.01, 0.01, 0.01]]] * 3)
+    with pytest.raises(OutputError, match=r"intents@1 is not finite .* in row 0"):
+        fusion(sure)
+    assert fusion(sure, method="average").winners.tolist() == [0]

@@ -1,0 +1,41 @@
+"""Several pieces of work at once, none of which outlives the whole."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results, in order. When one fails, or the whole is cancelled, the others are cancelled, and all have ended
+    before this returns or raises: `asyncio.gather` leaves them running. Raises what failed first."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in work]
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
+    """What the streams yield as it comes, each piece with its stream's place. However it ends, all streams have ended
+    with it. Raises what a stream raises."""
+    turns = {asyncio.create_task(anext(each)): place for place, each in enumerate(streams)}  # type: ignore[arg-type]  # an awaitable with send and throw
+    try:
+        while turns:
+            done, _ = await asyncio.wait(turns, return_when=asyncio.FIRST_COMPLETED)
+            for turn in done:
+                place = turns.pop(turn)
+                try:
+                    piece = turn.result()
+                except StopAsyncIteration:
+                    continue
+                turns[asyncio.create_task(anext(streams[place]))] = place  # type: ignore[arg-type]  # as above
+                yield place, piece
+    finally:
+        for turn in turns:
+            turn.cancel()
+        await asyncio.gather(*turns, return_exceptions=True)
+        for stream in streams:
+            await stream.aclose()
