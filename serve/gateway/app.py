@@ -6,6 +6,7 @@ from serve.agents.gateway_agent import GatewayAgent
 from serve.config import Settings
 from serve.gateway.dispatch.dispatch import Dispatcher
 from serve.gateway.dispatch.mirror import Mirror
+from serve.gateway.dispatch.outcome import Outcomes
 from serve.gateway.http.auth import Guard
 from serve.gateway.http.body import BodyReader
 from serve.gateway.http.errors import install_handlers
@@ -38,9 +39,11 @@ def create_app(
     guard = Guard(settings)
     bodies = BodyReader(settings.max_body_mb, settings.body_timeout_seconds)
     on_demand = OnDemandShare(settings.max_in_flight)
-    dispatcher = Dispatcher(agent, settings.request_timeout_seconds, on_demand)
+    outcomes = Outcomes(agent.ledger)
+    dispatcher = Dispatcher(agent, outcomes, settings.request_timeout_seconds, on_demand)
     mirror = Mirror(
         agent.ledger,
+        outcomes,
         queue=settings.shadow_queue,
         concurrency=settings.shadow_concurrency,
         seconds=settings.request_timeout_seconds,

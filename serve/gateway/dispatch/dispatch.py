@@ -1,9 +1,8 @@
 """From a model name to an engine's answer: resolve, stamp, ask."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import replace
-from time import perf_counter
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -11,12 +10,11 @@ from fastapi import Request
 from serve.agents.gateway_agent import GatewayAgent
 from serve.agents.routes import Routes, Target
 from serve.engine.interface import VERSION_NOT_LOADED, Refusal
+from serve.gateway.dispatch.outcome import Answer, Ask, Outcomes
 from serve.gateway.http.disconnect import until_gone
 from serve.gateway.http.errors import RefusedError, refused
 from serve.gateway.http.limits import OnDemandShare
 from serve.gateway.http.observe import exchange_of
-from serve.gateway.links import Unavailable
-from serve.protocol.figures import Side
 
 T = TypeVar("T")
 
@@ -34,9 +32,12 @@ that restarts knows of none until the engines have reported again, and they answ
 class Dispatcher:
     """Sends a call to an engine under the version that the gateway's routes name."""
 
-    def __init__(self, agent: GatewayAgent, seconds: float, on_demand: OnDemandShare) -> None:
+    def __init__(
+        self, agent: GatewayAgent, outcomes: Outcomes, seconds: float, on_demand: OnDemandShare
+    ) -> None:
         """`seconds`: after which an answer that has not begun is given up."""
         self._agent = agent
+        self._outcomes = outcomes
         self._seconds = seconds
         self._on_demand = on_demand
 
@@ -44,14 +45,14 @@ class Dispatcher:
         self,
         request: Request,
         model: str,
-        ask: Callable[[Target], Coroutine[Any, Any, T | Refusal]],
+        ask: Ask[T],
         user: str | None = None,
-    ) -> tuple[Target, T]:
+    ) -> tuple[Target, Answer[T]]:
         """Who answers `model`, and the answer of `ask` for it. While a canary runs, requests with
         the same sticky header, or else the same `user`, are answered by the same version.
 
         An engine that lacks the version (a swap has just unloaded it) is asked again with newer
-        routes, and when one dies before it has answered, another one is. Raises UnknownModel,
+        routes, and when one is gone before it has answered, another one is. Raises UnknownModel,
         RefusedError, Unavailable, ClientGoneError."""
         key = request.headers.get(STICKY_HEADER) or user
         target = self._resolved(request, self._routes.resolve(model, key))
@@ -63,8 +64,8 @@ class Dispatcher:
         request: Request,
         model: str,
         target: Target,
-        ask: Callable[[Target], Coroutine[Any, Any, T | Refusal]],
-    ) -> tuple[Target, T]:
+        ask: Ask[T],
+    ) -> tuple[Target, Answer[T]]:
         answer = await self._ask(request, target, ask)
         if _lacks(answer) and target.track == "canary":
             target = self._resolved(request, self._routes.named(model))
@@ -94,40 +95,18 @@ class Dispatcher:
         exchange_of(request).resolved(target)
         return target
 
-    async def _ask(
-        self,
-        request: Request,
-        target: Target,
-        ask: Callable[[Target], Coroutine[Any, Any, T | Refusal]],
-    ) -> T | Refusal:
-        """The answer of one version, counted on its side of the trial if it takes part in one."""
-        began = perf_counter()
-        try:
-            try:
-                answer = await self._ask_once(request, ask(target))
-            except Unavailable:
-                answer = await self._ask_once(request, ask(target))
-        except (Unavailable, RefusedError):
-            self._count(target, perf_counter() - began, failed=True)
-            raise
-        if not isinstance(answer, Refusal):
-            self._count(target, perf_counter() - began, failed=False)
-        elif answer.status >= 500 and not _lacks(answer):
-            self._count(target, perf_counter() - began, failed=True)
-        return answer
+    async def _ask(self, request: Request, target: Target, ask: Ask[T]) -> Answer[T] | Refusal:
+        """The answer of one version."""
 
-    def _count(self, target: Target, seconds: float, *, failed: bool) -> None:
-        if target.trial is not None:
-            side: Side = "candidate" if target.track == "canary" else "stable"
-            self._agent.ledger.answered(target.trial.attempt, side, seconds, failed=failed)
+        async def while_there(
+            work: Coroutine[Any, Any, Answer[T] | Refusal],
+        ) -> Answer[T] | Refusal:
+            seconds = self._seconds
+            if not self._agent.ready:
+                seconds = min(seconds, UNREADY_SECONDS)
+            return await until_gone(request.receive, work, seconds)
 
-    async def _ask_once(
-        self, request: Request, work: Coroutine[Any, Any, T | Refusal]
-    ) -> T | Refusal:
-        seconds = self._seconds
-        if not self._agent.ready:
-            seconds = min(seconds, UNREADY_SECONDS)
-        return await until_gone(request.receive, work, seconds)
+        return await self._outcomes.asked(target, ask, while_there)
 
 
 def _lacks(answer: object) -> bool:

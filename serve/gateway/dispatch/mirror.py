@@ -5,24 +5,25 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
-from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 from serve import metrics
 from serve.agents.ledger import Ledger
 from serve.agents.routes import Target
-from serve.engine.interface import VERSION_NOT_LOADED, Refusal
+from serve.engine.interface import Refusal
+from serve.gateway.dispatch.outcome import Answer, Ask, Outcomes
+from serve.gateway.http.errors import RefusedError
 from serve.gateway.http.observe import Exchange
 from serve.gateway.links import Unavailable
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 LARGEST_BODY = 1_000_000
 """Bytes of a request that is asked again; what waits in the queue is held in memory."""
 
-Ask = Callable[[Target], Coroutine[Any, Any, Any]]
-"""Asks a version; the answer, or what has begun of a stream, or a Refusal."""
-Compare = Callable[[Any], Coroutine[Any, Any, float | None]]
+Compare = Callable[[Answer[Any]], Coroutine[Any, Any, float | None]]
 """Reads an answer to its end; the share of it that equals the client's, or None if the two cannot be
 compared."""
 
@@ -31,7 +32,7 @@ compared."""
 class _Job:
     target: Target
     route: str
-    ask: Ask
+    ask: Ask[Any]
     compare: Compare
 
     @property
@@ -43,9 +44,18 @@ class Mirror:
     """A bounded queue of requests to ask again, and the few workers that do. What does not fit is
     dropped and counted, so that no client waits for it and no engine is flooded by it."""
 
-    def __init__(self, ledger: Ledger, *, queue: int, concurrency: int, seconds: float) -> None:
-        """`seconds`: after which an answer is given up."""
+    def __init__(
+        self,
+        ledger: Ledger,
+        outcomes: Outcomes,
+        *,
+        queue: int,
+        concurrency: int,
+        seconds: float,
+    ) -> None:
+        """`seconds`: after which an answer that has not begun, or that has stopped coming, is given up."""
         self._ledger = ledger
+        self._outcomes = outcomes
         self._most = queue
         self._concurrency = concurrency
         self._seconds = seconds
@@ -53,7 +63,7 @@ class Mirror:
         self._workers: set[asyncio.Task[None]] = set()
 
     def after(
-        self, exchange: Exchange, other: Target, route: str, ask: Ask, compare: Compare
+        self, exchange: Exchange, other: Target, route: str, ask: Ask[Any], compare: Compare
     ) -> None:
         """Once the client has its answer, ask `other` as well."""
         job = _Job(other, route, ask, compare)
@@ -77,41 +87,37 @@ class Mirror:
             job = self._waiting.popleft()
             try:
                 await self._ask_again(job)
-            except (Unavailable, TimeoutError):
-                pass  # it broke off after it had begun
+            except (
+                RefusedError,
+                TimeoutError,
+                Unavailable,
+            ) as error:  # counted, and no more to say
+                logger.info("%s did not answer what was asked again: %s", job.target.key, error)
             except Exception:  # nobody is sent this answer; the next one is asked all the same
                 logger.exception("A request could not be asked again of %s.", job.target.key)
 
     async def _ask_again(self, job: _Job) -> None:
-        trial = job.target.trial
-        assert trial is not None
-        began = perf_counter()
-        answer = await self._begin(job)
-        seconds = perf_counter() - began
-        refused = isinstance(answer, Refusal)
-        metrics.request_asked_again(job.ensemble, job.route, answer.status if refused else 200)
-        if refused and answer.code == VERSION_NOT_LOADED:
-            return  # a trial that has just ended, or an engine that has just begun
-        if trial.strategy.kind == "shadow":
-            # The active version has answered this request, so a refusal of any kind is an error.
-            self._ledger.answered(trial.attempt, "candidate", seconds, failed=refused)
-        if not refused:
-            async with asyncio.timeout(self._seconds):
-                agreement = await job.compare(answer)
-            if agreement is not None:
-                self._ledger.compared(trial.attempt, agreement)
-
-    async def _begin(self, job: _Job) -> Any:
-        """Like a client's request: once more when an engine dies, and given up when it takes too
-        long."""
         try:
-            async with asyncio.timeout(self._seconds):
-                try:
-                    return await job.ask(job.target)
-                except Unavailable:
-                    return await job.ask(job.target)
-        except (Unavailable, TimeoutError) as error:
-            return Refusal(503, str(error))
+            answer = await self._outcomes.asked(
+                job.target, job.ask, self._in_time, patience=self._seconds
+            )
+        except Exception as error:
+            unavailable = isinstance(error, (Unavailable, TimeoutError))
+            metrics.request_asked_again(job.ensemble, job.route, 503 if unavailable else 500)
+            raise
+        status = answer.status if isinstance(answer, Refusal) else 200
+        metrics.request_asked_again(job.ensemble, job.route, status)
+        if isinstance(answer, Refusal):
+            return
+        agreement = await job.compare(answer)
+        if agreement is not None:
+            trial = job.target.trial
+            assert trial is not None
+            self._ledger.compared(trial.attempt, agreement)
+
+    async def _in_time(self, work: Coroutine[Any, Any, T]) -> T:
+        async with asyncio.timeout(self._seconds):
+            return await work
 
 
 def asked_too(target: Target) -> Target | None:

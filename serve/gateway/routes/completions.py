@@ -3,7 +3,7 @@ in the engine."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
@@ -14,26 +14,20 @@ from serve.agents.routes import Target
 from serve.engine.interface import GenerateCall, Refusal
 from serve.gateway.dispatch.dispatch import Dispatcher
 from serve.gateway.dispatch.mirror import Mirror, asked_too
+from serve.gateway.dispatch.outcome import Answer
 from serve.gateway.http.body import BodyReader, validated
 from serve.gateway.http.errors import refused
 from serve.gateway.http.observe import exchange_of
 from serve.gateway.http.openapi import INFERENCE_ERRORS, described
 from serve.gateway.http.schemas import GenerateFusion, GenerateRequest
-from serve.gateway.links import EngineLink
-from serve.gateway.routes.stream import EventStream, Parts
+from serve.gateway.links import EngineLink, Unavailable
+from serve.gateway.routes.stream import EventStream
 from serve.gateway.routes.transcript import Recorded, Transcript, agreement
 
 COMPLETIONS_PATH = "/v1/completions"
 CHAT_PATH = "/v1/chat/completions"
+NOTHING = "The engine ended its answer before it had begun; try again."
 PATHS = {"completions": COMPLETIONS_PATH, "chat": CHAT_PATH}
-
-
-@dataclass(frozen=True)
-class Begun:
-    """An answer whose first part has come, so that it is known not to be a refusal."""
-
-    first: bytes
-    rest: Parts
 
 
 def completions_router(
@@ -67,7 +61,7 @@ def completions_router(
         fusion = fields.fusion or GenerateFusion()
         exchange = exchange_of(request)
 
-        async def ask(target: Target) -> Begun | Refusal:
+        async def ask(target: Target) -> Answer[bytes] | Refusal:
             call = GenerateCall(
                 version=target.key,
                 route=route,
@@ -92,14 +86,14 @@ def completions_router(
         if other is not None:
             begun, said = _recorded(begun)
 
-            async def compare(again: Begun) -> float | None:
+            async def compare(again: Answer[bytes]) -> float | None:
                 return agreement(said, await _read(again), target.ensemble, body)
 
             mirror.after(exchange, other, PATHS[route], ask, compare)
-        if fields.stream:
+        if begun.rest is not None:
             metrics.first_token_sent(exchange.ensemble, exchange.seconds)
-            return EventStream(begun.first, begun.rest, exchange.request_id)
-        return Response(begun.first, media_type="application/json")
+            return EventStream(begun.said, begun.rest, exchange.request_id)
+        return Response(begun.said, media_type="application/json")
 
     return router
 
@@ -121,41 +115,48 @@ def check_answers(body: dict[str, Any], most: int) -> None:
         )
 
 
-async def _begin(parts: AsyncGenerator[bytes | Refusal, None]) -> Begun | Refusal:
-    """The first part, and the rest to come."""
+async def _begin(parts: AsyncGenerator[bytes | Refusal, None]) -> Answer[bytes] | Refusal:
+    """The first part, and the rest to come. Raises Unavailable if there is none."""
     try:
-        first = await anext(parts)
+        first = await anext(parts, None)
     except BaseException:
         await parts.aclose()
         raise
+    if first is None:
+        raise Unavailable(NOTHING)
     if isinstance(first, Refusal):
         await parts.aclose()
         return first
-    return Begun(first, parts)
+    return Answer(first, parts)
 
 
-def _recorded(begun: Begun) -> tuple[Begun, Transcript]:
+def _recorded(begun: Answer[bytes]) -> tuple[Answer[bytes], Transcript]:
     """The same answer, and what it has said by the time that the client has it."""
     said = Transcript()
-    said.add(begun.first)
-    return Begun(begun.first, Recorded(begun.rest, said)), said
+    said.add(begun.said)
+    if begun.rest is None:
+        return begun, said
+    return replace(begun, rest=Recorded(begun.rest, said)), said
 
 
-async def _read(begun: Begun) -> Transcript:
-    """All that an answer says."""
+async def _read(begun: Answer[bytes]) -> Transcript:
+    """All that an answer says. Raises what breaks it off."""
     begun, said = _recorded(begun)
-    async with aclosing(begun.rest):
-        async for _ in begun.rest:
-            pass
+    if begun.rest is not None:
+        async with aclosing(begun.rest):
+            async for _ in begun.rest:
+                pass
     return said
 
 
-async def _whole(parts: AsyncGenerator[bytes | Refusal, None]) -> Begun | Refusal:
-    """All parts as one document; a long one may come in several."""
+async def _whole(parts: AsyncGenerator[bytes | Refusal, None]) -> Answer[bytes] | Refusal:
+    """All parts as one document; a long one may come in several. Raises Unavailable if there is none."""
     received = []
     async with aclosing(parts):
         async for part in parts:
             if isinstance(part, Refusal):
                 return part
             received.append(part)
-    return Begun(b"".join(received), parts)
+    if not received:
+        raise Unavailable(NOTHING)
+    return Answer(b"".join(received))

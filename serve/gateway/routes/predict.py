@@ -1,6 +1,7 @@
 """`POST /v1/predict`: labels with probabilities, or values, for one input or many."""
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
@@ -13,6 +14,7 @@ from serve.engine.interface import PredictCall, Prediction, Refusal, Text
 from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
 from serve.gateway.dispatch.dispatch import Dispatcher
 from serve.gateway.dispatch.mirror import Mirror, asked_too
+from serve.gateway.dispatch.outcome import Answer
 from serve.gateway.http.body import BodyReader, kind_of
 from serve.gateway.http.errors import refused
 from serve.gateway.http.observe import exchange_of
@@ -21,6 +23,14 @@ from serve.gateway.http.schemas import PredictAnswer, PredictFusion, PredictRequ
 from serve.gateway.links import EngineLink
 
 PATH = "/v1/predict"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What an engine has answered, and the document that says so to the client."""
+
+    prediction: Prediction
+    document: bytes
 
 
 def predict_router(
@@ -44,29 +54,33 @@ def predict_router(
         fusion = body.fusion or PredictFusion()
         exchange = exchange_of(request)
 
-        def ask(target: Target) -> Coroutine[Any, Any, Prediction | Refusal]:
-            return engines.predict(
-                PredictCall(
-                    version=target.key,
-                    inputs=inputs,
-                    request_id=exchange.request_id,
-                    member=target.member,
-                    method=fusion.method,
-                    weights=fusion.weights,
-                    return_members=body.return_members,
-                    trace_headers=exchange.trace_headers,
-                )
+        async def ask(target: Target) -> Answer[Said] | Refusal:
+            call = PredictCall(
+                version=target.key,
+                inputs=inputs,
+                request_id=exchange.request_id,
+                member=target.member,
+                method=fusion.method,
+                weights=fusion.weights,
+                return_members=body.return_members,
+                trace_headers=exchange.trace_headers,
             )
+            prediction = await engines.predict(call)
+            if isinstance(prediction, Refusal):
+                return prediction
+            # Written here, so that an answer that cannot be is the version's failure.
+            return Answer(Said(prediction, to_json(answer(target.model, prediction))))
 
-        target, prediction = await dispatcher.ask(request, body.model, ask)
+        target, given = await dispatcher.ask(request, body.model, ask)
         other = asked_too(target)
         if other is not None:
+            prediction = given.said.prediction
 
-            async def compare(again: Prediction) -> float | None:
-                return agreement(prediction, again)
+            async def compare(again: Answer[Said]) -> float | None:
+                return agreement(prediction, again.said.prediction)
 
             mirror.after(exchange, other, PATH, ask, compare)
-        return Response(to_json(answer(target.model, prediction)), media_type="application/json")
+        return Response(given.said.document, media_type="application/json")
 
     return router
 

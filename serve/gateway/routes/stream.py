@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve.engine.interface import Refusal
 from serve.gateway.http.disconnect import until_gone
-from serve.gateway.http.errors import ClientGoneError, error_body
+from serve.gateway.http.errors import ClientGoneError, RefusedError, error_body
 from serve.gateway.http.observe import log_error
 from serve.gateway.links import Unavailable
 
@@ -49,7 +49,7 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": self._first, "more_body": True})
         try:
             async for part in self._rest:
-                assert isinstance(part, bytes), "only the first part of a stream can be a refusal"
+                assert isinstance(part, bytes), "a refusal is raised where it is counted"
                 await send({"type": "http.response.body", "body": part, "more_body": True})
         except Exception as error:
             # The status is sent, so the error can only be an event, as OpenAI's clients expect it.
@@ -59,5 +59,9 @@ class EventStream(Response):
 
 
 def _event(error: Exception) -> bytes:
-    message = str(error) if isinstance(error, Unavailable) else "The stream broke off."
-    return b"data: " + to_json(error_body(Refusal(503, message))) + b"\n\n"
+    if isinstance(error, RefusedError):
+        refusal = error.refusal
+    else:
+        message = str(error) if isinstance(error, Unavailable) else "The stream broke off."
+        refusal = Refusal(503, message)
+    return b"data: " + to_json(error_body(refusal)) + b"\n\n"
