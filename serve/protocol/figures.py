@@ -13,7 +13,7 @@ class Tally:
 
     requests: int = 0
     errors: int = 0
-    """Of these, those that ended in a server error."""
+    """Of these, those that it failed to answer, in whatever way."""
     seconds: float = 0.0
     """Of all together, each until its answer, or the first part of a stream."""
 

@@ -25,7 +25,7 @@ class Gates(BaseModel):
         MIN_REQUESTS, description="Requests that the candidate must have answered."
     )
     max_error_rate: Annotated[Number, Field(ge=0, le=1)] = Field(
-        MAX_ERROR_RATE, description="Largest share of them that may end in a server error."
+        MAX_ERROR_RATE, description="Largest share of them that it may fail to answer."
     )
     min_agreement: Annotated[Number, Field(ge=0, le=1)] | None = Field(
         None, description="Least share of answers that must equal the active version's."
