@@ -103,9 +103,8 @@ class OpenAIRoutes:
                 return
             if call.body.get("stream"):
                 async for part in exchange.body():
-                    if part.startswith(
-                        _ERROR_EVENT
-                    ):  # vLLM says 200 before it has asked the engine
+                    # vLLM says 200 before it has asked the engine, and cannot take it back.
+                    if part.startswith(_ERROR_EVENT):
                         yield _refused_event(part)
                         return
                     yield part

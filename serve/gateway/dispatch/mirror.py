@@ -23,6 +23,9 @@ T = TypeVar("T")
 LARGEST_BODY = 1_000_000
 """Bytes of a request that is asked again; what waits in the queue is held in memory."""
 
+UNANSWERED = (RefusedError, TimeoutError, Unavailable)
+"""How an answer can fail that is counted and needs no stack trace."""
+
 Compare = Callable[[Answer[Any]], Coroutine[Any, Any, float | None]]
 """Reads an answer to its end; the share of it that equals the client's, or None if the two cannot be
 compared."""
@@ -87,11 +90,7 @@ class Mirror:
             job = self._waiting.popleft()
             try:
                 await self._ask_again(job)
-            except (
-                RefusedError,
-                TimeoutError,
-                Unavailable,
-            ) as error:  # counted, and no more to say
+            except UNANSWERED as error:
                 logger.info("%s did not answer what was asked again: %s", job.target.key, error)
             except Exception:  # nobody is sent this answer; the next one is asked all the same
                 logger.exception("A request could not be asked again of %s.", job.target.key)
