@@ -1,0 +1,83 @@
+"""vLLM's routes as an application without a socket: how an answer ends, without an engine behind it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request
+from starlette.responses import Response, StreamingResponse
+from vllm.entrypoints.serve.utils.api_utils import with_cancellation
+
+from serve.engine.generation.client import Voice
+from serve.engine.generation.openai_routes import OpenAIRoutes
+from serve.engine.interface import GenerateCall, Refusal
+from tests.serve.engine.calls import version
+
+CHUNK = b'data: {"id": "1", "choices": []}\n\n'
+ERROR = b'data: {"error": {"message": "The KV cache is lost.", "type": "x", "param": null, "code": 500}}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+def call(*, stream: bool) -> GenerateCall:
+    return GenerateCall("talk@1", "completions", {"prompt": "x", "stream": stream}, "r")
+
+
+class Members:
+    """An application that answers as vLLM's does: in a task of its own, while members speak."""
+
+    def __init__(self, *events: bytes) -> None:
+        self.app = FastAPI()
+        self.begun = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.voice = Voice("talk@1", version({}, "talk", {"a": None}).ensemble, [])
+        self._events = events
+
+        async def answer(body: dict[str, Any], raw_request: Request) -> Response:
+            if body["stream"]:
+                return StreamingResponse(self._stream(), media_type="text/event-stream")
+            await self._speak()
+            return Response()
+
+        self.app.post("/v1/completions")(with_cancellation(answer))
+
+    async def _speak(self) -> None:
+        with self.voice.generating():
+            self.begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.ended.set()
+
+    async def _stream(self) -> AsyncIterator[bytes]:
+        for event in self._events:
+            yield event
+        if not self._events:
+            await self._speak()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_when_an_answer_is_left_no_member_speaks_any_more(stream: bool) -> None:
+    members = Members()
+    answer = OpenAIRoutes(members.app).answer(call(stream=stream), members.voice)
+    asking = asyncio.create_task(anext(answer))
+    await asyncio.wait_for(members.begun.wait(), 20)
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert members.ended.is_set()
+
+
+@pytest.mark.parametrize(
+    ("events", "parts"),
+    [
+        ((CHUNK, DONE), [CHUNK, DONE]),
+        ((ERROR, DONE), [Refusal(500, "The KV cache is lost.")]),
+        ((CHUNK, ERROR, DONE), [CHUNK, Refusal(500, "The KV cache is lost.")]),
+    ],
+)
+async def test_a_stream_that_breaks_off_ends_with_the_reason(
+    events: tuple[bytes, ...], parts: list[bytes | Refusal]
+) -> None:
+    members = Members(*events)
+    answer = OpenAIRoutes(members.app).answer(call(stream=True), members.voice)
+    assert [part async for part in answer] == parts
