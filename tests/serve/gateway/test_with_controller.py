@@ -42,6 +42,9 @@ class Engines:
         self.dead: set[FakeEngine] = set()
         self.wrong: set[str] = set()
         """Digests that answer another label than all others."""
+        self.raising: set[str] = set()
+        """Digests that raise in every tenth of their answers."""
+        self._turn = 0
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
         engine = random.choice(self._world.engines)
@@ -51,6 +54,10 @@ class Engines:
         version = await engine.answer(call.version)
         if version is None:
             return Refusal(503, f"{call.version} is not here", VERSION_NOT_LOADED)
+        if self.raising & set(version.ensemble.digests):
+            self._turn += 1
+            if self._turn % 10 == 0:
+                raise RuntimeError("the engine raised")
         label = int(bool(self.wrong & set(version.ensemble.digests)))
         rows = len(call.inputs)
         answered = Fused(
@@ -76,6 +83,8 @@ class Clients:
     def __init__(self, gateways: list[httpx.AsyncClient]) -> None:
         self._gateways = gateways
         self.failures: list[str] = []
+        self.failed_by: Counter[str] = Counter()
+        """Model -> how many of its answers failed."""
         self.models: Counter[str] = Counter()
         self.contents: dict[str, set[tuple[str, ...]]] = {}
         """Model -> the digests that answered in its name."""
@@ -98,6 +107,7 @@ class Clients:
             response = await http.post("/v1/predict", json=body)
             if response.status_code != 200:
                 self.failures.append(response.text)
+                self.failed_by[response.headers["x-choir-model"]] += 1
                 continue
             answer = response.json()
             self.models[answer["model"]] += 1
@@ -188,6 +198,35 @@ async def test_a_canary_that_disagrees_goes_away_unnoticed(world: World) -> None
         clients.check()
         (ended,) = (await gateways[0].get("/v1/rollouts")).json()["data"]
         assert "agrees with the active version on 0.00% of" in ended["reason"]
+        assert await world.active() == 1
+
+
+@pytest.mark.parametrize("kind", ["canary", "shadow"])
+async def test_a_candidate_that_raises_in_a_tenth_of_its_answers_is_aborted_by_its_gate(
+    world: World, kind: str
+) -> None:
+    async with served(world) as (engines, gateways):
+        clients = Clients(gateways)
+        async with clients.asking():
+            strategy = {**canary(max_error_rate=0.05, min_requests=100), "kind": kind}
+            body = {"members": {"a": world.new_adapter(100)}, "strategy": strategy}
+            started = await gateways[0].post(SWAP, json=body)
+            assert started.status_code == 202, started.text
+            candidate = await world.controller.ensemble("intents")
+            assert not isinstance(candidate, Refusal)
+            engines.raising = set(candidate.versions[-1].digests) - set(candidate.digests)
+
+            async def aborted() -> bool:
+                rollout = await gateways[1].get(f"/v1/rollouts/{started.json()['id']}")
+                return bool(rollout.json()["state"] == "aborted")
+
+            await until(aborted)
+        (ended,) = (await gateways[0].get("/v1/rollouts")).json()["data"]
+        assert "more than the max_error_rate of 5.00%" in ended["reason"]
+        assert ended["trial"]["candidate"]["errors"] > 5
+        assert ended["trial"]["stable"]["errors"] == 0
+        # Clients see what the canary got wrong on its own share, and of a shadow nothing.
+        assert set(clients.failed_by) == ({"intents@2"} if kind == "canary" else set())
         assert await world.active() == 1
 
 
