@@ -33,7 +33,7 @@ format: setup  ## rewrite the files in the project's style
 bench: setup  ## the benchmarks, printed as ratios
 	$(PYTEST) -m bench -s tests/bench
 
-bench-swap: setup  ## swaps, a failing canary and a killed replica under load, with a report (SWAP="--seconds 60 --swaps 6")
+bench-swap: setup  ## swaps, two failing canaries and a killed replica under load, with a report (SWAP="--seconds 60 --swaps 6")
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.swaps $(SWAP)
 
 soak: setup  ## minutes of load, several replicas, endurance

@@ -1,6 +1,7 @@
-"""`make bench-swap`: swaps, a canary that fails its gate and a killed replica, under load, with a report.
+"""`make bench-swap`: swaps, two canaries that fail their gates and a killed replica, under load, with a report.
 
-Ends with status 1 if a request failed, an answer was mixed, or the replicas do not end on the same version.
+Ends with status 1 if a request failed that no failing canary had to answer, an answer was mixed, or the replicas do not
+end on the same version.
 """
 
 import argparse
@@ -16,10 +17,11 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve.digest import folder_digest
-from tests.bench.swaps.clients import TOKENS, Clients, Clock, Expected
+from tests.bench.swaps.clients import PREDICT, TOKENS, Answered, Clients, Clock, Expected
 from tests.bench.swaps.page import Event, Phase, Run, phase_p99_ms, render
+from tests.bench.swaps.raising import FILE, Raising
 from tests.serve import tiny
-from tests.service.models import LABELS, TEXTS, Models, make_models
+from tests.service.models import LABELS, TEMPLATE, TEXTS, Models, make_models
 from tests.service.running import Service, kill, serving
 
 BEFORE, SWAPPING, KILLED, AFTER = "before", "swapping", "a replica killed", "after"
@@ -28,6 +30,7 @@ SHARES = {BEFORE: 0.2, SWAPPING: 0.45, KILLED: 0.2, AFTER: 0.15}
 CONTENTS = ("a2", "b2", "a")
 """What member a of each ensemble is swapped to, in turn."""
 RECOVERY_SECONDS = 240
+CANARY_SHARE = 0.5
 
 
 class Bench:
@@ -43,6 +46,11 @@ class Bench:
         self._events: list[Event] = []
         self._phases: list[Phase] = []
         self._content = {"intents": "a", "replies": "a"}
+        self._raising = Raising.found(
+            {index: models.references[models.digest(name)] for index, name in ((1, "b"), (2, "c"))}
+        )
+        self._raised: Phase | None = None
+        self._raised_by = self._reason = ""
 
     def run(self, predicting: int, chatting: int) -> Run:
         expected = self._expected()
@@ -72,7 +80,9 @@ class Bench:
             chats[folder_digest(folder)] = {
                 text: peft.greedy(f"user: {text}\nassistant:", TOKENS) for text in TEXTS
             }
-        return Expected(TEXTS, LABELS, self._models.references, chats)
+        tenth = self._raising.text
+        texts = [text for text in TEXTS if text != tenth] * 3 + [tenth]
+        return Expected(texts, LABELS, self._models.references, chats)
 
     # What is done to the server
 
@@ -85,6 +95,7 @@ class Bench:
         for turn in range(swaps):
             if canary and turn == swaps // 2:
                 self._fail_a_canary()
+                self._fail_a_canary_that_raises()
             self._swap(("intents", "replies")[turn % 2])
             self._sleep_until(began + length * (turn + 1) / swaps)
         self._sleep_until(began + length)
@@ -111,10 +122,42 @@ class Bench:
         gates = {"min_requests": 30, "min_agreement": 1.0, "max_seconds": 60}
         body = {
             "members": {name: self._models.uri(content) for name, content in members.items()},
-            "strategy": {"kind": "canary", "share": 0.5, "gates": gates},
+            "strategy": {"kind": "canary", "share": CANARY_SHARE, "gates": gates},
         }
         response = self._service.post("/v1/ensembles/intents/swap?wait=true", body)
         self._note(at, f"canary of intents, {members}", response, 400)
+
+    def _fail_a_canary_that_raises(self) -> None:
+        """A tenth of what is asked it cannot answer, twice as much as its gate allows."""
+        at = self._clock()
+        self._expect("intents")
+        self._raised_by = max(
+            (key for key in self._digests if key.startswith("intents@")),
+            key=lambda key: int(key.partition("@")[2]),
+        )
+        digests = dict(zip("abc", self._digests[self._raised_by], strict=True))
+        self._raising.write(self._models.bundle, LABELS, digests)
+        manifest = {
+            "format": 1,
+            "name": "intents",
+            "task": "classification",
+            "labels": LABELS,
+            "template": TEMPLATE,
+            "members": [
+                {"name": name, "adapters": [{"adapter": f"intents-{name}", "digest": digest}]}
+                for name, digest in digests.items()
+            ],
+            "fusion": {"method": "stack", "model": "logistic_regression", "parameters": FILE},
+        }
+        gates = {"min_requests": 100, "max_error_rate": 0.05, "max_seconds": 60}
+        body = {
+            "manifest": {**manifest, "version": 1},
+            "strategy": {"kind": "canary", "share": CANARY_SHARE, "gates": gates},
+        }
+        response = self._service.post("/v1/ensembles/intents/swap?wait=true", body)
+        self._note(at, f"canary of intents that raises for {self._raising.text!r}", response, 400)
+        self._reason = response.json().get("error", {}).get("message", "")
+        self._raised = Phase("raising", at, self._clock())
 
     def _disagreeing(self) -> Sequence[str]:
         """Three contents whose average gives some text another label, by PEFT."""
@@ -197,7 +240,10 @@ class Bench:
 
     def _run(self, clients: Clients, predicting: int, chatting: int) -> Run:
         answers = clients.answers
-        failed = [each.failure for each in answers if each.failure]
+        raised = [each for each in answers if each.failure and each.model == self._raised_by]
+        failed = [
+            each.failure for each in answers if each.failure and each.model != self._raised_by
+        ]
         mixed = [each.mixed for each in answers if each.mixed]
         (killed,) = (phase for phase in self._phases if phase.name == KILLED)
         retried = [each for each in answers if each.retried]
@@ -217,7 +263,8 @@ class Bench:
             (f"{len(failed)} failed requests {failed[:3] or ''}", not failed),
             (f"{len(mixed)} answers of mixed versions {mixed[:3] or ''}", not mixed),
             (f"{len(retried)} streams of the killed replica were sent again", own),
-            (f"{self._swaps} swaps, one canary aborted {bad or ''}", not bad),
+            (f"{self._swaps} swaps, two canaries aborted {bad or ''}", not bad),
+            self._check_raising(answers, raised),
             (different or "both engines hold the active versions", different is None),
             (
                 f"p99 of predictions during swaps is {during / before:.2f} times that before "
@@ -226,6 +273,25 @@ class Bench:
             ),
         ]
         return Run(run.settings, run.phases, run.events, run.answers, checks)
+
+    def _check_raising(
+        self, answers: Sequence[Answered], raised: Sequence[Answered]
+    ) -> tuple[str, bool]:
+        """What the canary that raises was seen to do: a sentence, and whether its gate aborted it for it."""
+        assert self._raised is not None
+        meanwhile = [
+            each
+            for each in answers
+            if each.kind == PREDICT and self._raised.began <= each.began <= self._raised.ended
+        ]
+        tried = [each for each in answers if each.model == self._raised_by]
+        gated = "more than the max_error_rate" in self._reason
+        return (
+            f"{len(raised)} of {len(tried)} answers of the canary that raises failed "
+            f"({len(meanwhile)} predictions were asked for meanwhile, {CANARY_SHARE:.0%} of them of the canary): "
+            f"{self._reason}",
+            gated and bool(raised),
+        )
 
 
 def main() -> int:

@@ -16,6 +16,8 @@ TOKENS = 8
 """Of each chat answer."""
 
 PREDICT, CHAT = "predict", "chat"
+MODEL = "x-choir-model"
+"""The header that names the version, of errors too."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Expected:
     """What PEFT answers, by content."""
 
     texts: Sequence[str]
+    """Drawn from by chance."""
     labels: Sequence[str]
     predictions: References
     chats: Mapping[str, Mapping[str, Sequence[int]]]
@@ -91,7 +94,7 @@ class Clients:
         seconds = self.clock() - began
         if response.status_code != 200:
             failure = f"{response.status_code}: {response.text}"
-            return Answered(PREDICT, began, seconds, failure=failure)
+            return Answered(PREDICT, began, seconds, response.headers.get(MODEL, ""), failure)
         answer = response.json()
         (row,) = answer["data"]
         named = [member["adapters"][0]["digest"] for member in row["members"]]
