@@ -13,6 +13,7 @@ from pathlib import Path
 
 INGRESS = {
     # What Ray's own HTTP server would do by itself is left to Choir (`gateway/http/ingress.py`).
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.gateway.http.ingress.middlewares",
 }
 
 

@@ -14,10 +14,10 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from serve.agents.ledger import Ledger
 from serve.agents.routes import Target
 from serve.engine.interface import VERSION_NOT_LOADED, Refusal
+from serve.gateway.dispatch.transcript import DONE
 from serve.gateway.http.errors import ClientGoneError, RefusedError
+from serve.gateway.http.stream import Parts
 from serve.gateway.links import Unavailable
-from serve.gateway.routes.stream import Parts
-from serve.gateway.routes.transcript import DONE
 from serve.protocol.figures import Side
 
 T = TypeVar("T")

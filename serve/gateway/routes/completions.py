@@ -15,14 +15,14 @@ from serve.engine.interface import GenerateCall, Refusal
 from serve.gateway.dispatch.dispatch import Dispatcher
 from serve.gateway.dispatch.mirror import Mirror, asked_too
 from serve.gateway.dispatch.outcome import Answer
+from serve.gateway.dispatch.transcript import Recorded, Transcript, agreement
 from serve.gateway.http.body import BodyReader, validated
 from serve.gateway.http.errors import refused
 from serve.gateway.http.observe import exchange_of
 from serve.gateway.http.openapi import INFERENCE_ERRORS, described
 from serve.gateway.http.schemas import GenerateFusion, GenerateRequest
+from serve.gateway.http.stream import EventStream
 from serve.gateway.links import EngineLink, Unavailable
-from serve.gateway.routes.stream import EventStream
-from serve.gateway.routes.transcript import Recorded, Transcript, agreement
 
 COMPLETIONS_PATH = "/v1/completions"
 CHAT_PATH = "/v1/chat/completions"

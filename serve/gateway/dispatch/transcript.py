@@ -7,7 +7,7 @@ from typing import Any
 
 from serve.engine.interface import Refusal
 from serve.fusion.answers import same_answer
-from serve.gateway.routes.stream import Parts
+from serve.gateway.http.stream import Parts
 from serve.manifest import Ensemble
 
 LARGEST_ANSWER = 1_000_000
