@@ -1,7 +1,7 @@
 """The protocols of gateway and rollout over Ray Serve's deployment handles."""
 
 from collections.abc import AsyncGenerator, Awaitable, Sequence
-from typing import Any
+from typing import TypeVar
 
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
@@ -13,6 +13,8 @@ from serve.metrics import Family
 from serve.rollout.audit import AuditEntry
 from serve.rollout.messages import Desired, Report
 from serve.rollout.requests import EnsembleView, RolloutView, SwapRequest
+
+T = TypeVar("T")
 
 GONE = (RayActorError, RayServeException)
 """What a handle raises when the replica behind it has died, or there is none."""
@@ -65,7 +67,7 @@ class RayControl:
     async def metrics(self) -> bytes:
         return await self._reach(self._handle.metrics.remote())
 
-    async def _reach(self, call: Awaitable[Any]) -> Any:
+    async def _reach(self, call: Awaitable[T]) -> T:
         try:
             return await call
         except GONE as error:
