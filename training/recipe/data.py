@@ -47,7 +47,8 @@ class DataRecipe(Strict):
     text_pair: Column | None = None
     """Heads: column of a second text; each row is then a pair, read as two towers."""
     max_tokens: int | None = Field(None, ge=8)
-    """Inputs of more tokens are cut in training, and are refused nowhere; default: the base's context."""
+    """Inputs of more tokens are cut in training, and offline at the base's positions; default: as many as the base has
+    positions for."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

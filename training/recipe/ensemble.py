@@ -51,7 +51,8 @@ class EnsembleRecipe(Strict):
     fusion: FusionRecipe = FusionRecipe()
     """How the answers become one."""
     baselines: list[Literal["tfidf_svc"]] = Field(default_factory=list)
-    """Rows of the report to compare with: TF-IDF (words 1-2, characters 2-5) and a linear SVC. For classification."""
+    """Rows of the report to compare with: TF-IDF (words 1-2, characters 2-5) and a linear SVC; of pairs it reads both
+    texts, their difference and their product. For classification."""
     golden: int = Field(0, ge=0)
     """At most how many validation rows that the fusion answers rightly go into the manifest as golden examples."""
     on_member_error: Literal["fail", "degrade"] = "fail"
