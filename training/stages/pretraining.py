@@ -80,7 +80,8 @@ def pretrain(
     set_seed(options.seed)
     fit(model, train, collate, options, stage, None if causal else _masked_loss)
     set_seed(options.seed)
-    return _judged(model, train, judged, collate, causal)
+    pretrained: Pretrained = _judged(model, train, judged, collate, causal)
+    return pretrained
 
 
 def save_pretrained(model: Any, tokenizer: Any, target: Path) -> None:

@@ -71,7 +71,8 @@ class Head:
     def _normalised(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
         if not self.normalize:
             return pooled
-        return pooled / np.maximum(np.linalg.norm(pooled, axis=-1, keepdims=True), 1e-12)
+        lengths = np.linalg.norm(pooled, axis=-1, keepdims=True)
+        return np.asarray(pooled / np.maximum(lengths, 1e-12))
 
 
 def refuse_mixed(heads: Mapping[str, Head]) -> None:
