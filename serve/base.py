@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -64,18 +63,22 @@ class BaseShapes:
 
     weights: dict[str, tuple[int, ...]]
     config: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, TensorFile] = field(default_factory=dict)
+    """Which file holds a weight."""
 
     @classmethod
     def read(cls, folder: Path) -> "BaseShapes":
         """Raises BaseError for a folder without `config.json` or without sound safetensors
         weights."""
-        weights: dict[str, tuple[int, ...]] = {}
+        files: dict[str, TensorFile] = {}
         try:
             for path in _weight_files(folder):
-                weights |= {name: tensor.shape for name, tensor in TensorFile(path).tensors.items()}
+                file = TensorFile(path)
+                files |= dict.fromkeys(file.tensors, file)
         except TensorError as error:
             raise BaseError(f"The base {folder} cannot be read: {error}") from error
-        return cls(weights, read_config(folder))
+        weights = {name: file.tensors[name].shape for name, file in files.items()}
+        return cls(weights, read_config(folder), files)
 
     @property
     def hidden(self) -> int | None:
@@ -88,32 +91,6 @@ class BaseShapes:
         """The part of the config that is about text; all of it, unless the model reads more than text."""
         nested = self.config.get("text_config")
         return nested if isinstance(nested, dict) else self.config
-
-    def find(self, module: str) -> tuple[int, ...] | None:
-        """The weight's shape of `module`, as PEFT names modules; None if the base has no such
-        module.
-
-        A checkpoint may have been written by a model with a head or without one, so that either
-        name may carry one leading component (`model.`, `bert.`) that the other lacks. A tied
-        `lm_head` is stored as the embedding only."""
-        _, _, shorter = module.partition(".")
-        for shape in (self._full.get(module), self._shortened.get(module), self._full.get(shorter)):
-            if shape is not None:
-                return shape
-        if module.rpartition(".")[2] == "lm_head" and self.config.get("tie_word_embeddings", True):
-            return next(
-                (s for name, s in self._full.items() if name.endswith("embed_tokens")), None
-            )
-        return None
-
-    @cached_property
-    def _full(self) -> dict[str, tuple[int, ...]]:
-        weights = self.weights.items()
-        return {n.removesuffix(".weight"): shape for n, shape in weights if n.endswith(".weight")}
-
-    @cached_property
-    def _shortened(self) -> dict[str, tuple[int, ...]]:
-        return {name.partition(".")[2]: shape for name, shape in self._full.items()}
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -15,6 +15,10 @@ ROLES: tuple[Role, ...] = ("read", "predict", "admin")
 """Each may do what the ones before it may."""
 
 
+RESERVED = ("admin", "inference")
+"""Names of the tokens that settings give without one (CHOIR_ADMIN_TOKEN, CHOIR_INFERENCE_TOKENS)."""
+
+
 class Token(BaseModel):
     """Who holds a token, and what it may do."""
 

@@ -17,7 +17,7 @@ from pydantic_settings import (
 )
 
 from serve.adapter import DEFAULT_RANK_LIMIT, RANK_LIMITS
-from serve.bearer import Token, hashed
+from serve.bearer import RESERVED, Token, hashed
 from serve.errors import UserError
 from serve.location import Location
 from serve.manifest import explain
@@ -218,8 +218,9 @@ class Settings(BaseSettings):
 
     def sealed(self) -> "Settings":
         """The same with the hashes of tokens instead of their secrets, to be passed to other processes."""
-        given = [("admin", "admin", self.admin_token)]
-        given += [("inference", "predict", token) for token in self.inference_tokens]
+        admin, inference = RESERVED
+        given = [(admin, "admin", self.admin_token)]
+        given += [(inference, "predict", token) for token in self.inference_tokens]
         tokens = [
             Token.model_validate(
                 {"name": name, "role": role, "sha256": hashed(secret.get_secret_value())}
@@ -257,6 +258,11 @@ class Settings(BaseSettings):
         names = [token.name for token in tokens]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"the name {min(twice)!r} is given twice")
+        if taken := {name for name in names if name in RESERVED}:
+            raise ValueError(
+                f"the name {min(taken)!r} is reserved for a token that has none (CHOIR_ADMIN_TOKEN, "
+                "CHOIR_INFERENCE_TOKENS): choose another"
+            )
         return tokens
 
     @model_validator(mode="after")

@@ -53,28 +53,86 @@ def fill(template: str, text: str, text_pair: str | None = None) -> str:
     return (text_pair or "").join(filled)
 
 
+NEAR = 256
+"""Characters at a prompt's end that are tokenised again with each label."""
+_UNMOVED = 4
+"""Tokens at the beginning of these that must be the prompt's own, whatever label follows."""
+
+
 def label_paths(encode: Encode, prompt: str, labels: Sequence[str]) -> list[LabelPath]:
     """The path of each label text after `prompt`, in order.
 
     Trailing spaces of the prompt move to the labels, because a prompt that ends in one is not a token prefix of prompt
-    and label under byte-level BPE. Raises LabelError for an empty context, for a label that adds no token, and for two
-    labels with the same tokens."""
+    and label under byte-level BPE. The prompt is tokenised once, and its end with each label (`_Prompt`). Raises
+    LabelError for an empty context, for a label that adds no token, and for two labels with the same tokens."""
     stem = prompt.rstrip(" ")
     spaces = prompt[len(stem) :]
-    base, *whole = encode([stem, *(stem + spaces + label for label in labels)])
+    read = _Prompt(encode, stem, [spaces + label for label in labels])
     paths: list[LabelPath] = []
-    seen: dict[tuple[int, ...], str] = {}
-    for label, ids in zip(labels, whole, strict=True):
-        shared = next(
-            (i for i, (a, b) in enumerate(zip(base, ids, strict=False)) if a != b),
-            min(len(base), len(ids)),
-        )
-        if shared == len(ids):
+    seen: dict[tuple[int, tuple[int, ...]], str] = {}
+    contexts: dict[int, tuple[int, ...]] = {}
+    for label, (shared, tokens) in zip(labels, read.followed, strict=True):
+        if not tokens:
             raise LabelError(f"The label text {label!r} adds no token after the prompt.")
         if shared == 0:
             raise LabelError("The prompt is empty, so there is nothing that a label could follow.")
-        if tuple(ids) in seen:
-            raise LabelError(f"The labels {seen[tuple(ids)]!r} and {label!r} have the same tokens.")
-        seen[tuple(ids)] = label
-        paths.append(LabelPath(tuple(ids[:shared]), tuple(ids[shared:])))
+        if (shared, tokens) in seen:
+            raise LabelError(
+                f"The labels {seen[shared, tokens]!r} and {label!r} have the same tokens."
+            )
+        seen[shared, tokens] = label
+        if shared not in contexts:  # one for all labels: a long context is held once
+            contexts[shared] = tuple(read.tokens[:shared])
+        paths.append(LabelPath(contexts[shared], tokens))
     return paths
+
+
+class _Prompt:
+    """A prompt's tokens, and how they go on with each of some texts behind it.
+
+    What follows a prompt changes its tokens near the end only. So a text is tokenised with the prompt's last characters
+    and not with all of it. Those have the prompt's own tokens, but for the first few, which lack what stands before
+    them; the rest is common to both. Where a text leaves the first of the common ones alone, nothing before them can
+    change either: no merge has crossed to their left in the prompt, nor to their right with the text. Where it does
+    not, prompt and text are tokenised as a whole."""
+
+    def __init__(self, encode: Encode, prompt: str, texts: Sequence[str]) -> None:
+        self._encode = encode
+        self._prompt = prompt
+        start = _near_start(prompt)
+        end = prompt[start:]
+        ends = [end + text for text in texts]
+        if start:
+            self.tokens, self._near, *rows = encode([prompt, end, *ends])
+        else:
+            self.tokens, *rows = encode([prompt, *ends])
+            self._near = self.tokens
+        common = _shared(self.tokens[::-1], self._near[::-1])
+        self._before = len(self.tokens) - common
+        self._lead = len(self._near) - common
+        self.followed = [self._after(text, row) for text, row in zip(texts, rows, strict=True)]
+        """For each text, how many of the prompt's tokens stay before it, and the tokens that follow those."""
+
+    def _after(self, text: str, row: Sequence[int]) -> tuple[int, tuple[int, ...]]:
+        shared = _shared(self._near, row)
+        if self._near is not self.tokens and shared < self._lead + _UNMOVED:
+            [row] = self._encode([self._prompt + text])
+            shared = _shared(self.tokens, row)
+            return shared, tuple(row[shared:])
+        return self._before + shared - self._lead, tuple(row[shared:])
+
+
+def _near_start(text: str) -> int:
+    """Where the end of a text begins that is tokenised with each label: at a space, where there is one nearby."""
+    if len(text) <= 2 * NEAR:
+        return 0
+    space = text.rfind(" ", len(text) - 2 * NEAR, len(text) - NEAR)
+    return len(text) - NEAR if space < 0 else space
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two rows begin with in common."""
+    return next(
+        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )

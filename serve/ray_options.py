@@ -11,11 +11,16 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+INGRESS = {
+    # What Ray's own HTTP server would do by itself is left to Choir (`gateway/http/ingress.py`).
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.gateway.http.ingress.middlewares",
+}
+
 
 def fast_serve() -> dict[str, str]:
     """Ray Serve's own fast paths: no thread of its own for user code and router, gRPC between replicas, and HAProxy in
     front instead of the Python proxy (which `CHOIR_HAPROXY=0` brings back)."""
-    options = {
+    options = INGRESS | {
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
@@ -69,6 +74,8 @@ def engine_environment(replicas: int) -> Mapping[str, str]:
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
         "VLLM_NO_USAGE_STATS": "1",
+        # A domain that media may come from could send vLLM on to any other, this machine included.
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (cores - 1) // replicas))),
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",

@@ -2,10 +2,14 @@
 
 import json
 import struct
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from serve.errors import UserError
@@ -21,6 +25,8 @@ _EXPONENTS = {
 }
 """Each float type's unsigned integer of the same width, and its exponent bits: all set in NaN and
 infinity alone."""
+_WIDTHS = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
+"""Bytes of a value."""
 
 
 class TensorError(UserError, ValueError):
@@ -29,10 +35,19 @@ class TensorError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Tensor:
+    name: str
+    """As the file has it."""
     dtype: str
     shape: tuple[int, ...]
     start: int
     """Offset of its first byte in the file."""
+    end: int
+    """Offset behind its last byte."""
+
+    @property
+    def values(self) -> int:
+        """How many it holds."""
+        return int(np.prod(self.shape, dtype=np.int64))
 
 
 class TensorFile:
@@ -50,9 +65,65 @@ class TensorFile:
             header = json.loads(file.read(size))
         self.metadata: dict[str, str] = header.pop("__metadata__", None) or {}
         self.tensors = {
-            name: Tensor(entry["dtype"], tuple(entry["shape"]), 8 + size + entry["data_offsets"][0])
+            name: Tensor(
+                name,
+                entry["dtype"],
+                tuple(entry["shape"]),
+                *(8 + size + offset for offset in entry["data_offsets"]),
+            )
             for name, entry in header.items()
         }
+
+    def renamed(self, name_of: Callable[[str], str]) -> Self:
+        """The same file with other names for its tensors. Raises TensorError if two would have one name."""
+        view = copy(self)
+        view.tensors = {}
+        for name, tensor in self.tensors.items():
+            new = name_of(name)
+            if new in view.tensors:
+                raise TensorError(
+                    f"{self.path.name} holds the tensor {new!r} twice, as {view.tensors[new].name!r} and as {name!r}."
+                )
+            view.tensors[new] = tensor
+        return view
+
+    def write(self, target: Path, tensors: Mapping[str, Tensor]) -> None:
+        """A new file with some of the tensors, each under the name that is given for it."""
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        at = 0
+        for name, tensor in tensors.items():
+            size = tensor.end - tensor.start
+            offsets = [at, at + size]
+            header[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": offsets}
+            at += size
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        with self.path.open("rb") as source, target.open("wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            for tensor in tensors.values():
+                source.seek(tensor.start)
+                left = tensor.end - tensor.start
+                while left:
+                    piece = source.read(min(left, _PIECE))
+                    file.write(piece)
+                    left -= len(piece)
+
+    def has_values_of(self, name: str, other: "TensorFile", others_name: str) -> bool:
+        """Whether a tensor of floats holds what another file's does: the same values, or those rounded to its own
+        type. The shapes have to be equal."""
+        own, given = self.tensors[name], other.tensors[others_name]
+        if own.dtype not in _WIDTHS or given.dtype not in _WIDTHS or own.shape != given.shape:
+            return False
+        pairs = zip(self._pieces(own), other._pieces(given), strict=True)
+        return all(np.array_equal(a, _rounded(b, own.dtype)) for a, b in pairs)
+
+    def _pieces(self, tensor: Tensor) -> Iterator[NDArray[np.float64]]:
+        """The values in order, a piece at a time."""
+        kind, _ = _EXPONENTS[tensor.dtype]
+        shape = (tensor.values,)
+        raw = np.memmap(self.path, dtype=kind, mode="r", offset=tensor.start, shape=shape)
+        for first in range(0, tensor.values, _PIECE):
+            yield _as_floats(raw[first : first + _PIECE], tensor.dtype)
 
     def check_finite(self, name: str) -> None:
         """Raises TensorError if the tensor is not of floats, or holds a NaN or an infinity."""
@@ -63,7 +134,7 @@ class TensorFile:
                 f"{', '.join(_EXPONENTS)}."
             )
         kind, exponent = _EXPONENTS[tensor.dtype]
-        count = int(np.prod(tensor.shape, dtype=np.int64))
+        count = tensor.values
         if count == 0:
             raise TensorError(f"The tensor {name!r} is empty: its shape is {list(tensor.shape)}.")
         values = np.memmap(self.path, dtype=kind, mode="r", offset=tensor.start, shape=(count,))
@@ -73,3 +144,23 @@ class TensorFile:
                 raise TensorError(
                     f"The tensor {name!r} holds NaN or infinite values; train the adapter again."
                 )
+
+
+def _as_floats(raw: NDArray[Any], dtype: str) -> NDArray[np.float64]:
+    """Values from the bits of a piece."""
+    floats = (
+        (raw.astype("<u4") << 16).view("<f4")
+        if dtype == "BF16"
+        else raw.view(f"<f{_WIDTHS[dtype]}")
+    )
+    return np.asarray(floats, np.float64)
+
+
+def _rounded(values: NDArray[np.float64], dtype: str) -> NDArray[np.float64]:
+    """Values as a float type holds them, rounded to the nearest, half to even."""
+    if dtype == "BF16":
+        bits = values.astype("<f4").view("<u4")
+        kept = bits + 0x7FFF + ((bits >> 16) & 1) & 0xFFFF0000
+        return np.asarray(kept.astype("<u4").view("<f4"), np.float64)
+    with np.errstate(over="ignore"):
+        return np.asarray(values.astype(f"<f{_WIDTHS[dtype]}"), np.float64)

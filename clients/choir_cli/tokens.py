@@ -16,9 +16,13 @@ def token(
     """Make a token: the secret to hand out, and the line for `tokens` in the server's --config file."""
     from pydantic import ValidationError
 
-    from serve.bearer import Token, hashed, new_secret
+    from serve.bearer import RESERVED, Token, hashed, new_secret
     from serve.manifest import explain
 
+    if name in RESERVED:
+        raise UsageError(
+            f"The name {name!r} is reserved for a token without a name: choose another."
+        )
     secret = new_secret()
     try:
         made = Token.model_validate({"name": name, "role": role, "sha256": hashed(secret)})

@@ -1,5 +1,7 @@
-"""Server-sent events as OpenAI-compatible servers send them: `data: {...}` lines, then `data:
-[DONE]`.
+"""What the server-sent events of OpenAI-compatible servers hold: JSON documents, then `[DONE]`.
+
+httpx-sse takes the stream apart. httpx's own lines end at U+2028, U+2029 and U+0085 too, which JSON may hold as they
+are.
 """
 
 import json
@@ -13,11 +15,6 @@ from choir_client.exceptions import ConnectionFailed, error_from_fields
 M = TypeVar("M", bound=BaseModel)
 
 DONE = "[DONE]"
-
-
-def data_of(line: str) -> str | None:
-    """The data of one line of the stream; None for comments, other fields and blank lines."""
-    return line[len("data:") :].strip() if line.startswith("data:") else None
 
 
 def chunk_of(data: str, model: type[M]) -> M:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
+from httpx_sse import EventSource
 from pydantic import BaseModel
 
 from choir_client import _flows, _requests, _streaming
@@ -251,12 +252,11 @@ class Choir(_Connection):
                 if response.status_code >= 400:
                     response.read()
                     raise error_from_response(response)
-                for line in response.iter_lines():
-                    data = _streaming.data_of(line)
-                    if data == _streaming.DONE:
+                for event in EventSource(response).iter_sse():
+                    if event.data == _streaming.DONE:
                         return
-                    if data:
-                        yield _streaming.chunk_of(data, model)
+                    if event.data:
+                        yield _streaming.chunk_of(event.data, model)
         except httpx.HTTPError as error:
             raise self._failed(error) from error
         raise _streaming.cut_off()
@@ -427,12 +427,11 @@ class AsyncChoir(_Connection):
                 if response.status_code >= 400:
                     await response.aread()
                     raise error_from_response(response)
-                async for line in response.aiter_lines():
-                    data = _streaming.data_of(line)
-                    if data == _streaming.DONE:
+                async for event in EventSource(response).aiter_sse():
+                    if event.data == _streaming.DONE:
                         return
-                    if data:
-                        yield _streaming.chunk_of(data, model)
+                    if event.data:
+                        yield _streaming.chunk_of(event.data, model)
         except httpx.HTTPError as error:
             raise self._failed(error) from error
         raise _streaming.cut_off()

@@ -1,5 +1,6 @@
 """The checks of adapters, without torch, PEFT or vLLM: what serving refuses, and why."""
 
+from serve.adapter.config import DEFAULT_RANK_LIMIT, RANK_LIMITS
 from serve.adapter.folder import (
     ADAPTER_FILES,
     HEAD,
@@ -12,7 +13,8 @@ from serve.adapter.folder import (
 )
 from serve.adapter.head import HeadShape, has_head
 from serve.adapter.inspect import AdapterInfo, check_together, inspect_adapter
-from serve.adapter.lora import DEFAULT_RANK_LIMIT, RANK_LIMITS
+from serve.adapter.plain import plain_adapter
+from serve.adapter.wrappers import adapter_tensors
 
 __all__ = [
     "ADAPTER_FILES",
@@ -26,8 +28,10 @@ __all__ = [
     "AdapterKind",
     "HeadShape",
     "adapter_kind",
+    "adapter_tensors",
     "belongs",
     "check_together",
     "has_head",
     "inspect_adapter",
+    "plain_adapter",
 ]

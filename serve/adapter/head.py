@@ -5,6 +5,7 @@ from pathlib import Path
 
 from serve.adapter.folder import HEAD, WEIGHTS, AdapterError, named
 from serve.adapter.score import BIAS, SCORE, WEIGHT
+from serve.adapter.wrappers import adapter_tensors
 from serve.base import BaseKind, BaseShapes, pooling_of
 from serve.tensors import TensorError, TensorFile
 
@@ -27,7 +28,7 @@ def has_head(folder: Path) -> bool:
     if (folder / HEAD).is_file():
         return True
     try:
-        return WEIGHT in TensorFile(folder / WEIGHTS).tensors
+        return WEIGHT in adapter_tensors(folder).tensors
     except TensorError:
         return False
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from serve.adapter.config import check_config, check_task
 from serve.adapter.folder import (
     SOFT,
-    WEIGHTS,
     AdapterError,
     AdapterKind,
     check_files,
@@ -14,12 +14,13 @@ from serve.adapter.folder import (
     read_config,
 )
 from serve.adapter.head import HeadShape, check_head
-from serve.adapter.lora import check_config, check_tensors
+from serve.adapter.lora import check_tensors
 from serve.adapter.origin import OriginError, check_base
 from serve.adapter.soft import check_soft
+from serve.adapter.wrappers import adapter_tensors
 from serve.base import BaseError, BaseKind, BaseShapes
 from serve.digest import DigestError
-from serve.tensors import TensorError, TensorFile
+from serve.tensors import TensorError
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,15 @@ class AdapterInfo:
 def inspect_adapter(
     folder: Path,
     *,
-    base: Path | None = None,
+    base: Path | BaseShapes | None = None,
     max_rank: int | None = None,
     base_kind: BaseKind | None = None,
     head_rows: int | None = None,
 ) -> AdapterInfo:
     """Check a folder in PEFT's format, tensor by tensor, and describe it.
 
-    `base` is the base's folder; without one, shapes are checked against each other only. `max_rank`
+    `base` is the base's folder, or what was read of it before, whose digest is not compared with the
+    one that an adapter recorded; without one, shapes are checked against each other only. `max_rank`
     is the engine's limit. `base_kind` says whether a head must be there (encoder) or must not
     (causal), and `head_rows` how many rows it has. Raises AdapterError with the reason.
     """
@@ -63,6 +65,7 @@ def inspect_adapter(
         digest = check_files(folder)
         config = read_config(folder)
         kind = kind_of_config(config)
+        check_task(config)
         if kind in SOFT and base_kind == "encoder":
             raise AdapterError(
                 f"It is a {kind} adapter, and an encoder base takes LoRA adapters only: its heads read the "
@@ -70,14 +73,14 @@ def inspect_adapter(
             )
         if kind == "lora":
             rank = check_config(config, max_rank)
-        tensors = TensorFile(folder / WEIGHTS)
-        shapes = BaseShapes.read(base) if base is not None else None
+        tensors = adapter_tensors(folder)
+        shapes = BaseShapes.read(base) if isinstance(base, Path) else base
         if kind == "lora":
-            modules = check_tensors(tensors, config, shapes)
+            modules = check_tensors(tensors, config, shapes, base_kind)
         else:
             count = check_soft(tensors, config, kind, shapes)
         head = check_head(folder, tensors, base_kind, head_rows, shapes)
-        check_base(folder, base)
+        check_base(folder, base if isinstance(base, Path) else None)
     except (TensorError, DigestError, BaseError, OriginError) as error:
         raise AdapterError(str(error)) from error
     return AdapterInfo(

@@ -1,183 +1,214 @@
 """What is served of LoRA, tensor by tensor."""
 
 import re
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from serve.adapter.folder import CONFIG, HEAD, WEIGHTS, AdapterError, named
-from serve.adapter.patterns import PatternError, matches_end
-from serve.adapter.score import LISTED, SCORE
-from serve.base import BaseShapes
-from serve.tensors import TensorFile
+from serve.adapter.embeddings import LAYERS, unserved_embedding
+from serve.adapter.folder import CONFIG, HEAD, WEIGHTS, AdapterError
+from serve.adapter.modules import Modules
+from serve.adapter.score import SCORE
+from serve.adapter.targets import Targets, rank_and_alpha
+from serve.base import BaseKind, BaseShapes
+from serve.tensors import Tensor, TensorFile
 
-RANK_LIMITS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that an engine's `max_lora_rank` may take."""
-DEFAULT_RANK_LIMIT = 64
-
-_PLAIN_INITS = {"gaussian", "eva", "orthogonal", "mica", "lora_ga"}
-_UNSERVED = {
-    "use_dora": "DoRA",
-    "alora_invocation_tokens": "activated LoRA (aLoRA)",
-    "lora_bias": "LoRA with a bias (lora_bias)",
-    "layer_replication": "layer replication",
-    "use_bdlora": "block-diagonal LoRA",
-    "use_qalora": "QALoRA",
-    "trainable_token_indices": "trainable token embeddings",
-    "target_parameters": "LoRA on bare parameters (target_parameters)",
-}
 _TENSOR = re.compile(
     r"^base_model\.model\.(?P<module>.+)\.lora_(?:(?P<linear>[AB])\.weight|embedding_(?P<embedding>[AB]))$"
 )
+_WHOLE = re.compile(r"^base_model\.model\.(?P<module>.+?)(?:\.base_layer)?\.weight$")
+Side = Literal["A", "B"]
 
 
-def check_config(config: dict[str, Any], max_rank: int | None) -> int:
-    """The adapter's largest rank, once the variant is one that is served. Raises AdapterError."""
-    for field, feature in _UNSERVED.items():
-        if config.get(field):
-            raise AdapterError(
-                f"{feature} is not served ({field} in {CONFIG}); train a plain LoRA."
-            )
-    if config.get("bias", "none") != "none":
-        raise AdapterError(
-            f'Trained biases are not served; train with "bias": "none", not {config["bias"]!r}.'
-        )
-    saved = config.get("modules_to_save")
-    if saved and not (isinstance(saved, list) and set(map(str, saved)) <= LISTED):
-        raise AdapterError(
-            f"Whole modules in an adapter ({named(saved)} in modules_to_save) are not served but for "
-            f"the head 'score' of a causal model; an encoder's head goes to {HEAD}."
-        )
-    init = config.get("init_lora_weights", True)
-    if isinstance(init, str) and init.lower() not in _PLAIN_INITS:
-        raise AdapterError(
-            f"init_lora_weights={init!r} changes the base's weights on loading; convert it to a "
-            "plain LoRA "
-            "(PEFT: path_initial_model_for_weight_conversion)."
-        )
-    return _check_rank(config, max_rank)
+@dataclass(frozen=True)
+class LoraModule:
+    """One module of the base and the pair of matrices that change it."""
+
+    given: str
+    """Its name in the adapter."""
+    name: str
+    """Its name in the model that is served."""
+    rank: int
+    alpha: float
+    pair: Mapping[str, Tensor]
+    """`A` and `B`."""
+    embedding: bool
+    """Whether it is looked up rather than multiplied, so that A and B are turned."""
+    read: bool
+    """Whether it reaches an answer: what only a head of the base reads does not."""
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Both matrices, as PEFT names them in the model that is served."""
+        for side, tensor in self.pair.items():
+            end = f"embedding_{side}" if self.embedding else f"{side}.weight"
+            yield f"base_model.model.{self.name}.lora_{end}", tensor
 
 
-def _check_rank(config: dict[str, Any], max_rank: int | None) -> int:
-    patterns = config.get("rank_pattern") or {}
-    if not isinstance(patterns, dict):
-        raise AdapterError(
-            f"rank_pattern in {CONFIG} must be an object of module patterns and ranks."
-        )
-    ranks = [config.get("r"), *patterns.values()]
-    for rank in ranks:
-        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-            raise AdapterError(
-                f"The rank in {CONFIG} must be a whole number of at least 1, not {rank!r}."
-            )
-    largest: int = max(rank for rank in ranks if rank is not None)
-    if max_rank is not None and largest > max_rank:
-        room = next((limit for limit in RANK_LIMITS if limit >= largest), None)
-        advice = (
-            f"start the engine with max_lora_rank {room}"
-            if room
-            else f"at most {RANK_LIMITS[-1]} can be served"
-        )
-        raise AdapterError(
-            f"Its rank {largest} is above the engine's limit of {max_rank}; {advice}."
-        )
-    return largest
+def read_lora(
+    file: TensorFile, config: dict[str, Any], base: BaseShapes | None, kind: BaseKind | None
+) -> tuple[LoraModule, ...]:
+    """What a LoRA with a checked `config` changes, each module under the name that it has in the model that is served.
 
-
-def check_tensors(
-    file: TensorFile, config: dict[str, Any], base: BaseShapes | None
-) -> tuple[str, ...]:
-    """The modules that the adapter changes, once each has a sound pair of matrices.
-
-    Raises AdapterError and TensorError."""
-    pairs: dict[str, dict[str, tuple[int, ...]]] = {}
-    embeddings = set()
+    Every tensor belongs to a pair on a module of the base that the configuration names, or is a weight of the base as
+    the base has it, which PEFT stores beside LoRA on embeddings. Raises AdapterError for the first that does not."""
+    modules = None if base is None else Modules(base, kind)
+    targets = Targets(config, None if base is None else base.config.get("model_type"))
+    pairs: dict[tuple[str, bool], dict[str, Tensor]] = {}
     for name, tensor in file.tensors.items():
         if name in SCORE:
             continue
-        match = _TENSOR.match(name)
-        if match is None:
-            hint = ""
-            if ".classifier." in name:
-                hint = (
-                    " A 'classifier' reads what its own model pools, not the mean over the tokens: "
-                    f"train a head for that and store it as {HEAD}."
-                )
-            raise AdapterError(
-                f"The tensor {name!r} is not one of a LoRA as PEFT names them.{hint}"
-            )
-        module, side = match["module"], match["linear"] or match["embedding"]
+        if (match := _TENSOR.match(name)) is None:
+            _whole_module(name)
+            continue
         if len(tensor.shape) != 2:
             raise AdapterError(
                 f"The tensor {name!r} has {len(tensor.shape)} dimensions; expected 2."
             )
-        if match["embedding"]:
-            embeddings.add(module)
-        pairs.setdefault(module, {})[side] = tensor.shape
+        key = match["module"], match["embedding"] is not None
+        pairs.setdefault(key, {})[match["linear"] or match["embedding"]] = tensor
     if not pairs:
-        raise AdapterError(f"{WEIGHTS} holds no tensors.")
-    if base is not None and not any(base.find(module) for module in pairs):
+        raise AdapterError(f"{WEIGHTS} holds no tensors of a LoRA.")
+    names = _served_names([module for module, _ in pairs], modules)
+    found = []
+    for (given, embedding), pair in pairs.items():
+        if not targets.include(given):
+            raise AdapterError(
+                f"{CONFIG} does not name the module {given!r} (target_modules and what goes with it), so that PEFT "
+                "would not load its tensors."
+            )
+        rank, alpha = rank_and_alpha(config, given)
+        read = modules is None or modules.is_read(names[given])
+        found.append(LoraModule(given, names[given], rank, alpha, pair, embedding, read))
+    if not any(module.read for module in found):
         raise AdapterError(
-            f"None of its {len(pairs)} modules ({next(iter(pairs))}, ...) is in the base: it was "
-            "trained on another base."
+            f"It changes {found[0].name!r} alone, which the heads of adapters do not read."
         )
-    for module, pair in pairs.items():
-        _check_pair(module, pair, config)
-        if base is not None:
-            turned = module in embeddings or bool(config.get("fan_in_fan_out"))
-            _check_fit(module, pair, base.find(module), turned=turned)
+    return tuple(found)
+
+
+def check_tensors(
+    file: TensorFile, config: dict[str, Any], base: BaseShapes | None, kind: BaseKind | None
+) -> tuple[str, ...]:
+    """The modules that the adapter changes, once each has a sound pair of matrices.
+
+    Raises AdapterError and TensorError."""
+    found = read_lora(file, config, base, kind)
+    modules = None if base is None else Modules(base, kind)
+    for module in found:
+        _check_pair(module)
+        if base is not None and modules is not None:
+            turned = module.embedding or bool(config.get("fan_in_fan_out"))
+            _check_fit(module, modules.shape(module.name), turned=turned)
+            unserved = unserved_embedding(base.config, module.name, embedding=module.embedding)
+            if module.read and unserved is not None:
+                raise AdapterError(unserved)
     for name in file.tensors:
         file.check_finite(name)
-    return tuple(pairs)
+        if base is not None and modules is not None and not (name in SCORE or _TENSOR.match(name)):
+            _check_whole(file, name, base, modules)
+    return tuple(module.name for module in found)
 
 
-def _check_pair(module: str, pair: dict[str, tuple[int, ...]], config: dict[str, Any]) -> None:
-    for side in "AB":
-        if side not in pair:
+def _served_names(given: list[str], modules: Modules | None) -> dict[str, str]:
+    """Each module's name in the model that is served."""
+    names: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    unknown = []
+    for module in given:
+        name = module if modules is None else modules.name(module)
+        if name is None:
+            unknown.append(module)
+            continue
+        if name in taken:
             raise AdapterError(
-                f"The module {module!r} has no lora_{side}; a LoRA needs both matrices."
+                f"{taken[name]!r} and {module!r} are one module of the base, {name!r}."
             )
-    if pair["A"][0] != pair["B"][1]:
+        names[module], taken[name] = name, module
+    if not unknown:
+        return names
+    assert modules is not None, "without a base every name is taken"
+    near = modules.near(unknown[0])
+    if near is not None:
         raise AdapterError(
-            f"The matrices of {module!r} do not fit each other: lora_A is {list(pair['A'])} and "
-            f"lora_B {list(pair['B'])}, "
+            f"The base has no module {unknown[0]!r}; it has {near!r}. The adapter was trained on the model without its "
+            "head, or inside another one; rename its tensors, which begin with 'base_model.model.' and the module's "
+            "name."
+        )
+    if not names:
+        raise AdapterError(
+            f"None of its {len(given)} modules ({unknown[0]}, ...) is in the base: it was "
+            "trained on another base."
+        )
+    raise AdapterError(
+        f"The base has no module {unknown[0]!r}: the adapter was trained on another base."
+    )
+
+
+def _whole_module(name: str) -> str:
+    """The module that a tensor is the weight of, where it is one that PEFT may store. Raises AdapterError."""
+    match = _WHOLE.match(name)
+    if match is not None and match["module"].rpartition(".")[2] in LAYERS:
+        return match["module"]
+    hint = ""
+    if ".classifier." in name:
+        hint = (
+            " A 'classifier' reads what its own model pools, not the mean over the tokens: "
+            f"train a head for that and store it as {HEAD}."
+        )
+    raise AdapterError(f"The tensor {name!r} is not one of a LoRA as PEFT names them.{hint}")
+
+
+def _check_whole(file: TensorFile, name: str, base: BaseShapes, modules: Modules) -> None:
+    """PEFT stores the base's embeddings beside a LoRA on them, and others if the vocabulary was resized; it loads what
+    is stored, and vLLM does not."""
+    module = _whole_module(name)
+    served = modules.name(module)
+    weight = None if served is None else modules.weight(served)
+    if weight is None:
+        raise AdapterError(f"The base has no module {module!r}, which the tensor {name!r} is of.")
+    given, own = file.tensors[name].shape, base.weights[weight]
+    if given != own:
+        raise AdapterError(
+            f"It brings a whole {module!r} of {list(given)}, and the base's is {list(own)}: it was trained on another "
+            "base, or with a resized vocabulary; train it on the base as it is, or save the resized base and pack that."
+        )
+    if not file.has_values_of(name, base.files[weight], weight):
+        raise AdapterError(
+            f"It brings a whole {module!r} with other values than the base's, which is not served; train LoRA alone "
+            "on the base that is served, or save that base with these values and pack it."
+        )
+
+
+def _check_pair(module: LoraModule) -> None:
+    for side in "AB":
+        if side not in module.pair:
+            raise AdapterError(
+                f"The module {module.given!r} has no lora_{side}; a LoRA needs both matrices."
+            )
+    a, b = (module.pair[side].shape for side in "AB")
+    if a[0] != b[1]:
+        raise AdapterError(
+            f"The matrices of {module.given!r} do not fit each other: lora_A is {list(a)} and "
+            f"lora_B {list(b)}, "
             "where the first size of A and the second of B are the rank."
         )
-    expected = _rank_of(module, config)
-    if pair["A"][0] != expected:
+    if a[0] != module.rank:
         raise AdapterError(
-            f"The module {module!r} has rank {pair['A'][0]}, but {CONFIG} says {expected}."
+            f"The module {module.given!r} has rank {a[0]}, but {CONFIG} says {module.rank}."
         )
 
 
-def _rank_of(module: str, config: dict[str, Any]) -> int:
-    """The rank by PEFT's rule: the first pattern that matches the end of the module's name, else
-    `r`."""
-    rank: int = config["r"]
-    for pattern, special in (config.get("rank_pattern") or {}).items():
-        try:
-            if matches_end(pattern, module):
-                return int(special)
-        except PatternError as error:
-            raise AdapterError(f"rank_pattern in {CONFIG}: {error}.") from error
-    return rank
-
-
-def _check_fit(
-    module: str, pair: dict[str, tuple[int, ...]], weight: tuple[int, ...] | None, *, turned: bool
-) -> None:
+def _check_fit(module: LoraModule, weight: tuple[int, ...], *, turned: bool) -> None:
     """`turned`: the base stores this weight as [in, out], as embeddings and Conv1D layers do."""
-    if weight is None:
-        raise AdapterError(
-            f"The base has no module {module!r}: the adapter was trained on another base."
-        )
     if len(weight) != 2:
         raise AdapterError(
-            f"The base's {module!r} is not a linear layer: its weight is {list(weight)}."
+            f"The base's {module.name!r} is not a linear layer: its weight is {list(weight)}."
         )
     expected = weight if turned else weight[::-1]
-    given = (pair["A"][1], pair["B"][0])
+    given = (module.pair["A"].shape[1], module.pair["B"].shape[0])
     if given != expected:
         raise AdapterError(
-            f"The adapter does not fit the base: for {module!r} it maps {given[0]} to {given[1]} "
+            f"The adapter does not fit the base: for {module.name!r} it maps {given[0]} to {given[1]} "
             "values, "
             f"the base {expected[0]} to {expected[1]}."
         )

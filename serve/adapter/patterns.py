@@ -14,8 +14,25 @@ class PatternError(UserError, ValueError):
 
 def matches_end(pattern: str, name: str) -> bool:
     """Whether `pattern` matches `name`, or the end of it after a dot: PEFT's rule for modules. Raises PatternError."""
+    return _match(pattern, rf"(.*\.)?({pattern})$", name) is not None
+
+
+def matches_whole(pattern: str, name: str) -> bool:
+    """Whether `pattern` matches all of `name`. Raises PatternError."""
+    return _match(pattern, rf"(?:{pattern})\Z", name) is not None
+
+
+def number_after(pattern: str, name: str) -> int | None:
+    """The number that stands between dots behind the first match of `pattern` in `name`, which begins a part of it;
+    None if there is none. Raises PatternError."""
+    match = _match(pattern, rf"(?:^|.*?\.){pattern}\.(?P<number>\d+)\.", name)
+    return None if match is None else int(match["number"])
+
+
+def _match(pattern: str, whole: str, name: str) -> "regex.Match[str] | None":
+    """`whole` is what becomes of somebody's `pattern`."""
     try:
-        return regex.match(rf"(.*\.)?({pattern})$", name, timeout=SECONDS) is not None
+        return regex.match(whole, name, timeout=SECONDS)
     except regex.error as error:
         raise PatternError(f"{pattern!r} is not a regular expression: {error}") from error
     except TimeoutError as error:

@@ -25,21 +25,22 @@ def check_soft(
         raise AdapterError("It is for an encoder-decoder model, and such bases are not served.")
     if saved := config.get("modules_to_save"):
         raise AdapterError(f"Whole modules in an adapter ({named(saved)}) are not served.")
-    if set(file.tensors) != {TENSOR}:
+    if {tensor.name for tensor in file.tensors.values()} != {TENSOR}:
         raise AdapterError(
             f"{WEIGHTS} must hold {TENSOR!r} alone, its encoder applied, as PEFT's save_pretrained writes it, not "
             f"{named(sorted(file.tensors)[:4])}."
         )
     shape = file.tensors[TENSOR].shape
-    own = _width_of_config(kind, config)
-    width = own if base is None else _width_of_base(kind, base) or own
-    if shape != (count, width):
-        what = "layers * 2 * kv_heads * head_dim" if kind == "prefix" else "hidden"
-        whose = CONFIG if width == own else "the base"
-        raise AdapterError(
-            f"{TENSOR!r} has the shape {list(shape)}; by {whose} it must be [{count}, {width}], which is "
-            f"[virtual tokens, {what}]."
-        )
+    widths = {CONFIG: _width_of_config(kind, config)}
+    if base is not None and (width := _width_of_base(kind, base)) is not None:
+        widths["the base"] = width
+    for whose, width in widths.items():
+        if shape != (count, width):
+            what = "layers * 2 * kv_heads * head_dim" if kind == "prefix" else "hidden"
+            raise AdapterError(
+                f"{TENSOR!r} has the shape {list(shape)}; by {whose} it must be [{count}, {width}], which is "
+                f"[virtual tokens, {what}]."
+            )
     if base is not None:
         context = base.text_config.get("max_position_embeddings")
         if isinstance(context, int) and count + 2 > context:

@@ -11,7 +11,7 @@ from pathlib import Path
 from serve.agents.golden import wrong_golden
 from serve.agents.lease import ControllerLink, Lease, new_participant
 from serve.agents.residents import RETRY_SECONDS, Residents, fits, victims
-from serve.digest import DigestError, folder_digest
+from serve.digest import DigestError, file_digest, folder_digest
 from serve.engine.interface import Engine, NoRoomError, PrepareError, Refusal, Version
 from serve.protocol.messages import AssignedVersion, Desired, PrepareResult, Report, Role
 from serve.protocol.slots import has_soft, loras_of
@@ -362,7 +362,7 @@ class EngineAgent:
 
 
 def _verify(version: Version) -> None:
-    """Compare the files on this machine with their digests. Raises PrepareError."""
+    """Compare the files on this machine with their digests, the adapters' and the fusion's. Raises PrepareError."""
     for digest, folder in version.adapters.items():
         try:
             found = folder_digest(Path(folder))
@@ -373,3 +373,19 @@ def _verify(version: Version) -> None:
                 f"the adapter {digest} has changed on disk, its digest is {found} now; remove "
                 f"{folder} and start again"
             )
+    if version.parameters is not None and version.parameters_digest is not None:
+        _verify_parameters(Path(version.parameters), version.parameters_digest)
+
+
+def _verify_parameters(file: Path, digest: str) -> None:
+    try:
+        found = file_digest(file)
+    except OSError as error:
+        raise PrepareError(
+            f"the fitted parameters {digest} cannot be read: {error.strerror}"
+        ) from error
+    if found != digest:
+        raise PrepareError(
+            f"the fitted parameters {digest} have changed on disk, their digest is {found} now; remove {file} and "
+            "start again"
+        )

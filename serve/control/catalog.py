@@ -143,6 +143,7 @@ class Catalog:
             parameters=str(self._store.parameters(record.parameters))
             if record.parameters
             else None,
+            parameters_digest=record.parameters,
             allow_stale_fusion=record.allow_stale_fusion,
         )
 

@@ -25,6 +25,8 @@ class Version:
     """Digest of each adapter -> its immutable folder in the store."""
     parameters: str | None = None
     """File of the fitted fusion parameters, if the method has any."""
+    parameters_digest: str | None = None
+    """SHA-256 of that file, which every replica compares."""
     allow_stale_fusion: bool = False
 
     @property
@@ -42,6 +44,8 @@ class Probe:
     """A few numbers (log-probabilities, or values of the pooled vector) that replicas can compare."""
     change: float
     """Largest absolute difference from the plain base's outputs; 0 means that the adapter does nothing."""
+    epsilon: float = 0.0
+    """The rounding of the type that the engine computes in: the distance from 1 to the next larger number."""
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve.engine.adapters.member_adapters import Equipment
 from serve.engine.interface import Probe
+from serve.engine.places import Places
 from serve.engine.scoring.heads import EncoderPooler
 from serve.engine.scoring.labels_as_text import CausalScorer
 
@@ -26,6 +28,7 @@ class Prober:
         self._context = llm.model_config.max_model_len
         vocabulary = llm.model_config.get_vocab_size()
         self._watched = list(range(0, vocabulary, -(-vocabulary // OUTPUTS)))
+        self._epsilon = float(torch.finfo(llm.model_config.dtype).eps)
         self._base: tuple[float, ...] = ()
 
     @classmethod
@@ -39,7 +42,7 @@ class Prober:
         """What the loaded adapter answers, by itself."""
         outputs = await self._outputs(adapter)
         change = max(abs(a - b) for a, b in zip(outputs, self._base, strict=True))
-        return Probe(digest=digest, outputs=outputs, change=change)
+        return Probe(digest=digest, outputs=outputs, change=change, epsilon=self._epsilon)
 
     async def _outputs(self, adapter: Equipment) -> tuple[float, ...]:
         """Log-probabilities of the watched tokens, or the pooled vector's first values."""
@@ -50,6 +53,8 @@ class Prober:
         else:
             assert self._encoder is not None
             values = (
-                await self._encoder.pool([self._tokens[: self._context - 1]], [adapter.lora])
+                await self._encoder.pool(
+                    [self._tokens[: self._context - 1]], [adapter.lora], Places(1).line()
+                )
             )[0, 0, :OUTPUTS].tolist()
         return tuple(values)

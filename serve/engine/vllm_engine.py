@@ -32,11 +32,12 @@ from serve.engine.interface import (
     Version,
 )
 from serve.engine.loaded import Loaded, absent_refusal, members_of, not_loaded, present
+from serve.engine.places import BATCHES, Places
 from serve.engine.probe import Prober
 from serve.engine.remaining import without
 from serve.engine.scoring.heads import PAIR_UNUSED, EncoderPooler, Head, refuse_mixed
 from serve.engine.scoring.labels_as_text import CausalScorer
-from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args
+from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args, engine_config
 from serve.fusion.fuse import Fusion, FusionError
 from serve.fusion.fused import Answers, FusedValues, agreeing
 from serve.fusion.labels.tasks import outputs
@@ -60,8 +61,9 @@ class VLLMEngine:
         self._settings = settings
         self._slots = settings.adapter_slots
         self._capacity = settings.host_adapters or settings.adapter_slots
-        self._adapters = AdapterPool(llm, self._capacity)
+        self._adapters = AdapterPool(llm, settings)
         self._turns = Turns(self._slots)
+        self._places = Places(BATCHES * llm.vllm_config.scheduler_config.max_num_seqs)
         self._prober = prober
         self._openai = openai
         causal = settings.kind == "causal"
@@ -86,7 +88,9 @@ class VLLMEngine:
             max_lora_rank=settings.max_lora_rank,
             given=settings.arguments,
         )
-        llm = AsyncLLM.from_engine_args(args)
+        llm = AsyncLLM.from_vllm_config(
+            engine_config(args), disable_log_stats=args.disable_log_stats
+        )
         prober = await Prober.create(llm, settings.kind)
         openai = (
             await OpenAIRoutes.create(llm, settings.model) if settings.kind == "causal" else None
@@ -248,12 +252,14 @@ class VLLMEngine:
                 [labels.fill(ensemble.template, text.text, text.text_pair) for text in call.inputs],
                 labels.label_texts(ensemble.labels or (), ensemble.verbalizers),
                 equipment,
+                self._places.line(),
                 mean=ensemble.label_scoring == "mean",
             )
             return scored.scores, scored.prompt_tokens, scored.member_tokens
         assert self._encoder is not None
         heads = [loaded.heads[member.name] for member in members]
-        pooled = await self._encoder.score(call.inputs, [each.lora for each in equipment], heads)
+        loras = [each.lora for each in equipment]
+        pooled = await self._encoder.score(call.inputs, loras, heads, self._places.line())
         return pooled.scores, pooled.prompt_tokens, pooled.prompt_tokens * len(members)
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
@@ -295,6 +301,7 @@ class VLLMEngine:
             open_end=open_end,
             return_members=call.return_members,
             absent=loaded.absent,
+            line=self._places.line(),
         )
 
     @asynccontextmanager

@@ -50,7 +50,7 @@ def create_app(
     app.include_router(health_router(agent, control))
     for router in (
         predict_router(engines, dispatcher, mirror, bodies, settings.max_inputs),
-        completions_router(engines, dispatcher, mirror, bodies),
+        completions_router(engines, dispatcher, mirror, bodies, settings.max_inputs),
     ):
         app.include_router(router, dependencies=[Depends(guard.inference)])
     for router in (models_router(agent), reading_router(control)):

@@ -34,7 +34,7 @@ from serve.engine.interface import (
 from serve.gateway.app import create_app
 from serve.graph.ray_links import RayControl, RayEngines
 from serve.graph.shared_store import check_machines
-from serve.ray_options import engine_environment
+from serve.ray_options import INGRESS, engine_environment
 
 APPLICATION = "choir"
 
@@ -186,7 +186,7 @@ def build_from(settings: Settings) -> Application:
         model=base.base_source,
         revision=base.base_revision,
         kind=base.base_kind(),
-        dtype=_dtype(settings),
+        dtype=settings.dtype,
         adapter_slots=slots,
         max_lora_rank=settings.max_lora_rank,
         host_adapters=settings.loadable(slots),
@@ -209,7 +209,12 @@ def build_from(settings: Settings) -> Application:
         health_check_period_s=5,
         graceful_shutdown_timeout_s=30,
     ).bind(engine_settings, controller)
-    gateway = _deployment(GatewayDeployment, "Gateway", settings.gateways)
+    gateway = _deployment(
+        GatewayDeployment,
+        "Gateway",
+        settings.gateways,
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": dict(INGRESS)}},
+    )
     return gateway.bind(settings.model_copy(update={"database_url": None}), engine, controller)
 
 
@@ -222,19 +227,20 @@ def _deployment(shell: type, name: str, replicas: int, **options: Any) -> Any:
     )
 
 
-def _dtype(settings: Settings) -> str:
-    """vLLM would halve float32 weights by itself; without a GPU that gains little, and exactness goes."""
-    if settings.dtype == "auto" and not torch.cuda.is_available():
-        return "float32"
-    return settings.dtype
-
-
 def _gpus(settings: Settings) -> float:
-    """GPUs of one engine: none on a machine without any, else one a tensor and pipeline parallel rank."""
-    if not torch.cuda.is_available():
+    """GPUs of one engine: none where there are none, else one a tensor and pipeline parallel rank.
+
+    An engine may run on another machine than this code: on a cluster that is joined, the cluster's GPUs count."""
+    if not _has_gpus():
         return 0
     parallel = ("tensor_parallel_size", "pipeline_parallel_size")
     gpus = 1
     for name in parallel:
         gpus *= int(settings.engine.get(name, 1))
     return gpus
+
+
+def _has_gpus() -> bool:
+    if ray.is_initialized():
+        return bool(ray.cluster_resources().get("GPU"))
+    return bool(torch.cuda.is_available())

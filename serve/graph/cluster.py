@@ -22,8 +22,9 @@ def serving(settings: Settings, stop: threading.Event) -> Iterator[None]:
     """The graph, deployed; taken down at the end, with Ray if it was started here.
 
     `stop` ends waiting for it early. Raises ServerError and BundleError."""
-    application = build_from(settings)
+    application = None if settings.address else build_from(settings)  # before Ray takes its time
     with _joined(settings.address) if settings.address else _own():
+        application = application or build_from(settings)
         try:
             stop_on_signals(stop)
             _listen(settings)

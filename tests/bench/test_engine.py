@@ -60,8 +60,6 @@ async def test_the_engine_against_vllm_alone(
     engine: Any, messages: list[str], demo_bundle: Path, rates: dict[str, float]
 ) -> None:
     """The same member requests: sent to vLLM directly, ready tokenised, and through the engine's `predict`."""
-    from serve.labels import label_paths
-
     ensemble = three_loras(Bundle.open(demo_bundle))
     texts = label_texts(ensemble.labels or (), ensemble.verbalizers)
     scorer = engine._causal
@@ -71,12 +69,13 @@ async def test_the_engine_against_vllm_alone(
         return f"{turn} {messages[turn % len(messages)]}"
 
     plans = {
-        turn: label_paths(scorer._encode, fill(ensemble.template, text(turn)), texts)
+        turn: scorer._plan([fill(ensemble.template, text(turn))], texts, scorer._context)[0]
         for turn in (*range(50), *range(1000, 1000 + REQUESTS))
     }
 
     async def vllm_alone(turn: int) -> None:
-        await asyncio.gather(*(scorer._score_one(plans[turn], adapter) for adapter in adapters))
+        questions = plans[turn].questions
+        await asyncio.gather(*(scorer._ask(each, one) for one in adapters for each in questions))
 
     async def predict(turn: int) -> None:
         # Other numbers, so that neither side reads the other's prompts from the cache.

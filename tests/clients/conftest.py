@@ -117,8 +117,10 @@ def local_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalServer]:
                 local.bodies.append(json.loads(self.rfile.read(length)))
             route = f"{self.command} {self.path.partition('?')[0]}"
             status, body = local.answers.get(route, (404, {"error": {"message": "no route"}}))
+            events = isinstance(body, str) and body.startswith("data:")
             content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
             self.send_response(status)
+            self.send_header("content-type", "text/event-stream" if events else "application/json")
             self.send_header("content-length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)

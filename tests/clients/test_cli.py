@@ -351,7 +351,7 @@ class TestTokens:
         assert found is not None
         assert (found.name, found.role) == ("ann", "admin")
 
-    @pytest.mark.parametrize("wrong", [("An n",), ("ann", "--role", "root")])
+    @pytest.mark.parametrize("wrong", [("An n",), ("admin",), ("ann", "--role", "root")])
     def test_what_cannot_be_a_token_is_said(self, choir: Choir, wrong: tuple[str, ...]) -> None:
         ran = choir("token", *wrong)
         assert (ran.status, ran.out) == (2, "")

@@ -94,6 +94,12 @@ class TestPredict:
         assert client.predict("i", "a").experiment == "blue"
 
 
+def stream(content: bytes) -> httpx.Response:
+    return httpx.Response(
+        200, content=content, headers={"content-type": "text/event-stream; charset=utf-8"}
+    )
+
+
 class TestStreaming:
     EVENTS = (
         b": keep-alive\n\n"
@@ -104,20 +110,32 @@ class TestStreaming:
     )
 
     def test_yields_the_chunks(self, client: Any, server: FakeServer) -> None:
-        server.answer(httpx.Response(200, content=self.EVENTS + b"data: [DONE]\n\n"))
+        server.answer(stream(self.EVENTS + b"data: [DONE]\n\n"))
         chunks = list(client.stream_chat("replies", [{"role": "user", "content": "hi"}]))
         assert "".join(chunk.text for chunk in chunks) == "Hello you"
         assert chunks[-1].usage.prompt_tokens == 3
         assert server.bodies()[0]["stream"] is True
 
+    @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+    def test_a_text_may_hold_what_unicode_calls_the_end_of_a_line(
+        self, client: Any, server: FakeServer, line_end: bytes
+    ) -> None:
+        """JSON escapes none of these; vLLM's pydantic writes them as they are."""
+        text = "one\u2028two\u2029three\u0085four\x1cfive\x0bsix\x0cseven"
+        choices = [{"index": 0, "delta": {"content": text}}]
+        chunk = json.dumps({"model": "replies@1", "choices": choices}, ensure_ascii=False)
+        events = f"data: {chunk}\n\ndata: [DONE]\n\n".encode()
+        server.answer(stream(events.replace(b"\n", line_end)))
+        assert [chunk.text for chunk in client.stream_chat("replies", [])] == [text]
+
     def test_a_stream_that_breaks_off_is_an_error(self, client: Any, server: FakeServer) -> None:
-        server.answer(httpx.Response(200, content=self.EVENTS))
+        server.answer(stream(self.EVENTS))
         with pytest.raises(ConnectionFailed, match="before the answer was complete"):
             list(client.stream_chat("replies", []))
 
     def test_an_error_inside_the_stream_is_raised(self, client: Any, server: FakeServer) -> None:
         event = b'data: {"error":{"message":"gone","type":"x","code":503}}\n\n'
-        server.answer(httpx.Response(200, content=self.EVENTS + event))
+        server.answer(stream(self.EVENTS + event))
         with pytest.raises(Unavailable, match="gone"):
             list(client.stream_chat("replies", []))
 

@@ -79,6 +79,8 @@ def test_tokens_come_from_the_config_file(tmp_path: Path) -> None:
         ([{"name": "../ann", "role": "read", "sha256": "0" * 64}], "name"),
         ([{"name": "ann", "role": "read", "secret": "hunter2"}], "sha256"),
         ([{"name": "ann", "role": "read", "sha256": "0" * 64}] * 2, "'ann' is given twice"),
+        ([{"name": "admin", "role": "read", "sha256": "0" * 64}], "'admin' is reserved"),
+        ([{"name": "inference", "role": "read", "sha256": "0" * 64}], "'inference' is reserved"),
     ],
 )
 def test_unsound_tokens_are_refused_without_showing_them(tokens: Any, says: str) -> None:

@@ -85,6 +85,15 @@ def test_malformed_json(service: Service, path: str, body: bytes) -> None:
     refused(response, 400, "")
 
 
+@pytest.mark.parametrize(
+    "header",
+    [{"x-request-timeout-seconds": "0.000001"}, {"serve_multiplexed_model_id": "somebody"}],
+)
+def test_no_header_sets_a_limit_of_rays(service: Service, header: dict[str, str]) -> None:
+    body = {"model": "intents", "input": [f"{number} card" for number in range(20)]}
+    assert service.post(PREDICT, body, headers=header).status_code == 200
+
+
 def test_a_foreign_page_cannot_swap(service: Service, models: Models) -> None:
     body = {"members": {"a": models.uri("a2")}}
     refused(service.post(SWAP, body, headers={"origin": "https://evil.example"}), 403, "origin")

@@ -7,27 +7,40 @@ from typing import Any
 
 from peft import PeftConfig, PeftModel
 
+from serve.adapter import plain_adapter
+from serve.base import BaseKind, BaseShapes
 from serve.bundle import Member
 
 
 class LoadedAdapters:
     """Every LoRA sits in the base's layers; every prefix or prompt adapter wraps the base that they all share."""
 
-    def __init__(self, model: Any, folders: Mapping[str, Path]) -> None:
-        """`folders`: digest -> adapter. LoRA layers are put into `model` itself."""
+    def __init__(
+        self,
+        model: Any,
+        folders: Mapping[str, Path],
+        base: Path | None = None,
+        kind: BaseKind | None = None,
+    ) -> None:
+        """`folders`: digest -> adapter. LoRA layers are put into `model` itself. With its folder `base` and `kind`, an
+        adapter is read as serving reads it."""
         self._model = model
         self._loras: PeftModel | None = None
         self._soft: dict[str, PeftModel] = {}
+        shapes = None if base is None else BaseShapes.read(base)
         for digest, folder in folders.items():
-            if PeftConfig.from_pretrained(str(folder)).is_prompt_learning:
-                self._soft[digest] = PeftModel.from_pretrained(
-                    model, str(folder), adapter_name=digest
-                ).eval()
-            elif self._loras is None:
-                self._loras = PeftModel.from_pretrained(model, str(folder), adapter_name=digest)
-            else:
-                self._loras.load_adapter(str(folder), adapter_name=digest)
+            with plain_adapter(folder, shapes, kind) as plain:
+                self._load(digest, plain)
         model.eval()
+
+    def _load(self, digest: str, folder: Path) -> None:
+        if PeftConfig.from_pretrained(str(folder)).is_prompt_learning:
+            soft = PeftModel.from_pretrained(self._model, str(folder), adapter_name=digest)
+            self._soft[digest] = soft.eval()
+        elif self._loras is None:
+            self._loras = PeftModel.from_pretrained(self._model, str(folder), adapter_name=digest)
+        else:
+            self._loras.load_adapter(str(folder), adapter_name=digest)
 
     @contextmanager
     def active(self, member: Member) -> Iterator[Any]:

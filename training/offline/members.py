@@ -65,6 +65,8 @@ class OfflineMembers:
                 for member in ensemble.members
                 for ref in member.adapters
             },
+            bundle.base_folder,
+            bundle.base_kind(),
         )
 
     def outputs(

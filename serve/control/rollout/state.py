@@ -4,14 +4,13 @@
 for it. From all states before `committing` also `aborted`; once committed there is no way back but another rollout.
 """
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
+from serve.control.rollout.agreement import doubtful_probes
 from serve.control.rollout.gates import judge
-from serve.engine.interface import Probe
 from serve.protocol.figures import Figures, total
 from serve.protocol.messages import PrepareResult
 from serve.protocol.strategy import IMMEDIATE, Kind, Strategy
@@ -19,11 +18,6 @@ from serve.protocol.strategy import IMMEDIATE, Kind, Strategy
 Action: TypeAlias = Literal["swap", "rollback"]
 Decision: TypeAlias = Literal["promote", "abort"]
 Status: TypeAlias = Literal[400, 409, 503]
-
-PROBE_RTOL = 0.01
-PROBE_ATOL = 0.01
-"""How far replicas' probe outputs may lie apart, as numpy.isclose has it: bfloat16 rounds to 0.4 %, so healthy
-replicas of one kind stay within this, and another adapter's answers do not."""
 
 
 class State(StrEnum):
@@ -205,31 +199,3 @@ def _after_trial(rollout: Rollout, facts: Facts) -> Step | None:
             return Step(State.ABORTED, verdict.reason, 400 if verdict.outcome == "failed" else 409)
         promoted = rollout.strategy.auto_promote
     return Step(State.COMMITTING) if promoted and _prepared(facts) else None
-
-
-def doubtful_probes(probes: Mapping[str, Iterable[Probe]]) -> str | None:
-    """Why a version should not go live for what its adapters answered to the probe, by engine."""
-    first: dict[str, tuple[str, Probe]] = {}
-    for engine, answers in probes.items():
-        for probe in answers:
-            if not probe.change > 0:
-                return (
-                    f"the adapter {probe.digest} does not change what the base answers "
-                    f"(difference {probe.change} on {engine}): it has no effect"
-                )
-            other, reference = first.setdefault(probe.digest, (engine, probe))
-            if not _agree(reference.outputs, probe.outputs):
-                return (
-                    f"{other} and {engine} answer the probe differently with the adapter "
-                    f"{probe.digest} (tolerance {PROBE_ATOL} + {PROBE_RTOL:.0%})"
-                )
-    return None
-
-
-def _agree(reference: tuple[float, ...], outputs: tuple[float, ...]) -> bool:
-    if len(reference) != len(outputs):
-        return False
-    return all(
-        math.isfinite(b) and abs(a - b) <= PROBE_ATOL + PROBE_RTOL * abs(a)
-        for a, b in zip(reference, outputs, strict=True)
-    )

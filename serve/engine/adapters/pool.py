@@ -9,14 +9,23 @@ from pathlib import Path
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from serve.adapter import WEIGHTS, AdapterError, AdapterKind, adapter_kind, check_together
+from serve.adapter import (
+    WEIGHTS,
+    AdapterError,
+    AdapterInfo,
+    AdapterKind,
+    check_together,
+    inspect_adapter,
+    plain_adapter,
+)
+from serve.base import BaseError, BaseShapes
 from serve.engine.adapters.member_adapters import Equipment
-from serve.engine.adapters.plain_lora import plain_lora
-from serve.engine.interface import LoadedAdapter, NoRoomError, PrepareError
+from serve.engine.base_folder import base_folder
+from serve.engine.interface import EngineSettings, LoadedAdapter, NoRoomError, PrepareError
 from serve.engine.soft.adapter import NO_ROOM, SoftAdapter, SoftKind
 from serve.errors import last_line
 from serve.manifest import AdapterRef
-from serve.tensors import TensorError, TensorFile
+from serve.tensors import TensorFile
 
 
 @dataclass
@@ -34,17 +43,21 @@ class AdapterPool:
 
     vLLM's name for a LoRA is its digest and the path is the immutable folder of that digest, because vLLM keys its
     prefix cache by name and path: the same content finds its cache again, other content never does. (Of an adapter
-    that holds its own head vLLM reads a copy without it, whose cache is not found again once it was unloaded.) The id
+    that is not plain vLLM reads a copy that is, whose cache is not found again once it was unloaded.) The id
     is fresh for each load. Since no more LoRAs are loaded than vLLM keeps in host memory, it never evicts one from
     there, only to read it from disk again in the middle of a request; it copies them between there and its slots.
 
     Prefix and prompt adapters take no slot. They lie in the host memory of each worker, up to a limit that the workers
     keep (`soft/store.py`)."""
 
-    def __init__(self, llm: AsyncLLM, capacity: int) -> None:
-        """`capacity`: how many LoRAs vLLM keeps in host memory."""
+    def __init__(self, llm: AsyncLLM, settings: EngineSettings) -> None:
         self._llm = llm
-        self._capacity = capacity
+        self._settings = settings
+        self._capacity = settings.host_adapters or settings.adapter_slots
+        """How many LoRAs vLLM keeps in host memory."""
+        self._folder = base_folder(settings)
+        self._base: BaseShapes | None = None
+        """What the folder holds, once an adapter was compared with it."""
         self._loaded: dict[str, _Loaded] = {}
         self._ids = itertools.count(1)
         self._changing = asyncio.Lock()
@@ -93,17 +106,29 @@ class AdapterPool:
                 del self._loaded[digest]
 
     async def _load(self, name: str, digest: str, folder: str) -> _Loaded:
+        path = Path(folder)
         try:
-            kind = adapter_kind(Path(folder))
-            embeds = kind == "lora" and _changes_embeddings(Path(folder))
-        except (AdapterError, TensorError) as error:
+            kind = (await asyncio.to_thread(self._inspect, path)).kind
+        except (AdapterError, BaseError) as error:
             raise PrepareError(f"The adapter {name!r} cannot be loaded: {error}") from error
+        embeds = kind == "lora" and _changes_embeddings(path)
         self._check_embeddings(name, kind, embeds)
         if kind == "lora":
             equipment = Equipment(lora=await self._load_lora(name, digest, folder))
         else:
             equipment = Equipment(soft=await self._load_soft(name, digest, kind, folder))
         return _Loaded(LoadedAdapter(name=name, digest=digest, kind=kind), equipment, embeds)
+
+    def _inspect(self, folder: Path) -> AdapterInfo:
+        """The same checks as before a version is admitted, with the base at hand. Raises AdapterError and BaseError."""
+        if self._base is None and self._folder is not None:
+            self._base = BaseShapes.read(self._folder)
+        return inspect_adapter(
+            folder,
+            base=self._base,
+            max_rank=self._settings.max_lora_rank,
+            base_kind=self._settings.kind,
+        )
 
     async def _load_lora(self, name: str, digest: str, folder: str) -> LoRARequest:
         if sum(each.adapter.kind == "lora" for each in self._loaded.values()) >= self._capacity:
@@ -112,7 +137,7 @@ class AdapterPool:
                 "max_loras (--engine '{\"max_loras\": N}') or host_adapters."
             )
         try:
-            with plain_lora(Path(folder)) as plain:
+            with plain_adapter(Path(folder), self._base, self._settings.kind) as plain:
                 request = LoRARequest(
                     lora_name=digest, lora_int_id=next(self._ids), lora_path=str(plain)
                 )
@@ -121,7 +146,19 @@ class AdapterPool:
             raise PrepareError(
                 f"vLLM cannot load the adapter {name!r}: {last_line(error)}"
             ) from error
+        await self._check_applied(name, request)
         return request
+
+    async def _check_applied(self, name: str, lora: LoRARequest) -> None:
+        """vLLM passes over what it finds no module for. Raises PrepareError if it did, and unloads the adapter then."""
+        left = await self._llm.collective_rpc("modules_left_out", args=(lora.lora_int_id,))
+        everywhere = set(left[0]).intersection(*left[1:])
+        if everywhere:
+            await self._llm.remove_lora(lora.lora_int_id)
+            raise PrepareError(
+                f"The adapter {name!r} cannot be loaded: vLLM's model of the base has no module {min(everywhere)!r} "
+                "that takes LoRA; train without it."
+            )
 
     async def _load_soft(self, name: str, digest: str, kind: SoftKind, folder: str) -> SoftAdapter:
         told = await self._llm.collective_rpc("load_soft", args=(digest, kind, folder))

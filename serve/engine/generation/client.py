@@ -20,6 +20,7 @@ from serve.engine.adapters.member_adapters import Equipment
 from serve.engine.lockstep.client import Lockstep, Part
 from serve.engine.lockstep.logprobs import Report
 from serve.engine.lockstep.seat import TokenFusion
+from serve.engine.places import Line
 from serve.fusion.answers import AnswerVote, vote_answers
 from serve.manifest import Ensemble, Member
 
@@ -44,6 +45,8 @@ class Voice:
     """The name that the answer carries."""
     ensemble: Ensemble
     speakers: Sequence[Speaker]
+    line: Line
+    """For places in the engine's queue: a call may have many prompts."""
     weights: Mapping[str, float] | None = None
     """The request's, by member."""
     fusion: TokenFusion | None = None
@@ -94,7 +97,8 @@ class VoiceClient:
             answer = self._vote(voice, prompt, sampling_params, request_id, kwargs)
         else:
             answer = self._fuse(voice, voice.fusion, prompt, sampling_params, request_id, kwargs)
-        async with aclosing(answer):
+        requests = len(voice.speakers) * sampling_params.n
+        async with voice.line.place(requests), aclosing(answer):
             async for output in answer:
                 # usage and echo are about the prompt that the client sent, whatever a member read
                 output.prompt, output.prompt_token_ids = None, prompt.get("prompt_token_ids")

@@ -27,6 +27,10 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from serve.engine.generation.client import Voice, VoiceClient, speaking
 from serve.engine.generation.documents import complete, complete_events
 from serve.engine.interface import GenerateCall, Refusal
+from serve.engine.lengths import doubtful_prompts, length_refusal
+from serve.engine.media import media_refusal
+from serve.engine.texts import TextLimit
+from serve.labels import LabelError
 
 PATHS: Mapping[str, str] = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 
@@ -37,8 +41,10 @@ VLLM_MODEL = "choir"
 class OpenAIRoutes:
     """The two OpenAI routes as an ASGI application of vLLM's, without a socket."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, llm: AsyncLLM) -> None:
         self._app = app
+        self._model = llm.model_config
+        self._limit = TextLimit(llm.get_tokenizer(), self._model.max_model_len)
 
     @classmethod
     async def create(cls, llm: AsyncLLM, model: str) -> "OpenAIRoutes":
@@ -52,17 +58,33 @@ class OpenAIRoutes:
         client: EngineClient = VoiceClient(llm)  # a virtual subclass
         await init_app_state(client, app.state, args, ("generate",))
         app.state.openai_serving_models.model_name = lambda lora_request=None: speaking.get().model
-        return cls(app)
+        return cls(app, llm)
+
+    async def _refusal(self, call: GenerateCall) -> Refusal | None:
+        """Why vLLM is not asked at all."""
+        domains, local = self._model.allowed_media_domains, self._model.allowed_local_media_path
+        refusal = length_refusal(call, self._limit) or media_refusal(
+            call.body.get("messages"), domains, local
+        )
+        if refusal is not None:
+            return refusal
+        try:
+            for text in doubtful_prompts(call, self._limit):
+                await asyncio.to_thread(self._limit.check_doubtful, text)
+        except LabelError as error:
+            return Refusal(400, str(error), param="prompt")
+        return None
 
     async def answer(
         self, call: GenerateCall, voice: Voice
     ) -> AsyncGenerator[bytes | Refusal, None]:
         """The body of the answer, or a refusal first."""
-        if call.prompts:
+        refusal = await self._refusal(call)
+        if refusal is None and call.prompts:
             refusal = await self._render(call, voice, call.prompts)
-            if refusal is not None:
-                yield refusal
-                return
+        if refusal is not None:
+            yield refusal
+            return
         exchange = Exchange(self._app, call, voice)
         try:
             status = await exchange.status()
@@ -195,7 +217,8 @@ class Exchange:
 
 
 def _refusal(status: int, body: bytes) -> Refusal:
-    """vLLM's error document as a refusal."""
+    """vLLM's error document as a refusal. What vLLM calls unprocessable (422) is an invalid request like others."""
+    status = 400 if status == 422 else status
     try:
         error = json.loads(body)["error"]
         message = _PARAMETER.sub("", error["message"])

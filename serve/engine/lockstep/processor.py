@@ -4,6 +4,10 @@ For vLLM's V1 model runner, where a row is an index of the persistent batch. It 
 `min_tokens` and `logit_bias`, and before its penalties and sampling, which would come too late: so a group's requests
 carry neutral penalties and temperature 0, the seat carries the real ones, and each row leaves here with a single token
 that is not masked. A request outside any group is untouched.
+
+Fusing needs several float32 copies of the members' rows. vLLM measures what memory a step takes before there are any
+groups, and gives nearly all the rest to its KV cache. So groups are fused a few at a time, in a bounded space that is
+set aside before vLLM measures.
 """
 
 from collections.abc import Sequence
@@ -16,10 +20,16 @@ from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.sample.logits_processor.interface import BatchUpdate, LogitsProcessor
 
 from serve.engine.lockstep.seat import Seat
+from serve.engine.lockstep.told import Told, tell
 from serve.engine.soft.adapter import SoftAdapter
 from serve.fusion.tokens.penalties import penalise
-from serve.fusion.tokens.step import Step, fuse_step, likeliest
+from serve.fusion.tokens.step import fuse_step, likeliest
 from serve.manifest import TokenMethod
+
+SLICE_BYTES = 16 << 20
+"""Of one float32 copy of the rows that are fused at once; a single group may take more."""
+COPIES = 6
+"""Such copies that a step holds at once at most."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +47,10 @@ class Block:
     """Groups of one size and method, fused as one tensor."""
 
     method: TokenMethod
+    indices: list[list[int]]
+    """[G][N] of the batch, members by rank."""
     rows: torch.Tensor
-    """[G, N] batch indices, members by rank."""
+    """[G, N] the same on the device."""
     span: slice | None
     """The same indices where they are neighbours in this order, as they mostly are: nothing is copied then."""
     siblings: list[list[Row]]
@@ -76,22 +88,16 @@ def _plain(seat: Seat) -> bool:
     )
 
 
-@dataclass(frozen=True)
-class Fused:
-    """What one step decided for a block, for whoever reports it."""
-
-    block: Block
-    step: Step
-
-
 class LockstepProcessor(LogitsProcessor):
     """Implements vLLM's `LogitsProcessor`."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         self._device = device
+        self._row_bytes = 4 * vllm_config.model_config.get_vocab_size()
         self._rows: dict[int, Row] = {}
         self._blocks: list[Block] = []
-        self.fused: list[Fused] = []
+        self._space = self._set_aside()
+        self.told: list[Told] = []
         """Of the last step."""
 
     def is_argmax_invariant(self) -> bool:
@@ -100,7 +106,7 @@ class LockstepProcessor(LogitsProcessor):
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         """Follow the batch. Groups whose siblings are not all in it are still reading their prompts, and their
         samples are thrown away by vLLM: they are left alone."""
-        self.fused = []
+        self.told = []
         if not process_dict_updates(self._rows, batch_update, _seated):
             return
         groups: dict[str, list[tuple[int, Row]]] = {}
@@ -112,7 +118,21 @@ class LockstepProcessor(LogitsProcessor):
             if len(siblings) == seat.size:
                 siblings.sort(key=lambda each: each[1].seat.rank)
                 alike.setdefault((seat.size, seat.fusion.method), []).append(siblings)
-        self._blocks = [self._block(method, several) for (_, method), several in alike.items()]
+        self._blocks = [
+            self._block(method, several[start : start + self._at_once(size)])
+            for (size, method), several in alike.items()
+            for start in range(0, len(several), self._at_once(size))
+        ]
+
+    def _at_once(self, members: int) -> int:
+        """Groups of so many members that are fused at once."""
+        return max(1, int(SLICE_BYTES // (members * self._row_bytes)))
+
+    def _set_aside(self) -> torch.Tensor | None:
+        """Memory that counts as taken, for vLLM and for PyTorch, while nothing is fused. A CPU has no such measure."""
+        if self._device.type == "cpu":
+            return None
+        return torch.empty(COPIES * SLICE_BYTES, dtype=torch.uint8, device=self._device)
 
     def _block(self, method: TokenMethod, groups: list[list[tuple[int, Row]]]) -> Block:
         fusions = [siblings[0][1].seat.fusion for siblings in groups]
@@ -121,6 +141,7 @@ class LockstepProcessor(LogitsProcessor):
         neighbours = range(flat[0], flat[0] + len(flat))
         return Block(
             method=method,
+            indices=indices,
             rows=torch.tensor(indices, device=self._device),
             span=slice(neighbours.start, neighbours.stop) if flat == list(neighbours) else None,
             siblings=[[row for _, row in siblings] for siblings in groups],
@@ -136,6 +157,13 @@ class LockstepProcessor(LogitsProcessor):
         )
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        if self._blocks:
+            self._space = None  # what follows takes its place
+            self._fuse(logits)
+            self._space = self._set_aside()
+        return logits
+
+    def _fuse(self, logits: torch.Tensor) -> None:
         for block in self._blocks:
             members = block.of(logits)
             if block.plain:
@@ -157,8 +185,9 @@ class LockstepProcessor(LogitsProcessor):
                 plausibility=block.plausibility,
             )
             block.give(step.tokens, logits)
-            self.fused.append(Fused(block, step))
-        return logits
+            first = [ranked[0] for ranked in block.indices]
+            seats = [leader.seat for leader in leaders]
+            self.told += tell(step, list(zip(first, seats, strict=True)))
 
 
 def _seated(params: SamplingParams, prompt: list[int] | None, output: list[int]) -> Row | None:

@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from serve.adapter import HEAD, WEIGHTS
+from serve.adapter import HEAD, WEIGHTS, adapter_tensors
 from serve.adapter.score import BIAS, WEIGHT
 from serve.engine.interface import PrepareError, Text
+from serve.engine.places import Line
+from serve.engine.texts import TextLimit, few_at_a_time
 from serve.labels import LabelError
 
 PAIR_MISSING = "This ensemble reads pairs: give a text_pair with every input."
@@ -50,10 +53,14 @@ class Head:
 
     @classmethod
     def _read_score(cls, adapter: Path) -> "Head":
+        stored = adapter_tensors(adapter).tensors
         with safe_open(adapter / WEIGHTS, framework="pt") as file:
-            weight = file.get_tensor(WEIGHT).float().numpy()
-            biased = BIAS in file.keys()  # noqa: SIM118 - the file is no mapping
-            bias = file.get_tensor(BIAS).float().numpy() if biased else np.zeros(len(weight), "f4")
+            weight = file.get_tensor(stored[WEIGHT].name).float().numpy()
+            bias = (
+                file.get_tensor(stored[BIAS].name).float().numpy()
+                if BIAS in stored
+                else np.zeros(len(weight), "f4")
+            )
         return cls(weight, bias, normalize=False, towers=False)
 
     def scores(
@@ -103,10 +110,13 @@ class EncoderPooler:
         self._llm = llm
         self._tokenizer = llm.get_tokenizer()
         self._context = llm.model_config.max_model_len
+        self._limit = TextLimit(self._tokenizer, self._context)
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens included. Raises LabelError for a text longer than the context, or
         without any token."""
+        for text in texts:
+            self._limit.check_doubtful(text)
         rows: list[list[int]] = self._tokenizer(list(texts))["input_ids"]
         if not all(rows):
             raise LabelError("A text is empty: there is nothing that a head could read.")
@@ -122,16 +132,22 @@ class EncoderPooler:
         inputs: Sequence[Text],
         adapters: Sequence[LoRARequest | None],
         heads: Sequence[Head],
+        line: Line,
     ) -> HeadScores:
-        """Raises LabelError for what cannot be scored: a text that is too long, or that comes alone where the heads
+        """`line`: the call's, for places in the engine's queue.
+
+        Raises LabelError for what cannot be scored: a text that is too long, or that comes alone where the heads
         read pairs, or the other way round."""
         towers = heads[0].towers
         if any((each.text_pair is not None) != towers for each in inputs):
             raise LabelError(PAIR_MISSING if towers else PAIR_UNUSED)
         texts = [each.text for each in inputs]
         texts += [each.text_pair for each in inputs if each.text_pair is not None]
-        rows = await asyncio.to_thread(self.tokens, texts)
-        pooled = await self.pool(rows, adapters)
+        self._limit.check(texts)
+        rows: list[list[int]] = []
+        for few in few_at_a_time(texts):
+            rows += await asyncio.to_thread(self.tokens, few)
+        pooled = await self.pool(rows, adapters, line)
         first, second = pooled[:, : len(inputs)], pooled[:, len(inputs) :]
         scores = [
             head.scores(first[member], second[member] if towers else None)
@@ -140,11 +156,11 @@ class EncoderPooler:
         return HeadScores(np.stack(scores), sum(len(row) for row in rows))
 
     async def pool(
-        self, rows: Sequence[Sequence[int]], adapters: Sequence[LoRARequest | None]
+        self, rows: Sequence[Sequence[int]], adapters: Sequence[LoRARequest | None], line: Line
     ) -> NDArray[np.float32]:
-        """[M, N, hidden] for M adapters and N texts, as one batch."""
-        vectors = await asyncio.gather(
-            *(self._pool_one(row, adapter) for adapter in adapters for row in rows)
+        """[M, N, hidden] for M adapters and N texts."""
+        vectors = await line.each(
+            partial(self._pool_one, row, adapter) for adapter in adapters for row in rows
         )
         return np.stack(vectors).reshape(len(adapters), len(rows), -1)
 

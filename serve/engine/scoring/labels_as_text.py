@@ -1,10 +1,10 @@
-"""Label scores from a causal base: all labels of all members as one batch of vLLM requests."""
+"""Label scores from a causal base: all labels of all members as requests that vLLM computes together."""
 
 import asyncio
 import uuid
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +16,8 @@ from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS, RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve.engine.adapters.member_adapters import Equipment
+from serve.engine.places import Line
+from serve.engine.texts import TextLimit, few_at_a_time
 from serve.engine.vllm_hooks.scheduler import COMPUTE_FROM
 from serve.labels import LabelError, LabelPath, encoder, label_paths
 
@@ -32,6 +34,59 @@ class LabelScores:
     """Tokens of prompts and labels over all members."""
 
 
+_Stem: TypeAlias = tuple[int, tuple[int, ...]]
+"""Tokens of a prompt, counted, and a label's but for its last."""
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What one request to vLLM asks: how likely some tokens are after a text."""
+
+    context: Sequence[int]
+    stem: tuple[int, ...]
+    tokens: tuple[int, ...]
+
+
+class _Plan:
+    """What has to be asked to score the labels after one prompt."""
+
+    def __init__(self, paths: Sequence[LabelPath]) -> None:
+        self.paths = paths
+        contexts: dict[int, tuple[int, ...]] = {}
+        asked: dict[_Stem, dict[int, None]] = {}
+        for path in paths:
+            length, stem, last = _parted(path)
+            contexts[length] = path.context
+            asked.setdefault((length, stem), {})[last] = None
+            if len(stem) == 1:
+                asked.setdefault((length, ()), {})[stem[0]] = None
+        self.questions = [
+            _Question(contexts[length], stem, tuple(tokens)[start : start + MAX_LOGPROB_TOKEN_IDS])
+            for (length, stem), tokens in asked.items()
+            for start in range(0, len(tokens), MAX_LOGPROB_TOKEN_IDS)
+        ]
+
+    @property
+    def prompt_tokens(self) -> int:
+        return max(len(path.context) for path in self.paths)
+
+    @property
+    def label_tokens(self) -> list[int]:
+        """[C]"""
+        return [len(path.tokens) for path in self.paths]
+
+    def scores(self, answers: Sequence[Sequence[float]]) -> list[float]:
+        """The labels' scores [C] from what was answered to each question."""
+        told: dict[_Stem, dict[int, float]] = {}
+        for question, values in zip(self.questions, answers, strict=True):
+            at = len(question.context), question.stem
+            told.setdefault(at, {}).update(zip(question.tokens, values, strict=True))
+        return [
+            told[length, stem][last] + (told[length, ()][stem[0]] if len(stem) == 1 else 0.0)
+            for length, stem, last in map(_parted, self.paths)
+        ]
+
+
 class CausalScorer:
     """Scores label texts after prompts.
 
@@ -44,76 +99,70 @@ class CausalScorer:
 
     def __init__(self, llm: AsyncLLM) -> None:
         self._llm = llm
-        self._encode = encoder(llm.get_tokenizer())
+        tokenizer = llm.get_tokenizer()
+        self._encode = encoder(tokenizer)
         self._context = llm.model_config.max_model_len
+        self._limit = TextLimit(tokenizer, self._context)
 
     async def score(
         self,
         prompts: Sequence[str],
         labels: Sequence[str],
         members: Sequence[Equipment],
+        line: Line,
         *,
         mean: bool = False,
     ) -> LabelScores:
-        """Raises LabelError for what cannot be scored, a text that is too long for the model included."""
+        """`line`: the call's, for places in the engine's queue.
+
+        Raises LabelError for what cannot be scored, a text that is too long for the model included."""
+        self._limit.check(prompts)
         context = self._context - max(member.virtual_tokens for member in members)
-        plans = await asyncio.to_thread(self._plan, prompts, labels, context)
-        rows = await asyncio.gather(
-            *(self._score_one(plan, member) for member in members for plan in plans)
+        plans: list[_Plan] = []
+        for few in few_at_a_time(prompts):
+            plans += await asyncio.to_thread(self._plan, few, labels, context)
+        answers = iter(
+            await line.each(
+                partial(self._ask, question, member)
+                for member in members
+                for plan in plans
+                for question in plan.questions
+            )
         )
+        rows = [
+            plan.scores([next(answers) for _ in plan.questions]) for _ in members for plan in plans
+        ]
         scores = np.array(rows, dtype=np.float64).reshape(len(members), len(plans), len(labels))
         if mean:
-            scores /= np.array([[len(path.tokens) for path in plan] for plan in plans])
-        prompt_tokens = sum(max(len(path.context) for path in plan) for plan in plans)
-        label_tokens = sum(len(path.tokens) for plan in plans for path in plan)
+            scores /= np.array([plan.label_tokens for plan in plans])
+        prompt_tokens = sum(plan.prompt_tokens for plan in plans)
+        label_tokens = sum(sum(plan.label_tokens) for plan in plans)
         return LabelScores(scores, prompt_tokens, len(members) * (prompt_tokens + label_tokens))
 
-    def _plan(
-        self, prompts: Sequence[str], labels: Sequence[str], context: int
-    ) -> list[list[LabelPath]]:
+    def _plan(self, prompts: Sequence[str], labels: Sequence[str], context: int) -> list[_Plan]:
         """`context`: what the members' adapters leave of the model's."""
         plans = []
         for prompt in prompts:
-            plan = label_paths(self._encode, prompt, labels)
-            longest = max(len(path.context) + len(path.tokens) for path in plan)
+            self._limit.check_doubtful(prompt)
+            paths = label_paths(self._encode, prompt, labels)
+            longest = max(len(path.context) + len(path.tokens) for path in paths)
             if longest > context:
                 raise LabelError(
                     f"The text and its label are {longest} tokens long, and the model has room for {context}: shorten "
                     "the text."
                 )
-            plans.append(plan)
+            plans.append(_Plan(paths))
         return plans
 
-    async def _score_one(self, plan: Sequence[LabelPath], member: Equipment) -> list[float]:
-        """Scores of one prompt's labels [C] by one member."""
-        asked: dict[_Stem, dict[int, float]] = defaultdict(dict)
-        for context, stem, last in map(_parted, plan):
-            asked[context, stem].setdefault(last, 0.0)
-            if len(stem) == 1:
-                asked[context, ()].setdefault(stem[0], 0.0)
-        await asyncio.gather(*(self._tell(stem, tokens, member) for stem, tokens in asked.items()))
-        return [
-            asked[context, stem][last] + (asked[context, ()][stem[0]] if len(stem) == 1 else 0.0)
-            for context, stem, last in map(_parted, plan)
-        ]
-
-    async def _tell(self, at: "_Stem", tokens: dict[int, float], member: Equipment) -> None:
-        """Set each token's log-probability after a context and a stem; with the stem's where it is longer than one."""
-        context, stem = at
-        counted = len(stem) if len(stem) > 1 else 0
-        ids = list(tokens)
-        parts = [
-            ids[start : start + MAX_LOGPROB_TOKEN_IDS]
-            for start in range(0, len(ids), MAX_LOGPROB_TOKEN_IDS)
-        ]
-        values = await asyncio.gather(
-            *(
-                self.continuations([*context, *stem], part, member, counted=counted)
-                for part in parts
-            )
+    async def _ask(self, question: _Question, member: Equipment) -> list[float]:
+        """Each token's log-probability after a context and a stem; with the stem's where it is longer than one."""
+        stem = question.stem
+        return await self.continuations(
+            [*question.context, *stem],
+            list(question.tokens),
+            member,
+            counted=len(stem) if len(stem) > 1 else 0,
         )
-        for part, found in zip(parts, values, strict=True):
-            tokens.update(zip(part, found, strict=True))
 
     async def continuations(
         self, prompt: Sequence[int], tokens: list[int], member: Equipment, *, counted: int = 0
@@ -161,9 +210,5 @@ class CausalScorer:
         return last
 
 
-_Stem: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
-"""A prompt's tokens, and a label's but for its last."""
-
-
-def _parted(path: LabelPath) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-    return path.context, path.tokens[:-1], path.tokens[-1]
+def _parted(path: LabelPath) -> tuple[int, tuple[int, ...], int]:
+    return len(path.context), path.tokens[:-1], path.tokens[-1]

@@ -9,10 +9,12 @@ import torch
 import vllm
 from transformers import PretrainedConfig
 from vllm import AsyncEngineArgs
-from vllm.config import KVTransferConfig, PoolerConfig
+from vllm.config import KVTransferConfig, PoolerConfig, VllmConfig
+from vllm.usage.usage_lib import UsageContext
 
 from serve.base import pooling_of
 from serve.engine.lockstep.client import REPORT_COLUMNS
+from serve.engine.media import NOWHERE
 from serve.engine.soft.inputs import SWITCH
 from serve.errors import UserError
 
@@ -101,7 +103,7 @@ def engine_args(
     arguments: dict[str, Any] = {
         "model": model,
         "revision": revision,
-        "dtype": dtype,
+        "dtype": _dtype(dtype),
         "enable_lora": True,
         "max_loras": adapter_slots,
         "max_cpu_loras": host_adapters,
@@ -115,9 +117,6 @@ def engine_args(
             "runner": "generate",
             "enable_prefix_caching": True,
             "logits_processors": ["serve.engine.lockstep.processor:LockstepProcessor"],
-            "scheduler_cls": ASYNC_SCHEDULER
-            if torch.cuda.is_available() and given.get("async_scheduling", True)
-            else SCHEDULER,
             "kv_transfer_config": KVTransferConfig(
                 kv_connector="SoftConnector",
                 kv_connector_module_path="serve.engine.soft.connector",
@@ -137,6 +136,7 @@ def engine_args(
     if not torch.cuda.is_available():
         arguments |= CPU_DEFAULTS
     arguments |= given
+    arguments["allowed_media_domains"] = arguments.get("allowed_media_domains") or [NOWHERE]
     if not torch.cuda.is_available():
         _join_the_worker(arguments)
     if kind == "causal":
@@ -145,6 +145,21 @@ def engine_args(
         arguments["max_logprobs"] = asked if asked < 0 else asked + REPORT_COLUMNS
         arguments["additional_config"] = {**arguments.get("additional_config", {}), SWITCH: True}
     return AsyncEngineArgs(**arguments)
+
+
+def engine_config(args: AsyncEngineArgs) -> VllmConfig:
+    """vLLM's configuration, with Choir's scheduler of the kind that vLLM has decided on: asynchronous or not depends on
+    the platform, the executor and how the model is split, and the rest of vLLM is set up for it."""
+    config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
+    scheduler = config.scheduler_config
+    if config.model_config.runner_type == "generate":
+        scheduler.scheduler_cls = ASYNC_SCHEDULER if scheduler.async_scheduling else SCHEDULER
+    return config
+
+
+def _dtype(asked: str) -> str:
+    """vLLM would halve float32 weights by itself; without a GPU that gains little, and exactness goes."""
+    return "float32" if asked == "auto" and not torch.cuda.is_available() else asked
 
 
 def _join_the_worker(arguments: dict[str, Any]) -> None:

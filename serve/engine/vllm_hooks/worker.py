@@ -30,6 +30,16 @@ class ChoirWorker:
     model_runner: Any
     vllm_config: VllmConfig
 
+    def modules_left_out(self, lora_id: int) -> list[str]:
+        """Modules of a loaded LoRA that vLLM's model has no layer for in this worker, and passes over."""
+        manager = self.model_runner.lora_manager._adapter_manager
+        lora = manager.get_adapter(lora_id)
+        assert lora is not None, f"the LoRA {lora_id} has just been loaded"
+        there = set(manager.modules)
+        if manager.is_pooling_model:
+            there |= {name.removeprefix("model.") for name in there}
+        return sorted(set(lora.loras) - there)
+
     def load_soft(self, digest: str, kind: SoftKind, folder: str) -> int | str:
         """The number of virtual tokens, or why the adapter cannot be held: refusals cross processes as values."""
         cache = self.model_runner.kv_cache_config

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import re
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -15,8 +14,9 @@ from serve.gateway.http.observe import exchange_of
 M = TypeVar("M", bound=BaseModel)
 
 BYTES_PER_MB = 1_000_000
-_LARGE_NUMBER = re.compile(rb"[eE]\+?\d{3}|\d{300}")
-"""Only such a number can become infinity, which the parser lets through."""
+_ALIKE = bytes.maketrans(b"123456789E", b"000000000e")
+_LARGE_NUMBERS = (b"e000", b"e+000", b"0" * 300)
+"""Only such a number can become infinity, which the parser lets through; with all digits written as 0."""
 
 
 class BodyReader:
@@ -40,7 +40,7 @@ class BodyReader:
             value = from_json(raw, allow_inf_nan=False)
         except ValueError as error:
             raise refused(400, f"The body is not valid JSON: {error}.") from error
-        if _LARGE_NUMBER.search(raw) and _holds_infinity(value):
+        if _may_hold_infinity(raw) and _holds_infinity(value):
             raise refused(400, "The body is not valid JSON: a number in it is too large.")
         if not isinstance(value, dict):
             raise refused(400, f"The body must be a JSON object, not {kind_of(value)}.")
@@ -87,6 +87,12 @@ def validated(model: type[M], value: object) -> M:
         return model.model_validate(value)
     except ValidationError as error:
         raise invalid(error) from error
+
+
+def _may_hold_infinity(raw: bytes) -> bool:
+    """Takes time in proportion to the body, whatever is in it."""
+    alike = raw.translate(_ALIKE)
+    return any(number in alike for number in _LARGE_NUMBERS)
 
 
 def _holds_infinity(value: object) -> bool:

@@ -4,7 +4,7 @@ in the engine."""
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -15,6 +15,7 @@ from serve.engine.interface import GenerateCall, Refusal
 from serve.gateway.dispatch.dispatch import Dispatcher
 from serve.gateway.dispatch.mirror import Mirror, asked_too
 from serve.gateway.http.body import BodyReader, validated
+from serve.gateway.http.errors import refused
 from serve.gateway.http.observe import exchange_of
 from serve.gateway.http.openapi import INFERENCE_ERRORS, described
 from serve.gateway.http.schemas import GenerateFusion, GenerateRequest
@@ -36,7 +37,11 @@ class Begun:
 
 
 def completions_router(
-    engines: EngineLink, dispatcher: Dispatcher, mirror: Mirror, bodies: BodyReader
+    engines: EngineLink,
+    dispatcher: Dispatcher,
+    mirror: Mirror,
+    bodies: BodyReader,
+    max_inputs: int,
 ) -> APIRouter:
     router = APIRouter()
 
@@ -57,6 +62,7 @@ def completions_router(
     async def generate(request: Request, route: Literal["completions", "chat"]) -> Response:
         body = await bodies.object(request)
         fields = validated(GenerateRequest, body)
+        check_answers(body, max_inputs)
         body.pop("fusion", None)
         fusion = fields.fusion or GenerateFusion()
         exchange = exchange_of(request)
@@ -96,6 +102,23 @@ def completions_router(
         return Response(begun.first, media_type="application/json")
 
     return router
+
+
+def check_answers(body: dict[str, Any], most: int) -> None:
+    """Raises RefusedError (400) for more than `most` answers to one request: `n` for each prompt. Values of a wrong
+    type are left to the engine."""
+    given, n = body.get("prompt"), body.get("n")
+    prompts = (
+        len(given) if isinstance(given, list) and given and not isinstance(given[0], int) else 1
+    )
+    each = n if isinstance(n, int) else 1
+    if prompts * each > most:
+        raise refused(
+            400,
+            f"{prompts:,} prompts with {each:,} answers each are more than the {most:,} that one request may have; "
+            "send them in several.",
+            param="prompt" if prompts > 1 else "n",
+        )
 
 
 async def _begin(parts: AsyncGenerator[bytes | Refusal, None]) -> Begun | Refusal:

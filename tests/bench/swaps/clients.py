@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import httpx
+from httpx_sse import EventSource
 
 from tests.service.load import References, wrong_members
 
@@ -153,12 +154,11 @@ class BrokenStream(Exception):
 
 
 def _events(response: httpx.Response) -> Iterator[dict]:  # type: ignore[type-arg]
-    for line in response.iter_lines():
-        data = line.removeprefix("data:").strip()
-        if data == "[DONE]":
+    for event in EventSource(response).iter_sse():
+        if event.data == "[DONE]":
             return
-        if data:
-            yield json.loads(data)
+        if event.data:
+            yield json.loads(event.data)
     raise BrokenStream(200, "the stream ended before its last event")
 
 

@@ -85,6 +85,20 @@ def test_refuses_what_its_configuration_says(causal_base, make_soft, fields, rea
         inspect_adapter(adapter.path, base=causal_base)
 
 
+@pytest.mark.parametrize("fields", [{"num_layers": 1}, {"task_type": "TEXT"}], ids=str)
+def test_what_peft_refuses_to_load_is_refused(causal_base, make_soft, fields):
+    """Also where the tensor fits the base."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    adapter = make_soft(causal_base, "prefix")
+    adapter.set_config(**fields)
+    with pytest.raises((RuntimeError, ValueError)):
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(causal_base), adapter.path)
+    with pytest.raises(AdapterError, match=r"adapter_config\.json"):
+        inspect_adapter(adapter.path, base=causal_base)
+
+
 def test_refuses_more_virtual_tokens_than_the_context_holds(causal_base, make_soft):
     adapter = make_soft(causal_base, "prompt", num_virtual_tokens=2047)
     with pytest.raises(AdapterError, match=r"2047 virtual tokens leave no room .* 2048"):

@@ -177,8 +177,8 @@ async def test_replicas_may_differ_by_rounding(world: World) -> None:
     exact = fixed_probe
 
     def rounded(digest: str) -> Probe:
-        outputs = tuple(value * 1.004 for value in exact(digest).outputs)
-        return replace(exact(digest), outputs=outputs)
+        outputs = tuple(value * 1.02 for value in exact(digest).outputs)
+        return replace(exact(digest), outputs=outputs, epsilon=2.0**-7)
 
     world.engines[1].probe_of = rounded
     committed(await world.swap(100))

@@ -35,6 +35,11 @@ def said(seed: int, skill: float) -> NDArray[np.float64]:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
+def add_a_space(file: Path) -> None:
+    file.chmod(0o644)
+    file.write_text(file.read_text() + " ")
+
+
 TRUTH = np.random.default_rng(0).integers(len(LABELS), size=ROWS)
 SAID = {"a": said(1, 2.0), "b": said(2, 0.7), "100": said(3, 0.4), "101": said(4, 3.0)}
 """Member or new adapter -> what it says to the rows; 100 is a poor one, 101 a good one."""
@@ -152,6 +157,19 @@ async def test_a_stacker_is_fitted_again_and_the_old_one_stays_with_its_version(
     assert old is not None
     assert same_content(old, bundle.path / STACK)
     assert (await view_of(world)).fusion_fit.state == "fitted"
+
+
+async def test_an_engine_refuses_a_stacker_that_changed_on_disk(world: World) -> None:
+    """Every replica compares it, as it does adapters: one with another file would answer otherwise."""
+    fusion = {"method": "stack", "model": "logistic_regression", "parameters": STACK}
+    fitted_bundle(world, fusion=fusion)
+    await world.start()
+    held_by_first = world.engines[0].held["intents@2"].parameters
+    assert held_by_first is not None
+    add_a_space(Path(held_by_first))
+    with pytest.raises(Exception, match=r"fitted parameters [0-9a-f]{64} have changed on disk"):
+        await world.add_engine()
+    assert world.engines[1].prepared == []
 
 
 async def test_what_only_a_request_may_choose_is_fitted_again_too(world: World) -> None:

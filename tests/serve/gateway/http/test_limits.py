@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from time import perf_counter
 
 import pytest
 
+from serve.gateway.http import body
 from tests.serve.gateway.conftest import Start, refused
 from tests.serve.gateway.fakes import desired, ensemble, held
 
@@ -107,3 +109,14 @@ async def test_a_body_that_trickles_in_is_given_up(start: Start) -> None:
     gateway = await start(body_timeout_seconds=0.05)
     refused(await gateway.http.post("/v1/predict", content=endless()), 408, "did not arrive")
     assert (await gateway.predict()).status_code == 200
+
+
+@pytest.mark.parametrize("text", [b"1" * 299 + b" ", b"e00 ", b"e+00", b"E99"])
+def test_looking_for_numbers_that_are_too_large_takes_no_longer_than_reading(text: bytes) -> None:
+    """Texts that nearly hold one at every place."""
+    raw = b'{"model": "intents", "input": "' + text * (4_000_000 // len(text)) + b'"}'
+    started = perf_counter()
+    assert not body._may_hold_infinity(raw)
+    assert perf_counter() - started < 1
+    for number in (b"1e999", b"1E+4000", b"-" + b"9" * 400):
+        assert body._may_hold_infinity(b'{"input": ' + number + b"}")

@@ -55,6 +55,19 @@ async def test_a_token_over_its_limit_is_told_when_to_come_back(start: Start) ->
     assert (await gateway.http.get("/health")).status_code == 200
 
 
+async def test_each_token_has_a_limit_of_its_own_also_those_without_a_name(start: Start) -> None:
+    gateway = await start(**TOKENS, max_requests_per_minute=2)
+    body = {"model": "intents", "input": "x"}
+
+    async def status(token: str) -> int:
+        answer = await gateway.http.post("/v1/predict", json=body, headers=bearer(token))
+        return answer.status_code
+
+    assert [await status("ann") for _ in range(3)] == [200, 200, 429]
+    assert [await status("bob") for _ in range(3)] == [200, 200, 429]
+    assert await status("boss") == 200
+
+
 async def test_guessing_tokens_is_limited_by_address(start: Start) -> None:
     gateway = await start(**TOKENS, max_requests_per_minute=3)
     statuses = [

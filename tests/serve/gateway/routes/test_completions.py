@@ -181,3 +181,39 @@ async def test_a_stream_that_does_not_begin_is_given_up(start: Start) -> None:
     response = await gateway.http.post(COMPLETIONS, json=PROMPT | {"stream": True})
     refused(response, 503, "0.05 seconds")
     assert gateway.engines.ended.is_set()
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": ["hello"] * 5}, "prompt"),
+        ({"prompt": [[1, 2]] * 5}, "prompt"),
+        ({"prompt": ["hello"] * 3, "n": 2}, "prompt"),
+        ({"prompt": "hello", "n": 5}, "n"),
+    ],
+)
+async def test_more_answers_than_a_request_may_have_are_refused(
+    start: Start, fields: dict[str, Any], param: str
+) -> None:
+    gateway = await start(max_inputs=4)
+    response = await gateway.http.post(COMPLETIONS, json={"model": "replies", **fields})
+    assert refused(response, 400, "4 that one request may have")["param"] == param
+    assert gateway.engines.calls == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": ["hello"] * 2, "n": 2},
+        {"prompt": [1] * 100},
+        {"prompt": []},
+        {"prompt": 7, "n": "x"},
+        {"messages": [{}] * 100},
+    ],
+)
+async def test_as_many_as_it_may_have_and_values_of_a_wrong_type_go_to_the_engine(
+    start: Start, fields: dict[str, Any]
+) -> None:
+    gateway = await start(max_inputs=4)
+    await gateway.http.post(COMPLETIONS, json={"model": "replies", **fields})
+    assert len(gateway.engines.calls) == 1

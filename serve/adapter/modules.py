@@ -1,0 +1,122 @@
+"""The modules of a base, under the names that vLLM and PEFT give them.
+
+A checkpoint may have been written by a model with a head or without one, and so may an adapter. What is served is the
+model that writes for a causal base, and the model without any head for an encoder: each module has one name there, and
+an adapter that has another name for it would be loaded without effect.
+"""
+
+from functools import cached_property
+
+from serve.base import BaseKind, BaseShapes, pooling_of
+
+_BACKBONES = ("model", "transformer", "gpt_neox", "backbone")
+"""What causal models call the part without the head."""
+_ENCODERS = {
+    "albert": "albert",
+    "bert": "bert",
+    "camembert": "roberta",
+    "distilbert": "distilbert",
+    "electra": "electra",
+    "modernbert": "model",
+    "mpnet": "mpnet",
+    "roberta": "roberta",
+    "xlm-roberta": "roberta",
+}
+"""The same for encoders, by `model_type`."""
+_HEADS = ("cls", "lm_head", "pooler")
+"""What of a base no adapter's own head reads."""
+_OUTPUT = "lm_head"
+
+
+class Modules:
+    """Finds an adapter's modules in a base."""
+
+    def __init__(self, base: BaseShapes, kind: BaseKind | None) -> None:
+        """`kind`: how the base is used; None: as its config.json says."""
+        self._base = base
+        self._causal = pooling_of(base.config) == "last"
+        self._by_heads = kind == "encoder" or (kind is None and not self._causal)
+        self._stem = _ENCODERS.get(str(base.config.get("model_type")))
+
+    def name(self, module: str) -> str | None:
+        """What the module is called in the model that is served; None if that has no such module."""
+        if not self._causal:
+            return self._encoders_name(module)
+        if self.weight(module) is not None:
+            return module
+        if self._by_heads and self.weight(f"model.{module}") is not None:
+            return f"model.{module}"  # vLLM takes both where it pools
+        return None
+
+    def weight(self, module: str) -> str | None:
+        """The base's name for the weight of a module that is served; None if there is none."""
+        found = self._own.get(module)
+        if found is None and not self._causal:
+            found = self._own.get(f"{self._stem}.{module}") if self._stem else self._behind(module)
+        if found is None and self._causal:
+            found = self._own.get(self._without_backbone(module) or "")
+        if found is None and module.rpartition(".")[2] == _OUTPUT and self._tied:
+            found = next((name for own, name in self._own.items() if _embeds(own)), None)
+        if found is None and self._base.text_config is not self._base.config:
+            found = self._by_text.get(_of_text(module))
+        return found
+
+    def shape(self, module: str) -> tuple[int, ...]:
+        """That of the weight of a module that is served."""
+        weight = self.weight(module)
+        assert weight is not None, f"{module} is a name that name() gave"
+        return self._base.weights[weight]
+
+    def is_read(self, module: str) -> bool:
+        """Whether what a module that is served computes reaches an answer: adapters' own heads read what goes into the
+        base's heads."""
+        return not (self._by_heads and module.partition(".")[0] in _HEADS)
+
+    def near(self, module: str) -> str | None:
+        """A module that is served and that an unknown name may have meant: with one more part, or one less, before
+        it."""
+        end = f".{module}"
+        names = [name for name in self._own if name.endswith(end) or module.endswith(f".{name}")]
+        return min(names, key=len) if len(module.split(".")) > 1 and names else None
+
+    def _encoders_name(self, module: str) -> str | None:
+        bare = module.removeprefix(f"{self._stem}.") if self._stem else module
+        return bare if self.weight(bare) is not None else None
+
+    def _without_backbone(self, module: str) -> str | None:
+        """For a causal checkpoint without the part's name, as the first GPT-2 have it."""
+        first, _, rest = module.partition(".")
+        named = any(name.startswith(f"{first}.") for name in self._own)
+        if first not in _BACKBONES or named or rest.partition(".")[0] in _BACKBONES:
+            return None
+        return rest
+
+    def _behind(self, module: str) -> str | None:
+        """The weight of the only module of that name behind one part more."""
+        found = [name for own, name in self._own.items() if own.partition(".")[2] == module]
+        return found[0] if len(found) == 1 else None
+
+    @property
+    def _tied(self) -> bool:
+        return bool(self._base.config.get("tie_word_embeddings", True))
+
+    @cached_property
+    def _own(self) -> dict[str, str]:
+        """Module -> weight, by the checkpoint's names."""
+        names = (name for name in self._base.weights if name.endswith(".weight"))
+        return {name.removesuffix(".weight"): name for name in names}
+
+    @cached_property
+    def _by_text(self) -> dict[str, str]:
+        return {_of_text(module): name for module, name in self._own.items()}
+
+
+def _of_text(module: str) -> str:
+    """A name in a model that reads more than text, whichever way round it puts `model` and `language_model`: vLLM
+    takes either, and tells the engine what it found."""
+    parts = module.split(".")
+    return ".".join(part for part in parts if part not in ("model", "language_model"))
+
+
+def _embeds(module: str) -> bool:
+    return module.endswith("embed_tokens")

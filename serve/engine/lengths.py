@@ -1,0 +1,74 @@
+"""Whether what an OpenAI call gives the model to read can fit, before anything of it is read."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from serve.engine.interface import GenerateCall, Refusal
+from serve.engine.texts import TextLimit
+
+
+def length_refusal(call: GenerateCall, limit: TextLimit) -> Refusal | None:
+    """Why the prompts or messages of a call cannot fit the model's context, if so.
+
+    Looks at lengths alone, so that a text of any size costs nothing. What it lets through, vLLM reads and counts.
+    Values of a wrong type are left to vLLM too, which says what is wrong with them."""
+    for name, text in (call.prompts or {}).items():
+        if reason := limit.too_long(len(text)):
+            return Refusal(400, f"The prompt of {name!r}: {reason}", param="fusion.prompts")
+    if call.route == "chat":
+        field, reason = "messages", _messages(call.body.get("messages"), limit)
+    else:
+        cut = call.body.get("truncate_prompt_tokens") is not None
+        field, reason = "prompt", _prompts(call.body.get("prompt"), limit, cut)
+    return Refusal(400, reason, param=field) if reason else None
+
+
+def doubtful_prompts(call: GenerateCall, limit: TextLimit) -> list[str]:
+    """A completion's prompts that may be too long, and that vLLM would read all of before it refuses the first. Not
+    those that it cuts."""
+    given = call.body.get("prompt") if call.route == "completions" else None
+    texts = given if isinstance(given, list) else [given]
+    if call.body.get("truncate_prompt_tokens") is not None:
+        return []
+    return [text for text in texts if isinstance(text, str) and limit.doubtful(text)]
+
+
+def _prompts(given: Any, limit: TextLimit, cut: bool) -> str | None:
+    """Of a text, a list of token ids, or a list of either. `cut`: vLLM shortens what is too long, which is taken as
+    long as a text may be at most."""
+    if isinstance(given, str):
+        return limit.too_long(len(given))
+    if not isinstance(given, list) or not given:
+        return None
+    if isinstance(given[0], int):
+        return limit.too_long(len(given)) if cut else limit.too_many_tokens(len(given))
+    reasons = (_prompts(each, limit, cut) for each in given if isinstance(each, str | list))
+    return next((reason for reason in reasons if reason), None)
+
+
+def _messages(given: Any, limit: TextLimit) -> str | None:
+    """All texts of a chat together, and the number of its messages: a template writes at least a token for each."""
+    if not isinstance(given, list):
+        return None
+    parts = sum(len(_parts(each)) for each in _dicts(given))
+    return limit.too_many_tokens(max(len(given), parts)) or limit.too_long(
+        sum(map(len, _texts(given)))
+    )
+
+
+def _texts(messages: Sequence[Any]) -> Iterator[str]:
+    for message in _dicts(messages):
+        if isinstance(message.get("content"), str):
+            yield message["content"]
+        for part in _dicts(_parts(message)):
+            if isinstance(part.get("text"), str):
+                yield part["text"]
+
+
+def _parts(message: Mapping[str, Any]) -> Sequence[Any]:
+    content = message.get("content")
+    return content if isinstance(content, list) else ()
+
+
+def _dicts(values: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
+    return (each for each in values if isinstance(each, dict))

@@ -1,0 +1,58 @@
+"""What stands before Ray Serve's own HTTP server."""
+
+import httpx
+import pytest
+from ray.serve._private.http_util import configure_http_middlewares
+from ray.serve.config import HTTPOptions
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+
+from serve.gateway.http.ingress import Ingress, middlewares
+from serve.ray_options import INGRESS
+from tests.serve.gateway.conftest import refused
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    request = Request(scope, receive)
+    answer = {"path": request.url.path, "headers": dict(request.headers)}
+    await JSONResponse(answer)(scope, receive, send)
+
+
+@pytest.fixture
+def http() -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app=Ingress(echo))
+    return httpx.AsyncClient(transport=transport, base_url="http://choir")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "x-request-timeout-seconds",
+        "X-Request-Timeout-Seconds",
+        "x-request-disconnect-disabled",
+        "serve_multiplexed_model_id",
+        "serve-multiplexed-model-id",
+    ],
+)
+async def test_what_ray_would_obey_does_not_reach_it(http: httpx.AsyncClient, header: str) -> None:
+    async with http:
+        answer = await http.get("/v1/models", headers={header: "1", "x-request-id": "mine"})
+    seen = answer.json()["headers"]
+    assert header.lower() not in seen
+    assert seen["x-request-id"] == "mine"
+
+
+async def test_rays_routes_are_no_routes_of_ours(http: httpx.AsyncClient) -> None:
+    async with http:
+        refused(await http.get("/-/routes"), 404, "/-/routes")
+        assert (await http.get("/-/healthz")).json()["path"] == "/-/healthz", "HAProxy asks for it"
+
+
+def test_ray_calls_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.serve._private import http_util
+
+    [(name, path)] = INGRESS.items()
+    monkeypatch.setattr(http_util, name, path)
+    configured = configure_http_middlewares(HTTPOptions(middlewares=[]))
+    assert [each.cls for each in configured.middlewares] == [each.cls for each in middlewares()]
