@@ -76,7 +76,9 @@ class Extract(Contract):
     (Python's `re`)."""
 
     regex: Annotated[str, Field(min_length=1)]
+    """The regular expression."""
     group: Whole | str = 0
+    """The group, by number or name; 0 is the whole match."""
 
     @model_validator(mode="after")
     def _check_group(self) -> Self:

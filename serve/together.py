@@ -21,7 +21,7 @@ async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
     """What the streams yield as it comes, each piece with its stream's place. However it ends, all streams have ended
     with it. Raises what a stream raises."""
-    turns = {asyncio.create_task(anext(each)): place for place, each in enumerate(streams)}  # type: ignore[arg-type]  # an awaitable with send and throw
+    turns = {asyncio.create_task(anext(each)): place for place, each in enumerate(streams)}
     try:
         while turns:
             done, _ = await asyncio.wait(turns, return_when=asyncio.FIRST_COMPLETED)
@@ -31,7 +31,7 @@ async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[t
                     piece = turn.result()
                 except StopAsyncIteration:
                     continue
-                turns[asyncio.create_task(anext(streams[place]))] = place  # type: ignore[arg-type]  # as above
+                turns[asyncio.create_task(anext(streams[place]))] = place
                 yield place, piece
     finally:
         for turn in turns:

@@ -24,7 +24,8 @@ class BertBackbone(BertEmbeddingModel):
     """The names of an adapter's modules."""
 
     def load_weights(self, weights: Weights) -> set[str]:
-        return super().load_weights(backbone(weights, self.config.model_type))
+        loaded: set[str] = super().load_weights(backbone(weights, self.config.model_type))
+        return loaded
 
 
 def backbone(weights: Weights, name: str) -> Iterator[tuple[str, torch.Tensor]]:

@@ -260,4 +260,4 @@ def _gpus(settings: Settings) -> float:
 def _has_gpus() -> bool:
     if ray.is_initialized():
         return bool(ray.cluster_resources().get("GPU"))
-    return torch.cuda.is_available()
+    return bool(torch.cuda.is_available())

@@ -1,7 +1,7 @@
 """The protocols of gateway and rollout over Ray Serve's deployment handles."""
 
 from collections.abc import AsyncGenerator, Awaitable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
@@ -22,12 +22,12 @@ from serve.protocol.audit import AuditEntry
 from serve.protocol.messages import Desired, Report
 from serve.protocol.requests import SwapRequest
 
+T = TypeVar("T")
+
 GONE = (RayActorError, RayServeException)
 """What a handle raises when the replica behind it has died, or there is none."""
 
 NO_ENGINE = "No engine can be reached, or the one that worked on this died; try again."
-
-T = TypeVar("T")
 
 
 class RayControl:
@@ -77,7 +77,7 @@ class RayControl:
     async def metrics(self) -> bytes:
         return await self._reach(self._handle.metrics.remote())
 
-    async def _reach(self, call: Awaitable[Any]) -> Any:
+    async def _reach(self, call: Awaitable[T]) -> T:
         try:
             return await call
         except GONE as error:

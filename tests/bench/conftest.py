@@ -73,6 +73,6 @@ def banking77(name: str) -> list[dict[str, str]]:
     """Rows of the real data set, where it is present."""
     file = Path("../shared/data/banking77") / name
     if not file.exists():
-        pytest.skip(f"{file} is not there; docs/training.md says where BANKING77 comes from")
+        pytest.skip(f"{file} is not there; docs/results.md says where BANKING77 comes from")
     with file.open(newline="", encoding="utf-8") as lines:
         return list(csv.DictReader(lines))

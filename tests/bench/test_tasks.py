@@ -22,7 +22,7 @@ DATA = Path(os.environ.get("CHOIR_DATA", "../shared/data"))
 def bundle_of(name: str, data: str) -> Bundle:
     """Trained here unless it is there: either takes minutes on 2 cores."""
     if not (DATA / data).exists():
-        pytest.skip(f"{DATA / data} is not there; docs/training.md says where it comes from")
+        pytest.skip(f"{DATA / data} is not there; docs/results.md says where it comes from")
     from training.pipeline import train
 
     folder = Path(os.environ.get(f"{name.upper()}_BUNDLE", f".choir-demo/{name}"))

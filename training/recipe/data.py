@@ -15,28 +15,40 @@ class ExampleData(Strict):
     """Rows of the embedded example's generator instead of files."""
 
     train_rows: int = Field(2400, ge=1)
+    """Number of training rows."""
     test_rows: int = Field(600, ge=1)
+    """Number of test rows."""
     seed: int = 1
+    """Seed of the generator."""
 
 
 class DataRecipe(Strict):
     """Labelled rows and their way into the three splits."""
 
     train: Sources | None = None
+    """Training rows. Required unless `example` is given."""
     validation: Sources | None = None
+    """Rows that the fusion is fitted on; default: held out of the training rows."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     """Share of the training rows held out when `validation` names no file; no member is trained on it."""
     test: Sources | None = None
+    """Rows for the report alone."""
     example: ExampleData | None = None
+    """Generated support messages instead of files."""
     annotate: AnnotateRecipe | None = None
+    """Labels for rows that have none."""
     clean: CleanRecipe | None = None
-    """None: nothing is removed; rows that cannot be used stop the run."""
+    """What happens to rows that should not be trained on. Default: nothing is removed, and rows that cannot be used
+    stop the run."""
     split: SplitRecipe = SplitRecipe()
+    """How validation and test rows are held out."""
     text: Column = "text"
+    """Column of the inputs."""
     text_pair: Column | None = None
-    """Encoder: column of a second text; each row is then a pair, read as two towers."""
+    """Heads: column of a second text; each row is then a pair, read as two towers."""
     max_tokens: int | None = Field(None, ge=8)
-    """Longer inputs are cut in training and refused nowhere else; default: the base's context."""
+    """Inputs of more tokens are cut in training, and offline at the base's positions; default: as many as the base has
+    positions for."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

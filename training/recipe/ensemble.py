@@ -18,14 +18,19 @@ class EnsembleRecipe(Strict):
     """One ensemble: a task over one column, its members and its fusion."""
 
     name: Name
+    """The ensemble's name."""
     task: Task
+    """What it answers. `multilabel` and `regression` need heads, `generation` needs answers by text."""
     template: str = "{text}"
+    """Answers by text: the prompt. It must contain `{text}`."""
     label: Column | None = None
     """Classification: column of the labels; multilabel: of each row's labels, as a list or joined by `|`."""
     labels: list[Label] | None = None
     """The order of the labels; default: all that occur in the training rows, sorted."""
     verbalizers: dict[Label, str] = Field(default_factory=dict)
+    """Answers by text: label -> its text; default: a space and the label."""
     label_scoring: Literal["sum", "mean"] = "sum"
+    """Answers by text: the sum or the mean of the log-probabilities of a label's tokens."""
     target: Column | None = None
     """Generation: column of the replies; regression: of the values."""
     max_new_tokens: int = Field(64, ge=1)
@@ -33,17 +38,25 @@ class EnsembleRecipe(Strict):
     evaluation_rows: int = Field(200, ge=1)
     """Generation: answers are written for at most this many rows of a split."""
     extract: Extract | None = None
+    """Generation: what of an answer is voted on; default: all of it."""
     defaults: dict[str, Any] = Field(default_factory=dict)
     """Keys of members and stages shared by all that have them; a member's own keys win."""
     members: list[MemberRecipe] = Field(min_length=1)
+    """Who answers."""
     candidates: list[CandidateRecipe] = Field(default_factory=list)
+    """Adapters that are trained too and stay outside the ensemble, in `BUNDLE/candidates/`; a swap to one fits the
+    fusion again."""
     search: SearchRecipe | None = None
     """Search one set of values for all members and candidates, judged by what the members answer together."""
     fusion: FusionRecipe = FusionRecipe()
+    """How the answers become one."""
     baselines: list[Literal["tfidf_svc"]] = Field(default_factory=list)
+    """Rows of the report to compare with: TF-IDF (words 1-2, characters 2-5) and a linear SVC; of pairs it reads both
+    texts, their difference and their product. For classification."""
     golden: int = Field(0, ge=0)
     """At most how many validation rows that the fusion answers rightly go into the manifest as golden examples."""
     on_member_error: Literal["fail", "degrade"] = "fail"
+    """What happens to a request of which a member fails, as in the manifest."""
 
     @property
     def answer(self) -> str:

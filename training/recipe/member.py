@@ -28,12 +28,15 @@ class MemberRecipe(Strict):
     """One member. A member of one stage has the stage's keys beside its own; several stages stand in `stages`."""
 
     name: Name
+    """The member's name. `ENSEMBLE-NAME` names its adapter in the bundle and has at most 63 characters."""
     seed: int = 0
+    """Seed of its bag and its training."""
     bag: Annotated[float, Field(gt=0, le=1)] | Literal["bootstrap"] = 1.0
     """Share of the training rows drawn without replacement, or `bootstrap`: as many as there are, with replacement."""
     search: SearchRecipe | None = None
     """Search values of the stage's keys for this member alone."""
     stages: list[AnyStage] = Field(min_length=1)
+    """What is trained, one after the other. A member of one stage has the stage's keys beside its own instead."""
 
     @model_validator(mode="before")
     @classmethod
@@ -106,6 +109,7 @@ class CandidateRecipe(MemberRecipe):
     """An adapter that could replace a member later; it is trained, but stays outside the ensemble."""
 
     member: Name
+    """The member that it could replace."""
 
     def folder(self, ensemble: str) -> str:
         """Its folder's name below the bundle's candidates."""

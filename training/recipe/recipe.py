@@ -26,15 +26,20 @@ from training.recipe.values import RecipeError, Strict
 
 
 class Recipe(Strict):
-    """A whole recipe; see the module."""
+    """A whole recipe: one base, its data, and the ensembles that share both."""
 
     name: Name
+    """The recipe's name."""
     seed: int = 0
+    """Seed of the splits, of the folds and of a base from scratch."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 autocast in training where the CPU or GPU computes it natively, else float32."""
     base: BaseRecipe
+    """The model that all members share."""
     data: DataRecipe
+    """The labelled rows."""
     ensembles: list[EnsembleRecipe] = Field(min_length=1)
+    """The ensembles; all share the base."""
 
     @model_validator(mode="after")
     def _ensembles_fit(self) -> Self:

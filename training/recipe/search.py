@@ -28,9 +28,11 @@ class RangeRecipe(Strict):
     log: tuple[float, float] | None = None
     """Evenly over the logarithms."""
     uniform: tuple[float, float] | None = None
+    """Evenly from the lowest to the highest."""
     integer: tuple[int, int] | None = None
     """Whole numbers, both ends among them."""
     values: list[Scalar] | None = Field(None, min_length=2)
+    """These values; a plain list means the same."""
 
     @model_validator(mode="before")
     @classmethod
@@ -68,6 +70,7 @@ class SearchRecipe(Strict):
     """What is tried, how often, and by which figure it is judged."""
 
     trials: int = Field(12, ge=2)
+    """How often values are drawn and tried."""
     space: dict[str, RangeRecipe] = Field(min_length=1)
     """Keys of the member's stage, each with a range or a list of values."""
     metric: str | None = None

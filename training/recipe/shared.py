@@ -43,16 +43,19 @@ class PretrainingStage(StageRecipe):
     """Continued pretraining of the whole base on documents."""
 
     kind: Literal["pretraining"] = "pretraining"
+    """The kind of stage."""
     learning_rate: float = Field(2e-4, gt=0)
     objective: Objective | None = None
     """Default: `autoregressive` for a causal base, `masked` for an encoder."""
     documents: Documents = Field(["{text}"])
+    """Templates over the data's columns: each row gives one document for each template."""
 
 
 class FineTuningStage(StageRecipe):
     """Fine-tuning of the base's own weights on the ensembles' tasks."""
 
     kind: Literal["fine_tuning"] = "fine_tuning"
+    """The kind of stage."""
     learning_rate: float = Field(2e-4, gt=0)
     ensembles: list[Name] | None = Field(None, min_length=1)
     """Whose rows it is tuned on; default: those of all ensembles."""

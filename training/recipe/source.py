@@ -14,6 +14,7 @@ class Source(Strict):
     """One source of rows; exactly one of `path`, `url`, `hub` and `sql`."""
 
     path: RecipePath | None = None
+    """A file: `.csv`, `.tsv`, `.jsonl`, `.json` (an array) or `.parquet`."""
     url: str | None = None
     """Anything fsspec opens: `s3://...`, `gs://...`, `https://...`. Variables are filled in when it is opened."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -21,14 +22,19 @@ class Source(Strict):
     hub: str | None = None
     """A data set on the Hugging Face hub, at one `revision`."""
     config: str | None = None
+    """The data set's configuration on the hub."""
     split: str = "train"
+    """The data set's split on the hub."""
     revision: str | None = None
+    """The revision of `hub`; both are given together."""
     sql: str | None = None
     """A query; its rows come from `database`, an SQLAlchemy URL whose variables are filled in when it is opened."""
     database: str | None = None
+    """The SQLAlchemy URL of the database that `sql` asks."""
     format: Format | None = None
     """Of a `path` or `url`; default: by its ending."""
     encoding: str = "utf-8"
+    """Encoding of text files; any in which ASCII is ASCII."""
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     """CSV; default: a comma, or a tab for `.tsv`."""
     quotes: bool = True

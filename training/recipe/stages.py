@@ -14,7 +14,9 @@ class StageRecipe(Strict):
     """What the training of every kind of adapter takes."""
 
     epochs: int = Field(4, ge=1)
+    """Passes over the rows."""
     batch_size: int = Field(32, ge=1)
+    """Rows of a step."""
     learning_rate: float = Field(2e-3, gt=0)
     """Peak of the one-cycle schedule."""
     early_stopping: int | None = Field(None, ge=1)
@@ -25,7 +27,9 @@ class LoraStage(StageRecipe):
     """A LoRA (Hu et al. 2021); where members answer by heads with one of its own."""
 
     kind: Literal["lora"] = "lora"
+    """The kind of stage."""
     rank: int = Field(16, ge=1, le=512)
+    """Rank of the low-rank matrices."""
     alpha: float | None = Field(None, gt=0)
     """LoRA's alpha; default: the rank."""
     rslora: bool = False
@@ -33,11 +37,13 @@ class LoraStage(StageRecipe):
     layers: int | None = Field(None, ge=1)
     """Adapt the first so many layers alone."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout before the LoRA; on a CPU rounded to a multiple of 1/256."""
     target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    """The modules that get a LoRA: all linear ones, or those with these names."""
     label_smoothing: float = Field(0.05, ge=0, lt=1)
-    """Classification."""
+    """Heads, classification: share of the target that is spread over all labels."""
     loss: Literal["mse", "huber"] = "mse"
-    """Regression."""
+    """Heads, regression: the squared error, or Huber's."""
     normalize: bool = True
     """Heads: L2-normalise the pooled vector before the head."""
     head: Literal["prototypes", "random"] = "prototypes"
@@ -49,9 +55,11 @@ class PrefixStage(StageRecipe):
     """Prefix tuning (Li and Liang 2021): learned keys and values before the prompt, in every layer."""
 
     kind: Literal["prefix"] = "prefix"
+    """The kind of stage."""
     learning_rate: float = Field(1e-1, gt=0)
-    """Default with a projection: 0.01."""
+    """Peak of the one-cycle schedule; default with a projection: 0.01."""
     virtual_tokens: int = Field(16, ge=1, le=512)
+    """Tokens of the context that the adapter takes."""
     projection: int | None = Field(None, ge=1)
     """Width of an MLP that makes the keys and values while training; default: they are trained themselves."""
     init: str | None = Field(None, min_length=1)
@@ -78,8 +86,10 @@ class PromptStage(StageRecipe):
     """Prompt tuning (Lester et al. 2021): learned embeddings before the prompt."""
 
     kind: Literal["prompt"] = "prompt"
+    """The kind of stage."""
     learning_rate: float = Field(3e-2, gt=0)
     virtual_tokens: int = Field(16, ge=1, le=512)
+    """Tokens of the context that the adapter takes."""
     init: str | None = Field(None, min_length=1)
     """Start at the embeddings of this text; default: of random tokens of the vocabulary."""
 
@@ -88,8 +98,10 @@ class PTuningStage(StageRecipe):
     """P-tuning (Liu et al. 2021): embeddings before the prompt that an MLP makes while training."""
 
     kind: Literal["p_tuning"] = "p_tuning"
+    """The kind of stage."""
     learning_rate: float = Field(5e-3, gt=0)
     virtual_tokens: int = Field(16, ge=1, le=512)
+    """Tokens of the context that the adapter takes."""
     encoder_hidden: int = Field(128, ge=1)
     """Width of the MLP."""
 
@@ -128,8 +140,10 @@ class DistillationStage(StageRecipe):
     """Go on with the adapter of the stage before, towards a teacher's tempered probabilities (Hinton et al. 2015)."""
 
     kind: Literal["distillation"] = "distillation"
+    """The kind of stage."""
     learning_rate: float = Field(1e-3, gt=0)
     teacher: TeacherRecipe
+    """Who is learned from."""
     temperature: float = Field(2.0, gt=0)
     """Divides the log-probabilities of teacher and student."""
     hard: float = Field(0.1, ge=0, lt=1)

@@ -107,9 +107,9 @@ def pretrain(
     set_seed(options.seed)
     fit(model, rows, collate, options, stage, None if causal else _masked_loss)
     set_seed(options.seed)
-    return _foretelling(
-        model, train, features(Dataset.from_dict({"document": unseen})), collate, causal
-    )
+    unread = features(Dataset.from_dict({"document": unseen}))
+    pretrained: Pretrained = _foretelling(model, train, unread, collate, causal)
+    return pretrained
 
 
 def save_pretrained(model: Any, tokenizer: Any, target: Path) -> None:

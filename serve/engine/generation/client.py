@@ -248,7 +248,7 @@ class VoiceClient:
             params, len(prompt["prompt_token_ids"]), context, clamp=voice.open_end
         )
         stream = self._llm.generate(
-            equipment.prompt(prompt),  # type: ignore[arg-type]
+            equipment.prompt(prompt),
             equipment.params(params),
             request_id,
             lora_request=equipment.lora,

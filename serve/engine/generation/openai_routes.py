@@ -64,7 +64,7 @@ class OpenAIRoutes:
         attach_chat(app)
         attach_completion(app)
         init_exception_handler(app)
-        client: EngineClient = VoiceClient(llm)  # type: ignore[assignment]  # a virtual subclass
+        client: EngineClient = VoiceClient(llm)  # a virtual subclass
         await init_app_state(client, app.state, args, ("generate",))
         app.state.openai_serving_models.model_name = lambda lora_request=None: speaking.get().model
         return cls(app, llm, tokenizer)

@@ -140,7 +140,7 @@ class Lockstep:
                 queues.append(
                     await self._llm.add_request(
                         id_,
-                        part.equipment.prompt(part.prompt),  # type: ignore[arg-type]
+                        part.equipment.prompt(part.prompt),
                         part.equipment.params(_sibling(params, leader, rank)),
                         lora_request=part.equipment.lora,
                         **options,

@@ -126,7 +126,7 @@ class LockstepProcessor(LogitsProcessor):
 
     def _at_once(self, members: int) -> int:
         """Groups of so many members that are fused at once."""
-        return max(1, SLICE_BYTES // (members * self._row_bytes))
+        return max(1, int(SLICE_BYTES // (members * self._row_bytes)))
 
     def _set_aside(self) -> torch.Tensor | None:
         """Memory that counts as taken, for vLLM and for PyTorch, while nothing is fused. A CPU has no such measure."""

@@ -253,7 +253,7 @@ class LockstepMixin(Room):
             if adapter:
                 self._live_adapters.add(adapter.lora_int_id)
             return count
-        last = request.num_tokens + request.num_output_placeholders - 1
+        last = int(request.num_tokens + request.num_output_placeholders) - 1
         return max(0, min(count, last - num_computed_tokens))
 
     def _gather_split(self, output: SchedulerOutput) -> None:

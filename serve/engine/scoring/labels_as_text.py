@@ -199,7 +199,7 @@ class CausalScorer:
     ) -> RequestOutput:
         last = None
         async for output in self._llm.generate(
-            member.prompt(prompt),  # type: ignore[arg-type]
+            member.prompt(prompt),
             member.params(params),
             f"score-{uuid.uuid4().hex}",
             lora_request=member.lora,

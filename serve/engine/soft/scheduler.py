@@ -43,8 +43,10 @@ class SoftMixin(_Base):
 
     def _get_local_prefix_cache_hit(self, request: Request) -> tuple[KVCacheBlocks, int, int, bool]:
         soft = SoftAdapter.of(request.sampling_params)
+        found: tuple[KVCacheBlocks, int, int, bool]
         if soft is None or not soft.given:
-            return super()._get_local_prefix_cache_hit(request)
+            found = super()._get_local_prefix_cache_hit(request)
+            return found
         # A request that asks for log-probabilities of its prompt reads no cache, by which vLLM would also drop the
         # prefix, compute the placeholders, and keep what comes out for others to find.
         request.skip_reading_prefix_cache = request.get_skip_reading_prefix_cache()

@@ -23,10 +23,15 @@ class FusionOptions(Contract):
     method: FusionMethod | Literal["best"] = "best"
     """`best`: the candidate with the best cross-fitted validation score; for generation, `average`."""
     candidates: list[FusionMethod] | None = Field(None, min_length=1)
-    """Default: all of the task's."""
+    """What `best` chooses among; default: all of the task's methods."""
     criterion: Criterion | None = None
+    """What the fit makes best. Classification: `log_loss` (default) or `accuracy`; multilabel: `log_loss` (default) or
+    `micro_f1`; regression: `squared_error`."""
     weights: Literal["greedy", "accuracy"] = "greedy"
+    """How weights are found: `greedy` selection (Caruana et al. 2004), or in proportion to `accuracy` (multilabel: to
+    micro F1; regression: to the inverse squared error)."""
     space: Literal["probability", "log"] = "probability"
+    """Averages are of probabilities, or of their logarithms (the normalised geometric mean)."""
     temperature: bool = True
     """Classification: fit one after pooling."""
     thresholds: ThresholdKind = "common"
@@ -34,6 +39,7 @@ class FusionOptions(Contract):
     stack: StackModel | None = None
     """The stacker's model; default: a regression."""
     folds: int = Field(5, ge=2)
+    """Folds of the cross-fitted validation figures."""
 
     def methods(self, task: Task) -> tuple[Method, ...]:
         """The methods that are fitted: the candidates, and the one that was asked for."""

@@ -61,9 +61,9 @@ def _by_peft(
         with torch.inference_mode():
             given = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids))}
             if kind == "causal":
-                return peft(**given).logits[0, -1].double().log_softmax(-1).numpy()
+                return np.asarray(peft(**given).logits[0, -1].double().log_softmax(-1))
             states = peft.base_model.model.base_model(**given).last_hidden_state[0]
-            return (states[-1] if causal else states.mean(0)).double().numpy()
+            return np.asarray((states[-1] if causal else states.mean(0)).double())
 
     rows = rows_of(kind)
     adapted = [answer(ids) for ids in rows]

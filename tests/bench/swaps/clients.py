@@ -133,7 +133,8 @@ class Clients:
             "ignore_eos": True,
             "return_token_ids": True,
         }
-        models, tokens = set(), []
+        models: set[str] = set()
+        tokens: list[int] = []
         with http.stream("POST", "/v1/chat/completions", json=body) as response:
             if response.status_code != 200:
                 response.read()

@@ -5,12 +5,13 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from serve.digest import folder_digest
 from serve.engine.interface import EngineSettings, GenerateCall, Prediction, Refusal, Version
+from serve.fusion.fused import Fused
 from serve.manifest import Ensemble
 from tests.serve import tiny
 from tests.serve.engine.fused import Judge, Merge, averaged, multiplied
@@ -26,6 +27,8 @@ PRODUCT = {"a": 0.5, "b": 0.6, "c": 0.2, "d": 0.0, "plain": 0.3}
 CONTRAST = {"a": 1.0, "b": 0.6, "c": 0.2, "d": 0.2, "plain": -0.7}
 GUIDANCE = {"yes": 1.8, "no": -0.8}
 UNCONDITIONAL = "please"
+
+Route = Literal["completions", "chat"]
 
 
 def make_models(root: Path) -> dict[str, Path]:
@@ -104,7 +107,7 @@ async def start(models: Mapping[str, Path]) -> Any:
 
 async def stream(engine: Any, body: dict[str, Any], model: str = "five", **fields: Any) -> Any:
     """The events of a stream."""
-    route = "chat" if "messages" in body else "completions"
+    route: Route = "chat" if "messages" in body else "completions"
     call = GenerateCall(f"{model}@1", route, {**body, "stream": True}, "test", **fields)
     parts = [part async for part in engine.generate(call)]
     if isinstance(parts[0], Refusal):
@@ -114,7 +117,7 @@ async def stream(engine: Any, body: dict[str, Any], model: str = "five", **field
 
 
 async def ask(engine: Any, body: dict[str, Any], model: str = "five", **fields: Any) -> Any:
-    route = "chat" if "messages" in body else "completions"
+    route: Route = "chat" if "messages" in body else "completions"
     call = GenerateCall(f"{model}@1", route, body, "test", **fields)
     (part,) = [part async for part in engine.generate(call)]
     return part if isinstance(part, Refusal) else json.loads(part)
@@ -123,7 +126,8 @@ async def ask(engine: Any, body: dict[str, Any], model: str = "five", **fields: 
 def member_probabilities(answer: Prediction) -> np.ndarray:
     """[M, N, C] of a classification that was asked for its members."""
     assert answer.member_answers is not None
-    return np.stack([each.probabilities for each in answer.member_answers])
+    each = [one.probabilities for one in answer.member_answers if isinstance(one, Fused)]
+    return np.stack(each)
 
 
 def greedy(prompt: str, tokens: int = 12, **fields: Any) -> dict[str, Any]:

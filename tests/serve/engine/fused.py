@@ -23,7 +23,7 @@ def multiplied(weights: Sequence[float]) -> Merge:
     def merge(logs: np.ndarray) -> np.ndarray:
         scores = np.einsum("n,nv->v", np.array(weights), logs)
         top = scores.max()
-        return scores - top - np.log(np.exp(scores - top).sum())
+        return np.asarray(scores - top - np.log(np.exp(scores - top).sum()))
 
     return merge
 
@@ -44,7 +44,7 @@ class Judge:
         reference = self.models[model]
         ids = reference.tokenizer(prompt)["input_ids"]
         logits = reference.logits([*ids, *tokens[:-1]])[len(ids) - 1 :]
-        return logits.double().log_softmax(-1).numpy()
+        return np.asarray(logits.double().log_softmax(-1))
 
     def check(
         self, choice: Mapping[str, Any], members: Sequence[tuple[str, str]], merge: Merge
@@ -72,6 +72,6 @@ class Judge:
             np.testing.assert_allclose(given, best, atol=1e-3)
         if "members" in choice:
             own = each[:, np.arange(len(tokens)), tokens]
-            given = [member["token_logprobs"] for member in choice["members"]]
-            np.testing.assert_allclose(given, own, atol=1e-3)
+            alone = [member["token_logprobs"] for member in choice["members"]]
+            np.testing.assert_allclose(alone, own, atol=1e-3)
             assert len(choice["disagreement"]) == len(tokens)

@@ -105,7 +105,8 @@ def stalls(reason: str) -> float:
 
 
 def member_of(engine: Any, name: str) -> Member:
-    return next(m for m in engine._versions["every@1"].ensemble.members if m.name == name)
+    members: list[Member] = engine._versions["every@1"].ensemble.members
+    return next(member for member in members if member.name == name)
 
 
 async def finish(engine: Any, prompt: dict[str, Any], equipment: Any) -> str:

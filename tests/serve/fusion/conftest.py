@@ -33,7 +33,7 @@ def make_ensemble() -> Callable[..., Ensemble]:
             format=1,
             name="intents",
             version=1,
-            task=task,  # type: ignore[arg-type]
+            task=task,
             members=members,
             fusion=FusionSpec(**({"method": "average"} | fusion)),
             labels=None if labels is None else list(labels),
