@@ -55,7 +55,8 @@ class Lease:
         self._retry = retry_seconds
         self._sequence = 0
         self._seen = 0
-        self._urgent = False
+        self._refreshing = False
+        """Whether an answer is under way that comes at once."""
         self._renewed = monotonic()
         self._news = asyncio.Event()
         self._round_ended = asyncio.Event()
@@ -88,14 +89,16 @@ class Lease:
         return self._sequence
 
     def report_now(self) -> None:
-        """There is news: do not wait for the current round to end."""
+        """There is news: a round that waits for some ends now. One that is answered at once anyway goes on, and the
+        next one tells."""
         self._news.set()
 
     async def refresh(self, seconds: float) -> bool:
-        """Ask for the desired state now; whether the controller answered within `seconds`."""
+        """Ask for the desired state now, or join those who have just asked; whether the controller answered within
+        `seconds`."""
         ended = self._round_ended
-        self._urgent = True
-        self.report_now()
+        if not self._refreshing:
+            self.report_now()
         try:
             async with asyncio.timeout(seconds):
                 await ended.wait()
@@ -120,20 +123,23 @@ class Lease:
                 delay = self._retry
 
     async def _round(self) -> None:
-        """One report, and its answer unless news cut it short. Raises what the link raises, and
+        """One report, and its answer. News cut short a round that waits for another state; one that began with news is
+        answered at once, so that however many there are, the lease is renewed. Raises what the link raises, and
         TimeoutError when no answer comes for as long as the lease."""
+        urgent = self._refreshing = self._news.is_set() or self._refreshing
         self._news.clear()
         sent = monotonic()
         report = self._report(self.next_sequence(), self._seen)
-        report = replace(report, urgent=self._urgent)
+        report = replace(report, urgent=urgent)
         call = asyncio.create_task(self._call(report))
         news = asyncio.create_task(self._news.wait())
         patience = self.desired.lease_seconds if self.desired else FIRST_ANSWER_SECONDS
         try:
-            await asyncio.wait({call, news}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            awaited = {call} if urgent else {call, news}
+            await asyncio.wait(awaited, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             if call.done():
                 self._accept(call.result(), sent)
-            elif not news.done():
+            elif urgent or not news.done():
                 raise TimeoutError
         finally:
             call.cancel()
@@ -149,6 +155,6 @@ class Lease:
         self.desired = desired
         self._apply(desired)
         self._seen = desired.revision
-        self._urgent = False
+        self._refreshing = False
         ended, self._round_ended = self._round_ended, asyncio.Event()
         ended.set()

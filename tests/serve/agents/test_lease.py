@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from serve.agents.gateway_agent import GatewayAgent
-from serve.agents.lease import Lease
+from serve.agents.lease import ControllerLink, Lease
 from serve.protocol.messages import Desired, Report
 from tests.serve.fakes import until
 
@@ -40,14 +40,14 @@ def away() -> None:
     raise ConnectionError
 
 
-Keep = Callable[[Script], Lease]
+Keep = Callable[[ControllerLink], Lease]
 
 
 @pytest.fixture
 async def keep() -> AsyncIterator[Keep]:
     leases = []
 
-    def start(script: Script) -> Lease:
+    def start(script: ControllerLink) -> Lease:
         def report(sequence: int, seen: int) -> Report:
             return Report("p", "gateway", sequence, seen, ready=True)
 
@@ -100,6 +100,63 @@ async def test_a_refresh_is_urgent_until_it_is_answered(keep: Keep) -> None:
     assert lease.desired == desired(6)
     await until(lambda: len(script.reports) == 5)
     assert [report.urgent for report in script.reports] == [False, False, True, True, False]
+
+
+async def test_those_who_refresh_join_the_round_under_way_and_news_wait_for_it(keep: Keep) -> None:
+    script = Slow(desired(5, lease_seconds=3600))
+    lease = keep(script)
+    script.answer.set()
+    await until(lambda: len(script.reports) == 2)
+    script.answer.clear()
+
+    calls = [asyncio.create_task(lease.refresh(seconds=60))]
+    await until(lambda: len(script.reports) == 3)
+    calls += [asyncio.create_task(lease.refresh(seconds=60)) for _ in range(100)]
+    await asyncio.gather(*(asyncio.wait({call}, timeout=0) for call in calls))
+    lease.report_now()
+    assert len(script.reports) == 3
+    script.answer.set()
+
+    assert await asyncio.gather(*calls) == [True] * 101
+    await until(lambda: len(script.reports) == 5)
+    assert [report.urgent for report in script.reports] == [False, False, True, True, False]
+    assert script.cancelled == 1, "the round that waited for another state"
+
+
+async def test_the_lease_is_renewed_however_often_there_is_news(keep: Keep) -> None:
+    script = Slow(desired(5, lease_seconds=3600))
+    script.answer.set()
+    lease = keep(script)
+    await until(lambda: len(script.reports) == 2)
+    answered = script.answered
+    for _ in range(1000):  # sooner than any answer comes
+        lease.report_now()
+        await asyncio.sleep(0)
+    assert script.answered > answered + 10
+
+
+class Slow:
+    """A controller whose answers take a few turns of the loop, and wait until they may."""
+
+    def __init__(self, state: Desired) -> None:
+        self.state = state
+        self.reports: list[Report] = []
+        self.answer = asyncio.Event()
+        self.answered = self.cancelled = 0
+
+    async def sync(self, report: Report) -> Desired:
+        self.reports.append(report)
+        try:
+            if not report.urgent and report.seen_revision == self.state.revision:
+                await asyncio.Event().wait()
+            for _ in range(5):
+                await asyncio.sleep(0)
+            await self.answer.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        self.answered += 1
+        return self.state
 
 
 async def test_a_gateway_that_stops_says_so() -> None:
