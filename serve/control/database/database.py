@@ -1,16 +1,14 @@
 """The durable state: which version is active, and every change that led there.
 
-One controller writes at a time. Each start takes the next *life*, and a controller that lives on beside a later one is
-refused at its next write.
+One controller writes at a time. Each start takes the next *life*, and whatever a controller of an earlier life writes
+is refused. Every write is also compared with what the database has, so that nothing that comes late takes a step back.
 """
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from threading import Event
+from contextlib import contextmanager
 
 import sqlalchemy as sa
-from sqlalchemy import CursorResult, Engine
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -30,30 +28,33 @@ from serve.control.database.tables import (
     version_of,
     version_row,
 )
+from serve.control.database.writer import Writer, lock_control
 from serve.control.records import EnsembleRecord, VersionRecord
-from serve.control.rollout.state import ENDED, Rollout
+from serve.control.rollout.comparison import (
+    Conflict,
+    TakenOver,
+    check_advance,
+    check_begin,
+    check_commit,
+)
+from serve.control.rollout.state import BUSY, ENDED, Rollout, State
 from serve.protocol.audit import AuditEntry
 
-logger = logging.getLogger(__name__)
-
-__all__ = ["Conflict", "Database", "DatabaseError", "now"]
+__all__ = ["Conflict", "Database", "DatabaseError", "TakenOver", "now"]
 
 SCHEMA_VERSION = 2
-RETRY_SECONDS = 1.0
-"""How often a database that went away in the middle of a commit is asked what became of it."""
-
-
-class Conflict(DatabaseError):
-    """Somebody else changed the state first."""
 
 
 class Database:
-    """Every method is one transaction, blocks, and raises DatabaseError."""
+    """Every method is one transaction, blocks, and raises DatabaseError.
+
+    One that writes raises TakenOver once a later server has begun its life, and Conflict where the database has moved
+    on; what it raises for has not been written."""
 
     def __init__(self, engine: Engine, life: int) -> None:
         self._engine = engine
         self._reader = engine.execution_options(**{READS: True})
-        self._closed = Event()
+        self._writer = Writer(engine, life)
         self.life = life
 
     @classmethod
@@ -66,7 +67,7 @@ class Database:
             raise DatabaseError(f"The database cannot be opened: {reason(error)}.") from error
 
     def close(self) -> None:
-        self._closed.set()
+        self._writer.close()
         self._engine.dispose()
 
     def ensembles(self) -> dict[str, EnsembleRecord]:
@@ -78,103 +79,83 @@ class Database:
         self, name: str, active: int, versions: Iterable[VersionRecord], actor: str
     ) -> None:
         """A new ensemble with its first versions."""
-        with self._transaction() as session:
+
+        def add(session: Session) -> None:
             session.add(EnsembleRow(name=name, active=active, epoch=0, previous=[]))
             session.flush()
             session.add_all(map(version_row, versions))
             session.add(_audit(actor, "import", name, None, active, "done", None))
 
+        self._writer.write(add)
+
     def add_versions(self, records: Iterable[VersionRecord], actor: str) -> None:
         """Versions that are none of the known ones."""
-        with self._transaction() as session:
+
+        def add(session: Session) -> None:
             for record in records:
                 name, version = record.ensemble.name, record.ensemble.version
                 session.add(version_row(record))
                 session.add(_audit(actor, "import", name, None, version, "done", None))
 
+        self._writer.write(add)
+
     def begin(self, rollout: Rollout, candidate: VersionRecord | None) -> None:
         """A rollout starts, with a new version or to a known one."""
-        with self._transaction() as session:
-            self._check_life(session)
+
+        def begin(session: Session) -> None:
+            row = session.get_one(EnsembleRow, rollout.ensemble)
+            busy = sa.select(RolloutRow.id).where(
+                RolloutRow.ensemble == rollout.ensemble, RolloutRow.state.in_(list(BUSY))
+            )
+            check_begin(rollout, row.active, session.scalars(busy).all())
             if candidate is not None:
                 session.add(version_row(candidate))
             session.add(rollout_row(rollout))
 
+        self._writer.write(begin)
+
     def commit(self, rollout: Rollout, record: EnsembleRecord, history: Sequence[int]) -> int:
-        """Make the version of a committing rollout active: the one durable write. Returns its
-        epoch.
+        """Make the version of a committing rollout active: the one durable write. Returns its epoch.
 
-        A connection that breaks in the middle leaves open whether it was written; then this asks
-        until the database answers. Raises Conflict unless `record` still is what is active."""
-        try:
-            return self._commit(rollout, record, history)
-        except Conflict:
-            raise
-        except DatabaseError:
-            epoch = self._epoch_if_committed(rollout)
-            if epoch is None:
-                raise
-            return epoch
+        Raises Conflict unless `record`, and what the rollout started from, still is what is active."""
 
-    def _commit(self, rollout: Rollout, record: EnsembleRecord, history: Sequence[int]) -> int:
-        with self._transaction() as session:
-            self._check_life(session)
-            control = _control(session)
-            control.epoch += 1
-            done = session.execute(
-                sa.update(EnsembleRow)
-                .where(
-                    EnsembleRow.name == record.name,
-                    EnsembleRow.active == record.active,
-                    EnsembleRow.epoch == record.epoch,
-                )
-                .values(active=rollout.to_version, epoch=control.epoch, previous=list(history))
-            )
-            assert isinstance(done, CursorResult)
-            if done.rowcount != 1:
-                raise Conflict(
-                    f"{record.name} is not at version {record.active} any more; look at its "
-                    "active version and start again."
-                )
-            session.get_one(VersionRow, (record.name, record.active)).left = control.epoch
+        def commit(session: Session) -> int:
+            row = session.get_one(EnsembleRow, rollout.ensemble)
+            check_commit(rollout, record, row.active, row.epoch)
+            epoch = lock_control(session).epoch + 1
+            session.get_one(VersionRow, (row.name, row.active)).left = epoch
+            row.active, row.epoch, row.previous = rollout.to_version, epoch, list(history)
+            lock_control(session).epoch = epoch
             _update_rollout(session, rollout)
             session.add(_audit_of(rollout, "committed"))
-            return control.epoch
+            return epoch
 
-    def _epoch_if_committed(self, rollout: Rollout) -> int | None:
-        """What became of a commit whose transaction failed; None if nothing was written. Raises
-        DatabaseError when the database is closed before it can say."""
-        while True:
-            try:
-                with self._transaction() as session:
-                    row = _rollout_row_of(session, rollout)
-                    if row.state != rollout.state:
-                        return None
-                    return session.get_one(EnsembleRow, rollout.ensemble).epoch
-            except DatabaseError as error:
-                logger.error("Whether %s is committed is not known yet: %s", rollout.id, error)
-                if self._closed.wait(RETRY_SECONDS):
-                    raise
+        return self._writer.write(commit)
 
     def advanced(self, rollout: Rollout) -> None:
         """Write down a rollout's state."""
-        with self._transaction() as session:
-            _update_rollout(session, rollout)
-            if rollout.state in ENDED:
+
+        def advance(session: Session) -> None:
+            news = _update_rollout(session, rollout)
+            if news and rollout.state in ENDED:
                 session.add(_audit_of(rollout, rollout.state))
+
+        self._writer.write(advance)
 
     def decided(self, rollout: Rollout) -> None:
         """Write down what somebody has decided about a rollout."""
-        assert rollout.decision is not None
-        assert rollout.decided_by is not None
-        with self._transaction() as session:
-            self._check_life(session)
+        decision, decided_by = rollout.decision, rollout.decided_by
+        assert decision is not None
+        assert decided_by is not None
+
+        def decide(session: Session) -> None:
             row = _rollout_row_of(session, rollout)
-            row.decision, row.decided_by = rollout.decision, rollout.decided_by
+            check_advance(State(row.state), rollout.state)
+            row.decision, row.decided_by = decision, decided_by
             session.add(
                 _audit(
-                    rollout.decided_by,
-                    rollout.decision,
+                    decided_by,
+                    decision,
                     rollout.ensemble,
                     rollout.from_version,
                     rollout.to_version,
@@ -183,10 +164,15 @@ class Database:
                 )
             )
 
+        self._writer.write(decide)
+
     def refused(self, actor: str, action: str, record: EnsembleRecord, reason: str) -> None:
         """Note a change that was asked for and never started."""
-        with self._transaction() as session:
-            session.add(_audit(actor, action, record.name, record.active, None, "refused", reason))
+        self._writer.write(
+            lambda session: session.add(
+                _audit(actor, action, record.name, record.active, None, "refused", reason)
+            )
+        )
 
     def audit(self, limit: int = 200) -> list[AuditEntry]:
         """The latest first."""
@@ -211,23 +197,13 @@ class Database:
         with self._reading() as session:
             return [rollout_of(row) for row in session.scalars(query.order_by(RolloutRow.number))]
 
-    def _reading(self) -> AbstractContextManager[Session]:
-        return self._transaction(self._reader)
-
     @contextmanager
-    def _transaction(self, engine: Engine | None = None) -> Iterator[Session]:
+    def _reading(self) -> Iterator[Session]:
         try:
-            with Session(engine or self._engine) as session, session.begin():
+            with Session(self._reader) as session, session.begin():
                 yield session
         except SQLAlchemyError as error:
             raise DatabaseError(f"The database failed: {reason(error)}.") from error
-
-    def _check_life(self, session: Session) -> None:
-        if _control(session).life != self.life:
-            raise Conflict(
-                "Another Choir server has taken this store over; stop one of the two, or give "
-                "each its own --store."
-            )
 
 
 def _begin_life(engine: Engine) -> int:
@@ -249,10 +225,6 @@ def _begin_life(engine: Engine) -> int:
         return control.life
 
 
-def _control(session: Session) -> ControlRow:
-    return session.get_one(ControlRow, 1, with_for_update=True)
-
-
 def _ensemble(session: Session, row: EnsembleRow) -> EnsembleRecord:
     query = sa.select(VersionRow).where(VersionRow.ensemble == row.name)
     versions = {each.version: version_of(each) for each in session.scalars(query)}
@@ -263,11 +235,15 @@ def _rollout_row_of(session: Session, rollout: Rollout) -> RolloutRow:
     return session.scalars(sa.select(RolloutRow).where(RolloutRow.id == rollout.id)).one()
 
 
-def _update_rollout(session: Session, rollout: Rollout) -> None:
+def _update_rollout(session: Session, rollout: Rollout) -> bool:
+    """Write a rollout's state down; whether it is another one than was known."""
     row = _rollout_row_of(session, rollout)
+    known = State(row.state)
+    check_advance(known, rollout.state)
     row.state, row.reason, row.updated = rollout.state, rollout.reason, rollout.updated
     row.replicas = rollout.replicas
     row.figures = figures_json(rollout)
+    return known != rollout.state
 
 
 def _audit_of(rollout: Rollout, outcome: str) -> AuditRow:

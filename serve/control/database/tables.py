@@ -27,6 +27,16 @@ class ControlRow(Table):
     epoch: Mapped[int]
 
 
+class LastWriteRow(Table):
+    """The one row that says which transaction was the last to be committed."""
+
+    __tablename__ = "last_write"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    life: Mapped[int]
+    number: Mapped[int]
+    """Counts the transactions of a life."""
+
+
 class EnsembleRow(Table):
     __tablename__ = "ensembles"
     name: Mapped[str] = mapped_column(String(63), primary_key=True)

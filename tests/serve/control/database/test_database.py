@@ -1,8 +1,11 @@
 """The durable state, the same on SQLite and on PostgreSQL."""
 
 import contextlib
+import os
+import socket
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,12 +15,15 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from serve.control.clock import now
-from serve.control.database.database import Conflict, Database, DatabaseError
+from serve.control.database.database import Conflict, Database, DatabaseError, TakenOver, now
 from serve.control.records import VersionRecord
 from serve.control.rollout.state import Rollout, State, Step
 from serve.manifest import Ensemble
+from tests.serve.databases import PostgresServer
+from tests.serve.fakes import PATIENCE
 from tests.serve.gateway.fakes import ensemble
 
 AT = "2026-01-01T00:00:00.000+00:00"
@@ -40,12 +46,15 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 def commit(database: Database, to: int) -> int:
-    """Swap to a new version, all in one go."""
-    change = rollout(to)
+    """Swap to a new version, all in one go, until it drains."""
     record = database.ensembles()["intents"]
+    change = replace(rollout(to), from_version=record.active)
     database.begin(change, version(to))
     change.advance(Step(State.COMMITTING), now())
-    return database.commit(change, record, record.history_after_swap())
+    epoch = database.commit(change, record, record.history_after_swap())
+    change.advance(Step(State.DRAINING), now())
+    database.advanced(change)
+    return epoch
 
 
 def test_what_was_written_is_read_again_in_another_life(database_url: str) -> None:
@@ -70,7 +79,7 @@ def test_a_commit_changes_the_active_version_its_history_and_the_audit(database:
     assert [found.versions[number].left for number in (1, 2, 3)] == [1, 2, None]
     latest = database.audit()[0]
     assert (latest.actor, latest.action, latest.ensemble) == ("ada", "swap", "intents")
-    assert (latest.from_version, latest.to_version, latest.outcome) == (1, 3, "committed")
+    assert (latest.from_version, latest.to_version, latest.outcome) == (2, 3, "committed")
     assert [each.outcome for each in database.audit()] == ["committed", "committed", "done"]
 
 
@@ -78,37 +87,101 @@ def test_of_commits_from_one_version_one_wins_and_the_others_change_nothing(
     database: Database,
 ) -> None:
     record = database.ensembles()["intents"]
-    changes = [rollout(to) for to in range(2, 8)]
-    for change in changes:
-        database.begin(change, version(change.to_version))
-        change.advance(Step(State.COMMITTING), now())
-    ready = threading.Barrier(len(changes))
+    change = rollout(2)
+    database.begin(change, version(2))
+    change.advance(Step(State.COMMITTING), now())
+    ready = threading.Barrier(6)
 
-    def run(change: Rollout) -> int | Conflict:
+    def run(_: int) -> int | Conflict:
         ready.wait()
         try:
             return database.commit(change, record, (1,))
         except Conflict as conflict:
             return conflict
 
-    with ThreadPoolExecutor(len(changes)) as pool:
-        results = list(pool.map(run, changes))
+    with ThreadPoolExecutor(6) as pool:
+        results = list(pool.map(run, range(6)))
 
-    winners = [c for c, r in zip(changes, results, strict=True) if not isinstance(r, Conflict)]
-    assert len(winners) == 1
+    losers = [result for result in results if isinstance(result, Conflict)]
+    assert len(losers) == 5
     found = database.ensembles()["intents"]
-    assert (found.active, found.epoch) == (winners[0].to_version, 1)
-    assert all("not at version 1" in str(r) for r in results if isinstance(r, Conflict))
+    assert (found.active, found.epoch) == (2, 1)
+    assert all("not at version 1" in str(loser) for loser in losers)
     assert [each.outcome for each in database.audit()].count("committed") == 1
-    assert {each.id for each in database.unfinished()} == {each.id for each in changes}
 
 
 def test_an_earlier_life_can_change_nothing_any_more(database: Database, database_url: str) -> None:
+    """Whatever it writes, at once or late: a trial that the later server has finished stays finished."""
+    record = database.ensembles()["intents"]
+    trial = rollout(2)
+    database.begin(trial, version(2))
+    trial.advance(Step(State.CANARYING), now())
+    database.advanced(trial)
     later = Database.open(database_url)
-    with pytest.raises(Conflict, match="taken this store over"):
-        database.begin(rollout(2), version(2))
-    assert later.rollouts() == []
+    finished = replace(trial)
+    finished.advance(Step(State.COMMITTING), now())
+    later.commit(finished, record, (1,))
+
+    decided = replace(trial, decision="promote", decided_by="bob")
+    committing = replace(trial)
+    committing.advance(Step(State.COMMITTING), now())
+    for write in (
+        lambda: database.begin(rollout(3), version(3)),
+        lambda: database.advanced(trial),
+        lambda: database.decided(decided),
+        lambda: database.commit(committing, record, (1,)),
+        lambda: database.refused("eve", "swap", record, "no"),
+        lambda: database.add_versions([version(9)], "choir"),
+        lambda: database.add_ensemble("tone", 1, [], "choir"),
+    ):
+        with pytest.raises(TakenOver, match="taken this store over"):
+            write()
+    assert [each.state for each in later.rollouts()] == [State.COMMITTING]
+    assert set(later.ensembles()) == {"intents"}
+    assert set(later.ensembles()["intents"].versions) == {1, 2}
+    assert [each.outcome for each in later.audit()] == ["committed", "done"]
     later.close()
+
+
+def test_no_write_takes_a_rollout_back(database: Database) -> None:
+    commit(database, 2)
+    change = database.rollouts()[0]
+    for state in (State.PREPARING, State.CANARYING, State.ABORTED):
+        with pytest.raises(Conflict, match="cannot become"):
+            database.advanced(replace(change, state=state))
+    with pytest.raises(Conflict, match="cannot become"):
+        database.decided(replace(change, state=State.CANARYING, decision="abort", decided_by="bob"))
+    change.advance(Step(State.DONE), now())
+    for _ in range(2):  # one that is written again is no second event
+        database.advanced(change)
+    assert [each.outcome for each in database.audit()] == ["done", "committed", "done"]
+
+
+def test_one_rollout_of_an_ensemble_begins_at_a_time_and_from_what_is_active(
+    database: Database,
+) -> None:
+    database.begin(rollout(2), version(2))
+    with pytest.raises(Conflict, match="r2 of intents has not ended"):
+        database.begin(rollout(3), version(3))
+    aborted = rollout(2)
+    aborted.advance(Step(State.ABORTED, "no", 400), now())
+    database.advanced(aborted)
+    commit(database, 3)
+    with pytest.raises(Conflict, match="not at version 1 any more"):
+        database.begin(rollout(4), version(4))
+    assert set(database.ensembles()["intents"].versions) == {1, 2, 3}
+
+
+def test_a_commit_starts_from_what_the_rollout_started_from(database: Database) -> None:
+    """An old rollout that came back to life must not commit what is active already."""
+    change = rollout(2)
+    database.begin(change, version(2))
+    change.advance(Step(State.COMMITTING), now())
+    first = database.ensembles()["intents"]
+    database.commit(change, first, (1,))
+    with pytest.raises(Conflict, match="not at version 1 any more"):
+        database.commit(change, database.ensembles()["intents"], (1, 2))
+    assert database.ensembles()["intents"].previous == (1,)
 
 
 def test_servers_that_start_at_once_get_lives_of_their_own(database_url: str) -> None:
@@ -146,36 +219,104 @@ class LostConnection(sa.exc.OperationalError):
 
 
 @pytest.mark.parametrize("written", [True, False])
+@pytest.mark.parametrize("write", ["begin", "commit"])
 def test_a_connection_lost_at_the_commit_leaves_no_doubt(
-    database: Database, monkeypatch: pytest.MonkeyPatch, written: bool
+    database: Database, monkeypatch: pytest.MonkeyPatch, write: str, written: bool
 ) -> None:
     """Whether the database had written it is asked of the database, also when that is away for a while."""
     dialect = database._engine.dialect
-    do_commit = dialect.do_commit
-    failures = 3
+    do_commit, do_begin = dialect.do_commit, dialect.do_begin
+    away = 0
 
     def lose(connection: Any) -> None:
-        nonlocal failures
-        failures -= 1
-        if failures < 0:
+        nonlocal away
+        if written:
             do_commit(connection)
-            return
-        if failures == 2 and written:
-            do_commit(connection)
+        away = 2
+        monkeypatch.setattr(dialect, "do_commit", do_commit)
         raise LostConnection
+
+    def begin(connection: Any) -> None:
+        nonlocal away
+        if away:
+            away -= 1
+            raise LostConnection
+        do_begin(connection)
 
     record = database.ensembles()["intents"]
     change = rollout(2)
-    database.begin(change, version(2))
-    change.advance(Step(State.COMMITTING), now())
-    monkeypatch.setattr("serve.control.database.database.RETRY_SECONDS", 0.0)
+    if write == "commit":
+        database.begin(change, version(2))
+        change.advance(Step(State.COMMITTING), now())
+    monkeypatch.setattr("serve.control.database.writer.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(dialect, "do_begin", begin)
     monkeypatch.setattr(dialect, "do_commit", lose)
+
+    def run() -> int | None:
+        if write == "begin":
+            return database.begin(change, version(2))
+        return database.commit(change, record, (1,))
+
     if written:
-        assert database.commit(change, record, (1,)) == 1
+        assert run() == (1 if write == "commit" else None)
     else:
         with pytest.raises(DatabaseError, match="closed the connection"):
-            database.commit(change, record, (1,))
-    assert database.ensembles()["intents"].active == (2 if written else 1)
+            run()
+    assert away == 0
+    found = database.ensembles()["intents"]
+    assert found.active == (2 if written and write == "commit" else 1)
+    assert (2 in found.versions) == (written or write == "commit")
+    assert len(database.rollouts()) == int(written or write == "commit")
+
+
+def test_a_commit_under_way_when_the_connection_breaks_is_waited_for(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL finishes a commit whose client is gone: until then nobody can know what becomes of it."""
+    database = Database.open(postgres.new_database())
+    database.add_ensemble("intents", 1, [version(1)], "choir")
+    change = rollout(2)
+    database.begin(change, version(2))
+    change.advance(Step(State.COMMITTING), now())
+    name = database._engine.url.database
+    assert name is not None
+    monkeypatch.setattr("serve.control.database.writer.RETRY_SECONDS", 0.0)
+    with postgres.connect(name) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("SELECT pg_advisory_lock(1)")
+        other.execute(
+            "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS "
+            "'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END'"
+        )
+        other.execute(
+            "CREATE CONSTRAINT TRIGGER slow AFTER UPDATE ON ensembles DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW EXECUTE FUNCTION wait()"
+        )
+        opened: list[Any] = []
+        sa.event.listen(database._engine, "checkout", lambda each, *_: opened.append(each))
+        record = database.ensembles()["intents"]
+        epoch = pool.submit(database.commit, change, record, (1,))
+        wait_for(other, "wait_event_type = 'Lock' AND query = 'COMMIT'")
+        broken = socket.socket(fileno=os.dup(opened[-1].fileno()))
+        broken.shutdown(socket.SHUT_RDWR)
+        broken.close()
+        wait_for(other, "wait_event_type = 'Lock' AND query LIKE '%FOR UPDATE%'")
+        assert not epoch.done()
+        other.execute("SELECT pg_advisory_unlock(1)")
+        assert epoch.result() == 1
+    assert database.ensembles()["intents"].active == 2
+    assert database.rollouts()[0].state == State.COMMITTING
+    database.close()
+
+
+def wait_for(connection: "psycopg.Connection[Any]", activity: str) -> None:
+    """Until some connection to this database does what the condition on pg_stat_activity says."""
+    query = (
+        f"SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND {activity}"
+    )
+    until = time.monotonic() + PATIENCE
+    while connection.execute(query).fetchone() == (0,):  # type: ignore[arg-type]
+        assert time.monotonic() < until, activity
+        time.sleep(0.005)
 
 
 def test_a_transaction_that_fails_leaves_nothing_behind(database: Database) -> None:
@@ -186,12 +327,15 @@ def test_a_transaction_that_fails_leaves_nothing_behind(database: Database) -> N
 
 
 def test_reading_waits_for_no_writer(database: Database) -> None:
-    with database._transaction() as writer:
-        writer.execute(sa.text("UPDATE ensembles SET active = 7"))
+    def write(session: Session) -> None:
+        session.execute(sa.text("UPDATE ensembles SET active = 7"))
         assert database.ensembles()["intents"].active == 1
         assert database.rollouts() == database.unfinished() == []
         assert database.rollout("r2") is None
         assert len(database.audit()) == 1
+
+    database._writer.write(write)
+    assert database.ensembles()["intents"].active == 7
 
 
 def test_reasons_and_rollouts_are_kept_as_they_were(database: Database) -> None:

@@ -6,6 +6,7 @@ are the clock, the messages, the database and the participants, by the rules tha
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from serve.control.catalog import Catalog
 from serve.control.driver import gather_facts
 from serve.control.participants import Participants
 from serve.control.records import EnsembleRecord, VersionRecord
+from serve.control.rollout.comparison import TakenOver
 from serve.control.rollout.gates import judge
 from serve.control.rollout.state import (
     BUSY,
@@ -33,6 +35,7 @@ from serve.protocol.figures import total
 from serve.protocol.messages import AssignedVersion, Kind, PrepareResult, Report
 from serve.protocol.slots import Slots
 from serve.protocol.strategy import Strategy
+from tests.serve.control.stored import Doubt, Stored, copy
 
 LEASE = 30
 TIMEOUT = 60
@@ -50,7 +53,8 @@ STRATEGIES = [
 
 
 @cache
-def version(number: int) -> VersionRecord:
+def version(number: int, request: int = 0) -> VersionRecord:
+    """What a request makes version `number` of; no two make the same."""
     digest = f"sha256:{number % 3:064x}"
     member = Member(name="a", adapters=[AdapterRef(adapter="x", digest=digest)])
     ensemble = Ensemble(
@@ -62,7 +66,7 @@ def version(number: int) -> VersionRecord:
         fusion=FusionSpec(method="average"),
         labels=["yes", "no"],
     )
-    return VersionRecord(ensemble, "test", "")
+    return VersionRecord(ensemble, f"request {request}", "")
 
 
 class NoFiles:
@@ -116,6 +120,8 @@ class Node:
     ledger: Ledger = field(default_factory=Ledger)
     sound: bool = False
     """Engines: all that was desired has been loaded, and the lease has not run out since."""
+    raising: bool = False
+    """Engines: whatever is asked of it ends in an exception."""
 
     def report(self) -> Report:
         self.sequence += 1
@@ -150,6 +156,17 @@ class Node:
         return result is not None and result.attempt == assigned.attempt
 
 
+@dataclass
+class Admission:
+    """A change that was accepted and is verified: the ensemble is reserved for it."""
+
+    request: int
+    back: bool
+    strategy: Strategy
+    watched: bool = True
+    """Whether its caller still waits."""
+
+
 class Protocol:
     """One run."""
 
@@ -158,13 +175,19 @@ class Protocol:
         self.keep_warm = program.below(3)
         self.now = 0
         self.life = 0
-        self.epoch = 0
         self.joined = 0
-        self.durable = EnsembleRecord(NAME, 1, 0, (), {1: version(1)})
-        self.written: dict[str, Rollout] = {}
+        first = EnsembleRecord(NAME, 1, 0, (), {1: version(1)})
+        self.stored = Stored(first, {}, Counter({1: 1}))
         self.counted: Counter[str] = Counter()
         """Rollout -> requests to its candidate, in truth."""
-        self.committed = {1}
+        self.failed: Counter[str] = Counter()
+        """Rollout -> those that failed, in truth."""
+        self.requests = 0
+        self.answered = 0
+        """Changes that were asked for, and those that have begun or were refused in writing."""
+        self.doubt: Doubt | None = None
+        self.late: list[Callable[[], object]] = []
+        """Writes that servers of earlier lives have still under way."""
         self.seen: Counter[str] = Counter()
         self.nodes: list[Node] = []
         self.start_controller()
@@ -176,19 +199,23 @@ class Protocol:
 
     def _table(self) -> list[Callable[[], None]]:
         weights: dict[Callable[[], None], int] = {
-            self.sync: 87,
-            self.load: 40,
-            self.drive: 40,
-            self.pass_time: 20,
-            self.traffic: 26,
-            self.unload: 10,
-            self.start_rollout: 20,
+            self.sync: 82,
+            self.load: 38,
+            self.drive: 38,
+            self.pass_time: 18,
+            self.traffic: 24,
+            self.unload: 9,
+            self.ask: 22,
+            self.admit: 6,
+            self.disconnect: 2,
             self.decide: 2,
             self.write_figures: 3,
             self.replace_node: 3,
             self.add_engine: 1,
             self.crash_controller: 2,
             self.lose_engine: 2,
+            self.raise_in_an_engine: 2,
+            self.write_late: 2,
         }
         assert sum(weights.values()) == 256, "a byte is an action"
         return [action for action, weight in weights.items() for _ in range(weight)]
@@ -202,12 +229,13 @@ class Protocol:
     # The controller
 
     def start_controller(self) -> None:
-        """By the rules of `Driver.recover`."""
-        self.life += 1
+        """By the rules of `Driver.recover`. What is in doubt has ended before a new life begins."""
+        self.let_go()
+        self.life = self.stored.life = self.stored.life + 1
         self.participants = Participants(LEASE, {})
         self.settled_at = self.now + (LEASE if self.life > 1 else 0)
         self.catalog = Catalog(
-            {NAME: self.durable},
+            {NAME: self.stored.record},
             NoFiles(),  # type: ignore[arg-type]
             self.life,
             self.keep_warm,
@@ -215,58 +243,158 @@ class Protocol:
         )
         self.running: dict[str, Rollout] = {}
         self.commits: dict[str, int] = {}
-        for rollout in self.written.values():
+        self.unwritten: dict[str, Rollout] = {}
+        self.admission: Admission | None = None
+        for rollout in self.stored.rollouts.values():
             late = rollout.state is State.ABORTED and rollout.strategy.kind != "immediate"
             if late and self.now - int(rollout.updated) < 2 * LEASE:
                 self.catalog.aborted_lately(rollout)
-        for rollout in self.written.values():
+        for rollout in list(self.stored.rollouts.values()):
+            again = copy(rollout)
             if rollout.state is State.PREPARING:
-                rollout.advance(Step(State.ABORTED, "restarted"), str(self.now))
+                again.advance(Step(State.ABORTED, "restarted"), str(self.now))
+                self.stored.advanced(self.life, again)
             elif rollout.state not in ENDED:
-                again = copy(rollout)
                 self.catalog.resumed(again)
                 if not again.trial:
                     self.commits[again.id] = self.catalog.assignments.revision
                 self.running[again.id] = again
 
+    def let_go(self) -> None:
+        """The controller dies, or another one takes over: what it was about to write may come late."""
+        if self.life == 0:
+            return
+        if self.doubt is not None and self.program.one_in(2):
+            self.doubt.carry_out()
+        self.doubt = None
+        life, record = self.life, self.catalog.records[NAME]
+        self.answered = self.requests  # whoever waited is told that the server is gone
+        for rollout in self.running.values():
+            state = copy(rollout)
+            self.late += [lambda each=state: self.stored.advanced(life, each)]  # type: ignore[misc]
+            promoted = replace(copy(rollout), decision="promote", decided_by="late")
+            self.late += [lambda each=promoted: self.stored.decided(life, each)]  # type: ignore[misc]
+            if rollout.state in UNCOMMITTED:
+                going = copy(rollout)
+                going.state = State.COMMITTING
+                self.late += [lambda each=going: self.stored.commit(life, each, record, (1,))]  # type: ignore[misc]
+        if self.admission is not None:
+            begun = self._rollout(self.admission, record)
+            new = version(record.highest + 1, self.admission.request)
+            self.late += [lambda: self.stored.begin(life, begun, new)]
+
+    def write_late(self) -> None:
+        """A write of a server that was taken over arrives, and changes nothing."""
+        if not self.late:
+            return
+        write = self.late.pop(self.program.below(len(self.late)))
+        before = self.stored.image()
+        with suppress(TakenOver):
+            write()
+            raise AssertionError("a server that was taken over has written")
+        assert self.stored.image() == before
+        self.seen["late writes"] += 1
+
     def crash_controller(self) -> None:
         self.seen["crashes"] += 1
         self.start_controller()
 
-    def start_rollout(self) -> None:
-        record = self.durable
-        if any(rollout.state in BUSY for rollout in self.running.values()):
+    def ask(self) -> None:
+        """Somebody wants a change; it is refused at once while there is another one."""
+        record = self.catalog.records[NAME]
+        busy = any(rollout.state in BUSY for rollout in self.running.values())
+        if busy or self.admission is not None:
             return
         back = bool(record.previous) and self.program.one_in(3)
-        number = record.previous[-1] if back else record.highest + 1
-        target = record.versions[number] if back else version(number)
         strategy = STRATEGIES[0] if back else self.program.of(STRATEGIES)
-        rollout = Rollout(
-            id=f"r{len(self.written)}",
+        self.requests += 1
+        self.admission = Admission(self.requests, back, strategy)
+        if not self.program.one_in(4):
+            self.admit()
+
+    def disconnect(self) -> None:
+        """A caller leaves. What it asked for goes on."""
+        if self.admission is not None and self.admission.watched:
+            self.admission.watched = False
+            self.seen["disconnected"] += 1
+
+    def _rollout(self, admission: Admission, record: EnsembleRecord) -> Rollout:
+        return Rollout(
+            id=f"r{admission.request}",
             ensemble=NAME,
             from_version=record.active,
-            to_version=number,
-            strategy=strategy,
-            action="rollback" if back else "swap",
+            to_version=record.previous[-1] if admission.back else record.highest + 1,
+            strategy=admission.strategy,
+            action="rollback" if admission.back else "swap",
             actor="ada",
             created="",
             updated=str(self.now),
         )
-        self.durable = record.with_version(target)
-        self.written[rollout.id] = copy(rollout)
-        self.catalog.started(rollout, target)
-        self.running[rollout.id] = rollout
+
+    def admit(self) -> None:
+        """What was verified begins, by the rules of `Controller._admit` and `Driver.begin`; some of it is refused."""
+        admission = self.admission
+        if admission is None or self.doubt is not None:
+            return
+        if self.program.one_in(8):
+            self._end_admission()
+            return
+        for earlier in list(self.unwritten.values()):
+            self.stored.advanced(self.life, self.unwritten.pop(earlier.id))
+        record = self.catalog.records[NAME]
+        rollout = self._rollout(admission, record)
+        known = record.versions.get(rollout.to_version)
+        target = known or version(rollout.to_version, admission.request)
+        life = self.life
+
+        def learn(written: bool) -> None:
+            if written:
+                self.catalog.started(rollout, target)
+                self.running[rollout.id] = rollout
+            self._end_admission()
+
+        new = None if known else target
+        self._write(lambda: self.stored.begin(life, rollout, new), learn, doubtful=24)
+
+    def _end_admission(self) -> None:
+        assert self.admission is not None
+        self.answered += 1
+        if not self.admission.watched:
+            self.seen["done for nobody"] += 1
+        self.admission = None
+
+    def _write(
+        self, write: Callable[[], object], learn: Callable[[bool], None], doubtful: int
+    ) -> None:
+        """Durable first; seldom, the connection breaks at the commit, and nobody knows for a while."""
+        if self.program.one_in(doubtful):
+            self.seen["doubts"] += 1
+            self.doubt = Doubt(write, learn)
+        else:
+            write()
+            learn(True)
+
+    def settle(self) -> None:
+        """The transaction in doubt ends, and the server, which has waited for it, learns how."""
+        doubt = self.doubt
+        assert doubt is not None
+        written = self.program.one_in(2)
+        if written:
+            doubt.carry_out()
+            self.seen["written after all"] += 1
+        self.doubt = None
+        doubt.learn(written)
 
     def decide(self) -> None:
         """By the rules of `Driver.decide`; seldom the controller dies right after it is written."""
         for rollout in self.running.values():
-            if rollout.state in UNCOMMITTED:
+            if rollout.state in UNCOMMITTED and self.doubt is None:
                 promote = rollout.state in TRIALS and not self.program.one_in(3)
                 if not promote and not self.program.one_in(3):
                     continue
                 decision = "promote" if promote else "abort"
-                self.written[rollout.id].decision = decision  # type: ignore[assignment]
-                self.written[rollout.id].decided_by = "bob"
+                draft = replace(copy(rollout), decision=decision, decided_by="bob")  # type: ignore[arg-type]
+                self.stored.decided(self.life, draft)
                 self.seen[decision] += 1
                 if self.program.one_in(4):
                     self.start_controller()
@@ -274,11 +402,16 @@ class Protocol:
                 rollout.decision, rollout.decided_by = decision, "bob"  # type: ignore[assignment]
 
     def write_figures(self) -> None:
-        for rollout in self.running.values():
-            self.written[rollout.id].figures = dict(rollout.figures)
+        for rollout in self.running.values() if self.doubt is None else ():
+            if rollout.id not in self.unwritten:
+                self.stored.advanced(self.life, rollout)
 
     def drive(self) -> None:
         """The next step of a rollout, if there is one; seldom a crash between writing and showing."""
+        if self.doubt is not None:
+            if self.program.one_in(2):
+                self.settle()
+            return
         if not self.running:
             return
         rollout = self.program.of(list(self.running.values()))
@@ -295,40 +428,63 @@ class Protocol:
         step = next_step(rollout, facts)
         if step is None:
             return
-        history: tuple[int, ...] = ()
-        if step.state is State.COMMITTING:
-            history = self._commit(rollout, seconds)
         if step.state is State.DRAINING:
             self.check_is_committed_everywhere(rollout)
-        written = self.written[rollout.id]
-        written.advance(step, str(self.now))
-        written.figures = dict(rollout.figures)
+        draft = copy(rollout)
+        draft.advance(step, str(self.now))
+        if step.state is State.COMMITTING:
+            self.check_may_commit(rollout, seconds)
+            self._commit(rollout, step, draft)
+        elif step.state not in TRIALS and self.program.one_in(24):
+            self.seen["unwritten"] += 1
+            self.unwritten[rollout.id] = draft
+            self._show(rollout, step)
+        else:
+            life = self.life
+
+            def learn(written: bool) -> None:
+                self.unwritten.pop(rollout.id, None)
+                if not written:
+                    self.unwritten[rollout.id] = draft
+                self._show(rollout, step)
+
+            self._write(lambda: self.stored.advanced(life, draft), learn, doubtful=32)
+
+    def _commit(self, rollout: Rollout, step: Step, draft: Rollout) -> None:
+        """The one durable write, of what may be committed only; what was not written is aborted."""
+        record, life = self.catalog.records[NAME], self.life
+        if rollout.action == "rollback":
+            history = record.history_after_rollback(rollout.to_version)
+        else:
+            history = record.history_after_swap()
+
+        def learn(written: bool) -> None:
+            if written:
+                self.unwritten.pop(rollout.id, None)
+                self._show(rollout, step, history)
+                return
+            abort = Step(State.ABORTED, "the database failed", 503)
+            aborted = copy(rollout)
+            aborted.advance(abort, str(self.now))
+            self.stored.advanced(life, aborted)
+            self._show(rollout, abort)
+
+        self._write(lambda: self.stored.commit(life, draft, record, history), learn, doubtful=8)
+
+    def _show(self, rollout: Rollout, step: Step, history: tuple[int, ...] = ()) -> None:
         self.seen[step.state] += 1
         if self.program.one_in(32):
             self.start_controller()
             return
         rollout.advance(step, str(self.now))
         if step.state is State.COMMITTING:
-            self.catalog.committed(rollout, self.epoch, history)
+            self.catalog.committed(rollout, self.stored.epoch, history)
             self.commits[rollout.id] = self.catalog.assignments.revision
         if rollout.state in TRIALS:
             self.catalog.moved_on()
         if rollout.state in ENDED:
             self.catalog.ended(rollout)
             del self.running[rollout.id]
-
-    def _commit(self, rollout: Rollout, seconds: int) -> tuple[int, ...]:
-        """The one durable write, of what may be committed only."""
-        self.check_may_commit(rollout, seconds)
-        record = self.durable
-        if rollout.action == "rollback":
-            history = record.history_after_rollback(rollout.to_version)
-        else:
-            history = record.history_after_swap()
-        self.epoch += 1
-        self.durable = record.committed(rollout.to_version, self.epoch, history)
-        self.committed.add(rollout.to_version)
-        return history
 
     def pass_time(self) -> None:
         self.now += self.program.of([1] * 16 + [LEASE // 4] * 12 + [LEASE] * 3 + [TIMEOUT])
@@ -363,6 +519,11 @@ class Protocol:
         if len(engines) > 1:
             self.nodes.remove(self.program.of(engines))
 
+    def raise_in_an_engine(self) -> None:
+        """An engine begins to raise at all it is asked, or has come to its senses."""
+        engine = self.program.of(self._engines())
+        engine.raising = not engine.raising and self.program.one_in(3)
+
     def sync(self) -> None:
         """A report arrives; seldom, its answer is lost."""
         self._sync(self.program.of(self.nodes), lost=self.program.one_in(10))
@@ -385,9 +546,12 @@ class Protocol:
     def traffic(self) -> None:
         """A gateway's requests to a candidate are answered, or fail."""
         node = self.program.of(self._gateways())
+        engine = self.program.of(self._engines())
         for attempt in node.trials():
             for _ in range(self.program.below(4)):
-                failed = self.program.one_in(12)
+                failed = engine.raising or self.program.one_in(12)
+                self.seen["raised"] += engine.raising
+                self.failed[attempt] += failed
                 node.ledger.answered(attempt, "candidate", 1.0, failed=failed)
                 self.counted[attempt] += 1
 
@@ -400,10 +564,10 @@ class Protocol:
     def _load(self, engine: Node, *, failing: bool) -> None:
         for each in engine.todo()[:1]:
             key = each.version.key
-            if each.role == "candidate" and failing:
+            if each.role == "candidate" and (failing or engine.raising):
                 engine.held.discard(key)
                 engine.results[key] = PrepareResult(each.attempt, error="broken")
-            else:
+            elif not engine.raising:
                 probes = tuple(Probe(d, (-1.0,), 1.0) for d in each.version.ensemble.digests)
                 engine.held.add(key)
                 engine.results[key] = PrepareResult(each.attempt, probes)
@@ -428,8 +592,21 @@ class Protocol:
 
     def check(self) -> None:
         active = self.catalog.records[NAME].active
-        assert active == self.durable.active, "it is known what is active"
-        assert self.durable.active in self.committed, "what is active was committed"
+        stored = self.stored.record
+        if self.doubt is None:
+            assert active == stored.active, "it is known what is active"
+            mine = {
+                number: each.source for number, each in self.catalog.records[NAME].versions.items()
+            }
+            theirs = {number: each.source for number, each in stored.versions.items()}
+            assert mine == theirs, "a version is one content in memory and in the database"
+            assert self.answered + (self.admission is not None) == self.requests, "all is answered"
+            for id, rollout in self.running.items():
+                if id not in self.unwritten:
+                    assert self.stored.rollouts[id].state == rollout.state, (
+                        "shown is what is written"
+                    )
+        assert self.stored.committed[stored.active], "what is active was committed"
         busy = sum(rollout.state in BUSY for rollout in self.running.values())
         assert busy <= 1, "one change at a time"
         engines = [node for node in self.nodes if node.sound and self.now < node.lease_until]
@@ -444,11 +621,12 @@ class Protocol:
 
     def check_may_commit(self, rollout: Rollout, seconds: int) -> None:
         """Only what was not aborted, and what has passed its gates or was promoted."""
-        assert self.written[rollout.id].decision != "abort", "it was aborted"
+        assert self.stored.rollouts[rollout.id].decision != "abort", "it was aborted"
         engines = [node for node in self._engines() if self.now < node.lease_until]
         assert all(rollout.candidate in engine.held for engine in engines), "all have prepared it"
         figures = total(rollout.figures.values())
         assert figures.candidate.requests <= self.counted[rollout.id], "counted once"
+        assert figures.candidate.errors <= self.failed[rollout.id], "counted once"
         if rollout.state in TRIALS and rollout.decision is None:
             verdict = judge(rollout.strategy, figures, seconds)
             self.seen["passed"] += 1
@@ -470,6 +648,8 @@ class Protocol:
         agree on the version that the database has."""
         deadline = self.now + 3 * MAX_SECONDS
         quiet = 0
+        for node in self.nodes:
+            node.raising = False
         while quiet < 8:
             assert self.now < deadline, f"they do not end: {list(self.running.values())}"
             self.now += LEASE // 3
@@ -478,10 +658,18 @@ class Protocol:
                 if rollout.trial and not rollout.strategy.auto_promote:
                     rollout.decision, rollout.decided_by = "abort", "bob"
             self.drive()
+            if self.doubt is not None:
+                self.settle()
+            for rollout in list(self.unwritten.values()):
+                self.stored.advanced(self.life, self.unwritten.pop(rollout.id))
+            self.admit()
             self.check()
-            quiet = 0 if self.running else quiet + 1
+            quiet = 0 if self.running or self.admission else quiet + 1
         wanted = {key for key, _ in self.catalog.assignments}
-        assert f"{NAME}@{self.durable.active}" in wanted
+        assert f"{NAME}@{self.stored.record.active}" in wanted
+        assert {each.state for each in self.stored.rollouts.values()} <= ENDED
+        while self.late:
+            self.write_late()
         for node in self.nodes:
             if node.kind == "gateway":
                 assert node.routed == wanted
@@ -497,7 +685,3 @@ class Protocol:
             while engine.todo():
                 self._load(engine, failing=False)
         self.unload()
-
-
-def copy(rollout: Rollout) -> Rollout:
-    return replace(rollout, figures=dict(rollout.figures))

@@ -1,4 +1,5 @@
-"""The protocol under random interleavings of steps, lost messages, silence, late replicas, restarts and crashes.
+"""The protocol under random interleavings of steps, lost messages, silence, late replicas, restarts and crashes,
+callers who leave, writes in doubt, late writes of servers that were taken over, and engines that raise.
 
 The interleavings are programs of bytes that Hypothesis makes, and makes smaller when one fails.
 """
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from serve.control.rollout.state import ENDED, TRANSITIONS, UNCOMMITTED, Rollout, State, Step
 from tests.serve.control.rollout.protocol import NAME, Program, Protocol
 
-PROGRAMS = st.binary(min_size=220, max_size=220)
+PROGRAMS = st.binary(min_size=300, max_size=300)
 """Two or three bytes are a step."""
 
 
@@ -39,11 +40,15 @@ def run(interleavings: int) -> Counter[str]:
     return seen
 
 
+RARE = (
+    *("passed", "promote", "abort", "crashes", "compared", "raised"),
+    *("disconnected", "done for nobody", "doubts", "written after all", "late writes", "unwritten"),
+)
+
+
 def check_that_everything_happened(seen: Counter[str], least: int) -> None:
     states = set(State) - {State.PREPARING}
-    rare = {
-        name: seen[name] for name in (*states, "passed", "promote", "abort", "crashes", "compared")
-    }
+    rare = {name: seen[name] for name in (*states, *RARE)}
     assert min(rare.values()) >= least, rare
 
 

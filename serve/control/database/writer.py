@@ -1,0 +1,112 @@
+"""Writes transactions one after the other, each fenced by the life of its server, and leaves none in doubt."""
+
+import logging
+from collections.abc import Callable
+from threading import Event, Lock
+from typing import TypeVar
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from serve.control.database.connection import DatabaseError, reason
+from serve.control.database.tables import ControlRow, LastWriteRow
+from serve.control.rollout.comparison import check_life
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RETRY_SECONDS = 1.0
+"""How often a database that went away in the middle of a write is asked what became of it."""
+TURN_SECONDS = 10.0
+"""How long a write waits for the one before it, whose outcome may be in doubt."""
+
+
+class Writer:
+    """Every transaction locks the control row first, and signs with the life and its number.
+
+    So a connection that breaks at the commit leaves no doubt: whoever has the lock again knows that the transaction has
+    ended, and the last signature says how."""
+
+    def __init__(self, engine: Engine, life: int) -> None:
+        self._engine = engine
+        self._life = life
+        self._number = 0
+        self._turn = Lock()
+        self._closed = Event()
+
+    def close(self) -> None:
+        """Wait no longer for what became of a write."""
+        self._closed.set()
+
+    def write(self, work: Callable[[Session], T]) -> T:
+        """The result of `work`, which is durable then; one that raises leaves nothing behind.
+
+        Raises what `work` raises, TakenOver, and DatabaseError: nothing is written then, unless the database was closed
+        before it could say."""
+        if not self._turn.acquire(timeout=TURN_SECONDS):
+            raise DatabaseError("The database failed: an earlier write has not ended yet.")
+        try:
+            self._number += 1
+            return self._write(work)
+        finally:
+            self._turn.release()
+
+    def _write(self, work: Callable[[Session], T]) -> T:
+        with Session(self._engine) as session:
+            try:
+                self._check_life(session)
+                result = work(session)
+                self._sign(session)
+                session.flush()
+            except SQLAlchemyError as error:
+                raise _failed(error) from error
+            try:
+                session.commit()
+            except SQLAlchemyError as error:
+                lost = error
+            else:
+                return result
+        if self._is_written():
+            return result
+        raise _failed(lost) from lost
+
+    def _is_written(self) -> bool:
+        """What became of a transaction whose commit was not confirmed. Raises TakenOver and DatabaseError."""
+        while True:
+            try:
+                with Session(self._engine) as session:
+                    control = lock_control(session)
+                    if self._signed(session):
+                        return True
+                    check_life(self._life, control.life)
+                    return False
+            except SQLAlchemyError as error:
+                failure = _failed(error)
+                logger.error("Whether the last change is written is not known yet: %s", failure)
+                if self._closed.wait(RETRY_SECONDS):
+                    raise failure from error
+
+    def _check_life(self, session: Session) -> None:
+        check_life(self._life, lock_control(session).life)
+
+    def _sign(self, session: Session) -> None:
+        last = session.get(LastWriteRow, 1)
+        if last is None:
+            last = LastWriteRow(id=1)
+            session.add(last)
+        last.life, last.number = self._life, self._number
+
+    def _signed(self, session: Session) -> bool:
+        last = session.get(LastWriteRow, 1)
+        return last is not None and (last.life, last.number) == (self._life, self._number)
+
+
+def lock_control(session: Session) -> ControlRow:
+    """The control row, once no other transaction that writes is under way."""
+    return session.get_one(ControlRow, 1, with_for_update=True)
+
+
+def _failed(error: SQLAlchemyError) -> DatabaseError:
+    return DatabaseError(f"The database failed: {reason(error)}.")
