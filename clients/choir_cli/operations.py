@@ -42,7 +42,7 @@ def status(json: Json = False, url: Url = None, token: Token = None) -> None:
         view.add_row(
             each.name,
             str(each.active_version),
-            _numbers(each.versions),
+            _numbers(each),
             "\n".join(f"{m.name}: {_adapters(m.adapters)}" for m in each.members),
             "" if each.rollout is None else f"{each.rollout.id} {each.rollout.state}",
         )
@@ -268,8 +268,10 @@ def _adapters(adapters: list[AdapterRef]) -> str:
     )
 
 
-def _numbers(versions: list[dict[str, object]]) -> str:
-    return ", ".join(str(each["version"]) for each in versions)
+def _numbers(ensemble: EnsembleStatus) -> str:
+    shown = ", ".join(str(each["version"]) for each in ensemble.versions)
+    rest = (ensemble.version_count or 0) - len(ensemble.versions)
+    return f"{shown} ({rest} more)" if rest > 0 else shown
 
 
 def _as_it_came(answer: EnsembleStatus | Rollout) -> dict[str, Any]:

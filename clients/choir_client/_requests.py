@@ -38,6 +38,8 @@ class Call(Generic[T]):
     params: Mapping[str, str] | None = None
     retry: bool = True
     """Whether sending it twice does no harm."""
+    patient: bool = False
+    """Whether it changes a version, which may take long, and goes on if nobody waits for it."""
     answers: frozenset[int] = frozenset()
     """Error statuses that are answers here, such as the 503 of a server that is not ready."""
 
@@ -154,6 +156,7 @@ def _rollout_call(path: str, body: Mapping[str, Any], wait: bool) -> Call[Rollou
         params={"wait": "true"} if wait else None,
         # A second try would meet the first one's rollout, or start another.
         retry=False,
+        patient=True,
     )
 
 

@@ -32,6 +32,8 @@ M = TypeVar("M", bound=BaseModel)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = httpx.Timeout(120.0, connect=5.0)
+CHANGE_TIMEOUT = httpx.Timeout(3600.0, connect=5.0)
+"""For changes of version: a server fetches an adapter for up to half an hour, and then has it prepared."""
 POLL_SECONDS = 1.0
 """How often a rollout that is waited for is looked at."""
 
@@ -39,7 +41,15 @@ POLL_SECONDS = 1.0
 class _Connection:
     """What both clients know of their server."""
 
-    def __init__(self, url: str | None, token: str | None, retries: Retries | None) -> None:
+    def __init__(
+        self,
+        url: str | None,
+        token: str | None,
+        timeout: httpx.Timeout | float | None,
+        retries: Retries | None,
+    ) -> None:
+        self._timeout = DEFAULT_TIMEOUT if timeout is None else timeout
+        self._patience = CHANGE_TIMEOUT if timeout is None else timeout
         self.url = (url or os.environ.get("CHOIR_URL") or DEFAULT_URL).rstrip("/")
         try:
             scheme = httpx.URL(self.url).scheme
@@ -51,9 +61,11 @@ class _Connection:
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
         self._retries = retries or Retries()
 
-    def _failed(self, error: httpx.HTTPError) -> ConnectionFailed:
+    def _failed(self, error: httpx.HTTPError, call: Call[Any] | None = None) -> ConnectionFailed:
         reason = str(error) or type(error).__name__
-        return ConnectionFailed(f"no answer from {self.url}: {reason}")
+        goes_on = call is not None and call.patient and not isinstance(error, httpx.ConnectError)
+        rest = "; the change goes on there if it was accepted: see the rollouts" if goes_on else ""
+        return ConnectionFailed(f"no answer from {self.url}: {reason}{rest}")
 
     def _predict(
         self,
@@ -80,7 +92,8 @@ class _Connection:
 class Choir(_Connection):
     """A synchronous client. Use it as a context manager, or call `close`.
 
-    `url` and `token` default to CHOIR_URL and CHOIR_TOKEN. Every method raises a `ChoirError`.
+    `url` and `token` default to CHOIR_URL and CHOIR_TOKEN. Without a `timeout` of your own, an
+    answer is waited for 120 s, and that to a change of version an hour. Every method raises a `ChoirError`.
     Reads, predictions and completions are tried again after a broken connection, a 429, 502, 503
     and 504 (see `Retries`); swaps and rollbacks never.
     """
@@ -90,13 +103,16 @@ class Choir(_Connection):
         url: str | None = None,
         token: str | None = None,
         *,
-        timeout: httpx.Timeout | float = DEFAULT_TIMEOUT,
+        timeout: httpx.Timeout | float | None = None,
         retries: Retries | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        super().__init__(url, token, retries)
+        super().__init__(url, token, timeout, retries)
         self._http = httpx.Client(
-            base_url=self.url, headers=self._headers, timeout=timeout, transport=transport
+            base_url=self.url,
+            headers=self._headers,
+            timeout=self._timeout,
+            transport=transport,
         )
 
     def __enter__(self) -> Self:
@@ -236,10 +252,14 @@ class Choir(_Connection):
                     continue
                 try:
                     response = self._http.request(
-                        step.method, step.path, json=step.json, params=step.params
+                        step.method,
+                        step.path,
+                        json=step.json,
+                        params=step.params,
+                        timeout=self._patience if step.patient else self._timeout,
                     )
                 except httpx.HTTPError as error:
-                    step = flow.throw(self._failed(error))
+                    step = flow.throw(self._failed(error, step))
                 else:
                     step = flow.send(response)
         except StopIteration as end:
@@ -272,13 +292,16 @@ class AsyncChoir(_Connection):
         url: str | None = None,
         token: str | None = None,
         *,
-        timeout: httpx.Timeout | float = DEFAULT_TIMEOUT,
+        timeout: httpx.Timeout | float | None = None,
         retries: Retries | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        super().__init__(url, token, retries)
+        super().__init__(url, token, timeout, retries)
         self._http = httpx.AsyncClient(
-            base_url=self.url, headers=self._headers, timeout=timeout, transport=transport
+            base_url=self.url,
+            headers=self._headers,
+            timeout=self._timeout,
+            transport=transport,
         )
 
     async def __aenter__(self) -> Self:
@@ -411,10 +434,14 @@ class AsyncChoir(_Connection):
                     continue
                 try:
                     response = await self._http.request(
-                        step.method, step.path, json=step.json, params=step.params
+                        step.method,
+                        step.path,
+                        json=step.json,
+                        params=step.params,
+                        timeout=self._patience if step.patient else self._timeout,
                     )
                 except httpx.HTTPError as error:
-                    step = flow.throw(self._failed(error))
+                    step = flow.throw(self._failed(error, step))
                 else:
                     step = flow.send(response)
         except StopIteration as end:

@@ -231,6 +231,9 @@ class EnsembleStatus(Answer):
     name: str
     active_version: int | None = None
     versions: list[dict[str, Any]] = []
+    """Those in use, and the newest of the others."""
+    version_count: int | None = None
+    """How many there are in all."""
     members: list[EnsembleMember] = []
     rollout: Rollout | None = None
     differences: list[str] = []

@@ -24,6 +24,7 @@ from choir_client import (
     Unauthorized,
     Unavailable,
 )
+from serve.config import Settings
 
 from .conftest import FakeServer
 
@@ -332,6 +333,43 @@ class TestOperations:
         server.answer(error(503), httpx.Response(200, json={"status": "ready"}))
         assert not client.ready().ok
         assert client.ready().ok
+
+
+class TestPatience:
+    def limits(self, **options: Any) -> list[float | None]:
+        """How long an answer to a question and to three changes is waited for, in seconds."""
+        server = FakeServer()
+        server.answer(
+            httpx.Response(200, json={"data": [ROLLOUT]}), httpx.Response(200, json=ROLLOUT)
+        )
+        with Choir("http://choir", transport=httpx.MockTransport(server), **options) as client:
+            client.rollouts()
+            client.swap("intents", version=2)
+            client.rollback("intents", wait=False)
+            client.promote("r1")
+        return [request.extensions["timeout"]["read"] for request in server.requests]
+
+    def test_a_change_is_waited_for_longer_than_a_server_fetches_and_prepares(self) -> None:
+        fetching, preparing = (
+            Settings.model_fields[name].default
+            for name in ("fetch_timeout_seconds", "prepare_timeout_seconds")
+        )
+        asked, *changes = self.limits()
+        assert asked == 120
+        assert all(limit is not None and limit > fetching + preparing for limit in changes)
+
+    def test_a_limit_of_the_callers_own_is_kept(self) -> None:
+        assert self.limits(timeout=5) == [5, 5, 5, 5]
+
+    def test_who_gives_up_on_a_change_is_told_that_it_goes_on(
+        self, client: Any, server: FakeServer
+    ) -> None:
+        server.answer(httpx.ReadTimeout("timed out"))
+        with pytest.raises(ConnectionFailed, match="timed out; the change goes on"):
+            client.swap("intents", version=2)
+        server.answer(httpx.ConnectError("refused"))
+        with pytest.raises(ConnectionFailed, match=r"refused$"):
+            client.swap("intents", version=2)
 
 
 class TestSurface:
