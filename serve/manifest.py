@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -33,6 +34,8 @@ METHODS: dict[Task, tuple[Method, ...]] = {
     "regression": ("average", "weighted_average", "stack"),
     "generation": ("average", "weighted_average", "product", "vote", "mbr", "stack"),
 }
+LARGEST_FACTOR = 1e30
+"""The largest weight of `product`: beyond it float32 has no number for what the members say times their weights."""
 LABELLED: tuple[Task, ...] = ("classification", "multilabel")
 STACK_MODELS: dict[Task, tuple[StackModel, ...]] = {
     "classification": ("logistic_regression", "gradient_boosting"),
@@ -203,7 +206,13 @@ class Ensemble(Contract):
         takes them as given."""
         n = len(self.members)
         weights = [1 / n if m.weight is None else m.weight for m in self.members]
-        total = 1.0 if self.fusion.method == "product" else math.fsum(weights)
+        if self.fusion.method == "product":
+            return weights
+        try:
+            total = math.fsum(weights)
+        except OverflowError:  # in parts of the largest, they add up to a number
+            weights = [weight / max(weights) for weight in weights]
+            total = math.fsum(weights)
         return [weight / total for weight in weights]
 
     @model_validator(mode="after")
@@ -217,6 +226,13 @@ class Ensemble(Contract):
                 )
             if all(member.weight == 0 for member in self.members):
                 raise ValueError("all weights are 0; at least one member needs a positive weight")
+        else:
+            large = [m.name for m in self.members if abs(m.weight or 0) > LARGEST_FACTOR]
+            if large:
+                raise ValueError(
+                    f"the weight of {large[0]!r} is too large for product, whose weights lie between "
+                    f"-{LARGEST_FACTOR:g} and {LARGEST_FACTOR:g}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -314,9 +330,9 @@ def _listed(values: Iterable[object]) -> str:
 
 
 def _refuse_twice(what: str, values: list[str]) -> None:
-    twice = sorted({value for value in values if values.count(value) > 1})
+    twice = [value for value, count in Counter(values).items() if count > 1]
     if twice:
-        raise ValueError(f"the {what} {twice[0]!r} is given twice")
+        raise ValueError(f"the {what} {min(twice)!r} is given twice")
 
 
 def _refuse_unknown(field: str, labels: Iterable[str], known: set[str]) -> None:

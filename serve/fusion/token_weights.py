@@ -6,7 +6,7 @@ from typing import get_args
 
 from serve.fusion.errors import FusionError
 from serve.fusion.members import check_members, check_weights
-from serve.manifest import Ensemble, TokenMethod
+from serve.manifest import LARGEST_FACTOR, Ensemble, TokenMethod
 
 
 def token_method(ensemble: Ensemble, method: str | None = None) -> TokenMethod | None:
@@ -45,8 +45,10 @@ def token_weights(
         return tuple(float(weight) for weight in check_weights(given, names))
     check_members(given, names)
     values = tuple(float(given[name]) for name in names)
-    if not all(math.isfinite(value) for value in values):
-        raise FusionError("Weights must be finite numbers.")
+    if not all(math.isfinite(value) and abs(value) <= LARGEST_FACTOR for value in values):
+        raise FusionError(
+            f"Weights of product must lie between -{LARGEST_FACTOR:g} and {LARGEST_FACTOR:g}."
+        )
     if not any(values):
         raise FusionError("All weights are 0; at least one must not be.")
     return values

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,15 @@ ONE = {"name": "a", "adapters": []}
         ({"members": [ONE | {"weight": -1}]}, "negative"),
         ({"members": [ONE | {"weight": 0}]}, "all weights are 0"),
         ({"members": [ONE | {"weight": float("nan")}]}, "weight"),
+        (
+            {
+                "task": "generation",
+                "labels": None,
+                "fusion": {"method": "product"},
+                "members": [ONE | {"weight": -1e308}],
+            },
+            "the weight of 'a' is too large for product",
+        ),
         ({"members": [ONE | {"weight": "1"}]}, "weight"),
         ({"members": [ONE | {"adapters": [{"adapter": "x", "digest": "abc"}]}]}, "digest"),
         ({"members": [ONE | {"adapters": [{"adapter": "x", "digest": DIGEST}] * 2}]}, "twice"),
@@ -414,3 +424,20 @@ def test_the_contract_loads_without_heavy_packages():
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == "[]"
+
+
+def test_weights_whose_sum_is_no_number_are_shares_all_the_same():
+    members = [ONE | {"name": name, "weight": weight} for name, weight in WEIGHTS.items()]
+    fields = manifest(members=members, fusion={"method": "weighted_average"})
+    assert Ensemble.model_validate(fields).weights() == pytest.approx([0.5, 0.5, 0.0])
+
+
+WEIGHTS = {"a": 1e308, "b": 1e308, "c": 1.0}
+
+
+def test_a_label_that_is_given_twice_is_found_among_many():
+    labels = [f"label {number}" for number in range(100_000)]
+    began = time.perf_counter()
+    with pytest.raises(ValueError, match="'label 7' is given twice"):
+        Ensemble.model_validate(manifest(labels=[*labels, "label 7"]))
+    assert time.perf_counter() - began < 10, "every pair was compared"
