@@ -148,5 +148,9 @@ class Catalog:
         )
 
     def _version_record(self, key: str) -> VersionRecord:
-        name, _, version = key.rpartition("@")
-        return self._records[name].versions[int(version)]
+        return self._records[key.rpartition("@")[0]].versions[version_of(key)]
+
+
+def version_of(key: str) -> int:
+    """The version of `name@version`."""
+    return int(key.rpartition("@")[2])

@@ -6,8 +6,7 @@ anyone can see it. Requests do not pass through here.
 
 import asyncio
 import contextlib
-import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -16,20 +15,21 @@ from typing import TypeVar
 from serve import metrics
 from serve.bundle import Bundle
 from serve.config import Settings
+from serve.control.acceptance import Acceptance, Change, refusal_of, unknown_rollout
 from serve.control.admission.admission import Admission, EngineLimits
 from serve.control.admission.bundle_import import Imported, import_bundles
 from serve.control.artifacts.sources import Sources
 from serve.control.artifacts.store import Store
 from serve.control.capacity import no_room_to_start
-from serve.control.catalog import Catalog
+from serve.control.catalog import Catalog, version_of
 from serve.control.changes import Changes
-from serve.control.clock import now
 from serve.control.database.database import Database, DatabaseError
 from serve.control.driver import Driver, not_open
 from serve.control.errors import Refused, StartError
 from serve.control.participants import Participants
-from serve.control.records import EnsembleRecord, VersionRecord
-from serve.control.rollout.state import Action, Decision, Rollout, State
+from serve.control.records import EnsembleRecord
+from serve.control.rollout.state import Decision, Rollout, State
+from serve.control.threads import Threads
 from serve.control.views import EnsembleView, RolloutView, VersionView
 from serve.engine.interface import Refusal
 from serve.location import Location
@@ -38,12 +38,16 @@ from serve.protocol.audit import AuditEntry
 from serve.protocol.messages import Desired, Kind, Report
 from serve.protocol.requests import SwapRequest
 from serve.protocol.slots import Slots
-from serve.protocol.strategy import IMMEDIATE, Strategy
+from serve.protocol.strategy import IMMEDIATE
 
 __all__ = ["Controller", "EngineLimits", "StartError"]
 
 T = TypeVar("T")
 
+LISTED_VERSIONS = 20
+"""How many of the newest versions of each ensemble a list of all ensembles shows."""
+SHOWN_VERSIONS = 500
+"""How many of them one ensemble shows."""
 TRIAL_SECONDS = 1.0
 """How old the figures of a trial may be, in seconds, whatever the lease is."""
 
@@ -88,7 +92,7 @@ class Controller:
         self._ready_engines: int | None = None
         self._board = MetricsBoard()
         self._changes = Changes()
-        self._reserved: set[str] = set()
+        self._threads = Threads()
         self._housekeeping: asyncio.Task[None] | None = None
 
     @classmethod
@@ -115,7 +119,7 @@ class Controller:
         """Import the bundles, and take up what an earlier controller left.
 
         Raises StartError, BundleError, StoreError and DatabaseError, each with one sentence."""
-        imported = await asyncio.to_thread(self._open)
+        imported = await self._threads.run("check", self._open)
         self._differences = imported.differences
         life = self._database.life
         self._catalog = Catalog(imported.records, self._store, life, self._keep_warm, self._slots)
@@ -126,8 +130,12 @@ class Controller:
             self._database,
             self._participants,
             self._changes,
+            self._threads,
             self._settled_at,
             self._prepare_timeout,
+        )
+        self._acceptance = Acceptance(
+            self._catalog, self._driver, self._database, self._participants, self._threads
         )
         await self._driver.recover(self._lease)
         for name, version in self._catalog.active().items():
@@ -141,8 +149,10 @@ class Controller:
         self._housekeeping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._housekeeping
+        await self._acceptance.stop()
         await self._driver.stop()
         await asyncio.to_thread(self._database.close)
+        self._threads.close()
 
     async def sync(self, report: Report) -> Desired:
         """See `lease.ControllerLink`."""
@@ -180,28 +190,30 @@ class Controller:
     ) -> RolloutView | Refusal:
         """Start a rollout to what the request asks for. With `wait`, return when it is committed on
         every gateway, or refused."""
-        return await self._roll_out(
+        change = Change(
             name,
             "swap",
             request.strategy,
             actor,
-            wait,
+            "check" if request.members is None else "fetch",
             lambda record: self._admission.candidate(record, request, actor),
         )
+        return await self._roll_out(change, wait)
 
     async def rollback(
         self, name: str, to: int | None, actor: str, wait: bool = False
     ) -> RolloutView | Refusal:
         """Start a rollout back to the version that was active before, or to the one before that
         whose number is `to`, under its old number."""
-        return await self._roll_out(
+        change = Change(
             name,
             "rollback",
             IMMEDIATE,
             actor,
-            wait,
+            "check",
             lambda record: self._admission.earlier(record, to),
         )
+        return await self._roll_out(change, wait)
 
     async def promote(
         self, rollout_id: str, actor: str, wait: bool = False
@@ -216,26 +228,27 @@ class Controller:
 
     async def rollouts(self) -> list[RolloutView] | Refusal:
         """The latest first."""
-        found = await _read(self._database.rollouts)
+        found = await self._read(self._database.rollouts)
         return found if isinstance(found, Refusal) else [self._view(each) for each in found]
 
     async def audit(self) -> list[AuditEntry] | Refusal:
         """The latest first."""
-        return await _read(self._database.audit)
+        return await self._read(self._database.audit)
 
     async def rollout(self, rollout_id: str) -> RolloutView | Refusal:
-        found = await _read(lambda: self._database.rollout(rollout_id))
+        found = await self._read(lambda: self._database.rollout(rollout_id))
         if found is None:
             return unknown_rollout(rollout_id)
         return found if isinstance(found, Refusal) else self._view(found)
 
     async def ensembles(self) -> list[EnsembleView]:
-        """By name."""
-        return [self._ensemble_view(record) for _, record in sorted(self._catalog.records.items())]
+        """By name, each with its newest versions and those in use."""
+        records = self._catalog.records
+        return [self._ensemble_view(records[name], LISTED_VERSIONS) for name in sorted(records)]
 
     async def ensemble(self, name: str) -> EnsembleView | Refusal:
         try:
-            return self._ensemble_view(self._catalog.record(name))
+            return self._ensemble_view(self._catalog.record(name), SHOWN_VERSIONS)
         except Refused as refused:
             return refused.refusal
 
@@ -287,43 +300,11 @@ class Controller:
         if (reason := no_room_to_start(active, self._slots)) is not None:
             raise StartError(reason)
 
-    async def _roll_out(
-        self,
-        name: str,
-        action: Action,
-        strategy: Strategy,
-        actor: str,
-        wait: bool,
-        choose: Callable[[EnsembleRecord], VersionRecord],
-    ) -> RolloutView | Refusal:
-        """Admit, verify, begin, and wait if asked. `choose` blocks and raises Refused."""
-        try:
-            with self._reserving(name) as record:
-                try:
-                    candidate = await asyncio.to_thread(choose, record)
-                    created = now()
-                    rollout = Rollout(
-                        id=uuid.uuid4().hex[:12],
-                        ensemble=name,
-                        from_version=record.active,
-                        to_version=candidate.ensemble.version,
-                        strategy=strategy,
-                        action=action,
-                        actor=actor,
-                        created=created,
-                        updated=created,
-                    )
-                    await self._driver.begin(rollout, candidate)
-                except Refused as refused:
-                    await asyncio.to_thread(
-                        self._database.refused, actor, action, record, str(refused)
-                    )
-                    raise
-        except Refused as refused:
-            return refused.refusal
-        except DatabaseError as error:
-            return _database_failed(error)
-        return await self._committed(rollout) if wait else self._view(rollout)
+    async def _roll_out(self, change: Change, wait: bool) -> RolloutView | Refusal:
+        begun = await self._acceptance.begin(change)
+        if isinstance(begun, Refusal):
+            return begun
+        return await self._committed(begun) if wait else self._view(begun)
 
     async def _committed(self, rollout: Rollout) -> RolloutView | Refusal:
         """The rollout once every gateway has committed it, or why that will not be."""
@@ -338,38 +319,24 @@ class Controller:
         try:
             rollout = self._catalog.running(rollout_id)
             if rollout is None:
-                found = await asyncio.to_thread(self._database.rollout, rollout_id)
+                found = await self._threads.run("read", self._database.rollout, rollout_id)
                 if found is None:
                     return unknown_rollout(rollout_id)
                 raise not_open(found, decision)
-            await self._driver.decide(rollout, decision, actor)
-        except Refused as refused:
-            return refused.refusal
-        except DatabaseError as error:
-            return _database_failed(error)
+            await self._acceptance.decide(rollout, decision, actor)
+        except (Refused, DatabaseError) as error:
+            return refusal_of(error)
         if decision == "abort":
             await self._driver.aborted(rollout)
             return self._view(rollout)
         return await self._committed(rollout) if wait else self._view(rollout)
 
-    @contextlib.contextmanager
-    def _reserving(self, name: str) -> Iterator[EnsembleRecord]:
-        """Keep other changes of the ensemble out while a candidate is verified. Raises Refused."""
-        record = self._catalog.record(name)
-        self._catalog.check_idle(name)
-        if name in self._reserved:
-            raise Refused(
-                409,
-                f"Another change of {name} is being verified; wait until it has ended.",
-                "rollout_in_progress",
-            )
-        if self._driver.settled and not self._participants.live("engine"):
-            raise Refused(503, "No engine is alive to load a version; try again later.")
-        self._reserved.add(name)
+    async def _read(self, read: Callable[[], T]) -> T | Refusal:
+        """What the database holds, or that it cannot be read now."""
         try:
-            yield record
-        finally:
-            self._reserved.discard(name)
+            return await self._threads.run("read", read)
+        except DatabaseError as error:
+            return refusal_of(error)
 
     async def _keep_house(self) -> None:
         """Notice what happens by nothing happening: leases that run out."""
@@ -404,16 +371,19 @@ class Controller:
             return RolloutView.of(rollout)
         return RolloutView.of(replace(running, replicas=self._driver.replicas(running)))
 
-    def _ensemble_view(self, record: EnsembleRecord) -> EnsembleView:
-        role = self._catalog.assignments.role
+    def _ensemble_view(self, record: EnsembleRecord, newest: int) -> EnsembleView:
+        """With the versions in use, whatever their number, and the `newest` ones: history grows for ever."""
         engines = self._participants.live("engine")
+        held = {key for engine in engines for key in engine.report.holding}
+        held |= {key for key, _ in self._catalog.assignments}
+        in_use = [version_of(key) for key in held if key.startswith(f"{record.name}@")]
         versions = [
             VersionView.of(
                 version,
-                role(version.ensemble.id),
+                self._catalog.assignments.role(version.ensemble.id),
                 [each.name for each in engines if version.ensemble.id in each.report.holding],
             )
-            for _, version in sorted(record.versions.items())
+            for version in record.newest(newest, in_use)
         ]
         rollout = self._catalog.rollout_of(record.name)
         return EnsembleView.of(
@@ -423,20 +393,3 @@ class Controller:
             self._differences[record.name],
             pinned=not self._slots.on_demand(record.name),
         )
-
-
-def unknown_rollout(rollout_id: str) -> Refusal:
-    """The 404 for a rollout that never was."""
-    return Refusal(404, f"There is no rollout {rollout_id[:80]!r}.", "unknown_rollout")
-
-
-async def _read(read: Callable[[], T]) -> T | Refusal:
-    """What the database holds, or that it cannot be read now."""
-    try:
-        return await asyncio.to_thread(read)
-    except DatabaseError as error:
-        return _database_failed(error)
-
-
-def _database_failed(error: DatabaseError) -> Refusal:
-    return Refusal(503, str(error), "database")

@@ -3,14 +3,16 @@
 import asyncio
 import logging
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic
+from typing import ParamSpec, TypeVar
 
 from serve import metrics
 from serve.control.catalog import Catalog
 from serve.control.changes import Changes
 from serve.control.clock import now, seconds_since
-from serve.control.database.database import Conflict, Database, DatabaseError
+from serve.control.database.database import Conflict, Database, DatabaseError, TakenOver
 from serve.control.errors import Refused
 from serve.control.participants import Participant, Participants
 from serve.control.records import VersionRecord
@@ -28,12 +30,18 @@ from serve.control.rollout.state import (
     Step,
     next_step,
 )
+from serve.control.threads import Threads
 from serve.protocol.messages import Report
 
 logger = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 RESTARTED = "the controller restarted before the commit, and nothing has changed; start it again"
 
+RETRY_SECONDS = 1.0
+"""How often an end that could not be written down is written again."""
 FIGURES_SECONDS = 5.0
 """How often what a trial has counted is written down: a crash forgets at most that much of gateways
 that are gone, too; the others tell it again."""
@@ -48,6 +56,7 @@ class Driver:
         database: Database,
         participants: Participants,
         changes: Changes,
+        threads: Threads,
         settled_at: float,
         prepare_timeout_seconds: float,
     ) -> None:
@@ -57,6 +66,7 @@ class Driver:
         self._database = database
         self._participants = participants
         self._changes = changes
+        self._threads = threads
         self._settled_at = settled_at
         self._prepare_timeout = prepare_timeout_seconds
         self._committed_at: dict[str, int] = {}
@@ -64,6 +74,10 @@ class Driver:
         """A decision about a rollout and its next step come one after the other."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting = asyncio.Lock()
+        self._unwritten: dict[str, Rollout] = {}
+        """Steps that were taken and are not in the database yet, by rollout: the last one of each."""
+        self._taken_over: str | None = None
+        """Why nothing more can be written, once a later server has this state."""
 
     @property
     def settled(self) -> bool:
@@ -71,18 +85,28 @@ class Driver:
         return monotonic() >= self._settled_at
 
     async def begin(self, rollout: Rollout, candidate: VersionRecord) -> None:
-        """Write a rollout down and run it. Raises Refused if the candidate does not fit, and
-        DatabaseError.
+        """Write a rollout down and run it. Raises Refused if the candidate does not fit, or the database has moved on,
+        and DatabaseError.
 
-        It is finished even if the caller goes away, so that memory and database stay the same."""
-        await asyncio.shield(asyncio.create_task(self._begin(rollout, candidate)))
-
-    async def _begin(self, rollout: Rollout, candidate: VersionRecord) -> None:
+        Not to be cancelled, so that memory and database stay the same."""
         async with self._starting:
             self._catalog.check_room(rollout, candidate.ensemble)
+            for earlier in list(self._unwritten.values()):
+                if earlier.ensemble == rollout.ensemble:
+                    await self._write(earlier)
+                    if earlier.id in self._unwritten:
+                        raise DatabaseError(
+                            f"The database failed: that the rollout {earlier.id} is {earlier.state} could not be "
+                            "written yet."
+                        )
             known = self._catalog.record(rollout.ensemble).versions
             new = None if rollout.to_version in known else candidate
-            await asyncio.to_thread(self._database.begin, rollout, new)
+            try:
+                await self._write_now(self._database.begin, rollout, new)
+            except TakenOver:
+                raise
+            except Conflict as conflict:
+                raise Refused(409, str(conflict), "version_conflict") from conflict
             self._catalog.started(rollout, candidate)
             self._changes.ring()
             self._run(rollout)
@@ -91,16 +115,13 @@ class Driver:
         """Promote or abort a rollout under way. Raises Refused (409) if that cannot be done any
         more, or yet, and DatabaseError.
 
-        Written down before it is acted on, and finished even if the caller goes away."""
-        await asyncio.shield(asyncio.create_task(self._decide(rollout, decision, actor)))
-
-    async def _decide(self, rollout: Rollout, decision: Decision, actor: str) -> None:
+        Written down before it is acted on. Not to be cancelled."""
         async with self._steering[rollout.id]:
             state = rollout.state
             if state not in TRIALS and not (decision == "abort" and state in UNCOMMITTED):
                 raise not_open(rollout, decision)
             draft = replace(rollout, decision=decision, decided_by=actor)
-            await asyncio.to_thread(self._database.decided, draft)
+            await self._write_now(self._database.decided, draft)
             rollout.decision, rollout.decided_by = decision, actor
             self._changes.ring()
 
@@ -112,20 +133,22 @@ class Driver:
                 rollout.count(report.participant, figures)
 
     async def recover(self, lease_seconds: float) -> None:
-        """Take up what an earlier controller left: what was preparing is aborted, trials go on,
-        and what it had committed is seen through. Raises DatabaseError."""
-        for rollout in await asyncio.to_thread(self._database.rollouts):
+        """Take up what an earlier controller left: what was preparing is aborted, and so is what does not start from
+        the active version; trials go on, and what it had committed is seen through. Raises DatabaseError."""
+        for rollout in await self._threads.run("read", self._database.rollouts):
             # A gateway that still sends requests to it has had its lease renewed before the abort.
             late = rollout.state is State.ABORTED and rollout.strategy.kind != "immediate"
             known = rollout.ensemble in self._catalog.records
             if late and known and seconds_since(rollout.updated) < 2 * lease_seconds:
                 self._catalog.aborted_lately(rollout)
-        for rollout in await asyncio.to_thread(self._database.unfinished):
-            if rollout.state is State.PREPARING:
+        for rollout in await self._threads.run("read", self._database.unfinished):
+            record = self._catalog.records.get(rollout.ensemble)
+            moved = record is not None and record.active != rollout.from_version
+            if rollout.state is State.PREPARING or (rollout.state in UNCOMMITTED and moved):
                 rollout.advance(Step(State.ABORTED, RESTARTED, 503), now())
-                await asyncio.to_thread(self._database.advanced, rollout)
+                await self._write_now(self._database.advanced, rollout)
                 metrics.rollout_ended(rollout.ensemble, rollout.strategy.kind, rollout.state)
-            elif rollout.ensemble in self._catalog.records:
+            elif record is not None:
                 self._catalog.resumed(rollout)
                 if not rollout.trial:
                     self._committed_at[rollout.id] = self._catalog.assignments.revision
@@ -192,7 +215,7 @@ class Driver:
                     overdue=at >= deadlines[1],
                     seconds=at - began,
                 )
-                step = next_step(rollout, facts)
+                step = self._next_step(rollout, facts)
                 if step is not None:
                     phase = rollout.state
                     await self._take(rollout, step)
@@ -204,15 +227,27 @@ class Driver:
                 written = at
                 continue  # something may have changed meanwhile
             await self._changes.wait(min((d - at for d in deadlines if d > at), default=None))
+        while rollout.id in self._unwritten and self._taken_over is None:
+            await asyncio.sleep(RETRY_SECONDS)
+            if (last := self._unwritten.get(rollout.id)) is not None:
+                await self._write(last)
+
+    def _next_step(self, rollout: Rollout, facts: Facts) -> Step | None:
+        """A later server decides what goes live; here nothing is tried out any more."""
+        if self._taken_over is not None and rollout.state in UNCOMMITTED:
+            return Step(State.ABORTED, self._taken_over, 503)
+        return next_step(rollout, facts)
 
     async def _take(self, rollout: Rollout, step: Step) -> None:
-        """Durable first, visible then."""
+        """Durable first, visible then. Where the database is away, an abort does not wait for it."""
         draft = replace(rollout, replicas=self.replicas(rollout))
         draft.advance(step, now())
         if step.state is State.COMMITTING:
             await self._commit(rollout, step, draft)
         else:
             await self._write(draft)
+            if self._taken_over is not None and step.state in TRIALS:
+                return
             self._advance(rollout, step, draft)
         if rollout.state in TRIALS:
             self._catalog.moved_on()
@@ -231,15 +266,17 @@ class Driver:
         else:
             history = record.history_after_swap()
         try:
-            epoch = await asyncio.to_thread(self._database.commit, draft, record, history)
+            epoch = await self._write_now(self._database.commit, draft, record, history)
         except DatabaseError as error:
-            status: Status = 409 if isinstance(error, Conflict) else 503
+            moved = isinstance(error, Conflict) and not isinstance(error, TakenOver)
+            status: Status = 409 if moved else 503
             abort = Step(State.ABORTED, str(error), status)
             draft = replace(rollout, replicas=draft.replicas)
             draft.advance(abort, now())
             await self._write(draft)
             self._advance(rollout, abort, draft)
             return
+        self._unwritten.pop(rollout.id, None)
         self._advance(rollout, step, draft)
         self._catalog.committed(rollout, epoch, history)
         self._committed_at[rollout.id] = self._catalog.assignments.revision
@@ -252,12 +289,25 @@ class Driver:
         rollout.replicas = draft.replicas
 
     async def _write(self, rollout: Rollout) -> None:
-        """What is not written down is found again at the next start, so a failure here only costs
-        the history its last line."""
+        """What is not written down now is written later, before another rollout of the ensemble begins, and found
+        again at the next start."""
         try:
-            await asyncio.to_thread(self._database.advanced, rollout)
+            await self._write_now(self._database.advanced, rollout)
         except DatabaseError as error:
             logger.error("The rollout %s could not be written down: %s", rollout.id, error)
+            if not isinstance(error, Conflict):
+                self._unwritten[rollout.id] = replace(rollout)
+                return
+        self._unwritten.pop(rollout.id, None)
+
+    async def _write_now(self, write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Raises DatabaseError. That a later server has taken over is remembered."""
+        try:
+            return await self._threads.run("write", write, *args, **kwargs)
+        except TakenOver as error:
+            self._taken_over = str(error)
+            self._changes.ring()
+            raise
 
 
 def gather_facts(

@@ -1,6 +1,7 @@
 """What the database knows of ensembles."""
 
-from collections.abc import Mapping
+import heapq
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from serve.manifest import Ensemble
@@ -55,7 +56,12 @@ class EnsembleRecord:
             for number, record in self.versions.items()
             if record.left is not None and number != self.active
         }
-        return sorted(left, key=lambda number: left[number] or 0, reverse=True)[:count]
+        return heapq.nlargest(count, left, key=lambda number: left[number] or 0)
+
+    def newest(self, count: int, others: Iterable[int] = ()) -> list[VersionRecord]:
+        """The `count` highest versions, the active one, the one that a rollback goes to, and `others`; by number."""
+        numbers = {*heapq.nlargest(count, self.versions), self.active, *self.previous[-1:], *others}
+        return [self.versions[number] for number in sorted(numbers) if number in self.versions]
 
     def with_version(self, record: VersionRecord) -> "EnsembleRecord":
         return replace(self, versions={**self.versions, record.ensemble.version: record})

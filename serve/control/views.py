@@ -157,6 +157,9 @@ class EnsembleView(BaseModel):
     pinned: bool
     """Whether it is always loaded, and not by requests for it."""
     versions: list[VersionView]
+    """Those in use, and the newest of the others: 20 in a list of ensembles, 500 of one."""
+    version_count: int
+    """How many there are in all."""
     previous: list[int]
     """What a rollback goes back through, the nearest last."""
     rollout: RolloutView | None
@@ -187,6 +190,7 @@ class EnsembleView(BaseModel):
             fusion_fit=FusionFit.of(active),
             pinned=pinned,
             versions=versions,
+            version_count=len(record.versions),
             previous=list(record.previous),
             rollout=rollout,
             differences=differences,

@@ -123,6 +123,11 @@ class World:
     async def ask(self, body: dict[str, Any], name: str = "intents") -> RolloutView | Refusal:
         return await self.controller.swap(name, SwapRequest.model_validate(body), "ada", True)
 
+    async def ask_without_waiting(self, body: dict[str, Any]) -> RolloutView:
+        answer = await self.controller.swap("intents", SwapRequest.model_validate(body), "ada")
+        assert not isinstance(answer, Refusal), answer.message
+        return answer
+
     async def rollback(self, to: int | None = None) -> RolloutView | Refusal:
         return await self.controller.rollback("intents", to, "ada", True)
 

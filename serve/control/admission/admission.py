@@ -33,6 +33,9 @@ from serve.manifest import AdapterRef, Ensemble, Member, Task, adapter_name, exp
 from serve.protocol.requests import SwapRequest
 from serve.protocol.strategy import Strategy
 
+LISTED = 20
+"""How many of the newest versions an error lists, beside those in use."""
+
 
 @dataclass(frozen=True)
 class EngineLimits:
@@ -173,7 +176,9 @@ class Admission:
 
     def _known(self, record: EnsembleRecord, version: int) -> VersionRecord:
         if version not in record.versions:
-            known = ", ".join(map(str, sorted(record.versions)))
+            shown = [str(each.ensemble.version) for each in record.newest(LISTED)]
+            rest = len(record.versions) - len(shown)
+            known = ", ".join(shown) + (f" and {rest} more" if rest else "")
             raise Refused(
                 404, f"{record.name} has no version {version}; it has {known}.", "unknown_version"
             )

@@ -1,0 +1,141 @@
+"""Takes changes in: what was accepted is verified, begun or refused in writing, whoever waits for it."""
+
+import contextlib
+import logging
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from serve.control.admission.admission import Refused
+from serve.control.catalog import Catalog
+from serve.control.database.database import Database, DatabaseError, now
+from serve.control.driver import Driver
+from serve.control.errands import Errands
+from serve.control.participants import Participants
+from serve.control.records import EnsembleRecord, VersionRecord
+from serve.control.rollout.state import Action, Decision, Rollout
+from serve.control.threads import Kind, Threads
+from serve.engine.interface import Refusal
+from serve.protocol.strategy import Strategy
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What somebody asks for."""
+
+    name: str
+    """The ensemble."""
+    action: Action
+    strategy: Strategy
+    actor: str
+    work: Kind
+    """What `choose` is, so that it holds up nothing that is shorter."""
+    choose: Callable[[EnsembleRecord], VersionRecord]
+    """Finds and verifies the candidate. Blocks, and raises Refused."""
+
+
+class Acceptance:
+    """One change of an ensemble at a time. A caller who goes away only stops watching."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        driver: Driver,
+        database: Database,
+        participants: Participants,
+        threads: Threads,
+    ) -> None:
+        self._catalog = catalog
+        self._driver = driver
+        self._database = database
+        self._participants = participants
+        self._threads = threads
+        self._errands = Errands()
+        self._reserved: set[str] = set()
+
+    async def begin(self, change: Change) -> Rollout | Refusal:
+        """The rollout that has begun, or why none has."""
+        return await self._errands.run(self._begin(change))
+
+    async def decide(self, rollout: Rollout, decision: Decision, actor: str) -> None:
+        """See `Driver.decide`."""
+        await self._errands.run(self._driver.decide(rollout, decision, actor))
+
+    async def stop(self) -> None:
+        """Give up what is not done yet."""
+        await self._errands.stop()
+
+    async def _begin(self, change: Change) -> Rollout | Refusal:
+        try:
+            with self._reserving(change.name) as record:
+                verified = await self._verified(change, record)
+                if isinstance(verified, Rollout):
+                    return verified
+                said = verified.message
+                await self._threads.run(
+                    "write", self._database.refused, change.actor, change.action, record, said
+                )
+                return verified
+        except (Refused, DatabaseError) as error:
+            return refusal_of(error)
+
+    async def _verified(self, change: Change, record: EnsembleRecord) -> Rollout | Refusal:
+        """Raises DatabaseError."""
+        try:
+            candidate = await self._threads.run(change.work, change.choose, record)
+            created = now()
+            rollout = Rollout(
+                id=uuid.uuid4().hex[:12],
+                ensemble=change.name,
+                from_version=record.active,
+                to_version=candidate.ensemble.version,
+                strategy=change.strategy,
+                action=change.action,
+                actor=change.actor,
+                created=created,
+                updated=created,
+            )
+            await self._driver.begin(rollout, candidate)
+        except Refused as refused:
+            return refused.refusal
+        except DatabaseError:
+            raise
+        except Exception as error:  # a fault of the server is written down like any refusal
+            logger.exception("A %s of %s could not be verified.", change.action, change.name)
+            return Refusal(
+                500,
+                f"Choir met an error it does not know while it verified this ({type(error).__name__}); nothing has "
+                "changed. The controller's log has its cause.",
+            )
+        return rollout
+
+    @contextlib.contextmanager
+    def _reserving(self, name: str) -> Iterator[EnsembleRecord]:
+        """Keep other changes of the ensemble out while a candidate is verified. Raises Refused."""
+        record = self._catalog.record(name)
+        self._catalog.check_idle(name)
+        if name in self._reserved:
+            raise Refused(
+                409,
+                f"Another change of {name} is being verified; wait until it has ended.",
+                "rollout_in_progress",
+            )
+        if self._driver.settled and not self._participants.live("engine"):
+            raise Refused(503, "No engine is alive to load a version; try again later.")
+        self._reserved.add(name)
+        try:
+            yield record
+        finally:
+            self._reserved.discard(name)
+
+
+def refusal_of(error: Refused | DatabaseError) -> Refusal:
+    """What whoever asked is told."""
+    return error.refusal if isinstance(error, Refused) else Refusal(503, str(error), "database")
+
+
+def unknown_rollout(rollout_id: str) -> Refusal:
+    """The 404 for a rollout that never was."""
+    return Refusal(404, f"There is no rollout {rollout_id[:80]!r}.", "unknown_rollout")
