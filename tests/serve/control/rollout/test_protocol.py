@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from serve.control.rollout.state import ENDED, TRANSITIONS, UNCOMMITTED, Rollout, State, Step
-from tests.serve.control.rollout.protocol import NAME, Program, Protocol
+from tests.serve.control.pieces import NAME, Program
+from tests.serve.control.rollout.protocol import Protocol
 
 PROGRAMS = st.binary(min_size=300, max_size=300)
 """Two or three bytes are a step."""
