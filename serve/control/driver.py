@@ -219,9 +219,13 @@ class Driver:
                 if step is not None:
                     phase = rollout.state
                     await self._take(rollout, step)
-                    metrics.rollout_phase_ended(phase, monotonic() - began)
-                    began = monotonic()
-                    continue
+                    if rollout.state is not phase:
+                        metrics.rollout_phase_ended(phase, monotonic() - began)
+                        began = monotonic()
+                        continue
+            if step is not None:
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
             if rollout.trial and at - written >= FIGURES_SECONDS:
                 await self._write(rollout)
                 written = at
@@ -239,14 +243,16 @@ class Driver:
         return next_step(rollout, facts)
 
     async def _take(self, rollout: Rollout, step: Step) -> None:
-        """Durable first, visible then. Where the database is away, an abort does not wait for it."""
+        """Durable first, visible then. Where the database is away, a trial does not begin, and an end does not wait."""
         draft = replace(rollout, replicas=self.replicas(rollout))
         draft.advance(step, now())
         if step.state is State.COMMITTING:
             await self._commit(rollout, step, draft)
         else:
-            await self._write(draft)
-            if self._taken_over is not None and step.state in TRIALS:
+            written = await self._write(draft)
+            if step.state in TRIALS and not written:
+                # A controller that starts again knows of no trial then, and would not wait for gateways to leave it.
+                self._unwritten.pop(rollout.id, None)
                 return
             self._advance(rollout, step, draft)
         if rollout.state in TRIALS:
@@ -288,17 +294,19 @@ class Driver:
         rollout.advance(step, draft.updated)
         rollout.replicas = draft.replicas
 
-    async def _write(self, rollout: Rollout) -> None:
-        """What is not written down now is written later, before another rollout of the ensemble begins, and found
+    async def _write(self, rollout: Rollout) -> bool:
+        """Whether it is written. What is not is written later, before another rollout of the ensemble begins, and found
         again at the next start."""
         try:
             await self._write_now(self._database.advanced, rollout)
         except DatabaseError as error:
             logger.error("The rollout %s could not be written down: %s", rollout.id, error)
+            self._unwritten.pop(rollout.id, None)
             if not isinstance(error, Conflict):
                 self._unwritten[rollout.id] = replace(rollout)
-                return
+            return False
         self._unwritten.pop(rollout.id, None)
+        return True
 
     async def _write_now(self, write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Raises DatabaseError. That a later server has taken over is remembered."""

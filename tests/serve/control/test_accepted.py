@@ -219,6 +219,29 @@ async def test_an_abort_waits_for_no_database_and_the_next_change_does(
     assert states[1:] == ["aborted"]
 
 
+async def test_a_trial_begins_once_it_is_written_down(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that starts again must know of it, or it would unload what gateways still send requests to."""
+    monkeypatch.setattr("serve.control.driver.RETRY_SECONDS", 0.01)
+    await world.start()
+    tries = 0
+    write = Database.advanced
+
+    def away(self: Database, *args: Any) -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 4:
+            raise DatabaseError("The database failed: it is away.")
+        write(self, *args)
+        assert not world.gateways[0].routes.trials
+
+    monkeypatch.setattr(Database, "advanced", away)
+    await world.swap(100, wait=False, strategy={"kind": "canary"})
+    await until(lambda: world.gateways[0].routes.trials)
+    assert tries == 4
+
+
 async def test_an_end_is_written_down_once_the_database_is_back(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -333,6 +333,8 @@ class Protocol:
 
             def learn(written: bool) -> None:
                 self.unwritten.pop(rollout.id, None)
+                if not written and step.state in TRIALS:
+                    return  # tried again
                 if not written:
                     self.unwritten[rollout.id] = draft
                 self._show(rollout, step)
@@ -348,8 +350,8 @@ class Protocol:
             history = record.history_after_swap()
 
         def learn(written: bool) -> None:
+            self.unwritten.pop(rollout.id, None)
             if written:
-                self.unwritten.pop(rollout.id, None)
                 self._show(rollout, step, history)
                 return
             abort = Step(State.ABORTED, "the database failed", 503)
