@@ -94,6 +94,8 @@ class Node:
     ledger: Ledger = field(default_factory=Ledger)
     sound: bool = False
     """Engines: all that was desired has been loaded, and the lease has not run out since."""
+    lacks: str | None = None
+    """Engines: what was committed while it was cut off. It says that it has not got it, and gateways ask again."""
     raising: bool = False
     """Engines: whatever is asked of it ends in an exception."""
 

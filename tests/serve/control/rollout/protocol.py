@@ -360,7 +360,13 @@ class Protocol:
             self.stored.advanced(life, aborted)
             self._show(rollout, abort)
 
-        self._write(lambda: self.stored.commit(life, draft, record, history), learn, doubtful=8)
+        def commit() -> None:
+            self.stored.commit(life, draft, record, history)
+            for engine in self._engines():
+                if rollout.candidate not in engine.held:
+                    engine.lacks, engine.sound = rollout.candidate, False
+
+        self._write(commit, learn, doubtful=8)
 
     def _show(self, rollout: Rollout, step: Step, history: tuple[int, ...] = ()) -> None:
         self.seen[step.state] += 1
@@ -462,7 +468,9 @@ class Protocol:
                 probes = tuple(Probe(d, (-1.0,), 1.0) for d in each.version.ensemble.digests)
                 engine.held.add(key)
                 engine.results[key] = PrepareResult(each.attempt, probes)
-        ready = not engine.todo() and engine.routed <= engine.held
+        if engine.lacks in engine.held or self.catalog.assignments.role(engine.lacks or "") is None:
+            engine.lacks = None
+        ready = not engine.todo() and engine.routed <= engine.held and engine.lacks is None
         if engine.desired and ready and self.now < engine.lease_until:
             engine.sound = True
 
