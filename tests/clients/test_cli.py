@@ -250,6 +250,16 @@ class TestOperations:
         )
         assert f"intents: loaded on demand, {says}\n" in choir("status").out
 
+    def test_status_says_how_many_versions_are_not_shown(
+        self, choir: Choir, local_server: LocalServer
+    ) -> None:
+        local_server.answers["GET /ready"] = (200, {})
+        local_server.answers["GET /v1/ensembles"] = (
+            200,
+            {"data": [{**ENSEMBLE, "version_count": 9000}]},
+        )
+        assert "1, 3 (8998 more)" in " ".join(choir("status").out.split())
+
     def test_swap_sends_the_contract(self, choir: Choir, local_server: LocalServer) -> None:
         local_server.answers["POST /v1/ensembles/intents/swap"] = (200, ROLLOUT)
         ran = choir("swap", "intents", "a=file:///data/a", "--expected-version", "3")
