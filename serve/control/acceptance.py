@@ -6,11 +6,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from serve.control.admission.admission import Refused
 from serve.control.catalog import Catalog
 from serve.control.database.database import Database, DatabaseError, now
 from serve.control.driver import Driver
 from serve.control.errands import Errands
+from serve.control.errors import Refused
 from serve.control.participants import Participants
 from serve.control.records import EnsembleRecord, VersionRecord
 from serve.control.rollout.state import Action, Decision, Rollout

@@ -13,6 +13,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from serve.control.clock import now
+from serve.control.database.comparison import (
+    Conflict,
+    TakenOver,
+    check_advance,
+    check_begin,
+    check_commit,
+)
 from serve.control.database.connection import READS, DatabaseError, connect, open_alone, reason
 from serve.control.database.tables import (
     AuditRow,
@@ -30,13 +37,6 @@ from serve.control.database.tables import (
 )
 from serve.control.database.writer import Writer, lock_control
 from serve.control.records import EnsembleRecord, VersionRecord
-from serve.control.rollout.comparison import (
-    Conflict,
-    TakenOver,
-    check_advance,
-    check_begin,
-    check_commit,
-)
 from serve.control.rollout.state import BUSY, ENDED, Rollout, State
 from serve.protocol.audit import AuditEntry
 

@@ -9,9 +9,9 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from serve.control.database.comparison import check_life
 from serve.control.database.connection import DatabaseError, reason
 from serve.control.database.tables import ControlRow, LastWriteRow
-from serve.control.rollout.comparison import check_life
 
 logger = logging.getLogger(__name__)
 

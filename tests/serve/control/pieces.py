@@ -5,9 +5,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from serve.agents.ledger import Ledger
 from serve.bundle import AdapterRef, Ensemble, FusionSpec, Member
 from serve.control.records import VersionRecord
-from serve.protocol.figures import Ledger
 from serve.protocol.messages import AssignedVersion, Kind, PrepareResult, Report
 from serve.protocol.strategy import Strategy
 

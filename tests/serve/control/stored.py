@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from serve.control.database.comparison import check_advance, check_begin, check_commit, check_life
 from serve.control.records import EnsembleRecord, VersionRecord
-from serve.control.rollout.comparison import check_advance, check_begin, check_commit, check_life
 from serve.control.rollout.state import BUSY, Rollout
 
 

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from serve.control.clock import now
-from serve.control.database.database import Conflict, Database, DatabaseError, TakenOver, now
+from serve.control.database.database import Conflict, Database, DatabaseError, TakenOver
 from serve.control.records import VersionRecord
 from serve.control.rollout.state import Rollout, State, Step
 from serve.manifest import Ensemble

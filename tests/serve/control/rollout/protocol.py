@@ -10,10 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from serve.control.catalog import Catalog
+from serve.control.database.comparison import TakenOver
 from serve.control.driver import gather_facts
 from serve.control.participants import Participants
 from serve.control.records import EnsembleRecord
-from serve.control.rollout.comparison import TakenOver
 from serve.control.rollout.gates import judge
 from serve.control.rollout.state import (
     BUSY,
