@@ -21,14 +21,13 @@ from serve.adapter import (
     check_together,
     inspect_adapter,
 )
-from serve.base import BaseError, BaseKind, BaseShapes, check_served, kind_of, read_config
+from serve.base.folder import BaseError, BaseKind, BaseShapes, check_served, kind_of, read_config
 from serve.digest import DigestError, folder_digest
 from serve.errors import UserError
 from serve.files import write_atomically
 from serve.fusion.errors import FusionError
 from serve.fusion.fitting.stored_scores import FOLDER, ValidationScores
 from serve.fusion.fuse import Fusion
-from serve.golden import unserved_golden
 from serve.manifest import (
     AdapterRef,
     Contract,
@@ -41,7 +40,7 @@ from serve.manifest import (
     Name,
     explain,
 )
-from serve.servable import unserved_ensemble
+from serve.servable import unserved_ensemble, unserved_golden
 
 __all__ = [
     "AdapterRef",

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from serve.adapter import has_head
-from serve.base import BaseKind
+from serve.base.folder import BaseKind
 from serve.bundle import BaseSpec, Bundle, BundleError, Ensemble, Member
 from serve.manifest import adapter_name, explain
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from training.data.splits import Splits
-from training.evaluation.stage_gains import Gains
+from training.evaluation.stage_gains import StageGains
 from training.execution.run import Run
 from training.recipe import (
     EnsembleRecipe,
@@ -36,14 +36,14 @@ class SharedStages:
         run: Run,
         splits: Splits,
         labels: Mapping[str, Sequence[str]],
-        gains: Gains,
+        stage_gains: StageGains,
     ) -> None:
         """`labels`: those of each ensemble."""
         self._recipe = recipe
         self._run = run
         self._splits = splits
         self._labels = labels
-        self._gains = gains
+        self._stage_gains = stage_gains
 
     def make(self, own: Path) -> Base:
         """The base, in the bundle's folder `own` wherever it is trained or copied. Raises RecipeError."""
@@ -145,7 +145,9 @@ class SharedStages:
         """What the base itself answers; without a member's head it answers nothing where heads do."""
         if not base.by_heads:
             for ensemble in self._recipe.ensembles:
-                self._gains.judge(chain, [], ensemble, self._labels[ensemble.name], base.folder)
+                self._stage_gains.judge(
+                    chain, [], ensemble, self._labels[ensemble.name], base.folder
+                )
 
 
 def _vocabulary(ensemble: EnsembleRecipe) -> list[str]:

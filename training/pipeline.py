@@ -21,14 +21,14 @@ from training.evaluation.evaluation import (
     labelled,
     voted,
 )
-from training.evaluation.golden import golden_answers, golden_texts
+from training.evaluation.golden_inputs import golden_answers, golden_texts
 from training.evaluation.report import write_report
-from training.evaluation.scores import Report
-from training.evaluation.stage_gains import Gains
+from training.evaluation.scores import EvaluationReport
+from training.evaluation.stage_gains import StageGains
 from training.evaluation.stored_predictions import ValidationRun
 from training.evaluation.tables import MAIN, show
-from training.execution.executors import Crew, InTurn
-from training.execution.progress_table import Board
+from training.execution.executors import Executor, InTurn
+from training.execution.progress_table import ProgressTable
 from training.execution.run import Run
 from training.manifest import draft
 from training.members import Members
@@ -62,15 +62,15 @@ def train(
         parallel = Parallel(members=1)
     if parallel is not None:
         parallel.prepare()
-    board = Board()
-    run = Run.start(out, recipe, board, resume=resume)
+    progress_table = ProgressTable()
+    run = Run.start(out, recipe, progress_table, resume=resume)
     quiet_libraries()
-    with _crew(parallel, run) as crew:
+    with _executor(parallel, run) as executor:
         at_once = parallel.members if parallel else None
-        return Pipeline(recipe, run, out, board, crew, at_once).complete()
+        return Pipeline(recipe, run, out, progress_table, executor, at_once).complete()
 
 
-def _crew(parallel: Parallel | None, run: Run) -> Crew:
+def _executor(parallel: Parallel | None, run: Run) -> Executor:
     if parallel is None:
         return InTurn(run.watch)
     from training.parallel.executor import RayCrew
@@ -86,16 +86,16 @@ class Pipeline:
         recipe: Recipe,
         run: Run,
         out: Path,
-        board: Board,
-        crew: Crew,
+        progress_table: ProgressTable,
+        executor: Executor,
         at_once: int | None,
     ) -> None:
         """`at_once`: how many trials of a search."""
         self._recipe = recipe
         self._run = run
         self._out = out.absolute()
-        self._board = board
-        self._crew = crew
+        self._progress_table = progress_table
+        self._executor = executor
         self._at_once = at_once
         self._prepared = prepare(recipe, run.folder)
         self._splits: Splits = self._prepared.splits
@@ -107,29 +107,31 @@ class Pipeline:
 
     def complete(self) -> Bundle:
         """Do every step that is not done yet."""
-        self._prepared.ledger.show(self._board.console)
-        with self._board:
+        self._prepared.ledger.show(self._progress_table.console)
+        with self._progress_table:
             bundle, reports = self._made()
         self._report(reports, bundle)
         return bundle
 
-    def _made(self) -> tuple[Bundle, list[Report]]:
+    def _made(self) -> tuple[Bundle, list[EvaluationReport]]:
         """The bundle, but for its report, and what goes into that."""
         recipe, run, splits = self._recipe, self._run, self._splits
         labels = {ensemble.name: self._labels(ensemble) for ensemble in recipe.ensembles}
-        gains = Gains(recipe, run, splits)
-        base = SharedStages(recipe, run, splits, labels, gains).make(self._out / "base")
+        stage_gains = StageGains(recipe, run, splits)
+        base = SharedStages(recipe, run, splits, labels, stage_gains).make(self._out / "base")
         run.finish("data", self._digest)
         if not (self._out / "bundle.json").exists():
             Bundle.create(self._out, base_spec(recipe.base, base, self._out / "base"))
         bundle = Bundle.open(self._out)
-        workers = self._crew.workers(splits.train, [base.folder, *_teachers(recipe)])
+        workers = self._executor.workers(splits.train, [base.folder, *_teachers(recipe)])
         recipe = Searches(recipe, run, base, labels, self._tuned).chosen()
         fused: dict[str, Future[None]] = {each.name: Future() for each in recipe.ensembles}
-        members = Members(recipe, run, base, bundle, gains, workers, fused)
+        members = Members(recipe, run, base, bundle, stage_gains, workers, fused)
         validation = ValidationRun(recipe, run, base, bundle, splits.families)
         try:
-            reports = self._ensembles(recipe, members, labels, bundle, gains, validation, fused)
+            reports = self._ensembles(
+                recipe, members, labels, bundle, stage_gains, validation, fused
+            )
         finally:
             # Students that wait for a teacher who will never come.
             for each in fused.values():
@@ -148,23 +150,25 @@ class Pipeline:
         members: Members,
         labels: Mapping[str, list[str]],
         bundle: Bundle,
-        gains: Gains,
+        stage_gains: StageGains,
         validation: ValidationRun,
         fused: Mapping[str, Future[None]],
-    ) -> list[Report]:
+    ) -> list[EvaluationReport]:
         """Train the members of all ensembles, and fuse each ensemble when its own are ready."""
         for ensemble in recipe.ensembles:
             for title in members.outstanding(ensemble):
-                self._board.expect(title)
+                self._progress_table.expect(title)
         begun = [
             (
                 ensemble,
                 [
-                    self._crew.start(partial(members.member, each, ensemble, labels[ensemble.name]))
+                    self._executor.start(
+                        partial(members.member, each, ensemble, labels[ensemble.name])
+                    )
                     for each in ensemble.members
                 ],
                 {
-                    each.name: self._crew.start(
+                    each.name: self._executor.start(
                         partial(members.candidate, each, ensemble, labels[ensemble.name])
                     )
                     for each in ensemble.candidates
@@ -172,7 +176,7 @@ class Pipeline:
             )
             for ensemble in recipe.ensembles
         ]
-        reports: list[Report] = []
+        reports: list[EvaluationReport] = []
         for ensemble, trained, candidates in begun:
             manifest = draft(ensemble, [each.result() for each in trained], labels[ensemble.name])
             others = {name: each.result() for name, each in candidates.items()}
@@ -181,11 +185,11 @@ class Pipeline:
                     rows = labelled(self._splits.validation, "validation", self._recipe, ensemble)
                     validation.store(ensemble, manifest, others, rows)
                 reports += self._fuse(ensemble, manifest, bundle, validation)
-            reports += gains.reports(ensemble)
+            reports += stage_gains.reports(ensemble)
             fused[ensemble.name].set_result(None)
         return reports
 
-    def _report(self, reports: Sequence[Report], bundle: Bundle) -> None:
+    def _report(self, reports: Sequence[EvaluationReport], bundle: Bundle) -> None:
         searches = all_found(self._run)
         facts = {
             "recipe": self._recipe.name,
@@ -200,9 +204,9 @@ class Pipeline:
         notes = [each.line() for each in searches]
         write_report(self._out / "report", self._recipe.name, reports, facts, notes)
         for note in notes:
-            self._board.console.print(note, soft_wrap=True, highlight=False, markup=False)
+            self._progress_table.console.print(note, soft_wrap=True, highlight=False, markup=False)
         for report in reports:
-            show(report, self._board.console)
+            show(report, self._progress_table.console)
 
     def _labels(self, ensemble: EnsembleRecipe) -> list[str]:
         """The labels in their order, none for a task without.
@@ -230,7 +234,7 @@ class Pipeline:
         draft: Ensemble,
         bundle: Bundle,
         validation: ValidationRun,
-    ) -> list[Report]:
+    ) -> list[EvaluationReport]:
         """Fit the fusion on the validation rows, write the manifest, and judge it on validation and test rows."""
         step = f"fusion {recipe.name}"
         if self._run.result(step) is None:
@@ -251,7 +255,7 @@ class Pipeline:
                 baselines = baseline_answers(recipe, ensemble, training, test)
                 reports.append(evaluation.report(ensemble, test, baselines))
             self._run.finish(step, [report.model_dump() for report in reports])
-        return [Report.model_validate(report) for report in self._run.result(step) or []]
+        return [EvaluationReport.model_validate(report) for report in self._run.result(step) or []]
 
     def _fit(
         self,
@@ -260,7 +264,7 @@ class Pipeline:
         bundle: Bundle,
         validation: ValidationRun,
         rows: Labelled,
-    ) -> tuple[Ensemble, Report]:
+    ) -> tuple[Ensemble, EvaluationReport]:
         stored, outputs = validation.read(draft)
         truth = stored.truth
         fitted = fit_fusion(draft, recipe.fusion, outputs, truth, stored.folds)
@@ -290,7 +294,7 @@ def _teachers(recipe: Recipe) -> list[Path]:
 
 def _written(
     recipe: EnsembleRecipe, draft: Ensemble, evaluation: Evaluation, rows: Labelled
-) -> tuple[Ensemble, Report]:
+) -> tuple[Ensemble, EvaluationReport]:
     """Generation: nothing is fitted."""
     answers, fused = evaluation.answers(rows), evaluation.fused(rows)
     method = draft.fusion.method
@@ -300,7 +304,9 @@ def _written(
     return ensemble, generation_report(ensemble, rows, answers, fused)
 
 
-def _with_scores(ensemble: Ensemble, report: Report, searches: Sequence[Found]) -> Ensemble:
+def _with_scores(
+    ensemble: Ensemble, report: EvaluationReport, searches: Sequence[Found]
+) -> Ensemble:
     """The manifest with its validation figures and what was found for its members, checked as a whole."""
     best = report.best_member(MAIN[ensemble.task])
     scores: dict[str, Any] = {FIGURES: {**report.served().scores, "best_member": best}}

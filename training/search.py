@@ -36,7 +36,7 @@ from training.stages.base import Base
 AnyMember = TypeVar("AnyMember", bound=MemberRecipe)
 
 
-class Trial(BaseModel):
+class SearchTrial(BaseModel):
     """What one choice of values came to; without a score it failed."""
 
     model_config = ConfigDict(frozen=True)
@@ -57,7 +57,7 @@ class Found(BaseModel):
     rows: int
     """How many training rows the trials were judged on."""
     method: str
-    trials: list[Trial]
+    trials: list[SearchTrial]
 
     @property
     def ensemble(self) -> str:

@@ -16,7 +16,7 @@ NoWait = Annotated[bool, typer.Option("--no-wait", help="Return once the rollout
 RolloutId = Annotated[str, typer.Argument(help="The rollout; `choir rollouts` lists them.")]
 
 
-class Kind(StrEnum):
+class StrategyChoice(StrEnum):
     immediate = "immediate"
     shadow = "shadow"
     canary = "canary"
@@ -98,8 +98,8 @@ def swap(
         ),
     ] = False,
     strategy: Annotated[
-        Kind, typer.Option(help="At once, or tried out on a share of the requests first.")
-    ] = Kind.immediate,
+        StrategyChoice, typer.Option(help="At once, or tried out on a share of the requests first.")
+    ] = StrategyChoice.immediate,
     share: Annotated[
         float | None, typer.Option(help="Share of the requests that the candidate gets, 0 to 1.")
     ] = None,
@@ -142,9 +142,9 @@ def swap(
         "gates": _given(gates) or None,
         "auto_promote": False if no_auto_promote else None,
     }
-    if strategy is Kind.immediate and _given(options):
+    if strategy is StrategyChoice.immediate and _given(options):
         raise UsageError("A share, gates and --no-auto-promote need --strategy shadow or canary.")
-    tried = strategy is not Kind.immediate
+    tried = strategy is not StrategyChoice.immediate
     with Choir(url, token) as choir:
         rollout = choir.swap(
             name,

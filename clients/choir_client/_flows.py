@@ -36,8 +36,8 @@ class Pause:
     seconds: float
 
 
-Step = Call[Any] | Pause
-Flow = Generator[Step, httpx.Response | None, T]
+FlowStep = Call[Any] | Pause
+Flow = Generator[FlowStep, httpx.Response | None, T]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from serve.adapter.folder import HEAD, WEIGHTS, AdapterError, named
 from serve.adapter.score import BIAS, SCORE, WEIGHT
 from serve.adapter.wrappers import adapter_tensors
-from serve.base import BaseKind, BaseShapes, pooling_of
+from serve.base.folder import BaseKind, BaseShapes, pooling_of
 from serve.tensors import TensorError, TensorFile
 
 

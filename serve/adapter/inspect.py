@@ -18,7 +18,7 @@ from serve.adapter.lora import check_tensors
 from serve.adapter.origin import OriginError, check_base
 from serve.adapter.soft import check_soft
 from serve.adapter.wrappers import adapter_tensors
-from serve.base import BaseError, BaseKind, BaseShapes
+from serve.base.folder import BaseError, BaseKind, BaseShapes
 from serve.digest import DigestError
 from serve.tensors import TensorError
 

@@ -10,7 +10,7 @@ from serve.adapter.folder import CONFIG, HEAD, WEIGHTS, AdapterError
 from serve.adapter.modules import Modules
 from serve.adapter.score import SCORE
 from serve.adapter.targets import Targets, rank_and_alpha
-from serve.base import BaseKind, BaseShapes
+from serve.base.folder import BaseKind, BaseShapes
 from serve.tensors import Tensor, TensorFile
 
 _TENSOR = re.compile(

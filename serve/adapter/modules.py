@@ -7,7 +7,7 @@ an adapter that has another name for it would be loaded without effect.
 
 from functools import cached_property
 
-from serve.base import BaseKind, BaseShapes, pooling_of
+from serve.base.folder import BaseKind, BaseShapes, pooling_of
 
 _BACKBONES = ("model", "transformer", "gpt_neox", "backbone")
 """What causal models call the part without the head."""

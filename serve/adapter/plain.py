@@ -10,7 +10,7 @@ from typing import Any
 from serve.adapter.folder import CONFIG, WEIGHTS, kind_of_config, read_config
 from serve.adapter.lora import LoraModule, read_lora
 from serve.adapter.wrappers import adapter_tensors
-from serve.base import BaseKind, BaseShapes
+from serve.base.folder import BaseKind, BaseShapes
 from serve.tensors import Tensor
 
 _SELECTING = ("exclude_modules", "layers_pattern", "layers_to_transform", "modules_to_save")

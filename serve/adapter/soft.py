@@ -8,8 +8,8 @@ layer.
 from typing import Any
 
 from serve.adapter.folder import CONFIG, WEIGHTS, AdapterError, AdapterKind, named
-from serve.base import BaseShapes
-from serve.positions import longest_text
+from serve.base.folder import BaseShapes
+from serve.base.positions import longest_text
 from serve.tensors import TensorFile
 
 TENSOR = "prompt_embeddings"

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve.agents.golden import wrong_golden
+from serve.agents.golden_check import wrong_golden
 from serve.agents.lease import ControllerLink, Lease, new_participant
 from serve.agents.residents import RETRY_SECONDS, Residents, fits, victims
 from serve.digest import DigestError, file_digest, folder_digest
 from serve.engine.interface import Engine, NoRoomError, PrepareError, Refusal, Version
-from serve.protocol.messages import AssignedVersion, Desired, PrepareResult, Report, Role
+from serve.protocol.messages import AssignedVersion, Desired, PrepareResult, Role, StatusReport
 from serve.protocol.slots import has_soft, loras_of
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class EngineAgent:
         self._residents.forget(())
         sequence = self._lease.next_sequence()
         await self._lease.stop(
-            Report(self.participant, "engine", sequence, 0, ready=False, leaving=True)
+            StatusReport(self.participant, "engine", sequence, 0, ready=False, leaving=True)
         )
 
     @property
@@ -105,8 +105,8 @@ class EngineAgent:
         self._wake.set()
         return await asyncio.shield(answer)
 
-    def _report(self, sequence: int, seen: int) -> Report:
-        return Report(
+    def _report(self, sequence: int, seen: int) -> StatusReport:
+        return StatusReport(
             self.participant,
             "engine",
             sequence,

@@ -5,7 +5,7 @@ import asyncio
 from serve.agents.lease import ControllerLink, Lease, new_participant
 from serve.agents.ledger import Ledger
 from serve.agents.routes import Routes
-from serve.protocol.messages import Desired, Report
+from serve.protocol.messages import Desired, StatusReport
 
 
 class GatewayAgent:
@@ -27,7 +27,7 @@ class GatewayAgent:
     async def stop(self) -> None:
         sequence = self._lease.next_sequence()
         await self._lease.stop(
-            Report(self.participant, "gateway", sequence, 0, ready=False, leaving=True)
+            StatusReport(self.participant, "gateway", sequence, 0, ready=False, leaving=True)
         )
 
     async def refresh(self, seconds: float = 2.0) -> bool:
@@ -50,8 +50,8 @@ class GatewayAgent:
         """Whether there are routes and, as far as is known, an engine behind them."""
         return self._ready_engines > 0
 
-    def _report(self, sequence: int, seen: int) -> Report:
-        return Report(
+    def _report(self, sequence: int, seen: int) -> StatusReport:
+        return StatusReport(
             self.participant,
             "gateway",
             sequence,

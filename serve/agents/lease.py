@@ -13,7 +13,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import Protocol
 
-from serve.protocol.messages import Desired, Report
+from serve.protocol.messages import Desired, StatusReport
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ FAREWELL_SECONDS = 1.0
 class ControllerLink(Protocol):
     """The way to the controller."""
 
-    async def sync(self, report: Report) -> Desired:
+    async def sync(self, report: StatusReport) -> Desired:
         """Renew the lease. Answers at once if the desired revision is not the one the report has
         seen, else after about a third of the lease. Raises anything if the controller is away."""
         ...
@@ -43,7 +43,7 @@ class Lease:
     def __init__(
         self,
         link: ControllerLink,
-        report: Callable[[int, int], Report],
+        report: Callable[[int, int], StatusReport],
         apply: Callable[[Desired], None],
         retry_seconds: float = 0.1,
     ) -> None:
@@ -73,7 +73,7 @@ class Lease:
     def start(self) -> None:
         self._task = asyncio.create_task(self._keep(), name="choir-lease")
 
-    async def stop(self, farewell: Report | None = None) -> None:
+    async def stop(self, farewell: StatusReport | None = None) -> None:
         """End the lease, with a last word if the controller can be reached."""
         if self._task is not None:
             self._task.cancel()
@@ -145,7 +145,7 @@ class Lease:
             call.cancel()
             news.cancel()
 
-    async def _call(self, report: Report) -> Desired:
+    async def _call(self, report: StatusReport) -> Desired:
         return await self._link.sync(report)
 
     def _accept(self, desired: Desired, sent: float) -> None:

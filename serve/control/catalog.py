@@ -21,7 +21,7 @@ class Catalog:
         self,
         records: Mapping[str, EnsembleRecord],
         store: Store,
-        life: int,
+        incarnation: int,
         keep_warm: int,
         slots: Slots,
     ) -> None:
@@ -30,7 +30,7 @@ class Catalog:
         self._keep_warm = keep_warm
         self._slots = slots
         self._rollouts: dict[str, Rollout] = {}
-        self.assignments = Assignments(life)
+        self.assignments = Assignments(incarnation)
         self._plan()
 
     @property

@@ -35,7 +35,7 @@ from serve.engine.interface import Refusal
 from serve.location import Location
 from serve.metrics import Family, MetricsBoard
 from serve.protocol.audit import AuditEntry
-from serve.protocol.messages import Desired, Kind, Report
+from serve.protocol.messages import Desired, ParticipantKind, StatusReport
 from serve.protocol.requests import SwapRequest
 from serve.protocol.slots import Slots
 from serve.protocol.strategy import IMMEDIATE
@@ -66,7 +66,7 @@ class Controller:
         max_adapter_gb: float = 16,
         fetch_timeout_seconds: float = 1800,
         database_url: str | None = None,
-        expected: Mapping[Kind, int] | None = None,
+        expected: Mapping[ParticipantKind, int] | None = None,
         keep_warm: int = 1,
         pinned: Collection[str] | None = None,
         lease_seconds: float = 10,
@@ -121,10 +121,12 @@ class Controller:
         Raises StartError, BundleError, StoreError and DatabaseError, each with one sentence."""
         imported = await self._threads.run("check", self._open)
         self._differences = imported.differences
-        life = self._database.life
-        self._catalog = Catalog(imported.records, self._store, life, self._keep_warm, self._slots)
+        incarnation = self._database.incarnation
+        self._catalog = Catalog(
+            imported.records, self._store, incarnation, self._keep_warm, self._slots
+        )
         # By then, whoever held a lease of an earlier controller has reported again or lost it.
-        self._settled_at = monotonic() + (self._lease if life > 1 else 0)
+        self._settled_at = monotonic() + (self._lease if incarnation > 1 else 0)
         self._driver = Driver(
             self._catalog,
             self._database,
@@ -154,7 +156,7 @@ class Controller:
         await asyncio.to_thread(self._database.close)
         self._threads.close()
 
-    async def sync(self, report: Report) -> Desired:
+    async def sync(self, report: StatusReport) -> Desired:
         """See `lease.ControllerLink`."""
         participant = self._participants.hear(report, monotonic())
         if participant is None:
@@ -173,14 +175,14 @@ class Controller:
         return Desired(
             revision=self._catalog.assignments.revision,
             epoch=max(record.epoch for record in self._catalog.records.values()),
-            slot=participant.slot if participant else 0,
+            ordinal=participant.ordinal if participant else 0,
             lease_seconds=self._lease,
             versions=self._catalog.assigned(),
             active=self._catalog.active(),
             ready_engines=self._ready_engines,
         )
 
-    def _round_seconds(self, report: Report) -> float:
+    def _round_seconds(self, report: StatusReport) -> float:
         """How long a participant without news is kept waiting: what gateways count of a trial is
         wanted sooner than their leases need."""
         return min(self._lease / 3, TRIAL_SECONDS) if report.figures else self._lease / 3
@@ -253,17 +255,17 @@ class Controller:
             return refused.refusal
 
     async def push_metrics(self, kind: str, participant: str, snapshot: tuple[Family, ...]) -> None:
-        """Take the metrics of one process. One without a lease has no slot; nothing of what it
+        """Take the metrics of one process. One without a lease has no ordinal; nothing of what it
         counted is lost, because every push tells everything again."""
         known = self._participants.get(participant)
         if known is not None:
-            self._board.push(kind, known.slot, participant, snapshot)
+            self._board.push(kind, known.ordinal, participant, snapshot)
 
     async def metrics(self) -> bytes:
         """Prometheus text of all processes."""
         for name, record in self._catalog.records.items():
             metrics.fusion_stale(name, record.active_version.allow_stale_fusion)
-        incarnation = f"controller-{self._database.life}"
+        incarnation = f"controller-{self._database.incarnation}"
         self._board.push("controller", 0, incarnation, metrics.families())
         return self._board.render()
 

@@ -24,14 +24,14 @@ from serve.control.rollout.state import (
     UNCOMMITTED,
     Decision,
     Facts,
+    NextStep,
     Rollout,
     State,
     Status,
-    Step,
     next_step,
 )
 from serve.control.threads import Threads
-from serve.protocol.messages import Report
+from serve.protocol.messages import StatusReport
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class Driver:
             rollout.decision, rollout.decided_by = decision, actor
             self._changes.ring()
 
-    def heard(self, report: Report) -> None:
+    def heard(self, report: StatusReport) -> None:
         """Take over what a gateway has counted of trials under way."""
         for rollout_id, figures in report.figures.items():
             rollout = self._catalog.running(rollout_id)
@@ -145,7 +145,7 @@ class Driver:
             record = self._catalog.records.get(rollout.ensemble)
             moved = record is not None and record.active != rollout.from_version
             if rollout.state is State.PREPARING or (rollout.state in UNCOMMITTED and moved):
-                rollout.advance(Step(State.ABORTED, RESTARTED, 503), now())
+                rollout.advance(NextStep(State.ABORTED, RESTARTED, 503), now())
                 await self._write_now(self._database.advanced, rollout)
                 metrics.rollout_ended(rollout.ensemble, rollout.strategy.kind, rollout.state)
             elif record is not None:
@@ -171,7 +171,7 @@ class Driver:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def replicas(self, rollout: Rollout) -> dict[str, str]:
-        """Each live participant, as `kind/slot` -> how far it is with a rollout under way."""
+        """Each live participant, as `kind/ordinal` -> how far it is with a rollout under way."""
         return {each.name: self._progress(each, rollout) for each in self._participants.live()}
 
     def _progress(self, participant: Participant, rollout: Rollout) -> str:
@@ -236,13 +236,13 @@ class Driver:
             if (last := self._unwritten.get(rollout.id)) is not None:
                 await self._write(last)
 
-    def _next_step(self, rollout: Rollout, facts: Facts) -> Step | None:
+    def _next_step(self, rollout: Rollout, facts: Facts) -> NextStep | None:
         """A later server decides what goes live; here nothing is tried out any more."""
         if self._taken_over is not None and rollout.state in UNCOMMITTED:
-            return Step(State.ABORTED, self._taken_over, 503)
+            return NextStep(State.ABORTED, self._taken_over, 503)
         return next_step(rollout, facts)
 
-    async def _take(self, rollout: Rollout, step: Step) -> None:
+    async def _take(self, rollout: Rollout, step: NextStep) -> None:
         """Durable first, visible then. Where the database is away, a trial does not begin, and an end does not wait."""
         draft = replace(rollout, replicas=self.replicas(rollout))
         draft.advance(step, now())
@@ -264,7 +264,7 @@ class Driver:
             metrics.rollout_ended(rollout.ensemble, rollout.strategy.kind, rollout.state)
         self._changes.ring()
 
-    async def _commit(self, rollout: Rollout, step: Step, draft: Rollout) -> None:
+    async def _commit(self, rollout: Rollout, step: NextStep, draft: Rollout) -> None:
         """Make the candidate active, or abort if the database does not let it."""
         record = self._catalog.record(rollout.ensemble)
         if rollout.action == "rollback":
@@ -276,7 +276,7 @@ class Driver:
         except DatabaseError as error:
             moved = isinstance(error, Conflict) and not isinstance(error, TakenOver)
             status: Status = 409 if moved else 503
-            abort = Step(State.ABORTED, str(error), status)
+            abort = NextStep(State.ABORTED, str(error), status)
             draft = replace(rollout, replicas=draft.replicas)
             draft.advance(abort, now())
             await self._write(draft)
@@ -289,7 +289,7 @@ class Driver:
         metrics.version_active(rollout.ensemble, rollout.to_version)
 
     @staticmethod
-    def _advance(rollout: Rollout, step: Step, draft: Rollout) -> None:
+    def _advance(rollout: Rollout, step: NextStep, draft: Rollout) -> None:
         """Show what was written down."""
         rollout.advance(step, draft.updated)
         rollout.replicas = draft.replicas

@@ -3,35 +3,35 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from serve.protocol.messages import Kind, Report
+from serve.protocol.messages import ParticipantKind, StatusReport
 
 
 @dataclass
 class Participant:
     """One live engine or gateway."""
 
-    slot: int
-    report: Report
+    ordinal: int
+    report: StatusReport
     heard: float
     """When it last reported, in seconds of the controller's clock."""
 
     @property
     def name(self) -> str:
-        """`kind/slot`, for people."""
-        return f"{self.report.kind}/{self.slot}"
+        """`kind/ordinal`, for people."""
+        return f"{self.report.kind}/{self.ordinal}"
 
 
 class Participants:
     """All leases. Times are seconds of one monotonic clock."""
 
-    def __init__(self, lease_seconds: float, expected: Mapping[Kind, int]) -> None:
+    def __init__(self, lease_seconds: float, expected: Mapping[ParticipantKind, int]) -> None:
         """`expected` are the replicas of each kind that are meant to run: within that number a new
-        process takes over the slot of a silent one rather than a slot of its own."""
+        process takes over the ordinal of a silent one rather than an ordinal of its own."""
         self._lease = lease_seconds
         self._expected = expected
         self._all: dict[str, Participant] = {}
 
-    def hear(self, report: Report, now: float) -> Participant | None:
+    def hear(self, report: StatusReport, now: float) -> Participant | None:
         """Renew the lease of whoever reports; None if it leaves. A report that was overtaken by a
         later one renews nothing."""
         known = self._all.get(report.participant)
@@ -39,8 +39,8 @@ class Participants:
             self._all.pop(report.participant, None)
             return None
         if known is None:
-            slot = self._free_slot(report.kind, now)
-            known = self._all[report.participant] = Participant(slot, report, now)
+            ordinal = self._free_ordinal(report.kind, now)
+            known = self._all[report.participant] = Participant(ordinal, report, now)
         elif report.sequence > known.report.sequence:
             known.report, known.heard = report, now
         return known
@@ -60,10 +60,10 @@ class Participants:
     def get(self, participant: str) -> Participant | None:
         return self._all.get(participant)
 
-    def live(self, kind: Kind | None = None) -> list[Participant]:
+    def live(self, kind: ParticipantKind | None = None) -> list[Participant]:
         """In the order of their slots."""
         found = [each for each in self._all.values() if kind in (None, each.report.kind)]
-        return sorted(found, key=lambda each: (each.report.kind, each.slot))
+        return sorted(found, key=lambda each: (each.report.kind, each.ordinal))
 
     def ready_engines(self) -> int:
         return sum(each.report.ready for each in self.live("engine"))
@@ -72,16 +72,16 @@ class Participants:
         """The newest revision that every gateway has applied; None without gateways."""
         return min((each.report.seen_revision for each in self.live("gateway")), default=None)
 
-    def _free_slot(self, kind: Kind, now: float) -> int:
-        """The lowest free slot. If all expected ones are taken, a process that died has not lost
-        its lease yet: the most silent one moves on to a slot of its own, should it still live."""
-        taken = {each.slot: each for each in self.live(kind)}
-        free = next(slot for slot in range(len(taken) + 1) if slot not in taken)
+    def _free_ordinal(self, kind: ParticipantKind, now: float) -> int:
+        """The lowest free ordinal. If all expected ones are taken, a process that died has not lost
+        its lease yet: the most silent one moves on to an ordinal of its own, should it still live."""
+        taken = {each.ordinal: each for each in self.live(kind)}
+        free = next(ordinal for ordinal in range(len(taken) + 1) if ordinal not in taken)
         if free < self._expected.get(kind, 0):
             return free
         silent = [each for each in taken.values() if now - each.heard > self._lease / 2]
         if not silent:
             return free
         longest = min(silent, key=lambda each: each.heard)
-        slot, longest.slot = longest.slot, free
-        return slot
+        ordinal, longest.ordinal = longest.ordinal, free
+        return ordinal

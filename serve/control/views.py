@@ -8,7 +8,7 @@ from serve.control.rollout.state import Decision, Rollout
 from serve.manifest import Member
 from serve.protocol.figures import Figures, Tally, total
 from serve.protocol.messages import Role
-from serve.protocol.strategy import Gates, Kind
+from serve.protocol.strategy import Gates, StrategyKind
 
 
 class TallyView(BaseModel):
@@ -77,14 +77,14 @@ class RolloutView(BaseModel):
     state: str
     from_version: int = Field(alias="from")
     to_version: int = Field(alias="to")
-    strategy: Kind
+    strategy: StrategyKind
     trial: TrialView | None = None
     """For shadow and canary."""
     action: str
     """swap or rollback."""
     actor: str
     replicas: dict[str, str] = {}
-    """Each live participant, as `kind/slot` -> how far it is."""
+    """Each live participant, as `kind/ordinal` -> how far it is."""
     reason: str | None = None
     created: str
     updated: str
@@ -117,7 +117,7 @@ class VersionView(BaseModel):
     role: Role | None
     """None if engines do not hold it, and do not load it on demand either."""
     loaded_on: list[str]
-    """The engines that hold it now, as `engine/slot`."""
+    """The engines that hold it now, as `engine/ordinal`."""
     source: str
     created: str
     digests: list[str]

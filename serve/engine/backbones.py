@@ -1,7 +1,7 @@
 """BERTs as they are published, with the head of their pretraining: vLLM's own model of them, which leaves it behind.
 
 A checkpoint such as `bert-base-uncased` names its weights after a model with a head (`bert.encoder...`, `cls...`). vLLM
-has a model of the backbone alone, and ends on both. `serve/architectures.py` says which bases are served by it."""
+has a model of the backbone alone, and ends on both. `serve/base/architectures.py` says which bases are served by it."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,7 +10,7 @@ from vllm import ModelRegistry
 from vllm.model_executor.models.bert import BertEmbeddingModel
 from vllm.model_executor.models.utils import WeightsMapper
 
-from serve.architectures import BERT_BACKBONE
+from serve.base.architectures import BERT_BACKBONE
 
 Weights = Iterable[tuple[str, torch.Tensor]]
 

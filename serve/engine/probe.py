@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from serve.engine.adapters.member_adapters import Equipment
+from serve.engine.adapters.member_adapters import MemberAdapters
 from serve.engine.interface import Probe
 from serve.engine.places import Places
 from serve.engine.scoring.heads import EncoderPooler
@@ -37,16 +37,16 @@ class Prober:
     ) -> "Prober":
         """Probes the base, which also builds vLLM's kernels."""
         prober = cls(llm, kind, tokenizer)
-        prober._base = await prober._outputs(Equipment())
+        prober._base = await prober._outputs(MemberAdapters())
         return prober
 
-    async def probe(self, digest: str, adapter: Equipment) -> Probe:
+    async def probe(self, digest: str, adapter: MemberAdapters) -> Probe:
         """What the loaded adapter answers, by itself."""
         outputs = await self._outputs(adapter)
         change = max(abs(a - b) for a, b in zip(outputs, self._base, strict=True))
         return Probe(digest=digest, outputs=outputs, change=change, epsilon=self._epsilon)
 
-    async def _outputs(self, adapter: Equipment) -> tuple[float, ...]:
+    async def _outputs(self, adapter: MemberAdapters) -> tuple[float, ...]:
         """Log-probabilities of the watched tokens, or the pooled vector's first values."""
         values: Sequence[float]
         if self._causal is not None:

@@ -14,12 +14,13 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve import labels, metrics
 from serve.adapter import AdapterError, Head, adapter_kind
-from serve.engine.adapters.member_adapters import Equipment
+from serve.base.side_files import read_tokenizer
+from serve.engine.adapters.member_adapters import MemberAdapters
 from serve.engine.adapters.pool import AdapterPool
-from serve.engine.adapters.slot_queue import Turns
+from serve.engine.adapters.slot_queue import SlotQueue
 from serve.engine.death import answered, death_of, streamed
 from serve.engine.failure import explained
-from serve.engine.generation.client import Speaker, Voice
+from serve.engine.generation.client import GenerationContext, MemberRun
 from serve.engine.generation.openai_routes import OpenAIRoutes
 from serve.engine.generation.refusals import generation_refusal, token_fusion
 from serve.engine.interface import (
@@ -47,7 +48,6 @@ from serve.fusion.errors import OutputError
 from serve.fusion.fuse import Fusion, FusionError
 from serve.manifest import Ensemble, Member
 from serve.servable import unserved_ensemble
-from serve.side_files import read_tokenizer
 from serve.together import together
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class VLLMEngine:
         self._slots = settings.adapter_slots
         self._capacity = settings.host_adapters or settings.adapter_slots
         self._adapters = AdapterPool(llm, settings)
-        self._turns = Turns(self._slots)
+        self._slot_queue = SlotQueue(self._slots)
         self._places = Places(BATCHES * llm.vllm_config.scheduler_config.max_num_seqs)
         self._prober = prober
         self._openai = openai
@@ -170,7 +170,7 @@ class VLLMEngine:
                     heads[member.name] = self._head(folder, member, version.ensemble)
                 await self._adapters.acquire(reference.adapter, reference.digest, folder)
                 taken.append(reference.digest)
-            self._equipment(member)
+            self._member_adapters(member)
         except BaseException as error:
             for digest in taken:
                 await self._adapters.release(digest)
@@ -181,7 +181,9 @@ class VLLMEngine:
 
     def _loras(self, ensemble: Ensemble) -> frozenset[str]:
         alone = {digest: self._adapters.alone(digest) for digest in ensemble.digests}
-        return frozenset(digest for digest, equipment in alone.items() if equipment.lora)
+        return frozenset(
+            digest for digest, member_adapters in alone.items() if member_adapters.lora
+        )
 
     def _refuse_group(self, ensemble: Ensemble, loras: frozenset[str]) -> None:
         """Raises PrepareError for more members or LoRAs than the engine can ever run together."""
@@ -215,7 +217,7 @@ class VLLMEngine:
         """See `interface.Engine`."""
         loaded = self._versions[key]
         alone = [(digest, self._adapters.alone(digest)) for digest in loaded.ensemble.digests]
-        async with self._turns.turn(loaded.loras):
+        async with self._slot_queue.turn(loaded.loras):
             return tuple(await together(self._prober.probe(*each) for each in alone))
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
@@ -256,7 +258,7 @@ class VLLMEngine:
     ) -> tuple[NDArray[np.float64], int, int]:
         """Label scores [M, N, C], the prompts' tokens, and all members' tokens."""
         ensemble = loaded.ensemble
-        equipment = [self._equipment(member) for member in members]
+        member_adapters = [self._member_adapters(member) for member in members]
         if self._causal is not None:
             pair_needed = "{text_pair}" in ensemble.template
             for text in call.inputs:
@@ -265,14 +267,14 @@ class VLLMEngine:
             scored = await self._causal.score(
                 [labels.fill(ensemble.template, text.text, text.text_pair) for text in call.inputs],
                 labels.label_texts(ensemble.labels or (), ensemble.verbalizers),
-                equipment,
+                member_adapters,
                 self._places.line(),
                 mean=ensemble.label_scoring == "mean",
             )
             return scored.scores, scored.prompt_tokens, scored.member_tokens
         assert self._encoder is not None
         heads = [loaded.heads[member.name] for member in members]
-        loras = [each.lora for each in equipment]
+        loras = [each.lora for each in member_adapters]
         pooled = await self._encoder.score(call.inputs, loras, heads, self._places.line())
         return pooled.scores, pooled.prompt_tokens, pooled.prompt_tokens * len(members)
 
@@ -301,20 +303,20 @@ class VLLMEngine:
             )
             return
         async with self._running(loaded):
-            answer = self._openai.answer(call, self._voice(loaded, call))
+            answer = self._openai.answer(call, self._generation_context(loaded, call))
             async with aclosing(answer):
                 async for part in answer:
                     yield part
 
-    def _voice(self, loaded: Loaded, call: GenerateCall) -> Voice:
+    def _generation_context(self, loaded: Loaded, call: GenerateCall) -> GenerationContext:
         members = members_of(loaded.ensemble, call.member)
         limits = ("max_tokens", "max_completion_tokens")
         # a completion without max_tokens asks for 16, OpenAI's default; a chat for all that there is room for
         open_end = call.route == "chat" and all(call.body.get(name) is None for name in limits)
-        return Voice(
+        return GenerationContext(
             model=call.model,
             ensemble=loaded.ensemble,
-            speakers=[Speaker(member, self._equipment(member)) for member in members],
+            runs=[MemberRun(member, self._member_adapters(member)) for member in members],
             weights=call.weights,
             fusion=token_fusion(loaded.ensemble, call) if len(members) > 1 else None,
             open_end=open_end,
@@ -329,15 +331,15 @@ class VLLMEngine:
         loaded.in_flight += 1
         loaded.idle.clear()
         try:
-            async with self._turns.turn(loaded.loras):
+            async with self._slot_queue.turn(loaded.loras):
                 yield
         finally:
             loaded.in_flight -= 1
             if loaded.in_flight == 0:
                 loaded.idle.set()
 
-    def _equipment(self, member: Member) -> Equipment:
-        return self._adapters.equipment(member.adapters)
+    def _member_adapters(self, member: Member) -> MemberAdapters:
+        return self._adapters.member_adapters(member.adapters)
 
     async def release(self, key: str) -> None:
         """See `interface.Engine`."""

@@ -19,7 +19,7 @@ from serve.engine.interface import (
 from serve.gateway.links import Unavailable
 from serve.metrics import Family
 from serve.protocol.audit import AuditEntry
-from serve.protocol.messages import Desired, Report
+from serve.protocol.messages import Desired, StatusReport
 from serve.protocol.requests import SwapRequest
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class RayControl:
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
 
-    async def sync(self, report: Report) -> Desired:
+    async def sync(self, report: StatusReport) -> Desired:
         desired: Desired = await self._handle.sync.remote(report)
         return desired
 

@@ -11,7 +11,7 @@ from serve.engine.interface import EngineState, Probe, Version
 from serve.protocol.figures import Figures
 from serve.protocol.strategy import Strategy
 
-Kind: TypeAlias = Literal["engine", "gateway"]
+ParticipantKind: TypeAlias = Literal["engine", "gateway"]
 Role: TypeAlias = Literal["active", "warm", "candidate", "draining"]
 
 
@@ -32,12 +32,12 @@ class PrepareResult:
 
 
 @dataclass(frozen=True)
-class Report:
+class StatusReport:
     """What a participant says of itself whenever it renews its lease."""
 
     participant: str
     """Unique id of this incarnation of the process."""
-    kind: Kind
+    kind: ParticipantKind
     sequence: int
     """Counts this participant's reports: the controller never falls back to an older one."""
     seen_revision: int
@@ -99,7 +99,7 @@ class Desired:
     """Grows with every change, also over restarts of the controller."""
     epoch: int
     """Counts commits: the durable part of the state."""
-    slot: int
+    ordinal: int
     """The number of the participant that this answers, taken over by whoever replaces it."""
     lease_seconds: float
     versions: tuple[AssignedVersion, ...]

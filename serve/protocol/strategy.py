@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_
 
 from serve.manifest import Number
 
-Kind: TypeAlias = Literal["immediate", "shadow", "canary"]
+StrategyKind: TypeAlias = Literal["immediate", "shadow", "canary"]
 
 MIN_REQUESTS = 100
 MAX_ERROR_RATE = 0.01
@@ -46,7 +46,7 @@ class Strategy(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Kind = "immediate"
+    kind: StrategyKind = "immediate"
     share: Annotated[Number, Field(gt=0, le=1)] = Field(
         SHARE, description="Share of the ensemble's requests that the candidate gets."
     )

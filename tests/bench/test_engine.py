@@ -63,7 +63,7 @@ async def test_the_engine_against_vllm_alone(
     ensemble = three_loras(Bundle.open(demo_bundle))
     texts = label_texts(ensemble.labels or (), ensemble.verbalizers)
     scorer = engine._causal
-    adapters = [engine._equipment(member) for member in ensemble.members]
+    adapters = [engine._member_adapters(member) for member in ensemble.members]
 
     def text(turn: int) -> str:
         return f"{turn} {messages[turn % len(messages)]}"
@@ -105,7 +105,7 @@ async def test_long_labels_against_single_tokens(engine: Any) -> None:
     ][:LABELS]
     assert len(single) == len(long) == LABELS
     ids = tokenizer(" ".join(row["text"] for row in rows[:400]))["input_ids"]
-    adapter = engine._equipment(engine._versions["three@1"].ensemble.members[0])
+    adapter = engine._member_adapters(engine._versions["three@1"].ensemble.members[0])
 
     async def seconds(labels: list[str], offset: int) -> list[float]:
         values = []

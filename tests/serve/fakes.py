@@ -28,7 +28,7 @@ from serve.engine.interface import (
     Version,
 )
 from serve.fusion.fused import Fused
-from serve.protocol.messages import Desired, Report
+from serve.protocol.messages import Desired, StatusReport
 
 HIDDEN = 8
 LABELS = ["yes", "no"]
@@ -255,7 +255,7 @@ class NamedLink:
         self._link = link
         self._name = name
 
-    async def sync(self, report: Report) -> Desired:
+    async def sync(self, report: StatusReport) -> Desired:
         call = asyncio.create_task(self._reach().sync(report))
         self._link.calls.add(call)
         try:

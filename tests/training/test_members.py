@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from serve.bundle import BaseSpec, Bundle
-from training.evaluation.stage_gains import Gains
+from training.evaluation.stage_gains import StageGains
 from training.execution.jobs import Job
 from training.execution.run import Run
 from training.members import Members
@@ -46,9 +46,9 @@ def test_members_whose_names_could_be_joined_to_the_same_word_have_folders_of_th
     recipe = load_recipe(write_recipe(tmp_path, ensembles=ensembles))
     run = Run.start(tmp_path / "bundle", recipe, Unwatched(), resume=False)
     bundle = Bundle.create(tmp_path / "own", BaseSpec(path=str(tmp_path), kind="causal"))
-    gains = Gains(recipe, run, load_splits(recipe, tmp_path / "work"))
+    stage_gains = StageGains(recipe, run, load_splits(recipe, tmp_path / "work"))
     base, workers = Base(tmp_path, "causal", "base", by_heads=False), Noting()
-    trained = Members(recipe, run, base, bundle, gains, workers, {})
+    trained = Members(recipe, run, base, bundle, stage_gains, workers, {})
     for ensemble in recipe.ensembles:
         for member in ensemble.members:
             with pytest.raises(Stopped):

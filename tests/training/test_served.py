@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from tokenizers import processors
 
+from serve.base.side_files import read_tokenizer
 from serve.bundle import Bundle
 from serve.labels import encoder, fill
-from serve.side_files import read_tokenizer
 from tests.training.conftest import TOPICS, chained, recipe_content
 from training.offline.members import OfflineMembers
 from training.pipeline import train

@@ -26,9 +26,9 @@ from training.evaluation.metrics.multilabel import multilabel_metrics
 from training.evaluation.metrics.regression import regression_metrics
 from training.evaluation.metrics.resampling import Metric
 from training.evaluation.metrics.text import text_metrics, text_signatures
-from training.evaluation.scores import Report, System, compare
+from training.evaluation.scores import EvaluationReport, System, compare
 from training.evaluation.tables import MAIN, show
-from training.execution.progress_table import Board
+from training.execution.progress_table import ProgressTable
 from training.execution.run import WORK, recorded_recipe
 from training.offline.members import OfflineMembers
 from training.preparation import load_splits
@@ -131,7 +131,7 @@ class Evaluation:
         ensemble: Ensemble,
         data: Labelled,
         baselines: Mapping[str, NDArray[np.int64]] | None = None,
-    ) -> Report:
+    ) -> EvaluationReport:
         """Figures of members and fusion methods by the manifest `ensemble`, which names the same members, beside
         those of `baselines`."""
         if ensemble.task == "generation":
@@ -159,7 +159,7 @@ def label_report(
     truth: Targets,
     fused: Mapping[str, Answers],
     baselines: Mapping[str, NDArray[np.int64]] | None = None,
-) -> Report:
+) -> EvaluationReport:
     """Figures of labels or values: from the members' outputs [M, N, C] or [M, N], right answers, each method's answers,
     and the label indices [N] that each baseline says."""
     fusion = Fusion(ensemble)
@@ -196,7 +196,7 @@ def generation_report(
     data: Labelled,
     answers: Sequence[Sequence[str]],
     fused: Mapping[str, Sequence[str]],
-) -> Report:
+) -> EvaluationReport:
     """Figures from the members' answers [M][N], the vote among them, and what they wrote together by each method."""
     systems = [
         System(member.name, "member", text_metrics(texts, data.references))
@@ -243,8 +243,8 @@ def evaluate_bundle(
     rows, known = _rows(bundle, manifest, recipe, own, data)
     limit = own.max_new_tokens if own else MAX_NEW_TOKENS
     baselines = baseline_answers(own, manifest, known, rows) if own and known else {}
-    with Board() as board:
-        evaluation = Evaluation(bundle, manifest, board, max_new_tokens=limit)
+    with ProgressTable() as progress_table:
+        evaluation = Evaluation(bundle, manifest, progress_table, max_new_tokens=limit)
         report = evaluation.report(manifest, rows, baselines)
     show(report, Console())
     if json_path is not None:

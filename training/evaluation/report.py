@@ -8,14 +8,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 
 from serve.files import write_atomically
-from training.evaluation.scores import Report
+from training.evaluation.scores import EvaluationReport
 from training.evaluation.tables import HEADINGS, figure, figures_in, interval, report_lines
 
 
 def write_report(
     folder: Path,
     title: str,
-    reports: Sequence[Report],
+    reports: Sequence[EvaluationReport],
     facts: Mapping[str, Any],
     notes: Sequence[str] = (),
 ) -> None:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from training.evaluation.metrics.resampling import Comparison, Metric
 
-Kind = Literal["member", "fusion", "baseline", "stage"]
+ScoreKind = Literal["member", "fusion", "baseline", "stage"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class System:
     """Whatever answered the rows, and the metrics of its answers."""
 
     name: str
-    kind: Kind
+    kind: ScoreKind
     metrics: Mapping[str, Metric]
     served: bool = False
     """Whether this is what the ensemble's manifest answers by."""
@@ -28,7 +28,7 @@ class Row(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
-    kind: Kind
+    kind: ScoreKind
     passes: int
     """Forward passes through the base that one answer costs."""
     served: bool
@@ -53,7 +53,7 @@ class Difference(BaseModel):
     """How likely so large a difference would be by chance if there were none; two-sided, by the paired bootstrap."""
 
 
-class Report(BaseModel):
+class EvaluationReport(BaseModel):
     """Members, fusion methods and baselines of one ensemble on one set of rows."""
 
     model_config = ConfigDict(frozen=True)
@@ -82,7 +82,7 @@ def compare(
     systems: Sequence[System],
     main: str,
     signatures: Mapping[str, str] | None = None,
-) -> Report:
+) -> EvaluationReport:
     """Figures of all `systems` on the same `count` rows; `main` is the metric by which they are compared (more is
     better)."""
     compared = Comparison([system.metrics for system in systems], count)
@@ -101,7 +101,7 @@ def compare(
                 intervals={name: (found.low, found.high) for name, found in intervals.items()},
             )
         )
-    return Report(
+    return EvaluationReport(
         ensemble=ensemble,
         data=data,
         count=count,

@@ -8,13 +8,13 @@ from typing import Any
 from serve.bundle import BaseSpec, Bundle, Member
 from training.data.splits import Splits
 from training.evaluation.evaluation import Evaluation, labelled
-from training.evaluation.scores import Report, Row
+from training.evaluation.scores import EvaluationReport, Row
 from training.execution.run import Run
 from training.manifest import draft
 from training.recipe import EnsembleRecipe, Recipe
 
 
-class Gains:
+class StageGains:
     """Judges a chain as far as it has come, once; a resumed run knows the figures of the one before."""
 
     def __init__(self, recipe: Recipe, run: Run, splits: Splits) -> None:
@@ -60,7 +60,7 @@ class Gains:
         shutil.rmtree(work)
         return {"count": report.count, "row": row.model_dump()}
 
-    def reports(self, ensemble: EnsembleRecipe) -> list[Report]:
+    def reports(self, ensemble: EnsembleRecipe) -> list[EvaluationReport]:
         """All that was judged of an ensemble, as one report; none where it has no chain.
 
         First the base, then the members as the recipe has them, whichever was finished first."""
@@ -71,7 +71,7 @@ class Gains:
         rows = [Row.model_validate(step["row"]) for step in steps]
         rows.sort(key=lambda row: order.index(name) if (name := _member(row.name)) else -1)
         return [
-            Report(
+            EvaluationReport(
                 ensemble=f"{ensemble.name}@1",
                 data="stage-by-stage validation",
                 count=steps[0]["count"],

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from training.evaluation.scores import Report, Row
+from training.evaluation.scores import EvaluationReport, Row
 
 HEADINGS = {
     "accuracy": "accuracy",
@@ -54,7 +54,7 @@ IN_PAGE_ONLY = {
 """Figures that a terminal has no room for; the JSON and the report's page have them all."""
 
 
-def figures_in(report: Report) -> list[str]:
+def figures_in(report: EvaluationReport) -> list[str]:
     """The figures that some row has, in the order of the headings; micro F1 is left out where it is the accuracy."""
     found = {name for row in report.rows for name in row.scores}
     if "accuracy" in found:
@@ -62,7 +62,7 @@ def figures_in(report: Report) -> list[str]:
     return [name for name in HEADINGS if name in found]
 
 
-def table(report: Report, *, narrow: bool = False) -> Table:
+def table(report: EvaluationReport, *, narrow: bool = False) -> Table:
     """Rows are members, fusion methods and baselines; the compared figure has its interval, unless `narrow`."""
     main = report.differences[0].metric if report.differences else None
     names = [name for name in figures_in(report) if name not in IN_PAGE_ONLY]
@@ -87,7 +87,7 @@ def table(report: Report, *, narrow: bool = False) -> Table:
     return shown
 
 
-def show(report: Report, console: Console) -> None:
+def show(report: EvaluationReport, console: Console) -> None:
     """Print the table, without the interval where the screen has no room for it, and what fusing gained."""
     shown = table(report)
     # What the table would take, not what it is cut to.
@@ -112,14 +112,14 @@ def interval(row: Row, name: str) -> str:
     return f"[{_number(low, name)}, {_number(high, name)}]"
 
 
-def report_lines(report: Report) -> list[str]:
+def report_lines(report: EvaluationReport) -> list[str]:
     """What fusing gained, and how comparable the figures are, in sentences."""
-    gains = [
+    stage_gains = [
         f"{gap.name} over the {gap.over}: {_number(gap.value, gap.metric, '+')} {HEADINGS[gap.metric]}, 95% of "
         f"resamples in [{_number(gap.low, gap.metric, '+')}, {_number(gap.high, gap.metric, '+')}], p = {gap.p:.3f}"
         for gap in report.differences
     ]
-    return gains + [f"{HEADINGS[name]}: {said}" for name, said in report.signatures.items()]
+    return stage_gains + [f"{HEADINGS[name]}: {said}" for name, said in report.signatures.items()]
 
 
 def _number(value: float, name: str, sign: str = "") -> str:

@@ -21,7 +21,7 @@ class Pending(Protocol[T_co]):
         """Raises what the work raised, or what other work did that is no longer worth finishing it."""
 
 
-class Crew(AbstractContextManager["Crew"], Protocol):
+class Executor(AbstractContextManager["Executor"], Protocol):
     """Does work that waits for its own training. Leaving it ends what is not finished."""
 
     def workers(self, rows: Dataset, needed: Sequence[Path]) -> Workers:

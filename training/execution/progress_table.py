@@ -24,7 +24,7 @@ LOG_COLUMNS = 160
 """Width of lines in a file or a pipe; rich takes 80 there, which cuts a row's times off."""
 
 
-class Board:
+class ProgressTable:
     """On a terminal a live table of what runs and what waits, below the rows that are finished. Elsewhere a row is
     printed when it is finished, and while it runs `every` so many seconds.
 
@@ -54,7 +54,9 @@ class Board:
         self._table.start()
         if self._table.disable:
             self._over.clear()
-            self._repeating = threading.Thread(target=self._repeat, name="board", daemon=True)
+            self._repeating = threading.Thread(
+                target=self._repeat, name="progress-table", daemon=True
+            )
             self._repeating.start()
         return self
 

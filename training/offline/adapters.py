@@ -8,7 +8,7 @@ from typing import Any
 from peft import PeftConfig, PeftModel
 
 from serve.adapter import plain_adapter
-from serve.base import BaseKind, BaseShapes
+from serve.base.folder import BaseKind, BaseShapes
 from serve.bundle import Member
 
 

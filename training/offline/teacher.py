@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from serve.base.side_files import read_tokenizer
 from serve.bundle import BaseSpec, Bundle, BundleInfo, Ensemble, FusionSpec, Member
 from serve.fusion.fuse import Fused, Fusion
 from serve.fusion.token_weights import token_method
-from serve.side_files import read_tokenizer
 from training.manifest import draft
 from training.offline.members import OfflineMembers
 from training.progress import Advance

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
+from serve.base.side_files import GenerationDefaults
 from serve.fusion.tokens.penalties import Penalties, penalise
 from serve.fusion.tokens.sampling import Sampling
 from serve.fusion.tokens.step import fuse_step
 from serve.manifest import Member, TokenMethod
-from serve.side_files import GenerationDefaults
 from training.offline.adapters import LoadedAdapters
 from training.progress import Advance
 

@@ -12,7 +12,7 @@ from training.execution.executors import Pending
 from training.execution.jobs import Workers
 from training.parallel.cluster import demand, demand_shared, joined
 from training.parallel.options import Parallel
-from training.parallel.progress_queue import Feed
+from training.parallel.progress_queue import ProgressQueue
 from training.parallel.workers import RayWorkers
 from training.progress import Watch
 
@@ -38,7 +38,7 @@ class RayCrew:
         with ExitStack() as stack:
             stack.enter_context(joined(self._options))
             demand_shared(self._folder)
-            self._feed = stack.enter_context(Feed(self._watch))
+            self._progress_queue = stack.enter_context(ProgressQueue(self._watch))
             self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="member")
             stack.callback(self._pool.shutdown, cancel_futures=True)
             self._stack = stack.pop_all()
@@ -50,7 +50,7 @@ class RayCrew:
     def workers(self, rows: Dataset, needed: Sequence[Path]) -> Workers:
         """Raises ClusterError when a machine lacks what is needed."""
         demand(needed)
-        workers = RayWorkers(rows, self._feed, self._options.members)
+        workers = RayWorkers(rows, self._progress_queue, self._options.members)
         # Before the threads are waited for, which wait for their tasks.
         self._stack.callback(workers.stop)
         return workers

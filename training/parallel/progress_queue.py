@@ -16,7 +16,7 @@ EVERY_SECONDS = 0.2
 """Between two reports on the same work, and between two looks at them."""
 
 
-class Feed:
+class ProgressQueue:
     """The receiving end."""
 
     def __init__(self, watch: Watch) -> None:
@@ -54,7 +54,7 @@ class Feed:
             self.catch_up()
 
 
-class Reports:
+class ProgressSender:
     """The sending end: a Watch. Training does not fail because nobody hears of it."""
 
     def __init__(self, queue: Queue) -> None:

@@ -20,11 +20,11 @@ from ray.util.queue import Queue
 
 from serve.errors import last_line
 from serve.files import write_atomically
-from training.parallel.progress_queue import Feed, Reports
+from training.parallel.progress_queue import ProgressQueue, ProgressSender
 from training.parallel.workers import RETRIES, Share, become_trainer
 from training.progress import Watch
 from training.recipe import RangeRecipe, RecipeError, Values
-from training.search import Found, Study, Trial
+from training.search import Found, SearchTrial, Study
 
 _OPTIONS = {
     # Tune would take Ctrl-C for the end of the search, and the run would go on.
@@ -51,7 +51,10 @@ def tune(study: Study, rows: Dataset, folder: Path, watch: Watch, at_once: int |
     # Failures of trials are told when they matter, in one sentence.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     folder.mkdir(parents=True, exist_ok=True)
-    with Feed(watch) as feed, tempfile.TemporaryDirectory(prefix="tune-", dir=folder) as tunes_own:
+    with (
+        ProgressQueue(watch) as progress_queue,
+        tempfile.TemporaryDirectory(prefix="tune-", dir=folder) as tunes_own,
+    ):
         tuner = ray_tune.Tuner(
             ray_tune.with_resources(
                 ray_tune.with_parameters(
@@ -59,7 +62,7 @@ def tune(study: Study, rows: Dataset, folder: Path, watch: Watch, at_once: int |
                     study=study,
                     train=train.with_format("arrow")[:],
                     judge=judge.with_format("arrow")[:],
-                    queue=feed.queue,
+                    queue=progress_queue.queue,
                     threads=share.cpus,
                     kept=folder,
                 ),
@@ -80,7 +83,7 @@ def tune(study: Study, rows: Dataset, folder: Path, watch: Watch, at_once: int |
             ),
         )
         results = list(tuner.fit())
-        feed.catch_up()
+        progress_queue.catch_up()
     trials = [_trial(result, study.metric) for result in results]
     right = [trial for trial in trials if trial.score is not None]
     if not right:
@@ -112,7 +115,7 @@ def _try(
     record = kept / f"{hashlib.sha256(json.dumps(trial, sort_keys=True).encode()).hexdigest()}.json"
     if not record.is_file():
         try:
-            score = study.score(trial, Dataset(train), Dataset(judge), Reports(queue))
+            score = study.score(trial, Dataset(train), Dataset(judge), ProgressSender(queue))
         except Exception as error:
             # Raised, it would look like a process that died, and be tried again for nothing.
             ray_tune.report({study.metric: math.nan, REASON: last_line(error)})
@@ -144,11 +147,11 @@ def _searcher(study: Study, at_once: int | None) -> Any:
     )
 
 
-def _trial(result: Any, metric: str) -> Trial:
+def _trial(result: Any, metric: str) -> SearchTrial:
     score = (result.metrics or {}).get(metric)
     if result.error is not None or score is None or not math.isfinite(score):
         score = None
-    return Trial(values=_plain(result.config), score=score)
+    return SearchTrial(values=_plain(result.config), score=score)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

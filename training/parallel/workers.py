@@ -17,7 +17,7 @@ from serve.errors import first_line
 from training.execution.jobs import Job
 from training.parallel.cluster import machines
 from training.parallel.options import ClusterError
-from training.parallel.progress_queue import Feed, Reports
+from training.parallel.progress_queue import ProgressQueue, ProgressSender
 from training.progress import quiet_libraries
 
 RETRIES = 3
@@ -47,9 +47,9 @@ class Share:
 class RayWorkers:
     """Has jobs done on the cluster, for threads that wait for them."""
 
-    def __init__(self, rows: Dataset, feed: Feed, members: int | None) -> None:
+    def __init__(self, rows: Dataset, progress_queue: ProgressQueue, members: int | None) -> None:
         self._rows = ray.put(rows.with_format("arrow")[:])
-        self._feed = feed
+        self._progress_queue = progress_queue
         self._share = Share.of_cluster(members)
         self._slots = threading.Semaphore(members) if members else contextlib.nullcontext()
         self._lock = threading.Lock()
@@ -68,7 +68,7 @@ class RayWorkers:
                     f"({first_line(error)}); --resume goes on from the last epoch"
                 ) from error
             finally:
-                self._feed.catch_up()
+                self._progress_queue.catch_up()
 
     def stop(self) -> None:
         """End what runs and begin nothing more."""
@@ -84,7 +84,7 @@ class RayWorkers:
                 raise ClusterError(f"{job.title}: the run was stopped before this was trained")
             share = self._share
             task = _train.options(num_cpus=share.cpus, num_gpus=share.gpus, name=job.title).remote(
-                job, self._rows, self._feed.queue, share.cpus
+                job, self._rows, self._progress_queue.queue, share.cpus
             )
             self._running.add(task)
         try:
@@ -97,7 +97,7 @@ class RayWorkers:
 @ray.remote(max_retries=RETRIES)
 def _train(job: Job, rows: pyarrow.Table, queue: Queue, threads: int) -> None:
     become_trainer(threads)
-    reports = Reports(queue)
+    reports = ProgressSender(queue)
     job.train(Dataset(rows), reports)
     reports.flush()
 

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from serve.base import BaseKind
+from serve.base.folder import BaseKind
 from training.recipe.shared import Documents, Objective, PretrainingStage, SharedStage, fields_of
 from training.recipe.values import RecipePath, Strict
 
@@ -29,7 +29,7 @@ class Scratch(Strict):
     kv_heads: int | None = Field(None, ge=1)
     """Heads of keys and values; default: as many as `heads`. Not for bert."""
     intermediate: int | None = Field(None, ge=32)
-    """Width of the feed-forward layers; default: 8/3 of `hidden`, for bert 4 times."""
+    """Width of the progress_queue-forward layers; default: 8/3 of `hidden`, for bert 4 times."""
     vocabulary: int = Field(2048, ge=300)
     """Tokens of the tokenizer trained for it: byte-level BPE, for bert lower-case WordPiece."""
     context: int = Field(512, ge=32)

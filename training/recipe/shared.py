@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field
 
-from serve.base import BaseKind
+from serve.base.folder import BaseKind
 from serve.manifest import Name
 from training.recipe.stages import StageRecipe
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from transformers import AutoModel, AutoModelForCausalLM
 
-from serve.architectures import architectures, unserved_base
-from serve.base import BaseError, Pooling, kind_of, read_config
+from serve.base.architectures import architectures, unserved_base
+from serve.base.folder import BaseError, Pooling, kind_of, read_config
+from serve.base.side_files import MODEL_FILES, read_tokenizer
 from serve.bundle import BaseSpec
-from serve.side_files import MODEL_FILES, read_tokenizer
 from training.data.readers.records import first_words
 from training.recipe import BaseRecipe, RecipeError
 

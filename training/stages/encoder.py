@@ -9,7 +9,7 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from serve.base import Pooling
+from serve.base.folder import Pooling
 from serve.manifest import Task
 from training.recipe import LoraStage
 from training.stages.fit import Collate, pad, padding_mask

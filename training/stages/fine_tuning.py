@@ -8,7 +8,7 @@ import torch
 from datasets import concatenate_datasets
 from transformers import set_seed
 
-from serve.positions import longest_text
+from serve.base.positions import longest_text
 from training.data.cleaning.families import families_of
 from training.recipe import EnsembleRecipe, FineTuningStage, LoraStage, RecipeError
 from training.stages import causal, encoder

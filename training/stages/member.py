@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import set_seed
 
 from serve.adapter.origin import record_base
-from serve.positions import longest_text
+from serve.base.positions import longest_text
 from training.data.cleaning.families import families_of
 from training.data.splits import bag
 from training.progress import Advance, counted

@@ -21,7 +21,7 @@ from transformers import (
     set_seed,
 )
 
-from serve.positions import longest_text
+from serve.base.positions import longest_text
 from training.data.splits import hold_out
 from training.recipe import Objective, RecipeError
 from training.stages.causal import collate_for as causal_batches

@@ -15,12 +15,12 @@ from serve.adapter import (
     check_together,
     inspect_adapter,
 )
-from serve.base import BaseKind
+from serve.base.folder import BaseKind
 from serve.bundle import Bundle, BundleError
 from serve.control.admission.fusion_fit import fit_digests
 from serve.control.admission.refit import Fit, StaleFit, settle
 from serve.control.artifacts.sources import NotAllowed, Sources
-from serve.control.artifacts.staging import Arrivals
+from serve.control.artifacts.staging import Staging
 from serve.control.artifacts.store import Store, StoreError
 from serve.control.clock import now
 from serve.control.errors import Refused
@@ -28,10 +28,10 @@ from serve.control.records import EnsembleRecord, VersionRecord
 from serve.fusion.errors import FusionError, StaleFusionError
 from serve.fusion.fuse import Fusion
 from serve.fusion.stack import read_stack
-from serve.golden import unserved_golden
 from serve.manifest import AdapterRef, Ensemble, Member, Task, adapter_name, explain
 from serve.protocol.requests import SwapRequest
 from serve.protocol.strategy import Strategy
+from serve.servable import unserved_golden
 
 LISTED = 20
 """How many of the newest versions an error lists, beside those in use."""
@@ -92,7 +92,7 @@ class Admission:
         """What arrives is put into the store once all of it has passed, so that what is refused
         leaves nothing behind. Raises Refused, StoreError and BundleError."""
         allow = request.allow_stale_fusion
-        with Arrivals(self._store) as arrivals:
+        with Staging(self._store) as staging:
             if request.manifest is not None:
                 # Its fusion is what somebody wants, so it is checked and never changed.
                 fit = Fit(self._from_manifest(record, request.manifest), None)
@@ -100,17 +100,17 @@ class Admission:
                 self._check_adapters(fit.ensemble)
             else:
                 active = record.active_version
-                ensemble = self._with_members(record, request.members or {}, arrivals)
+                ensemble = self._with_members(record, request.members or {}, staging)
                 parameters = self._stored_parameters(active)
-                self._check_adapters(ensemble, arrived=arrivals.digests)
+                self._check_adapters(ensemble, arrived=staging.digests)
                 fit = self._settle(ensemble, parameters, fit_digests(active), allow=allow)
             if fit.refitted:
                 parameters = None
                 if fit.stack is not None:
-                    parameters = arrivals.scratch() / "stacker"
+                    parameters = staging.scratch() / "stacker"
                     fit.stack.write(parameters)
             stale = self._check_fusion(fit.ensemble, parameters, allow=allow) or fit.stale_numbers
-            arrivals.keep()
+            staging.keep()
             kept = self._store.keep_parameters(parameters) if parameters else None
         return VersionRecord(fit.ensemble, actor, now(), kept, stale, fit.fitted_on)
 
@@ -195,7 +195,7 @@ class Admission:
         self,
         record: EnsembleRecord,
         changes: Mapping[str, str | list[str]],
-        arrivals: Arrivals,
+        staging: Staging,
     ) -> Ensemble:
         ensemble = record.active_version.ensemble
         names = [member.name for member in ensemble.members]
@@ -208,7 +208,7 @@ class Admission:
             )
         # Scores were measured with the old content, so they stay behind.
         members = [
-            self._changed(member, changes[member.name], ensemble, arrivals)
+            self._changed(member, changes[member.name], ensemble, staging)
             if member.name in changes
             else member
             for member in ensemble.members
@@ -218,19 +218,19 @@ class Admission:
         )
 
     def _changed(
-        self, member: Member, uris: str | list[str], ensemble: Ensemble, arrivals: Arrivals
+        self, member: Member, uris: str | list[str], ensemble: Ensemble, staging: Staging
     ) -> Member:
         """The member with new content. The adapter keeps its name: its digest tells it apart."""
         several = [uris] if isinstance(uris, str) else uris
         adapters: list[AdapterRef] = []
         kinds: list[AdapterKind] = []
         for place, uri in enumerate(several):
-            copy = arrivals.scratch()
+            copy = staging.scratch()
             self._sources.fetch(uri, copy)
             found = self._inspect(copy, member.name, ensemble)
             kinds.append(found.kind)
             self._check_together(kinds, member.name)
-            arrivals.add(copy, found.digest)
+            staging.add(copy, found.digest)
             known = member.adapters[place : place + 1]
             name = known[0].adapter if known else adapter_name(member.name, place)
             adapters.append(AdapterRef(adapter=name, digest=found.digest))

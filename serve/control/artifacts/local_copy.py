@@ -4,13 +4,13 @@ import os
 import stat
 from pathlib import Path
 
-from serve.control.artifacts.quota import Allowance
+from serve.control.artifacts.quota import Quota
 from serve.control.artifacts.store import StoreError
 
 _PIECE = 1 << 20
 
 
-def copy_folder(source: Path, target: Path, allowance: Allowance) -> None:
+def copy_folder(source: Path, target: Path, quota: Quota) -> None:
     """Copy plain files and folders into the existing folder `target`, read-only. Raises StoreError and OSError.
 
     Folders are walked by descriptor, so that one that becomes a link after it was looked at leads nowhere."""
@@ -21,8 +21,8 @@ def copy_folder(source: Path, target: Path, allowance: Allowance) -> None:
                 raise _no_plain_file(below / name, source)
             (target / below / name).mkdir()
         for name in names:
-            _copy_file(name, descriptor, target / below / name, source, allowance)
-    allowance.done()
+            _copy_file(name, descriptor, target / below / name, source, quota)
+    quota.done()
 
 
 def _give_up(error: OSError) -> None:
@@ -30,15 +30,15 @@ def _give_up(error: OSError) -> None:
     raise error
 
 
-def _copy_file(name: str, folder: int, target: Path, source: Path, allowance: Allowance) -> None:
-    allowance.add_file()
+def _copy_file(name: str, folder: int, target: Path, source: Path, quota: Quota) -> None:
+    quota.add_file()
     if not stat.S_ISREG(os.lstat(name, dir_fd=folder).st_mode):
         raise _no_plain_file(target.name, source)
     # What became a link or a pipe since then is refused by the system, or read without waiting.
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     with open(descriptor, "rb") as reader, target.open("xb") as writer:
         while piece := reader.read(_PIECE):
-            allowance.add_bytes(len(piece))
+            quota.add_bytes(len(piece))
             writer.write(piece)
     target.chmod(0o444)
 

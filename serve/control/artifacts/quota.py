@@ -12,7 +12,7 @@ PROGRESS_SECONDS = 10.0
 """How often a long copy is logged."""
 
 
-class Allowance:
+class Quota:
     """Counts what is copied from one place, and ends it when it is too much."""
 
     def __init__(self, place: str, max_bytes: int, seconds: float) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import fsspec
 
-from serve.control.artifacts.quota import Allowance
+from serve.control.artifacts.quota import Quota
 from serve.control.artifacts.store import StoreError
 from serve.location import Location, Scheme
 
@@ -23,18 +23,18 @@ _MAX_NAME = 255
 """Bytes of a file's name on Linux."""
 
 
-def copy_remote(location: Location, target: Path, allowance: Allowance) -> None:
+def copy_remote(location: Location, target: Path, quota: Quota) -> None:
     """Copy all files below `location` into the existing folder `target`, read-only. Raises StoreError.
 
     Names and sizes are what the other side says, and neither is trusted."""
     try:
         files = _filesystem(location.scheme)
         listing = files.find(location.path, detail=True)
-        allowance.expect(sum(entry.get("size") or 0 for entry in listing.values()))
+        quota.expect(sum(entry.get("size") or 0 for entry in listing.values()))
         logger.info("%s: %d files to fetch", location, len(listing))
         for key in sorted(listing):
             if not key.endswith("/"):  # the empty object that stands for a folder in some consoles
-                _copy_file(files, key, target / _relative(key, location), allowance)
+                _copy_file(files, key, target / _relative(key, location), quota)
     except StoreError:
         raise
     except FileNotFoundError as error:
@@ -47,7 +47,7 @@ def copy_remote(location: Location, target: Path, allowance: Allowance) -> None:
         raise StoreError(f"{location} cannot be read ({type(error).__name__}).") from error
     if not any(target.iterdir()):
         raise _nothing(location)
-    allowance.done()
+    quota.done()
 
 
 def _filesystem(scheme: Scheme) -> Any:
@@ -72,12 +72,12 @@ def _relative(key: str, location: Location) -> Path:
     return Path(*parts)
 
 
-def _copy_file(files: Any, key: str, target: Path, allowance: Allowance) -> None:
-    allowance.add_file()
+def _copy_file(files: Any, key: str, target: Path, quota: Quota) -> None:
+    quota.add_file()
     target.parent.mkdir(parents=True, exist_ok=True)
     with files.open(key, "rb") as reader, target.open("xb") as writer:
         while piece := reader.read(_PIECE):
-            allowance.add_bytes(len(piece))
+            quota.add_bytes(len(piece))
             writer.write(piece)
     target.chmod(0o444)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from serve.control.artifacts.local_copy import copy_folder
-from serve.control.artifacts.quota import Allowance
+from serve.control.artifacts.quota import Quota
 from serve.control.artifacts.remote_copy import copy_remote
 from serve.control.artifacts.store import StoreError
 from serve.location import SCHEMES, Location, LocationError
@@ -40,7 +40,7 @@ class Sources:
         scheme = uri.partition(":")[0]
         if scheme in SCHEMES:
             location = self._remote(uri)
-            copy_remote(location, target, self._allowance(str(location)))
+            copy_remote(location, target, self._quota(str(location)))
         elif scheme == "file":
             self.copy(self._local(uri), target)
         else:
@@ -52,12 +52,12 @@ class Sources:
     def copy(self, folder: Path, target: Path) -> None:
         """The same for a folder that is trusted by its place."""
         try:
-            copy_folder(folder, target, self._allowance(folder.name))
+            copy_folder(folder, target, self._quota(folder.name))
         except OSError as error:
             raise StoreError(f"{folder} cannot be copied: {error.strerror}.") from error
 
-    def _allowance(self, place: str) -> Allowance:
-        return Allowance(place, self._max_bytes, self._seconds)
+    def _quota(self, place: str) -> Quota:
+        return Quota(place, self._max_bytes, self._seconds)
 
     def _remote(self, uri: str) -> Location:
         try:

@@ -8,7 +8,7 @@ from typing import Self
 from serve.control.artifacts.store import Store
 
 
-class Arrivals:
+class Staging:
     """Copies beside the store; whatever was not kept is gone at the end."""
 
     def __init__(self, store: Store) -> None:

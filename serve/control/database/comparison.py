@@ -16,7 +16,7 @@ class TakenOver(Conflict):
 
 
 def check_life(own: int, current: int) -> None:
-    """Raises TakenOver unless nobody has begun a life after `own`."""
+    """Raises TakenOver unless nobody has begun an incarnation after `own`."""
     if own != current:
         raise TakenOver(
             "Another Choir server has taken this store over; stop one of the two, or give each its own --store."

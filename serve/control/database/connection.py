@@ -15,7 +15,7 @@ CONNECT_SECONDS = 10
 BUSY_SECONDS = 5
 """How long SQLite waits for another process that writes."""
 OPENING = 0x63686F6972
-"""Key of PostgreSQL's advisory lock under which tables are created and a life begins: `choir`."""
+"""Key of PostgreSQL's advisory lock under which tables are created and an incarnation begins: `choir`."""
 
 
 class DatabaseError(UserError):

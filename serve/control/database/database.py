@@ -1,7 +1,7 @@
 """The durable state: which version is active, and every change that led there.
 
-One controller writes at a time. Each start takes the next *life*, and whatever a controller of an earlier life writes
-is refused. Every write is also compared with what the database has, so that nothing that comes late takes a step back.
+One controller writes at a time. Each start takes the next *incarnation*; what a controller of an earlier one writes is
+refused. Every write is also compared with what the database holds, so that a late write takes no step back.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -48,18 +48,18 @@ SCHEMA_VERSION = 2
 class Database:
     """Every method is one transaction, blocks, and raises DatabaseError.
 
-    One that writes raises TakenOver once a later server has begun its life, and Conflict where the database has moved
-    on; what it raises for has not been written."""
+    A method that writes raises TakenOver once a later server has begun its incarnation, and Conflict if the database
+    has moved on. Nothing is written when it raises."""
 
-    def __init__(self, engine: Engine, life: int) -> None:
+    def __init__(self, engine: Engine, incarnation: int) -> None:
         self._engine = engine
         self._reader = engine.execution_options(**{READS: True})
-        self._writer = Writer(engine, life)
-        self.life = life
+        self._writer = Writer(engine, incarnation)
+        self.incarnation = incarnation
 
     @classmethod
     def open(cls, url: str) -> "Database":
-        """Open the database, create its tables if it is new, and begin a new life."""
+        """Open the database, create its tables if it is new, and begin a new incarnation."""
         engine = connect(url)
         try:
             return cls(engine, _begin_life(engine))
@@ -212,7 +212,7 @@ def _begin_life(engine: Engine) -> int:
         Table.metadata.create_all(connection)
         control = session.get(ControlRow, 1, with_for_update=True)
         if control is None:
-            control = ControlRow(id=1, schema_version=SCHEMA_VERSION, life=0, epoch=0)
+            control = ControlRow(id=1, schema_version=SCHEMA_VERSION, incarnation=0, epoch=0)
             session.add(control)
         if control.schema_version != SCHEMA_VERSION:
             raise DatabaseError(
@@ -220,9 +220,9 @@ def _begin_life(engine: Engine) -> int:
                 f"{control.schema_version}, this one has {SCHEMA_VERSION}); use that version, or "
                 "another --store."
             )
-        control.life += 1
+        control.incarnation += 1
         session.flush()
-        return control.life
+        return control.incarnation
 
 
 def _ensemble(session: Session, row: EnsembleRow) -> EnsembleRecord:

@@ -23,7 +23,7 @@ class ControlRow(Table):
     __tablename__ = "control"
     id: Mapped[int] = mapped_column(primary_key=True)
     schema_version: Mapped[int]
-    life: Mapped[int]
+    incarnation: Mapped[int] = mapped_column("life")
     epoch: Mapped[int]
 
 
@@ -32,9 +32,9 @@ class LastWriteRow(Table):
 
     __tablename__ = "last_write"
     id: Mapped[int] = mapped_column(primary_key=True)
-    life: Mapped[int]
+    incarnation: Mapped[int] = mapped_column("life")
     number: Mapped[int]
-    """Counts the transactions of a life."""
+    """Counts the transactions of an incarnation."""
 
 
 class EnsembleRow(Table):

@@ -1,4 +1,4 @@
-"""Writes transactions one after the other, each fenced by the life of its server, and leaves none in doubt."""
+"""Writes transactions one after the other, each fenced by the incarnation of its server, and leaves none in doubt."""
 
 import logging
 from collections.abc import Callable
@@ -24,14 +24,14 @@ TURN_SECONDS = 10.0
 
 
 class Writer:
-    """Every transaction locks the control row first, and signs with the life and its number.
+    """Every transaction locks the control row first, and signs with the incarnation and its number.
 
     So a connection that breaks at the commit leaves no doubt: whoever has the lock again knows that the transaction has
     ended, and the last signature says how."""
 
-    def __init__(self, engine: Engine, life: int) -> None:
+    def __init__(self, engine: Engine, incarnation: int) -> None:
         self._engine = engine
-        self._life = life
+        self._life = incarnation
         self._number = 0
         self._turn = Lock()
         self._closed = Event()
@@ -80,7 +80,7 @@ class Writer:
                     control = lock_control(session)
                     if self._signed(session):
                         return True
-                    check_life(self._life, control.life)
+                    check_life(self._life, control.incarnation)
                     return False
             except SQLAlchemyError as error:
                 failure = _failed(error)
@@ -89,18 +89,18 @@ class Writer:
                     raise failure from error
 
     def _check_life(self, session: Session) -> None:
-        check_life(self._life, lock_control(session).life)
+        check_life(self._life, lock_control(session).incarnation)
 
     def _sign(self, session: Session) -> None:
         last = session.get(LastWriteRow, 1)
         if last is None:
             last = LastWriteRow(id=1)
             session.add(last)
-        last.life, last.number = self._life, self._number
+        last.incarnation, last.number = self._life, self._number
 
     def _signed(self, session: Session) -> bool:
         last = session.get(LastWriteRow, 1)
-        return last is not None and (last.life, last.number) == (self._life, self._number)
+        return last is not None and (last.incarnation, last.number) == (self._life, self._number)
 
 
 def lock_control(session: Session) -> ControlRow:

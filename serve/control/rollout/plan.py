@@ -76,9 +76,9 @@ class Assignments:
     """What is wanted now, and what drains: a version that gateways could send requests to is held
     until all of them have learnt that they no longer can."""
 
-    def __init__(self, life: int) -> None:
-        """`life` counts the controller's starts: revisions grow over all of them."""
-        self.revision = (life << 32) + 1
+    def __init__(self, incarnation: int) -> None:
+        """`incarnation` counts the controller's starts: revisions grow over all of them."""
+        self.revision = (incarnation << 32) + 1
         self._wanted: dict[str, Wanted] = {}
         self._draining: dict[str, int] = {}
 

@@ -13,7 +13,7 @@ from serve.control.rollout.agreement import doubtful_probes
 from serve.control.rollout.gates import judge
 from serve.protocol.figures import Figures, total
 from serve.protocol.messages import PrepareResult
-from serve.protocol.strategy import IMMEDIATE, Kind, Strategy
+from serve.protocol.strategy import IMMEDIATE, Strategy, StrategyKind
 
 Action: TypeAlias = Literal["swap", "rollback"]
 Decision: TypeAlias = Literal["promote", "abort"]
@@ -48,7 +48,7 @@ BUSY = UNCOMMITTED | {State.COMMITTING}
 """No other rollout of the ensemble may start. One that drains holds nobody up."""
 ENDED = frozenset({State.DONE, State.ABORTED})
 
-AFTER_PREPARING: Mapping[Kind, State] = {
+AFTER_PREPARING: Mapping[StrategyKind, State] = {
     "immediate": State.COMMITTING,
     "shadow": State.SHADOWING,
     "canary": State.CANARYING,
@@ -75,7 +75,7 @@ class Rollout:
     status: Status = 400
     """The HTTP status of an abort: whether the candidate is to blame, or the server."""
     replicas: dict[str, str] = field(default_factory=dict)
-    """Each participant, as `kind/slot` -> how far it was at the last step."""
+    """Each participant, as `kind/ordinal` -> how far it was at the last step."""
     decision: Decision | None = None
     """What somebody has decided about it, whatever its gates say."""
     decided_by: str | None = None
@@ -105,7 +105,7 @@ class Rollout:
         self.figures[gateway] = figures
         return True
 
-    def advance(self, step: "Step", now: str) -> None:
+    def advance(self, step: "NextStep", now: str) -> None:
         """Raises ValueError for a step that the machine does not have."""
         if step.state not in TRANSITIONS[self.state]:
             raise ValueError(f"A rollout cannot go from {self.state} to {step.state}.")
@@ -114,7 +114,7 @@ class Rollout:
 
 
 @dataclass(frozen=True)
-class Step:
+class NextStep:
     """Where a rollout goes next, and why if it fails."""
 
     state: State
@@ -141,24 +141,24 @@ class Facts:
     """`name@version` of this ensemble that engines hold although nobody wants them any more."""
 
 
-def next_step(rollout: Rollout, facts: Facts) -> Step | None:
+def next_step(rollout: Rollout, facts: Facts) -> NextStep | None:
     """What a rollout does next; None while it has to wait."""
     state = rollout.state
     if state in UNCOMMITTED:
         if rollout.decision == "abort":
-            return Step(State.ABORTED, f"aborted by {rollout.decided_by}", 409)
+            return NextStep(State.ABORTED, f"aborted by {rollout.decided_by}", 409)
         failure = _failed_engine(facts)
         if failure is not None:
-            return Step(State.ABORTED, failure)
+            return NextStep(State.ABORTED, failure)
         return (
             _after_preparing(rollout, facts)
             if state is State.PREPARING
             else _after_trial(rollout, facts)
         )
     if state is State.COMMITTING and facts.settled and not facts.gateways_behind:
-        return Step(State.DRAINING)
+        return NextStep(State.DRAINING)
     if state is State.DRAINING and not facts.still_held:
-        return Step(State.DONE)
+        return NextStep(State.DONE)
     return None
 
 
@@ -178,17 +178,17 @@ def _prepared(facts: Facts) -> bool:
     return facts.settled and len(facts.engines) > 0 and None not in facts.engines.values()
 
 
-def _after_preparing(rollout: Rollout, facts: Facts) -> Step | None:
+def _after_preparing(rollout: Rollout, facts: Facts) -> NextStep | None:
     if _prepared(facts):
-        return Step(AFTER_PREPARING[rollout.strategy.kind])
+        return NextStep(AFTER_PREPARING[rollout.strategy.kind])
     if facts.settled and facts.overdue:
         waiting = sorted(name for name, result in facts.engines.items() if result is None)
         who = f"{', '.join(waiting)} did not prepare the version in time" if waiting else ""
-        return Step(State.ABORTED, who or "no engine is alive to prepare the version", 503)
+        return NextStep(State.ABORTED, who or "no engine is alive to prepare the version", 503)
     return None
 
 
-def _after_trial(rollout: Rollout, facts: Facts) -> Step | None:
+def _after_trial(rollout: Rollout, facts: Facts) -> NextStep | None:
     """A decision to promote overrides the gates. An engine that joined meanwhile is waited for."""
     promoted = rollout.decision == "promote"
     if not promoted:
@@ -196,6 +196,8 @@ def _after_trial(rollout: Rollout, facts: Facts) -> Step | None:
         if verdict is None:
             return None
         if verdict.outcome != "passed":
-            return Step(State.ABORTED, verdict.reason, 400 if verdict.outcome == "failed" else 409)
+            return NextStep(
+                State.ABORTED, verdict.reason, 400 if verdict.outcome == "failed" else 409
+            )
         promoted = rollout.strategy.auto_promote
-    return Step(State.COMMITTING) if promoted and _prepared(facts) else None
+    return NextStep(State.COMMITTING) if promoted and _prepared(facts) else None

@@ -16,7 +16,7 @@ PLACEHOLDER = 0
 
 
 @dataclass(frozen=True)
-class Equipment:
+class MemberAdapters:
     """A member's loaded adapters: a LoRA, a prefix or prompt adapter, both, or none (the plain base)."""
 
     lora: LoRARequest | None = None

@@ -18,8 +18,8 @@ from serve.adapter import (
     inspect_adapter,
     plain_adapter,
 )
-from serve.base import BaseError, BaseShapes
-from serve.engine.adapters.member_adapters import Equipment
+from serve.base.folder import BaseError, BaseShapes
+from serve.engine.adapters.member_adapters import MemberAdapters
 from serve.engine.base_folder import base_folder
 from serve.engine.interface import EngineSettings, LoadedAdapter, NoRoomError, PrepareError
 from serve.engine.soft.adapter import NO_ROOM, SoftAdapter, SoftKind
@@ -31,7 +31,7 @@ from serve.tensors import TensorFile
 @dataclass
 class _Loaded:
     adapter: LoadedAdapter
-    equipment: Equipment
+    member_adapters: MemberAdapters
     """The adapter alone."""
     embeds: bool
     """Whether it is a LoRA that changes the base's token embeddings."""
@@ -66,20 +66,20 @@ class AdapterPool:
     def loaded(self) -> tuple[LoadedAdapter, ...]:
         return tuple(each.adapter for each in self._loaded.values())
 
-    def equipment(self, references: Sequence[AdapterRef]) -> Equipment:
+    def member_adapters(self, references: Sequence[AdapterRef]) -> MemberAdapters:
         """What a member with these loaded adapters runs with.
 
         Raises AdapterError for adapters that cannot be one member's."""
         alone = [self._loaded[reference.digest] for reference in references]
         check_together([each.adapter.kind for each in alone])
-        return Equipment(
-            lora=next((e.equipment.lora for e in alone if e.equipment.lora), None),
-            soft=next((e.equipment.soft for e in alone if e.equipment.soft), None),
+        return MemberAdapters(
+            lora=next((e.member_adapters.lora for e in alone if e.member_adapters.lora), None),
+            soft=next((e.member_adapters.soft for e in alone if e.member_adapters.soft), None),
         )
 
-    def alone(self, digest: str) -> Equipment:
+    def alone(self, digest: str) -> MemberAdapters:
         """What a request with this loaded adapter only runs with."""
-        return self._loaded[digest].equipment
+        return self._loaded[digest].member_adapters
 
     async def acquire(self, name: str, digest: str, folder: str) -> None:
         """Load the adapter unless it is, and count one more user.
@@ -98,7 +98,7 @@ class AdapterPool:
             loaded = self._loaded[digest]
             loaded.users -= 1
             if loaded.users == 0:
-                lora = loaded.equipment.lora
+                lora = loaded.member_adapters.lora
                 if lora is not None:
                     await self._llm.remove_lora(lora.lora_int_id)
                 else:
@@ -114,10 +114,10 @@ class AdapterPool:
         embeds = kind == "lora" and _changes_embeddings(path)
         self._check_embeddings(name, kind, embeds)
         if kind == "lora":
-            equipment = Equipment(lora=await self._load_lora(name, digest, folder))
+            member_adapters = MemberAdapters(lora=await self._load_lora(name, digest, folder))
         else:
-            equipment = Equipment(soft=await self._load_soft(name, digest, kind, folder))
-        return _Loaded(LoadedAdapter(name=name, digest=digest, kind=kind), equipment, embeds)
+            member_adapters = MemberAdapters(soft=await self._load_soft(name, digest, kind, folder))
+        return _Loaded(LoadedAdapter(name=name, digest=digest, kind=kind), member_adapters, embeds)
 
     def _inspect(self, folder: Path) -> AdapterInfo:
         """The same checks as before a version is admitted, with the base at hand. Raises AdapterError and BaseError."""

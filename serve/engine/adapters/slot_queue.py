@@ -23,7 +23,7 @@ class _Waiting:
     requests: list[asyncio.Future[None]] = field(default_factory=list)
 
 
-class Turns:
+class SlotQueue:
     """Lets requests in so that no more distinct adapters run than there are slots.
 
     Those that have waited longest are next. Until they have their slots, requests for what already runs may still pass

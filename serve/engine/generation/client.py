@@ -1,4 +1,4 @@
-"""The engine client that vLLM's own OpenAI serving runs on: its `generate()` answers with an ensemble's one voice."""
+"""The engine client that vLLM's own OpenAI serving runs on: its `generate()` answers with an ensemble."""
 
 import asyncio
 import logging
@@ -17,10 +17,10 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve import metrics
-from serve.engine.adapters.member_adapters import Equipment
+from serve.engine.adapters.member_adapters import MemberAdapters
 from serve.engine.lockstep.client import Lockstep, Part
-from serve.engine.lockstep.logprobs import Report
-from serve.engine.lockstep.seat import TokenFusion
+from serve.engine.lockstep.logprobs import TokenReport
+from serve.engine.lockstep.sibling_spec import TokenFusion
 from serve.engine.places import Line
 from serve.fusion.answers import AnswerVote, vote_answers
 from serve.manifest import Ensemble, Member
@@ -30,11 +30,11 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Speaker:
+class MemberRun:
     """A member, ready to generate."""
 
     member: Member
-    equipment: Equipment
+    member_adapters: MemberAdapters
 
     @property
     def name(self) -> str:
@@ -42,13 +42,13 @@ class Speaker:
 
 
 @dataclass
-class Voice:
+class GenerationContext:
     """Who answers one OpenAI call, and, as it is answered, what each member said."""
 
     model: str
     """The name that the answer carries."""
     ensemble: Ensemble
-    speakers: Sequence[Speaker]
+    runs: Sequence[MemberRun]
     line: Line
     """For places in the engine's queue: a call may have many prompts."""
     weights: Mapping[str, float] | None = None
@@ -64,7 +64,9 @@ class Voice:
     """Members that could not be loaded."""
     votes: dict[str, tuple[AnswerVote, Sequence[str]]] = field(default_factory=dict)
     """vLLM's request id -> the verdict and every member's whole answer."""
-    reports: dict[tuple[str, int], list[Report]] = field(default_factory=lambda: defaultdict(list))
+    reports: dict[tuple[str, int], list[TokenReport]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     """vLLM's request id and choice -> what the members thought of tokens that the client has not been told yet."""
     member_tokens: int = 0
     _generating: int = field(default=0, init=False)
@@ -91,13 +93,13 @@ class Voice:
                 logger.error("A request of %s goes on although nobody reads it.", self.model)
 
 
-speaking: ContextVar[Voice] = ContextVar("speaking")
+current_context: ContextVar[GenerationContext] = ContextVar("current_context")
 
 
-class VoiceClient:
+class EnsembleClient:
     """vLLM's engine client with `generate()` replaced; everything else is the engine's own.
 
-    vLLM's serving code calls it in the task (or a child) that set `speaking`."""
+    vLLM's serving code calls it in the task (or a child) that set `current_context`."""
 
     def __init__(self, llm: AsyncLLM) -> None:
         self._llm = llm
@@ -116,16 +118,18 @@ class VoiceClient:
         **kwargs: Any,
     ) -> AsyncGenerator[RequestOutput, None]:
         """The member's stream when one speaks alone; the fused stream; or one output, the answer that most agree on."""
-        voice = speaking.get()
-        if len(voice.speakers) == 1:
-            answer = self._alone(voice, prompt, sampling_params, request_id, kwargs)
-        elif voice.fusion is None:
-            answer = self._vote(voice, prompt, sampling_params, request_id, kwargs)
+        context = current_context.get()
+        if len(context.runs) == 1:
+            answer = self._alone(context, prompt, sampling_params, request_id, kwargs)
+        elif context.fusion is None:
+            answer = self._vote(context, prompt, sampling_params, request_id, kwargs)
         else:
-            answer = self._fuse(voice, voice.fusion, prompt, sampling_params, request_id, kwargs)
-        requests = len(voice.speakers) * sampling_params.n
-        with voice.generating():
-            async with voice.line.place(requests), aclosing(answer):
+            answer = self._fuse(
+                context, context.fusion, prompt, sampling_params, request_id, kwargs
+            )
+        requests = len(context.runs) * sampling_params.n
+        with context.generating():
+            async with context.line.place(requests), aclosing(answer):
                 async for output in answer:
                     # usage and echo are about the prompt that the client sent, whatever a member read
                     output.prompt, output.prompt_token_ids = None, prompt.get("prompt_token_ids")
@@ -133,23 +137,23 @@ class VoiceClient:
 
     async def _alone(
         self,
-        voice: Voice,
+        context: GenerationContext,
         prompt: Mapping[str, Any],
         params: SamplingParams,
         request_id: str,
         kwargs: Mapping[str, Any],
     ) -> AsyncGenerator[RequestOutput, None]:
-        (speaker,) = voice.speakers
-        stream = self._speak(voice, speaker, prompt, params, request_id, kwargs)
+        (run,) = context.runs
+        stream = self._stream(context, run, prompt, params, request_id, kwargs)
         async with aclosing(stream):
             async for output in stream:
                 tokens = sum(len(choice.token_ids) for choice in output.outputs)
-                metrics.tokens_generated(voice.ensemble.name, tokens, tokens)
+                metrics.tokens_generated(context.ensemble.name, tokens, tokens)
                 yield output
 
     async def _fuse(
         self,
-        voice: Voice,
+        context: GenerationContext,
         fusion: TokenFusion,
         prompt: Mapping[str, Any],
         params: SamplingParams,
@@ -157,44 +161,43 @@ class VoiceClient:
         kwargs: Mapping[str, Any],
     ) -> AsyncGenerator[RequestOutput, None]:
         parts = [
-            Part(speaker.equipment, voice.prompts.get(speaker.name, prompt))
-            for speaker in voice.speakers
+            Part(run.member_adapters, context.prompts.get(run.name, prompt)) for run in context.runs
         ]
-        voice.member_tokens += sum(part.length for part in parts)
+        context.member_tokens += sum(part.length for part in parts)
         nats: defaultdict[int, list[float]] = defaultdict(list)
         pieces = self._lockstep.generate(
             parts,
             fusion,
             params,
             request_id,
-            members=voice.return_members,
-            clamp=voice.open_end,
+            members=context.return_members,
+            clamp=context.open_end,
             options=kwargs,
         )
         async with aclosing(pieces):
             async for piece in pieces:
                 tokens = sum(len(choice.token_ids) for choice in piece.output.outputs)
-                voice.member_tokens += tokens * len(parts)
-                metrics.tokens_generated(voice.ensemble.name, tokens, tokens * len(parts))
+                context.member_tokens += tokens * len(parts)
+                metrics.tokens_generated(context.ensemble.name, tokens, tokens * len(parts))
                 for choice, report in piece.reports.items():
-                    voice.reports[request_id, choice].append(report)
+                    context.reports[request_id, choice].append(report)
                     nats[choice] += report.disagreement
                 yield piece.output
         metrics.disagreement_seen(
-            voice.ensemble.name, [sum(each) / len(each) for each in nats.values() if each]
+            context.ensemble.name, [sum(each) / len(each) for each in nats.values() if each]
         )
 
     async def _vote(
         self,
-        voice: Voice,
+        context: GenerationContext,
         prompt: Mapping[str, Any],
         params: SamplingParams,
         request_id: str,
         kwargs: Mapping[str, Any],
     ) -> AsyncGenerator[RequestOutput, None]:
         outputs = await together(
-            self._whole_answer(voice, speaker, prompt, params, request_id, kwargs)
-            for speaker in voice.speakers
+            self._whole_answer(context, run, prompt, params, request_id, kwargs)
+            for run in context.runs
         )
         failed = [each for each in outputs if each.outputs[0].finish_reason == "error"]
         if failed:  # vLLM's serving says so to the client; an empty text is no vote
@@ -202,21 +205,21 @@ class VoiceClient:
             yield failed[0]
             return
         answers = [output.outputs[0].text for output in outputs]
-        verdict = vote_answers(voice.ensemble, answers, voice.weights)
-        voice.votes[request_id] = (verdict, answers)
+        verdict = vote_answers(context.ensemble, answers, context.weights)
+        context.votes[request_id] = (verdict, answers)
         lengths = [len(output.outputs[0].token_ids) for output in outputs]
-        prompts = [voice.prompts.get(speaker.name, prompt) for speaker in voice.speakers]
+        prompts = [context.prompts.get(run.name, prompt) for run in context.runs]
         prompt_tokens = sum(len(each["prompt_token_ids"]) for each in prompts)
-        voice.member_tokens += sum(lengths) + prompt_tokens
-        metrics.tokens_generated(voice.ensemble.name, lengths[verdict.winner], sum(lengths))
+        context.member_tokens += sum(lengths) + prompt_tokens
+        metrics.tokens_generated(context.ensemble.name, lengths[verdict.winner], sum(lengths))
         winner = outputs[verdict.winner]
         winner.request_id = request_id
         yield winner
 
     async def _whole_answer(
         self,
-        voice: Voice,
-        speaker: Speaker,
+        context: GenerationContext,
+        run: MemberRun,
         prompt: Mapping[str, Any],
         params: SamplingParams,
         request_id: str,
@@ -225,41 +228,41 @@ class VoiceClient:
         params = params.clone()
         params.output_kind = RequestOutputKind.FINAL_ONLY
         last = None
-        own_id = f"{request_id}-{speaker.name}"
-        async for output in self._speak(voice, speaker, prompt, params, own_id, kwargs):
+        own_id = f"{request_id}-{run.name}"
+        async for output in self._stream(context, run, prompt, params, own_id, kwargs):
             last = output
         assert last is not None, "vLLM ends every request with an output"
         return last
 
-    async def _speak(
+    async def _stream(
         self,
-        voice: Voice,
-        speaker: Speaker,
+        context: GenerationContext,
+        run: MemberRun,
         prompt: Mapping[str, Any],
         params: SamplingParams,
         request_id: str,
         kwargs: Mapping[str, Any],
     ) -> AsyncGenerator[RequestOutput, None]:
         """One member's stream by itself."""
-        equipment = speaker.equipment
-        prompt = voice.prompts.get(speaker.name, prompt)
-        context = self._llm.model_config.max_model_len
-        params = equipment.fitted(
-            params, len(prompt["prompt_token_ids"]), context, clamp=voice.open_end
+        member_adapters = run.member_adapters
+        prompt = context.prompts.get(run.name, prompt)
+        longest = self._llm.model_config.max_model_len
+        params = member_adapters.fitted(
+            params, len(prompt["prompt_token_ids"]), longest, clamp=context.open_end
         )
         stream = self._llm.generate(
-            equipment.prompt(prompt),
-            equipment.params(params),
+            member_adapters.prompt(prompt),
+            member_adapters.params(params),
             request_id,
-            lora_request=equipment.lora,
+            lora_request=member_adapters.lora,
             **kwargs,
         )
         async with aclosing(stream):
             async for output in stream:
-                if output.prompt_logprobs and equipment.virtual_tokens:
-                    own = output.prompt_logprobs[equipment.virtual_tokens + 1 :]
+                if output.prompt_logprobs and member_adapters.virtual_tokens:
+                    own = output.prompt_logprobs[member_adapters.virtual_tokens + 1 :]
                     output.prompt_logprobs = [None, *own]
                 yield output
 
 
-EngineClient.register(VoiceClient)
+EngineClient.register(EnsembleClient)

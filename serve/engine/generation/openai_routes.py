@@ -1,4 +1,4 @@
-"""vLLM's own OpenAI routes, called inside the engine's process over the `VoiceClient`.
+"""vLLM's own OpenAI routes, called inside the engine's process over the `EnsembleClient`.
 
 Templates, sampling parameters, streaming, log-probabilities, tools and errors are vLLM's. Choir adds the name of the
 model, the members' answers and the members' tokens. Built on `init_app_state`, which moves between vLLM's versions;
@@ -26,7 +26,7 @@ from vllm.entrypoints.serve.exception_handling.register import init_exception_ha
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from serve.engine.generation.client import Voice, VoiceClient, speaking
+from serve.engine.generation.client import EnsembleClient, GenerationContext, current_context
 from serve.engine.generation.documents import complete, complete_events
 from serve.engine.interface import GenerateCall, Refusal
 from serve.engine.lengths import doubtful_prompts, length_refusal
@@ -40,7 +40,7 @@ CLOSING_SECONDS = 10
 """How long it is waited for work to end that was told to."""
 
 VLLM_MODEL = "choir"
-"""The one model name that vLLM's serving knows; which ensemble answers is in `speaking`."""
+"""The one model name that vLLM's serving knows; which ensemble answers is in `current_context`."""
 
 
 class OpenAIRoutes:
@@ -64,9 +64,11 @@ class OpenAIRoutes:
         attach_chat(app)
         attach_completion(app)
         init_exception_handler(app)
-        client: EngineClient = VoiceClient(llm)  # a virtual subclass
+        client: EngineClient = EnsembleClient(llm)  # a virtual subclass
         await init_app_state(client, app.state, args, ("generate",))
-        app.state.openai_serving_models.model_name = lambda lora_request=None: speaking.get().model
+        app.state.openai_serving_models.model_name = lambda lora_request=None: (
+            current_context.get().model
+        )
         return cls(app, llm, tokenizer)
 
     async def _refuse_unread(self, call: GenerateCall) -> Refusal | None:
@@ -85,17 +87,17 @@ class OpenAIRoutes:
         return None
 
     async def answer(
-        self, call: GenerateCall, voice: Voice
+        self, call: GenerateCall, context: GenerationContext
     ) -> AsyncGenerator[bytes | Refusal, None]:
         """The body of the answer; a refusal is the last item. No member speaks any more when this ends."""
         refusal = await self._refuse_unread(call)
         if refusal is None and call.prompts:
-            refusal = await self._render(call, voice, call.prompts)
+            refusal = await self._render(call, context, call.prompts)
         if refusal is not None:
             yield refusal
             return
         call = replace(call, body=await self._without_ending(call.body))
-        exchange = Exchange(self._app, call, voice)
+        exchange = Exchange(self._app, call, context)
         try:
             status = await exchange.status()
             if status >= 400:
@@ -110,13 +112,13 @@ class OpenAIRoutes:
                     yield part
             else:
                 whole = b"".join([part async for part in exchange.body()])
-                yield complete(whole, voice, call)
+                yield complete(whole, context, call)
         finally:
             await exchange.close()
-            await voice.silence(CLOSING_SECONDS)
+            await context.silence(CLOSING_SECONDS)
 
     async def _render(
-        self, call: GenerateCall, voice: Voice, prompts: Mapping[str, str]
+        self, call: GenerateCall, context: GenerationContext, prompts: Mapping[str, str]
     ) -> Refusal | None:
         """Render the members' own prompts as vLLM renders the request's: the whole prompt of a completion, the content
         of a chat's last user message."""
@@ -144,7 +146,7 @@ class OpenAIRoutes:
             except ValueError as error:
                 return Refusal(400, f"The prompt of {member!r}: {error}", param="fusion.prompts")
             rendered[member] = inputs[0]
-        voice.prompts = rendered
+        context.prompts = rendered
         return None
 
     async def _without_ending(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,9 +165,9 @@ class OpenAIRoutes:
 class Exchange:
     """One request to the ASGI application and its answer, part by part."""
 
-    def __init__(self, app: FastAPI, call: GenerateCall, voice: Voice) -> None:
+    def __init__(self, app: FastAPI, call: GenerateCall, context: GenerationContext) -> None:
         self._body = json.dumps({**call.body, "model": VLLM_MODEL}).encode()
-        self._call, self._voice = call, voice
+        self._call, self._context = call, context
         self._streams = bool(call.body.get("stream"))
         self._parts: asyncio.Queue[MutableMapping[str, Any] | BaseException] = asyncio.Queue()
         self._sent = False
@@ -190,10 +192,10 @@ class Exchange:
             "client": ("127.0.0.1", 0),
             "server": ("127.0.0.1", 0),
         }
-        self._task = asyncio.create_task(self._run(app, scope, voice))
+        self._task = asyncio.create_task(self._run(app, scope, context))
 
-    async def _run(self, app: FastAPI, scope: dict[str, Any], voice: Voice) -> None:
-        speaking.set(voice)
+    async def _run(self, app: FastAPI, scope: dict[str, Any], context: GenerationContext) -> None:
+        current_context.set(context)
         try:
             await app(scope, self._receive, self._send)
         except Exception as error:
@@ -202,7 +204,7 @@ class Exchange:
     async def _send(self, message: MutableMapping[str, Any]) -> None:
         if self._streams and message.get("body"):
             # here, and not where parts are read: vLLM's generator stands still at the piece that this event is about
-            message["body"] = complete_events(message["body"], self._voice, self._call)
+            message["body"] = complete_events(message["body"], self._context, self._call)
         await self._parts.put(message)
 
     async def _receive(self) -> dict[str, Any]:

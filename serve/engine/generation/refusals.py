@@ -3,7 +3,7 @@
 from typing import Any
 
 from serve.engine.interface import GenerateCall, Refusal
-from serve.engine.lockstep.seat import PREFIX, TokenFusion
+from serve.engine.lockstep.sibling_spec import PREFIX, TokenFusion
 from serve.fusion.errors import FusionError
 from serve.fusion.members import check_weights
 from serve.fusion.token_weights import token_method, token_plausibility, token_weights

@@ -2,5 +2,5 @@
 
 `client.py` fans a request out into a group and returns one stream; `scheduler.py` keeps the siblings in step;
 `processor.py` fuses their logits and chooses the token that all of them get; `logprobs.py` carries the fused
-log-probabilities back. `seat.py` is the one word that they pass on. The mathematics are in `serve.fusion.tokens`.
+log-probabilities back. `sibling_spec.py` is what they pass on. The mathematics are in `serve.fusion.tokens`.
 """

@@ -14,10 +14,10 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from serve import metrics
-from serve.engine.adapters.member_adapters import Equipment, too_long
+from serve.engine.adapters.member_adapters import MemberAdapters, too_long
 from serve.engine.lockstep.group import ACCOUNT
-from serve.engine.lockstep.logprobs import Report, read
-from serve.engine.lockstep.seat import Seat, TokenFusion
+from serve.engine.lockstep.logprobs import TokenReport, read
+from serve.engine.lockstep.sibling_spec import SiblingSpec, TokenFusion
 from serve.fusion.tokens.penalties import Penalties
 from serve.fusion.tokens.sampling import Sampling
 from serve.together import merged
@@ -38,7 +38,7 @@ _REFUSED: Mapping[str, str] = {
 class Part:
     """One member's part: its adapters, and the prompt that it is given (as vLLM renders one)."""
 
-    equipment: Equipment
+    member_adapters: MemberAdapters
     prompt: Mapping[str, Any]
 
     @property
@@ -49,7 +49,7 @@ class Part:
     @property
     def places(self) -> int:
         """Places of the context that the prompt and the virtual tokens before it take."""
-        return self.length + self.equipment.virtual_tokens
+        return self.length + self.member_adapters.virtual_tokens
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Spoken:
     """The next piece of a fused answer."""
 
     output: RequestOutput
-    reports: Mapping[int, Report] = field(default_factory=dict)
+    reports: Mapping[int, TokenReport] = field(default_factory=dict)
     """Choice -> what the members thought of the piece's tokens, if that was asked for."""
 
 
@@ -119,7 +119,7 @@ class Lockstep:
         options: Mapping[str, Any],
     ) -> AsyncGenerator[Spoken, None]:
         """One choice. However it ends, no sibling is left in the engine."""
-        leader = Seat(
+        leader = SiblingSpec(
             group=f"{key}-{secrets.token_hex(4)}",  # the id may be the client's, and used twice
             size=len(parts),
             rank=0,
@@ -140,9 +140,9 @@ class Lockstep:
                 queues.append(
                     await self._llm.add_request(
                         id_,
-                        part.equipment.prompt(part.prompt),
-                        part.equipment.params(_sibling(params, leader, rank)),
-                        lora_request=part.equipment.lora,
+                        part.member_adapters.prompt(part.prompt),
+                        part.member_adapters.params(_sibling(params, leader, rank)),
+                        lora_request=part.member_adapters.lora,
                         **options,
                     )
                 )
@@ -186,23 +186,23 @@ class Lockstep:
             room = min(room, max(share - longest.places, 1))
         asked = params.max_tokens
         if room < 1 or (asked is not None and asked > room and not clamp):
-            left = context - longest.equipment.virtual_tokens
+            left = context - longest.member_adapters.virtual_tokens
             raise VLLMValidationError(too_long(longest.length, left), parameter="max_tokens")
         params = params.clone()
         params.max_tokens = room if asked is None else min(asked, room)
         return params
 
 
-def _sibling(params: SamplingParams, leader: Seat, rank: int) -> SamplingParams:
+def _sibling(params: SamplingParams, leader: SiblingSpec, rank: int) -> SamplingParams:
     """What one member's request asks of vLLM: the choice of a token, and all that bears on it, is the processor's."""
     own = params.clone()
     own.n = 1
     own.temperature, own.top_k, own.top_p, own.min_p, own.seed = 0.0, 0, 1.0, 0.0, None
     own.__dict__.pop("sampling_type", None)  # cached from before
     own.repetition_penalty, own.frequency_penalty, own.presence_penalty = 1.0, 0.0, 0.0
-    seat = Seat(**{**vars(leader), "rank": rank})
-    seat.place(own)
-    own.logprobs = seat.columns if rank == 0 else None
+    spec = SiblingSpec(**{**vars(leader), "rank": rank})
+    spec.place(own)
+    own.logprobs = spec.columns if rank == 0 else None
     if rank > 0:
         own.output_kind = RequestOutputKind.FINAL_ONLY
         own.detokenize = False
@@ -210,7 +210,7 @@ def _sibling(params: SamplingParams, leader: Seat, rank: int) -> SamplingParams:
     return own
 
 
-def _heard(output: RequestOutput, seat: Seat) -> Spoken:
+def _heard(output: RequestOutput, spec: SiblingSpec) -> Spoken:
     """The leader's output as the group's, whose stalls are counted when it ends. Raises VLLMValidationError if Choir
     ended it."""
     account = (output.kv_transfer_params or {}).get(ACCOUNT) or {}
@@ -221,10 +221,10 @@ def _heard(output: RequestOutput, seat: Seat) -> Spoken:
         raise VLLMValidationError(account["error"])
     choice = output.outputs[0]
     reports = {}
-    if seat.members and choice.logprobs is not None:
-        fused, reports[0] = read(choice.logprobs, seat)
-        choice.logprobs = fused if seat.top is not None else None
-        choice.cumulative_logprob = choice.cumulative_logprob if seat.top is not None else None
+    if spec.members and choice.logprobs is not None:
+        fused, reports[0] = read(choice.logprobs, spec)
+        choice.logprobs = fused if spec.top is not None else None
+        choice.cumulative_logprob = choice.cumulative_logprob if spec.top is not None else None
     return Spoken(output, reports)
 
 

@@ -17,7 +17,7 @@ from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.sampler import Sampler
 
 from serve.engine.lockstep.processor import LockstepProcessor
-from serve.engine.lockstep.seat import Seat
+from serve.engine.lockstep.sibling_spec import SiblingSpec
 
 
 def install() -> None:
@@ -49,7 +49,7 @@ def rewrite(tensors: LogprobsTensors, processor: LockstepProcessor) -> None:
 
 
 @dataclass(frozen=True)
-class Report:
+class TokenReport:
     """What the members thought of some tokens, one entry a token."""
 
     disagreement: tuple[float, ...]
@@ -59,16 +59,16 @@ class Report:
 
 
 def read(
-    logprobs: Sequence[LogprobsOnePosition], seat: Seat
-) -> tuple[list[LogprobsOnePosition], Report]:
+    logprobs: Sequence[LogprobsOnePosition], spec: SiblingSpec
+) -> tuple[list[LogprobsOnePosition], TokenReport]:
     """The fused log-probabilities of some tokens as vLLM's serving wants them, and the report beside them."""
     tokens = []
     nats = []
     members = []
     for position in logprobs:
         entries = list(position.items())
-        fused, report = entries[: -1 - seat.size], entries[-1 - seat.size :]
+        fused, report = entries[: -1 - spec.size], entries[-1 - spec.size :]
         tokens.append(dict(fused))
         nats.append(report[0][1].logprob)
         members.append([entry.logprob for _, entry in report[1:]])
-    return tokens, Report(tuple(nats), tuple(zip(*members, strict=True)))
+    return tokens, TokenReport(tuple(nats), tuple(zip(*members, strict=True)))

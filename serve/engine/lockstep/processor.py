@@ -2,7 +2,7 @@
 
 For vLLM's V1 model runner, where a row is an index of the persistent batch. It runs after vLLM's own masks, bad words,
 `min_tokens` and `logit_bias`, and before its penalties and sampling, which would come too late: so a group's requests
-carry neutral penalties and temperature 0, the seat carries the real ones, and each row leaves here with a single token
+carry neutral penalties and temperature 0, the spec carries the real ones, and each row leaves here with a single token
 that is not masked. A request outside any group is untouched.
 
 Fusing needs several float32 copies of the members' rows. vLLM measures what memory a step takes before there are any
@@ -19,7 +19,7 @@ from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.sample.logits_processor.interface import BatchUpdate, LogitsProcessor
 
-from serve.engine.lockstep.seat import Seat
+from serve.engine.lockstep.sibling_spec import SiblingSpec
 from serve.engine.lockstep.told import Told, tell
 from serve.engine.soft.adapter import SoftAdapter
 from serve.fusion.tokens.penalties import penalise
@@ -36,7 +36,7 @@ COPIES = 6
 class Row:
     """One sibling in the batch. vLLM keeps `output` up to date."""
 
-    seat: Seat
+    spec: SiblingSpec
     prompt: Sequence[int]
     """Without virtual tokens."""
     output: Sequence[int]
@@ -79,12 +79,12 @@ class Block:
             members.scatter_(2, tokens.view(-1, 1, 1).expand(*self.rows.shape, 1), 0.0)
 
 
-def _plain(seat: Seat) -> bool:
+def _plain(spec: SiblingSpec) -> bool:
     return (
-        seat.fusion.method != "product"
-        and seat.sampling.greedy
-        and seat.penalties.neutral
-        and seat.columns is None
+        spec.fusion.method != "product"
+        and spec.sampling.greedy
+        and spec.penalties.neutral
+        and spec.columns is None
     )
 
 
@@ -111,13 +111,13 @@ class LockstepProcessor(LogitsProcessor):
             return
         groups: dict[str, list[tuple[int, Row]]] = {}
         for index, row in self._rows.items():
-            groups.setdefault(row.seat.group, []).append((index, row))
+            groups.setdefault(row.spec.group, []).append((index, row))
         alike: dict[tuple[int, TokenMethod], list[list[tuple[int, Row]]]] = {}
         for siblings in groups.values():
-            seat = siblings[0][1].seat
-            if len(siblings) == seat.size:
-                siblings.sort(key=lambda each: each[1].seat.rank)
-                alike.setdefault((seat.size, seat.fusion.method), []).append(siblings)
+            spec = siblings[0][1].spec
+            if len(siblings) == spec.size:
+                siblings.sort(key=lambda each: each[1].spec.rank)
+                alike.setdefault((spec.size, spec.fusion.method), []).append(siblings)
         self._blocks = [
             self._block(method, several[start : start + self._at_once(size)])
             for (size, method), several in alike.items()
@@ -135,7 +135,7 @@ class LockstepProcessor(LogitsProcessor):
         return torch.empty(COPIES * SLICE_BYTES, dtype=torch.uint8, device=self._device)
 
     def _block(self, method: TokenMethod, groups: list[list[tuple[int, Row]]]) -> Block:
-        fusions = [siblings[0][1].seat.fusion for siblings in groups]
+        fusions = [siblings[0][1].spec.fusion for siblings in groups]
         indices = [[index for index, _ in siblings] for siblings in groups]
         flat = [index for group in indices for index in group]
         neighbours = range(flat[0], flat[0] + len(flat))
@@ -153,7 +153,7 @@ class LockstepProcessor(LogitsProcessor):
                 dtype=torch.float32,
                 device=self._device,
             ),
-            plain=all(_plain(row.seat) for siblings in groups for _, row in siblings),
+            plain=all(_plain(row.spec) for siblings in groups for _, row in siblings),
         )
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
@@ -171,28 +171,28 @@ class LockstepProcessor(LogitsProcessor):
                 continue
             for group, siblings in enumerate(block.siblings):
                 for rank, row in enumerate(siblings):
-                    if not row.seat.penalties.neutral:
+                    if not row.spec.penalties.neutral:
                         members[group, rank] = penalise(
-                            members[group, rank], row.prompt, row.output, row.seat.penalties
+                            members[group, rank], row.prompt, row.output, row.spec.penalties
                         )
             leaders = [siblings[0] for siblings in block.siblings]
             step = fuse_step(
                 members,
                 block.weights,
                 block.method,
-                samplings=[leader.seat.sampling for leader in leaders],
+                samplings=[leader.spec.sampling for leader in leaders],
                 positions=[len(leader.output) for leader in leaders],
                 plausibility=block.plausibility,
             )
             block.give(step.tokens, logits)
             first = [ranked[0] for ranked in block.indices]
-            seats = [leader.seat for leader in leaders]
-            self.told += tell(step, list(zip(first, seats, strict=True)))
+            specs = [leader.spec for leader in leaders]
+            self.told += tell(step, list(zip(first, specs, strict=True)))
 
 
 def _seated(params: SamplingParams, prompt: list[int] | None, output: list[int]) -> Row | None:
-    seat = Seat.of(params)
-    if seat is None:
+    spec = SiblingSpec.of(params)
+    if spec is None:
         return None
     soft = SoftAdapter.of(params)
-    return Row(seat, (prompt or [])[soft.tokens if soft else 0 :], output)
+    return Row(spec, (prompt or [])[soft.tokens if soft else 0 :], output)

@@ -23,7 +23,7 @@ from vllm.v1.request import Request, RequestStatus
 
 from serve.engine.lockstep.group import Group
 from serve.engine.lockstep.room import Room, to_compute
-from serve.engine.lockstep.seat import Seat
+from serve.engine.lockstep.sibling_spec import SiblingSpec
 
 logger = logging.getLogger(__name__)
 
@@ -71,19 +71,19 @@ class LockstepMixin(Room):
     # Arrival
 
     def add_request(self, request: Request) -> None:
-        seat = Seat.of(request.sampling_params)
-        if seat is None or request.request_id in self.requests:
+        spec = SiblingSpec.of(request.sampling_params)
+        if spec is None or request.request_id in self.requests:
             super().add_request(request)
             return
-        group = self._groups.get(seat.group)
+        group = self._groups.get(spec.group)
         if group is None:
-            group = Group(seat.group, seat.size, self._arrivals, time.monotonic())
+            group = Group(spec.group, spec.size, self._arrivals, time.monotonic())
             self._arrivals += 1
             self._groups[group.key] = self._gathering[group.key] = group
         group.arrived += 1
         group.members[request.request_id] = request
         self._group_of[request.request_id] = group
-        if seat.leads:
+        if spec.leads:
             group.leader = request.request_id
         super().add_request(request)
         if group.arrived == group.size:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from serve.engine.lockstep.seat import Seat
-from serve.fusion.tokens.step import Step
+from serve.engine.lockstep.sibling_spec import SiblingSpec
+from serve.fusion.tokens.step import FusionStep
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Told:
     """[] of the chosen token in the fused distribution, from 1."""
 
 
-def tell(step: Step, leaders: Sequence[tuple[int, Seat]]) -> list[Told]:
-    """What the clients of a step's groups want to know. `leaders`: row and seat of each group's leader."""
-    wanted = [number for number, (_, seat) in enumerate(leaders) if seat.columns is not None]
+def tell(step: FusionStep, leaders: Sequence[tuple[int, SiblingSpec]]) -> list[Told]:
+    """What the clients of a step's groups want to know. `leaders`: row and spec of each group's leader."""
+    wanted = [number for number, (_, spec) in enumerate(leaders) if spec.columns is not None]
     if not wanted:
         return []
     chosen = step.fused.gather(1, step.tokens.unsqueeze(1))
@@ -37,15 +37,15 @@ def tell(step: Step, leaders: Sequence[tuple[int, Seat]]) -> list[Told]:
     nats = step.disagreement() if any(leaders[number][1].members for number in wanted) else None
     told = []
     for group in wanted:
-        row, seat = leaders[group]
-        token, count = step.tokens[group], seat.top or 0
-        ordered = step.fused[group].topk(min(count + seat.size + 2, step.fused.shape[1]))
+        row, spec = leaders[group]
+        token, count = step.tokens[group], spec.top or 0
+        ordered = step.fused[group].topk(min(count + spec.size + 2, step.fused.shape[1]))
         values = [chosen[group], ordered.values[:count]]
         ids = [token.unsqueeze(0), ordered.indices[:count]]
-        if seat.members:
+        if spec.members:
             assert nats is not None
             values += [nats[group].unsqueeze(0), step.members[group, :, token]]
             spare = ordered.indices[count:]
-            ids += [spare[spare != token][: 1 + seat.size]]
+            ids += [spare[spare != token][: 1 + spec.size]]
         told.append(Told(row, torch.cat(ids), torch.cat(values), ranks[group]))
     return told

@@ -15,7 +15,7 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS, RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from serve.engine.adapters.member_adapters import Equipment
+from serve.engine.adapters.member_adapters import MemberAdapters
 from serve.engine.places import Line
 from serve.engine.texts import TextLimit, few_at_a_time
 from serve.engine.vllm_hooks.scheduler import COMPUTE_FROM
@@ -109,7 +109,7 @@ class CausalScorer:
         self,
         prompts: Sequence[str],
         labels: Sequence[str],
-        members: Sequence[Equipment],
+        members: Sequence[MemberAdapters],
         line: Line,
         *,
         mean: bool = False,
@@ -155,7 +155,7 @@ class CausalScorer:
             plans.append(_Plan(paths))
         return plans
 
-    async def _ask(self, question: _Question, member: Equipment) -> list[float]:
+    async def _ask(self, question: _Question, member: MemberAdapters) -> list[float]:
         """Each token's log-probability after a context and a stem; with the stem's where it is longer than one."""
         stem = question.stem
         return await self.continuations(
@@ -166,7 +166,7 @@ class CausalScorer:
         )
 
     async def continuations(
-        self, prompt: Sequence[int], tokens: list[int], member: Equipment, *, counted: int = 0
+        self, prompt: Sequence[int], tokens: list[int], member: MemberAdapters, *, counted: int = 0
     ) -> list[float]:
         """Log-probability of each of `tokens` (at most 128) right after `prompt`, with that of the prompt's last
         `counted` tokens."""
@@ -195,7 +195,7 @@ class CausalScorer:
         return [before + position[token].logprob for token in tokens]
 
     async def _run(
-        self, prompt: Mapping[str, Any], params: SamplingParams, member: Equipment
+        self, prompt: Mapping[str, Any], params: SamplingParams, member: MemberAdapters
     ) -> RequestOutput:
         last = None
         async for output in self._llm.generate(

@@ -12,14 +12,14 @@ from vllm import AsyncEngineArgs
 from vllm.config import KVTransferConfig, ModelConfig, PoolerConfig, VllmConfig
 from vllm.usage.usage_lib import UsageContext
 
-from serve.architectures import served_as, unserved_base
-from serve.base import BaseKind, pooling_of
+from serve.base.architectures import served_as, unserved_base
+from serve.base.folder import BaseKind, pooling_of
+from serve.base.positions import UNKNOWN, longest_text
 from serve.engine import backbones
 from serve.engine.lockstep.client import REPORT_COLUMNS
 from serve.engine.media import NOWHERE
 from serve.engine.soft.inputs import SWITCH
 from serve.errors import UserError
-from serve.positions import UNKNOWN, longest_text
 
 SUPPORTED_VLLM = "0.32"
 

@@ -1,7 +1,7 @@
 """A base's vectors as its last layer gives them, without the modules that sentence-transformers stored beside it.
 
 vLLM 0.32 reads `modules.json` by itself and puts the `Dense` layers that it names behind the pooling, and nothing turns
-that off. Heads are trained on the pooled vector itself (`serve/side_files.py`)."""
+that off. Heads are trained on the pooled vector itself (`serve/base/side_files.py`)."""
 
 from typing import Any
 

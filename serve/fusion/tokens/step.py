@@ -11,7 +11,7 @@ from serve.manifest import TokenMethod
 
 
 @dataclass(frozen=True)
-class Step:
+class FusionStep:
     """What one step decided for G groups of N members each."""
 
     members: Tensor
@@ -37,7 +37,7 @@ def fuse_step(
     samplings: Sequence[Sampling],
     positions: Sequence[int],
     plausibility: Tensor | None = None,
-) -> Step:
+) -> FusionStep:
     """Fuse the members' logits [G, N, V], masked and penalised already, and choose one token a group.
 
     `weights` [G, N] (summing to 1 except for `product`), `samplings` and `positions` (how many tokens were written
@@ -48,7 +48,7 @@ def fuse_step(
     for group, (sampling, position) in enumerate(zip(samplings, positions, strict=True)):
         if not sampling.greedy:
             tokens[group] = draw(narrow(fused[group], sampling), sampling.seed, position)
-    return Step(members, fused, tokens, weights, method)
+    return FusionStep(members, fused, tokens, weights, method)
 
 
 def likeliest(logits: Tensor, weights: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from serve.base import BaseKind
+from serve.base.folder import BaseKind
 from tests.bench.bases.candidates import CANDIDATES, Candidate
 from tests.bench.bases.measure import difference
 from tests.bench.bases.page import EQUAL, PAGE, Row, kinds, read, render, unserved
@@ -38,7 +38,7 @@ def main() -> int:
             rows = [known[c.name, k] for c in CANDIDATES for k in kinds(c) if (c.name, k) in known]
             PAGE.write_text(render(rows), encoding="utf-8")
     for each in wrong:
-        print(f"To be refused in serve/architectures.py, or mended: {each}")
+        print(f"To be refused in serve/base/architectures.py, or mended: {each}")
     return int(bool(wrong))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from serve.base import BaseKind
+from serve.base.folder import BaseKind
 from tests.bench.bases.candidates import POSITIONS, VOCABULARY, Candidate
 
 LENGTHS = (3, 11, POSITIONS)

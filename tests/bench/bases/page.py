@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve.architectures import unserved_base
-from serve.base import BaseKind, kind_of
-from serve.causal_models import MORE_THAN_TEXT, TEXT
+from serve.base.architectures import unserved_base
+from serve.base.causal_models import MORE_THAN_TEXT, TEXT
+from serve.base.folder import BaseKind, kind_of
 from tests.bench.bases.candidates import Candidate
 
 PAGE = Path(__file__).parents[3] / "docs" / "bases.md"
@@ -91,7 +91,7 @@ These take LoRA in vLLM too, and are served as they are; nobody has compared the
 
 {", ".join(f"`{name}`" for name in others)}.
 
-So do {len(MORE_THAN_TEXT)} that read images or sounds besides text (`serve/causal_models.py` has their names).
+So do {len(MORE_THAN_TEXT)} that read images or sounds besides text (`serve/base/causal_models.py` has their names).
 """
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from serve.adapter import AdapterError, has_head, inspect_adapter, plain_adapter
 from serve.adapter.embeddings import unserved_embedding
 from serve.adapter.modules import Modules
-from serve.base import BaseKind, BaseShapes
+from serve.base.folder import BaseKind, BaseShapes
 from serve.digest import folder_digest
 from tests.serve.conftest import AdapterFolder
 

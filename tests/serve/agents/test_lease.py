@@ -7,7 +7,7 @@ import pytest
 
 from serve.agents.gateway_agent import GatewayAgent
 from serve.agents.lease import ControllerLink, Lease
-from serve.protocol.messages import Desired, Report
+from serve.protocol.messages import Desired, StatusReport
 from tests.serve.fakes import until
 
 LEASE = 0.1
@@ -23,9 +23,9 @@ class Script:
 
     def __init__(self, *answers: Callable[[], Desired | None]) -> None:
         self.answers = list(answers)
-        self.reports: list[Report] = []
+        self.reports: list[StatusReport] = []
 
-    async def sync(self, report: Report) -> Desired:
+    async def sync(self, report: StatusReport) -> Desired:
         self.reports.append(report)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         result = answer()
@@ -48,8 +48,8 @@ async def keep() -> AsyncIterator[Keep]:
     leases = []
 
     def start(script: ControllerLink) -> Lease:
-        def report(sequence: int, seen: int) -> Report:
-            return Report("p", "gateway", sequence, seen, ready=True)
+        def report(sequence: int, seen: int) -> StatusReport:
+            return StatusReport("p", "gateway", sequence, seen, ready=True)
 
         lease = Lease(script, report, lambda _: None, retry_seconds=0.001)
         lease.start()
@@ -140,11 +140,11 @@ class Slow:
 
     def __init__(self, state: Desired) -> None:
         self.state = state
-        self.reports: list[Report] = []
+        self.reports: list[StatusReport] = []
         self.answer = asyncio.Event()
         self.answered = self.cancelled = 0
 
-    async def sync(self, report: Report) -> Desired:
+    async def sync(self, report: StatusReport) -> Desired:
         self.reports.append(report)
         try:
             if not report.urgent and report.seen_revision == self.state.revision:

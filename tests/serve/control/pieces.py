@@ -8,7 +8,7 @@ from typing import Any
 from serve.agents.ledger import Ledger
 from serve.bundle import AdapterRef, Ensemble, FusionSpec, Member
 from serve.control.records import VersionRecord
-from serve.protocol.messages import AssignedVersion, Kind, PrepareResult, Report
+from serve.protocol.messages import AssignedVersion, ParticipantKind, PrepareResult, StatusReport
 from serve.protocol.strategy import Strategy
 
 LEASE = 30
@@ -83,7 +83,7 @@ class Node:
     """An engine or a gateway."""
 
     name: str
-    kind: Kind
+    kind: ParticipantKind
     sequence: int = 0
     seen: int = 0
     lease_until: int = -1
@@ -99,9 +99,9 @@ class Node:
     raising: bool = False
     """Engines: whatever is asked of it ends in an exception."""
 
-    def report(self) -> Report:
+    def report(self) -> StatusReport:
         self.sequence += 1
-        return Report(
+        return StatusReport(
             self.name,
             self.kind,
             self.sequence,

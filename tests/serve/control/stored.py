@@ -11,17 +11,17 @@ from serve.control.rollout.state import BUSY, Rollout
 
 @dataclass
 class Stored:
-    """One ensemble, its rollouts, and the life of the server that may write."""
+    """One ensemble, its rollouts, and the incarnation of the server that may write."""
 
     record: EnsembleRecord
     rollouts: dict[str, Rollout]
     committed: Counter[int]
     """Version -> how often it was committed."""
-    life: int = 0
+    incarnation: int = 0
     epoch: int = 0
 
-    def begin(self, life: int, rollout: Rollout, candidate: VersionRecord | None) -> None:
-        check_life(life, self.life)
+    def begin(self, incarnation: int, rollout: Rollout, candidate: VersionRecord | None) -> None:
+        check_life(incarnation, self.incarnation)
         busy = [each.id for each in self.rollouts.values() if each.state in BUSY]
         check_begin(rollout, self.record.active, busy)
         if candidate is not None:
@@ -31,9 +31,9 @@ class Stored:
         self.rollouts[rollout.id] = copy(rollout)
 
     def commit(
-        self, life: int, rollout: Rollout, record: EnsembleRecord, history: tuple[int, ...]
+        self, incarnation: int, rollout: Rollout, record: EnsembleRecord, history: tuple[int, ...]
     ) -> int:
-        check_life(life, self.life)
+        check_life(incarnation, self.incarnation)
         check_commit(rollout, record, self.record.active, self.record.epoch)
         check_advance(self.rollouts[rollout.id].state, rollout.state)
         self.epoch += 1
@@ -42,15 +42,15 @@ class Stored:
         self.committed[rollout.to_version] += 1
         return self.epoch
 
-    def advanced(self, life: int, rollout: Rollout) -> None:
-        check_life(life, self.life)
+    def advanced(self, incarnation: int, rollout: Rollout) -> None:
+        check_life(incarnation, self.incarnation)
         check_advance(self.rollouts[rollout.id].state, rollout.state)
         known = self.rollouts[rollout.id]
         decided = {"decision": known.decision, "decided_by": known.decided_by}
         self.rollouts[rollout.id] = replace(copy(rollout), **decided)  # type: ignore[arg-type]
 
-    def decided(self, life: int, rollout: Rollout) -> None:
-        check_life(life, self.life)
+    def decided(self, incarnation: int, rollout: Rollout) -> None:
+        check_life(incarnation, self.incarnation)
         known = self.rollouts[rollout.id]
         check_advance(known.state, rollout.state)
         known.decision, known.decided_by = rollout.decision, rollout.decided_by
@@ -58,7 +58,7 @@ class Stored:
     def image(self) -> object:
         """All that is written."""
         rollouts = {id: copy(rollout) for id, rollout in self.rollouts.items()}
-        return self.record, rollouts, self.life, self.epoch
+        return self.record, rollouts, self.incarnation, self.epoch
 
 
 @dataclass

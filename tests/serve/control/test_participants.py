@@ -1,17 +1,19 @@
 """Leases and slots."""
 
 from serve.control.participants import Participants
-from serve.protocol.messages import Kind, Report
+from serve.protocol.messages import ParticipantKind, StatusReport
 
 LEASE = 9.0
 
 
-def report(name: str, kind: Kind = "engine", sequence: int = 1, **more: bool) -> Report:
-    return Report(name, kind, sequence, 0, **{"ready": True, **more})
+def report(
+    name: str, kind: ParticipantKind = "engine", sequence: int = 1, **more: bool
+) -> StatusReport:
+    return StatusReport(name, kind, sequence, 0, **{"ready": True, **more})
 
 
 def slots(participants: Participants) -> dict[str, int]:
-    return {each.report.participant: each.slot for each in participants.live()}
+    return {each.report.participant: each.ordinal for each in participants.live()}
 
 
 def test_slots_are_the_lowest_free_numbers_of_each_kind() -> None:

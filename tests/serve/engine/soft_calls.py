@@ -109,12 +109,14 @@ def member_of(engine: Any, name: str) -> Member:
     return next(member for member in members if member.name == name)
 
 
-async def finish(engine: Any, prompt: dict[str, Any], equipment: Any) -> str:
+async def finish(engine: Any, prompt: dict[str, Any], member_adapters: Any) -> str:
     """Why a request that is sent past the engine's own front ends."""
     from vllm import SamplingParams
 
-    params = equipment.params(SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True))
-    stream = engine._llm.generate(prompt, params, uuid.uuid4().hex, lora_request=equipment.lora)
+    params = member_adapters.params(SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True))
+    stream = engine._llm.generate(
+        prompt, params, uuid.uuid4().hex, lora_request=member_adapters.lora
+    )
     outputs = [output async for output in stream]
     return str(outputs[-1].outputs[0].finish_reason)
 

@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 from vllm.logprobs import FlatLogprobs
 
-from serve.engine.adapters.member_adapters import Equipment
+from serve.engine.adapters.member_adapters import MemberAdapters
 from serve.engine.places import Places
 from serve.engine.scoring.labels_as_text import CausalScorer
 from serve.labels import encoder, label_paths
@@ -89,7 +89,7 @@ async def test_many_inputs_members_and_labels_are_never_in_vllm_all_at_once(toke
     llm: Any = FakeLLM(tokenizer)
     places = Places(16)
     prompts = [f"{number} where is my card\nIntent:" for number in range(32)]
-    scored = await CausalScorer(llm).score(prompts, LABELS, [Equipment()] * 4, places.line())
+    scored = await CausalScorer(llm).score(prompts, LABELS, [MemberAdapters()] * 4, places.line())
     assert llm.asked > 32 * 4 * 10, "one request a member, a prompt and a beginning of labels"
     assert llm.most == 16
     assert llm.running == 0
@@ -102,7 +102,7 @@ async def test_means_are_over_each_labels_own_tokens(tokenizer: Any) -> None:
     llm: Any = FakeLLM(tokenizer)
     prompt = "where is my card\nIntent:"
     scored = await CausalScorer(llm).score(
-        [prompt], LABELS, [Equipment()], Places(4).line(), mean=True
+        [prompt], LABELS, [MemberAdapters()], Places(4).line(), mean=True
     )
     lengths = [len(path.tokens) for path in label_paths(encoder(tokenizer), prompt, LABELS)]
     assert len(set(lengths)) > 1

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response, StreamingResponse
 from vllm.entrypoints.serve.utils.api_utils import with_cancellation
 
-from serve.engine.generation.client import Voice
+from serve.engine.generation.client import GenerationContext
 from serve.engine.generation.openai_routes import OpenAIRoutes
 from serve.engine.interface import GenerateCall, Refusal
 from tests.serve.engine.calls import version
@@ -30,19 +30,19 @@ class Members:
         self.app = FastAPI()
         self.begun = asyncio.Event()
         self.ended = asyncio.Event()
-        self.voice = Voice("talk@1", version({}, "talk", {"a": None}).ensemble, [])
+        self.context = GenerationContext("talk@1", version({}, "talk", {"a": None}).ensemble, [])
         self._events = events
 
         async def answer(body: dict[str, Any], raw_request: Request) -> Response:
             if body["stream"]:
                 return StreamingResponse(self._stream(), media_type="text/event-stream")
-            await self._speak()
+            await self._stream()
             return Response()
 
         self.app.post("/v1/completions")(with_cancellation(answer))
 
-    async def _speak(self) -> None:
-        with self.voice.generating():
+    async def _stream(self) -> None:
+        with self.context.generating():
             self.begun.set()
             try:
                 await asyncio.Event().wait()
@@ -53,13 +53,13 @@ class Members:
         for event in self._events:
             yield event
         if not self._events:
-            await self._speak()
+            await self._stream()
 
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_when_an_answer_is_left_no_member_speaks_any_more(stream: bool) -> None:
     members = Members()
-    answer = OpenAIRoutes(members.app).answer(call(stream=stream), members.voice)
+    answer = OpenAIRoutes(members.app).answer(call(stream=stream), members.context)
     asking = asyncio.create_task(anext(answer))
     await asyncio.wait_for(members.begun.wait(), 20)
     asking.cancel()
@@ -79,5 +79,5 @@ async def test_a_stream_that_breaks_off_ends_with_the_reason(
     events: tuple[bytes, ...], parts: list[bytes | Refusal]
 ) -> None:
     members = Members(*events)
-    answer = OpenAIRoutes(members.app).answer(call(stream=True), members.voice)
+    answer = OpenAIRoutes(members.app).answer(call(stream=True), members.context)
     assert [part async for part in answer] == parts

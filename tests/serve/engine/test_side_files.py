@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
 
-from serve.side_files import GenerationDefaults, read_generation_defaults, read_tokenizer
+from serve.base.side_files import GenerationDefaults, read_generation_defaults, read_tokenizer
 from tests.serve import tiny
 
 

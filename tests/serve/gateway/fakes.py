@@ -25,7 +25,7 @@ from serve.engine.interface import (
 from serve.fusion.fused import Fused
 from serve.manifest import Ensemble
 from serve.protocol.audit import AuditEntry
-from serve.protocol.messages import AssignedVersion, Desired, Report, Role
+from serve.protocol.messages import AssignedVersion, Desired, Role, StatusReport
 from serve.protocol.requests import SwapRequest
 
 LABELS = ("card_lost", "card_late", "top_up")
@@ -69,7 +69,7 @@ class FakeController:
         self._desired = first
         self._changed = asyncio.Condition()
 
-    async def sync(self, report: Report) -> Desired:
+    async def sync(self, report: StatusReport) -> Desired:
         async with self._changed:
             await self._changed.wait_for(
                 lambda: report.urgent or report.seen_revision != self._desired.revision

@@ -5,7 +5,7 @@ import numpy as np
 from serve.bundle import Golden
 from serve.fusion.fused import Fused, FusedValues
 from training.evaluation.evaluation import Labelled
-from training.evaluation.golden import golden_answers, golden_texts
+from training.evaluation.golden_inputs import golden_answers, golden_texts
 
 
 def test_texts_are_golden_where_one_of_the_right_replies_is_written() -> None:

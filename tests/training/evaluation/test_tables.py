@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from training.evaluation.scores import Difference, Report, Row
+from training.evaluation.scores import Difference, EvaluationReport, Row
 from training.evaluation.tables import show
 
 WRITTEN = {
@@ -43,7 +43,7 @@ def test_every_figure_is_whole(
     difference = Difference(
         name="weighted_average", over="mean member", metric=main, value=1.2, low=-1, high=3, p=0.4
     )
-    report = Report(
+    report = EvaluationReport(
         ensemble="replies@1", data="test", count=100, rows=[row], differences=[difference]
     )
     screen = io.StringIO()
@@ -57,7 +57,7 @@ def test_every_figure_is_whole(
 
 def test_a_file_name_with_brackets_is_no_markup() -> None:
     row = Row(name="a", kind="member", passes=1, served=True, scores={"accuracy": 0.5})
-    report = Report(ensemble="topics@1", data="[/old].csv", count=9, rows=[row])
+    report = EvaluationReport(ensemble="topics@1", data="[/old].csv", count=9, rows=[row])
     screen = io.StringIO()
     show(report, Console(file=screen, width=120))
     assert "topics@1 on 9 [/old].csv rows" in screen.getvalue()

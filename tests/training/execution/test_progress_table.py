@@ -6,78 +6,80 @@ import time
 import pytest
 from rich.console import Console
 
-from training.execution.progress_table import Board
+from training.execution.progress_table import ProgressTable
 
 
-def lines(board: Board) -> list[str]:
-    file = board.console.file
+def lines(progress_table: ProgressTable) -> list[str]:
+    file = progress_table.console.file
     assert isinstance(file, io.StringIO)
     return file.getvalue().splitlines()
 
 
 @pytest.fixture
-def board() -> Board:
-    return Board(Console(file=io.StringIO(), width=120))
+def progress_table() -> ProgressTable:
+    return ProgressTable(Console(file=io.StringIO(), width=120))
 
 
-def test_a_row_is_printed_once_when_its_work_is_finished(board: Board) -> None:
-    with board:
-        board.expect("topics/a")
-        board.begin("topics/a", 4)
+def test_a_row_is_printed_once_when_its_work_is_finished(progress_table: ProgressTable) -> None:
+    with progress_table:
+        progress_table.expect("topics/a")
+        progress_table.begin("topics/a", 4)
         for done in range(1, 5):
-            board.reach("topics/a", done, 1 / done)
-        assert lines(board) == []
-        board.end("topics/a")
-        board.end("topics/a")
-        [line] = lines(board)
+            progress_table.reach("topics/a", done, 1 / done)
+        assert lines(progress_table) == []
+        progress_table.end("topics/a")
+        progress_table.end("topics/a")
+        [line] = lines(progress_table)
     assert line.split()[:2] == ["topics/a", "done"]
     assert "4/4" in line
     assert line.rstrip().endswith("loss 0.250")
-    assert lines(board) == [line]
+    assert lines(progress_table) == [line]
 
 
-def test_what_was_not_finished_is_told_at_the_end_and_what_never_began_is_not(board: Board) -> None:
-    with board:
-        board.expect("topics/waits")
-        board.begin("topics/a", 4)
-        board.reach("topics/a", 1)
-    [line] = lines(board)
+def test_what_was_not_finished_is_told_at_the_end_and_what_never_began_is_not(
+    progress_table: ProgressTable,
+) -> None:
+    with progress_table:
+        progress_table.expect("topics/waits")
+        progress_table.begin("topics/a", 4)
+        progress_table.reach("topics/a", 1)
+    [line] = lines(progress_table)
     assert line.split()[:2] == ["topics/a", "running"]
     assert "1/4" in line
 
 
-def test_work_that_is_begun_anew_starts_where_it_says(board: Board) -> None:
+def test_work_that_is_begun_anew_starts_where_it_says(progress_table: ProgressTable) -> None:
     """As a task does whose process died."""
-    with board:
-        board.begin("topics/a", 8)
-        board.reach("topics/a", 7, 0.5)
-        board.begin("topics/a", 8, 4)
-        board.end("topics/a")
-    [line] = lines(board)
+    with progress_table:
+        progress_table.begin("topics/a", 8)
+        progress_table.reach("topics/a", 7, 0.5)
+        progress_table.begin("topics/a", 8, 4)
+        progress_table.end("topics/a")
+    [line] = lines(progress_table)
     assert "4/8" in line
     assert "loss" not in line
 
 
 def test_what_runs_is_told_again_and_again_until_the_end() -> None:
-    board = Board(Console(file=io.StringIO(), width=120), every=0.05)
-    with board:
-        board.expect("topics/waits")
-        board.begin("topics/a", 4)
-        board.reach("topics/a", 1, 0.5)
-        wait_for_lines(board, 1)
-        board.reach("topics/a", 3, 0.25)
-        wait_for_lines(board, len(lines(board)) + 2)
-    told = lines(board)
+    progress_table = ProgressTable(Console(file=io.StringIO(), width=120), every=0.05)
+    with progress_table:
+        progress_table.expect("topics/waits")
+        progress_table.begin("topics/a", 4)
+        progress_table.reach("topics/a", 1, 0.5)
+        wait_for_lines(progress_table, 1)
+        progress_table.reach("topics/a", 3, 0.25)
+        wait_for_lines(progress_table, len(lines(progress_table)) + 2)
+    told = lines(progress_table)
     assert {tuple(line.split()[:2]) for line in told} == {("topics/a", "running")}
     assert "1/4" in told[0]
     assert "3/4" in told[-1]
     time.sleep(0.2)
-    assert lines(board) == told
+    assert lines(progress_table) == told
 
 
-def wait_for_lines(board: Board, count: int) -> None:
+def wait_for_lines(progress_table: ProgressTable, count: int) -> None:
     until = time.monotonic() + 20
-    while len(lines(board)) < count:
+    while len(lines(progress_table)) < count:
         assert time.monotonic() < until
         time.sleep(0.01)
 
@@ -87,10 +89,10 @@ def test_a_log_shows_a_row_whole(
 ) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     title = "intents-of-customers/member-with-a-name: learning_rate 0.001234, rank 16"
-    with Board() as board:
-        board.begin(title, 10000)
-        board.reach(title, 9999, 0.25)
-        board.end(title)
+    with ProgressTable() as progress_table:
+        progress_table.begin(title, 10000)
+        progress_table.reach(title, 9999, 0.25)
+        progress_table.end(title)
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{title} done")
     assert line.rstrip().endswith("loss 0.250")
@@ -98,14 +100,14 @@ def test_a_log_shows_a_row_whole(
 
 def test_a_width_that_was_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "70")
-    assert Board().console.width == 70
+    assert ProgressTable().console.width == 70
 
 
-def test_text_with_brackets_is_no_markup(board: Board) -> None:
+def test_text_with_brackets_is_no_markup(progress_table: ProgressTable) -> None:
     """A search may try what a prompt begins with."""
     title = "topics/a: init [/INST] [bold]"
-    with board:
-        board.begin(title, 4)
-        board.end(title)
-    [line] = lines(board)
+    with progress_table:
+        progress_table.begin(title, 4)
+        progress_table.end(title)
+    [line] = lines(progress_table)
     assert line.startswith(title)

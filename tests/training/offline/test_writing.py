@@ -18,9 +18,9 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
 )
 
+from serve.base.side_files import GenerationDefaults
 from serve.bundle import Bundle, Member
 from serve.pack import pack
-from serve.side_files import GenerationDefaults
 from tests.serve import tiny
 from training.offline.adapters import LoadedAdapters
 from training.offline.members import OfflineMembers

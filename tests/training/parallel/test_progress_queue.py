@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from training.parallel import progress_queue as feed
-from training.parallel.progress_queue import Reports
+from training.parallel import progress_queue
+from training.parallel.progress_queue import ProgressSender
 
 
 class Sent:
@@ -24,14 +24,14 @@ class Sent:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr(feed.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress_queue.time, "monotonic", lambda: now[0])
     return now
 
 
 @pytest.mark.usefixtures("clock")
 def test_the_last_step_is_sent_however_soon_it_follows() -> None:
     sent = Sent()
-    reports = Reports(sent)
+    reports = ProgressSender(sent)
     reports.begin("topics/a", 40)
     for step in range(1, 39):
         reports.reach("topics/a", step, 0.5 if step == 20 else None)
@@ -48,13 +48,13 @@ def test_the_last_step_is_sent_however_soon_it_follows() -> None:
 
 def test_each_piece_of_work_is_reported_on_in_its_own_time(clock: list[float]) -> None:
     sent = Sent()
-    reports = Reports(sent)
+    reports = ProgressSender(sent)
     for title in ("topics/a", "topics/a: teacher"):
         reports.begin(title, 9)
         reports.reach(title, 1)
         reports.reach(title, 2)
         assert sent.reached(title) == [1]
-    clock[0] += feed.EVERY_SECONDS
+    clock[0] += progress_queue.EVERY_SECONDS
     reports.reach("topics/a", 3)
     assert sent.reached("topics/a") == [1, 3]
     assert sent.reached("topics/a: teacher") == [1]
@@ -63,7 +63,7 @@ def test_each_piece_of_work_is_reported_on_in_its_own_time(clock: list[float]) -
 @pytest.mark.usefixtures("clock")
 def test_work_that_is_begun_anew_forgets_how_far_it_had_come() -> None:
     sent = Sent()
-    reports = Reports(sent)
+    reports = ProgressSender(sent)
     reports.begin("topics/a", 9)
     reports.reach("topics/a", 7)
     reports.reach("topics/a", 8)

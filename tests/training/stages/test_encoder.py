@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LinearRegression
 from torch import nn
 
-from serve.base import Pooling
+from serve.base.folder import Pooling
 from serve.manifest import Task
 from training.recipe import LoraStage
 from training.stages.encoder import EncoderWithHead, collate_for, pool, towers

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from training.execution.progress_table import Board
+from training.execution.progress_table import ProgressTable
 from training.stages.fit import FitOptions, Judged, Stage, fit, pad, padding_mask
 
 
@@ -44,14 +44,14 @@ def test_batches_hold_rows_of_similar_length_each_row_once_an_epoch(tmp_path: Pa
         padded += len(ids) * longest[-1]
         return {"input_ids": pad(ids, 0)}
 
-    with Board() as board:
+    with ProgressTable() as progress_table:
         options = FitOptions(epochs=1, batch_size=10, learning_rate=0.1, seed=1)
         fit(
             Constant(),
             Judged(Dataset.from_list(rows), None),
             collate,
             options,
-            Stage("test", tmp_path, "float32", board),
+            Stage("test", tmp_path, "float32", progress_table),
         )
     assert sorted(seen) == list(range(400))
     # Random batches of ten would pad these rows to about 1.75 times their tokens.

@@ -17,7 +17,7 @@ from transformers import (
 
 from tests.training.conftest import TOPICS
 from training.data.steps import FAMILY
-from training.execution.progress_table import Board
+from training.execution.progress_table import ProgressTable
 from training.recipe import RecipeError, Scratch
 from training.stages import pretraining
 from training.stages.documents import Documents
@@ -47,8 +47,8 @@ def test_the_loss_falls_below_a_unigram_models_and_the_checkpoint_loads(
 ) -> None:
     rows = Dataset.from_dict({"text": DOCUMENTS})
     base = tmp_path / "base"
-    with Board() as board:
-        stage = Stage("base", tmp_path / "checkpoints", "float32", board)
+    with ProgressTable() as progress_table:
+        stage = Stage("base", tmp_path / "checkpoints", "float32", progress_table)
         found = train_base(scratch(objective), rows, [], base, 1, stage)
     assert found.loss < found.unigram
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -145,8 +145,8 @@ def test_what_judges_a_base_is_in_no_document_that_it_reads(
         )
     )  # fmt: skip
     options = FitOptions(1, 8, 0.1, seed=1, patience=1)
-    with Board() as board:
-        stage = Stage("base", tmp_path, "float32", board)
+    with ProgressTable() as progress_table:
+        stage = Stage("base", tmp_path, "float32", progress_table)
         pretraining.pretrain(model, tokenizer, documents, "masked_next_sentence", options, stage)
     assert all(read.values())
     assert sum(map(len, read.values())) == len(set.union(*read.values())) == 60

@@ -10,9 +10,9 @@ from scipy.sparse import csr_array
 from training.evaluation.metrics.resampling import Floats, Metric, ratio
 
 Average = Literal["macro", "micro", "weighted"]
-Kind = Literal["precision", "recall", "f1"]
+CountedMetric = Literal["precision", "recall", "f1"]
 AVERAGES: tuple[Average, ...] = get_args(Average)
-KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[CountedMetric, ...] = get_args(CountedMetric)
 
 
 class LabelCounts:
@@ -30,7 +30,7 @@ class LabelCounts:
         self._columns = csr_array(columns, dtype=np.float64)
         self._last: tuple[Floats, Floats] | None = None
 
-    def metric(self, kind: Kind, average: Average) -> Metric:
+    def metric(self, kind: CountedMetric, average: Average) -> Metric:
         """Precision, recall or F1: `macro` is the mean over labels, `weighted` their mean by true rows, `micro` one
         figure over all."""
         measure = _MEASURES[kind]
@@ -68,7 +68,7 @@ def _f1(right: Floats, said: Floats, true: Floats) -> Floats:
     return ratio(2 * right, said + true)
 
 
-_MEASURES: dict[Kind, Callable[[Floats, Floats, Floats], Floats]] = {
+_MEASURES: dict[CountedMetric, Callable[[Floats, Floats, Floats], Floats]] = {
     "precision": _precision,
     "recall": _recall,
     "f1": _f1,

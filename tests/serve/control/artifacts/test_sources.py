@@ -141,7 +141,7 @@ def test_what_is_too_large_is_refused_before_and_while_it_comes(
     assert list(tmp_path.iterdir()) == []
 
     # A listing that lies.
-    monkeypatch.setattr("serve.control.artifacts.quota.Allowance.expect", lambda *_: None)
+    monkeypatch.setattr("serve.control.artifacts.quota.Quota.expect", lambda *_: None)
     with pytest.raises(StoreError, match="too large"):
         limited.fetch("s3://adapters/big", tmp_path)
 

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from serve.control.clock import now
 from serve.control.database.database import Conflict, Database, DatabaseError, TakenOver
 from serve.control.records import VersionRecord
-from serve.control.rollout.state import Rollout, State, Step
+from serve.control.rollout.state import NextStep, Rollout, State
 from serve.manifest import Ensemble
 from tests.serve.databases import PostgresServer
 from tests.serve.fakes import PATIENCE
@@ -50,9 +50,9 @@ def commit(database: Database, to: int) -> int:
     record = database.ensembles()["intents"]
     change = replace(rollout(to), from_version=record.active)
     database.begin(change, version(to))
-    change.advance(Step(State.COMMITTING), now())
+    change.advance(NextStep(State.COMMITTING), now())
     epoch = database.commit(change, record, record.history_after_swap())
-    change.advance(Step(State.DRAINING), now())
+    change.advance(NextStep(State.DRAINING), now())
     database.advanced(change)
     return epoch
 
@@ -65,7 +65,7 @@ def test_what_was_written_is_read_again_in_another_life(database_url: str) -> No
     first.close()
 
     second = Database.open(database_url)
-    assert (first.life, second.life) == (1, 2)
+    assert (first.incarnation, second.incarnation) == (1, 2)
     found = second.ensembles()["intents"]
     assert found.versions == {3: record}
     assert (found.active, found.epoch, found.previous) == (3, 0, ())
@@ -89,7 +89,7 @@ def test_of_commits_from_one_version_one_wins_and_the_others_change_nothing(
     record = database.ensembles()["intents"]
     change = rollout(2)
     database.begin(change, version(2))
-    change.advance(Step(State.COMMITTING), now())
+    change.advance(NextStep(State.COMMITTING), now())
     ready = threading.Barrier(6)
 
     def run(_: int) -> int | Conflict:
@@ -115,16 +115,16 @@ def test_an_earlier_life_can_change_nothing_any_more(database: Database, databas
     record = database.ensembles()["intents"]
     trial = rollout(2)
     database.begin(trial, version(2))
-    trial.advance(Step(State.CANARYING), now())
+    trial.advance(NextStep(State.CANARYING), now())
     database.advanced(trial)
     later = Database.open(database_url)
     finished = replace(trial)
-    finished.advance(Step(State.COMMITTING), now())
+    finished.advance(NextStep(State.COMMITTING), now())
     later.commit(finished, record, (1,))
 
     decided = replace(trial, decision="promote", decided_by="bob")
     committing = replace(trial)
-    committing.advance(Step(State.COMMITTING), now())
+    committing.advance(NextStep(State.COMMITTING), now())
     for write in (
         lambda: database.begin(rollout(3), version(3)),
         lambda: database.advanced(trial),
@@ -151,7 +151,7 @@ def test_no_write_takes_a_rollout_back(database: Database) -> None:
             database.advanced(replace(change, state=state))
     with pytest.raises(Conflict, match="cannot become"):
         database.decided(replace(change, state=State.CANARYING, decision="abort", decided_by="bob"))
-    change.advance(Step(State.DONE), now())
+    change.advance(NextStep(State.DONE), now())
     for _ in range(2):  # one that is written again is no second event
         database.advanced(change)
     assert [each.outcome for each in database.audit()] == ["done", "committed", "done"]
@@ -164,7 +164,7 @@ def test_one_rollout_of_an_ensemble_begins_at_a_time_and_from_what_is_active(
     with pytest.raises(Conflict, match="r2 of intents has not ended"):
         database.begin(rollout(3), version(3))
     aborted = rollout(2)
-    aborted.advance(Step(State.ABORTED, "no", 400), now())
+    aborted.advance(NextStep(State.ABORTED, "no", 400), now())
     database.advanced(aborted)
     commit(database, 3)
     with pytest.raises(Conflict, match="not at version 1 any more"):
@@ -173,10 +173,10 @@ def test_one_rollout_of_an_ensemble_begins_at_a_time_and_from_what_is_active(
 
 
 def test_a_commit_starts_from_what_the_rollout_started_from(database: Database) -> None:
-    """An old rollout that came back to life must not commit what is active already."""
+    """An old rollout that came back to incarnation must not commit what is active already."""
     change = rollout(2)
     database.begin(change, version(2))
-    change.advance(Step(State.COMMITTING), now())
+    change.advance(NextStep(State.COMMITTING), now())
     first = database.ensembles()["intents"]
     database.commit(change, first, (1,))
     with pytest.raises(Conflict, match="not at version 1 any more"):
@@ -187,7 +187,7 @@ def test_a_commit_starts_from_what_the_rollout_started_from(database: Database) 
 def test_servers_that_start_at_once_get_lives_of_their_own(database_url: str) -> None:
     with ThreadPoolExecutor(6) as pool:
         opened = list(pool.map(Database.open, [database_url] * 6))
-    assert sorted(each.life for each in opened) == [1, 2, 3, 4, 5, 6]
+    assert sorted(each.incarnation for each in opened) == [1, 2, 3, 4, 5, 6]
     for each in opened:
         each.close()
 
@@ -247,7 +247,7 @@ def test_a_connection_lost_at_the_commit_leaves_no_doubt(
     change = rollout(2)
     if write == "commit":
         database.begin(change, version(2))
-        change.advance(Step(State.COMMITTING), now())
+        change.advance(NextStep(State.COMMITTING), now())
     monkeypatch.setattr("serve.control.database.writer.RETRY_SECONDS", 0.0)
     monkeypatch.setattr(dialect, "do_begin", begin)
     monkeypatch.setattr(dialect, "do_commit", lose)
@@ -277,7 +277,7 @@ def test_a_commit_under_way_when_the_connection_breaks_is_waited_for(
     database.add_ensemble("intents", 1, [version(1)], "choir")
     change = rollout(2)
     database.begin(change, version(2))
-    change.advance(Step(State.COMMITTING), now())
+    change.advance(NextStep(State.COMMITTING), now())
     name = database._engine.url.database
     assert name is not None
     monkeypatch.setattr("serve.control.database.writer.RETRY_SECONDS", 0.0)
@@ -342,7 +342,7 @@ def test_reasons_and_rollouts_are_kept_as_they_were(database: Database) -> None:
     change = rollout(2)
     database.begin(change, version(2))
     change.replicas = {"engine/0": "failed: ☹ 'quoted' \\ back"}
-    change.advance(Step(State.ABORTED, "it is too large", 400), AT)
+    change.advance(NextStep(State.ABORTED, "it is too large", 400), AT)
     database.advanced(change)
     found = database.rollout("r2")
     assert found == replace(change, status=found.status if found else 400)

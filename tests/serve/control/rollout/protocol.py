@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from serve.control.catalog import Catalog
 from serve.control.database.comparison import TakenOver
@@ -20,14 +21,14 @@ from serve.control.rollout.state import (
     ENDED,
     TRIALS,
     UNCOMMITTED,
+    NextStep,
     Rollout,
     State,
-    Step,
     next_step,
 )
 from serve.engine.interface import Probe
 from serve.protocol.figures import total
-from serve.protocol.messages import Kind, PrepareResult
+from serve.protocol.messages import ParticipantKind, PrepareResult
 from serve.protocol.slots import Slots
 from serve.protocol.strategy import Strategy
 from tests.serve.control.pieces import (
@@ -63,7 +64,7 @@ class Protocol:
         self.program = program
         self.keep_warm = program.below(3)
         self.now = 0
-        self.life = 0
+        self.incarnation = 0
         self.joined = 0
         first = EnsembleRecord(NAME, 1, 0, (), {1: version(1)})
         self.stored = Stored(first, {}, Counter({1: 1}))
@@ -118,15 +119,15 @@ class Protocol:
     # The controller
 
     def start_controller(self) -> None:
-        """By the rules of `Driver.recover`. What is in doubt has ended before a new life begins."""
+        """By the rules of `Driver.recover`. What is in doubt has ended before a new incarnation begins."""
         self.let_go()
-        self.life = self.stored.life = self.stored.life + 1
+        self.incarnation = self.stored.incarnation = self.stored.incarnation + 1
         self.participants = Participants(LEASE, {})
-        self.settled_at = self.now + (LEASE if self.life > 1 else 0)
+        self.settled_at = self.now + (LEASE if self.incarnation > 1 else 0)
         self.catalog = Catalog(
             {NAME: self.stored.record},
             NoFiles(),  # type: ignore[arg-type]
-            self.life,
+            self.incarnation,
             self.keep_warm,
             Slots(SLOTS, NoFiles().adapter, SLOTS),
         )
@@ -141,8 +142,8 @@ class Protocol:
         for rollout in list(self.stored.rollouts.values()):
             again = copy(rollout)
             if rollout.state is State.PREPARING:
-                again.advance(Step(State.ABORTED, "restarted"), str(self.now))
-                self.stored.advanced(self.life, again)
+                again.advance(NextStep(State.ABORTED, "restarted"), str(self.now))
+                self.stored.advanced(self.incarnation, again)
             elif rollout.state not in ENDED:
                 self.catalog.resumed(again)
                 if not again.trial:
@@ -151,26 +152,26 @@ class Protocol:
 
     def let_go(self) -> None:
         """The controller dies, or another one takes over: what it was about to write may come late."""
-        if self.life == 0:
+        if self.incarnation == 0:
             return
         if self.doubt is not None and self.program.one_in(2):
             self.doubt.carry_out()
         self.doubt = None
-        life, record = self.life, self.catalog.records[NAME]
+        incarnation, record = self.incarnation, self.catalog.records[NAME]
         self.answered = self.requests  # whoever waited is told that the server is gone
         for rollout in self.running.values():
             state = copy(rollout)
-            self.late += [lambda each=state: self.stored.advanced(life, each)]  # type: ignore[misc]
+            self.late += [lambda each=state: self.stored.advanced(incarnation, each)]  # type: ignore[misc]
             promoted = replace(copy(rollout), decision="promote", decided_by="late")
-            self.late += [lambda each=promoted: self.stored.decided(life, each)]  # type: ignore[misc]
+            self.late += [lambda each=promoted: self.stored.decided(incarnation, each)]  # type: ignore[misc]
             if rollout.state in UNCOMMITTED:
                 going = copy(rollout)
                 going.state = State.COMMITTING
-                self.late += [lambda each=going: self.stored.commit(life, each, record, (1,))]  # type: ignore[misc]
+                self.late.append(partial(self.stored.commit, incarnation, going, record, (1,)))
         if self.admission is not None:
             begun = self._rollout(self.admission, record)
             new = version(record.highest + 1, self.admission.request)
-            self.late += [lambda: self.stored.begin(life, begun, new)]
+            self.late += [lambda: self.stored.begin(incarnation, begun, new)]
 
     def write_late(self) -> None:
         """A write of a server that was taken over arrives, and changes nothing."""
@@ -229,12 +230,12 @@ class Protocol:
             self._end_admission()
             return
         for earlier in list(self.unwritten.values()):
-            self.stored.advanced(self.life, self.unwritten.pop(earlier.id))
+            self.stored.advanced(self.incarnation, self.unwritten.pop(earlier.id))
         record = self.catalog.records[NAME]
         rollout = self._rollout(admission, record)
         known = record.versions.get(rollout.to_version)
         target = known or version(rollout.to_version, admission.request)
-        life = self.life
+        incarnation = self.incarnation
 
         def learn(written: bool) -> None:
             if written:
@@ -243,7 +244,7 @@ class Protocol:
             self._end_admission()
 
         new = None if known else target
-        self._write(lambda: self.stored.begin(life, rollout, new), learn, doubtful=24)
+        self._write(lambda: self.stored.begin(incarnation, rollout, new), learn, doubtful=24)
 
     def _end_admission(self) -> None:
         assert self.admission is not None
@@ -283,7 +284,7 @@ class Protocol:
                     continue
                 decision = "promote" if promote else "abort"
                 draft = replace(copy(rollout), decision=decision, decided_by="bob")  # type: ignore[arg-type]
-                self.stored.decided(self.life, draft)
+                self.stored.decided(self.incarnation, draft)
                 self.seen[decision] += 1
                 if self.program.one_in(4):
                     self.start_controller()
@@ -293,7 +294,7 @@ class Protocol:
     def write_figures(self) -> None:
         for rollout in self.running.values() if self.doubt is None else ():
             if rollout.id not in self.unwritten:
-                self.stored.advanced(self.life, rollout)
+                self.stored.advanced(self.incarnation, rollout)
 
     def drive(self) -> None:
         """The next step of a rollout, if there is one; seldom a crash between writing and showing."""
@@ -329,7 +330,7 @@ class Protocol:
             self.unwritten[rollout.id] = draft
             self._show(rollout, step)
         else:
-            life = self.life
+            incarnation = self.incarnation
 
             def learn(written: bool) -> None:
                 self.unwritten.pop(rollout.id, None)
@@ -339,11 +340,11 @@ class Protocol:
                     self.unwritten[rollout.id] = draft
                 self._show(rollout, step)
 
-            self._write(lambda: self.stored.advanced(life, draft), learn, doubtful=32)
+            self._write(lambda: self.stored.advanced(incarnation, draft), learn, doubtful=32)
 
-    def _commit(self, rollout: Rollout, step: Step, draft: Rollout) -> None:
+    def _commit(self, rollout: Rollout, step: NextStep, draft: Rollout) -> None:
         """The one durable write, of what may be committed only; what was not written is aborted."""
-        record, life = self.catalog.records[NAME], self.life
+        record, incarnation = self.catalog.records[NAME], self.incarnation
         if rollout.action == "rollback":
             history = record.history_after_rollback(rollout.to_version)
         else:
@@ -354,21 +355,21 @@ class Protocol:
             if written:
                 self._show(rollout, step, history)
                 return
-            abort = Step(State.ABORTED, "the database failed", 503)
+            abort = NextStep(State.ABORTED, "the database failed", 503)
             aborted = copy(rollout)
             aborted.advance(abort, str(self.now))
-            self.stored.advanced(life, aborted)
+            self.stored.advanced(incarnation, aborted)
             self._show(rollout, abort)
 
         def commit() -> None:
-            self.stored.commit(life, draft, record, history)
+            self.stored.commit(incarnation, draft, record, history)
             for engine in self._engines():
                 if rollout.candidate not in engine.held:
                     engine.lacks, engine.sound = rollout.candidate, False
 
         self._write(commit, learn, doubtful=8)
 
-    def _show(self, rollout: Rollout, step: Step, history: tuple[int, ...] = ()) -> None:
+    def _show(self, rollout: Rollout, step: NextStep, history: tuple[int, ...] = ()) -> None:
         self.seen[step.state] += 1
         if self.program.one_in(32):
             self.start_controller()
@@ -396,7 +397,7 @@ class Protocol:
 
     # The participants
 
-    def add_node(self, kind: Kind) -> None:
+    def add_node(self, kind: ParticipantKind) -> None:
         self.joined += 1
         self.nodes.append(Node(f"n{self.joined}", kind))
 
@@ -560,7 +561,7 @@ class Protocol:
             if self.doubt is not None:
                 self.settle()
             for rollout in list(self.unwritten.values()):
-                self.stored.advanced(self.life, self.unwritten.pop(rollout.id))
+                self.stored.advanced(self.incarnation, self.unwritten.pop(rollout.id))
             self.admit()
             self.check()
             quiet = 0 if self.running or self.admission else quiet + 1

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from serve.control.rollout.state import ENDED, TRANSITIONS, UNCOMMITTED, Rollout, State, Step
+from serve.control.rollout.state import ENDED, TRANSITIONS, UNCOMMITTED, NextStep, Rollout, State
 from tests.serve.control.pieces import NAME, Program
 from tests.serve.control.rollout.protocol import Protocol
 
@@ -72,7 +72,7 @@ def test_a_rollout_takes_no_step_that_the_machine_does_not_have() -> None:
         rollout.state = state
         for step in set(State) - TRANSITIONS[state]:
             with pytest.raises(ValueError, match="cannot go from"):
-                rollout.advance(Step(step), "")
+                rollout.advance(NextStep(step), "")
 
 
 def test_what_is_committed_is_never_aborted() -> None:

@@ -5,22 +5,22 @@ from typing import Any
 
 import pytest
 
-from serve.engine.adapters import slot_queue as turns
-from serve.engine.adapters.slot_queue import Turns
+from serve.engine.adapters import slot_queue
+from serve.engine.adapters.slot_queue import SlotQueue
 
 
 class Slots:
     """Requests through turns, and the most adapters that ran at once."""
 
     def __init__(self, slots: int) -> None:
-        self.turns = Turns(slots)
+        self.queue = SlotQueue(slots)
         self.running: list[frozenset[str]] = []
         self.most = 0
         self.done: list[str] = []
 
     async def run(self, adapters: str, seconds: float = 0.0) -> None:
         wanted = frozenset(adapters)
-        async with self.turns.turn(wanted):
+        async with self.queue.turn(wanted):
             self.running.append(wanted)
             self.most = max(self.most, len(frozenset().union(*self.running)))
             try:
@@ -35,7 +35,7 @@ class Slots:
 
 @pytest.fixture(autouse=True)
 def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "TURN_SECONDS", 0.1)
+    monkeypatch.setattr(slot_queue, "TURN_SECONDS", 0.1)
 
 
 async def together(*work: Any) -> None:
@@ -92,7 +92,7 @@ async def test_requests_for_what_runs_pass_for_one_turn_and_then_wait() -> None:
 
 async def test_who_needs_no_slot_waits_for_nobody() -> None:
     slots = Slots(1)
-    async with slots.turns.turn(frozenset("a")):
+    async with slots.queue.turn(frozenset("a")):
         waiting = slots.start("b")
         await asyncio.sleep(0.15)
         await together(slots.run(""))
@@ -119,7 +119,7 @@ async def test_who_gives_up_leaves_the_way_free() -> None:
 
 async def test_who_gives_up_while_others_wait_for_the_same_counts_for_nothing() -> None:
     slots = Slots(1)
-    async with slots.turns.turn(frozenset("a")):
+    async with slots.queue.turn(frozenset("a")):
         both = [slots.start("b"), slots.start("b", 0.05)]
         await asyncio.sleep(0)
         both[0].cancel()
@@ -130,7 +130,7 @@ async def test_who_gives_up_while_others_wait_for_the_same_counts_for_nothing() 
 
 async def test_who_gives_up_in_the_moment_of_its_turn_takes_no_slots() -> None:
     slots = Slots(1)
-    async with slots.turns.turn(frozenset("a")):
+    async with slots.queue.turn(frozenset("a")):
         late = slots.start("b")
         await asyncio.sleep(0)
     late.cancel()

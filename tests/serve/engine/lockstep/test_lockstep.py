@@ -205,7 +205,7 @@ async def test_stops_bias_bad_words_and_structure(engine: Any) -> None:
         ({"best_of": 2}, {}, "best_of"),
         ({"logprobs": 50}, {}, "logprobs"),
         ({"max_tokens": 250}, {}, "max_tokens"),
-        ({"vllm_xargs": {"choir_seat": "x"}}, {}, "vllm_xargs"),
+        ({"vllm_xargs": {"choir_sibling": "x"}}, {}, "vllm_xargs"),
         ({}, {"method": "mbr"}, "fusion.method"),
         ({}, {"weights": {"a": 1}}, "fusion.weights"),
         ({}, {"plausibility": 0.1}, "fusion.plausibility"),

@@ -12,7 +12,7 @@ from vllm.v1.sample.logits_processor.interface import BatchUpdate
 from serve.engine.lockstep import processor as module
 from serve.engine.lockstep.logprobs import rewrite
 from serve.engine.lockstep.processor import LockstepProcessor
-from serve.engine.lockstep.seat import Seat, TokenFusion
+from serve.engine.lockstep.sibling_spec import SiblingSpec, TokenFusion
 from serve.fusion.tokens.penalties import Penalties
 from serve.fusion.tokens.sampling import Sampling
 
@@ -20,10 +20,10 @@ VOCABULARY, GROUPS, MEMBERS = 5000, 24, 3
 METHODS = ("average", "weighted_average", "product")
 
 
-def seat(group: int, rank: int) -> Seat:
+def spec(group: int, rank: int) -> SiblingSpec:
     method = METHODS[group % 3]
     told = group % 4 == 0
-    return Seat(
+    return SiblingSpec(
         group=f"g{group}",
         size=MEMBERS,
         rank=rank,
@@ -41,7 +41,7 @@ def batch() -> BatchUpdate:
     for group in range(GROUPS):
         for rank in range(MEMBERS):
             params = SamplingParams()
-            seat(group, rank).place(params)
+            spec(group, rank).place(params)
             index = rank * GROUPS + group if group % 3 == 0 else group * MEMBERS + rank
             added.append((index, params, [1, 2, 3], [group]))
     taken = [index for index, *_ in added]

@@ -111,7 +111,7 @@ class Machine:
         from vllm.lora.request import LoRARequest
         from vllm.v1.request import Request
 
-        from serve.engine.lockstep.seat import Seat, TokenFusion
+        from serve.engine.lockstep.sibling_spec import SiblingSpec, TokenFusion
         from serve.engine.soft.adapter import SoftAdapter
         from serve.engine.soft.salt import own_salt
         from serve.fusion.tokens.penalties import NEUTRAL
@@ -126,7 +126,7 @@ class Machine:
             )
             if together:
                 fusion = TokenFusion("average", (1 / size,) * size)
-                Seat(key, size, rank, fusion, Sampling(0.0), NEUTRAL).place(params)
+                SiblingSpec(key, size, rank, fusion, Sampling(0.0), NEUTRAL).place(params)
             adapter = (adapters or [None] * size)[rank]
             soft, virtual = None, (prefixes or [0] * size)[rank]
             if virtual:

@@ -284,16 +284,18 @@ async def test_a_request_without_its_salt_is_an_error(engine: Any, judge: Judge)
     text = "please cancel the payment that I made this morning"
     ids = judge.tokenizer(text)["input_ids"]
     for name in ("prefix40", "prompt", "lora-prefix"):
-        equipment = engine._equipment(member_of(engine, name))
-        whole = equipment.prompt({"prompt_token_ids": ids})
-        other = engine._equipment(member_of(engine, "prefix16")).prompt({"prompt_token_ids": ids})
+        member_adapters = engine._member_adapters(member_of(engine, name))
+        whole = member_adapters.prompt({"prompt_token_ids": ids})
+        other = engine._member_adapters(member_of(engine, "prefix16")).prompt(
+            {"prompt_token_ids": ids}
+        )
         wrong: list[dict[str, Any]] = [
             {"prompt_token_ids": whole["prompt_token_ids"]},
             {**whole, "cache_salt": other["cache_salt"]},
             {**whole, "cache_salt": f"base/{whole['cache_salt']}"},
         ]
         outcomes = await asyncio.gather(
-            *(finish(engine, prompt, equipment) for prompt in wrong),
+            *(finish(engine, prompt, member_adapters) for prompt in wrong),
             ask(engine, greedy(text), "every", member=name),
             ask(engine, greedy(text), "mixed"),
         )
@@ -309,10 +311,10 @@ async def test_an_adapter_that_a_worker_lacks_is_an_error(
     """Also where the whole prompt is in the cache; and nothing wrong stays there."""
     text = "how do I change my address and my phone number " * 3
     for name in ("prefix40", "prompt"):
-        equipment = engine._equipment(member_of(engine, name))
-        assert equipment.soft is not None
-        whole = equipment.prompt({"prompt_token_ids": judge.tokenizer(text)["input_ids"]})
-        arguments = (equipment.soft.digest, equipment.soft.kind, str(models[name]))
+        member_adapters = engine._member_adapters(member_of(engine, name))
+        assert member_adapters.soft is not None
+        whole = member_adapters.prompt({"prompt_token_ids": judge.tokenizer(text)["input_ids"]})
+        arguments = (member_adapters.soft.digest, member_adapters.soft.kind, str(models[name]))
         for warm in (True, False):
             if warm:
                 await ask(engine, greedy(text), "every", member=name)
@@ -320,8 +322,8 @@ async def test_an_adapter_that_a_worker_lacks_is_an_error(
                 assert await engine._llm.reset_prefix_cache()
             await engine._llm.collective_rpc("unload_soft", args=arguments[:1])
             outcomes = await asyncio.gather(
-                finish(engine, whole, equipment),
-                finish(engine, whole, equipment),
+                finish(engine, whole, member_adapters),
+                finish(engine, whole, member_adapters),
                 ask(engine, greedy(text), "mixed"),
                 ask(engine, {"prompt": text}, "mixed", method="vote"),
                 ask(engine, greedy(text), "every", member="prefix16"),
@@ -332,7 +334,7 @@ async def test_an_adapter_that_a_worker_lacks_is_an_error(
                 assert refusal.status == 500
             judge.check(outcomes[4]["choices"][0], [("prefix16", text)], averaged([1.0]))
             (tokens,) = await engine._llm.collective_rpc("load_soft", args=arguments)
-            assert tokens == equipment.soft.tokens
+            assert tokens == member_adapters.soft.tokens
             answer = await ask(engine, greedy(text), "every", member=name)
             judge.check(answer["choices"][0], [(name, text)], averaged([1.0]))
 
@@ -342,8 +344,8 @@ async def test_clients_cannot_reach_an_adapters_cache(engine: Any, judge: Judge)
     text = "I want to top up my account with another card"
     ids = judge.tokenizer(text)["input_ids"]
     for name in ("prefix40", "prompt"):
-        equipment = engine._equipment(member_of(engine, name))
-        whole = equipment.prompt({"prompt_token_ids": ids})
+        member_adapters = engine._member_adapters(member_of(engine, name))
+        whole = member_adapters.prompt({"prompt_token_ids": ids})
         tokens, salt = whole["prompt_token_ids"], whole["cache_salt"]
         forged = {**greedy("", 8), "prompt": tokens, "cache_salt": salt}
         for _ in range(2):

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import vllm
 
-from serve.architectures import ENCODERS
-from serve.causal_models import MORE_THAN_TEXT, TEXT
+from serve.base.architectures import ENCODERS
+from serve.base.causal_models import MORE_THAN_TEXT, TEXT
 
 pytestmark = pytest.mark.engine
 
@@ -84,7 +84,7 @@ def test_positions_are_those_that_vllm_counts(tmp_path: Path) -> None:
     import transformers
     from vllm.transformers_utils.model_arch_config_convertor import ModelArchConfigConvertorBase
 
-    from serve.positions import longest_text
+    from serve.base.positions import longest_text
 
     for config in (
         transformers.LlamaConfig(max_position_embeddings=100),

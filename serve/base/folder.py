@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from serve.architectures import ENCODERS, architectures, unserved_base
+from serve.base.architectures import ENCODERS, architectures, unserved_base
 from serve.errors import UserError
 from serve.tensors import TensorError, TensorFile
 

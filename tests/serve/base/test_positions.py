@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from serve.positions import longest_text
+from serve.base.positions import longest_text
 
 
 @pytest.mark.parametrize(

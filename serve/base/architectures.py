@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from serve.causal_models import DIFFERENT, MORE_THAN_TEXT, TEXT
+from serve.base.causal_models import DIFFERENT, MORE_THAN_TEXT, TEXT
 
 VLLM = "vLLM 0.32"
 

@@ -13,7 +13,7 @@ from serve.manifest import TokenMethod
 PREFIX = "choir_"
 """Keys of `SamplingParams.extra_args` that are Choir's alone; clients may not send any."""
 
-_KEY = "choir_seat"
+_KEY = "choir_sibling"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TokenFusion:
 
 
 @dataclass(frozen=True)
-class Seat:
+class SiblingSpec:
     """One member's place in its group."""
 
     group: str
@@ -54,12 +54,12 @@ class Seat:
         return (self.top or 0) + (1 + self.size if self.members else 0)
 
     def place(self, params: SamplingParams) -> None:
-        """Write the seat into sampling parameters."""
+        """Write the spec into sampling parameters."""
         params.extra_args = {**(params.extra_args or {}), _KEY: asdict(self)}
 
     @classmethod
-    def of(cls, params: SamplingParams | None) -> "Seat | None":
-        """The seat in sampling parameters, if they belong to a group."""
+    def of(cls, params: SamplingParams | None) -> "SiblingSpec | None":
+        """The spec in sampling parameters, if they belong to a group."""
         fields: Mapping[str, Any] | None = (
             params.extra_args.get(_KEY) if params is not None and params.extra_args else None
         )

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from serve.architectures import ENCODERS, served_as, unserved_base
-from serve.base import kind_of
+from serve.base.architectures import ENCODERS, served_as, unserved_base
+from serve.base.folder import kind_of
 from serve.bundle import BaseSpec, Bundle, BundleError
 from serve.pack import pack
 

@@ -7,9 +7,9 @@ from contextlib import aclosing
 
 from serve.engine.interface import Engine, GenerateCall, PredictCall, Refusal, Text, Version
 from serve.fusion.fused import Answers, Fused, FusedSets
-from serve.golden import GOLDEN_TOKENS
 from serve.labels import fill
 from serve.manifest import Golden
+from serve.servable import GOLDEN_TOKENS
 from serve.together import together
 
 logger = logging.getLogger(__name__)

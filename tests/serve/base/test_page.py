@@ -1,6 +1,6 @@
 """docs/bases.md says what the code does. What it says was seen is made by `python -m tests.bench.bases`."""
 
-from serve.causal_models import TEXT
+from serve.base.causal_models import TEXT
 from tests.bench.bases.candidates import CANDIDATES
 from tests.bench.bases.page import EQUAL, PAGE, kinds, read, unserved
 
