@@ -62,7 +62,7 @@ def read(text: str) -> list[Row]:
 
 def render(rows: Sequence[Row]) -> str:
     seen = {row.base.partition(" ")[0] for row in rows}
-    others = sorted(TEXT - seen, key=str.lower)
+    others = sorted(TEXT - seen, key=lambda name: (name.lower(), name))
     return f"""# Bases
 
 Which bases can be served. Look up the architecture that your base has in its `config.json`:
