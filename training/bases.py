@@ -30,7 +30,7 @@ from training.offline.members import OfflineMembers
 from training.recipe import RecipeError
 from training.stages.base import from_hub, packaged_minilm
 from training.stages.encoder import pool
-from training.stages.fit import pad, padding_mask
+from training.stages.fit import pad_tokens, padding_mask
 
 FOLDS = 5
 ROWS = 600
@@ -256,7 +256,7 @@ def _vectors(model: Any, tokenizer: Any, texts: Sequence[str]) -> tuple[NDArray[
         chunk = order[start : start + BATCH]
         rows = [ids[index] or [tokenizer.eos_token_id or 0] for index in chunk]
         mask = padding_mask(rows)
-        batch = pad(rows, tokenizer.pad_token_id or 0)
+        batch = pad_tokens(rows, tokenizer)
         began = time.perf_counter()
         with torch.inference_mode():
             states = model(input_ids=batch, attention_mask=mask).last_hidden_state

@@ -29,7 +29,7 @@ from training.evaluation.metrics.text import text_metrics, text_signatures
 from training.evaluation.scores import EvaluationReport, System, compare
 from training.evaluation.tables import MAIN, show
 from training.execution.progress_table import ProgressTable
-from training.execution.run import WORK, recorded_recipe
+from training.execution.run import WORK, recorded_data, recorded_recipe
 from training.offline.members import OfflineMembers
 from training.preparation import load_splits
 from training.progress import Advance, Watch, counted, quiet_libraries
@@ -296,6 +296,15 @@ def _rows(
             f"text and {ANSWER_COLUMN[manifest.task]}"
         )
     splits = load_splits(recipe, bundle.path / WORK)
+    if splits.digest() != recorded_data(bundle.path):
+        Console(stderr=True).print(
+            f"Warning: the recipe's rows are not split as they were when {bundle.path} was trained: its data files have "
+            "changed, or this version of Choir splits rows differently. Members may have been trained on some of these "
+            "rows, and the figures may be too good; give --data FILE with rows that are new to them.",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
     known = labelled(splits.known, "training", recipe, own)
     if data is not None:
         return judged, known

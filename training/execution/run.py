@@ -104,6 +104,15 @@ def _only_begun(out: Path) -> bool:
     return state.is_file() and not json.loads(state.read_text(encoding="utf-8"))["steps"]
 
 
+def recorded_data(bundle: Path) -> str | None:
+    """Return the digest of the splits that a bundle was trained on; None if the bundle came without its run's record."""
+    file = bundle / WORK / "state.json"
+    if not file.is_file():
+        return None
+    digest: str | None = json.loads(file.read_text(encoding="utf-8"))["steps"].get("data")
+    return digest
+
+
 def recorded_recipe(bundle: Path) -> Recipe | None:
     """The recipe that made a bundle; None where the bundle came without its run's record."""
     file = bundle / WORK / "recipe.json"

@@ -27,7 +27,7 @@ from training.offline.adapters import LoadedAdapters
 from training.offline.writing import Writer, equal_length
 from training.progress import Advance
 from training.stages.encoder import pool
-from training.stages.fit import pad, padding_mask
+from training.stages.fit import pad, pad_tokens, padding_mask
 
 LABEL_ROWS = 512
 """Rows (inputs x labels) of one forward pass over label tokens."""
@@ -184,7 +184,7 @@ class OfflineMembers:
             chunk = order[start : start + INPUT_ROWS]
             rows = [ids[index] for index in chunk]
             mask = padding_mask(rows)
-            ids_of = pad(rows, self._tokenizer.pad_token_id or 0)
+            ids_of = pad_tokens(rows, self._tokenizer)
             states = self._model.base_model(input_ids=ids_of, attention_mask=mask).last_hidden_state
             vectors[chunk] = pool(states, mask, False, self._pooling).numpy()
             advance(len(chunk))
@@ -228,7 +228,7 @@ class OfflineMembers:
         counted = pad(
             [[0] * (len(p.context) - shared) + [1] * len(p.tokens) for p in paths], 0
         ).double()
-        ids = pad(tails, self._tokenizer.pad_token_id or 0)
+        ids = pad_tokens(tails, self._tokenizer)
         scores = first.gather(1, ids[:, :1]) * counted[:, :1]
         if ids.shape[1] > 1:
             cache = out.past_key_values

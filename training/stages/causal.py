@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from serve.labels import LabelError, encoder, fill, label_paths, label_texts
 from training.recipe import EnsembleRecipe, RecipeError
-from training.stages.fit import IGNORED, Collate, pad, padding_mask
+from training.stages.fit import IGNORED, Collate, pad, pad_tokens, padding_mask
 
 
 def member_features(
@@ -41,7 +41,7 @@ def collate_for(tokenizer: Any) -> Collate:
     def collate(features: Sequence[Any]) -> dict[str, torch.Tensor]:
         ids = [feature["input_ids"] for feature in features]
         return {
-            "input_ids": pad(ids, tokenizer.pad_token_id),
+            "input_ids": pad_tokens(ids, tokenizer),
             "attention_mask": padding_mask(ids),
             "labels": pad([feature["labels"] for feature in features], IGNORED),
         }
@@ -49,10 +49,23 @@ def collate_for(tokenizer: Any) -> Collate:
     return collate
 
 
+def end_token(tokenizer: Any, where: str) -> int:
+    """Return the id of the token that ends a text. Raises RecipeError, which begins with `where`, if there is none."""
+    token: int | None = tokenizer.eos_token_id
+    if token is None:
+        raise RecipeError(
+            f"{where}: the base's tokenizer has no end token (eos_token), so the model cannot learn where a text ends; "
+            "set eos_token in the base's tokenizer_config.json"
+        )
+    return token
+
+
 def _answers(
     rows: Dataset, ensemble: EnsembleRecipe, tokenizer: Any
 ) -> tuple[list[str], list[int]]:
+    """The text that follows each row's prompt, and the token ids that end it."""
     if ensemble.task == "generation":
-        return [f" {reply.strip()}" for reply in rows[ensemble.target]], [tokenizer.eos_token_id]
+        ending = [end_token(tokenizer, f"ensemble {ensemble.name!r}")]
+        return [f" {reply.strip()}" for reply in rows[ensemble.target]], ending
     names = list(rows[ensemble.label])
     return label_texts(names, ensemble.verbalizers), []

@@ -16,7 +16,7 @@ from torch import nn
 
 from serve.labels import LabelPath, encoder, fill, label_paths, label_texts
 from training.recipe import DistillationStage, EnsembleRecipe
-from training.stages.fit import IGNORED, Collate, Loss, pad, padding_mask
+from training.stages.fit import IGNORED, Collate, Loss, pad_tokens, padding_mask
 
 TOP_TOKENS = 32
 """How many tokens of the teacher's distribution are kept at each place."""
@@ -130,7 +130,7 @@ def for_labels(
             ]
             sequences += each["sequences"]
         return {
-            "input_ids": pad(sequences, tokenizer.pad_token_id or 0),
+            "input_ids": pad_tokens(sequences, tokenizer),
             "attention_mask": padding_mask(sequences),
             "scored": torch.tensor(scored),
             "sizes": torch.tensor([each["sizes"] for each in features]),

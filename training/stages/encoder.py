@@ -12,7 +12,7 @@ from torch import nn
 from serve.base.folder import Pooling
 from serve.manifest import Task
 from training.recipe import LoraStage
-from training.stages.fit import Collate, pad, padding_mask
+from training.stages.fit import Collate, pad_tokens, padding_mask
 from training.stages.losses import task_loss
 
 HEAD_FILE = "head.safetensors"
@@ -189,7 +189,7 @@ def collate_for(tokenizer: Any) -> Collate:
         ids = [feature["input_ids"] for feature in features]
         ids += [feature["pair_ids"] for feature in features if "pair_ids" in feature]
         return {
-            "input_ids": pad(ids, tokenizer.pad_token_id or 0),
+            "input_ids": pad_tokens(ids, tokenizer),
             "attention_mask": padding_mask(ids),
             "labels": torch.tensor([feature["labels"] for feature in features]),
         }

@@ -267,6 +267,14 @@ def pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
     )
 
 
+def pad_tokens(rows: Sequence[Sequence[int]], tokenizer: Any) -> torch.Tensor:
+    """Pad rows of token ids to one tensor [rows, longest].
+
+    A tokenizer without a padding token is fine: the attention mask hides the padded places, whatever token is there.
+    """
+    return pad(rows, tokenizer.pad_token_id or 0)
+
+
 def padding_mask(rows: Sequence[Sequence[int]]) -> torch.Tensor:
     """1 where `pad` puts a token of the row, 0 where it fills: [rows, longest]."""
     return pad([[1] * len(row) for row in rows], 0)

@@ -25,6 +25,7 @@ from serve.base.positions import longest_text
 from training.data.splits import hold_out
 from training.recipe import Objective, RecipeError
 from training.stages.causal import collate_for as causal_batches
+from training.stages.causal import end_token
 from training.stages.documents import Documents
 from training.stages.fit import (
     IGNORED,
@@ -35,6 +36,7 @@ from training.stages.fit import (
     fit,
     judged,
     pad,
+    pad_tokens,
     padding_mask,
 )
 
@@ -123,13 +125,19 @@ class _Masking:
     """Batches in which some places are masked, others each time; their labels are what stood there."""
 
     def __init__(self, tokenizer: Any) -> None:
+        """Raises RecipeError if the tokenizer has no mask token."""
+        if tokenizer.mask_token_id is None:
+            raise RecipeError(
+                "a masked objective needs a mask token, and the base's tokenizer has none (mask_token); choose another "
+                "base, or leave pretraining out"
+            )
         self._tokenizer = tokenizer
         self._special = torch.tensor(sorted(tokenizer.all_special_ids))
 
     def __call__(self, features: Sequence[Any]) -> dict[str, torch.Tensor]:
         ids = [feature["input_ids"] for feature in features]
-        tokens = pad(ids, self._tokenizer.pad_token_id)
-        chosen = self._chosen(tokens)
+        tokens, mask = pad_tokens(ids, self._tokenizer), padding_mask(ids)
+        chosen = self._chosen(tokens, mask.bool())
         labels = tokens.masked_fill(~chosen, IGNORED)
         fate = torch.rand(tokens.shape)
         anything = torch.randint(len(self._tokenizer), tokens.shape)
@@ -137,7 +145,7 @@ class _Masking:
         tokens = torch.where(chosen & (fate >= 0.9), anything, tokens)
         return {
             "input_ids": tokens,
-            "attention_mask": padding_mask(ids),
+            "attention_mask": mask,
             "token_type_ids": pad([feature["token_type_ids"] for feature in features], 0),
             "labels": labels,
             "next_sentence_label": torch.tensor(
@@ -145,9 +153,11 @@ class _Masking:
             ),
         }
 
-    def _chosen(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Which places have a loss: of each row `MASKED` of what is not special, and at least one."""
-        scores = torch.rand(tokens.shape).masked_fill(torch.isin(tokens, self._special), 2.0)
+    def _chosen(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Choose the places that have a loss [rows, longest]: in each row the share `MASKED` of its ordinary tokens,
+        and at least one. Special tokens and the places that `mask` hides are never chosen."""
+        ordinary = mask & ~torch.isin(tokens, self._special)
+        scores = torch.rand(tokens.shape).masked_fill(~ordinary, 2.0)
         usable = (scores < 1.0).sum(dim=1, keepdim=True)
         count = (usable * MASKED).round().long().clamp(min=1).minimum(usable)
         rank = scores.argsort(dim=1).argsort(dim=1)
@@ -180,8 +190,9 @@ def _features(
 ) -> Dataset:
     if objective == "autoregressive":
         rows = []
+        end = end_token(tokenizer, "pretraining")
         for document in documents:
-            ids = [*tokenizer(document)["input_ids"][: context - 1], tokenizer.eos_token_id]
+            ids = [*tokenizer(document)["input_ids"][: context - 1], end]
             rows.append({"input_ids": ids, "labels": ids, "length": len(ids)})
         return Dataset.from_list(rows)
     pairs: list[tuple[str, str | None, int]] = [(document, None, IGNORED) for document in documents]

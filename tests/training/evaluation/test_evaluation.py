@@ -72,6 +72,23 @@ def test_without_a_file_the_recipes_test_rows_are_used(
     assert report["signatures"]["bleu"].startswith("nrefs:1|")
 
 
+def test_rows_that_are_split_otherwise_than_in_training_are_warned_of(
+    causal_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(causal_bundle.path, copy)
+    evaluate_bundle(copy, "topics", None, None)
+    assert "Warning" not in capsys.readouterr().err
+
+    recipe = copy / ".choir-train/recipe.json"
+    content = json.loads(recipe.read_text())
+    content["seed"] += 1
+    recipe.write_text(json.dumps(content))
+    evaluate_bundle(copy, "topics", None, None)
+    said = capsys.readouterr().err
+    assert f"Warning: the recipe's rows are not split as they were when {copy} was trained" in said
+
+
 def test_a_bundle_without_its_recipe_needs_a_file_and_says_its_columns(
     causal_bundle: Bundle, tmp_path: Path
 ) -> None:

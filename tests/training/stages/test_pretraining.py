@@ -86,6 +86,30 @@ def test_about_a_seventh_of_the_places_is_masked_and_only_they_have_a_loss(tmp_p
     assert 0.7 < float(masked) < 0.9
 
 
+def test_without_a_padding_token_padding_is_never_masked() -> None:
+    tokenizer = train_word_pieces(DOCUMENTS, 320, 48)
+    tokenizer.pad_token = None
+    features = [
+        {
+            "input_ids": [tokenizer.cls_token_id, *[9] * length],
+            "token_type_ids": [0] * (length + 1),
+            "next_sentence_label": IGNORED,
+        }
+        for length in (1, 40)
+    ]
+    batch = _Masking(tokenizer)(features)
+    chosen = batch["labels"] != IGNORED
+    assert chosen.any()
+    assert not chosen[batch["attention_mask"] == 0].any()
+
+
+def test_masking_without_a_mask_token_is_refused() -> None:
+    tokenizer = train_word_pieces(DOCUMENTS, 320, 48)
+    tokenizer.mask_token = None
+    with pytest.raises(RecipeError, match=r"tokenizer has none \(mask_token\)"):
+        _Masking(tokenizer)
+
+
 def test_second_sentences_follow_or_come_from_elsewhere() -> None:
     documents = [
         f"First of {number}. Second of {number}. Third of {number}." for number in range(200)
