@@ -27,7 +27,7 @@ VOCABULARY_WEIGHT = 20
 """How often a label's text is repeated for the tokenizer, so that short labels become one token."""
 
 
-class SharedStages:
+class BaseStages:
     """Makes the base, stage by stage; a stage that an earlier run finished is not trained again."""
 
     def __init__(

@@ -10,8 +10,9 @@ from serve.bundle import Bundle, Ensemble
 from serve.fusion.fitting.fit import fit_fusion
 from serve.fusion.fitting.note import FIGURES, noted
 from serve.fusion.fuse import Fusion
-from training.base_stages import SharedStages
+from training.base_stages import BaseStages
 from training.data.splits import Splits
+from training.data.targets import known_labels, targets, unknown_label
 from training.evaluation.evaluation import (
     Evaluation,
     Labelled,
@@ -27,7 +28,7 @@ from training.evaluation.scores import EvaluationReport
 from training.evaluation.stage_gains import StageGains
 from training.evaluation.stored_predictions import ValidationRun
 from training.evaluation.tables import MAIN, show
-from training.execution.executors import Executor, InTurn
+from training.execution.executor import Executor, SequentialExecutor
 from training.execution.progress_table import ProgressTable
 from training.execution.run import Run
 from training.manifest import draft
@@ -44,7 +45,6 @@ from training.recipe import (
 )
 from training.search import Found, Searches, Study, all_found, demand_method
 from training.stages.base import base_spec
-from training.targets import known_labels, targets, unknown_label
 
 
 def train(
@@ -72,10 +72,10 @@ def train(
 
 def _executor(parallel: Parallel | None, run: Run) -> Executor:
     if parallel is None:
-        return InTurn(run.watch)
-    from training.parallel.executor import RayCrew
+        return SequentialExecutor(run.watch)
+    from training.parallel.ray_executor import RayExecutor
 
-    return RayCrew(parallel, run.folder, run.watch)
+    return RayExecutor(parallel, run.folder, run.watch)
 
 
 class Pipeline:
@@ -118,7 +118,7 @@ class Pipeline:
         recipe, run, splits = self._recipe, self._run, self._splits
         labels = {ensemble.name: self._labels(ensemble) for ensemble in recipe.ensembles}
         stage_gains = StageGains(recipe, run, splits)
-        base = SharedStages(recipe, run, splits, labels, stage_gains).make(self._out / "base")
+        base = BaseStages(recipe, run, splits, labels, stage_gains).make(self._out / "base")
         run.finish("data", self._digest)
         if not (self._out / "bundle.json").exists():
             Bundle.create(self._out, base_spec(recipe.base, base, self._out / "base"))

@@ -26,12 +26,12 @@ from training.data.steps import (
     leave,
     visible,
 )
+from training.data.targets import known_labels, unknown_label
 from training.example import messages
 from training.labelling import guessed_rows, reviewed_rows, teacher_identity, with_rows
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.recipe.annotate import AnnotateRecipe
 from training.recipe.source import Source
-from training.targets import known_labels, unknown_label
 
 REMEDY = "; with `data.clean` such rows are put aside and counted"
 

@@ -20,6 +20,7 @@ from serve.fusion.fused import Answers
 from serve.labels import LabelError
 from serve.manifest import TokenMethod
 from training.data.loading import load_rows
+from training.data.targets import targets
 from training.evaluation.baselines import tfidf_svc
 from training.evaluation.metrics.classification import classification_metrics
 from training.evaluation.metrics.multilabel import multilabel_metrics
@@ -34,7 +35,6 @@ from training.offline.members import OfflineMembers
 from training.preparation import load_splits
 from training.progress import Advance, Watch, counted, quiet_libraries
 from training.recipe import EnsembleRecipe, Recipe, RecipeError
-from training.targets import targets
 
 MAX_NEW_TOKENS = 64
 TOKEN_METHODS: tuple[TokenMethod, ...] = ("average", "product")
@@ -298,7 +298,7 @@ def _rows(
     splits = load_splits(recipe, bundle.path / WORK)
     if splits.digest() != recorded_data(bundle.path):
         Console(stderr=True).print(
-            f"Warning: the recipe's rows are not split as they were when {bundle.path} was trained: its data files have "
+            f"Warning: the recipe's rows are not split as they were when {bundle.path} was trained: the data files have "
             "changed, or this version of Choir splits rows differently. Members may have been trained on some of these "
             "rows, and the figures may be too good; give --data FILE with rows that are new to them.",
             soft_wrap=True,

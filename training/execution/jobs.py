@@ -61,7 +61,7 @@ class Workers(Protocol):
         """Train, and return when the adapter lies in its folder. Raises what the training raised."""
 
 
-class Here:
+class LocalWorkers:
     """This process."""
 
     def __init__(self, rows: Dataset, watch: Watch) -> None:

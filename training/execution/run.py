@@ -105,7 +105,7 @@ def _only_begun(out: Path) -> bool:
 
 
 def recorded_data(bundle: Path) -> str | None:
-    """Return the digest of the splits that a bundle was trained on; None if the bundle came without its run's record."""
+    """Return the digest of the splits that a bundle was trained on; None if the bundle has no record of its run."""
     file = bundle / WORK / "state.json"
     if not file.is_file():
         return None
@@ -114,7 +114,7 @@ def recorded_data(bundle: Path) -> str | None:
 
 
 def recorded_recipe(bundle: Path) -> Recipe | None:
-    """The recipe that made a bundle; None where the bundle came without its run's record."""
+    """Return the recipe that made a bundle; None if the bundle has no record of its run."""
     file = bundle / WORK / "recipe.json"
     if not file.is_file():
         return None

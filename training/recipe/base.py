@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from serve.base.folder import BaseKind
-from training.recipe.shared import Documents, Objective, PretrainingStage, SharedStage, fields_of
+from training.recipe.base_stages import BaseStage, Documents, Objective, PretrainingStage, fields_of
 from training.recipe.values import RecipePath, Strict
 
 HEAD_SIZES = (32, 64, 80, 96, 112, 128, 192, 256)
@@ -86,7 +86,7 @@ class BaseRecipe(Strict):
     """A small model trained here from nothing."""
     copy_files: bool = True
     """Copy the model into the bundle; otherwise the bundle names the path, and moves only with it."""
-    stages: list[SharedStage] = Field(default_factory=list)
+    stages: list[BaseStage] = Field(default_factory=list)
     """What is trained into the base before the members fork."""
 
     @property

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from training.recipe.shared import SHARED_STAGES
+from training.recipe.base_stages import BASE_STAGES
 from training.recipe.stages import STAGES
 
-_STAGES: Mapping[str, type[BaseModel]] = dict([*STAGES.items(), *SHARED_STAGES.items()])
+_STAGES: Mapping[str, type[BaseModel]] = dict([*STAGES.items(), *BASE_STAGES.items()])
 
 
 def sentence(problem: Mapping[str, Any], content: Any, keys: Iterable[str]) -> str:

@@ -11,16 +11,15 @@ from pydantic import Field, ValidationError, model_validator
 from serve.manifest import Name
 from training.recipe.annotate import AnnotateRecipe, Rule, Teacher
 from training.recipe.base import BaseRecipe, Scratch
+from training.recipe.base_stages import FineTuningStage, PretrainingStage
 from training.recipe.clean import CleanRecipe
-from training.recipe.data import DataRecipe, ExampleData
+from training.recipe.data import DataRecipe, ExampleData, SplitRecipe
 from training.recipe.ensemble import EnsembleRecipe
 from training.recipe.fusion import FusionRecipe
 from training.recipe.member import CandidateRecipe
 from training.recipe.problems import keys_of, sentence
 from training.recipe.search import RangeRecipe, SearchRecipe
-from training.recipe.shared import FineTuningStage, PretrainingStage
 from training.recipe.source import Source
-from training.recipe.split import SplitRecipe
 from training.recipe.stages import STAGES, DistillationStage, LoraStage, TeacherRecipe
 from training.recipe.values import RecipeError, Strict
 

@@ -17,16 +17,15 @@ from pydantic.fields import FieldInfo
 from serve.manifest import Extract
 from training.recipe.annotate import AnnotateRecipe, Rule, Teacher
 from training.recipe.base import BaseRecipe, Scratch
+from training.recipe.base_stages import FineTuningStage, PretrainingStage
 from training.recipe.clean import CleanRecipe
-from training.recipe.data import DataRecipe, ExampleData
+from training.recipe.data import DataRecipe, ExampleData, SplitRecipe
 from training.recipe.ensemble import EnsembleRecipe
 from training.recipe.fusion import FusionRecipe
 from training.recipe.member import CandidateRecipe, MemberRecipe
 from training.recipe.recipe import Recipe
 from training.recipe.search import RangeRecipe, SearchRecipe
-from training.recipe.shared import FineTuningStage, PretrainingStage
 from training.recipe.source import Source, Sources
-from training.recipe.split import SplitRecipe
 from training.recipe.stages import (
     DistillationStage,
     LoraStage,

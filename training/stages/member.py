@@ -16,6 +16,7 @@ from serve.adapter.origin import record_base
 from serve.base.positions import longest_text
 from training.data.cleaning.families import families_of
 from training.data.splits import bag
+from training.data.targets import targets
 from training.progress import Advance, counted
 from training.recipe import (
     AnyStage,
@@ -32,7 +33,6 @@ from training.stages.encoder import EncoderWithHead
 from training.stages.fit import FitOptions, Judged, Stage, fit, in_bfloat16, judged
 from training.stages.lora import with_lora
 from training.stages.soft import continued, with_virtual_tokens
-from training.targets import targets
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from training.data.collect import collect
 from training.data.readers.records import class_names
 from training.data.readers.tables import read_hub
 from training.data.steps import Outcome
+from training.data.targets import known_labels
 from training.recipe.source import Source
-from training.targets import known_labels
 
 
 def read(file: Path, **columns: Any) -> Outcome:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from training.data.targets import known_labels, targets, unknown_label
 from training.recipe import RecipeError
-from training.targets import known_labels, targets, unknown_label
 
 
 def test_a_row_has_any_number_of_labels() -> None:

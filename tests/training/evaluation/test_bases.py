@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from choir_cli.main import app
 from serve.bundle import Bundle
 from tests.training.conftest import TOPICS
-from training.bases import Choice, compare_bases
+from training.evaluation.bases import Choice, compare_bases
 from training.recipe import RecipeError
 
 

@@ -8,7 +8,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from datasets import Dataset
 
-from training.execution.executors import Pending
+from training.execution.executor import Pending
 from training.execution.jobs import Workers
 from training.parallel.cluster import demand, demand_shared, joined
 from training.parallel.options import Parallel
@@ -22,7 +22,7 @@ THREADS = 512
 """More than this many members wait for a thread before they wait for the cluster."""
 
 
-class RayCrew:
+class RayExecutor:
     """The threads, and the cluster. The first failure ends the run."""
 
     def __init__(self, options: Parallel, folder: Path, watch: Watch) -> None:

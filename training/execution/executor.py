@@ -7,7 +7,7 @@ from typing import Generic, Protocol, Self, TypeVar
 
 from datasets import Dataset
 
-from training.execution.jobs import Here, Workers
+from training.execution.jobs import LocalWorkers, Workers
 from training.progress import Watch
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class Executor(AbstractContextManager["Executor"], Protocol):
         """Have `work` done."""
 
 
-class InTurn:
+class SequentialExecutor:
     """One after another, in this process: work is done when its result is asked for."""
 
     def __init__(self, watch: Watch) -> None:
@@ -44,7 +44,7 @@ class InTurn:
         return None
 
     def workers(self, rows: Dataset, needed: Sequence[Path]) -> Workers:
-        return Here(rows, self._watch)
+        return LocalWorkers(rows, self._watch)
 
     def start(self, work: Callable[[], T]) -> Pending[T]:
         return _Later(work)

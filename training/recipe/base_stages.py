@@ -66,9 +66,9 @@ class FineTuningStage(StageRecipe):
     al. 2022)."""
 
 
-SharedStage: TypeAlias = Annotated[PretrainingStage | FineTuningStage, Field(discriminator="kind")]
+BaseStage: TypeAlias = Annotated[PretrainingStage | FineTuningStage, Field(discriminator="kind")]
 
-SHARED_STAGES: dict[str, type[StageRecipe]] = {
+BASE_STAGES: dict[str, type[StageRecipe]] = {
     "pretraining": PretrainingStage,
     "fine_tuning": FineTuningStage,
 }
