@@ -298,9 +298,9 @@ def _rows(
     splits = load_splits(recipe, bundle.path / WORK)
     if splits.digest() != recorded_data(bundle.path):
         Console(stderr=True).print(
-            f"Warning: the recipe's rows are not split as they were when {bundle.path} was trained: the data files have "
-            "changed, or this version of Choir splits rows differently. Members may have been trained on some of these "
-            "rows, and the figures may be too good; give --data FILE with rows that are new to them.",
+            f"Warning: the recipe's rows are not split as they were when {bundle.path} was trained: the data files "
+            "have changed, or this version of Choir splits rows differently. Members may have been trained on some of "
+            "these rows, and the figures may be too good; give --data FILE with rows that are new to them.",
             soft_wrap=True,
             highlight=False,
             markup=False,

@@ -1,7 +1,7 @@
-"""The recipe: one YAML file that says which base, which data, which members and which fusion become a bundle.
+"""The recipe: one YAML file that says which base, data, members and fusion become a bundle.
 
 `docs/recipe-reference.md` describes every key; `reference.py` writes it from the models here. Paths are relative to the
-recipe's folder; `${NAME}` and `${NAME:-default}` in a path are replaced by environment variables.
+recipe's folder. In a path, `${NAME}` and `${NAME:-default}` stand for environment variables.
 """
 
 from training.recipe.base import HEAD_SIZES, BaseRecipe, Scratch

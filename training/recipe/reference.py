@@ -1,4 +1,4 @@
-"""The page of all keys of a recipe, written from the models: `python -m training.recipe.reference`."""
+"""Writes the page of all keys of a recipe from the models' docstrings: `python -m training.recipe.reference`."""
 
 import ast
 import inspect
@@ -65,7 +65,7 @@ SECTIONS: dict[type[BaseModel], str] = {
     RangeRecipe: "Range",
     FusionRecipe: "Fusion",
 }
-"""The page's sections in their order: each model, and its heading."""
+"""The sections of the page in their order: each model and its heading."""
 
 _INTRODUCTION = """\
 # Recipe reference
@@ -104,12 +104,12 @@ _PLAIN = {
 
 
 def page() -> str:
-    """The whole page, as Markdown."""
+    """Return the whole page as Markdown."""
     return "\n".join([_INTRODUCTION, *(_section(model) for model in SECTIONS)])
 
 
 def described(model: type[BaseModel]) -> dict[str, str]:
-    """Key -> what the model's docstrings say of it, on one line; a key without a docstring is absent."""
+    """Map each key of the model to its docstring, on one line. A key without a docstring is absent."""
     found: dict[str, str] = {}
     for each in reversed(model.__mro__):
         if issubclass(each, BaseModel) and each is not BaseModel:
@@ -154,7 +154,7 @@ def _value(field: FieldInfo) -> str:
 
 
 def _kind(annotation: Any) -> str:
-    """What may be written, in words; None, which stands for a key that is left out, is not said."""
+    """Return in words what may be written. None stands for a key that is left out, and is not mentioned."""
     if annotation in _PLAIN:
         return _PLAIN[annotation]
     if annotation == Sources:

@@ -239,7 +239,8 @@ def test_a_machine_that_does_not_see_the_bundle_is_named(
     status, printed = Running(recipe, out, "--ray-address", env["RAY_ADDRESS"], env=env).end()
     assert status == 1
     assert (
-        f"The folder {out / '.choir-train'} is written here and not seen on the machine" in printed
+        f"The folder {out / '.choir-train'} is written here and cannot be seen on the machine"
+        in printed
     )
     assert "several machines need a shared file system" in printed
 

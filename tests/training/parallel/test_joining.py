@@ -35,6 +35,6 @@ def test_a_cluster_that_refuses_the_token_is_named(monkeypatch: pytest.MonkeyPat
         raise ray.exceptions.AuthenticationError("no token was given")
 
     monkeypatch.setattr(ray, "init", refuse)
-    said = r"No Ray cluster can be joined at 192\.0\.2\.1:6379: .*no token was given"
+    said = r"Cannot join the Ray cluster at 192\.0\.2\.1:6379: .*no token was given"
     with pytest.raises(ClusterError, match=said), cluster.joined(Parallel("192.0.2.1:6379")):
         pass

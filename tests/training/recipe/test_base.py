@@ -79,7 +79,7 @@ from training.recipe import (
         ),
         (
             {"kind": "encoder", "path": "x", "stages": [{"kind": "fine_tuning"}]},
-            "fine_tuning under a head is on one ensemble",
+            "if members answer by heads, fine_tuning is on one ensemble",
         ),
     ],
 )
@@ -110,7 +110,7 @@ def test_a_base_that_cannot_be_made_is_refused(
         ),
         (
             {"task": "generation", "label": None, "target": "reply", "golden": 0, "baselines": []},
-            "an engine either pools vectors for heads or writes; put 'topics' into a recipe of its own",
+            "an engine either pools vectors for heads or writes text; put 'topics' into another recipe",
         ),
         (
             {

@@ -25,7 +25,7 @@ from training.recipe import (
         (
             "ensembles.0.members.0.search",
             {"space": {"learning_rate": {"log": [0, 1]}}},
-            "search.space.learning_rate: a log range starts over 0, not at 0",
+            "search.space.learning_rate: a log range starts above 0, not at 0",
         ),
         (
             "ensembles.0.members.0.search",
@@ -40,7 +40,7 @@ from training.recipe import (
         (
             "ensembles.0.members.0.search",
             {"space": {"virtual_tokens": [4, 8]}},
-            "search: virtual_tokens is no key of the kind lora, which has alpha, batch_size",
+            "search: virtual_tokens is not a key of the kind lora, which has alpha, batch_size",
         ),
         (
             "ensembles.0.members.0.search",
@@ -99,7 +99,7 @@ from training.recipe import (
         (
             "ensembles.0.members.0",
             {"name": "a", "rank": 4, "stages": [{"kind": "lora"}]},
-            "rank belongs into one of the stages",
+            "rank belongs in one of the stages",
         ),
         (
             "ensembles.0.defaults.rankk",
@@ -147,7 +147,7 @@ from training.recipe import (
         (
             "data.annotate",
             {"label": "label", "unlabelled": "x.csv", "rules": [{"label": "a", "pattern": "("}]},
-            "the pattern '(' is no regular expression",
+            "the pattern '(' is not a regular expression",
         ),
         ("data.annotate", {"label": "label"}, "give unlabelled rows and who labels them"),
         (

@@ -27,5 +27,5 @@ def test_a_label_that_cells_could_not_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"the label 'C\|C\+\+' has a \|"):
         parse_recipe(content, folder=tmp_path)
     content["ensembles"] = [ensemble | {"labels": ["code", " code"]}]
-    with pytest.raises(RecipeError, match=r"the label 'code' stands twice"):
+    with pytest.raises(RecipeError, match=r"the label 'code' is listed twice"):
         parse_recipe(content, folder=tmp_path)

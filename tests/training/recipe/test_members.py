@@ -27,7 +27,7 @@ def test_the_longest_name_of_an_adapter_is_one_that_the_bundle_takes(tmp_path: P
         TypeAdapter(Name).validate_python(f"{name}a")
 
 
-def test_candidates_that_would_lie_in_one_folder_are_refused(tmp_path: Path) -> None:
+def test_candidates_that_would_share_a_folder_are_refused(tmp_path: Path) -> None:
     common = {"task": "classification", "label": "label"}
     ensembles = [
         common | {"name": name, "members": [{"name": "m"}], "candidates": [candidate]}
@@ -36,7 +36,7 @@ def test_candidates_that_would_lie_in_one_folder_are_refused(tmp_path: Path) -> 
             ("intents-fr", {"name": "a", "member": "m"}),
         )
     ]
-    said = r"intents/fr-a and intents-fr/a would lie in one folder, candidates/intents-fr-a"
+    said = r"intents/fr-a and intents-fr/a would be in the same folder, candidates/intents-fr-a"
     with pytest.raises(RecipeError, match=said):
         parse_recipe(recipe_content(ensembles=ensembles), folder=tmp_path)
 
@@ -70,8 +70,8 @@ def distilled(teacher: dict[str, str], before: dict[str, Any] | None = None) -> 
 @pytest.mark.parametrize(
     ("member", "message"),
     [
-        (distilled({"ensemble": "replies"}), "'replies' must be an ensemble that stands before"),
-        (distilled({"ensemble": "nobody"}), "'nobody' must be an ensemble that stands before"),
+        (distilled({"ensemble": "replies"}), "'replies' must be an ensemble that is listed before"),
+        (distilled({"ensemble": "nobody"}), "'nobody' must be an ensemble that is listed before"),
         (distilled({"ensemble": "topics"}), "'topics' answers another task or column"),
         (distilled({"member": "first/z"}), "'first/z' is not a member; 'first' has a, b"),
         (distilled({"member": "first/a", "path": "x"}), "exactly one of ensemble, member and path"),
@@ -86,7 +86,7 @@ def distilled(teacher: dict[str, str], before: dict[str, Any] | None = None) -> 
         ),
         (
             {"name": "a", "stages": [{"kind": "distillation", "teacher": {"ensemble": "first"}}]},
-            "the adapter of the stage before it, and is the first here",
+            "the adapter of the stage before it, and here it is the first stage",
         ),
     ],
 )
