@@ -19,7 +19,7 @@ def sentence(problem: Mapping[str, Any], content: Any, keys: Iterable[str]) -> s
     """
     loc, kind = problem["loc"], problem["type"]
     where = ".".join(_written(loc, content))
-    message = problem["msg"].removeprefix("Value error, ")
+    message: str = problem["msg"].removeprefix("Value error, ")
     if not where:
         # A check of the whole recipe, whose message says itself what it is about.
         return message

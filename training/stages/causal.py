@@ -1,4 +1,4 @@
-"""Members on a causal base: the loss is on the label's or the reply's tokens alone."""
+"""Rows and batches of members that answer by text. Only the tokens of the label or the reply have a loss."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,9 +14,10 @@ from training.stages.fit import IGNORED, Collate, pad, pad_tokens, padding_mask
 def member_features(
     rows: Dataset, text: str, ensemble: EnsembleRecipe, tokenizer: Any, limit: int
 ) -> Dataset:
-    """Prompt and answer as token ids, labels on the answer only; a prompt beyond `limit` tokens loses its beginning.
+    """Turn rows into features: `input_ids` of prompt and answer, `labels` on the answer only, and `length`.
 
-    A label ends without an end token, as it is scored; a reply ends with one, as it is written.
+    Rows longer than `limit` tokens lose the beginning of the prompt. A reply ends with an end token; a label does not,
+    because its score has none. Raises RecipeError if a label cannot be scored or there is no end token.
     """
     encode = encoder(tokenizer)
     answers, ending = _answers(rows, ensemble, tokenizer)
@@ -36,7 +37,8 @@ def member_features(
 
 
 def collate_for(tokenizer: Any) -> Collate:
-    """Batches padded on the right: `input_ids`, `attention_mask` and `labels`, each [batch, longest]."""
+    """Return the function that makes batches, padded on the right: `input_ids`, `attention_mask` and `labels`, each
+    [batch, longest]."""
 
     def collate(features: Sequence[Any]) -> dict[str, torch.Tensor]:
         ids = [feature["input_ids"] for feature in features]

@@ -1,4 +1,4 @@
-"""The objectives of pretraining: the next token, masked tokens (and next sentences), over documents."""
+"""Pretraining on documents. It predicts the next token, masked tokens, or masked tokens and next sentences."""
 
 import math
 import re
@@ -41,29 +41,29 @@ from training.stages.fit import (
 )
 
 MASKED = 0.15
-"""Share of tokens whose place has a loss; of these 80% become the mask, 10% a random token, 10% stay (Devlin et al.
-2019)."""
+"""Share of tokens that have a loss. Of these, 80% are replaced by the mask token, 10% by a random token, and 10% stay
+(Devlin et al. 2019)."""
 HELD_OUT = 0.05
-"""Share of the documents that are judged by, and not trained on."""
+"""Share of the documents that is held out to judge the model."""
 JUDGED_ROWS = 32
-"""Rows of one forward pass while judging."""
+"""Rows in one forward pass while the model is judged."""
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """How well held-out tokens are foretold, in nats a token."""
+    """The losses on held-out documents, in nats per token."""
 
     loss: float
     unigram: float
-    """The same of a model that knows only how often each token occurs in the documents."""
+    """The loss of a model that knows only how often each token occurs in the documents."""
 
 
 def model_of(folder: Path, objective: Objective) -> Any:
-    """The model in `folder` with the head that the objective needs; one that is not there starts at random.
+    """Load the model in `folder` with the head that the objective needs. A head that the folder lacks starts at random.
 
-    Raises RecipeError for a model that cannot have it."""
+    Raises RecipeError if the model cannot have the head."""
     if objective == "autoregressive":
         return AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
     if AutoConfig.from_pretrained(folder).model_type == "bert":
@@ -83,9 +83,12 @@ def pretrain(
     options: FitOptions,
     stage: Stage,
 ) -> Pretrained:
-    """Train a model in place, and judge it by documents that it has not seen (of a single family, by those it has).
+    """Train a model in place, and judge it on held-out documents. If all documents are of one family, none can be held
+    out, and it is judged on the documents that it was trained on.
 
-    Raises RecipeError for documents without two sentences where these are needed."""
+    Raises RecipeError if the objective needs pairs of sentences and there are none, or a token that the tokenizer
+    lacks.
+    """
     if objective == "masked_next_sentence":
         _demand_sentences(documents.texts)
     context = longest_text(model.config.to_dict())
@@ -95,7 +98,7 @@ def pretrain(
 
     share = max(HELD_OUT, 1 / max(len(documents.texts), 1))
     kept, held = hold_out(documents.families, share, options.seed)
-    # Documents are parted before they are read, because a pair of sentences may be of two of them.
+    # Documents are split before pairs are made, because a pair may take its sentences from two documents.
     seen = judged(
         Dataset.from_dict({"document": [documents.texts[index] for index in kept]}),
         [documents.families[index] for index in kept],
@@ -115,14 +118,14 @@ def pretrain(
 
 
 def save_pretrained(model: Any, tokenizer: Any, target: Path) -> None:
-    """Write the model as a base: an encoder without its head."""
+    """Write the model to `target` as a base; an encoder is written without its head."""
     encoder = not type(model).__name__.endswith("ForCausalLM")
     (model.base_model if encoder else model).save_pretrained(target)
     tokenizer.save_pretrained(target)
 
 
 class _Masking:
-    """Batches in which some places are masked, others each time; their labels are what stood there."""
+    """Makes batches in which random places are masked. The labels at these places are the original tokens."""
 
     def __init__(self, tokenizer: Any) -> None:
         """Raises RecipeError if the tokenizer has no mask token."""
@@ -215,9 +218,8 @@ def _features(
 
 
 def _sentence_pairs(documents: Sequence[str], seed: int) -> list[tuple[str, str | None, int]]:
-    """Each two sentences that follow each other, half of them with a stranger's in the second's place (label 1).
-
-    A document of one sentence is read without a question."""
+    """Pair each sentence with the next one (label 0). In half of the pairs, the second sentence is from another
+    document (label 1). A document of one sentence gives that sentence alone, without a label."""
     rng = np.random.default_rng(seed)
     split = list(map(_sentences, documents))
     pairs: list[tuple[str, str | None, int]] = []
@@ -234,7 +236,7 @@ def _sentence_pairs(documents: Sequence[str], seed: int) -> list[tuple[str, str 
 
 
 def _demand_sentences(documents: Sequence[str]) -> None:
-    """Raise RecipeError where no sentence follows another."""
+    """Check that some document has two sentences. Raises RecipeError otherwise."""
     if all(len(_sentences(document)) < 2 for document in documents):
         raise RecipeError(
             "masked_next_sentence needs documents of two sentences or lines and more; these have one each"
@@ -249,7 +251,7 @@ def _sentences(document: str) -> list[str]:
 def _foretelling(
     model: nn.Module, train: Dataset, judged: Dataset, collate: Collate, causal: bool
 ) -> Pretrained:
-    """Both losses on the same tokens of the held-out documents."""
+    """Return the model's and the unigram model's loss on the same tokens of `judged`."""
     counts = Counter(token for ids in train["input_ids"] for token in ids)
     total = sum(counts.values())
     known = len(counts) + 1
@@ -264,7 +266,7 @@ def _foretelling(
         losses += nn.functional.cross_entropy(
             logits[chosen].float(), labels[chosen], reduction="none"
         ).tolist()
-        # One more of each token (Laplace), so that an unseen one has a probability too.
+        # Each token is counted once more (Laplace), so that unseen tokens have a probability too.
         unigram += [
             -math.log((counts[token] + 1) / (total + known)) for token in labels[chosen].tolist()
         ]

@@ -197,7 +197,7 @@ def test_early_stopping_needs_a_second_text(tmp_path: Path) -> None:
     train = prepared(tmp_path, [(f"question {n}", "ab"[n % 2]) for n in range(20)]).splits.train
     options = FitOptions(1, 8, 0.1, seed=0, patience=2)
     with pytest.raises(
-        RecipeError, match=r"early_stopping needs rows .* all 16 rows have one text"
+        RecipeError, match=r"early_stopping needs rows .* all 16 rows have the same text"
     ):
         judged(train, [0] * len(train), options)
     assert judged(train, [0] * len(train), FitOptions(1, 8, 0.1, seed=0)).judge is None
