@@ -186,7 +186,7 @@ def test_leaks_leave_training_and_never_the_test_rows(
     write(tmp_path / "train.csv", [*rows, leak])
     prepared = prepare(recipe(tmp_path, clean={}), tmp_path / "work")
     accounted(prepared, 73)
-    assert [left.reason for left in prepared.ledger.left] == ["its text is that of test.csv:2"]
+    assert [left.reason for left in prepared.ledger.left] == ["it has the text of test.csv:2"]
     assert prepared.splits.test is not None
     assert len(prepared.splits.test) == 12
     with pytest.raises(RecipeError, match=r"1 train rows leak: of train\.csv:62"):

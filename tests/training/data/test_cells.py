@@ -75,7 +75,7 @@ def test_a_column_that_says_nothing_of_names_has_none(said: Any) -> None:
 
 def test_a_nul_is_no_text(tmp_path: Path) -> None:
     outcome = read(jsonl(tmp_path, ["a", "a\0"]))
-    assert [left.reason for left in outcome.left] == ["a NUL character is in it"]
+    assert [left.reason for left in outcome.left] == ["it has a NUL character"]
 
 
 @pytest.fixture
@@ -118,4 +118,4 @@ def test_a_number_without_a_name_is_put_aside(tmp_path: Path) -> None:
     pq.write_table(wrong, tmp_path / "rows.parquet")
     outcome = read(tmp_path / "rows.parquet")
     assert list(outcome.rows["label"]) == ["card"]
-    assert [left.reason for left in outcome.left] == ["5 is the number of none of the 2 labels"]
+    assert [left.reason for left in outcome.left] == ["5 is not the number of one of the 2 labels"]

@@ -160,7 +160,7 @@ def test_half_a_character_is_no_text(tmp_path: Path) -> None:
     )
     outcome = read(Source(path=tmp_path / "a.jsonl"))
     assert list(outcome.rows["text"]) == ["ok 😀"]
-    assert outcome.left[0].reason == "no Unicode text"
+    assert outcome.left[0].reason == "not valid Unicode"
     json.dumps(dict(outcome.left[0].row), ensure_ascii=False).encode()
 
 

@@ -72,7 +72,7 @@ def test_it_is_read(ending: str, content: str, labels: dict[str, int], tmp_path:
         ("csv", table(sep=";"), "no column 'text'; its columns are text;label"),
         ("csv", table("Text,Label"), "no column 'text'; its columns are Text, Label"),
         ("csv", "text,label,label\na,b,c\n", "two columns called 'label'"),
-        ("csv", table() + "a \0 b,card\n", r"train\.csv:10 cannot be read: a NUL character"),
+        ("csv", table() + "a \0 b,card\n", r"train\.csv:10 cannot be read: it has a NUL character"),
         ("csv", table(row='"he said \\"{t}\\", twice",{l}'), "cannot be read: ',' expected"),
         ("json", json.dumps({"data": LIST}), "no column 'text'; its columns are data"),
         ("jsonl", objects() + '{"text": NaN, "label": "card"}\n', "an empty cell in column 'text'"),

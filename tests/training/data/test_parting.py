@@ -136,7 +136,7 @@ def test_groups_that_share_a_text_stay_whole_and_the_text_is_seen(tmp_path: Path
     left = prepared(tmp_path, speakers(1), split=split, clean={"duplicates": "keep"})
     assert shared_texts(left.splits) == set()
     assert {each.reason.split(" of ")[0] for each in left.ledger.left} == {"its text is that"}
-    with pytest.raises(RecipeError, match=r"train rows leak: of train\.csv:2, its text is that of"):
+    with pytest.raises(RecipeError, match=r"train rows leak: of train\.csv:2, it has the text of"):
         prepared(
             tmp_path, speakers(1), split=split, clean={"duplicates": "keep", "leakage": "fail"}
         )
@@ -197,7 +197,7 @@ def test_early_stopping_needs_a_second_text(tmp_path: Path) -> None:
     train = prepared(tmp_path, [(f"question {n}", "ab"[n % 2]) for n in range(20)]).splits.train
     options = FitOptions(1, 8, 0.1, seed=0, patience=2)
     with pytest.raises(
-        RecipeError, match=r"early_stopping needs rows .* all 16 rows have the same text"
+        RecipeError, match=r"early_stopping needs held-out rows .* all 16 rows have the same text"
     ):
         judged(train, [0] * len(train), options)
     assert judged(train, [0] * len(train), FitOptions(1, 8, 0.1, seed=0)).judge is None

@@ -36,4 +36,4 @@ def test_few_rows_are_decided_by_the_majority() -> None:
     guesses = merged_labels(["a", "b", "c"], said)
     assert [guess.label for guess in guesses] == ["x", "x", None]
     assert guesses[0].confidence == 2 / 3
-    assert guesses[2].reason == "no annotator said anything"
+    assert guesses[2].reason == "no annotator gave a label"

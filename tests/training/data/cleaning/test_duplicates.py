@@ -76,4 +76,4 @@ def test_leaks_are_equal_texts_and_if_asked_similar_ones(
     texts = ["Where is it", LONG + " now", "something else"]
     found = leaks(texts, ["where is  it", LONG], ["test:1", "test:2"], similarity)
     assert sorted(found) == leaked
-    assert found[0] == "its text is that of test:1"
+    assert found[0] == "it has the text of test:1"

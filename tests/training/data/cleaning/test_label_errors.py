@@ -48,7 +48,10 @@ def test_rare_labels_are_not_checked_and_that_is_said() -> None:
     doubts, note = suspected_label_errors([*texts, "odd"], [*labels, "rare"])
     assert doubts == []
     assert note == "1 rows of rare labels not checked"
-    assert suspected_label_errors(["a", "b"], ["x", "y"])[1] == "too few rows a label to check any"
+    assert (
+        suspected_label_errors(["a", "b"], ["x", "y"])[1]
+        == "too few rows for each label to check any"
+    )
 
 
 def test_without_cleanlab_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
