@@ -14,8 +14,8 @@ from training.data.cleaning.duplicates import exact_duplicates, label_conflicts
 from training.data.collect import collect, from_rows
 from training.data.ledger import Ledger
 from training.data.loading import refuse_empty, refuse_unreadable
-from training.data.parting import Parting
 from training.data.splits import Splits, repeated
+from training.data.splitter import Splitter
 from training.data.steps import (
     FAMILY,
     ORIGIN,
@@ -104,8 +104,8 @@ class Preparation:
             train = self._cleaned(train, "train")
             if validation is not None:
                 validation = self._cleaned(validation, "validation")
-        parting = Parting(self._data, self._meaning, self._recipe.seed, self._cache, self._ledger)
-        parts = parting.parted({"train": train, "validation": validation, "test": test})
+        splitter = Splitter(self._data, self._meaning, self._recipe.seed, self._cache, self._ledger)
+        parts = splitter.split({"train": train, "validation": validation, "test": test})
         train, validation, test = parts["train"], parts["validation"], parts.get("test")
         self._demand_labels(train)
         train = self._weighted(train)

@@ -22,7 +22,7 @@ NEAR_ENOUGH = 0.5
 smaller."""
 
 
-class Parting:
+class Splitter:
     """Splits the rows of one recipe. No text is in two splits, unless a note says so."""
 
     def __init__(
@@ -34,7 +34,7 @@ class Parting:
         near = data.clean is not None and data.clean.duplicates == "near"
         self._similarity = data.clean.similarity if data.clean and near else None
 
-    def parted(self, given: Mapping[str, Dataset | None]) -> dict[str, Dataset]:
+    def split(self, given: Mapping[str, Dataset | None]) -> dict[str, Dataset]:
         """Return the splits by name. Splits that the recipe asks for and that are not in `given` are held out of
         `train`.
 
