@@ -13,7 +13,7 @@ from training.data.cleaning.families import families_of
 from training.recipe import EnsembleRecipe, FineTuningStage, LoraStage, RecipeError
 from training.stages import causal, encoder
 from training.stages.base import LAYER, Base
-from training.stages.fit import FitOptions, Stage, fit, in_bfloat16, judged
+from training.stages.fit import FitOptions, Stage, fit, fit_rows, in_bfloat16
 from training.stages.member import MemberData, encoder_rows, encoder_with_head
 
 
@@ -52,7 +52,7 @@ def tune_base(
                 for ensemble, data in tasks
             ]
         )
-        rows = judged(features, families, options)
+        rows = fit_rows(features, families, options)
         fit(model, rows, causal.collate_for(tokenizer), options, stage)
     else:
         [(ensemble, data)] = tasks
@@ -60,7 +60,7 @@ def tune_base(
         # The head has the defaults of a LoRA member's head.
         with_head = encoder_with_head(model, base, ensemble, data, LoraStage())
         features = encoder_rows(ensemble, data, tokenizer, limit)
-        rows, collate = judged(features, families, options), encoder.collate_for(tokenizer)
+        rows, collate = fit_rows(features, families, options), encoder.collate_for(tokenizer)
         with_head.start_informed(
             encoder.batches_of(rows.train, collate), in_bfloat16(stage.precision)
         )

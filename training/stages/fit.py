@@ -55,27 +55,27 @@ HELD_OUT = 0.1
 
 
 @dataclass(frozen=True)
-class Judged:
+class FitRows:
     """Rows to train on, and rows held out for early stopping."""
 
     train: Dataset
-    judge: Dataset | None
+    held_out: Dataset | None
     """None if the stage does not stop early."""
 
 
-def judged(rows: Dataset, families: Sequence[int], options: FitOptions) -> Judged:
+def fit_rows(rows: Dataset, families: Sequence[int], options: FitOptions) -> FitRows:
     """Hold out rows for early stopping if `options` ask for it. `families` [N] stay together.
 
     Raises RecipeError if all rows are of one family."""
     if options.patience is None:
-        return Judged(rows, None)
+        return FitRows(rows, None)
     share = max(HELD_OUT, 1 / max(len(rows), 1))
     kept, held = hold_out(families, share, options.seed)
     if not held:
         raise RecipeError(
             f"early_stopping needs held-out rows, but all {len(rows)} rows have the same text or group; leave it out"
         )
-    return Judged(rows.select(kept), rows.select(held))
+    return FitRows(rows.select(kept), rows.select(held))
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class OneCycleTrainer(Trainer):
 
 def fit(
     model: nn.Module,
-    features: Judged,
+    features: FitRows,
     collate: Collate,
     options: FitOptions,
     stage: Stage,
@@ -179,7 +179,7 @@ def fit(
         model=model,
         args=_arguments(options, stage),
         train_dataset=features.train,
-        eval_dataset=features.judge,
+        eval_dataset=features.held_out,
         data_collator=collate,
         callbacks=callbacks,
         loss=loss,

@@ -30,7 +30,7 @@ from training.stages import causal, distillation, encoder
 from training.stages.base import Base
 from training.stages.distillation import Teacher
 from training.stages.encoder import EncoderWithHead
-from training.stages.fit import FitOptions, Judged, Stage, fit, in_bfloat16, judged
+from training.stages.fit import FitOptions, FitRows, Stage, fit, fit_rows, in_bfloat16
 from training.stages.lora import with_lora
 from training.stages.soft import continued, with_virtual_tokens
 
@@ -111,7 +111,7 @@ class _Training:
         adapted = self._adapted()
         collate = causal.collate_for(tokenizer)
         if not isinstance(own.recipe, DistillationStage):
-            fit(adapted, self._judged(self._causal_rows()), collate, self._options, stage)
+            fit(adapted, self._fit_rows(self._causal_rows()), collate, self._options, stage)
             return adapted
         if self._ensemble.task == "generation":
             plain = self._causal_rows()
@@ -129,7 +129,7 @@ class _Training:
                 self._limit,
                 own.recipe,
             )
-        features = self._judged(soft.features)
+        features = self._fit_rows(soft.features)
         fit(adapted, features, soft.collate, self._options, stage, soft.loss)
         return adapted
 
@@ -144,10 +144,10 @@ class _Training:
             model.load_head(own.before[-1])
             soft = self._taught(stage)
             student = distillation.for_encoder(features, collate, soft, own.recipe)
-            rows = self._judged(student.features)
+            rows = self._fit_rows(student.features)
             fit(model, rows, student.collate, self._options, stage, student.loss)
         else:
-            rows = self._judged(features)
+            rows = self._fit_rows(features)
             if lora.normalize and lora.head == "prototypes":
                 # An untrained LoRA changes no vector, and computing it takes time.
                 with adapted.disable_adapter():
@@ -158,9 +158,9 @@ class _Training:
         model.save_head(target)
         return adapted
 
-    def _judged(self, features: Dataset) -> Judged:
+    def _fit_rows(self, features: Dataset) -> FitRows:
         """Hold out features for early stopping if the stage asks for it. There is one feature for each row."""
-        return judged(features, families_of(self._data.rows, self._data.columns), self._options)
+        return fit_rows(features, families_of(self._data.rows, self._data.columns), self._options)
 
     def _adapted(self) -> PeftModel:
         """Return the base with the adapter to train. Adapters of earlier stages are merged into the base."""

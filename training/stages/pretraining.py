@@ -31,10 +31,10 @@ from training.stages.fit import (
     IGNORED,
     Collate,
     FitOptions,
-    Judged,
+    FitRows,
     Stage,
     fit,
-    judged,
+    fit_rows,
     pad,
     pad_tokens,
     padding_mask,
@@ -99,13 +99,13 @@ def pretrain(
     share = max(HELD_OUT, 1 / max(len(documents.texts), 1))
     kept, held = hold_out(documents.families, share, options.seed)
     # Documents are split before pairs are made, because a pair may take its sentences from two documents.
-    seen = judged(
+    seen = fit_rows(
         Dataset.from_dict({"document": [documents.texts[index] for index in kept]}),
         [documents.families[index] for index in kept],
         options,
     )
     train = features(seen.train)
-    rows = Judged(train, None if seen.judge is None else features(seen.judge))
+    rows = FitRows(train, None if seen.held_out is None else features(seen.held_out))
     unseen = [documents.texts[index] for index in held or kept]
     causal = objective == "autoregressive"
     collate = causal_batches(tokenizer) if causal else _Masking(tokenizer)
@@ -113,7 +113,7 @@ def pretrain(
     fit(model, rows, collate, options, stage, None if causal else _masked_loss)
     set_seed(options.seed)
     unread = features(Dataset.from_dict({"document": unseen}))
-    pretrained: Pretrained = _foretelling(model, train, unread, collate, causal)
+    pretrained: Pretrained = _held_out_losses(model, train, unread, collate, causal)
     return pretrained
 
 
@@ -248,20 +248,20 @@ def _sentences(document: str) -> list[str]:
 
 
 @torch.no_grad()
-def _foretelling(
-    model: nn.Module, train: Dataset, judged: Dataset, collate: Collate, causal: bool
+def _held_out_losses(
+    model: nn.Module, train: Dataset, unseen: Dataset, collate: Collate, causal: bool
 ) -> Pretrained:
-    """Return the model's and the unigram model's loss on the same tokens of `judged`."""
+    """Return the model's and the unigram model's loss on the same tokens of `unseen`."""
     counts = Counter(token for ids in train["input_ids"] for token in ids)
     total = sum(counts.values())
     known = len(counts) + 1
     losses: list[float] = []
     unigram: list[float] = []
-    for start in range(0, len(judged), JUDGED_ROWS):
+    for start in range(0, len(unseen), JUDGED_ROWS):
         batch = collate(
-            [judged[index] for index in range(start, min(start + JUDGED_ROWS, len(judged)))]
+            [unseen[index] for index in range(start, min(start + JUDGED_ROWS, len(unseen)))]
         )
-        logits, labels = _foretold(model, batch, causal)
+        logits, labels = _predictions(model, batch, causal)
         chosen = labels != IGNORED
         losses += nn.functional.cross_entropy(
             logits[chosen].float(), labels[chosen], reduction="none"
@@ -273,7 +273,7 @@ def _foretelling(
     return Pretrained(float(np.mean(losses)), float(np.mean(unigram)))
 
 
-def _foretold(
+def _predictions(
     model: nn.Module, batch: dict[str, torch.Tensor], causal: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     inputs = {k: v for k, v in batch.items() if k not in ("labels", "next_sentence_label")}

@@ -1,4 +1,4 @@
-"""Training files as people have them: each is read as it was meant, or refused with what is wrong."""
+"""Training files as people have them. Each is read correctly, or refused with the reason."""
 
 import json
 from collections import Counter
@@ -26,7 +26,7 @@ def table(head: str = "text,label", sep: str = ",", end: str = "\n", row: str = 
 
 
 def objects(*labels: Any, between: str = "\n") -> str:
-    """JSON Lines; without labels of its own, each row has its label."""
+    """JSON Lines; without `labels`, the rows have their usual labels."""
     return "".join(
         json.dumps({"text": text, "label": labels[n % len(labels)] if labels else label}) + between
         for n, (text, label) in enumerate(ROWS)

@@ -72,7 +72,7 @@ def test_without_a_file_the_recipes_test_rows_are_used(
     assert report["signatures"]["bleu"].startswith("nrefs:1|")
 
 
-def test_rows_that_are_split_otherwise_than_in_training_are_warned_of(
+def test_a_warning_says_that_rows_are_split_differently_than_in_training(
     causal_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = tmp_path / "bundle"
@@ -108,7 +108,7 @@ def test_a_label_that_the_ensemble_lacks_is_refused(causal_bundle: Bundle, tmp_p
 
 
 def test_members_write_together_as_a_step_by_step_merge_says(causal_bundle: Bundle) -> None:
-    """Against transformers alone: all members read the whole text anew for each token."""
+    """The reference is transformers alone: all members read the whole text again for each token."""
     ensemble = causal_bundle.ensemble("replies")
     offline = OfflineMembers(causal_bundle, ensemble)
     text = "where is number 3"

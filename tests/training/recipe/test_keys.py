@@ -1,4 +1,4 @@
-"""Wrong and missing keys: the message says where the key stands and what was expected."""
+"""Wrong and missing keys: the message says where the key is and what was expected."""
 
 import re
 from pathlib import Path

@@ -7,7 +7,7 @@ from training.data.annotation.annotators import merged_labels
 
 
 def test_consensus_of_unequal_annotators_beats_their_majority() -> None:
-    """Two who are nearly always right, and three who are not, each with mistakes of their own."""
+    """Two annotators are nearly always right, and three are not; all make different mistakes."""
     texts, truth, _ = noisy(0)
     rng = random.Random(2)
     names = sorted(set(truth))

@@ -12,7 +12,7 @@ from training.data.cleaning.duplicates import (
 LONG = "please tell me why the transfer to my sister in spain has not arrived after four days"
 
 
-def test_equal_rows_are_found_but_for_case_and_space() -> None:
+def test_duplicates_are_found_apart_from_case_and_space() -> None:
     texts = ["My card", "my  CARD ", "my card", "other"]
     labels = ["x", "x", "y", "x"]
     found = exact_duplicates(texts, [labels], ["a:1", "a:2", "a:3", "a:4"])
