@@ -42,8 +42,8 @@ class Parallel:
         if address != "auto" and not _RUNNING.fullmatch(address):
             # With `local`, Ray would start a new cluster that requires no token.
             raise ClusterError(
-                f"{where} takes auto or the HOST:PORT of a running cluster, not {address!r}; run choir train on one of "
-                "the cluster's machines, or give --parallel alone to start a cluster on this machine"
+                f"{where} takes auto or HOST:PORT, not {address!r}; give the address of a running cluster and train on "
+                "one of its machines, or give --parallel alone to start a cluster on this machine"
             )
 
 

@@ -94,7 +94,7 @@ def test_numbers_are_read_as_the_names_that_their_file_has(named: Path) -> None:
     # A row without a label has an empty cell, which preparation refuses or puts into quarantine.
     assert list(outcome.rows["label"]) == ["card", "parcel", "parcel", ""]
     assert list(outcome.rows["several"]) == ["card|parcel", "", "parcel", "card"]
-    assert "4 cells of label read as the names" in outcome.note
+    assert "4 cells of label read as the source's names" in outcome.note
 
 
 def test_numbers_of_the_hub_are_read_as_their_names(

@@ -39,5 +39,5 @@ def test_labels_are_known_by_their_spelling_wherever_they_come_from() -> None:
     labels = ["cafe\u0301", "tea"]
     assert unknown_label("classification", labels, ["caf\u00e9", " tea "]) is None
     assert targets("classification", labels, ["tea", "caf\u00e9"], "test").tolist() == [1, 0]
-    with pytest.raises(RecipeError, match="differ only in the space around them"):
+    with pytest.raises(RecipeError, match="differ only in surrounding space"):
         targets("classification", ["card", "card "], ["card"], "test")
