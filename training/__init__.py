@@ -1,4 +1,8 @@
-"""From a recipe and labelled data to a bundle."""
+"""Training: from a recipe and labelled data to a bundle.
+
+`pipeline.py` runs all steps in order. The other files beside it are its steps: `preparation.py` (with `labelling.py`)
+makes the splits, `base_stages.py` the base, `search.py` finds values by trials, `members.py` trains the adapters.
+"""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The base that all members fork from: found or trained from nothing, and then what the shared stages make of it."""
+"""The base that all members share: found or trained from scratch, and then trained further by the base's stages."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -24,11 +24,11 @@ from training.stages.pretraining import Pretrained, model_of, pretrain, save_pre
 from training.stages.scratch import train_base
 
 VOCABULARY_WEIGHT = 20
-"""How often a label's text is repeated for the tokenizer, so that short labels become one token."""
+"""How often a label's text is repeated when the tokenizer is trained, so that short labels become one token."""
 
 
-class SharedStages:
-    """Makes the base, stage by stage; a stage that an earlier run finished is not trained again."""
+class BaseStages:
+    """Makes the base, stage by stage. A stage that an earlier run finished is not trained again."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class SharedStages:
         labels: Mapping[str, Sequence[str]],
         stage_gains: StageGains,
     ) -> None:
-        """`labels`: those of each ensemble."""
+        """`labels` maps each ensemble's name to its labels."""
         self._recipe = recipe
         self._run = run
         self._splits = splits
@@ -46,7 +46,8 @@ class SharedStages:
         self._stage_gains = stage_gains
 
     def make(self, own: Path) -> Base:
-        """The base, in the bundle's folder `own` wherever it is trained or copied. Raises RecipeError."""
+        """Return the finished base. It lies in the bundle's folder `own` if it is trained or copied. Raises
+        RecipeError."""
         recipe, name = self._recipe.base, self._recipe.name
         if not recipe.stages:
             self._from_nothing(own)
@@ -142,7 +143,7 @@ class SharedStages:
         ]
 
     def _judge(self, chain: str, base: Base) -> None:
-        """What the base itself answers; without a member's head it answers nothing where heads do."""
+        """Record the figures of the base alone. If members answer by heads, the base alone gives no answers."""
         if not base.by_heads:
             for ensemble in self._recipe.ensembles:
                 self._stage_gains.judge(
@@ -151,7 +152,7 @@ class SharedStages:
 
 
 def _vocabulary(ensemble: EnsembleRecipe) -> list[str]:
-    """Prompts and labels, often enough for the tokenizer to learn their words."""
+    """Return prompts and labels, repeated so that the tokenizer learns their words."""
     prompt = ensemble.template.replace("{text}", "")
     return [
         prompt + text

@@ -1,4 +1,4 @@
-"""Labels for rows that have none: guessed by a teacher, rules or annotators, or decided by a person."""
+"""Labels for rows that have none: from a teacher, rules, annotators or a person's review."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from training.recipe.values import spelled
 
 
 def guessed_rows(pool: Dataset, annotate: AnnotateRecipe, text: str, seed: int) -> Outcome:
-    """The rows of `pool` whose guessed label is sure enough; the others are for review."""
+    """Label the rows of `pool`: keep those whose label has enough confidence, and queue the others for review."""
     texts = list(pool[text])
     if annotate.teacher is not None:
         guesses = teacher_guesses(annotate.teacher, texts)
@@ -32,9 +32,9 @@ def guessed_rows(pool: Dataset, annotate: AnnotateRecipe, text: str, seed: int) 
 
 
 def teacher_guesses(teacher: Teacher, texts: Sequence[str]) -> list[Guess]:
-    """The teacher's label of each text and its fused probability.
+    """Return the teacher's label of each text, with its probability as the confidence.
 
-    Raises BundleError, and RecipeError when the ensemble does not classify or has no such member.
+    Raises BundleError, and RecipeError if the ensemble is not for classification or lacks the member.
     """
     bundle = Bundle.open(teacher.bundle)
     ensemble = bundle.ensemble(teacher.ensemble)
@@ -61,7 +61,7 @@ def teacher_guesses(teacher: Teacher, texts: Sequence[str]) -> list[Guess]:
 
 
 def teacher_identity(annotate: AnnotateRecipe) -> str:
-    """What of a teacher decides its labels, beyond the recipe's words: its manifest, digests and all."""
+    """Return the teacher's manifest as JSON, which decides its labels; empty without a teacher."""
     if annotate.teacher is None:
         return ""
     manifest = Bundle.open(annotate.teacher.bundle).ensemble(annotate.teacher.ensemble)
@@ -69,8 +69,7 @@ def teacher_identity(annotate: AnnotateRecipe) -> str:
 
 
 def reviewed_rows(rows: Dataset, reviewed: Path, text: str, label: str) -> Outcome:
-    """The rows with the labels that a person decided, without those that were rejected, and with the texts that no row
-    had yet."""
+    """Apply a person's decisions: change labels, remove rejected rows, and add reviewed texts that no row has yet."""
     decisions = {
         decision.text: decision.label and spelled(decision.label)
         for decision in read_decisions(reviewed)
@@ -96,7 +95,7 @@ def reviewed_rows(rows: Dataset, reviewed: Path, text: str, label: str) -> Outco
 
 
 def with_rows(rows: Dataset, more: Dataset) -> Dataset:
-    """Both, the second one's missing columns empty."""
+    """Append `more` to `rows`. Columns that `more` lacks are filled with empty texts."""
     if not len(more):
         return rows
     for name in rows.column_names:

@@ -7,7 +7,7 @@ from training.recipe import EnsembleRecipe
 
 
 def draft(recipe: EnsembleRecipe, members: Sequence[Member], labels: Sequence[str]) -> Ensemble:
-    """Version 1 of the recipe's ensemble, with these members; classification's fusion is fitted later."""
+    """Return the manifest of version 1 of the recipe's ensemble, with these members and a fusion that is not fitted."""
     method = recipe.fusion.method
     return Ensemble(
         format=1,

@@ -1,4 +1,4 @@
-"""The members of an ensemble: each stage trained once, its adapters put into the bundle."""
+"""Trains the members of an ensemble: each stage once, with the finished adapters in the bundle."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,11 +19,11 @@ from training.recipe import (
 from training.stages.base import Base
 
 CANDIDATES = "candidates"
-"""Folder below the bundle for adapters that no ensemble uses yet."""
+"""Folder in the bundle for adapters that no ensemble uses yet."""
 
 
 class Members:
-    """Trains the members of a recipe's ensembles; a stage that an earlier run finished is not trained again."""
+    """Trains the members of a recipe's ensembles. A stage that an earlier run finished is not trained again."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Members:
         workers: Workers,
         fused: Mapping[str, Future[None]],
     ) -> None:
-        """`fused`: each ensemble, when it is ready to teach."""
+        """`fused` holds a future for each ensemble, which is done when the ensemble is fused and can teach."""
         self._recipe = recipe
         self._run = run
         self._base = base
@@ -45,7 +45,7 @@ class Members:
         self._fused = fused
 
     def outstanding(self, ensemble: EnsembleRecipe) -> Iterator[str]:
-        """The titles of the stages that are still to be trained."""
+        """Yield the titles of the stages that are not trained yet."""
         for member in [*ensemble.members, *ensemble.candidates]:
             for number in range(len(member.stages)):
                 if self._run.result(_step(ensemble, member, number)) is None:
@@ -54,7 +54,7 @@ class Members:
     def member(
         self, recipe: MemberRecipe, ensemble: EnsembleRecipe, labels: Sequence[str]
     ) -> Member:
-        """The member with its adapters in the bundle."""
+        """Train a member if needed, and return it with its adapters in the bundle."""
         step = f"member {ensemble.name}/{recipe.name}"
         if self._run.result(step) is None:
             trained = self._train(recipe, ensemble, labels)
@@ -71,7 +71,7 @@ class Members:
     def candidate(
         self, recipe: CandidateRecipe, ensemble: EnsembleRecipe, labels: Sequence[str]
     ) -> list[Path]:
-        """The folders of a member outside the ensemble: its adapter's, or one below it for each of two."""
+        """Train a candidate if needed. Return the folder of its adapter, or of each of its two adapters."""
         step = f"candidate {ensemble.name}/{recipe.name}"
         if self._run.result(step) is None:
             target = self._bundle.path / CANDIDATES / recipe.folder(ensemble.name)
@@ -90,7 +90,7 @@ class Members:
     def _train(
         self, member: MemberRecipe, ensemble: EnsembleRecipe, labels: Sequence[str]
     ) -> list[Path]:
-        """The folders of the member's adapters."""
+        """Train the member's stages that are not finished, and return the folders of its adapters."""
         adapters: list[Path] = []
         for number, recipe in enumerate(member.stages):
             folder = self._folder(member, ensemble) / f"{number + 1}-{recipe.kind}"

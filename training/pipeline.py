@@ -1,4 +1,4 @@
-"""From a recipe to a bundle, step by step; each finished step is recorded and never done twice."""
+"""The steps of a training run, from a recipe to a bundle. Finished steps are recorded and not repeated."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -10,8 +10,9 @@ from serve.bundle import Bundle, Ensemble
 from serve.fusion.fitting.fit import fit_fusion
 from serve.fusion.fitting.note import FIGURES, noted
 from serve.fusion.fuse import Fusion
-from training.base_stages import SharedStages
+from training.base_stages import BaseStages
 from training.data.splits import Splits
+from training.data.targets import known_labels, targets, unknown_label
 from training.evaluation.evaluation import (
     Evaluation,
     Labelled,
@@ -27,7 +28,7 @@ from training.evaluation.scores import EvaluationReport
 from training.evaluation.stage_gains import StageGains
 from training.evaluation.stored_predictions import ValidationRun
 from training.evaluation.tables import MAIN, show
-from training.execution.executors import Executor, InTurn
+from training.execution.executor import Executor, SequentialExecutor
 from training.execution.progress_table import ProgressTable
 from training.execution.run import Run
 from training.manifest import draft
@@ -44,21 +45,20 @@ from training.recipe import (
 )
 from training.search import Found, Searches, Study, all_found, demand_method
 from training.stages.base import base_spec
-from training.targets import known_labels, targets, unknown_label
 
 
 def train(
     recipe_path: Path, out: Path, resume: bool = False, parallel: Parallel | None = None
 ) -> Bundle:
-    """`choir train`: run the recipe and return the finished bundle.
+    """Run the recipe (`choir train`) and return the finished bundle in `out`.
 
-    With `resume`, steps that an earlier run into `out` finished are skipped. With `parallel`, several members are
-    trained at once. Raises RecipeError, BundleError and ClusterError.
+    With `resume`, the steps that an earlier run finished are skipped. With `parallel`, several members are trained at
+    once. Raises RecipeError, BundleError and ClusterError.
     """
     recipe = load_recipe(recipe_path)
     demand_method(recipe)
     if parallel is None and recipe.searches:
-        # Ray Tune tries, one trial after another; members are then trained the same way.
+        # Ray Tune runs the trials, so the run needs Ray: one trial, and later one member, after the other.
         parallel = Parallel(members=1)
     if parallel is not None:
         parallel.prepare()
@@ -72,10 +72,10 @@ def train(
 
 def _executor(parallel: Parallel | None, run: Run) -> Executor:
     if parallel is None:
-        return InTurn(run.watch)
-    from training.parallel.executor import RayCrew
+        return SequentialExecutor(run.watch)
+    from training.parallel.ray_executor import RayExecutor
 
-    return RayCrew(parallel, run.folder, run.watch)
+    return RayExecutor(parallel, run.folder, run.watch)
 
 
 class Pipeline:
@@ -90,7 +90,7 @@ class Pipeline:
         executor: Executor,
         at_once: int | None,
     ) -> None:
-        """`at_once`: how many trials of a search."""
+        """`at_once` is the largest number of trials that run together; None means no limit."""
         self._recipe = recipe
         self._run = run
         self._out = out.absolute()
@@ -106,7 +106,7 @@ class Pipeline:
             )
 
     def complete(self) -> Bundle:
-        """Do every step that is not done yet."""
+        """Do all steps that are not done yet, and return the bundle. Raises RecipeError and BundleError."""
         self._prepared.ledger.show(self._progress_table.console)
         with self._progress_table:
             bundle, reports = self._made()
@@ -114,11 +114,11 @@ class Pipeline:
         return bundle
 
     def _made(self) -> tuple[Bundle, list[EvaluationReport]]:
-        """The bundle, but for its report, and what goes into that."""
+        """Make everything in the bundle except its report; return the bundle and the evaluations to report."""
         recipe, run, splits = self._recipe, self._run, self._splits
         labels = {ensemble.name: self._labels(ensemble) for ensemble in recipe.ensembles}
         stage_gains = StageGains(recipe, run, splits)
-        base = SharedStages(recipe, run, splits, labels, stage_gains).make(self._out / "base")
+        base = BaseStages(recipe, run, splits, labels, stage_gains).make(self._out / "base")
         run.finish("data", self._digest)
         if not (self._out / "bundle.json").exists():
             Bundle.create(self._out, base_spec(recipe.base, base, self._out / "base"))
@@ -133,13 +133,13 @@ class Pipeline:
                 recipe, members, labels, bundle, stage_gains, validation, fused
             )
         finally:
-            # Students that wait for a teacher who will never come.
+            # After a failure, students must not wait for teachers that are never finished.
             for each in fused.values():
                 each.cancel()
         return bundle, reports
 
     def _tuned(self, study: Study, folder: Path) -> Found:
-        # Ray reads its options when it is imported, and has them only now.
+        # Ray reads its options on import, and they are set only now.
         from training.parallel.trials import tune
 
         return tune(study, self._splits.train, folder, self._run.watch, self._at_once)
@@ -154,7 +154,7 @@ class Pipeline:
         validation: ValidationRun,
         fused: Mapping[str, Future[None]],
     ) -> list[EvaluationReport]:
-        """Train the members of all ensembles, and fuse each ensemble when its own are ready."""
+        """Train the members of all ensembles, and fuse each ensemble when its members are ready."""
         for ensemble in recipe.ensembles:
             for title in members.outstanding(ensemble):
                 self._progress_table.expect(title)
@@ -196,7 +196,7 @@ class Pipeline:
             "created": bundle.info.created,
             "choir": bundle.info.choir,
             "data": self._prepared.ledger.facts(),
-            # Losses in nats a token; of fine-tuning there are none.
+            # Pretraining losses, in nats per token. Fine-tuning stages record no losses.
             "pretraining": [each for each in self._run.results("base") if each is not True],
         }
         if searches:
@@ -209,9 +209,9 @@ class Pipeline:
             show(report, self._progress_table.console)
 
     def _labels(self, ensemble: EnsembleRecipe) -> list[str]:
-        """The labels in their order, none for a task without.
+        """Return the ensemble's labels in their order; none for a task without labels.
 
-        Raises RecipeError when some rows have labels that these lack, or no number where values are answered."""
+        Raises RecipeError if some rows have another label or, in regression, no number."""
         if ensemble.task == "generation":
             return []
         task, column = ensemble.task, ensemble.answer
@@ -235,7 +235,7 @@ class Pipeline:
         bundle: Bundle,
         validation: ValidationRun,
     ) -> list[EvaluationReport]:
-        """Fit the fusion on the validation rows, write the manifest, and judge it on validation and test rows."""
+        """Fit the fusion on the validation rows, write the manifest, and evaluate it on validation and test rows."""
         step = f"fusion {recipe.name}"
         if self._run.result(step) is None:
             evaluation = Evaluation(
@@ -270,7 +270,7 @@ class Pipeline:
         fitted = fit_fusion(draft, recipe.fusion, outputs, truth, stored.folds)
         if fitted.stack:
             fitted.stack.write(bundle.path / str(fitted.ensemble.fusion.parameters))
-        # Cross-fitted answers are not what engines will give.
+        # The report has cross-fitted answers; golden inputs need the answers that engines give.
         served = Fusion(fitted.ensemble, fitted.stack)(outputs)
         golden = golden_answers(rows, truth, served, draft.labels or [])
         ensemble = fitted.ensemble.model_copy(update={"golden": golden[: recipe.golden]})
@@ -278,7 +278,7 @@ class Pipeline:
 
 
 def _teachers(recipe: Recipe) -> list[Path]:
-    """Models outside the bundle that students learn from."""
+    """Return the folders of models outside the bundle that students learn from."""
     stages = (
         stage
         for ensemble in recipe.ensembles
@@ -295,7 +295,7 @@ def _teachers(recipe: Recipe) -> list[Path]:
 def _written(
     recipe: EnsembleRecipe, draft: Ensemble, evaluation: Evaluation, rows: Labelled
 ) -> tuple[Ensemble, EvaluationReport]:
-    """Generation: nothing is fitted."""
+    """Return a generation ensemble with its golden inputs, and its evaluation; nothing is fitted."""
     answers, fused = evaluation.answers(rows), evaluation.fused(rows)
     method = draft.fusion.method
     served = voted(draft, answers) if method == "vote" else fused[method]
@@ -307,7 +307,7 @@ def _written(
 def _with_scores(
     ensemble: Ensemble, report: EvaluationReport, searches: Sequence[Found]
 ) -> Ensemble:
-    """The manifest with its validation figures and what was found for its members, checked as a whole."""
+    """Add the validation figures and the values of searches to the manifest, and validate it."""
     best = report.best_member(MAIN[ensemble.task])
     scores: dict[str, Any] = {FIGURES: {**report.served().scores, "best_member": best}}
     if found := {each.title: each.values for each in searches if each.ensemble == ensemble.name}:

@@ -1,6 +1,6 @@
-"""The recipe's data from its sources to the three splits: collected, labelled, cleaned, split, weighted.
+"""Prepares a recipe's data: collects, labels, cleans, splits and weights the rows.
 
-Whatever leaves on the way is counted and lies in a quarantine file; nothing leaves otherwise.
+Every row that leaves is counted and written to a quarantine file.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,8 +14,8 @@ from training.data.cleaning.duplicates import exact_duplicates, label_conflicts
 from training.data.collect import collect, from_rows
 from training.data.ledger import Ledger
 from training.data.loading import refuse_empty, refuse_unreadable
-from training.data.parting import Parting
 from training.data.splits import Splits, repeated
+from training.data.splitter import Splitter
 from training.data.steps import (
     FAMILY,
     ORIGIN,
@@ -26,38 +26,38 @@ from training.data.steps import (
     leave,
     visible,
 )
+from training.data.targets import known_labels, unknown_label
 from training.example import messages
 from training.labelling import guessed_rows, reviewed_rows, teacher_identity, with_rows
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.recipe.annotate import AnnotateRecipe
 from training.recipe.source import Source
-from training.targets import known_labels, unknown_label
 
 REMEDY = "; with `data.clean` such rows are put aside and counted"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The splits, and how they came about."""
+    """The splits, and the ledger of the steps that made them."""
 
     splits: Splits
     ledger: Ledger
 
 
 def load_splits(recipe: Recipe, folder: Path) -> Splits:
-    """The recipe's rows; the same recipe over the same content always gives the same splits. Raises RecipeError."""
+    """Return the recipe's splits. The same recipe with the same data gives the same splits. Raises RecipeError."""
     return prepare(recipe, folder).splits
 
 
 def prepare(recipe: Recipe, folder: Path) -> Prepared:
-    """All steps, with their cache in `folder/cache`, and `quarantine.jsonl`, `review.jsonl` and `counts.json` in
+    """Do all steps. Writes a cache to `folder/cache`, and `quarantine.jsonl`, `review.jsonl` and `counts.json` to
     `folder/data`. Raises RecipeError."""
     return Preparation(recipe, StepCache(folder / "cache"), Ledger(folder / "data")).complete()
 
 
 def write_splits(recipe_path: Path, out: Path) -> Prepared:
-    """`choir prepare`: the steps alone, with the splits as `train.jsonl`, `validation.jsonl` and `test.jsonl` in `out`,
-    beside the books. Raises RecipeError."""
+    """Do all steps without training (`choir prepare`). Writes `train.jsonl`, `validation.jsonl` and `test.jsonl` to
+    `out`, beside the ledger's files. Raises RecipeError."""
     recipe = load_recipe(recipe_path)
     if out.exists() and not out.is_dir():
         raise RecipeError(f"{out} is a file; --out names a folder")
@@ -70,7 +70,7 @@ def write_splits(recipe_path: Path, out: Path) -> Prepared:
 
 
 def recipe_columns(recipe: Recipe) -> list[str]:
-    """Every column that some ensemble reads, the text first; a base from scratch may read more."""
+    """Return the columns that the ensembles read, the text first. The base may read more (`BaseRecipe.columns`)."""
     pair = recipe.data.text_pair
     columns = [recipe.data.text, *([pair] if pair else [])]
     columns += [ensemble.answer for ensemble in recipe.ensembles]
@@ -78,7 +78,7 @@ def recipe_columns(recipe: Recipe) -> list[str]:
 
 
 class Preparation:
-    """One recipe's data on its way."""
+    """Prepares the data of one recipe."""
 
     def __init__(self, recipe: Recipe, cache: StepCache, ledger: Ledger) -> None:
         self._recipe, self._data, self._cache, self._ledger = recipe, recipe.data, cache, ledger
@@ -104,8 +104,8 @@ class Preparation:
             train = self._cleaned(train, "train")
             if validation is not None:
                 validation = self._cleaned(validation, "validation")
-        parting = Parting(self._data, self._meaning, self._recipe.seed, self._cache, self._ledger)
-        parts = parting.parted({"train": train, "validation": validation, "test": test})
+        splitter = Splitter(self._data, self._meaning, self._recipe.seed, self._cache, self._ledger)
+        parts = splitter.split({"train": train, "validation": validation, "test": test})
         train, validation, test = parts["train"], parts["validation"], parts.get("test")
         self._demand_labels(train)
         train = self._weighted(train)
@@ -204,7 +204,7 @@ class Preparation:
         return self._ledger.take(step, split, len(rows), outcome)
 
     def _look_at(self, train: Dataset) -> None:
-        """Without cleaning: say what it would find."""
+        """Without cleaning: note what cleaning would remove."""
         texts = self._meaning.inputs(train)
         answers = [train[name] for name in self._meaning.answers]
         found = {
@@ -240,7 +240,8 @@ class Preparation:
         return drawn
 
     def _known_labels(self, train: Dataset, rows: Dataset, split: str) -> Dataset:
-        """Rows whose labels some training row has, or the recipe names; without cleaning, others stop the run later."""
+        """Keep the rows whose labels the recipe names or a training row has. Without cleaning, keep all: an unknown
+        label stops the run later."""
         if self._data.clean is None or self._data.clean.unseen_labels == "fail":
             return rows
         reasons: dict[int, str] = {}

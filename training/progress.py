@@ -1,4 +1,4 @@
-"""How work tells how far it has come: whoever watches knows each piece of it by its title."""
+"""How training reports its progress. Each piece of work has a title, and reports go to a Watch."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,23 +9,24 @@ import transformers
 from transformers import TrainerCallback
 
 Advance = Callable[[int], None]
+"""Reports how many more units of a piece of work are done."""
 
 
 class Watch(Protocol):
-    """Whoever shows how far the work has come. Reports on a title that was never begun are ignored."""
+    """Receives reports of progress. It ignores reports on a title that was never begun."""
 
     def begin(self, title: str, total: int, done: int = 0) -> None:
-        """A piece of work starts, or starts anew."""
+        """A piece of work of `total` steps starts or restarts, with `done` steps finished already."""
 
     def reach(self, title: str, done: int, loss: float | None = None) -> None:
-        """It has come so far; without a `loss`, the last one stands."""
+        """`done` steps are finished. Without a `loss`, the last reported loss stays."""
 
     def end(self, title: str) -> None:
-        """It is finished."""
+        """The piece of work is finished."""
 
 
 class Unwatched:
-    """A Watch for work that nobody looks at."""
+    """A Watch that ignores all reports."""
 
     def begin(self, title: str, total: int, done: int = 0) -> None:
         return None
@@ -38,14 +39,14 @@ class Unwatched:
 
 
 def quiet_libraries() -> None:
-    """Leave the terminal to Choir's own bars: no bars and no advice from transformers and datasets."""
+    """Turn off the progress bars and warnings of transformers and datasets."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
 
 
 class StageProgress(TrainerCallback):
-    """Reports the Trainer's steps and the last loss."""
+    """Reports the Trainer's steps and losses to a Watch."""
 
     def __init__(self, watch: Watch, title: str) -> None:
         self._watch = watch
@@ -64,7 +65,7 @@ class StageProgress(TrainerCallback):
 
 @contextmanager
 def counted(watch: Watch, title: str, total: int) -> Iterator[Advance]:
-    """A piece of work that hears of its progress in amounts."""
+    """Report a piece of work of `total` units to `watch`; yields the function that counts finished units."""
     done = 0
 
     def advance(amount: int) -> None:

@@ -1,6 +1,6 @@
-"""Hyperparameter search: trials train members on a part of the training rows and are judged on the rest of them.
+"""Hyperparameter search. A trial trains members on one part of the training rows and is judged on the other part.
 
-The validation rows, which the fusion is fitted on, are unseen by the choice."""
+The choice never uses the validation rows, on which the fusion is fitted."""
 
 import shutil
 import tempfile
@@ -37,7 +37,7 @@ AnyMember = TypeVar("AnyMember", bound=MemberRecipe)
 
 
 class SearchTrial(BaseModel):
-    """What one choice of values came to; without a score it failed."""
+    """One trial: the drawn values and their score. A failed trial has no score."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,7 +46,7 @@ class SearchTrial(BaseModel):
 
 
 class Found(BaseModel):
-    """A finished search."""
+    """A finished search: the best values, their score, and all trials."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -55,7 +55,7 @@ class Found(BaseModel):
     metric: str
     score: float
     rows: int
-    """How many training rows the trials were judged on."""
+    """The number of training rows that trials were judged on."""
     method: str
     trials: list[SearchTrial]
 
@@ -74,13 +74,13 @@ class Found(BaseModel):
 
 @dataclass(frozen=True)
 class Study:
-    """Whose values are searched, and what a trial needs besides its rows; it travels to whoever tries."""
+    """What a trial needs besides its rows. It holds no models, so that it can be sent to other processes."""
 
     title: str
     search: SearchRecipe
     recipe: Recipe
     ensemble: EnsembleRecipe
-    """With the members alone that are searched together."""
+    """The ensemble, with only the members that are searched together."""
     labels: Sequence[str]
     base: Base
 
@@ -93,23 +93,24 @@ class Study:
         return METRICS[self.ensemble.task][self.metric] == "min"
 
     def parts(self, rows: Dataset) -> tuple[Dataset, Dataset]:
-        """The rows that trials are trained on, and those they are judged on.
+        """Return the rows that trials are trained on, and the rows that they are judged on.
 
-        Families stay together, so that no trial is judged on what it learned. Raises RecipeError where all rows are of
-        one, or too few."""
+        Families stay together, so that no trial is judged on texts it was trained on. Raises RecipeError if no rows can
+        be held out, because there are too few or all are in one family."""
         data = self.recipe.data
         columns = [data.text, *([data.text_pair] if data.text_pair else [])]
         families = families_of(rows, columns)
         kept, held = hold_out(families, self.search.held_out, self.recipe.seed)
         if not held:
             raise RecipeError(
-                f"search {self.title}: none of {len(rows)} training rows can be held out to judge by; they are too "
-                "few, or all have one text, or are of one group"
+                f"search {self.title}: none of {len(rows)} training rows can be held out to judge trials; there are "
+                "too few rows, or all have the same text or group"
             )
         return rows.select(kept), rows.select(held)
 
     def score(self, values: Values, train: Dataset, judge: Dataset, watch: Watch) -> float:
-        """The figure of the member with these values, or of the average of several. Raises RecipeError."""
+        """Train and judge one trial. Returns the score of the member with these values, or of the average of several
+        members. Raises RecipeError."""
         with tempfile.TemporaryDirectory(prefix="choir-trial-") as scratch:
             folder = Path(scratch)
             spec = BaseSpec(path=str(self.base.folder.resolve()), kind=self.recipe.base.bundle_kind)
@@ -158,13 +159,13 @@ class Study:
         try:
             job.train(rows, watch)
         finally:
-            # Another trial follows, whatever became of this one.
+            # The row of progress ends even if the trial failed: other trials follow.
             watch.end(job.title)
         return Member(name=member.name, adapters=[bundle.add_adapter(member.name, job.target)])
 
 
 class Searches:
-    """All searches of a recipe; one that an earlier run finished is not done again."""
+    """Runs the searches of a recipe. A search that an earlier run finished is not repeated."""
 
     def __init__(
         self,
@@ -174,7 +175,8 @@ class Searches:
         labels: Mapping[str, Sequence[str]],
         tune: Callable[[Study, Path], Found],
     ) -> None:
-        """`labels`: those of each ensemble; `tune`: whoever has the trials done, and keeps them in a folder."""
+        """`labels` maps each ensemble's name to its labels. `tune` runs a study's trials and keeps their scores in the
+        given folder."""
         self._recipe = recipe
         self._run = run
         self._base = base
@@ -182,7 +184,7 @@ class Searches:
         self._tune = tune
 
     def chosen(self) -> Recipe:
-        """The recipe with the values that were found in their places. Raises RecipeError."""
+        """Return the recipe with the found values in the stages of its members. Raises RecipeError."""
         ensembles = [self._ensemble(each) for each in self._recipe.ensembles]
         return self._recipe.model_copy(update={"ensembles": ensembles})
 
@@ -215,18 +217,18 @@ class Searches:
 
 
 def all_found(run: Run) -> list[Found]:
-    """The searches of a run, as they were finished."""
+    """Return the finished searches of a run, in the order of finishing."""
     return [Found.model_validate(each) for each in run.results("search ")]
 
 
 def demand_method(recipe: Recipe) -> None:
-    """Raise RecipeError for a search by a library that is not installed."""
+    """Check that the libraries of the recipe's searches are installed. Raises RecipeError otherwise."""
     for ensemble in recipe.ensembles:
         by_tpe = any(search.method == "tpe" for search in ensemble.searches)
         if by_tpe and find_spec("optuna") is None:
             raise RecipeError(
-                f"ensemble {ensemble.name!r}: a search by tpe needs Optuna, which is not installed; install Choir with "
-                "the extra `search`, or search by random"
+                f"ensemble {ensemble.name!r}: the search method tpe needs Optuna, which is not installed; install "
+                "Choir with the extra `search`, or use the method random"
             )
 
 

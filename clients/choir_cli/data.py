@@ -33,7 +33,7 @@ def bases(
     """Compare bases on labelled rows, and recommend one."""
     if "{text}" not in template:
         raise UsageError("--template must contain {text}.")
-    from training.bases import compare_bases, table
+    from training.evaluation.bases import compare_bases, table
     from training.progress import quiet_libraries
 
     quiet_libraries()

@@ -93,7 +93,7 @@ def recipe_content(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def write_recipe() -> Callable[..., Path]:
-    """Writes `recipe.yaml` and its data into a folder and gives the recipe's path."""
+    """Writes `recipe.yaml` and its data into a folder and returns the recipe's path."""
 
     def write(folder: Path, **changes: Any) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ def soft_bundle(
 
 
 def chained(stages: list[dict[str, Any]], **options: Any) -> list[dict[str, Any]]:
-    """A teacher of two members, and a chain of stages before and after it was distilled."""
+    """A teacher of two members, and a chain of stages before and after distillation."""
     teacher = {"ensemble": "topics"}
     common = {"task": "classification", "label": "label", **options}
     learned = {"kind": "distillation", "teacher": teacher, "epochs": 8, "learning_rate": 0.01}

@@ -1,4 +1,4 @@
-"""What the stages before the members fork leave in the bundle's base."""
+"""The bundle's base after the stages that train it further."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ def test_the_bundle_holds_the_trained_base(chain_bundle: Bundle, causal_bundle: 
     )
     assert before.keys() == after.keys()
     assert not torch.equal(before["model.norm.weight"], after["model.norm.weight"])
-    # Nothing of the stages is left beside the bundle.
+    # The stages leave no other files beside the bundle.
     assert not (chain_bundle.path / ".choir-train" / "base").exists()
 
 
@@ -71,7 +71,7 @@ def test_more_layers_than_the_base_has_are_refused(
 def test_a_soup_is_the_average_of_runs_with_other_seeds(
     tmp_path: Path, write_recipe: Callable[..., Path], causal_bundle: Bundle
 ) -> None:
-    # Without a file of validation rows the seed would split them off.
+    # Without a file of validation rows, the seed would decide which rows are held out.
     data = {"train": "train.csv", "validation": "test.csv", "test": "test.csv"}
     topics = recipe_content()["ensembles"][0]
     ensemble = {key: topics[key] for key in ("name", "task", "label", "template")}

@@ -1,4 +1,4 @@
-"""Members that answer by heads on a causal base: what they are trained to, and how the bundle says it."""
+"""Members that answer by heads on a causal base: their training, and their entries in the bundle."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A run that is killed with SIGKILL in the middle of a stage and resumed ends with an undisturbed run's weights."""
+"""A run that is killed with SIGKILL during a stage, and then resumed, ends with the weights of an undisturbed run."""
 
 import os
 import signal
@@ -15,11 +15,11 @@ from serve.digest import folder_digest
 from tests.training.conftest import chained, recipe_content
 
 STEPS = 0.05
-"""Seconds between two looks at a run's folder."""
+"""Seconds between two checks of a run's folder."""
 
 
 class Running:
-    """`choir train` in a process of its own."""
+    """`choir train` in another process."""
 
     def __init__(self, recipe: Path, out: Path) -> None:
         command = ["-m", "choir_cli.main", "train", str(recipe), "--out", str(out), "--resume"]
@@ -64,7 +64,7 @@ def undisturbed_and_killed(
 def test_a_killed_stage_of_virtual_tokens_goes_on_to_the_same_weights(
     tmp_path: Path, write_recipe: Callable[..., Path], causal_bundle: Any
 ) -> None:
-    """While they are trained an MLP makes them, which is in no adapter's file."""
+    """During training, an MLP makes the virtual tokens, and no adapter's file holds it."""
     ensemble = recipe_content()["ensembles"][1] | {
         "members": [
             {"name": "a", "kind": "prefix", "virtual_tokens": 3, "projection": 16, "epochs": 8}

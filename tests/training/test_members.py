@@ -1,4 +1,4 @@
-"""Where the stages of members lie while they are trained."""
+"""The folders of members' stages during training."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ from training.stages.base import Base
 
 
 class Stopped(Exception):
-    """In place of the training."""
+    """Replaces the training."""
 
 
 class Noting:
@@ -35,7 +35,7 @@ class Noting:
 def test_members_whose_names_could_be_joined_to_the_same_word_have_folders_of_their_own(
     tmp_path: Path, write_recipe: Callable[..., Path]
 ) -> None:
-    """Trained at once, one would take the other's checkpoints for its own."""
+    """In the same folder, two members that are trained at once would read each other's checkpoints."""
     common: dict[str, Any] = {"task": "classification", "label": "label"}
     chain = [{"kind": "lora"}, {"kind": "prompt", "virtual_tokens": 2}]
     members = [{"name": "a", "stages": chain}, {"name": "a-lora"}, {"name": "fr-a"}]

@@ -1,4 +1,4 @@
-"""A whole run: what it writes, what it refuses, and how it goes on after it was stopped."""
+"""A whole run: what it writes, what it refuses, and how it continues after a stop."""
 
 import json
 from collections.abc import Callable
@@ -79,7 +79,7 @@ def test_no_member_is_trained_on_a_validation_or_test_row(
 
 
 class Stopped(Exception):
-    """Stands for the person, or the machine, that stops a run."""
+    """Raised in place of whatever stops a run."""
 
 
 def small(write_recipe: Callable[..., Path], folder: Path, encoder_base: Path) -> Path:
@@ -115,7 +115,7 @@ def test_a_stopped_run_goes_on_from_the_checkpoint_and_ends_like_an_unbroken_one
         train(recipe, tmp_path / "bundle")
     assert steps[-1] == ("topics/b", 3)
     resumed = train(recipe, tmp_path / "bundle", resume=True)
-    # Member a is not trained again, and b goes on behind its first epoch.
+    # Member a is not trained again, and b continues after its first epoch.
     assert steps[7:] == [("topics/b", 3), ("topics/b", 4)]
     assert resumed.ensemble("topics").digests == unbroken.digests
     assert resumed.verify() == []

@@ -30,7 +30,7 @@ LONG = " ".join(["my card is lost"] * 30)
 
 @pytest.fixture(scope="module")
 def roberta(tmp_path_factory: pytest.TempPathFactory, encoder_base: Path) -> Path:
-    """As RoBERTas are published: a masked model, whose first position is the one behind the padding token's id."""
+    """A masked model like RoBERTa, whose first position follows the padding token's id."""
     folder = tmp_path_factory.mktemp("roberta")
     tokenizer = AutoTokenizer.from_pretrained(encoder_base)
     tokenizer.save_pretrained(folder)
@@ -86,7 +86,7 @@ def by_peft(roberta: Path, bundle: Bundle) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def opt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A causal base that has learned a vector for each position, and none for more."""
+    """A causal base with a learned vector for each position."""
     folder = tiny.causal_base(tmp_path_factory.mktemp("opt") / "base")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     torch.manual_seed(0)

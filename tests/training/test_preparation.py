@@ -1,4 +1,4 @@
-"""A recipe's data as a whole: good data, and every kind of bad data, never smaller without a word."""
+"""Preparation of a recipe's data: good data, and every kind of bad data. Every row that leaves is accounted for."""
 
 import json
 from collections import Counter
@@ -82,7 +82,7 @@ def test_the_same_recipe_gives_the_same_splits(tmp_path: Path, rows: list[tuple[
         assert again.validation.to_list() == first.validation.to_list()
 
 
-def test_without_cleaning_nothing_leaves_and_what_is_odd_is_said(
+def test_without_cleaning_nothing_leaves_and_odd_rows_are_noted(
     tmp_path: Path, rows: list[tuple[str, str]]
 ) -> None:
     leak = ("card question number 100 of all", "card")
@@ -186,7 +186,7 @@ def test_leaks_leave_training_and_never_the_test_rows(
     write(tmp_path / "train.csv", [*rows, leak])
     prepared = prepare(recipe(tmp_path, clean={}), tmp_path / "work")
     accounted(prepared, 73)
-    assert [left.reason for left in prepared.ledger.left] == ["its text is that of test.csv:2"]
+    assert [left.reason for left in prepared.ledger.left] == ["it has the text of test.csv:2"]
     assert prepared.splits.test is not None
     assert len(prepared.splits.test) == 12
     with pytest.raises(RecipeError, match=r"1 train rows leak: of train\.csv:62"):
@@ -261,7 +261,9 @@ def test_rules_label_a_pool_and_a_person_decides_the_rest(
     assert "hello there" not in labels
 
 
-def test_choir_prepare_writes_splits_and_books(tmp_path: Path, rows: list[tuple[str, str]]) -> None:
+def test_choir_prepare_writes_splits_and_the_ledger(
+    tmp_path: Path, rows: list[tuple[str, str]]
+) -> None:
     write(tmp_path / "train.csv", [*rows, rows[0]])
     content = recipe(tmp_path, clean={}).model_dump_json(exclude_unset=True)
     (tmp_path / "recipe.yaml").write_text(content)  # JSON is YAML

@@ -1,4 +1,4 @@
-"""Bases from nothing in vLLM: the engine answers what the offline reference does."""
+"""Bases from scratch in vLLM: the engine's answers equal the offline reference's."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from training.pipeline import train
 
 TEXTS = [ask for asks in TOPICS.values() for ask in asks]
 LIMIT = 12
-"""Tokens of a written answer."""
+"""The length of a written answer in tokens."""
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -42,7 +42,7 @@ def scratch(kind: str, objective: str, answers: str) -> dict[str, Any]:
         ("encoder", "masked_next_sentence", "heads"),
     ],
 )
-async def test_a_base_from_nothing_and_a_chain_of_stages_are_served(
+async def test_a_base_from_scratch_and_a_chain_of_stages_are_served(
     kind: str, objective: str, answers: str, tmp_path: Path, write_recipe: Callable[..., Path]
 ) -> None:
     from serve.engine.interface import EngineSettings, PredictCall, Prediction, Text, Version
@@ -118,7 +118,7 @@ def write_with_penalty(bundle: Bundle) -> list[list[str]]:
 
 
 async def served_texts(engine: Any, bundle: Bundle) -> list[list[str]]:
-    """The same by the engine, to requests that say no more than that they want greedy answers."""
+    """The engine's answers to requests that set only greedy sampling."""
     from serve.engine.interface import GenerateCall, Version
 
     ensemble = bundle.ensemble("replies")

@@ -1,4 +1,4 @@
-"""Whole runs of multilabel and of regression over pairs, and what the offline reference says of them."""
+"""Whole runs of multilabel and of regression over pairs, against the offline reference."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ from training.pipeline import train
 from training.recipe import RecipeError
 
 WORDS = {"card": "card", "transfer": "transfer", "money": "money"}
-"""A row has the label of each of these words that its text holds."""
+"""A row has the labels of those of these words that are in its text."""
 WORDS_SORTED = sorted(WORDS.items())
 DEFAULTS = {"epochs": 6, "batch_size": 16, "rank": 4, "learning_rate": 0.02}
 

@@ -1,1 +1,2 @@
-"""Rows on their way: collected, annotated, cleaned, split, drawn into bags."""
+"""The steps that rows go through: reading, annotation, cleaning, splitting, bags. `training/preparation.py` runs
+them."""

@@ -1,4 +1,4 @@
-"""Cells of a source as texts: read once, by one rule, which says what it changed."""
+"""Reads the cells of a source as texts, by one rule for all sources, and notes what it changes."""
 
 import json
 from collections import Counter
@@ -9,33 +9,34 @@ from training.data.readers.records import Record
 from training.recipe.values import SEPARATOR, spelled
 
 SHOWN = 3
-"""How many changes the note of one column names."""
+"""How many changes the note names for each column."""
 
 
 class UnreadableCell(ValueError):
-    """A cell that cannot stand in a table of texts; the message says why."""
+    """A cell that cannot be read as a text; the message says why."""
 
 
 class Cells:
-    """Reads the cells of rows, and counts what it changes.
+    """Reads the cells of rows as texts, and counts its changes.
 
-    A text stays as it is; nothing is an empty text; a list is its parts joined by `|`. Labels get one spelling: without
-    space around them, Unicode composed, 1.0 as 1. A number that the source itself has a name for becomes that name."""
+    A text stays as it is, a missing cell becomes an empty text, and a list becomes its parts joined by `|`. Labels get
+    one spelling: no surrounding space, composed Unicode, and 1 for 1.0. If the source has a name for a number, the name
+    replaces the number."""
 
     def __init__(self, labels: Collection[str] = (), sets: Collection[str] = ()) -> None:
-        """`labels`: the columns that hold one label; `sets`: those that hold several."""
+        """`labels` are the columns whose cells hold one label; `sets` are those whose cells hold several."""
         self._labels, self._sets = frozenset(labels), frozenset(sets)
         self._named: Counter[str] = Counter()
         self._respelled: dict[str, Counter[tuple[str, str]]] = {}
 
     def row(self, record: Record, columns: Mapping[str, str]) -> dict[str, str]:
-        """The texts of a row, from `columns` (name -> name in the source). Raises UnreadableCell."""
+        """Return the texts of a row by column. `columns` maps names to the source's names. Raises UnreadableCell."""
         return {name: self._text(name, record, source) for name, source in columns.items()}
 
     def note(self) -> str:
-        """What was changed so far, in words; nothing where nothing was."""
+        """Describe all changes so far; empty if there were none."""
         said = [
-            f"{count} cells of {name} read as the names that the source has for its numbers"
+            f"{count} cells of {name} read as the source's names for its numbers"
             for name, count in sorted(self._named.items())
             if count
         ]
@@ -53,8 +54,8 @@ class Cells:
             parts = [self._label(name, part) for part in cell]
             if strange := next((part for part in parts if SEPARATOR in part), None):
                 raise UnreadableCell(
-                    f"the label {strange!r} in column {source!r} has a {SEPARATOR}, which stands between labels; "
-                    "give it another name"
+                    f"the label {strange!r} in column {source!r} has a {SEPARATOR}, which separates labels; "
+                    "rename the label"
                 )
             return SEPARATOR.join(parts)
         if name in self._sets:

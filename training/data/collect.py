@@ -1,4 +1,4 @@
-"""Rows of one or several sources as one table of texts."""
+"""Collects the rows of one or several sources into one table of texts."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -21,11 +21,11 @@ def collect(
     labels: Collection[str] = (),
     sets: Collection[str] = (),
 ) -> Outcome:
-    """All rows of all sources, in order, with `columns` and preparation's own.
+    """Read all rows of all sources, in order, with `columns` and the hidden columns.
 
-    `labels` and `sets`: the columns that hold one label, or several; they get one spelling, and the outcome's note says
-    what was changed. What cannot be read as a row is among those that left. A missing cell is an empty text. Raises
-    RecipeError when a source is absent or has no rows, or no row of it has one of the columns.
+    The columns in `labels` hold one label, those in `sets` several; these cells get one spelling, and the outcome's
+    note describes the changes. A missing cell becomes an empty text. Rows that cannot be read are in the outcome's
+    `left`. Raises RecipeError if a source is absent, has no rows, or lacks one of the columns.
     """
     table: dict[str, list[str]] = {name: [] for name in [*columns, *HIDDEN]}
     left: list[Left] = []
@@ -36,7 +36,7 @@ def collect(
 
 
 def from_rows(rows: Sequence[Mapping[str, str]], columns: Sequence[str], name: str) -> Dataset:
-    """The same from rows in memory."""
+    """Make the same kind of table from rows in memory."""
     cells = {column: [row[column] for row in rows] for column in columns}
     cells[ORIGIN] = [f"{name}:{number}" for number in range(1, len(rows) + 1)]
     cells[WEIGHT] = ["1"] * len(rows)
@@ -93,11 +93,11 @@ def _rows_of(source: Source) -> Found:
 
 
 def _no_text(cells: Iterable[str]) -> str | None:
-    """Why cells are no text: half a character, which JSON can write (`\\ud83d`) and no file can hold, or a NUL, which
-    stands where a file is broken; else None."""
+    """Return why cells are not valid texts, or None. Half of a surrogate pair (`\\ud83d`), which JSON can contain,
+    cannot be encoded; a NUL shows that a file is broken."""
     whole = "".join(cells)
     try:
         whole.encode()
     except UnicodeEncodeError:
-        return "no Unicode text"
-    return "a NUL character is in it" if "\0" in whole else None
+        return "not valid Unicode"
+    return "it has a NUL character" if "\0" in whole else None

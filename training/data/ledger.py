@@ -1,4 +1,4 @@
-"""The books of a preparation: what each step did, which rows left and why, and what a person should look at."""
+"""The ledger of a preparation: what each step did, which rows left and why, and which rows need a review."""
 
 import json
 from collections.abc import Sequence
@@ -21,26 +21,26 @@ QUARANTINE, REVIEW, COUNTS = "quarantine.jsonl", "review.jsonl", "counts.json"
 
 @dataclass
 class Ledger:
-    """Filled step by step, and written to `folder` at the end or before an error that speaks of it."""
+    """Filled by each step, and written to `folder` at the end, or before an error that refers to it."""
 
     folder: Path
     counts: list[Count] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
     suspects: list[Suspect] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What a person should know about the data, in sentences."""
+    """Notes on the data for a person, in sentences."""
     overlaps: list[Overlap] = field(default_factory=list)
-    """What was seen of each two splits."""
+    """The overlap of each pair of splits."""
 
     def take(self, step: str, split: str, before: int, outcome: Outcome) -> Dataset:
-        """Book an outcome; gives its rows."""
+        """Record the outcome of a step, and return its rows. `before` is the number of rows before the step."""
         self.counts.append(Count(split, step, before, len(outcome.rows), outcome.note))
         self.left += outcome.left
         self.suspects += outcome.suspects
         return outcome.rows
 
     def write(self) -> None:
-        """`quarantine.jsonl`, `review.jsonl` and `counts.json`."""
+        """Write `quarantine.jsonl`, `review.jsonl` and `counts.json`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in self.left]
         write_atomically(self.folder / QUARANTINE, "".join(lines))
@@ -49,7 +49,7 @@ class Ledger:
         write_atomically(self.folder / COUNTS, content)
 
     def facts(self) -> dict[str, Any]:
-        """Counts and notes as JSON."""
+        """Return counts, notes and overlaps as JSON."""
         return {
             "counts": [asdict(count) for count in self.counts],
             "notes": list(self.notes),
@@ -57,7 +57,7 @@ class Ledger:
         }
 
     def show(self, console: Console) -> None:
-        """The steps that changed something, the notes, and where the rows that left lie."""
+        """Print the steps that changed something, the notes, and where the files of this ledger are."""
         changes = [count for count in self.counts if count.before != count.after or count.note]
         if changes:
             console.print(_table(changes))

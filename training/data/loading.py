@@ -1,4 +1,4 @@
-"""Rows that must all be sound: whatever cannot be used is an error, with the place of the first one."""
+"""Loads files whose rows must all be usable. The error names the place of the first row that is not."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from training.recipe.values import RecipeError
 
 @dataclass(frozen=True)
 class Loaded:
-    """Rows, and what was changed as their cells were read, in words."""
+    """Rows, and a note on what was changed when their cells were read."""
 
     rows: Dataset
     note: str
@@ -28,10 +28,10 @@ def load_rows(
     labels: Collection[str] = (),
     sets: Collection[str] = (),
 ) -> Loaded:
-    """Rows of all files as one table with exactly `columns`, each cell a text that is not empty.
+    """Read the rows of all files as one table with exactly `columns`. No cell is empty, except in `sets`.
 
-    `labels` and `sets`: the columns that hold one label, or several; a set may be empty. Raises RecipeError for a file
-    that is absent or empty, and for a row that cannot be read or has a cell missing.
+    The columns in `labels` hold one label, those in `sets` several or none. Raises RecipeError if a file is absent or
+    empty, or if a row cannot be read or lacks a cell.
     """
     outcome = collect([Source(path=file) for file in files], columns, labels=labels, sets=sets)
     refuse_unreadable(outcome.left)
@@ -40,13 +40,14 @@ def load_rows(
 
 
 def refuse_unreadable(left: Sequence[Left], remedy: str = "") -> None:
-    """Raises RecipeError for the first piece of a source that is no row."""
+    """Raise RecipeError if rows could not be read; the message names the first one and ends in `remedy`."""
     if left:
         raise RecipeError(f"{left[0].origin} cannot be read: {left[0].reason}{_more(left)}{remedy}")
 
 
 def refuse_empty(rows: Dataset, columns: Sequence[str], remedy: str = "") -> None:
-    """Raises RecipeError for the first row without one of the columns, or for a table without rows."""
+    """Raise RecipeError if a row has an empty cell in `columns`; the message names the first row and ends in
+    `remedy`."""
     empty = empty_cells(rows, columns)
     if empty:
         first = min(empty)

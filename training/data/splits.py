@@ -1,7 +1,6 @@
-"""Which rows train the members, which fit the fusion, and which judge both; every split of rows is made here.
+"""Divides rows: into the three splits, into folds, into bags and for early stopping. All divisions are made here.
 
-What must not be divided comes as a family number for each row (`training.data.cleaning.families`), and no function does
-without it."""
+Rows that must stay together have the same family number (`training.data.cleaning.families`)."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
@@ -18,22 +17,22 @@ from training.recipe.values import RecipeError
 
 @dataclass(frozen=True)
 class Splits:
-    """Disjoint rows: `train` for members, `validation` for fusion alone, `test` for the report alone."""
+    """Disjoint rows: `train` for members, `validation` only for fusion, `test` only for the report."""
 
     train: Dataset
-    """With the family of each row beside what members read."""
+    """The columns that members read, and a column with the family of each row."""
     validation: Dataset
     test: Dataset | None
     families: Sequence[int]
-    """The family of each validation row: a fusion's folds keep them together."""
+    """The family of each validation row. The folds of a fusion keep families together."""
 
     @property
     def known(self) -> Dataset:
-        """All rows that may be learned from before the test."""
+        """The training and validation rows: all that may be used before the test."""
         return concatenate_datasets([visible(self.train), visible(self.validation)])
 
     def digest(self) -> str:
-        """SHA-256 of the rows of all three."""
+        """Return the SHA-256 of the rows of all three splits."""
         parts = [part for part in (self.train, self.validation, self.test) if part is not None]
         return digest(map(content_digest, parts))
 
@@ -46,11 +45,12 @@ def divide(
     strata: Sequence[Hashable] | None = None,
     keep: int | None = None,
 ) -> NDArray[np.int64]:
-    """The part of each row [N], drawn at random: whole families, each part with about its share of every stratum.
+    """Divide rows into parts at random, and return the part of each row [N]. Families stay whole, and each part gets
+    about its share of every stratum.
 
-    One family after another goes to the part that lacks most, if half of it finds room there; else to the part `keep`,
-    which of every stratum gets at least one, or, without such a part, where most is missing all the same. A family
-    counts to its first row's stratum."""
+    In each stratum, one family after another goes to the part that lacks most rows. With `keep`, a family of which less
+    than half fits there goes to the part `keep` instead, which gets at least one family of every stratum. A family
+    belongs to the stratum of its first row."""
     rng = np.random.default_rng(seed)
     own = list(_rows_by(families).values())
     among = _rows_by([strata[rows[0]] if strata is not None else "" for rows in own])
@@ -78,17 +78,19 @@ def hold_out(
     strata: Sequence[Hashable] | None = None,
     times: Sequence[str] | None = None,
 ) -> tuple[list[int], list[int]]:
-    """Indices kept and held out, about `fraction` of the rows; no family is on both sides.
+    """Hold out about `fraction` of the rows. Returns the indices of the kept and of the held-out rows; families [N]
+    stay whole.
 
-    With `strata` [N], of each about that fraction. With `times` [N], numbers or ISO 8601 dates of one form, the latest:
-    a family is as late as its latest row, and families of one time stay together. Nothing is held out of a single
-    family, or of so few rows that the fraction is none. Raises RecipeError where too many rows share one time."""
+    With `strata` [N], about this fraction of each stratum is held out. With `times` [N] (numbers, or ISO 8601 dates in
+    one form), the latest rows are held out: a family is as late as its latest row, and families of the same time stay
+    together. Nothing is held out if all rows are of one family, or if the fraction is less than half a row. Raises
+    RecipeError if too many rows have the same time."""
     if times is not None:
         return _sides(_latest(families, times, fraction))
     held = divide(families, [1 - fraction, fraction], seed, strata=strata, keep=0) == 1
     own = _rows_by(families)
     if not held.any() and len(own) > 1 and strata is None and round(len(families) * fraction):
-        # Every family is larger than what was wanted; the smallest one comes closest.
+        # Every family is larger than the wanted number of rows, so the smallest one comes closest.
         held[min(own.values(), key=len)] = True
     return _sides(held)
 
@@ -99,16 +101,17 @@ def fold_plan(
     seed: int,
     strata: Sequence[Hashable] | None = None,
 ) -> NDArray[np.int64]:
-    """The fold of each row [N]; no family is in two, and strata are spread evenly. There are no more folds than
-    families; rows of a single family are parted as if they were strangers."""
+    """Return the fold of each row [N]. Families stay whole, and strata are spread evenly.
+
+    There are no more folds than families. If all rows are of one family, the family is divided."""
     own = families if len(set(families)) > 1 else range(len(families))
     number = min(folds, len(set(own)))
     return divide(own, [1 / number] * number, seed, strata=strata)
 
 
 def repeated(weights: Sequence[float], seed: int) -> list[int]:
-    """Indices of rows that are used `weights` [N] times, in order: of the rows of weight 1.5, all once and half of
-    them, drawn at random, once more."""
+    """Return the indices of rows, each as often as its weight in `weights` [N] says, in order. Rows of weight 1.5 are
+    all used once, and a random half of them twice."""
     rng = np.random.default_rng(seed)
     values = np.asarray(weights, dtype=np.float64)
     times = np.floor(values).astype(np.int64)
@@ -121,7 +124,7 @@ def repeated(weights: Sequence[float], seed: int) -> list[int]:
 
 
 def bag(rows: int, share: float | Literal["bootstrap"], seed: int) -> list[int]:
-    """Indices of one member's training rows, sorted: a share without replacement, or a bootstrap sample."""
+    """Draw one member's bag: a share of the rows without replacement, or a bootstrap sample. Returns sorted indices."""
     rng = np.random.default_rng(seed)
     if share == "bootstrap":
         return sorted(rng.integers(0, rows, size=rows).tolist())
@@ -129,7 +132,8 @@ def bag(rows: int, share: float | Literal["bootstrap"], seed: int) -> list[int]:
 
 
 def _part_for(size: int, lacking: Sequence[int], sizes: Sequence[int], keep: int | None) -> int:
-    """The part that a family of `size` rows goes to; where parts lack as much, the one with the fewest rows so far."""
+    """Return the part for a family of `size` rows. If several parts lack equally many, the one with fewest rows
+    wins."""
     others = [part for part in range(len(sizes)) if part != keep]
     part = max(others, key=lambda part: (lacking[part], -sizes[part]))
     return part if keep is None or lacking[part] >= size / 2 else keep
@@ -143,12 +147,12 @@ def _latest(families: Sequence[int], times: Sequence[str], fraction: float) -> N
     first = sorted(ages.tolist())[len(ages) - max(1, round(len(ages) * fraction))]
     held: NDArray[np.bool_] = ages >= first
     if held.all():
-        raise RecipeError("data.split: too many rows share one time; none of them can be held out")
+        raise RecipeError("data.split: too many rows share one time; none can be held out")
     return held
 
 
 def _rows_by(keys: Sequence[Any]) -> dict[Any, list[int]]:
-    """The indices of the rows with each key, keys in the order of their first row."""
+    """Return the indices of the rows with each key. Keys are in the order of their first row."""
     rows: dict[Any, list[int]] = defaultdict(list)
     for index, key in enumerate(keys):
         rows[key].append(index)

@@ -1,4 +1,4 @@
-"""What every step of preparation gives back, and the cache that never does one twice for the same content."""
+"""The outcome of a step of preparation, and the cache of outcomes."""
 
 import hashlib
 import json
@@ -14,18 +14,18 @@ from pydantic import BaseModel
 from serve.files import write_atomically
 
 ORIGIN = "__origin__"
-"""Column with `file:line` of each row, for messages and the quarantine."""
+"""Column with each row's `file:line`, for messages and the quarantine file."""
 WEIGHT = "__weight__"
 """Column with the weight of each row's source."""
 HIDDEN = (ORIGIN, WEIGHT)
-"""Columns of preparation itself, which every row has from its source on; members never see them."""
+"""Columns that preparation adds when rows are read. Members never see them."""
 FAMILY = "__family__"
-"""Column with the number of each training row's family; the rows of one are on one side of every split."""
+"""Column with the number of each training row's family. Rows of one family stay together in every split."""
 
 VERSION = 2
-"""Raised when a step's result for the same content changes."""
+"""Increase this when a step's result for the same content changes, so that older caches are not used."""
 KEPT_CHARACTERS = 500
-"""Of a cell in the quarantine file."""
+"""The most characters of a cell in the quarantine file."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Left:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A row for a person to look at: what a model or the majority would say, and how sure it is."""
+    """A row for review: the suggested label, its confidence and the reason."""
 
     text: str
     suggestion: str
@@ -65,33 +65,33 @@ class Count:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What was seen when two splits were compared."""
+    """The result of comparing two splits."""
 
     split: str
     other: str
-    """The one that judges."""
+    """The split that judges `split`."""
     rows: int
-    """How many rows of `split` have a text of `other`."""
+    """The number of rows of `split` whose text is in `other`."""
     left: bool
-    """Whether they left."""
+    """Whether these rows left."""
     similarity: float | None
-    """From where on similar texts count as equal; None: only equal ones do."""
+    """The similarity from which texts count as equal; None if only equal texts do."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The rows behind a step, those that left in it, those to be looked at, and what it says about itself."""
+    """The result of a step: the remaining rows, the rows that left, the rows for review, and a note."""
 
     rows: Dataset
     left: Sequence[Left] = ()
     suspects: Sequence[Suspect] = ()
     note: str = ""
     kept: Sequence[int] | None = None
-    """Indices of `rows` in the step's input, where they are rows of it."""
+    """The indices of `rows` in the step's input; None if the step made new rows."""
 
 
 def leave(rows: Dataset, reasons: Mapping[int, str], split: str, step: str) -> Outcome:
-    """The rows without those at the indices that have a reason."""
+    """Remove the rows at the indices in `reasons`, which map to the reason why each leaves."""
     left = [
         Left(split, step, reasons[index], rows[index][ORIGIN], shortened(rows[index]))
         for index in sorted(reasons)
@@ -101,25 +101,25 @@ def leave(rows: Dataset, reasons: Mapping[int, str], split: str, step: str) -> O
 
 
 def visible(rows: Dataset, columns: Sequence[str] | None = None) -> Dataset:
-    """The rows with `columns` alone; without any named, with all that are not preparation's own."""
+    """Return the rows with only `columns`; by default, with all columns that preparation did not add."""
     if columns is not None:
         return rows.select_columns(list(columns))
     return rows.remove_columns([name for name in (*HIDDEN, FAMILY) if name in rows.column_names])
 
 
 def inputs_of(rows: Dataset, columns: Sequence[str]) -> list[str]:
-    """What each row asks, the texts in `columns` as one."""
+    """Return the input of each row: its texts in `columns`, joined by line feeds."""
     return ["\n".join(texts) for texts in zip(*(rows[column] for column in columns), strict=True)]
 
 
 def shortened(row: Mapping[str, Any]) -> dict[str, str]:
-    """A row for the quarantine: what its source said, without the whole of very long cells."""
+    """Return a row for the quarantine file: without hidden columns, and with very long cells cut."""
     own = (*HIDDEN, FAMILY)
     return {name: str(cell)[:KEPT_CHARACTERS] for name, cell in row.items() if name not in own}
 
 
 def digest(parts: Iterable[str]) -> str:
-    """SHA-256 of texts, each with its length before it."""
+    """Return the SHA-256 of texts, each of which is preceded by its length."""
     total = hashlib.sha256()
     for part in parts:
         content = part.encode("utf-8", errors="surrogatepass")
@@ -129,13 +129,14 @@ def digest(parts: Iterable[str]) -> str:
 
 
 def content_digest(rows: Dataset) -> str:
-    """SHA-256 of a table's columns and cells."""
+    """Return the SHA-256 of a table's columns and cells."""
     cells = (cell for name in rows.column_names for cell in (name, *map(str, rows[name])))
     return digest([str(len(rows)), *rows.column_names, digest(cells)])
 
 
 class StepCache:
-    """Outcomes on disk, by step, options and content; of rows that a step let through, their indices alone."""
+    """Stores outcomes on disk by step, options and content. If a step only removes rows, it stores the indices of the
+    rest."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -147,7 +148,7 @@ class StepCache:
         inputs: Sequence[Dataset],
         compute: Callable[[], Outcome],
     ) -> Outcome:
-        """The step's outcome, computed at most once for the same options and rows."""
+        """Return the stored outcome of a step with these options and inputs, or compute and store it."""
         asked = options.model_dump_json() if isinstance(options, BaseModel) else json.dumps(options)
         key = digest([str(VERSION), step, asked, *map(content_digest, inputs)])[:16]
         folder = self._folder / f"{step}-{key}"
@@ -168,7 +169,7 @@ def _write(folder: Path, outcome: Outcome) -> None:
         "suspects": [asdict(row) for row in outcome.suspects],
         "note": outcome.note,
     }
-    # Last, so that a folder with this file is whole.
+    # Written last, so that a folder with this file is complete.
     write_atomically(folder / "outcome.json", json.dumps(content))
 
 

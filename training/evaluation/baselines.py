@@ -1,4 +1,4 @@
-"""What the members have to beat: a linear model over word and character counts."""
+"""Baselines to compare members with: a linear model over word and character counts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,10 +14,11 @@ def tfidf_svc(
     pairs: Sequence[str] | None = None,
     query_pairs: Sequence[str] | None = None,
 ) -> NDArray[np.int64]:
-    """Label indices [queries] by TF-IDF (words 1-2, characters 2-5 within words) and a linear SVC fitted on `texts`.
+    """Predict label indices [queries] by TF-IDF (words 1-2, characters 2-5 within words) and a linear SVC, fitted on
+    `texts`.
 
-    Of pairs, whose second texts are `pairs` and `query_pairs`, it reads both halves and, as heads do, what they share
-    and where they differ."""
+    If rows are pairs, their second texts are `pairs` and `query_pairs`. The model then reads both texts, their
+    difference and their product, as heads do."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import make_union
     from sklearn.svm import LinearSVC
@@ -33,7 +34,7 @@ def tfidf_svc(
 def _read(
     count: Callable[[list[str]], Any], texts: Sequence[str], pairs: Sequence[str] | None
 ) -> Any:
-    """Sparse features [N, columns]."""
+    """Return sparse features [N, columns]."""
     from scipy.sparse import hstack
 
     first = count(list(texts))

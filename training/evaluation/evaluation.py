@@ -1,4 +1,4 @@
-"""Members and every fusion method side by side, on rows with known answers."""
+"""Evaluates an ensemble: its members and all fusion methods on rows with known answers."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ from serve.fusion.fused import Answers
 from serve.labels import LabelError
 from serve.manifest import TokenMethod
 from training.data.loading import load_rows
+from training.data.targets import targets
 from training.evaluation.baselines import tfidf_svc
 from training.evaluation.metrics.classification import classification_metrics
 from training.evaluation.metrics.multilabel import multilabel_metrics
@@ -29,12 +30,11 @@ from training.evaluation.metrics.text import text_metrics, text_signatures
 from training.evaluation.scores import EvaluationReport, System, compare
 from training.evaluation.tables import MAIN, show
 from training.execution.progress_table import ProgressTable
-from training.execution.run import WORK, recorded_recipe
+from training.execution.run import WORK, recorded_data, recorded_recipe
 from training.offline.members import OfflineMembers
 from training.preparation import load_splits
 from training.progress import Advance, Watch, counted, quiet_libraries
 from training.recipe import EnsembleRecipe, Recipe, RecipeError
-from training.targets import targets
 
 MAX_NEW_TOKENS = 64
 TOKEN_METHODS: tuple[TokenMethod, ...] = ("average", "product")
@@ -44,7 +44,7 @@ ANSWER_COLUMN = {
     "regression": "value",
     "generation": "target",
 }
-"""Column of the right answers where no recipe names one."""
+"""The column of the right answers, if no recipe names one."""
 PAIR_COLUMN = "text_pair"
 
 
@@ -54,28 +54,29 @@ class Labelled:
 
     texts: Sequence[str]
     answers: Sequence[str]
-    """What stands in the column of right answers; of replies the first one of a text that has several."""
+    """The cells of the answers' column; in generation, the first right reply to each text."""
     name: str
-    """What the rows are, for the report: `test`, `validation` or a file's name."""
+    """The name of the rows in the report: `test`, `validation` or a file's name."""
     references: Sequence[Sequence[str]] = ()
-    """Generation: every right reply to each text."""
+    """Generation: all right replies to each text."""
     pairs: Sequence[str] | None = None
-    """The second texts, where rows are pairs."""
+    """The second texts if rows are pairs."""
 
     def targets(self, ensemble: Ensemble) -> Targets:
-        """The right answers as numbers. Raises RecipeError for what the ensemble could never answer."""
+        """Return the right answers as numbers. Raises RecipeError if the ensemble lacks a label, or a value is not a
+        number."""
         return targets(ensemble.task, ensemble.labels or [], self.answers, self.name)
 
     @classmethod
     def replies(cls, texts: Sequence[str], answers: Sequence[str], name: str) -> "Labelled":
-        """Rows of generation: equal texts become one, whose answers are all right."""
+        """Make rows of generation. Equal texts become one row with several right replies."""
         rights: dict[str, list[str]] = {}
         for text, answer in zip(texts, answers, strict=True):
             rights.setdefault(text, []).append(answer)
         return cls(list(rights), [right[0] for right in rights.values()], name, [*rights.values()])
 
     def first(self, count: int) -> "Labelled":
-        """The first `count` texts."""
+        """Return the first `count` rows."""
         return replace(
             self,
             texts=self.texts[:count],
@@ -85,7 +86,7 @@ class Labelled:
 
 
 class Evaluation:
-    """One ensemble of a bundle, its members loaded."""
+    """An ensemble of a bundle with its members loaded."""
 
     def __init__(
         self,
@@ -102,9 +103,9 @@ class Evaluation:
         self._max_new_tokens = max_new_tokens
 
     def outputs(self, data: Labelled) -> NDArray[np.float64]:
-        """The members' label probabilities [M, N, C], or values [M, N].
+        """Return the members' label probabilities [M, N, C], or values [M, N].
 
-        Raises RecipeError for texts without pairs where pairs are read, or the other way round."""
+        Raises RecipeError if members read pairs and the rows are single texts, or the other way round."""
         try:
             with self._progress(data) as advance:
                 return self._members.outputs(data.texts, data.pairs, advance)
@@ -112,12 +113,12 @@ class Evaluation:
             raise RecipeError(f"{data.name}: {error}") from None
 
     def answers(self, data: Labelled) -> list[list[str]]:
-        """The members' greedy answers [M][N]."""
+        """Return the members' greedy answers [M][N]."""
         with self._progress(data) as advance:
             return self._members.answers(data.texts, self._max_new_tokens, advance)
 
     def fused(self, data: Labelled) -> dict[str, list[str]]:
-        """The greedy answers of each method that fuses at every token."""
+        """Return the greedy answers of each method that fuses at every token, by the method's name."""
         answers: dict[str, list[str]] = {}
         for method in TOKEN_METHODS:
             with self._progress(data, method) as advance:
@@ -132,8 +133,8 @@ class Evaluation:
         data: Labelled,
         baselines: Mapping[str, NDArray[np.int64]] | None = None,
     ) -> EvaluationReport:
-        """Figures of members and fusion methods by the manifest `ensemble`, which names the same members, beside
-        those of `baselines`."""
+        """Evaluate the members, all fusion methods and `baselines`. The manifest `ensemble` has the same members as the
+        loaded one, and says how they are fused."""
         if ensemble.task == "generation":
             return generation_report(ensemble, data, self.answers(data), self.fused(data))
         truth = data.targets(ensemble)
@@ -160,8 +161,8 @@ def label_report(
     fused: Mapping[str, Answers],
     baselines: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> EvaluationReport:
-    """Figures of labels or values: from the members' outputs [M, N, C] or [M, N], right answers, each method's answers,
-    and the label indices [N] that each baseline says."""
+    """Report on labels or values, from the members' outputs [M, N, C] or [M, N], the right answers, the answers of each
+    fusion method, and the label indices [N] of each baseline."""
     fusion = Fusion(ensemble)
     systems = [
         System(member.name, "member", answer_metrics(fusion.alone(own), truth))
@@ -177,9 +178,9 @@ def label_report(
 
 
 def answer_metrics(answers: Answers, truth: Targets, *, shares: bool = False) -> dict[str, Metric]:
-    """Metrics of answers.
+    """Return the metrics of answers.
 
-    `shares`: their probabilities are shares of votes, often 0, where the log loss has no meaning."""
+    `shares` says that the probabilities are shares of votes; they are often 0, so the log loss is left out."""
     match answers:
         case Fused():
             probabilities = None if shares else answers.probabilities
@@ -197,7 +198,7 @@ def generation_report(
     answers: Sequence[Sequence[str]],
     fused: Mapping[str, Sequence[str]],
 ) -> EvaluationReport:
-    """Figures from the members' answers [M][N], the vote among them, and what they wrote together by each method."""
+    """Report on the members' answers [M][N], the vote among them, and the answers `fused` by each token method."""
     systems = [
         System(member.name, "member", text_metrics(texts, data.references))
         for member, texts in zip(ensemble.members, answers, strict=True)
@@ -210,14 +211,14 @@ def generation_report(
 
 
 def voted(ensemble: Ensemble, answers: Sequence[Sequence[str]]) -> list[str]:
-    """What wins the vote on the members' answers [M][N]."""
+    """Return the answers that win the vote among the members' answers [M][N]."""
     return [texts[vote_answers(ensemble, texts).winner] for texts in zip(*answers, strict=True)]
 
 
 def baseline_answers(
     recipe: EnsembleRecipe, ensemble: Ensemble, known: Labelled, data: Labelled
 ) -> dict[str, NDArray[np.int64]]:
-    """What the recipe's baselines, fitted on `known`, say about `data`: label indices [N] by name."""
+    """Fit the recipe's baselines on `known`, and return their label indices [N] for `data` by name."""
     if not recipe.baselines:
         return {}
     truth = known.targets(ensemble).astype(np.int64)
@@ -230,10 +231,10 @@ def baseline_answers(
 def evaluate_bundle(
     bundle_path: Path, ensemble: str, data: Path | None, json_path: Path | None
 ) -> None:
-    """`choir evaluate`: print the table, and write it as JSON where asked.
+    """Evaluate an ensemble (`choir evaluate`): print the table, and write it to `json_path` if given.
 
-    Without `data`, the rows are the recipe's test rows (its validation rows if it names none). Raises RecipeError and
-    BundleError.
+    Without `data`, the rows are the recipe's test rows, or its validation rows if it has no test rows. Raises
+    RecipeError and BundleError.
     """
     bundle = Bundle.open(bundle_path)
     manifest = bundle.ensemble(ensemble)
@@ -252,7 +253,7 @@ def evaluate_bundle(
 
 
 def labelled(rows: Dataset, name: str, recipe: Recipe, ensemble: EnsembleRecipe) -> Labelled:
-    """An ensemble's view of the rows; a generation ensemble takes only as many texts as its recipe says."""
+    """Return the rows as the ensemble reads them; in generation, at most as many texts as the recipe says."""
     texts = list(rows[recipe.data.text])
     if ensemble.task == "generation":
         whole = Labelled.replies(texts, list(rows[ensemble.target]), name)
@@ -269,7 +270,7 @@ def _rows(
     own: EnsembleRecipe | None,
     data: Path | None,
 ) -> tuple[Labelled, Labelled | None]:
-    """The rows to judge by, and the rows that baselines may learn from."""
+    """Return the rows to evaluate on, and the rows that baselines are fitted on, if any."""
     if data is not None:
         text = recipe.data.text if recipe else "text"
         answer = own.answer if own else ANSWER_COLUMN[manifest.task]
@@ -296,6 +297,15 @@ def _rows(
             f"text and {ANSWER_COLUMN[manifest.task]}"
         )
     splits = load_splits(recipe, bundle.path / WORK)
+    if splits.digest() != recorded_data(bundle.path):
+        Console(stderr=True).print(
+            f"Warning: the recipe's rows are not split as they were when {bundle.path} was trained: the data files "
+            "have changed, or this version of Choir splits rows differently. Members may have been trained on some of "
+            "these rows, and the figures may be too good; give --data FILE with rows that are new to them.",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
     known = labelled(splits.known, "training", recipe, own)
     if data is not None:
         return judged, known
@@ -305,6 +315,6 @@ def _rows(
 
 
 def _pair_column(bundle: Bundle, ensemble: Ensemble) -> str | None:
-    """The column of second texts, if the ensemble's heads read pairs."""
+    """Return the column of second texts if the ensemble's heads read pairs, else None."""
     folders = [bundle.adapter_dir(ref) for member in ensemble.members for ref in member.adapters]
     return PAIR_COLUMN if any(inspect_adapter(folder).reads_pairs for folder in folders) else None

@@ -1,4 +1,4 @@
-"""Golden inputs for a manifest: validation rows that the fusion answers rightly."""
+"""Chooses golden inputs for a manifest: validation rows that the fusion answers correctly."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,13 +12,13 @@ from serve.fusion.fused import Answers, Fused, FusedSets
 from training.evaluation.evaluation import Labelled
 
 TOLERANCE = 2.0
-"""How far a value may be from the right one, in root mean squared errors of the validation rows."""
+"""The tolerance of a golden value, in root mean squared errors on the validation rows."""
 
 
 def golden_answers(
     rows: Labelled, truth: Targets, served: Answers, labels: Sequence[str]
 ) -> list[Golden]:
-    """The rows whose answer, as it is served, is right: a label, a set of labels, or a value within one root mean
+    """Return the rows whose served answer is right: the label, the set of labels, or a value within one root mean
     squared error of the right one."""
     golden = []
     for row in np.flatnonzero(_right(served, truth)).tolist():
@@ -38,7 +38,7 @@ def golden_answers(
 
 
 def golden_texts(rows: Labelled, written: Sequence[str], max_tokens: int) -> list[Golden]:
-    """The rows to which one of the right replies is written, word for word."""
+    """Return the rows whose written answer is exactly one of the right replies."""
     return [
         Golden(input=text, text=answer, max_tokens=max_tokens)
         for text, answer, right in zip(rows.texts, written, rows.references, strict=True)
@@ -56,5 +56,5 @@ def _right(answers: Answers, truth: Targets) -> NDArray[np.bool_]:
 
 
 def _error(errors: NDArray[np.float64]) -> float:
-    """Root mean squared."""
+    """Return the root mean squared error."""
     return float(np.sqrt((errors**2).mean()))

@@ -1,4 +1,4 @@
-"""The run's report in the bundle: figures as JSON, and a page that needs nothing but a browser."""
+"""Writes the run's report into the bundle: the figures as JSON, and a page for a browser."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,8 @@ def write_report(
     facts: Mapping[str, Any],
     notes: Sequence[str] = (),
 ) -> None:
-    """Write `metrics.json` and `index.html` into `folder`; `notes` stand above the tables."""
+    """Write `metrics.json` and `index.html` to `folder`. The page has the `notes` above the tables; the JSON has the
+    `facts` beside the reports."""
     folder.mkdir(parents=True, exist_ok=True)
     metrics = {**facts, "reports": [report.model_dump() for report in reports]}
     write_atomically(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")

@@ -1,4 +1,5 @@
-"""The table of an evaluation: members, fusion methods and baselines with their figures, and what fusing gained."""
+"""The report of an evaluation: the figures of members, fusion methods and baselines, and the differences between
+them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,24 +14,24 @@ ScoreKind = Literal["member", "fusion", "baseline", "stage"]
 
 @dataclass(frozen=True)
 class System:
-    """Whatever answered the rows, and the metrics of its answers."""
+    """A member, fusion method or baseline, with the metrics of its answers."""
 
     name: str
     kind: ScoreKind
     metrics: Mapping[str, Metric]
     served: bool = False
-    """Whether this is what the ensemble's manifest answers by."""
+    """Whether this is the fusion method in the ensemble's manifest."""
 
 
 class Row(BaseModel):
-    """One member, fusion method, baseline or chain of stages, and its figures."""
+    """The figures of one member, fusion method, baseline or chain of stages."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     kind: ScoreKind
     passes: int
-    """Forward passes through the base that one answer costs."""
+    """Forward passes through the base for one answer."""
     served: bool
     scores: dict[str, float]
     intervals: dict[str, tuple[float, float]] = {}
@@ -38,7 +39,8 @@ class Row(BaseModel):
 
 
 class Difference(BaseModel):
-    """What a fusion method has over others in one figure, with the middle 95% of its paired bootstrap distribution."""
+    """The difference between a fusion method and others in one metric, with the middle 95% of its paired bootstrap
+    distribution."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -50,11 +52,11 @@ class Difference(BaseModel):
     low: float
     high: float
     p: float
-    """How likely so large a difference would be by chance if there were none; two-sided, by the paired bootstrap."""
+    """The two-sided p-value of the paired bootstrap: how likely so large a difference is by chance."""
 
 
 class EvaluationReport(BaseModel):
-    """Members, fusion methods and baselines of one ensemble on one set of rows."""
+    """The figures of one ensemble's members, fusion methods and baselines on one set of rows."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -65,13 +67,14 @@ class EvaluationReport(BaseModel):
     rows: list[Row]
     differences: list[Difference] = []
     signatures: dict[str, str] = {}
-    """sacrebleu's signatures of the figures it computed."""
+    """sacrebleu's signatures of the metrics it computed."""
 
     def best_member(self, score: str) -> float:
-        """The highest `score` among the members."""
+        """Return the highest `score` among the members."""
         return max(row.scores[score] for row in self.rows if row.kind == "member")
 
     def served(self) -> Row:
+        """Return the row of the fusion method in the manifest."""
         return next(row for row in self.rows if row.served)
 
 
@@ -83,7 +86,7 @@ def compare(
     main: str,
     signatures: Mapping[str, str] | None = None,
 ) -> EvaluationReport:
-    """Figures of all `systems` on the same `count` rows; `main` is the metric by which they are compared (more is
+    """Compute the figures of all `systems` on the same `count` rows. `main` is the metric of the differences (higher is
     better)."""
     compared = Comparison([system.metrics for system in systems], count)
     members = sum(system.kind == "member" for system in systems)
@@ -112,7 +115,7 @@ def compare(
 
 
 def _differences(compared: Comparison, systems: Sequence[System], main: str) -> list[Difference]:
-    """Each fusion method against the best member, the members' mean and each baseline."""
+    """Compare each fusion method with the best member, the members' mean and each baseline."""
     kinds = [system.kind for system in systems]
     members = [number for number, kind in enumerate(kinds) if kind == "member"]
     best = max(members, key=lambda number: compared.scores[number][main])

@@ -1,4 +1,4 @@
-"""What each stage gained: figures on the validation rows after every stage of a chain."""
+"""Stage gains: the figures on the validation rows after each stage of a chain."""
 
 import shutil
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from training.recipe import EnsembleRecipe, Recipe
 
 
 class StageGains:
-    """Judges a chain as far as it has come, once; a resumed run knows the figures of the one before."""
+    """Evaluates each chain after each stage, and records the figures in the run. A resumed run does not repeat this."""
 
     def __init__(self, recipe: Recipe, run: Run, splits: Splits) -> None:
         self._recipe = recipe
@@ -30,7 +30,8 @@ class StageGains:
         labels: Sequence[str],
         base: Path,
     ) -> None:
-        """Record the figures of the model in `base` with `adapters` at the ensemble's task."""
+        """Record the figures of the base in the folder `base` with `adapters` on the ensemble's task. `name` is the
+        chain's."""
         step = f"gain {ensemble.name}/{name}"
         if self._run.result(step) is not None:
             return
@@ -61,9 +62,9 @@ class StageGains:
         return {"count": report.count, "row": row.model_dump()}
 
     def reports(self, ensemble: EnsembleRecipe) -> list[EvaluationReport]:
-        """All that was judged of an ensemble, as one report; none where it has no chain.
+        """Return one report with the figures of all chains of an ensemble; empty if there are none.
 
-        First the base, then the members as the recipe has them, whichever was finished first."""
+        The base comes first, and then the members in the recipe's order."""
         steps = self._run.results(f"gain {ensemble.name}/")
         if not steps:
             return []
@@ -81,6 +82,6 @@ class StageGains:
 
 
 def _member(chain: str) -> str:
-    """Whose chain of stages a row is about; empty for the base's."""
+    """Return the name of the member that a chain belongs to; empty for the base's chain."""
     name, colon, _ = chain.partition(": ")
     return name if colon else ""

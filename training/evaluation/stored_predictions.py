@@ -1,5 +1,5 @@
-"""What members and candidates say to the validation rows, stored in the bundle: the fusion is fitted on it, and again
-when a swap brings other adapters."""
+"""Stores the outputs of members and candidates for the validation rows in the bundle. The fusion is fitted on them, and
+again when a swap brings other adapters."""
 
 import hashlib
 import json
@@ -22,12 +22,13 @@ from training.stages.base import Base
 
 
 class ValidationRun:
-    """Asks members and candidates of one recipe's ensembles once; a resumed run finds what was stored."""
+    """Runs members and candidates on the validation rows, once for each ensemble. A resumed run does not repeat
+    this."""
 
     def __init__(
         self, recipe: Recipe, run: Run, base: Base, bundle: Bundle, families: Sequence[int]
     ) -> None:
-        """`families` [N]: rows of one are never judged by a fit that saw others of it."""
+        """`families` [N] are those of the validation rows; the folds of a cross-fitted figure keep them together."""
         self._recipe = recipe
         self._run = run
         self._base = base
@@ -41,7 +42,8 @@ class ValidationRun:
         candidates: Mapping[str, Sequence[Path]],
         rows: Labelled,
     ) -> None:
-        """Store what the ensemble's members and its `candidates` (name -> folders of the adapters) say to `rows`."""
+        """Store the outputs of the ensemble's members and `candidates` for `rows`. `candidates` maps names to the
+        folders of their adapters."""
         step = f"scores {recipe.name}"
         if self._run.result(step) is not None:
             return
@@ -60,7 +62,7 @@ class ValidationRun:
         self._run.finish(step, {"rows": len(truth)})
 
     def read(self, ensemble: Ensemble) -> tuple[ValidationRows, NDArray[np.float64]]:
-        """The rows, and the members' outputs [M, N, C] or [M, N]."""
+        """Return the stored rows, and the members' outputs [M, N, C] or [M, N]."""
         stored = self._bundle.validation_scores(ensemble.name)
         rows = stored.rows()
         assert rows is not None, "they were stored before"
@@ -81,7 +83,7 @@ class ValidationRun:
         rows: Labelled,
         digest: str,
     ) -> None:
-        """Candidates lie outside the bundle's adapters, so they are asked in a bundle of their own."""
+        """Store the outputs of candidates. They run in a temporary bundle, because this one has no entries for them."""
         work = self._run.folder / "asked"
         shutil.rmtree(work, ignore_errors=True)
         kind = self._recipe.base.bundle_kind

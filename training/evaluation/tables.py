@@ -1,4 +1,4 @@
-"""An evaluation's table in the terminal, and the words that it shares with the report's page."""
+"""The table of an evaluation in the terminal, and the headings and formats that the report's page uses too."""
 
 import sys
 
@@ -39,23 +39,24 @@ HEADINGS = {
     "meteor_exact_stem": "METEOR (exact, stem)",
 }
 PERCENT = {"bleu", "chrf"}
-"""Figures from 0 to 100; two decimals do."""
+"""Figures from 0 to 100, which are shown with two decimals."""
 MAIN = {
     "classification": "accuracy",
     "multilabel": "micro_f1",
     "regression": "spearman",
     "generation": "bleu",
 }
-"""By which figure the systems of a task are compared."""
+"""The metric by which the systems of each task are compared."""
 IN_PAGE_ONLY = {
     "macro_precision", "macro_recall", "micro_precision", "micro_recall", "weighted_precision", "weighted_recall",
     "weighted_f1", "rouge1", "rouge2",
 }  # fmt: skip
-"""Figures that a terminal has no room for; the JSON and the report's page have them all."""
+"""Figures that are left out in the terminal to save space; the JSON and the report's page have all figures."""
 
 
 def figures_in(report: EvaluationReport) -> list[str]:
-    """The figures that some row has, in the order of the headings; micro F1 is left out where it is the accuracy."""
+    """Return the names of the figures in the report, in the order of the headings. Micro F1 is left out if it equals
+    the accuracy."""
     found = {name for row in report.rows for name in row.scores}
     if "accuracy" in found:
         found.discard("micro_f1")
@@ -63,7 +64,7 @@ def figures_in(report: EvaluationReport) -> list[str]:
 
 
 def table(report: EvaluationReport, *, narrow: bool = False) -> Table:
-    """Rows are members, fusion methods and baselines; the compared figure has its interval, unless `narrow`."""
+    """Return the table of a report. The metric of the differences has its interval, unless `narrow`."""
     main = report.differences[0].metric if report.differences else None
     names = [name for name in figures_in(report) if name not in IN_PAGE_ONLY]
     title = f"{report.ensemble} on {report.count} {report.data} rows (bold: what is served)"
@@ -71,7 +72,7 @@ def table(report: EvaluationReport, *, narrow: bool = False) -> Table:
     shown.add_column("", no_wrap=True)
     shown.add_column("kind")
     for name in names:
-        # A word a line: rich narrows figures before it folds headings.
+        # One word on each line: rich would narrow the figures before it folds a heading.
         shown.add_column(HEADINGS[name].replace(" ", "\n"), justify="right")
     shown.add_column("passes", justify="right")
     for row in report.rows:
@@ -88,9 +89,9 @@ def table(report: EvaluationReport, *, narrow: bool = False) -> Table:
 
 
 def show(report: EvaluationReport, console: Console) -> None:
-    """Print the table, without the interval where the screen has no room for it, and what fusing gained."""
+    """Print the table and the differences. The interval is left out if the screen is too narrow."""
     shown = table(report)
-    # What the table would take, not what it is cut to.
+    # The width that the table needs, not the width to which it would be cut.
     unbounded = console.options.update(max_width=sys.maxsize)
     if Measurement.get(console, unbounded, shown).maximum > console.width:
         shown = table(report, narrow=True)
@@ -100,12 +101,12 @@ def show(report: EvaluationReport, console: Console) -> None:
 
 
 def figure(row: Row, name: str) -> str:
-    """A figure of the report as text; empty where the row has none."""
+    """Return a figure of the row as text; empty if the row lacks it."""
     return _number(row.scores[name], name) if name in row.scores else ""
 
 
 def interval(row: Row, name: str) -> str:
-    """Its middle 95% as text; empty where the row has none."""
+    """Return the interval of a figure as text; empty if the row lacks it."""
     if name not in row.intervals:
         return ""
     low, high = row.intervals[name]
@@ -113,13 +114,13 @@ def interval(row: Row, name: str) -> str:
 
 
 def report_lines(report: EvaluationReport) -> list[str]:
-    """What fusing gained, and how comparable the figures are, in sentences."""
-    stage_gains = [
+    """Return the differences in sentences, and the signatures of the metrics."""
+    differences = [
         f"{gap.name} over the {gap.over}: {_number(gap.value, gap.metric, '+')} {HEADINGS[gap.metric]}, 95% of "
         f"resamples in [{_number(gap.low, gap.metric, '+')}, {_number(gap.high, gap.metric, '+')}], p = {gap.p:.3f}"
         for gap in report.differences
     ]
-    return stage_gains + [f"{HEADINGS[name]}: {said}" for name, said in report.signatures.items()]
+    return differences + [f"{HEADINGS[name]}: {said}" for name, said in report.signatures.items()]
 
 
 def _number(value: float, name: str, sign: str = "") -> str:

@@ -1,8 +1,8 @@
-"""Generated customer-support messages of a web shop: a text, its intent and the reply it should get.
+"""Generates customer-support messages of a web shop: a text, its intent and the right reply.
 
-Intents overlap on purpose. Some sentences are said under two intents ("i want my money back" is a refund or a return),
-people mistype, and a small share of the training labels is wrong, so no classifier reaches 100% and several classifiers
-make different mistakes. The same seed gives the same rows on every machine.
+Intents overlap on purpose. Some sentences occur under two intents ("i want my money back" is a refund or a return),
+words have typing errors, and a small share of the training labels is wrong. So no classifier reaches 100%, and several
+classifiers make different mistakes. The same seed gives the same rows on every machine.
 """
 
 import random
@@ -35,13 +35,13 @@ CONTEXTS = (
 
 @dataclass(frozen=True)
 class Intent:
-    """How customers ask for one thing, and the answer they should get."""
+    """How customers ask for one thing, and the right answer."""
 
     asks: Sequence[str]
     notes: Sequence[str]
-    """What agents used to write back in a hurry."""
+    """Short answers that agents wrote in a hurry."""
     reply: str
-    """What the shop wants to write back."""
+    """The answer that the shop wants to give."""
 
 
 INTENTS: Mapping[str, Intent] = {
@@ -206,7 +206,7 @@ INTENTS: Mapping[str, Intent] = {
     ),
 }
 
-# What customers say when only they know which of two things they mean; the first is meant twice as often.
+# Sentences with two possible intents; the first intent is twice as frequent.
 SHARED: Sequence[tuple[str, tuple[str, str]]] = (
     ("i want my money back for the {product}", ("refund", "return_item")),
     ("where is my parcel, it has been a week", ("late_delivery", "order_status")),
@@ -224,11 +224,11 @@ SHARED_SHARE = 0.1
 TYPO_SHARE = 0.08
 """Share of words with one letter dropped, doubled or swapped."""
 WRONG_LABEL_SHARE = 0.04
-"""Share of training rows with another intent's label, as hurried annotators leave them."""
+"""Share of training rows with a wrong label."""
 
 
 def mistype(word: str, rng: random.Random) -> str:
-    """Drop, double or swap one letter of a word of four letters or more."""
+    """Drop, double or swap one letter of a word. Words of fewer than four letters stay."""
     if len(word) < 4:
         return word
     place = rng.randrange(1, len(word) - 1)
@@ -241,7 +241,7 @@ def mistype(word: str, rng: random.Random) -> str:
 
 
 def message(ask: str, product: str, rng: random.Random) -> str:
-    """What is asked, in a customer's words around it; it always names the product, so that a reply can."""
+    """Put a customer's words around a question. The message always names the product, so that a reply can name it."""
     context = "" if "{product}" in ask and rng.random() < 0.5 else rng.choice(CONTEXTS)
     middle = [context, ask]
     if rng.random() < 0.3:
@@ -256,7 +256,7 @@ def message(ask: str, product: str, rng: random.Random) -> str:
 
 
 def meaning(rng: random.Random) -> tuple[str, str]:
-    """An intent and how it is asked for. An intent's first ways of asking are common, its last are rare."""
+    """Draw an intent and a question. The first questions of an intent are frequent, its last ones rare."""
     if rng.random() < SHARED_SHARE:
         ask, (often, seldom) = rng.choice(SHARED)
         return (often if rng.random() < 2 / 3 else seldom), ask
@@ -266,7 +266,7 @@ def meaning(rng: random.Random) -> tuple[str, str]:
 
 
 def rows(split: str, count: int, seed: int) -> list[dict[str, str]]:
-    """`count` rows with `text`, `intent`, `note` and `reply`; only the split called `train` has wrong labels.
+    """Make `count` rows with `text`, `intent`, `note` and `reply`. Only the split called `train` has wrong labels.
 
     Notes and replies always fit the true intent.
     """

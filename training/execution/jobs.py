@@ -1,4 +1,5 @@
-"""One stage of one member as whoever trains it must know it: paths and recipes, no models, so that it can travel."""
+"""Jobs and workers. A job is one stage of one member. It holds paths and recipes but no models, so that it can be sent
+to another process."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +19,12 @@ from training.stages.member import MemberData, MemberStage, train_stage
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained, from what, and where everything lies."""
+    """Everything that a worker needs to train one stage of one member."""
 
     title: str
     member: MemberRecipe
     number: int
-    """Which of the member's stages, from 0."""
+    """The index of the stage among the member's stages, from 0."""
     ensemble: EnsembleRecipe
     labels: Sequence[str]
     data: DataRecipe
@@ -31,12 +32,12 @@ class Job:
     base: Base
     bundle: Path
     before: Sequence[Path]
-    """The adapters that the stages before left."""
+    """The folders of the adapters from the stages before this one."""
     checkpoints: Path
     target: Path
 
     def train(self, rows: Dataset, watch: Watch) -> None:
-        """Train the adapter on the member's bag of `rows`. Raises RecipeError and BundleError."""
+        """Train the adapter on the member's bag of `rows`; write it to `target`. Raises RecipeError and BundleError."""
         recipe, teacher = self.member.stages[self.number], None
         if isinstance(recipe, DistillationStage):
             bundle = Bundle.open(self.bundle)
@@ -55,14 +56,14 @@ class Job:
 
 
 class Workers(Protocol):
-    """Whoever trains."""
+    """Trains jobs, in this process or in others."""
 
     def train(self, job: Job) -> None:
-        """Train, and return when the adapter lies in its folder. Raises what the training raised."""
+        """Train the job's adapter; return when it is in its folder. Raises what the training raised."""
 
 
-class Here:
-    """This process."""
+class LocalWorkers:
+    """Trains jobs in this process."""
 
     def __init__(self, rows: Dataset, watch: Watch) -> None:
         self._rows = rows

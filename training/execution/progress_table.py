@@ -1,4 +1,4 @@
-"""The table of progress on standard error: one row a piece of work, with its state, its bar and its loss."""
+"""The progress table on standard error: one row for each piece of work, with its state, bar and loss."""
 
 import os
 import threading
@@ -19,22 +19,23 @@ from rich.progress import (
 WAITING, RUNNING, DONE = "waiting", "running", "done"
 
 EVERY_SECONDS = 30.0
-"""Where there is no terminal: between two looks at what runs."""
+"""Without a terminal: how often the running rows are printed."""
 LOG_COLUMNS = 160
-"""Width of lines in a file or a pipe; rich takes 80 there, which cuts a row's times off."""
+"""Width of a line in a file or a pipe. rich's default is 80, which cuts the times off."""
 
 
 class ProgressTable:
-    """On a terminal a live table of what runs and what waits, below the rows that are finished. Elsewhere a row is
-    printed when it is finished, and while it runs `every` so many seconds.
+    """Shows the progress of work.
 
-    Several threads may report at once."""
+    On a terminal, this is a live table of running and waiting rows below the finished ones. Elsewhere, a row is printed
+    when it is finished, and every `every` seconds while it runs. Several threads may report at once.
+    """
 
     def __init__(self, console: Console | None = None, every: float = EVERY_SECONDS) -> None:
         self.console = console or _standard_error()
         self._every = every
         self._table = _Table(
-            # A title may hold a value that was searched for: text with brackets is no markup.
+            # A title may hold a value of a search, and brackets in it are not rich's markup.
             TextColumn("{task.description:<28}", markup=False),
             TextColumn("{task.fields[state]:<7}"),
             BarColumn(bar_width=24, pulse_style="bar.back"),
@@ -73,7 +74,7 @@ class ProgressTable:
                 self._print(unfinished)
 
     def expect(self, title: str) -> None:
-        """Work that will begin later."""
+        """Show a piece of work as waiting."""
         with self._lock:
             if title not in self._rows:
                 self._rows[title] = self._table.add_task(
@@ -129,7 +130,7 @@ def _standard_error() -> Console:
 
 
 class _Table(Progress):
-    """rich's rows, those that run first: a screen too short for all shows these."""
+    """rich's progress with running rows first, so that a short screen shows them."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
         order = sorted(self.tasks, key=lambda task: task.fields["state"] == WAITING)

@@ -1,4 +1,4 @@
-"""One training run's record in its bundle: which steps are done, so that `--resume` goes on behind them."""
+"""The record of a training run, in its bundle. It lists the finished steps, which `--resume` skips."""
 
 import json
 import shutil
@@ -14,24 +14,24 @@ from training.recipe import Recipe, RecipeError
 from training.stages.fit import Precision, Stage
 
 WORK = ".choir-train"
-"""Folder below the bundle for the run's record, checkpoints and data cache; serving never reads it."""
+"""Folder in the bundle for the run's record, checkpoints and data cache. Serving never reads it."""
 
 
 class Run:
-    """The finished steps of a run, on disk after each one. Several threads may finish steps."""
+    """The finished steps of a run, written to disk after each step. Several threads may finish steps."""
 
     def __init__(self, folder: Path, fingerprint: str, steps: dict[str, Any], watch: Watch) -> None:
         self.folder = folder.absolute()
         self.watch = watch
         self.models = threading.Lock()
-        """Held while this process loads and asks models: transformers patches torch for as long as it loads one."""
+        """Held while this process loads and runs a model: transformers patches torch while it loads one."""
         self._writing = threading.Lock()
         self._fingerprint = fingerprint
         self._steps = steps
 
     @classmethod
     def start(cls, out: Path, recipe: Recipe, watch: Watch, *, resume: bool) -> Self:
-        """Begin in an empty `out`, or go on where a run of the same recipe stopped. Raises RecipeError otherwise."""
+        """Begin in an empty `out`, or with `resume` continue a stopped run of the same recipe. Raises RecipeError."""
         folder = out / WORK
         if out.exists() and not out.is_dir():
             raise RecipeError(f"{out} is a file; --out names a folder")
@@ -39,13 +39,13 @@ class Run:
             return cls._begin(folder, recipe, watch)
         if not resume:
             raise RecipeError(
-                f"{out} is not empty; give another --out, or --resume to go on with a run that stopped"
+                f"{out} is not empty; give another --out, or --resume to continue a run that stopped"
             )
         try:
             state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             raise RecipeError(
-                f"{out} holds no training run that could be resumed; give another --out"
+                f"{out} holds no training run to resume; give another --out"
             ) from None
         if state["recipe"] != recipe.fingerprint:
             raise RecipeError(
@@ -66,25 +66,25 @@ class Run:
         return run
 
     def result(self, step: str) -> Any | None:
-        """What a finished step left behind; None for a step that is not done."""
+        """Return the result of a finished step; None if the step is not finished."""
         return self._steps.get(step)
 
     def results(self, prefix: str) -> list[Any]:
-        """What the finished steps whose names begin so left behind, in the order in which they were finished."""
+        """Return the results of the finished steps whose names start with `prefix`, in the order of finishing."""
         with self._writing:
             return [result for step, result in self._steps.items() if step.startswith(prefix)]
 
     @contextmanager
     def stage(self, title: str, precision: Precision) -> Iterator[Stage]:
-        """A stage's checkpoints and its row of progress; the checkpoints go when the stage has succeeded."""
-        # A folder for each part of the title: names hold every character that could join them.
+        """Provide a stage with a folder for checkpoints and a row of progress; delete the folder after success."""
+        # Each part of the title is a folder: a name may contain any character that could join the parts.
         folder = self.folder / "checkpoints" / title
         yield Stage(title, folder, precision, self.watch)
         self.watch.end(title)
         shutil.rmtree(folder, ignore_errors=True)
 
     def finish(self, step: str, result: Any) -> None:
-        """Record a step as done. `result` is JSON, and not None."""
+        """Record a step as finished. `result` must be JSON and not None."""
         with self._writing:
             self._steps[step] = result
             self._write()
@@ -96,7 +96,7 @@ class Run:
 
 
 def _only_begun(out: Path) -> bool:
-    """Whether an earlier run stopped before it had made anything, on data that it could not read, say."""
+    """Whether an earlier run stopped before it made anything, for example because it could not read the data."""
     state = out / WORK / "state.json"
     checkpoints = out / WORK / "checkpoints"
     if [path.name for path in out.iterdir()] != [WORK] or checkpoints.exists():
@@ -104,8 +104,17 @@ def _only_begun(out: Path) -> bool:
     return state.is_file() and not json.loads(state.read_text(encoding="utf-8"))["steps"]
 
 
+def recorded_data(bundle: Path) -> str | None:
+    """Return the digest of the splits that a bundle was trained on; None if the bundle has no record of its run."""
+    file = bundle / WORK / "state.json"
+    if not file.is_file():
+        return None
+    digest: str | None = json.loads(file.read_text(encoding="utf-8"))["steps"].get("data")
+    return digest
+
+
 def recorded_recipe(bundle: Path) -> Recipe | None:
-    """The recipe that made a bundle; None where the bundle came without its run's record."""
+    """Return the recipe that made a bundle; None if the bundle has no record of its run."""
     file = bundle / WORK / "recipe.json"
     if not file.is_file():
         return None

@@ -1,4 +1,4 @@
-"""The adapters of an ensemble on one base in PEFT, one member active at a time."""
+"""Loads the adapters of an ensemble onto one base, by PEFT. One member is active at a time."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -13,7 +13,7 @@ from serve.bundle import Member
 
 
 class LoadedAdapters:
-    """Every LoRA sits in the base's layers; every prefix or prompt adapter wraps the base that they all share."""
+    """The loaded adapters. All LoRAs are in the base's layers, and each soft adapter wraps this base."""
 
     def __init__(
         self,
@@ -22,8 +22,8 @@ class LoadedAdapters:
         base: Path | None = None,
         kind: BaseKind | None = None,
     ) -> None:
-        """`folders`: digest -> adapter. LoRA layers are put into `model` itself. With its folder `base` and `kind`, an
-        adapter is read as serving reads it."""
+        """`folders` maps digests to adapters. LoRA layers are added to `model` in place. `base` is the base's folder
+        and `kind` its kind; with both, adapters are read as serving reads them."""
         self._model = model
         self._loras: PeftModel | None = None
         self._soft: dict[str, PeftModel] = {}
@@ -44,8 +44,10 @@ class LoadedAdapters:
 
     @contextmanager
     def active(self, member: Member) -> Iterator[Any]:
-        """The base as `member`. What is yielded makes the first pass over a prompt and generates; a pass that goes on
-        from its cache calls the base itself, because the cache holds the virtual tokens already."""
+        """Make `member` active and yield its model.
+
+        The yielded model makes the first pass over a prompt. Later passes from its cache must call the base, because
+        the cache already holds the virtual tokens."""
         digests = [ref.digest for ref in member.adapters]
         soft = next((self._soft[digest] for digest in digests if digest in self._soft), None)
         lora = next((digest for digest in digests if digest not in self._soft), None)

@@ -1,6 +1,6 @@
-"""The offline reference: what PEFT and transformers answer in float32 for the members of an ensemble.
+"""The offline reference: the answers of an ensemble's members by PEFT and transformers, in float32.
 
-Evaluation and fitting use it, and the served engine is checked against it.
+Evaluation and fitting use it, and tests compare the served engine with it.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,14 +27,14 @@ from training.offline.adapters import LoadedAdapters
 from training.offline.writing import Writer, equal_length
 from training.progress import Advance
 from training.stages.encoder import pool
-from training.stages.fit import pad, padding_mask
+from training.stages.fit import pad, pad_tokens, padding_mask
 
 LABEL_ROWS = 512
-"""Rows (inputs x labels) of one forward pass over label tokens."""
+"""Rows (inputs x labels) in one forward pass over label tokens."""
 INPUT_ROWS = 64
-"""Inputs of one forward pass over prompts."""
+"""Inputs in one forward pass over prompts."""
 ANSWER_ROWS = 8
-"""Answers of one forward pass that keeps the distribution at each of their tokens."""
+"""Answers in one forward pass that keeps the distribution at each token."""
 
 Kept = TypeVar("Kept")
 
@@ -44,10 +44,10 @@ def _no_progress(_done: int) -> None:
 
 
 class OfflineMembers:
-    """The members of one ensemble, with the base loaded once and adapters chosen for each pass."""
+    """The members of one ensemble. The base is loaded once, and each pass uses one member's adapters."""
 
     def __init__(self, bundle: Bundle, ensemble: Ensemble) -> None:
-        """Raises BundleError when an adapter is missing."""
+        """Raises BundleError if an adapter is missing."""
         self.ensemble = ensemble
         self._bundle = bundle
         self._by_heads = bundle.base_kind() == "encoder"
@@ -68,7 +68,7 @@ class OfflineMembers:
         self._adapters = LoadedAdapters(
             self._model, folders, bundle.base_folder, bundle.base_kind()
         )
-        # What is longer is cut as in training: a text that a head reads at its end, a prompt at its beginning.
+        # Longer inputs are cut as in training: texts for heads lose their end, prompts their beginning.
         virtual = [
             read_config(folder).get("num_virtual_tokens") or 0 for folder in folders.values()
         ]
@@ -80,10 +80,10 @@ class OfflineMembers:
         pairs: Sequence[str] | None = None,
         advance: Advance = _no_progress,
     ) -> NDArray[np.float64]:
-        """What the members say: label probabilities [members, texts, labels], or values [members, texts].
+        """Return the members' label probabilities [members, texts, labels], or values [members, texts].
 
-        `pairs` are the second texts of an ensemble that reads pairs. `advance` hears how many texts a member has done.
-        Raises LabelError for pairs where single texts are read, or the other way round."""
+        `pairs` are the second texts of an ensemble that reads pairs. `advance` counts finished texts, once for each
+        member. Raises LabelError if `pairs` are given for single texts or are missing."""
         rows = []
         for member in self.ensemble.members:
             with self._adapters.active(member) as model, torch.inference_mode():
@@ -96,7 +96,7 @@ class OfflineMembers:
     def answers(
         self, texts: Sequence[str], max_new_tokens: int, advance: Advance = _no_progress
     ) -> list[list[str]]:
-        """Greedy answers of each member to each text: [members][texts], without surrounding space."""
+        """Return the greedy answers of each member [members][texts], without surrounding space."""
         prompts = self._prompts(texts, max_new_tokens)
         return [
             self._writer.write([member], prompts, [1.0], "average", max_new_tokens, advance)
@@ -110,13 +110,13 @@ class OfflineMembers:
         max_new_tokens: int,
         advance: Advance = _no_progress,
     ) -> list[str]:
-        """Greedy answers that all members write together, fused at every token by the manifest's weights."""
+        """Return the greedy answers that the members write together, fused at every token by the manifest's weights."""
         members, weights = self.ensemble.members, token_weights(self.ensemble, method)
         prompts = self._prompts(texts, max_new_tokens)
         return self._writer.write(members, prompts, weights, method, max_new_tokens, advance)
 
     def _prompts(self, texts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
-        """Token ids of the prompts, each without its beginning where the answer would have no place otherwise."""
+        """Return the token ids of the prompts. A long prompt loses its beginning, so that the answer fits."""
         room = max(self._room - max_new_tokens, 1)
         encode = encoder(self._tokenizer)
         return [ids[-room:] for ids in encode([fill(self.ensemble.template, t) for t in texts])]
@@ -129,9 +129,10 @@ class OfflineMembers:
         keep: Callable[[torch.Tensor], Kept],
         advance: Advance = _no_progress,
     ) -> list[Kept]:
-        """What `keep` makes of the fused log-probabilities [places, V] at the places of each given answer.
+        """Compute the fused log-probabilities [places, V] at the places of each given answer, and return what `keep`
+        makes of them.
 
-        `contexts` and `answers` are token ids; an answer has one or more."""
+        `contexts` and `answers` are token ids; each answer has at least one."""
         weights = torch.tensor(token_weights(self.ensemble, method))
         kept: list[Kept | None] = [None] * len(contexts)
         whole = [[*context, *answer] for context, answer in zip(contexts, answers, strict=True)]
@@ -165,7 +166,7 @@ class OfflineMembers:
         pairs: Sequence[str] | None,
         advance: Advance,
     ) -> NDArray[np.float64]:
-        """[texts, outputs] of the member's head."""
+        """Return the scores of the member's head [texts, outputs]."""
         folder = self._bundle.adapter_dir(member.adapters[0])
         head = Head.read(folder)
         if head.towers != (pairs is not None):
@@ -176,7 +177,7 @@ class OfflineMembers:
         return head.scores(vectors, second)
 
     def _pooled(self, texts: Sequence[str], advance: Advance) -> NDArray[np.float32]:
-        """[texts, hidden]"""
+        """Return the pooled vectors of the texts [texts, hidden]."""
         ids = self._tokenizer(list(texts), truncation=True, max_length=self._room)["input_ids"]
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         vectors = np.empty((len(ids), self._model.config.hidden_size), dtype=np.float32)
@@ -184,7 +185,7 @@ class OfflineMembers:
             chunk = order[start : start + INPUT_ROWS]
             rows = [ids[index] for index in chunk]
             mask = padding_mask(rows)
-            ids_of = pad(rows, self._tokenizer.pad_token_id or 0)
+            ids_of = pad_tokens(rows, self._tokenizer)
             states = self._model.base_model(input_ids=ids_of, attention_mask=mask).last_hidden_state
             vectors[chunk] = pool(states, mask, False, self._pooling).numpy()
             advance(len(chunk))
@@ -193,7 +194,7 @@ class OfflineMembers:
     def _text_scores(
         self, model: Any, texts: Sequence[str], advance: Advance
     ) -> NDArray[np.float64]:
-        """[texts, labels] of the labels' texts."""
+        """Return the scores of the labels as text [texts, labels]."""
         encode = encoder(self._tokenizer)
         labels = label_texts(self.ensemble.labels or [], self.ensemble.verbalizers)
         plans = [
@@ -215,9 +216,10 @@ class OfflineMembers:
     def _label_scores(
         self, model: Any, plans: Sequence[Sequence[LabelPath]], shared: int
     ) -> torch.Tensor:
-        """Sums of log-probabilities [plans, labels]; the first `shared` tokens of a plan are computed once.
+        """Return the sums of the labels' log-probabilities [plans, labels].
 
-        What follows them (the rest of a label's context, if any, and its tokens) runs on a copy of their cache a label.
+        The first `shared` tokens of each plan are computed once. For each label, the rest of its context and its tokens
+        run on a copy of their cache.
         """
         labels = len(plans[0])
         prompts = torch.tensor([plan[0].context[:shared] for plan in plans])
@@ -228,7 +230,7 @@ class OfflineMembers:
         counted = pad(
             [[0] * (len(p.context) - shared) + [1] * len(p.tokens) for p in paths], 0
         ).double()
-        ids = pad(tails, self._tokenizer.pad_token_id or 0)
+        ids = pad_tokens(tails, self._tokenizer)
         scores = first.gather(1, ids[:, :1]) * counted[:, :1]
         if ids.shape[1] > 1:
             cache = out.past_key_values
@@ -240,12 +242,13 @@ class OfflineMembers:
 
 
 def _within(plan: Sequence[LabelPath], room: int) -> Sequence[LabelPath]:
-    """The paths of one prompt without its first tokens, as many as do not fit before the longest label."""
+    """Cut tokens off the beginning of a prompt until its longest label fits into `room` tokens. Raises LabelError if no
+    prompt is left."""
     over = max(len(path.context) + len(path.tokens) for path in plan) - room
     if over <= 0:
         return plan
     if over >= min(len(path.context) for path in plan):
         raise LabelError(
-            f"A label leaves no place for a prompt: the base has positions for {room} tokens."
+            f"A label leaves no room for a prompt: the base has positions for {room} tokens."
         )
     return [LabelPath(path.context[over:], path.tokens) for path in plan]

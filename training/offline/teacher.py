@@ -1,4 +1,4 @@
-"""Who a student learns from: an ensemble that is finished, one of its members, or another model."""
+"""The teacher of a distillation: a finished ensemble, one of its members, or another model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +19,9 @@ from training.stages.distillation import TOP_TOKENS, TopTokens
 
 
 class EnsembleTeacher:
-    """The fused probabilities of an ensemble's members, by the method that it answers by.
+    """A teacher that gives the fused probabilities of an ensemble, by the ensemble's own method.
 
-    Where it votes, their average: shares of votes say nothing of what nobody chose."""
+    For an ensemble that votes, it gives the average: shares of votes say nothing about labels that no member chose."""
 
     def __init__(self, bundle: Bundle, ensemble: Ensemble) -> None:
         self.passes = len(ensemble.members)
@@ -32,7 +32,7 @@ class EnsembleTeacher:
     def label_probabilities(
         self, texts: Sequence[str], pairs: Sequence[str] | None, advance: Advance
     ) -> NDArray[np.float64]:
-        """[texts, labels]; `pairs` are the second texts, where rows are pairs."""
+        """Return the label probabilities [texts, labels]. `pairs` are the second texts if rows are pairs."""
         said = self._members.outputs(texts, pairs, advance)
         fusion = Fusion.from_manifest(self._ensemble, self._bundle.fusion_path(self._ensemble))
         method = self._ensemble.fusion.method
@@ -46,7 +46,7 @@ class EnsembleTeacher:
         answers: Sequence[Sequence[int]],
         advance: Advance,
     ) -> list[TopTokens]:
-        """What is most probable at each place of the given answers."""
+        """Return the most probable tokens at each place of the given answers."""
         method = token_method(self._ensemble) or "average"
         return self._members.answer_log_probs(contexts, answers, method, _top_tokens, advance)
 
@@ -57,7 +57,8 @@ def find_teacher(
     labels: Sequence[str],
     bundle: Bundle,
 ) -> EnsembleTeacher:
-    """The teacher of a student in `own`; an ensemble must be in the bundle. Raises BundleError and RecipeError."""
+    """Find the teacher of a student in the ensemble `own`. An ensemble that teaches must be in the bundle. Raises
+    BundleError and RecipeError."""
     if recipe.path is not None:
         return EnsembleTeacher(*_other_model(recipe.path, own, labels, bundle))
     ensemble = bundle.ensemble(str(recipe.taught_by))
@@ -73,7 +74,7 @@ def _other_model(
     path: Path, own: EnsembleRecipe, labels: Sequence[str], bundle: Bundle
 ) -> tuple[Bundle, Ensemble]:
     if not (path / "config.json").is_file():
-        raise RecipeError(f"the teacher {path} is no model: it has no config.json")
+        raise RecipeError(f"the teacher {path} is not a model: it has no config.json")
     if own.task == "generation":
         theirs, ours = (
             read_tokenizer(*source).get_vocab()
@@ -81,14 +82,14 @@ def _other_model(
         )
         if theirs != ours:
             raise RecipeError(
-                f"the teacher {path} has another tokenizer than the base, so its tokens teach nothing; distil "
-                "generation from a model with the same one"
+                f"the teacher {path} has another tokenizer than the base, so their tokens cannot be compared; distil "
+                "generation from a model with the same tokenizer"
             )
     info = BundleInfo(format=1, base=BaseSpec(path=str(path), kind="causal"))
     return Bundle(path, info), draft(own, [Member(name="teacher", adapters=[])], labels)
 
 
 def _top_tokens(log_probs: torch.Tensor) -> TopTokens:
-    """The best of [places, V]."""
+    """Return the most probable tokens from log-probabilities [places, V]."""
     top = log_probs.topk(min(TOP_TOKENS, log_probs.shape[-1]), dim=-1)
     return TopTokens(top.indices.numpy(), top.values.numpy())

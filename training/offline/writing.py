@@ -1,4 +1,4 @@
-"""Greedy text of members, alone or together, as it is served: with the base's own penalties and end tokens."""
+"""Writes greedy answers of members, alone or together, as engines do: with the base's penalties and end tokens."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -15,11 +15,11 @@ from training.offline.adapters import LoadedAdapters
 from training.progress import Advance
 
 ROWS = 64
-"""Texts that are written at once."""
+"""The most texts that are written at once."""
 
 
 class Writer:
-    """Writes with a base and its loaded adapters."""
+    """Writes answers with a base and its loaded adapters."""
 
     def __init__(
         self, model: Any, adapters: LoadedAdapters, tokenizer: Any, defaults: GenerationDefaults
@@ -39,8 +39,9 @@ class Writer:
         limit: int,
         advance: Advance,
     ) -> list[str]:
-        """What `members` write together after each prompt's token ids, in at most `limit` tokens, without surrounding
-        space. `weights` are the members'; `advance` hears how many texts are done."""
+        """Return what `members` write together after each prompt (token ids), without surrounding space.
+
+        An answer has at most `limit` tokens. `weights` are the members'; `advance` counts finished texts."""
         texts = [""] * len(prompts)
         for chunk in equal_length([len(prompt) for prompt in prompts], ROWS):
             with torch.inference_mode():
@@ -48,7 +49,7 @@ class Writer:
                     members, [prompts[index] for index in chunk], weights, method, limit
                 )
             for index, row in zip(chunk, rows, strict=True):
-                # vLLM never cleans up spaces, whatever the tokenizer's files say
+                # vLLM never cleans up spaces, whatever the tokenizer's files say.
                 text = self._tokenizer.decode(
                     row, skip_special_tokens=True, clean_up_tokenization_spaces=False
                 )
@@ -64,7 +65,7 @@ class Writer:
         method: TokenMethod,
         limit: int,
     ) -> list[list[int]]:
-        """Tokens that follow prompts of one length, up to each one's end token."""
+        """Return the tokens after prompts of equal length, each up to its end token."""
         rows: list[list[int]] = [[] for _ in prompts]
         going = [True] * len(prompts)
         caches: list[Any] = [None] * len(members)
@@ -106,7 +107,7 @@ class Writer:
         prompts: Sequence[Sequence[int]],
         rows: Sequence[Sequence[int]],
     ) -> torch.Tensor:
-        """One member's logits [B, V] after what was written so far."""
+        """Apply the base's penalties to one member's logits [B, V]; `rows` are the tokens written so far."""
         if self._penalties.neutral:
             return logits
         return torch.stack(
@@ -118,7 +119,7 @@ class Writer:
 
 
 def equal_length(lengths: Sequence[int], rows: int) -> Iterator[list[int]]:
-    """Indices in chunks of at most `rows`, each of one length, so that nothing is padded on the left."""
+    """Yield indices in chunks of at most `rows` with equal `lengths`, so that nothing is padded on the left."""
     groups: dict[int, list[int]] = defaultdict(list)
     for index, length in enumerate(lengths):
         groups[length].append(index)

@@ -1,5 +1,4 @@
-"""Several members at once with Ray: the only part of training that imports it.
+"""Training on a Ray cluster, several members at once. Only this part of training imports Ray.
 
-Import `training.parallel.executor` after Ray's options are in the environment: Ray reads them
-when it is imported.
+Set Ray's options in the environment before you import `training.parallel.ray_executor`: Ray reads them on import.
 """

@@ -1,4 +1,4 @@
-"""The Ray cluster that trains: joined, or started on this machine; what it has, and whether it sees the bundle."""
+"""The Ray cluster that trains: joins or starts it, lists its machines, and checks that they see the bundle."""
 
 import contextlib
 import logging
@@ -15,12 +15,13 @@ from serve.errors import first_line
 from training.parallel.options import ClusterError, Parallel
 
 PROBE_SECONDS = 120.0
-"""How long every machine has to say whether it sees a file; its first Python process takes a while."""
+"""How long a machine may take to say whether it sees a file. Starting its first Python process takes a while."""
 
 
 @contextlib.contextmanager
 def joined(options: Parallel) -> Iterator[None]:
-    """Ray, connected; at the end it goes on if it ran before. Raises ClusterError."""
+    """Connect to the cluster of `options`, or start one here. At the end, disconnect, and stop a cluster that was
+    started here. Raises ClusterError."""
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if options.address is None:
         common |= {
@@ -29,12 +30,12 @@ def joined(options: Parallel) -> Iterator[None]:
             "object_store_memory": 256 << 20,
             "num_cpus": max(options.members or 1, os.cpu_count() or 1),
         }
-    # "local": never a cluster that RAY_ADDRESS, or a file that another Ray left behind, names.
+    # "local" starts a new cluster, whatever RAY_ADDRESS or a file of another Ray says.
     try:
         ray.init(address=options.address or "local", namespace="choir-train", **common)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        where = f"joined at {options.address}" if options.address else "started here"
-        raise ClusterError(f"No Ray cluster can be {where}: {first_line(error)}") from error
+        what = f"join the Ray cluster at {options.address}" if options.address else "start Ray here"
+        raise ClusterError(f"Cannot {what}: {first_line(error)}") from error
     try:
         yield
     finally:
@@ -42,25 +43,27 @@ def joined(options: Parallel) -> Iterator[None]:
 
 
 def machines() -> list[dict[str, Any]]:
-    """Those that can train: alive, and with a CPU to give."""
+    """Return Ray's nodes that can train: they are alive and have at least one CPU."""
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
 
 
 def demand_shared(folder: Path) -> None:
-    """Raise ClusterError unless every machine that can train sees what this one writes into `folder`."""
+    """Check that every machine that can train sees what this one writes to `folder`. Raises ClusterError otherwise."""
     if not machines():
-        raise ClusterError("The Ray cluster has no machine with a CPU to give; add one (ray start)")
+        raise ClusterError("The Ray cluster has no machine with a CPU; add one (ray start)")
     marker = folder / f"seen-{uuid.uuid4().hex}"
     marker.touch()
     try:
-        demand([marker], f"The folder {folder} is written here and not seen")
+        demand([marker], f"The folder {folder} is written here and cannot be seen")
     finally:
         marker.unlink()
 
 
 def demand(paths: Sequence[Path], complaint: str | None = None) -> None:
-    """Raise ClusterError unless every machine that can train has all `paths`."""
-    # Several may have one address: containers of a host, say.
+    """Check that every machine that can train has all `paths`. Raises ClusterError otherwise.
+
+    `complaint` begins the message; by default it names the first missing path."""
+    # A list, not a dictionary: several machines may have one address, for example containers of one host.
     asked = [
         (
             node["NodeManagerAddress"],
@@ -92,9 +95,9 @@ def demand(paths: Sequence[Path], complaint: str | None = None) -> None:
 
 @ray.remote(num_cpus=0, max_retries=0)
 def _missing(paths: Sequence[str]) -> list[str]:
-    """Those that this machine does not see."""
+    """Return the paths that this machine does not see."""
     for path in paths:
-        # A network file system that has not listed a folder lately may answer from memory.
+        # A network file system may answer from its cache until the folder is listed again.
         with contextlib.suppress(OSError):
             os.listdir(os.path.dirname(path))
     return [path for path in paths if not os.path.exists(path)]

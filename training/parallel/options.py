@@ -1,4 +1,4 @@
-"""How many members are trained at once, and where."""
+"""The options of parallel training: which cluster, and how many members at once."""
 
 import os
 import re
@@ -10,44 +10,44 @@ from serve.errors import UserError
 from serve.ray_options import own_cluster
 
 _RUNNING = re.compile(r"[^/\s]+:\d+")
-"""A cluster's HOST:PORT; what has a scheme is another of Ray's services."""
+"""A cluster's HOST:PORT. An address with a scheme belongs to another service of Ray."""
 
 
 class ClusterError(UserError):
-    """Why a cluster cannot train the members, or could not, in one sentence."""
+    """A cluster cannot train the members, or failed while it did; the message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Parallel:
-    """Members at once on a Ray cluster; without an address on one of this run's own, on this machine."""
+    """How members are trained on a Ray cluster. Without an address, the run starts a cluster on this machine."""
 
     address: str | None = None
-    """`auto`, or `HOST:PORT` of a running cluster."""
+    """`auto`, or the `HOST:PORT` of a running cluster."""
     members: int | None = None
-    """At most so many at once; default: as many as the cluster has room for."""
+    """The most members at once; default: as many as fit on the cluster."""
 
     def prepare(self) -> None:
-        """Set Ray's options. Raises ClusterError for an address that cannot be one."""
+        """Set Ray's options in the environment. Raises ClusterError if the address is not valid."""
         if self.address is None:
             if "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != "token":
                 raise ClusterError(
-                    "Ray was imported before it could be told to ask for a token, so that it would be open to the "
-                    "network; train in a process that has not imported it (choir train)"
+                    "Ray was imported before it was told to require a token, so its cluster would be open to the "
+                    "network; train in a process that has not imported Ray (choir train)"
                 )
             os.environ.update(_closed())
             return
-        # With `auto` Ray goes where this variable says.
+        # With `auto`, Ray uses the address in this variable.
         named = self.address == "auto" and os.environ.get("RAY_ADDRESS")
         where, address = ("RAY_ADDRESS", named) if named else ("--ray-address", self.address)
         if address != "auto" and not _RUNNING.fullmatch(address):
-            # Ray would take `local` for a new cluster, which asks nobody for a token.
+            # With `local`, Ray would start a new cluster that requires no token.
             raise ClusterError(
-                f"{where} takes auto or HOST:PORT, not {address!r}: a running cluster's address, given on one of its "
-                "machines, where the bundle is written; for a Ray of this machine's own give --parallel alone"
+                f"{where} takes auto or HOST:PORT, not {address!r}; give the address of a running cluster and train on "
+                "one of its machines, or give --parallel alone to start a cluster on this machine"
             )
 
 
 @cache
 def _closed() -> dict[str, str]:
-    """Ray keeps the first token that a process has shown it."""
+    """Return the options of a cluster that requires a token; cached, because Ray keeps a process's first token."""
     return own_cluster()

@@ -1,4 +1,4 @@
-"""Progress from the machines that train to the one that shows it, through a queue."""
+"""The progress queue: machines that train send reports, and the machine that started the run shows them."""
 
 import contextlib
 import math
@@ -13,11 +13,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from training.progress import Watch
 
 EVERY_SECONDS = 0.2
-"""Between two reports on the same work, and between two looks at them."""
+"""The least time between two reports on the same work, and the time between two reads of the queue."""
 
 
 class ProgressQueue:
-    """The receiving end."""
+    """The receiving end: passes reports on to a Watch."""
 
     def __init__(self, watch: Watch) -> None:
         here = ray.get_runtime_context().get_node_id()
@@ -43,7 +43,7 @@ class ProgressQueue:
             self.queue.shutdown()
 
     def catch_up(self) -> None:
-        """Pass on all that was reported until now."""
+        """Pass on all reports that are in the queue."""
         with self._reading, contextlib.suppress(Empty, ray.exceptions.RayError):
             while True:
                 report, arguments = self.queue.get_nowait()
@@ -55,14 +55,14 @@ class ProgressQueue:
 
 
 class ProgressSender:
-    """The sending end: a Watch. Training does not fail because nobody hears of it."""
+    """The sending end, which is a Watch too. If the queue is gone, reports are lost and training goes on."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._sent: dict[str, float] = {}
-        """When each piece of work was last reported on."""
+        """When the last step of each piece of work was sent."""
         self._held: dict[str, int] = {}
-        """How far work has come of which that is not reported yet."""
+        """The steps that are done but not sent yet, for each piece of work."""
 
     def begin(self, title: str, total: int, done: int = 0) -> None:
         self._held.pop(title, None)
@@ -82,7 +82,7 @@ class ProgressSender:
         self._put("end", title)
 
     def flush(self) -> None:
-        """Report the last steps, which may have followed too soon on others."""
+        """Send the steps that were held back."""
         for title, done in self._held.items():
             self._put("reach", title, done)
         self._held.clear()

@@ -1,4 +1,4 @@
-"""A search's trials by Ray Tune."""
+"""The trials of a search, run by Ray Tune."""
 
 import hashlib
 import json
@@ -27,28 +27,29 @@ from training.recipe import RangeRecipe, RecipeError, Values
 from training.search import Found, SearchTrial, Study
 
 _OPTIONS = {
-    # Tune would take Ctrl-C for the end of the search, and the run would go on.
+    # On Ctrl-C, Tune would end the search alone, and the run would continue.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # Its newer output prints a frame whatever it is asked for.
+    # Tune's newer output always prints a frame.
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 BATCH = 4
-"""How many trials `tpe` begins before it looks at them, where nothing else limits them."""
+"""How many trials `tpe` runs before it learns from them, if nothing else limits their number."""
 REASON = "reason"
-"""Where a trial that an error ended says so, beside its figure."""
+"""The key under which a failed trial reports its error."""
 
 
 def tune(study: Study, rows: Dataset, folder: Path, watch: Watch, at_once: int | None) -> Found:
-    """Try as often as the recipe says. Raises RecipeError when every trial failed.
+    """Run all trials of the study and return the best values. Raises RecipeError if every trial failed.
 
-    The same seed gives the same trials; under `tpe` only with the same number of them `at_once`, because each batch
-    learns from those before it. What each came to is kept in `folder`, which every machine sees, so that a search that
-    was stopped draws the same again and trains those alone that were not finished."""
+    The same seed draws the same trials; with `tpe`, only if `at_once` is the same too, because each batch learns from
+    the batches before it. The score of each trial is kept in `folder`, which every machine must see. A search that was
+    stopped draws the same trials again and trains only those without a score.
+    """
     train, judge = study.parts(rows)
     share, search = Share.of_cluster(at_once), study.search
     os.environ.update(_OPTIONS)
-    # Failures of trials are told when they matter, in one sentence.
+    # Tune would log every failed trial; Choir reports a failure only if all trials failed.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -117,7 +118,7 @@ def _try(
         try:
             score = study.score(trial, Dataset(train), Dataset(judge), ProgressSender(queue))
         except Exception as error:
-            # Raised, it would look like a process that died, and be tried again for nothing.
+            # If it were raised, Tune would take it for a process that died, and try again.
             ray_tune.report({study.metric: math.nan, REASON: last_line(error)})
             return
         write_atomically(record, json.dumps(score))
@@ -155,7 +156,7 @@ def _trial(result: Any, metric: str) -> SearchTrial:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values that JSON knows."""
+    """Return the values as Python's own types, which JSON can hold."""
     return {
         key: value.item() if isinstance(value, np.generic) else value
         for key, value in values.items()
@@ -163,7 +164,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reason(results: list[Any]) -> str:
-    """Why the first trial failed that says why."""
+    """Return the first reason that a failed trial gave."""
     for result in results:
         if result.error is not None:
             return last_line(getattr(result.error, "cause", result.error))

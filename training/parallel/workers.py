@@ -1,4 +1,4 @@
-"""Training on the cluster: each job is one Ray task, with the CPUs and the GPU of a member."""
+"""Workers on the Ray cluster. Each job is one Ray task with a member's share of CPUs and GPUs."""
 
 import contextlib
 import os
@@ -21,20 +21,22 @@ from training.parallel.progress_queue import ProgressQueue, ProgressSender
 from training.progress import quiet_libraries
 
 RETRIES = 3
-"""How often a job is begun again whose process or machine died; it goes on from its last epoch."""
+"""How often a job is restarted after its process or machine died. It continues after its last finished epoch."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """What of the cluster one member gets."""
+    """The CPUs and GPUs of the cluster that one member gets."""
 
     cpus: int
     gpus: int
 
     @classmethod
     def of_cluster(cls, members: int | None) -> "Share":
-        """A GPU where there are any; of the CPUs `OMP_NUM_THREADS`, or an equal share if `members` are trained at once,
-        or one. Never more than the largest machine has."""
+        """Return the share of each member when `members` are trained at once.
+
+        It has one GPU if the cluster has any. It has `OMP_NUM_THREADS` CPUs if that is set, else an equal share of all
+        CPUs if `members` is given, else one CPU; never more than the largest machine has."""
         nodes = [node["Resources"] for node in machines()]
         gpus = 1 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0
         hosts = [node for node in nodes if node.get("GPU", 0) >= gpus]
@@ -45,7 +47,7 @@ class Share:
 
 
 class RayWorkers:
-    """Has jobs done on the cluster, for threads that wait for them."""
+    """Trains jobs on the cluster. Several threads may wait for their jobs at once."""
 
     def __init__(self, rows: Dataset, progress_queue: ProgressQueue, members: int | None) -> None:
         self._rows = ray.put(rows.with_format("arrow")[:])
@@ -64,14 +66,14 @@ class RayWorkers:
                 raise error.cause from error
             except ray.exceptions.RayError as error:
                 raise ClusterError(
-                    f"{job.title}: the process that trained it died, and died again when it was begun anew "
-                    f"({first_line(error)}); --resume goes on from the last epoch"
+                    f"{job.title}: the process that trained it died, and died again after each restart "
+                    f"({first_line(error)}); --resume continues after the last finished epoch"
                 ) from error
             finally:
                 self._progress_queue.catch_up()
 
     def stop(self) -> None:
-        """End what runs and begin nothing more."""
+        """Cancel running jobs, and start no more."""
         with self._lock:
             self._stopped = True
             for task in self._running:
@@ -103,8 +105,8 @@ def _train(job: Job, rows: pyarrow.Table, queue: Queue, threads: int) -> None:
 
 
 def become_trainer(threads: int) -> None:
-    """Let this process of Ray's say nothing, and compute with so many threads.
+    """Prepare a Ray worker process for training: silence the libraries and set torch's number of threads.
 
-    Sums come out in another order with another number of them."""
+    The number must be the same in every run for equal results: sums are rounded differently with another one."""
     quiet_libraries()
     torch.set_num_threads(threads)

@@ -1,10 +1,16 @@
-"""The recipe: one YAML file that says which base, which data, which members and which fusion become a bundle.
+"""The recipe: one YAML file that says which base, data, members and fusion become a bundle.
 
 `docs/recipe-reference.md` describes every key; `reference.py` writes it from the models here. Paths are relative to the
-recipe's folder; `${NAME}` and `${NAME:-default}` in a path are replaced by environment variables.
+recipe's folder. In a path, `${NAME}` and `${NAME:-default}` stand for environment variables.
 """
 
 from training.recipe.base import HEAD_SIZES, BaseRecipe, Scratch
+from training.recipe.base_stages import (
+    FineTuningStage,
+    Objective,
+    PretrainingStage,
+    default_objective,
+)
 from training.recipe.data import DataRecipe, ExampleData
 from training.recipe.ensemble import EnsembleRecipe
 from training.recipe.fusion import (
@@ -15,7 +21,6 @@ from training.recipe.fusion import (
 from training.recipe.member import CandidateRecipe, MemberRecipe
 from training.recipe.recipe import Recipe, load_recipe, parse_recipe
 from training.recipe.search import METRICS, RangeRecipe, SearchRecipe, Values
-from training.recipe.shared import FineTuningStage, Objective, PretrainingStage, default_objective
 from training.recipe.stages import (
     AdapterStage,
     AnyStage,

@@ -1,4 +1,4 @@
-"""Labels for rows that have none yet: from an ensemble, a base, rules, or several annotators."""
+"""The recipe's part on labels for rows that have none: from an ensemble, rules or several annotators."""
 
 import re
 from typing import Annotated, Self
@@ -10,18 +10,18 @@ from training.recipe.values import Column, Label, RecipePath, Strict
 
 
 class Teacher(Strict):
-    """An ensemble of a bundle whose fused answers are the labels."""
+    """The ensemble of a bundle whose fused answers are the labels."""
 
     bundle: RecipePath
     """The bundle's folder."""
     ensemble: str
     """The ensemble's name."""
     member: str | None = None
-    """One member alone instead of all of them."""
+    """Use the answers of this member alone."""
 
 
 class Rule(Strict):
-    """A weak-label function: texts that the pattern finds, whatever the case, get the label."""
+    """A weak-label rule: texts in which the pattern is found get the label. Case is ignored."""
 
     label: Label
     """The label that matching texts get."""
@@ -34,7 +34,9 @@ class Rule(Strict):
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"the pattern {pattern!r} is no regular expression: {error}") from None
+            raise ValueError(
+                f"the pattern {pattern!r} is not a regular expression: {error}"
+            ) from None
         return pattern
 
 
@@ -44,17 +46,17 @@ class AnnotateRecipe(Strict):
     label: Column
     """The column to fill."""
     unlabelled: Sources | None = None
-    """Rows with a text alone; those that get a label are added to the training rows."""
+    """Rows without labels; those that get a label are added to the training rows."""
     teacher: Teacher | None = None
     """An ensemble whose answers are the labels."""
     rules: Annotated[list[Rule], Field(min_length=1)] | None = None
-    """Weak-label rules, whose majority wins; a label's confidence is its share of the votes."""
+    """Weak-label rules. The label with most votes wins; its share of the votes is the confidence."""
     annotators: Annotated[list[Column], Field(min_length=2)] | None = None
-    """Columns of `unlabelled` that hold what each annotator said; an empty cell is no opinion."""
+    """Columns of `unlabelled` with the labels of each annotator; an empty cell is no opinion."""
     confidence: float = Field(0.9, ge=0, le=1)
-    """Labels below it go into the review queue."""
+    """Labels with a lower confidence go into the review queue."""
     reviewed: RecipePath | None = None
-    """What `choir annotate` wrote: its labels win, and texts that were rejected leave."""
+    """The file that `choir annotate` wrote. Its labels replace others, and rows with rejected texts leave."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

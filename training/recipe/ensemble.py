@@ -1,4 +1,4 @@
-"""One ensemble: its task, its columns, its members and its fusion."""
+"""The recipe's part on one ensemble: its task, columns, members and fusion."""
 
 from typing import Any, Literal, Self
 
@@ -11,7 +11,7 @@ from training.recipe.search import SearchRecipe, searchable
 from training.recipe.values import SEPARATOR, Column, Label, Strict
 
 LONGEST_NAME = 63
-"""Characters of a name in a bundle, by its pattern."""
+"""The most characters of a name in a bundle."""
 
 
 class EnsembleRecipe(Strict):
@@ -20,52 +20,52 @@ class EnsembleRecipe(Strict):
     name: Name
     """The ensemble's name."""
     task: Task
-    """What it answers. `multilabel` and `regression` need heads, `generation` needs answers by text."""
+    """The task. `multilabel` and `regression` need heads; `generation` needs a base that answers by text."""
     template: str = "{text}"
     """Answers by text: the prompt. It must contain `{text}`."""
     label: Column | None = None
-    """Classification: column of the labels; multilabel: of each row's labels, as a list or joined by `|`."""
+    """Classification: column of the labels. Multilabel: column of each row's labels, as a list or joined by `|`."""
     labels: list[Label] | None = None
-    """The order of the labels; default: all that occur in the training rows, sorted."""
+    """The labels in their order; default: all labels of the training rows, sorted."""
     verbalizers: dict[Label, str] = Field(default_factory=dict)
-    """Answers by text: label -> its text; default: a space and the label."""
+    """Answers by text: the text that stands for each label; default: a space and the label."""
     label_scoring: Literal["sum", "mean"] = "sum"
-    """Answers by text: the sum or the mean of the log-probabilities of a label's tokens."""
+    """Answers by text: a label's score is the sum or the mean of its tokens' log-probabilities."""
     target: Column | None = None
-    """Generation: column of the replies; regression: of the values."""
+    """Generation: column of the replies. Regression: column of the values."""
     max_new_tokens: int = Field(64, ge=1)
-    """Generation: longest answer in evaluation."""
+    """Generation: the most tokens of an answer in evaluation."""
     evaluation_rows: int = Field(200, ge=1)
-    """Generation: answers are written for at most this many rows of a split."""
+    """Generation: the most rows of a split for which answers are written."""
     extract: Extract | None = None
-    """Generation: what of an answer is voted on; default: all of it."""
+    """Generation: the part of an answer that is voted on; default: the whole answer."""
     defaults: dict[str, Any] = Field(default_factory=dict)
-    """Keys of members and stages shared by all that have them; a member's own keys win."""
+    """Default values for the keys of members and stages. A member's own keys win."""
     members: list[MemberRecipe] = Field(min_length=1)
-    """Who answers."""
+    """The members of the ensemble."""
     candidates: list[CandidateRecipe] = Field(default_factory=list)
-    """Adapters that are trained too and stay outside the ensemble, in `BUNDLE/candidates/`; a swap to one fits the
+    """Adapters that are trained too, but stay outside the ensemble, in `BUNDLE/candidates/`. A swap to one fits the
     fusion again."""
     search: SearchRecipe | None = None
-    """Search one set of values for all members and candidates, judged by what the members answer together."""
+    """Search for one set of values for all members and candidates. Trials are judged by the members' average."""
     fusion: FusionRecipe = FusionRecipe()
-    """How the answers become one."""
+    """How the members' answers become one."""
     baselines: list[Literal["tfidf_svc"]] = Field(default_factory=list)
-    """Rows of the report to compare with: TF-IDF (words 1-2, characters 2-5) and a linear SVC; of pairs it reads both
-    texts, their difference and their product. For classification."""
+    """Classification: baselines in the report. `tfidf_svc` is a linear SVC on TF-IDF (words 1-2, characters 2-5); for
+    pairs it reads both texts, their difference and their product."""
     golden: int = Field(0, ge=0)
-    """At most how many validation rows that the fusion answers rightly go into the manifest as golden examples."""
+    """How many golden inputs the manifest gets at most: validation rows that the fusion answers correctly."""
     on_member_error: Literal["fail", "degrade"] = "fail"
-    """What happens to a request of which a member fails, as in the manifest."""
+    """What happens to a request if a member fails, as in the manifest."""
 
     @property
     def answer(self) -> str:
-        """Column of the right answers."""
+        """The column of the right answers."""
         return str(self.label or self.target)
 
     @property
     def words_labels(self) -> bool:
-        """Whether it says how labels are put as text."""
+        """Whether the recipe says how labels are written as text."""
         plain = (self.template, self.label_scoring) == ("{text}", "sum")
         return bool(self.verbalizers) or not plain
 
@@ -101,11 +101,10 @@ class EnsembleRecipe(Strict):
         labels = self.labels or []
         for label in labels:
             if labels.count(label) > 1:
-                raise ValueError(f"the label {label!r} stands twice in `labels`")
+                raise ValueError(f"the label {label!r} is listed twice in `labels`")
             if self.task == "multilabel" and SEPARATOR in label:
                 raise ValueError(
-                    f"the label {label!r} has a {SEPARATOR}, which stands between the labels of a cell; give it "
-                    "another name"
+                    f"the label {label!r} has a {SEPARATOR}, which separates the labels of a cell; rename the label"
                 )
         self.fusion.check(self.task)
         self._check_searches()
@@ -121,18 +120,20 @@ class EnsembleRecipe(Strict):
                 )
         adapters = names + [candidate.name for candidate in self.candidates]
         if len(set(adapters)) != len(adapters):
-            raise ValueError("candidates need names of their own, different from the members'")
+            raise ValueError(
+                "candidates need names that differ from each other and from the members'"
+            )
         self._check_adapter_names()
         return self
 
     def _check_adapter_names(self) -> None:
-        """The bundle asks for them when the members are trained, which is late."""
+        """Check the names of adapters now: the bundle would refuse them only after the training."""
         for member in self.members:
             for name in member.adapter_names(self.name):
                 if len(name) > LONGEST_NAME:
                     raise ValueError(
                         f"member {member.name!r}: its adapter would be called {name}, which has {len(name)} "
-                        f"characters; a name has at most {LONGEST_NAME}, so shorten the member's or the ensemble's"
+                        f"characters; a name has at most {LONGEST_NAME}, so shorten the member's or the ensemble's name"
                     )
 
     def _check_searches(self) -> None:
@@ -142,8 +143,7 @@ class EnsembleRecipe(Strict):
                 continue
             if self.search is not None:
                 raise ValueError(
-                    f"member {member.name!r} has a search of its own, and the ensemble one for all members; leave "
-                    "one of them out"
+                    f"member {member.name!r} has a search, and the ensemble has one for all members; remove one of them"
                 )
             member.search.check(self.task, [*member.stages])
         if self.search is not None:

@@ -1,4 +1,4 @@
-"""How members become one, and what is fitted for it."""
+"""The recipe's part on fusion: the method, and how it is fitted."""
 
 from typing import Literal, get_args
 
@@ -7,14 +7,14 @@ from serve.manifest import METHODS, STACK_MODELS, Task
 
 GenerationMethod = Literal["average", "product", "vote"]
 GENERATION_METHODS: tuple[GenerationMethod, ...] = get_args(GenerationMethod)
-"""`average` and `product` at every token, `vote` over whole answers."""
+"""`average` and `product` fuse at every token; `vote` chooses among whole answers."""
 
 
 class FusionRecipe(FusionOptions):
-    """What a recipe says of an ensemble's fusion."""
+    """The fusion of an ensemble."""
 
     def check(self, task: Task) -> None:
-        """Raises ValueError for what `task` cannot be fused by."""
+        """Check that the options fit `task`. Raises ValueError otherwise."""
         if task == "generation":
             if self.method not in ("best", *GENERATION_METHODS):
                 raise ValueError(

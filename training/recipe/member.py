@@ -1,4 +1,4 @@
-"""A member: its name, its rows and the stages that make its adapters."""
+"""The recipe's part on one member: its name, its bag and the stages that make its adapters."""
 
 import difflib
 from collections.abc import Mapping
@@ -21,22 +21,23 @@ from training.recipe.stages import (
 from training.recipe.values import Strict
 
 _OWN_KEYS = ("name", "member", "seed", "bag", "search", "stages")
-"""Keys of a member itself; all others belong to its only stage."""
+"""Keys of the member itself. All other keys of a member without `stages` belong to its only stage."""
 
 
 class MemberRecipe(Strict):
-    """One member. A member of one stage has the stage's keys beside its own; several stages stand in `stages`."""
+    """One member. A member with one stage has the stage's keys beside its own; otherwise `stages` lists its stages."""
 
     name: Name
-    """The member's name. `ENSEMBLE-NAME` names its adapter in the bundle and has at most 63 characters."""
+    """The member's name. Its adapter is called `ENSEMBLE-NAME` in the bundle, which has at most 63 characters."""
     seed: int = 0
-    """Seed of its bag and its training."""
+    """Seed of the member's bag and training."""
     bag: Annotated[float, Field(gt=0, le=1)] | Literal["bootstrap"] = 1.0
-    """Share of the training rows drawn without replacement, or `bootstrap`: as many as there are, with replacement."""
+    """Share of the training rows that are drawn without replacement; or `bootstrap`: as many draws as there are rows,
+    with replacement."""
     search: SearchRecipe | None = None
-    """Search values of the stage's keys for this member alone."""
+    """Search for values of the stage's keys, for this member alone."""
     stages: list[AnyStage] = Field(min_length=1)
-    """What is trained, one after the other. A member of one stage has the stage's keys beside its own instead."""
+    """The stages in the order of training. A member with one stage can have the stage's keys beside its own instead."""
 
     @model_validator(mode="before")
     @classmethod
@@ -49,7 +50,7 @@ class MemberRecipe(Strict):
             return {**own, "stages": [_with_kind(stage)]}
         if stage:
             raise ValueError(
-                f"{next(iter(stage))} belongs into one of the stages, where a member has `stages`"
+                f"{next(iter(stage))} belongs in one of the stages if a member has `stages`"
             )
         if isinstance(own["stages"], list):
             own["stages"] = [_with_kind(each) for each in own["stages"]]
@@ -61,19 +62,19 @@ class MemberRecipe(Strict):
         if len(kinds) > 1 and (kinds[0] != "lora" or len(kinds) > 2 or kinds[1] == "lora"):
             raise ValueError(
                 f"the stages {', '.join(kinds)} cannot be one member: it has one adapter, or a lora and then one of "
-                "prefix, prompt and p_tuning on top of it"
+                "prefix, prompt and p_tuning"
             )
         for before, stage in pairwise([None, *self.stages]):
             if not isinstance(stage, DistillationStage):
                 continue
             if before is None:
                 raise ValueError(
-                    "distillation goes on with the adapter of the stage before it, and is the first here"
+                    "distillation continues the adapter of the stage before it, and here it is the first stage"
                 )
             if isinstance(before, PTuningStage) or getattr(before, "projection", None):
                 raise ValueError(
-                    "distillation cannot go on with virtual tokens that an MLP made: the MLP is not kept; use prompt, "
-                    "or a prefix without projection"
+                    "distillation cannot continue virtual tokens that an MLP made, because the MLP is not kept; use "
+                    "prompt, or a prefix without projection"
                 )
         return self
 
@@ -84,42 +85,42 @@ class MemberRecipe(Strict):
         return self
 
     def with_values(self, values: Values) -> Self:
-        """The member with what was found for its only stage. Raises ValueError."""
+        """Return the member with these values in its only stage. Raises ValueError if the stage cannot have them."""
         stage = with_values(searchable([*self.stages]), values)
         return self.model_copy(update={"stages": [stage]})
 
     @property
     def adapters(self) -> list[AdapterStage]:
-        """The stages that make an adapter, one each."""
+        """The stages that make an adapter; each makes one."""
         return [stage for stage in self.stages if not isinstance(stage, DistillationStage)]
 
     def adapter_names(self, ensemble: str) -> list[str]:
-        """What its adapters are called in the bundle, where the member is one of `ensemble`."""
+        """Return the names of the member's adapters in the bundle, given the ensemble's name."""
         name = f"{ensemble}-{self.name}"
-        # The second one is named after what it is.
+        # The second adapter's name ends in its kind.
         return [f"{name}-{stage.kind}" if n else name for n, stage in enumerate(self.adapters)]
 
     @property
     def soft(self) -> bool:
-        """Whether an adapter puts virtual tokens before the prompt."""
+        """Whether one of the adapters puts virtual tokens before the prompt."""
         return not all(isinstance(stage, LoraStage) for stage in self.adapters)
 
 
 class CandidateRecipe(MemberRecipe):
-    """An adapter that could replace a member later; it is trained, but stays outside the ensemble."""
+    """An adapter that may replace a member later. It is trained, but stays outside the ensemble."""
 
     member: Name
-    """The member that it could replace."""
+    """The member that it may replace."""
 
     def folder(self, ensemble: str) -> str:
-        """Its folder's name below the bundle's candidates."""
+        """Return the name of the candidate's folder in `BUNDLE/candidates/`, given the ensemble's name."""
         return f"{ensemble}-{self.name}"
 
 
 def with_defaults(member: Any, defaults: Mapping[str, Any]) -> Any:
-    """`member` as its author wrote it, with each of `defaults` that its kind has and it does not say itself.
+    """Add those of `defaults` to a member, as written in YAML, that its kind has and that it does not set itself.
 
-    Raises ValueError for a default that no kind has.
+    Raises ValueError if no kind has one of the defaults.
     """
     known = {"seed", "bag", "search"}.union(*(stage.model_fields for stage in STAGES.values()))
     for key in defaults:

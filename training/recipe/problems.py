@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in sentences for its author."""
+"""Turns pydantic's problems with a recipe into sentences for its author."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
@@ -6,20 +6,23 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from training.recipe.shared import SHARED_STAGES
+from training.recipe.base_stages import BASE_STAGES
 from training.recipe.stages import STAGES
 
-_STAGES: Mapping[str, type[BaseModel]] = dict([*STAGES.items(), *SHARED_STAGES.items()])
+_STAGES: Mapping[str, type[BaseModel]] = dict([*STAGES.items(), *BASE_STAGES.items()])
 
 
 def sentence(problem: Mapping[str, Any], content: Any, keys: Iterable[str]) -> str:
-    """One of pydantic's problems with `content`: where its author wrote it, what is wrong, and what was expected.
+    """Describe one of pydantic's problems with `content`: where it is in the file, what is wrong and what was expected.
 
-    `keys` are all keys that a recipe knows.
+    `keys` are all keys of recipes; an unknown key gets the nearest of them as a hint.
     """
     loc, kind = problem["loc"], problem["type"]
-    where = ".".join(_written(loc, content)) or "recipe"
-    message = problem["msg"].removeprefix("Value error, ")
+    where = ".".join(_written(loc, content))
+    message: str = problem["msg"].removeprefix("Value error, ")
+    if not where:
+        # A check of the whole recipe, whose message says itself what it is about.
+        return message
     if kind == "extra_forbidden":
         return f"{where}: {_unknown(loc, keys)}"
     if kind == "missing":
@@ -34,6 +37,7 @@ def sentence(problem: Mapping[str, Any], content: Any, keys: Iterable[str]) -> s
 
 
 def keys_of(models: Iterable[type[BaseModel]]) -> set[str]:
+    """Return the keys of all `models`."""
     return {key for model in models for key in model.model_fields}
 
 
@@ -48,8 +52,8 @@ def _unknown(loc: tuple[str | int, ...], keys: Iterable[str]) -> str:
 
 
 def _written(loc: tuple[str | int, ...], content: Any) -> Iterator[str]:
-    """The parts of `loc` that stand in `content`, and a key that is missing there. A member's only stage is written
-    without its list and its kind's tag."""
+    """Yield the parts of `loc` that are in the file, and the missing key if one is missing. pydantic's `loc` also names
+    the list and the kind of a member's only stage, which its author did not write."""
     for number, part in enumerate(loc, start=1):
         try:
             content = content[part]

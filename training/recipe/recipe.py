@@ -1,4 +1,4 @@
-"""The whole recipe, and how it is read from YAML."""
+"""The whole recipe, the checks of its parts against each other, and reading it from YAML."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -11,35 +11,34 @@ from pydantic import Field, ValidationError, model_validator
 from serve.manifest import Name
 from training.recipe.annotate import AnnotateRecipe, Rule, Teacher
 from training.recipe.base import BaseRecipe, Scratch
+from training.recipe.base_stages import FineTuningStage, PretrainingStage
 from training.recipe.clean import CleanRecipe
-from training.recipe.data import DataRecipe, ExampleData
+from training.recipe.data import DataRecipe, ExampleData, SplitRecipe
 from training.recipe.ensemble import EnsembleRecipe
 from training.recipe.fusion import FusionRecipe
 from training.recipe.member import CandidateRecipe
 from training.recipe.problems import keys_of, sentence
 from training.recipe.search import RangeRecipe, SearchRecipe
-from training.recipe.shared import FineTuningStage, PretrainingStage
 from training.recipe.source import Source
-from training.recipe.split import SplitRecipe
 from training.recipe.stages import STAGES, DistillationStage, LoraStage, TeacherRecipe
 from training.recipe.values import RecipeError, Strict
 
 
 class Recipe(Strict):
-    """A whole recipe: one base, its data, and the ensembles that share both."""
+    """A whole recipe: one base, the data, and the ensembles that share both."""
 
     name: Name
     """The recipe's name."""
     seed: int = 0
-    """Seed of the splits, of the folds and of a base from scratch."""
+    """Seed of the splits, the folds and a base from scratch."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto`: bfloat16 autocast in training where the CPU or GPU computes it natively, else float32."""
+    """Precision of training. `auto`: bfloat16 autocast if the CPU or GPU computes it natively, else float32."""
     base: BaseRecipe
     """The model that all members share."""
     data: DataRecipe
-    """The labelled rows."""
+    """The labelled rows, and how they are prepared and split."""
     ensembles: list[EnsembleRecipe] = Field(min_length=1)
-    """The ensembles; all share the base."""
+    """The ensembles, which all share the base."""
 
     @model_validator(mode="after")
     def _ensembles_fit(self) -> Self:
@@ -65,7 +64,7 @@ class Recipe(Strict):
         if written:
             raise ValueError(
                 "generation needs a causal base that answers by text: an engine either pools vectors for heads or "
-                f"writes; put {written[0]!r} into a recipe of its own"
+                f"writes text; put {written[0]!r} into another recipe"
             )
         for ensemble in self.ensembles:
             if self.base.kind == "causal" and ensemble.words_labels:
@@ -75,7 +74,7 @@ class Recipe(Strict):
                 )
 
     @model_validator(mode="after")
-    def _shared_stages_fit(self) -> Self:
+    def _base_stages_fit(self) -> Self:
         names = [ensemble.name for ensemble in self.ensembles]
         for stage in self.base.stages:
             if not isinstance(stage, FineTuningStage):
@@ -85,8 +84,8 @@ class Recipe(Strict):
                     raise ValueError(f"base: fine_tuning names the unknown ensemble {name!r}")
             if self.base.by_heads and len(stage.ensembles or names) > 1:
                 raise ValueError(
-                    "base: fine_tuning under a head is on one ensemble, whose labels it has for the time; name one in "
-                    "`ensembles`"
+                    "base: if members answer by heads, fine_tuning is on one ensemble, because its head has that "
+                    "ensemble's labels; name one in `ensembles`"
                 )
             self._check_layers("base", stage.layers)
         return self
@@ -98,8 +97,8 @@ class Recipe(Strict):
                 where = f"{ensemble.name}/{member.name}"
                 if self.base.by_heads and member.soft:
                     raise ValueError(
-                        f"{where}: prefix, prompt and p_tuning need a causal base that answers by text: what vLLM "
-                        "pools for heads has no virtual tokens; a member with a head is a lora"
+                        f"{where}: prefix, prompt and p_tuning need a causal base that answers by text: vLLM pools "
+                        "vectors for heads without virtual tokens; use lora"
                     )
                 for stage in member.stages:
                     if isinstance(stage, LoraStage):
@@ -116,8 +115,8 @@ class Recipe(Strict):
                 where, folder = f"{ensemble.name}/{candidate.name}", candidate.folder(ensemble.name)
                 if folder in owners:
                     raise ValueError(
-                        f"the candidates {owners[folder]} and {where} would lie in one folder, candidates/{folder}; "
-                        "call one of them something else"
+                        f"the candidates {owners[folder]} and {where} would be in the same folder, "
+                        f"candidates/{folder}; rename one of them"
                     )
                 owners[folder] = where
         return self
@@ -136,22 +135,22 @@ class Recipe(Strict):
     ) -> None:
         if own.task not in ("classification", "generation"):
             raise ValueError(
-                f"{where}: distillation is towards probabilities of labels or tokens, for classification and "
+                f"{where}: distillation learns probabilities of labels or tokens; it is for classification and "
                 f"generation, not for {own.task}"
             )
         if teacher.path is not None:
             if self.base.by_heads:
                 raise ValueError(
-                    f"{where}: a teacher's path is for answers by text: a model without a head for them knows no "
-                    "labels; distil from an ensemble or a member"
+                    f"{where}: a teacher's path is for answers by text: a model without a head gives no label scores; "
+                    "distil from an ensemble or a member"
                 )
             return
         found = next((each for each in earlier if each.name == teacher.taught_by), None)
         if found is None:
             names = ", ".join(each.name for each in earlier) or "none"
             raise ValueError(
-                f"{where}: the teacher {teacher.taught_by!r} must be an ensemble that stands before {own.name!r}; "
-                f"these do: {names}"
+                f"{where}: the teacher {teacher.taught_by!r} must be an ensemble that is listed before {own.name!r}; "
+                f"those are: {names}"
             )
         if (found.task, found.label, found.target) != (own.task, own.label, own.target):
             raise ValueError(
@@ -164,22 +163,22 @@ class Recipe(Strict):
             )
 
     def find(self, name: str) -> EnsembleRecipe | None:
-        """The ensemble called `name`, if the recipe has it."""
+        """Return the ensemble called `name`; None if the recipe has no such ensemble."""
         return next((ensemble for ensemble in self.ensembles if ensemble.name == name), None)
 
     @property
     def searches(self) -> bool:
-        """Whether values are searched for."""
+        """Whether any ensemble or member has a search."""
         return any(ensemble.searches for ensemble in self.ensembles)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over everything the recipe says; a resumed run must have the same."""
+        """The SHA-256 of the whole recipe. A resumed run must have the same fingerprint."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe file; raises RecipeError with the key and what was expected."""
+    """Read a recipe file. Raises RecipeError, whose message names the wrong key and what was expected."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -192,7 +191,8 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def parse_recipe(content: Mapping[str, Any], *, folder: Path, source: str = "recipe") -> Recipe:
-    """Validate a recipe's content; relative paths start at `folder`."""
+    """Validate a recipe's content. Relative paths start at `folder`; messages begin with `source`. Raises
+    RecipeError."""
     try:
         return Recipe.model_validate(content, context={"folder": folder})
     except ValidationError as error:

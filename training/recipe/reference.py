@@ -1,4 +1,4 @@
-"""The page of all keys of a recipe, written from the models: `python -m training.recipe.reference`."""
+"""Writes the page of all keys of a recipe from the models' docstrings: `python -m training.recipe.reference`."""
 
 import ast
 import inspect
@@ -17,16 +17,15 @@ from pydantic.fields import FieldInfo
 from serve.manifest import Extract
 from training.recipe.annotate import AnnotateRecipe, Rule, Teacher
 from training.recipe.base import BaseRecipe, Scratch
+from training.recipe.base_stages import FineTuningStage, PretrainingStage
 from training.recipe.clean import CleanRecipe
-from training.recipe.data import DataRecipe, ExampleData
+from training.recipe.data import DataRecipe, ExampleData, SplitRecipe
 from training.recipe.ensemble import EnsembleRecipe
 from training.recipe.fusion import FusionRecipe
 from training.recipe.member import CandidateRecipe, MemberRecipe
 from training.recipe.recipe import Recipe
 from training.recipe.search import RangeRecipe, SearchRecipe
-from training.recipe.shared import FineTuningStage, PretrainingStage
 from training.recipe.source import Source, Sources
-from training.recipe.split import SplitRecipe
 from training.recipe.stages import (
     DistillationStage,
     LoraStage,
@@ -66,7 +65,7 @@ SECTIONS: dict[type[BaseModel], str] = {
     RangeRecipe: "Range",
     FusionRecipe: "Fusion",
 }
-"""The page's sections in their order: each model, and its heading."""
+"""The sections of the page in their order: each model and its heading."""
 
 _INTRODUCTION = """\
 # Recipe reference
@@ -105,12 +104,12 @@ _PLAIN = {
 
 
 def page() -> str:
-    """The whole page, as Markdown."""
+    """Return the whole page as Markdown."""
     return "\n".join([_INTRODUCTION, *(_section(model) for model in SECTIONS)])
 
 
 def described(model: type[BaseModel]) -> dict[str, str]:
-    """Key -> what the model's docstrings say of it, on one line; a key without a docstring is absent."""
+    """Map each key of the model to its docstring, on one line. A key without a docstring is absent."""
     found: dict[str, str] = {}
     for each in reversed(model.__mro__):
         if issubclass(each, BaseModel) and each is not BaseModel:
@@ -155,7 +154,7 @@ def _value(field: FieldInfo) -> str:
 
 
 def _kind(annotation: Any) -> str:
-    """What may be written, in words; None, which stands for a key that is left out, is not said."""
+    """Return in words what may be written. None stands for a key that is left out, and is not mentioned."""
     if annotation in _PLAIN:
         return _PLAIN[annotation]
     if annotation == Sources:

@@ -1,4 +1,4 @@
-"""A search for the values of a member's keys, by trials on rows held out for them."""
+"""The recipe's part on searches for the values of members' keys."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, Self
@@ -19,20 +19,20 @@ METRICS: dict[Task, dict[str, Direction]] = {
     "regression": {"rmse": "min", "mae": "min", "spearman": "max", "pearson": "max"},
     "generation": {"bleu": "max", "chrf": "max", "rougeL": "max", "token_f1": "max"},
 }
-"""What trials of a task may be judged by, the default first."""
+"""The metrics by which trials of a task can be judged, the default first, and whether low or high is good."""
 
 
 class RangeRecipe(Strict):
-    """What is tried for one key: a list of values, or numbers from one to another; exactly one kind."""
+    """The values that are tried for one key: a list, or a range of numbers. Give exactly one of the keys."""
 
     log: tuple[float, float] | None = None
-    """Evenly over the logarithms."""
+    """A range whose logarithms are drawn evenly."""
     uniform: tuple[float, float] | None = None
-    """Evenly from the lowest to the highest."""
+    """A range whose numbers are drawn evenly."""
     integer: tuple[int, int] | None = None
-    """Whole numbers, both ends among them."""
+    """A range of whole numbers, with both ends."""
     values: list[Scalar] | None = Field(None, min_length=2)
-    """These values; a plain list means the same."""
+    """A list of values. A plain list in place of the mapping means the same."""
 
     @model_validator(mode="before")
     @classmethod
@@ -52,11 +52,11 @@ class RangeRecipe(Strict):
             if low >= high:
                 raise ValueError(f"the range must go up, not from {low:g} to {high:g}")
             if self.log is not None and low <= 0:
-                raise ValueError(f"a log range starts over 0, not at {low:g}")
+                raise ValueError(f"a log range starts above 0, not at {low:g}")
         return self
 
     def samples(self) -> list[Scalar]:
-        """Each value of a list; of a range both ends and a number between them that is hardly a whole one."""
+        """Return values to check: all values of a list, or both ends of a range and a fraction between them."""
         if self.values is not None:
             return self.values
         low, high = self._ends()
@@ -67,24 +67,26 @@ class RangeRecipe(Strict):
 
 
 class SearchRecipe(Strict):
-    """What is tried, how often, and by which figure it is judged."""
+    """A search: which values are tried, how often, and by which metric they are judged."""
 
     trials: int = Field(12, ge=2)
-    """How often values are drawn and tried."""
+    """Number of trials. Each trial draws values and trains with them."""
     space: dict[str, RangeRecipe] = Field(min_length=1)
     """Keys of the member's stage, each with a range or a list of values."""
     metric: str | None = None
-    """Default: the first of the task's."""
+    """Metric of the trials; default: `log_loss` for classification and multilabel, `rmse` for regression, `bleu` for
+    generation."""
     method: Literal["random", "tpe"] = "random"
-    """`tpe` (Bergstra et al. 2011; Optuna) goes where earlier trials were good."""
+    """`random` draws independently. `tpe` (Bergstra et al. 2011; Optuna) draws near the values of good trials."""
     held_out: float = Field(0.2, gt=0, lt=1)
-    """Share of the training rows that trials are judged on, and not trained on."""
+    """Share of the training rows that trials are judged on instead of trained on."""
 
     def metric_for(self, task: Task) -> str:
+        """Return the metric of trials of `task`."""
         return self.metric or next(iter(METRICS[task]))
 
     def check(self, task: Task, stages: list[StageRecipe]) -> None:
-        """Raises ValueError for a metric that `task` lacks, and for values that a stage refuses."""
+        """Check the metric and the values. Raises ValueError if `task` lacks the metric, or a stage refuses a value."""
         if self.metric_for(task) not in METRICS[task]:
             raise ValueError(
                 f"search: trials of {task} are judged by {', '.join(METRICS[task])}, not by {self.metric}"
@@ -96,13 +98,13 @@ class SearchRecipe(Strict):
 
 
 def with_values(stage: StageRecipe, values: Values) -> StageRecipe:
-    """The stage with these values of its keys. Raises ValueError for those it cannot have."""
+    """Return the stage with these values of its keys. Raises ValueError if the stage cannot have one of them."""
     known = set(type(stage).model_fields) - {"kind"}
     kind = getattr(stage, "kind", "")
     for key in values:
         if key not in known:
             raise ValueError(
-                f"search: {key} is no key of the kind {kind}, which has {', '.join(sorted(known))}"
+                f"search: {key} is not a key of the kind {kind}, which has {', '.join(sorted(known))}"
             )
     own: dict[str, Any] = stage.model_dump(exclude_unset=True)
     try:
@@ -117,9 +119,9 @@ def with_values(stage: StageRecipe, values: Values) -> StageRecipe:
 
 
 def searchable(stages: list[StageRecipe]) -> StageRecipe:
-    """The only stage, whose keys are searched. Raises ValueError for a member of several."""
+    """Return a member's only stage, whose keys can be searched. Raises ValueError if it has several stages."""
     if len(stages) != 1 or isinstance(stages[0], DistillationStage):
         raise ValueError(
-            "search is for members of one stage; search that one first and write what it found into the chain"
+            "search is for members of one stage; search for that stage first, and write the found values into the chain"
         )
     return stages[0]

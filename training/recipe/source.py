@@ -1,4 +1,4 @@
-"""Where rows come from: a file, an object in a store, a data set on the hub, or a query."""
+"""The recipe's part on a source of rows: a file, an object in a store, a data set on the hub, or a query."""
 
 import re
 from typing import Annotated, Any, Literal, Self
@@ -11,12 +11,12 @@ Format = Literal["csv", "jsonl", "parquet"]
 
 
 class Source(Strict):
-    """One source of rows; exactly one of `path`, `url`, `hub` and `sql`."""
+    """One source of rows. Give exactly one of `path`, `url`, `hub` and `sql`."""
 
     path: RecipePath | None = None
     """A file: `.csv`, `.tsv`, `.jsonl`, `.json` (an array) or `.parquet`."""
     url: str | None = None
-    """Anything fsspec opens: `s3://...`, `gs://...`, `https://...`. Variables are filled in when it is opened."""
+    """A URL that fsspec opens: `s3://...`, `gs://...`, `https://...`. Variables are replaced when it is opened."""
     options: dict[str, Any] = Field(default_factory=dict)
     """fsspec's storage options for `url`."""
     hub: str | None = None
@@ -26,27 +26,27 @@ class Source(Strict):
     split: str = "train"
     """The data set's split on the hub."""
     revision: str | None = None
-    """The revision of `hub`; both are given together."""
+    """The revision of `hub`, required with it."""
     sql: str | None = None
-    """A query; its rows come from `database`, an SQLAlchemy URL whose variables are filled in when it is opened."""
+    """A query of `database`; its result is the rows."""
     database: str | None = None
-    """The SQLAlchemy URL of the database that `sql` asks."""
+    """The SQLAlchemy URL of the database for `sql`. Variables are replaced when it is opened."""
     format: Format | None = None
-    """Of a `path` or `url`; default: by its ending."""
+    """Format of `path` or `url`; default: by the file's ending."""
     encoding: str = "utf-8"
-    """Encoding of text files; any in which ASCII is ASCII."""
+    """Encoding of text files. It must encode ASCII characters as ASCII does."""
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
-    """CSV; default: a comma, or a tab for `.tsv`."""
+    """CSV: the character between cells; default: a comma, or a tab for `.tsv`."""
     quotes: bool = True
     """CSV: whether double quotes enclose cells."""
     names: list[Column] | None = None
     """CSV without a header: the names of its columns."""
     extra_cells: Literal["refuse", "drop"] = "refuse"
-    """CSV: rows with more cells than there are columns; `drop` leaves out the cells behind the last column."""
+    """CSV: what happens to rows with more cells than columns. `drop` ignores the cells after the last column."""
     columns: dict[Column, Column] = Field(default_factory=dict)
-    """Column of the recipe -> column of the source, where they differ."""
+    """Maps a column of the recipe to the source's column, if their names differ."""
     weight: float = Field(1.0, gt=0, le=100)
-    """How often each training row is used: 2 is twice, 0.5 is a random half, drawn after cleaning and splitting."""
+    """How often each training row is used: 2 means twice, 0.5 a random half, drawn after cleaning and splitting."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -65,7 +65,7 @@ class Source(Strict):
 
     @property
     def name(self) -> str:
-        """What messages and the quarantine call it; without credentials."""
+        """The source's name in messages and in the quarantine file, without credentials."""
         if self.path is not None:
             return self.path.name
         if self.hub is not None:
@@ -81,4 +81,4 @@ def _as_sources(value: Any) -> Any:
 
 
 Sources = Annotated[list[Source], BeforeValidator(_as_sources), Field(min_length=1)]
-"""A file's name, a source, or a list of either."""
+"""Sources, written as a file's name, a source, or a list of either."""

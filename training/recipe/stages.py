@@ -1,4 +1,4 @@
-"""The stages of a member: what each kind of adapter is made of, and how it is trained."""
+"""The recipe's part on the stages of a member: the kinds of adapters, and how each is trained."""
 
 from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 
@@ -11,20 +11,20 @@ StageKind = Literal["lora", "prefix", "prompt", "p_tuning", "distillation"]
 
 
 class StageRecipe(Strict):
-    """What the training of every kind of adapter takes."""
+    """The keys of every kind of stage."""
 
     epochs: int = Field(4, ge=1)
     """Passes over the rows."""
     batch_size: int = Field(32, ge=1)
-    """Rows of a step."""
+    """Rows in a batch."""
     learning_rate: float = Field(2e-3, gt=0)
-    """Peak of the one-cycle schedule."""
+    """Peak learning rate of the one-cycle schedule."""
     early_stopping: int | None = Field(None, ge=1)
-    """End after so many epochs without a lower loss on held-out rows, with the weights of the best one."""
+    """Stop after this many epochs without a lower loss on held-out rows, and keep the weights of the best epoch."""
 
 
 class LoraStage(StageRecipe):
-    """A LoRA (Hu et al. 2021); where members answer by heads with one of its own."""
+    """A LoRA (Hu et al. 2021). If members answer by heads, it has a head too."""
 
     kind: Literal["lora"] = "lora"
     """The kind of stage."""
@@ -33,42 +33,42 @@ class LoraStage(StageRecipe):
     alpha: float | None = Field(None, gt=0)
     """LoRA's alpha; default: the rank."""
     rslora: bool = False
-    """Scale by alpha over the rank's square root (Kalajdzievski 2023), not by alpha over the rank."""
+    """Scale by alpha over the square root of the rank (Kalajdzievski 2023), not by alpha over the rank."""
     layers: int | None = Field(None, ge=1)
-    """Adapt the first so many layers alone."""
+    """Adapt only this many layers, from the first; default: all layers."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout before the LoRA; on a CPU rounded to a multiple of 1/256."""
+    """Dropout before the LoRA. On a CPU, it is rounded to a multiple of 1/256."""
     target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
-    """The modules that get a LoRA: all linear ones, or those with these names."""
+    """The modules that get a LoRA: all linear modules, or the modules with these names."""
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     """Heads, classification: share of the target that is spread over all labels."""
     loss: Literal["mse", "huber"] = "mse"
-    """Heads, regression: the squared error, or Huber's."""
+    """Heads, regression: the squared error or the Huber loss."""
     normalize: bool = True
     """Heads: L2-normalise the pooled vector before the head."""
     head: Literal["prototypes", "random"] = "prototypes"
-    """Heads: where a normalised one starts: at the labels' centroids (for values: at the line through the cosines of
-    pairs, or at least squares), or anywhere, as its seed has it."""
+    """Heads: the start of a normalised head. `prototypes`: the labels' centroids; in regression, least squares on the
+    vectors or, for pairs, on their cosines. `random`: random weights by the member's seed."""
 
 
 class PrefixStage(StageRecipe):
-    """Prefix tuning (Li and Liang 2021): learned keys and values before the prompt, in every layer."""
+    """Prefix tuning (Li and Liang 2021): learned keys and values before the prompt in every layer."""
 
     kind: Literal["prefix"] = "prefix"
     """The kind of stage."""
     learning_rate: float = Field(1e-1, gt=0)
-    """Peak of the one-cycle schedule; default with a projection: 0.01."""
+    """Peak learning rate of the one-cycle schedule; default with a projection: 0.01."""
     virtual_tokens: int = Field(16, ge=1, le=512)
-    """Tokens of the context that the adapter takes."""
+    """Number of virtual tokens. They take places in the base's context."""
     projection: int | None = Field(None, ge=1)
-    """Width of an MLP that makes the keys and values while training; default: they are trained themselves."""
+    """Width of an MLP that makes the keys and values during training; default: no MLP."""
     init: str | None = Field(None, min_length=1)
-    """Start at the base's keys and values of this text; default: of random tokens of the vocabulary."""
+    """Start from the base's keys and values of this text; default: those of random tokens."""
 
     @model_validator(mode="before")
     @classmethod
     def _gentler_with_a_projection(cls, data: Any) -> Any:
-        # The MLP multiplies every step that its weights take.
+        # Each step of the MLP's weights changes all keys and values, so the learning rate is smaller.
         if isinstance(data, dict) and data.get("projection"):
             return {"learning_rate": 1e-2, **data}
         return data
@@ -77,7 +77,7 @@ class PrefixStage(StageRecipe):
     def _one_start(self) -> Self:
         if self.projection and self.init:
             raise ValueError(
-                "init and projection exclude each other: the start of a projected prefix is that of its MLP"
+                "init and projection exclude each other: with a projection, the MLP's weights decide the start"
             )
         return self
 
@@ -89,37 +89,38 @@ class PromptStage(StageRecipe):
     """The kind of stage."""
     learning_rate: float = Field(3e-2, gt=0)
     virtual_tokens: int = Field(16, ge=1, le=512)
-    """Tokens of the context that the adapter takes."""
+    """Number of virtual tokens. They take places in the base's context."""
     init: str | None = Field(None, min_length=1)
-    """Start at the embeddings of this text; default: of random tokens of the vocabulary."""
+    """Start from the embeddings of this text; default: those of random tokens."""
 
 
 class PTuningStage(StageRecipe):
-    """P-tuning (Liu et al. 2021): embeddings before the prompt that an MLP makes while training."""
+    """P-tuning (Liu et al. 2021): embeddings before the prompt, which an MLP makes during training."""
 
     kind: Literal["p_tuning"] = "p_tuning"
     """The kind of stage."""
     learning_rate: float = Field(5e-3, gt=0)
     virtual_tokens: int = Field(16, ge=1, le=512)
-    """Tokens of the context that the adapter takes."""
+    """Number of virtual tokens. They take places in the base's context."""
     encoder_hidden: int = Field(128, ge=1)
     """Width of the MLP."""
 
 
 SoftStage: TypeAlias = PrefixStage | PromptStage | PTuningStage
-"""Kinds that put virtual tokens before the prompt."""
+"""The kinds that put virtual tokens before the prompt."""
 AdapterStage: TypeAlias = LoraStage | SoftStage
 
 
 class TeacherRecipe(Strict):
-    """Who is learned from; exactly one."""
+    """The teacher of a distillation. Give exactly one of the keys."""
 
     ensemble: Name | None = None
-    """An ensemble that stands earlier in the recipe, fused; where it votes, its members' average."""
+    """An ensemble that is listed earlier in the recipe. It teaches its fused probabilities; if it votes, its members'
+    average."""
     member: str | None = Field(None, pattern=r"^[^/]+/[^/]+$")
-    """`ensemble/member` of such an ensemble."""
+    """`ENSEMBLE/MEMBER`: a member of an ensemble that is listed earlier."""
     path: RecipePath | None = None
-    """Another causal model, larger for instance, without adapters."""
+    """Another causal model, for example a larger one, without adapters."""
 
     @model_validator(mode="after")
     def _one_teacher(self) -> Self:
@@ -132,22 +133,23 @@ class TeacherRecipe(Strict):
 
     @property
     def taught_by(self) -> str | None:
-        """The ensemble that must be finished first."""
+        """The name of the ensemble that must be finished before it can teach; None for another model."""
         return self.ensemble or (self.member.partition("/")[0] if self.member else None)
 
 
 class DistillationStage(StageRecipe):
-    """Go on with the adapter of the stage before, towards a teacher's tempered probabilities (Hinton et al. 2015)."""
+    """Distillation (Hinton et al. 2015): trains the adapter of the stage before it further, on a teacher's
+    probabilities."""
 
     kind: Literal["distillation"] = "distillation"
     """The kind of stage."""
     learning_rate: float = Field(1e-3, gt=0)
     teacher: TeacherRecipe
-    """Who is learned from."""
+    """The teacher."""
     temperature: float = Field(2.0, gt=0)
-    """Divides the log-probabilities of teacher and student."""
+    """Temperature by which the log-probabilities of teacher and student are divided."""
     hard: float = Field(0.1, ge=0, lt=1)
-    """Weight of the true answers in the loss."""
+    """Weight of the right answers in the loss; the teacher has the rest."""
 
 
 AnyStage: TypeAlias = Annotated[AdapterStage | DistillationStage, Field(discriminator="kind")]

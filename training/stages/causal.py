@@ -1,4 +1,4 @@
-"""Members on a causal base: the loss is on the label's or the reply's tokens alone."""
+"""Rows and batches of members that answer by text. Only the tokens of the label or the reply have a loss."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,15 +8,16 @@ from datasets import Dataset
 
 from serve.labels import LabelError, encoder, fill, label_paths, label_texts
 from training.recipe import EnsembleRecipe, RecipeError
-from training.stages.fit import IGNORED, Collate, pad, padding_mask
+from training.stages.fit import IGNORED, Collate, pad, pad_tokens, padding_mask
 
 
 def member_features(
     rows: Dataset, text: str, ensemble: EnsembleRecipe, tokenizer: Any, limit: int
 ) -> Dataset:
-    """Prompt and answer as token ids, labels on the answer only; a prompt beyond `limit` tokens loses its beginning.
+    """Turn rows into features: `input_ids` of prompt and answer, `labels` on the answer only, and `length`.
 
-    A label ends without an end token, as it is scored; a reply ends with one, as it is written.
+    Rows longer than `limit` tokens lose the beginning of the prompt. A reply ends with an end token; a label does not,
+    because its score has none. Raises RecipeError if a label cannot be scored or there is no end token.
     """
     encode = encoder(tokenizer)
     answers, ending = _answers(rows, ensemble, tokenizer)
@@ -36,12 +37,13 @@ def member_features(
 
 
 def collate_for(tokenizer: Any) -> Collate:
-    """Batches padded on the right: `input_ids`, `attention_mask` and `labels`, each [batch, longest]."""
+    """Return the function that makes batches, padded on the right: `input_ids`, `attention_mask` and `labels`, each
+    [batch, longest]."""
 
     def collate(features: Sequence[Any]) -> dict[str, torch.Tensor]:
         ids = [feature["input_ids"] for feature in features]
         return {
-            "input_ids": pad(ids, tokenizer.pad_token_id),
+            "input_ids": pad_tokens(ids, tokenizer),
             "attention_mask": padding_mask(ids),
             "labels": pad([feature["labels"] for feature in features], IGNORED),
         }
@@ -49,10 +51,23 @@ def collate_for(tokenizer: Any) -> Collate:
     return collate
 
 
+def end_token(tokenizer: Any, where: str) -> int:
+    """Return the id of the token that ends a text. Raises RecipeError, which begins with `where`, if there is none."""
+    token: int | None = tokenizer.eos_token_id
+    if token is None:
+        raise RecipeError(
+            f"{where}: the base's tokenizer has no end token (eos_token), so the model cannot learn where a text ends; "
+            "set eos_token in the base's tokenizer_config.json"
+        )
+    return token
+
+
 def _answers(
     rows: Dataset, ensemble: EnsembleRecipe, tokenizer: Any
 ) -> tuple[list[str], list[int]]:
+    """The text that follows each row's prompt, and the token ids that end it."""
     if ensemble.task == "generation":
-        return [f" {reply.strip()}" for reply in rows[ensemble.target]], [tokenizer.eos_token_id]
+        ending = [end_token(tokenizer, f"ensemble {ensemble.name!r}")]
+        return [f" {reply.strip()}" for reply in rows[ensemble.target]], ending
     names = list(rows[ensemble.label])
     return label_texts(names, ensemble.verbalizers), []

@@ -1,8 +1,8 @@
-"""Distillation (Hinton, Vinyals and Dean 2015): the loss is towards a teacher's probabilities, softened.
+"""Distillation (Hinton, Vinyals and Dean 2015): the student learns the teacher's probabilities at a temperature.
 
-Teacher and student are both divided by the temperature T in log space, and the soft loss is multiplied by T squared, so
-that its gradients keep their size. Under labels the probabilities are over the labels; in generation they are over the
-tokens that the teacher finds most probable at each place of the right answer."""
+The log-probabilities of teacher and student are divided by the temperature T, and the soft loss is multiplied by T
+squared, so that its gradients keep their size. In classification, the probabilities are over the labels. In generation,
+they are over the teacher's most probable tokens at each place of the right answer."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from torch import nn
 
 from serve.labels import LabelPath, encoder, fill, label_paths, label_texts
 from training.recipe import DistillationStage, EnsembleRecipe
-from training.stages.fit import IGNORED, Collate, Loss, pad, padding_mask
+from training.stages.fit import IGNORED, Collate, Loss, pad_tokens, padding_mask
 
 TOP_TOKENS = 32
-"""How many tokens of the teacher's distribution are kept at each place."""
+"""How many of the teacher's most probable tokens are kept at each place."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class TopTokens:
 
 
 class Teacher(Protocol):
-    """Whoever is learned from. `advance` hears how many texts one of its passes has done."""
+    """The model or ensemble that a student learns from. `advance` counts finished texts, once for each pass."""
 
     passes: int
-    """How often it reads each text."""
+    """How many passes the teacher makes over each text."""
 
     def label_probabilities(
         self, texts: Sequence[str], pairs: Sequence[str] | None, advance: Callable[[int], None]
     ) -> NDArray[np.float64]:
-        """[texts, labels]; `pairs` are the second texts, where rows are pairs."""
+        """Return the label probabilities [texts, labels]. `pairs` are the second texts if rows are pairs."""
 
     def answer_tokens(
         self,
@@ -49,12 +49,12 @@ class Teacher(Protocol):
         answers: Sequence[Sequence[int]],
         advance: Callable[[int], None],
     ) -> list[TopTokens]:
-        """What it finds most probable at each place of the given answers."""
+        """Return the most probable tokens at each place of the given answers."""
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """Features, batches and the loss of one student."""
+    """The features, batches and loss of one student."""
 
     features: Dataset
     collate: Collate
@@ -62,12 +62,13 @@ class Distillation:
 
 
 def soften(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Probabilities [..., C] at a temperature, from log-probabilities or logits [..., C]."""
+    """Return the probabilities [..., C] at a temperature, from log-probabilities or logits [..., C]."""
     return (log_probs / temperature).softmax(dim=-1)
 
 
 def soft_loss(logits: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
-    """T squared times the cross entropy of `logits` [B, C] at T with the softened `targets` [B, C], averaged over B."""
+    """Return T squared times the cross-entropy of `logits` [B, C] at the temperature T with the softened `targets`
+    [B, C], averaged over B."""
     student = (logits / temperature).log_softmax(dim=-1)
     return -(targets * student).sum(dim=-1).mean() * temperature**2
 
@@ -75,7 +76,7 @@ def soft_loss(logits: torch.Tensor, targets: torch.Tensor, temperature: float) -
 def for_encoder(
     plain: Dataset, collate: Collate, soft: NDArray[np.float64], recipe: DistillationStage
 ) -> Distillation:
-    """A classifier's own features, with the teacher's probabilities [rows, labels] beside the labels."""
+    """Add the teacher's probabilities `soft` [rows, labels] to the features of a member with a head."""
 
     def collate_soft(features: Sequence[Any]) -> dict[str, torch.Tensor]:
         return {**collate(features), "soft": torch.tensor([each["soft"] for each in features])}
@@ -98,9 +99,11 @@ def for_labels(
     limit: int,
     recipe: DistillationStage,
 ) -> Distillation:
-    """A causal student whose label scores are normalised over the labels, as they are when it answers.
+    """Make the features of a student that scores labels as text, with the teacher's probabilities `soft` [rows,
+    labels].
 
-    Labels whose tokens go on from each other's share a row of the batch."""
+    The student's label scores are normalised over the labels, as in its answers. If one label's tokens begin with
+    another's, both share a row of the batch."""
     encode, written = encoder(tokenizer), label_texts(labels, ensemble.verbalizers)
     rows = []
     for text, right, targets in zip(texts, truth, _tempered(soft, recipe), strict=True):
@@ -123,14 +126,14 @@ def for_labels(
         sequences: list[list[int]] = []
         scored: list[list[int]] = []
         for number, each in enumerate(features):
-            # Label scores of the batch are numbered through, and so are its rows.
+            # Rows and label scores are numbered over the whole batch.
             scored += [
                 [len(sequences) + row, place, token, number * len(labels) + label]
                 for row, place, token, label in each["scored"]
             ]
             sequences += each["sequences"]
         return {
-            "input_ids": pad(sequences, tokenizer.pad_token_id or 0),
+            "input_ids": pad_tokens(sequences, tokenizer),
             "attention_mask": padding_mask(sequences),
             "scored": torch.tensor(scored),
             "sizes": torch.tensor([each["sizes"] for each in features]),
@@ -150,7 +153,8 @@ def for_labels(
 
 
 def answers_of(plain: Dataset) -> tuple[list[list[int]], list[list[int]]]:
-    """Contexts and answers of a causal member's features; a first token has nothing before it that foretells it."""
+    """Split a causal member's features into contexts and answers. The first token of a row is never in the answer,
+    because no token before it predicts it."""
     answers = [[token for token in row[1:] if token != IGNORED] for row in plain["labels"]]
     whole = zip(plain["input_ids"], answers, strict=True)
     return [ids[: len(ids) - len(answer)] for ids, answer in whole], answers
@@ -159,7 +163,7 @@ def answers_of(plain: Dataset) -> tuple[list[list[int]], list[list[int]]]:
 def for_answers(
     plain: Dataset, collate: Collate, tops: Sequence[TopTokens], recipe: DistillationStage
 ) -> Distillation:
-    """A causal student's own features, with the teacher's tokens at each place of the answers."""
+    """Add the teacher's tokens at each place of the answers to the features of a student that writes replies."""
     features = plain.add_column("tokens", [top.tokens.tolist() for top in tops]).add_column(
         "soft",
         [soften(torch.from_numpy(top.log_probs), recipe.temperature).tolist() for top in tops],
@@ -199,14 +203,15 @@ def _tempered(soft: NDArray[np.float64], recipe: DistillationStage) -> list[list
 
 
 def _own_places(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Logits [B, tokens, V] at the batch's own tokens; prompt tuning answers for its virtual tokens too."""
+    """Return the logits [B, tokens, V] at the batch's tokens, without those of virtual tokens (prompt tuning)."""
     ids = batch["input_ids"]
     logits = model(input_ids=ids, attention_mask=batch["attention_mask"]).logits
     return logits[:, -ids.shape[1] :].float()
 
 
 def _scored_places(paths: Sequence[LabelPath]) -> tuple[list[list[int]], list[list[int]]]:
-    """The fewest rows of tokens that score all labels; each scored token as [row, place before it, token, label]."""
+    """Return the fewest rows of tokens that score all labels, and each scored token as [row, the place before it,
+    token, label]."""
     needed = {(*path.context, *path.tokens[:-1]) for path in paths}
     rows = sorted(
         row for row in needed if not any(other[: len(row)] == row for other in needed - {row})
@@ -223,7 +228,7 @@ def _scored_places(paths: Sequence[LabelPath]) -> tuple[list[list[int]], list[li
 def _cut(
     rows: list[list[int]], scored: list[list[int]], limit: int
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """The same without the beginning, so that no row has more than `limit` tokens."""
+    """Cut the beginning off all rows, so that no row has more than `limit` tokens."""
     excess = max(0, max(map(len, rows)) - limit)
     kept = [[row, place - excess, *rest] for row, place, *rest in scored if place >= excess]
     return [row[excess:] for row in rows], kept

@@ -1,17 +1,18 @@
-"""Dropout whose masks are cheap to draw on a CPU.
+"""Dropout that is fast on CPUs.
 
-PyTorch draws a mask there one element at a time unless the processor is Intel's, which took a quarter of the training
-of a LoRA on a small encoder. Eight elements of one 64-bit draw cost a tenth of that."""
+Except on Intel's processors, PyTorch draws a mask one element at a time on a CPU. That took a quarter of the training
+time of a LoRA on a small encoder. Eight elements from one 64-bit draw take a tenth of it."""
 
 import torch
 from torch import nn
 
 LEVELS = 256
-"""Of a byte: the probability is rounded to a multiple of 1/256, and what is kept is scaled by just that."""
+"""The values of a byte. The dropout probability is rounded to a multiple of 1/256, and the scale is computed from
+it."""
 
 
 class ByteDropout(nn.Dropout):
-    """As `torch.nn.Dropout`, with a mask of random bytes where `inputs` is on the CPU."""
+    """Like `torch.nn.Dropout`, but with a mask of random bytes on a CPU."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         if inputs.device.type != "cpu" or not self.training or self.p in (0, 1):
@@ -23,7 +24,7 @@ class ByteDropout(nn.Dropout):
 
 
 def quicken_dropout(model: nn.Module) -> None:
-    """Put a ByteDropout in the place of each dropout in `model`."""
+    """Replace each dropout in `model` with a ByteDropout."""
     for parent in model.modules():
         for name, child in parent.named_children():
             if type(child) is nn.Dropout:

@@ -1,4 +1,4 @@
-"""Members with heads: a LoRA and a linear head over the pooled vectors of a text or a pair."""
+"""The model, rows and batches of members with heads. A head is linear over the pooled vector of a text or a pair."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,26 +12,26 @@ from torch import nn
 from serve.base.folder import Pooling
 from serve.manifest import Task
 from training.recipe import LoraStage
-from training.stages.fit import Collate, pad, padding_mask
+from training.stages.fit import Collate, pad_tokens, padding_mask
 from training.stages.losses import task_loss
 
 HEAD_FILE = "head.safetensors"
 
 UNIT_SCALE = 20.0
-"""What logits over a unit vector are multiplied by while training: a softmax over cosines needs a scale of this size
-to become confident (Wang et al. 2017, NormFace), and a head that starts small would take most of the training to grow
-there. It is part of the saved weights."""
+"""Logits over unit vectors are multiplied by this in training. A softmax over cosines needs such a scale to become
+confident (Wang et al. 2017, NormFace), and a small head would need most of the training to grow to it. The saved
+weights include the scale."""
 
 
 START_ROWS = 64
-"""Rows of one forward pass while a head's start is computed."""
+"""Rows in one forward pass while the start of a head is computed."""
 RIDGE = 1.0
-"""Keeps the least squares of many columns and few rows small."""
+"""The ridge penalty of the least squares, which keeps the weights small if there are few rows."""
 
 
 class EncoderWithHead(nn.Module):
-    """An encoder, or a causal model as one, with a linear head over its pooled vectors; `forward` gives the Trainer its
-    loss."""
+    """An encoder, or a causal model used as one, with a linear head over its pooled vectors. `forward` returns the loss
+    for the Trainer."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class EncoderWithHead(nn.Module):
         stage: LoraStage,
         pooling: Pooling = "mean",
     ) -> None:
-        """`towers`: rows are pairs, whose vectors u and v the head reads as [u, v, |u-v|, u*v]."""
+        """`towers` says that rows are pairs, whose vectors u and v the head reads as [u, v, |u-v|, u*v]."""
         super().__init__()
         self.encoder = encoder
         self.head = nn.Linear(4 * hidden if towers else hidden, outputs)
@@ -57,9 +57,10 @@ class EncoderWithHead(nn.Module):
     def start_informed(
         self, batches: Iterable[Mapping[str, torch.Tensor]], bfloat16: bool = False
     ) -> None:
-        """Let the head begin where it already says something about the rows in `batches`: at the labels' centroids, or
-        at the line through the pairs' cosines, or at the least squares of single texts' values. `bfloat16`: the vectors
-        are computed in it. Dropout is off, also afterwards."""
+        """Initialise the head from the rows in `batches`: with the labels' centroids or, in regression, by least
+        squares on the pairs' cosines or the texts' vectors.
+
+        With `bfloat16`, the vectors are computed in bfloat16. The model is in evaluation mode afterwards."""
         self.eval()
         with torch.autocast(self.head.weight.device.type, torch.bfloat16, enabled=bfloat16):
             seen = [(self.features(batch), batch["labels"]) for batch in batches]
@@ -71,8 +72,8 @@ class EncoderWithHead(nn.Module):
             self._start_at_centroids(features, targets)
 
     def _start_at_centroids(self, features: torch.Tensor, targets: torch.Tensor) -> None:
-        """The nearest-centroid classifier, so that a label's row already points where its rows lie (as in Proto-MAML,
-        Triantafillou et al. 2020); in multilabel with each label's prior as its bias."""
+        """Make the head a nearest-centroid classifier (as in Proto-MAML, Triantafillou et al. 2020). In multilabel,
+        each label's bias comes from its prior."""
         labels = len(self.head.weight)
         if self.task == "classification":
             targets = nn.functional.one_hot(targets, labels)
@@ -86,8 +87,8 @@ class EncoderWithHead(nn.Module):
             self.head.bias.copy_(prior - self.head.weight @ features.mean(dim=0))
 
     def _start_at_values(self, features: torch.Tensor, values: torch.Tensor) -> None:
-        """Least squares of the values on the pairs' cosines, which are the sums over u*v of unit vectors; or, with a
-        little ridge, on single texts' vectors."""
+        """Fit the head to the values by ridge regression: on the pairs' cosines, which are the sums of u*v over unit
+        vectors, or on the vectors of single texts."""
         hidden = features.shape[1] // 4
         read = features[:, 3 * hidden :].sum(dim=1, keepdim=True) if self.towers else features
         mean, centre = read.mean(dim=0), values.mean()
@@ -101,7 +102,7 @@ class EncoderWithHead(nn.Module):
         self.head.bias.fill_(float(centre - mean @ slope))
 
     def features(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """What the head reads of each row, [rows, hidden] or [rows, 4 x hidden]."""
+        """Return the inputs of the head: [rows, hidden], or [rows, 4 x hidden] for pairs."""
         mask = batch["attention_mask"]
         states = self.encoder(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
         vectors = pool(states, mask, self.stage.normalize, self.pooling)
@@ -118,14 +119,14 @@ class EncoderWithHead(nn.Module):
         }
 
     def load_head(self, folder: Path) -> None:
-        """Go on with the head that `save_head` wrote."""
+        """Load the head that `save_head` wrote, to train it further."""
         tensors = load_file(folder / HEAD_FILE)
         with torch.no_grad():
             self.head.weight.copy_(tensors["weight"] / self.scale)
             self.head.bias.copy_(tensors["bias"] / self.scale)
 
     def save_head(self, folder: Path) -> None:
-        """Write `head.safetensors`: `weight` [outputs, width], `bias` [outputs], and how its inputs are made."""
+        """Write `head.safetensors`: `weight` [outputs, width], `bias` [outputs], and metadata on its inputs."""
         tensors = {"weight": self.head.weight, "bias": self.head.bias}
         save_file(
             {
@@ -141,7 +142,7 @@ class EncoderWithHead(nn.Module):
 
 
 def towers(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """What a head over pairs reads: [u, v, |u-v|, u*v] (Reimers and Gurevych 2019)."""
+    """Return the inputs of a head over pairs: [u, v, |u-v|, u*v] (Reimers and Gurevych 2019)."""
     return torch.cat([u, v, (u - v).abs(), u * v], dim=-1)
 
 
@@ -151,8 +152,8 @@ def pool(
     normalize: bool,
     pooling: Pooling = "mean",
 ) -> torch.Tensor:
-    """Mean of `states` [batch, tokens, hidden] over the attention mask, or the last one in it; L2-normalised if asked:
-    [batch, hidden]."""
+    """Pool `states` [batch, tokens, hidden] to vectors [batch, hidden]: their mean over the attention mask, or the last
+    state in it; with `normalize`, L2-normalised."""
     counts = attention_mask.sum(dim=1).clamp(min=1)
     if pooling == "last":
         vectors = states[torch.arange(len(states)), counts - 1]
@@ -169,7 +170,8 @@ def member_features(
     tokenizer: Any,
     limit: int,
 ) -> Dataset:
-    """Token ids of the text, and of a second column the pair, cut at `limit`, and the row's target."""
+    """Turn rows into features: `input_ids` of the first column, `pair_ids` of a second one, `labels` and `length`.
+    Texts are cut after `limit` tokens."""
     ids, *pairs = (
         tokenizer(list(rows[column]), truncation=True, max_length=limit)["input_ids"]
         for column in columns
@@ -182,14 +184,15 @@ def member_features(
 
 
 def collate_for(tokenizer: Any) -> Collate:
-    """Batches padded on the right: `input_ids` and `attention_mask` [batch, longest], and `labels` [batch] or
-    [batch, labels]. Of pairs, the second texts' rows follow the first ones': [2 x batch, longest]."""
+    """Return the function that makes batches, padded on the right: `input_ids` and `attention_mask` [batch, longest],
+    and `labels` [batch] or [batch, labels]. For pairs, all first texts come before all second texts: [2 x batch,
+    longest]."""
 
     def collate(features: Sequence[Any]) -> dict[str, torch.Tensor]:
         ids = [feature["input_ids"] for feature in features]
         ids += [feature["pair_ids"] for feature in features if "pair_ids" in feature]
         return {
-            "input_ids": pad(ids, tokenizer.pad_token_id or 0),
+            "input_ids": pad_tokens(ids, tokenizer),
             "attention_mask": padding_mask(ids),
             "labels": torch.tensor([feature["labels"] for feature in features]),
         }
@@ -200,7 +203,7 @@ def collate_for(tokenizer: Any) -> Collate:
 def batches_of(
     features: Dataset, collate: Collate, size: int = START_ROWS
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """All rows once, the short ones first."""
+    """Yield batches of at most `size` rows that hold all rows once, short rows first."""
     lengths = list(features["length"])
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     for start in range(0, len(order), size):

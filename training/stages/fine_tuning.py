@@ -1,4 +1,4 @@
-"""Fine-tuning of the base's own weights on the ensembles' rows, all of them or those of the first layers."""
+"""Fine-tuning of the base's weights, all or those of its first layers, on the ensembles' tasks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from training.data.cleaning.families import families_of
 from training.recipe import EnsembleRecipe, FineTuningStage, LoraStage, RecipeError
 from training.stages import causal, encoder
 from training.stages.base import LAYER, Base
-from training.stages.fit import FitOptions, Stage, fit, in_bfloat16, judged
+from training.stages.fit import FitOptions, Stage, fit, fit_rows, in_bfloat16
 from training.stages.member import MemberData, encoder_rows, encoder_with_head
 
 
@@ -25,9 +25,10 @@ def tune_base(
     stage: Stage,
     target: Path,
 ) -> None:
-    """Tune the base on the rows of all `tasks` together (under a head: of one) and write it to `target`.
+    """Tune the base on the rows of all `tasks` together and write it to `target`.
 
-    The head is the base's own for the time and is left behind. Raises RecipeError."""
+    If members answer by heads, there is one task, and the head that is trained for it is not kept. Raises
+    RecipeError."""
     tokenizer, model = base.tokenizer(), base.model()
     if recipe.layers is not None:
         _freeze_above(model, recipe.layers)
@@ -36,7 +37,7 @@ def tune_base(
         recipe.epochs, recipe.batch_size, recipe.learning_rate, seed, recipe.early_stopping
     )
     set_seed(seed)
-    # The tasks read the same rows, so that a family has one number in all of them.
+    # All tasks read the same rows, so a family has the same number in all of them.
     families = [family for _, data in tasks for family in families_of(data.rows, data.columns)]
     if not base.by_heads:
         features = concatenate_datasets(
@@ -51,15 +52,15 @@ def tune_base(
                 for ensemble, data in tasks
             ]
         )
-        rows = judged(features, families, options)
+        rows = fit_rows(features, families, options)
         fit(model, rows, causal.collate_for(tokenizer), options, stage)
     else:
         [(ensemble, data)] = tasks
         limit = min(data.max_tokens or context, context)
-        # The head is made and started as a LoRA member's is by default.
+        # The head has the defaults of a LoRA member's head.
         with_head = encoder_with_head(model, base, ensemble, data, LoraStage())
         features = encoder_rows(ensemble, data, tokenizer, limit)
-        rows, collate = judged(features, families, options), encoder.collate_for(tokenizer)
+        rows, collate = fit_rows(features, families, options), encoder.collate_for(tokenizer)
         with_head.start_informed(
             encoder.batches_of(rows.train, collate), in_bfloat16(stage.precision)
         )
@@ -70,8 +71,8 @@ def tune_base(
 
 @torch.no_grad()
 def save_average(runs: Sequence[Base], target: Path) -> None:
-    """Write the average of the weights of `runs` of one base to `target`, in float32; two models are in memory at a
-    time."""
+    """Average the weights of several `runs` from one base and write them to `target`, in float32. At most two models
+    are in memory at a time."""
     model = runs[0].model()
     for number, run in enumerate(runs[1:], start=2):
         others = dict(run.model().named_parameters())
@@ -82,7 +83,7 @@ def save_average(runs: Sequence[Base], target: Path) -> None:
 
 
 def _freeze_above(model: Any, layers: int) -> None:
-    """Leave only the weights of the first `layers` layers to be trained."""
+    """Freeze all weights except those of the first `layers` layers. Raises RecipeError if the base has fewer."""
     numbered = {
         name: int(match[1])
         for name, _ in model.named_parameters()

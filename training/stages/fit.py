@@ -1,7 +1,7 @@
-"""One fine-tuning run through transformers' Trainer.
+"""The training loop of all stages, by transformers' Trainer.
 
-One-cycle learning rate, length-grouped batches, bfloat16 where the machine computes it, early stopping, and checkpoints
-from which a run that was killed goes on to the same weights.
+It has a one-cycle learning rate, length-grouped batches, bfloat16 if the machine computes it natively, early stopping,
+and checkpoints from which a killed run continues to the same weights.
 """
 
 import json
@@ -28,15 +28,15 @@ Collate = Callable[[Sequence[Mapping[str, Any]]], dict[str, torch.Tensor]]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 IGNORED = -100
-"""Label of a position without loss (PyTorch's cross entropy)."""
+"""The label of a position without a loss (PyTorch's cross-entropy)."""
 
 
 Loss = Callable[[nn.Module, dict[str, torch.Tensor]], torch.Tensor]
-"""What a model loses on a batch."""
+"""Computes a model's loss on a batch."""
 
 WEIGHTS_FILE = "trained.safetensors"
 STATE_FILE = "trainer_state.json"
-"""What the Trainer writes last into a checkpoint."""
+"""The file that the Trainer writes last into a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -47,41 +47,40 @@ class FitOptions:
     """Peak of the one-cycle schedule."""
     seed: int
     patience: int | None = None
-    """Stop after so many epochs without a lower loss on held-out rows, and keep the weights of the best one."""
+    """Stop after this many epochs without a lower loss on held-out rows, and keep the weights of the best epoch."""
 
 
 HELD_OUT = 0.1
-"""Share of the rows that early stopping judges by, and that are not trained on."""
+"""Share of the rows that is held out for early stopping."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Rows to train on, and those that early stopping judges by."""
+class FitRows:
+    """Rows to train on, and rows held out for early stopping."""
 
     train: Dataset
-    judge: Dataset | None
-    """None where a stage does not stop early."""
+    held_out: Dataset | None
+    """None if the stage does not stop early."""
 
 
-def judged(rows: Dataset, families: Sequence[int], options: FitOptions) -> Judged:
-    """All rows to train on, or without those that early stopping judges by; no family [N] is on both sides.
+def fit_rows(rows: Dataset, families: Sequence[int], options: FitOptions) -> FitRows:
+    """Hold out rows for early stopping if `options` ask for it. `families` [N] stay together.
 
-    Raises RecipeError where all rows are of one family."""
+    Raises RecipeError if all rows are of one family."""
     if options.patience is None:
-        return Judged(rows, None)
+        return FitRows(rows, None)
     share = max(HELD_OUT, 1 / max(len(rows), 1))
     kept, held = hold_out(families, share, options.seed)
     if not held:
         raise RecipeError(
-            f"early_stopping needs rows that are not trained on, but all {len(rows)} rows have one text, or are of one "
-            "group; leave it out"
+            f"early_stopping needs held-out rows, but all {len(rows)} rows have the same text or group; leave it out"
         )
-    return Judged(rows.select(kept), rows.select(held))
+    return FitRows(rows.select(kept), rows.select(held))
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a run keeps its checkpoints, how it computes, and who hears of its progress."""
+    """A stage's title, its folder for checkpoints, its precision, and the Watch for its progress."""
 
     title: str
     folder: Path
@@ -90,9 +89,9 @@ class Stage:
 
 
 class LengthGroupedBatches(LengthGroupedSampler):
-    """transformers' length-grouped order with its batches shuffled.
+    """transformers' length-grouped order, with shuffled batches.
 
-    Sorted batches make training swing between long and short rows, which are often of different kinds."""
+    In the library's order, training swings between long and short rows, which often differ in kind."""
 
     def __iter__(self) -> Iterator[int]:
         indices = list(super().__iter__())
@@ -103,10 +102,10 @@ class LengthGroupedBatches(LengthGroupedSampler):
 
 
 class OneCycleTrainer(Trainer):
-    """Trainer with PyTorch's one-cycle schedule (Smith and Topin 2018), length-grouped batches, and checkpoints of
-    nothing but the weights that are trained.
+    """Trainer with PyTorch's one-cycle schedule (Smith and Topin 2018), length-grouped batches, and checkpoints that
+    hold only the trained weights.
 
-    PEFT's own checkpoints lack the MLP that makes virtual tokens while they are trained."""
+    PEFT's own checkpoints lack the MLP that makes virtual tokens during training."""
 
     def __init__(self, *args: Any, loss: Loss | None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -157,7 +156,7 @@ class OneCycleTrainer(Trainer):
 
 def fit(
     model: nn.Module,
-    features: Judged,
+    features: FitRows,
     collate: Collate,
     options: FitOptions,
     stage: Stage,
@@ -165,7 +164,7 @@ def fit(
 ) -> None:
     """Train `model` in place on `features` (columns `input_ids`, `labels`, `length`), by its own loss or by `loss`.
 
-    A run that was interrupted goes on from the last epoch's checkpoint in `stage.folder`.
+    An interrupted run continues from the last epoch's checkpoint in `stage.folder`.
     """
     checkpoint = last_checkpoint(stage.folder)
     if checkpoint is not None and _had_stopped(checkpoint, options):
@@ -180,7 +179,7 @@ def fit(
         model=model,
         args=_arguments(options, stage),
         train_dataset=features.train,
-        eval_dataset=features.judge,
+        eval_dataset=features.held_out,
         data_collator=collate,
         callbacks=callbacks,
         loss=loss,
@@ -212,7 +211,7 @@ def _arguments(options: FitOptions, stage: Stage) -> TrainingArguments:
         seed=options.seed,
         use_cpu=on_cpu,
         bf16=in_bfloat16(stage.precision),
-        # The sampler reads `length` from the columns that are left, so none may be removed before it does.
+        # The sampler needs the column `length`, which the Trainer would remove.
         remove_unused_columns=False,
         save_strategy="epoch",
         save_total_limit=1,
@@ -225,13 +224,13 @@ def _arguments(options: FitOptions, stage: Stage) -> TrainingArguments:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The last whole checkpoint in `folder`; one in whose writing the process died is passed over."""
+    """Return the last complete checkpoint in `folder`, if any. A process may have died while it wrote the last one."""
     found = [path for path in folder.glob("checkpoint-*") if _state(path)]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def load_weights(model: nn.Module, checkpoint: Path) -> None:
-    """Put a checkpoint's weights into the parameters of `model` that are trained."""
+    """Load a checkpoint's weights into the trained parameters of `model`."""
     tensors = load_file(checkpoint / WEIGHTS_FILE)
     with torch.no_grad():
         for name, weight in _trained(model):
@@ -243,7 +242,7 @@ def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def _state(checkpoint: Path) -> dict[str, Any]:
-    """What the Trainer says of a checkpoint; empty for one that is not whole."""
+    """Return the Trainer's state in a checkpoint; empty if the checkpoint is not complete."""
     try:
         state: dict[str, Any] = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -252,7 +251,7 @@ def _state(checkpoint: Path) -> dict[str, Any]:
 
 
 def _had_stopped(checkpoint: Path, options: FitOptions) -> bool:
-    """Whether the run had ended early and died before what it had learned was saved."""
+    """Whether the run stopped early and died before its weights were saved."""
     if options.patience is None:
         return False
     stopper = _state(checkpoint)["stateful_callbacks"]["EarlyStoppingCallback"]
@@ -260,20 +259,28 @@ def _had_stopped(checkpoint: Path, options: FitOptions) -> bool:
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-    """Rows of different lengths as one int64 tensor [rows, longest], filled on the right."""
+    """Pad rows of different lengths with `value` on the right, to one int64 tensor [rows, longest]."""
     longest = max(len(row) for row in rows)
     return torch.tensor(
         [[*row, *[value] * (longest - len(row))] for row in rows], dtype=torch.int64
     )
 
 
+def pad_tokens(rows: Sequence[Sequence[int]], tokenizer: Any) -> torch.Tensor:
+    """Pad rows of token ids to one tensor [rows, longest].
+
+    A tokenizer without a padding token is fine: the attention mask hides the padded places, whatever token is there.
+    """
+    return pad(rows, tokenizer.pad_token_id or 0)
+
+
 def padding_mask(rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """1 where `pad` puts a token of the row, 0 where it fills: [rows, longest]."""
+    """Return the attention mask of padded rows [rows, longest]: 1 at the row's tokens, 0 at the padding."""
     return pad([[1] * len(row) for row in rows], 0)
 
 
 def in_bfloat16(precision: Precision) -> bool:
-    """Whether a stage computes in bfloat16 on this machine."""
+    """Whether a stage of this precision computes in bfloat16 on this machine."""
     if precision != "auto":
         return precision == "bfloat16"
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""A LoRA on the frozen base through PEFT."""
+"""A LoRA on the frozen base, by PEFT."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from training.stages.base import LAYER, Base
 
 
 def with_lora(model: Any, recipe: LoraStage, base: Base, member: str) -> PeftModel:
-    """`model`, frozen, with LoRA layers that are ready to be trained. Raises RecipeError."""
+    """Freeze `model` and add LoRA layers to it. Raises RecipeError if the recipe does not fit the base."""
     depth = model.config.num_hidden_layers
     if recipe.layers is not None and recipe.layers > depth:
         raise RecipeError(f"member {member!r}: layers is {recipe.layers}, but the base has {depth}")
@@ -22,7 +22,7 @@ def with_lora(model: Any, recipe: LoraStage, base: Base, member: str) -> PeftMod
         lora_dropout=recipe.dropout,
         target_modules=_targets(model, recipe),
         layers_to_transform=None if recipe.layers is None else list(range(recipe.layers)),
-        # The pooler is not on the way to the mean-pooled vector: a LoRA there would never learn and vLLM refuses it.
+        # The mean-pooled vector does not pass the pooler: a LoRA there would never learn, and vLLM refuses it.
         exclude_modules=r".*\.?pooler\..*" if base.kind == "encoder" else None,
     )
     try:
@@ -35,7 +35,8 @@ def with_lora(model: Any, recipe: LoraStage, base: Base, member: str) -> PeftMod
 
 
 def _targets(model: Any, recipe: LoraStage) -> str | list[str]:
-    """PEFT takes no `all-linear` for a part of the layers, so the linear modules' names stand in for it there."""
+    """Return PEFT's `target_modules`. PEFT does not accept `all-linear` for only some layers, so the names of the
+    linear modules replace it there."""
     if recipe.layers is None or recipe.target_modules != "all-linear":
         return recipe.target_modules
     return sorted(

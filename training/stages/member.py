@@ -1,4 +1,4 @@
-"""One stage of a member: an adapter on the frozen base, trained on the member's bag and saved in PEFT's format."""
+"""Trains one stage of a member: an adapter on the frozen base, on the member's bag, saved in PEFT's format."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +16,7 @@ from serve.adapter.origin import record_base
 from serve.base.positions import longest_text
 from training.data.cleaning.families import families_of
 from training.data.splits import bag
+from training.data.targets import targets
 from training.progress import Advance, counted
 from training.recipe import (
     AnyStage,
@@ -29,15 +30,14 @@ from training.stages import causal, distillation, encoder
 from training.stages.base import Base
 from training.stages.distillation import Teacher
 from training.stages.encoder import EncoderWithHead
-from training.stages.fit import FitOptions, Judged, Stage, fit, in_bfloat16, judged
+from training.stages.fit import FitOptions, FitRows, Stage, fit, fit_rows, in_bfloat16
 from training.stages.lora import with_lora
 from training.stages.soft import continued, with_virtual_tokens
-from training.targets import targets
 
 
 @dataclass(frozen=True)
 class MemberData:
-    """What every member of an ensemble is trained from; each draws its own bag of it."""
+    """The rows of an ensemble, from which each member draws its bag, and what their columns mean."""
 
     rows: Dataset
     text: str
@@ -45,9 +45,9 @@ class MemberData:
     labels: Sequence[str]
     """The labels in their order; none for generation and regression."""
     max_tokens: int | None
-    """Longer inputs are cut; None: the base's context."""
+    """Longer inputs are cut; None means the base's context."""
     text_pair: str | None = None
-    """Column of the second texts, where rows are pairs."""
+    """Column of the second texts if rows are pairs."""
 
     @property
     def columns(self) -> list[str]:
@@ -57,14 +57,14 @@ class MemberData:
 
 @dataclass(frozen=True)
 class MemberStage:
-    """One of a member's stages, and what the stages before it left."""
+    """One stage of a member, and the adapters of the stages before it."""
 
     member: MemberRecipe
     recipe: AnyStage
     before: Sequence[Path] = ()
-    """The adapters so far; distillation goes on with the last one."""
+    """The folders of the adapters so far. Distillation continues the last one."""
     teacher: Teacher | None = None
-    """Who distillation learns from."""
+    """The teacher of a distillation."""
 
 
 def train_stage(
@@ -75,7 +75,7 @@ def train_stage(
     stage: Stage,
     target: Path,
 ) -> None:
-    """Train one adapter (and head) on the member's bag of the rows, and save it in `target`. Raises RecipeError."""
+    """Train one adapter, with its head if it has one, on the member's bag; save it in `target`. Raises RecipeError."""
     rows = data.rows.select(bag(len(data.rows), own.member.bag, own.member.seed))
     training = _Training(own, ensemble, base, replace(data, rows=rows))
     target.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def train_stage(
 
 
 class _Training:
-    """A stage with its base loaded."""
+    """One stage with its base loaded."""
 
     def __init__(
         self, own: MemberStage, ensemble: EnsembleRecipe, base: Base, data: MemberData
@@ -111,7 +111,7 @@ class _Training:
         adapted = self._adapted()
         collate = causal.collate_for(tokenizer)
         if not isinstance(own.recipe, DistillationStage):
-            fit(adapted, self._judged(self._causal_rows()), collate, self._options, stage)
+            fit(adapted, self._fit_rows(self._causal_rows()), collate, self._options, stage)
             return adapted
         if self._ensemble.task == "generation":
             plain = self._causal_rows()
@@ -129,7 +129,7 @@ class _Training:
                 self._limit,
                 own.recipe,
             )
-        features = self._judged(soft.features)
+        features = self._fit_rows(soft.features)
         fit(adapted, features, soft.collate, self._options, stage, soft.loss)
         return adapted
 
@@ -144,12 +144,12 @@ class _Training:
             model.load_head(own.before[-1])
             soft = self._taught(stage)
             student = distillation.for_encoder(features, collate, soft, own.recipe)
-            rows = self._judged(student.features)
+            rows = self._fit_rows(student.features)
             fit(model, rows, student.collate, self._options, stage, student.loss)
         else:
-            rows = self._judged(features)
+            rows = self._fit_rows(features)
             if lora.normalize and lora.head == "prototypes":
-                # A LoRA that has learned nothing yet changes no vector, and takes time.
+                # An untrained LoRA changes no vector, and computing it takes time.
                 with adapted.disable_adapter():
                     model.start_informed(
                         encoder.batches_of(rows.train, collate), in_bfloat16(stage.precision)
@@ -158,12 +158,12 @@ class _Training:
         model.save_head(target)
         return adapted
 
-    def _judged(self, features: Dataset) -> Judged:
-        """The features of the member's rows, one a row, apart from those that early stopping judges by."""
-        return judged(features, families_of(self._data.rows, self._data.columns), self._options)
+    def _fit_rows(self, features: Dataset) -> FitRows:
+        """Hold out features for early stopping if the stage asks for it. There is one feature for each row."""
+        return fit_rows(features, families_of(self._data.rows, self._data.columns), self._options)
 
     def _adapted(self) -> PeftModel:
-        """The base with the adapter that is trained, over those that are not."""
+        """Return the base with the adapter to train. Adapters of earlier stages are merged into the base."""
         own, recipe = self._own, self._own.recipe
         if isinstance(recipe, DistillationStage):
             *frozen, last = own.before
@@ -177,7 +177,7 @@ class _Training:
         return with_virtual_tokens(model, recipe, self._tokenizer)
 
     def _taught(self, stage: Stage) -> NDArray[np.float64]:
-        """The teacher's label probabilities of the member's rows."""
+        """Return the teacher's label probabilities for the member's rows [rows, labels]."""
         data = self._data
         pairs = list(data.rows[data.text_pair]) if data.text_pair else None
         with _asked(self._own, stage, len(data.rows)) as (teacher, advance):
@@ -193,9 +193,9 @@ class _Training:
 def encoder_with_head(
     model: Any, base: Base, ensemble: EnsembleRecipe, data: MemberData, recipe: LoraStage
 ) -> EncoderWithHead:
-    """`model`, of `base` and with LoRA layers in it or not, with a head for the ensemble's task."""
+    """Put a head for the ensemble's task on `model`, which is `base` with or without LoRA layers."""
     return EncoderWithHead(
-        # Without the layer that foretells tokens.
+        # Without the layer that predicts tokens.
         model.base_model,
         model.config.hidden_size,
         len(data.labels) or 1,
@@ -207,20 +207,20 @@ def encoder_with_head(
 
 
 def encoder_rows(ensemble: EnsembleRecipe, data: MemberData, tokenizer: Any, limit: int) -> Dataset:
-    """What a model with a head reads of the rows."""
+    """Return the features of the rows for a model with a head."""
     truth = right_answers(ensemble, data)
     return encoder.member_features(data.rows, data.columns, truth, tokenizer, limit)
 
 
 def right_answers(ensemble: EnsembleRecipe, data: MemberData) -> list[Any]:
-    """Each row's right answer as numbers."""
+    """Return each row's right answer as a number, or as numbers in multilabel."""
     cells = list(data.rows[ensemble.answer])
     truth: list[Any] = targets(ensemble.task, data.labels, cells, "training").tolist()
     return truth
 
 
 def _limit(own: MemberStage, max_tokens: int | None, context: int) -> int:
-    """How many tokens of a row fit beside the virtual ones."""
+    """Return how many tokens of a row fit beside the virtual tokens. Raises RecipeError if none fit."""
     virtual = max(getattr(stage, "virtual_tokens", 0) for stage in own.member.stages)
     if virtual >= context:
         raise RecipeError(
@@ -231,7 +231,7 @@ def _limit(own: MemberStage, max_tokens: int | None, context: int) -> int:
 
 
 def _merged(model: Any, folders: Sequence[Path]) -> Any:
-    """`model` with earlier stages' LoRA in its weights: what is trained on top sees it as the base."""
+    """Merge the LoRAs of earlier stages into the weights of `model`, so that the next adapter is trained on top."""
     for folder in folders:
         model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     return model
@@ -239,8 +239,8 @@ def _merged(model: Any, folders: Sequence[Path]) -> Any:
 
 @contextmanager
 def _asked(own: MemberStage, stage: Stage, rows: int) -> Iterator[tuple[Teacher, Advance]]:
-    """The stage's teacher; its answers are a piece of work of their own."""
-    assert own.teacher is not None, "whoever distils has found the teacher"
+    """Yield the stage's teacher, whose answers have their own row of progress."""
+    assert own.teacher is not None, "a distillation's job finds its teacher first"
     total = rows * own.teacher.passes
     with counted(stage.watch, f"{stage.title}: teacher", total) as advance:
         yield own.teacher, advance
@@ -249,11 +249,11 @@ def _asked(own: MemberStage, stage: Stage, rows: int) -> Iterator[tuple[Teacher,
 def _save(model: PeftModel, base: Base, target: Path) -> None:
     config = model.peft_config["default"]
     config.base_model_name_or_path = base.name
-    # A set has another order in each process, and the adapter would have another digest.
+    # The order of a set differs between processes, and so would the adapter's digest.
     if isinstance(names := getattr(config, "target_modules", None), set):
         config.target_modules = sorted(names)
     # "auto" would look the base up on the hub.
     model.save_pretrained(target, save_embedding_layers=False)
-    # PEFT's model card is a form to fill in and is not part of an adapter's content.
+    # PEFT's model card is an empty form, and not part of the adapter.
     (target / "README.md").unlink(missing_ok=True)
     record_base(target, base.folder)

@@ -1,4 +1,4 @@
-"""The objectives of pretraining: the next token, masked tokens (and next sentences), over documents."""
+"""Pretraining on documents. It predicts the next token, masked tokens, or masked tokens and next sentences."""
 
 import math
 import re
@@ -25,43 +25,45 @@ from serve.base.positions import longest_text
 from training.data.splits import hold_out
 from training.recipe import Objective, RecipeError
 from training.stages.causal import collate_for as causal_batches
+from training.stages.causal import end_token
 from training.stages.documents import Documents
 from training.stages.fit import (
     IGNORED,
     Collate,
     FitOptions,
-    Judged,
+    FitRows,
     Stage,
     fit,
-    judged,
+    fit_rows,
     pad,
+    pad_tokens,
     padding_mask,
 )
 
 MASKED = 0.15
-"""Share of tokens whose place has a loss; of these 80% become the mask, 10% a random token, 10% stay (Devlin et al.
-2019)."""
+"""Share of tokens that have a loss. Of these, 80% are replaced by the mask token, 10% by a random token, and 10% stay
+(Devlin et al. 2019)."""
 HELD_OUT = 0.05
-"""Share of the documents that are judged by, and not trained on."""
+"""Share of the documents that is held out to judge the model."""
 JUDGED_ROWS = 32
-"""Rows of one forward pass while judging."""
+"""Rows in one forward pass while the model is judged."""
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """How well held-out tokens are foretold, in nats a token."""
+    """The losses on held-out documents, in nats per token."""
 
     loss: float
     unigram: float
-    """The same of a model that knows only how often each token occurs in the documents."""
+    """The loss of a model that knows only how often each token occurs in the documents."""
 
 
 def model_of(folder: Path, objective: Objective) -> Any:
-    """The model in `folder` with the head that the objective needs; one that is not there starts at random.
+    """Load the model in `folder` with the head that the objective needs. A head that the folder lacks starts at random.
 
-    Raises RecipeError for a model that cannot have it."""
+    Raises RecipeError if the model cannot have the head."""
     if objective == "autoregressive":
         return AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
     if AutoConfig.from_pretrained(folder).model_type == "bert":
@@ -81,9 +83,12 @@ def pretrain(
     options: FitOptions,
     stage: Stage,
 ) -> Pretrained:
-    """Train a model in place, and judge it by documents that it has not seen (of a single family, by those it has).
+    """Train a model in place, and judge it on held-out documents. If all documents are of one family, none can be held
+    out, and it is judged on the documents that it was trained on.
 
-    Raises RecipeError for documents without two sentences where these are needed."""
+    Raises RecipeError if the objective needs pairs of sentences and there are none, or a token that the tokenizer
+    lacks.
+    """
     if objective == "masked_next_sentence":
         _demand_sentences(documents.texts)
     context = longest_text(model.config.to_dict())
@@ -93,14 +98,14 @@ def pretrain(
 
     share = max(HELD_OUT, 1 / max(len(documents.texts), 1))
     kept, held = hold_out(documents.families, share, options.seed)
-    # Documents are parted before they are read, because a pair of sentences may be of two of them.
-    seen = judged(
+    # Documents are split before pairs are made, because a pair may take its sentences from two documents.
+    seen = fit_rows(
         Dataset.from_dict({"document": [documents.texts[index] for index in kept]}),
         [documents.families[index] for index in kept],
         options,
     )
     train = features(seen.train)
-    rows = Judged(train, None if seen.judge is None else features(seen.judge))
+    rows = FitRows(train, None if seen.held_out is None else features(seen.held_out))
     unseen = [documents.texts[index] for index in held or kept]
     causal = objective == "autoregressive"
     collate = causal_batches(tokenizer) if causal else _Masking(tokenizer)
@@ -108,28 +113,34 @@ def pretrain(
     fit(model, rows, collate, options, stage, None if causal else _masked_loss)
     set_seed(options.seed)
     unread = features(Dataset.from_dict({"document": unseen}))
-    pretrained: Pretrained = _foretelling(model, train, unread, collate, causal)
+    pretrained: Pretrained = _held_out_losses(model, train, unread, collate, causal)
     return pretrained
 
 
 def save_pretrained(model: Any, tokenizer: Any, target: Path) -> None:
-    """Write the model as a base: an encoder without its head."""
+    """Write the model to `target` as a base; an encoder is written without its head."""
     encoder = not type(model).__name__.endswith("ForCausalLM")
     (model.base_model if encoder else model).save_pretrained(target)
     tokenizer.save_pretrained(target)
 
 
 class _Masking:
-    """Batches in which some places are masked, others each time; their labels are what stood there."""
+    """Makes batches in which random places are masked. The labels at these places are the original tokens."""
 
     def __init__(self, tokenizer: Any) -> None:
+        """Raises RecipeError if the tokenizer has no mask token."""
+        if tokenizer.mask_token_id is None:
+            raise RecipeError(
+                "a masked objective needs a mask token, and the base's tokenizer has none (mask_token); choose another "
+                "base, or leave pretraining out"
+            )
         self._tokenizer = tokenizer
         self._special = torch.tensor(sorted(tokenizer.all_special_ids))
 
     def __call__(self, features: Sequence[Any]) -> dict[str, torch.Tensor]:
         ids = [feature["input_ids"] for feature in features]
-        tokens = pad(ids, self._tokenizer.pad_token_id)
-        chosen = self._chosen(tokens)
+        tokens, mask = pad_tokens(ids, self._tokenizer), padding_mask(ids)
+        chosen = self._chosen(tokens, mask.bool())
         labels = tokens.masked_fill(~chosen, IGNORED)
         fate = torch.rand(tokens.shape)
         anything = torch.randint(len(self._tokenizer), tokens.shape)
@@ -137,7 +148,7 @@ class _Masking:
         tokens = torch.where(chosen & (fate >= 0.9), anything, tokens)
         return {
             "input_ids": tokens,
-            "attention_mask": padding_mask(ids),
+            "attention_mask": mask,
             "token_type_ids": pad([feature["token_type_ids"] for feature in features], 0),
             "labels": labels,
             "next_sentence_label": torch.tensor(
@@ -145,9 +156,11 @@ class _Masking:
             ),
         }
 
-    def _chosen(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Which places have a loss: of each row `MASKED` of what is not special, and at least one."""
-        scores = torch.rand(tokens.shape).masked_fill(torch.isin(tokens, self._special), 2.0)
+    def _chosen(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Choose the places that have a loss [rows, longest]: in each row the share `MASKED` of its ordinary tokens,
+        and at least one. Special tokens and the places that `mask` hides are never chosen."""
+        ordinary = mask & ~torch.isin(tokens, self._special)
+        scores = torch.rand(tokens.shape).masked_fill(~ordinary, 2.0)
         usable = (scores < 1.0).sum(dim=1, keepdim=True)
         count = (usable * MASKED).round().long().clamp(min=1).minimum(usable)
         rank = scores.argsort(dim=1).argsort(dim=1)
@@ -180,8 +193,9 @@ def _features(
 ) -> Dataset:
     if objective == "autoregressive":
         rows = []
+        end = end_token(tokenizer, "pretraining")
         for document in documents:
-            ids = [*tokenizer(document)["input_ids"][: context - 1], tokenizer.eos_token_id]
+            ids = [*tokenizer(document)["input_ids"][: context - 1], end]
             rows.append({"input_ids": ids, "labels": ids, "length": len(ids)})
         return Dataset.from_list(rows)
     pairs: list[tuple[str, str | None, int]] = [(document, None, IGNORED) for document in documents]
@@ -204,9 +218,8 @@ def _features(
 
 
 def _sentence_pairs(documents: Sequence[str], seed: int) -> list[tuple[str, str | None, int]]:
-    """Each two sentences that follow each other, half of them with a stranger's in the second's place (label 1).
-
-    A document of one sentence is read without a question."""
+    """Pair each sentence with the next one (label 0). In half of the pairs, the second sentence is from another
+    document (label 1). A document of one sentence gives that sentence alone, without a label."""
     rng = np.random.default_rng(seed)
     split = list(map(_sentences, documents))
     pairs: list[tuple[str, str | None, int]] = []
@@ -223,7 +236,7 @@ def _sentence_pairs(documents: Sequence[str], seed: int) -> list[tuple[str, str 
 
 
 def _demand_sentences(documents: Sequence[str]) -> None:
-    """Raise RecipeError where no sentence follows another."""
+    """Check that some document has two sentences. Raises RecipeError otherwise."""
     if all(len(_sentences(document)) < 2 for document in documents):
         raise RecipeError(
             "masked_next_sentence needs documents of two sentences or lines and more; these have one each"
@@ -235,32 +248,32 @@ def _sentences(document: str) -> list[str]:
 
 
 @torch.no_grad()
-def _foretelling(
-    model: nn.Module, train: Dataset, judged: Dataset, collate: Collate, causal: bool
+def _held_out_losses(
+    model: nn.Module, train: Dataset, unseen: Dataset, collate: Collate, causal: bool
 ) -> Pretrained:
-    """Both losses on the same tokens of the held-out documents."""
+    """Return the model's and the unigram model's loss on the same tokens of `unseen`."""
     counts = Counter(token for ids in train["input_ids"] for token in ids)
     total = sum(counts.values())
     known = len(counts) + 1
     losses: list[float] = []
     unigram: list[float] = []
-    for start in range(0, len(judged), JUDGED_ROWS):
+    for start in range(0, len(unseen), JUDGED_ROWS):
         batch = collate(
-            [judged[index] for index in range(start, min(start + JUDGED_ROWS, len(judged)))]
+            [unseen[index] for index in range(start, min(start + JUDGED_ROWS, len(unseen)))]
         )
-        logits, labels = _foretold(model, batch, causal)
+        logits, labels = _predictions(model, batch, causal)
         chosen = labels != IGNORED
         losses += nn.functional.cross_entropy(
             logits[chosen].float(), labels[chosen], reduction="none"
         ).tolist()
-        # One more of each token (Laplace), so that an unseen one has a probability too.
+        # Each token is counted once more (Laplace), so that unseen tokens have a probability too.
         unigram += [
             -math.log((counts[token] + 1) / (total + known)) for token in labels[chosen].tolist()
         ]
     return Pretrained(float(np.mean(losses)), float(np.mean(unigram)))
 
 
-def _foretold(
+def _predictions(
     model: nn.Module, batch: dict[str, torch.Tensor], causal: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     inputs = {k: v for k, v in batch.items() if k not in ("labels", "next_sentence_label")}

@@ -1,4 +1,4 @@
-"""A small base from nothing: a tokenizer, and a Llama- or Qwen2-shaped causal model or a BERT-shaped encoder."""
+"""Trains a small base from scratch: a tokenizer, and a causal model (Llama, Qwen2) or an encoder (BERT)."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -45,7 +45,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
-"""`User: <text>` and `Assistant: <text>` lines; a recipe's template in the same words lets chat reach its members."""
+"""Lines of `User: <text>` and `Assistant: <text>`. With a recipe's template in the same form, members answer chats."""
 
 
 def train_base(
@@ -56,9 +56,9 @@ def train_base(
     seed: int,
     stage: Stage,
 ) -> Pretrained:
-    """Train the tokenizer and the model on documents made of `rows`, and save both in `target`.
+    """Train the tokenizer and the model on documents made from `rows`, and save both in `target`.
 
-    `vocabulary_texts` (labels and templates) are seen by the tokenizer, never by the model.
+    `vocabulary_texts` (labels and templates) are only for the tokenizer. Raises RecipeError.
     """
     documents = Documents.of(rows, scratch.documents)
     texts = [*documents.texts, *vocabulary_texts]
@@ -78,7 +78,8 @@ def train_base(
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int, context: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with an end and a padding token and a chat template; it adds no special tokens."""
+    """Train a byte-level BPE tokenizer with an end token, a padding token and a chat template. It adds no special
+    tokens to texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -102,10 +103,10 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int, context: int) -> PreT
 def train_word_pieces(
     texts: Sequence[str], vocabulary: int, context: int
 ) -> PreTrainedTokenizerFast:
-    """A lower-case WordPiece tokenizer with BERT's special tokens, which it puts around one text or two.
+    """Train a lower-case WordPiece tokenizer with BERT's special tokens, which it puts around one text or two.
 
-    The same texts give the same tokenizer: the library numbers the pieces inside of words as its hash tables happen to
-    lie, and breaks ties by those numbers, unless they are given to it in an order."""
+    The same texts give the same tokenizer. For this, the pieces inside words are passed to the library in order:
+    otherwise it numbers them in the order of its hash tables, and breaks ties by these numbers."""
     learner = _word_pieces(models.WordPiece(unk_token="[UNK]"))
     words = {
         word
@@ -121,7 +122,7 @@ def train_word_pieces(
         show_progress=False,
     )
     learner.train_from_iterator(texts, trainer)
-    # A tokenizer of its own, in which the pieces inside of words are not special.
+    # A second tokenizer, in which the pieces inside words are not special tokens.
     tokenizer = _word_pieces(models.WordPiece(learner.get_vocab(), unk_token="[UNK]"))
     ids = {token: number for number, token in enumerate(BERT_TOKENS.values())}
     tokenizer.post_processor = processors.BertProcessing(

@@ -1,4 +1,4 @@
-"""Virtual tokens before the prompt: prefix tuning, prompt tuning and P-tuning through PEFT."""
+"""Soft adapters, by PEFT: prefix tuning, prompt tuning and P-tuning."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +21,9 @@ from training.recipe import PrefixStage, PromptStage, PTuningStage, SoftStage
 
 
 def with_virtual_tokens(model: Any, stage: SoftStage, tokenizer: Any) -> PeftModel:
-    """`model`, frozen, behind virtual tokens that are ready to be trained.
+    """Freeze `model` and put virtual tokens before its prompt.
 
-    Tokens that no MLP makes start as real ones do: random numbers lie far from all that the model has seen.
+    Without an MLP, the virtual tokens start as real tokens: random numbers are far from all that the model has seen.
     """
     if isinstance(stage, PTuningStage):
         return get_peft_model(
@@ -40,7 +40,8 @@ def with_virtual_tokens(model: Any, stage: SoftStage, tokenizer: Any) -> PeftMod
 
 
 def continued(model: Any, folder: Path) -> PeftModel:
-    """`model` behind the virtual tokens in `folder`, to be trained further; PEFT itself loads them to be used only."""
+    """Put the virtual tokens in `folder` before the prompt of `model`, to train them further. PEFT would load them for
+    inference only."""
     config = PeftConfig.from_pretrained(str(folder))
     config.inference_mode = False
     soft = get_peft_model(model, config)
@@ -80,7 +81,8 @@ def _prefix(model: Any, stage: PrefixStage, tokenizer: Any) -> PeftModel:
 
 
 def _tokens(stage: PrefixStage | PromptStage, tokenizer: Any, model: Any) -> torch.Tensor:
-    """Ids [virtual tokens]: those of `init`, as often as it takes, or random ones that are no special tokens."""
+    """Return the token ids [virtual tokens] to start from: those of `init`, repeated as needed, or random ones that are
+    not special tokens."""
     if stage.init is not None:
         ids: Sequence[int] = tokenizer(stage.init, add_special_tokens=False)["input_ids"]
         repeated = [*ids] * (stage.virtual_tokens // len(ids) + 1)

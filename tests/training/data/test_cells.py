@@ -1,4 +1,4 @@
-"""Cells become texts by one rule, and what it changes is said."""
+"""Cells become texts by one rule, and its changes are noted."""
 
 import json
 from pathlib import Path
@@ -11,8 +11,8 @@ from training.data.collect import collect
 from training.data.readers.records import class_names
 from training.data.readers.tables import read_hub
 from training.data.steps import Outcome
+from training.data.targets import known_labels
 from training.recipe.source import Source
-from training.targets import known_labels
 
 
 def read(file: Path, **columns: Any) -> Outcome:
@@ -34,11 +34,11 @@ def test_a_label_has_one_spelling_and_each_other_one_is_counted(tmp_path: Path) 
         "4 cells of label respelled: 'cafe\\u0301' as 'caf\u00e9' (2), ' card' as 'card' (1), "
         "'card ' as 'card' (1)"
     )
-    # A text is what is asked, and stays what it is.
+    # An input text is never changed.
     assert outcome.rows[1]["text"] == " 1 "
 
 
-def test_whoever_reads_labels_without_the_rule_counts_no_spelling_twice(tmp_path: Path) -> None:
+def test_spellings_of_one_label_are_never_counted_as_two(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("text,label\na,card\nb, card\nc,card \nd,parcel\n")
     assert known_labels("classification", list(read(file).rows["label"])) == ["card", "parcel"]
@@ -73,9 +73,9 @@ def test_a_column_that_says_nothing_of_names_has_none(said: Any) -> None:
         assert class_names({"a": said, "b": known}) == {"b": ["card", "parcel"]}
 
 
-def test_a_nul_is_no_text(tmp_path: Path) -> None:
+def test_a_nul_is_not_a_text(tmp_path: Path) -> None:
     outcome = read(jsonl(tmp_path, ["a", "a\0"]))
-    assert [left.reason for left in outcome.left] == ["a NUL character is in it"]
+    assert [left.reason for left in outcome.left] == ["it has a NUL character"]
 
 
 @pytest.fixture
@@ -91,10 +91,10 @@ def named(tmp_path: Path) -> Path:
 
 def test_numbers_are_read_as_the_names_that_their_file_has(named: Path) -> None:
     outcome = collect([Source(path=named)], ["text", "label", "several"], sets=["several"])
-    # What has no label has an empty cell, which preparation refuses or puts aside.
+    # A row without a label has an empty cell, which preparation refuses or puts into quarantine.
     assert list(outcome.rows["label"]) == ["card", "parcel", "parcel", ""]
     assert list(outcome.rows["several"]) == ["card|parcel", "", "parcel", "card"]
-    assert "4 cells of label read as the names" in outcome.note
+    assert "4 cells of label read as the source's names" in outcome.note
 
 
 def test_numbers_of_the_hub_are_read_as_their_names(
@@ -118,4 +118,4 @@ def test_a_number_without_a_name_is_put_aside(tmp_path: Path) -> None:
     pq.write_table(wrong, tmp_path / "rows.parquet")
     outcome = read(tmp_path / "rows.parquet")
     assert list(outcome.rows["label"]) == ["card"]
-    assert [left.reason for left in outcome.left] == ["5 is the number of none of the 2 labels"]
+    assert [left.reason for left in outcome.left] == ["5 is not the number of one of the 2 labels"]

@@ -1,4 +1,4 @@
-"""Sources of every kind, and what of them cannot be read."""
+"""Sources of every kind, and rows that cannot be read."""
 
 import json
 import sqlite3
@@ -30,7 +30,7 @@ def rows_of(outcome: Outcome) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def memory() -> Iterator[Any]:
-    """fsspec's store in memory: stands for an object store, without one."""
+    """fsspec's store in memory, in place of an object store."""
     store = fsspec.filesystem("memory")
     yield store
     store.store.clear()
@@ -57,7 +57,7 @@ def test_a_query_gives_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         columns={"text": "body", "label": "intent"},
     )
     assert rows_of(read(source)) == [{"text": "bye", "label": "2"}, {"text": "hello", "label": "1"}]
-    # The recipe is kept in the bundle; what the variable holds is not.
+    # The recipe is stored in the bundle; the variable's value is not.
     assert str(tmp_path) not in source.model_dump_json()
     broken = source.model_copy(update={"sql": "select body from nowhere"})
     with pytest.raises(RecipeError, match="the query cannot be run: no such table: nowhere"):
@@ -154,13 +154,13 @@ def test_a_quote_that_never_closes_is_found(tmp_path: Path) -> None:
     assert "lines 3 to 4" in outcome.left[0].reason
 
 
-def test_half_a_character_is_no_text(tmp_path: Path) -> None:
+def test_half_a_character_is_not_a_text(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(
         '{"text": "ok \\ud83d\\ude00", "label": "x"}\n{"text": "half \\ud83d", "label": "x"}\n'
     )
     outcome = read(Source(path=tmp_path / "a.jsonl"))
     assert list(outcome.rows["text"]) == ["ok 😀"]
-    assert outcome.left[0].reason == "no Unicode text"
+    assert outcome.left[0].reason == "not valid Unicode"
     json.dumps(dict(outcome.left[0].row), ensure_ascii=False).encode()
 
 

@@ -1,4 +1,4 @@
-"""Training files as people have them: each is read as it was meant, or refused with what is wrong."""
+"""Training files as people have them. Each is read correctly, or refused with the reason."""
 
 import json
 from collections import Counter
@@ -26,7 +26,7 @@ def table(head: str = "text,label", sep: str = ",", end: str = "\n", row: str = 
 
 
 def objects(*labels: Any, between: str = "\n") -> str:
-    """JSON Lines; without labels of its own, each row has its label."""
+    """JSON Lines; without `labels`, the rows have their usual labels."""
     return "".join(
         json.dumps({"text": text, "label": labels[n % len(labels)] if labels else label}) + between
         for n, (text, label) in enumerate(ROWS)
@@ -72,7 +72,7 @@ def test_it_is_read(ending: str, content: str, labels: dict[str, int], tmp_path:
         ("csv", table(sep=";"), "no column 'text'; its columns are text;label"),
         ("csv", table("Text,Label"), "no column 'text'; its columns are Text, Label"),
         ("csv", "text,label,label\na,b,c\n", "two columns called 'label'"),
-        ("csv", table() + "a \0 b,card\n", r"train\.csv:10 cannot be read: a NUL character"),
+        ("csv", table() + "a \0 b,card\n", r"train\.csv:10 cannot be read: it has a NUL character"),
         ("csv", table(row='"he said \\"{t}\\", twice",{l}'), "cannot be read: ',' expected"),
         ("json", json.dumps({"data": LIST}), "no column 'text'; its columns are data"),
         ("jsonl", objects() + '{"text": NaN, "label": "card"}\n', "an empty cell in column 'text'"),

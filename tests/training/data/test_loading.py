@@ -39,7 +39,7 @@ def test_several_files_are_one_table(tmp_path: Path) -> None:
         ("a.csv", "text,label\nhello,x\n", "no column 'intent'; its columns are text, label"),
         ("a.csv", "text,intent\nhello,x\n ,y\n", "a.csv:3 has an empty cell in column 'text'"),
         ("a.csv", "text,intent\n", "a.csv has no rows"),
-        ("a.jsonl", "{broken", "a.jsonl:1 cannot be read: no JSON object"),
+        ("a.jsonl", "{broken", "a.jsonl:1 cannot be read: not a JSON object"),
         ("a.xlsx", "x", "data files must be CSV"),
         (None, "", "does not exist"),
     ],

@@ -20,7 +20,7 @@ def test_a_split_is_disjoint_complete_and_stratified() -> None:
         assert counts == {"common": 80 * fraction, "rare": 20 * fraction}
 
 
-def test_a_split_is_the_same_again_and_another_with_another_seed() -> None:
+def test_a_split_depends_on_the_seed_alone() -> None:
     strata = ["a", "b"] * 50
     first = hold_out(range(100), 0.2, 1, strata=strata)
     assert hold_out(range(100), 0.2, 1, strata=strata) == first
@@ -76,7 +76,7 @@ def test_no_family_is_ever_divided(seed: int) -> None:
     with contextlib.suppress(RecipeError):
         kept, held = hold_out(families, 0.2, seed, times=times)
         assert not {families[row] for row in kept} & {families[row] for row in held}
-        # Nothing that is trained on is later than what the held-out families end with.
+        # No training row is later than the end of a held-out family.
         last = dict.fromkeys(families, "")
         for family, time in zip(families, times, strict=True):
             last[family] = max(last[family], time)
@@ -91,7 +91,7 @@ def test_families_of_the_size_of_a_group_are_held_out_in_about_the_right_share()
     groups = [number % 17 for number in range(200)]
     _, held = hold_out(groups, 0.2, 1)
     assert 24 <= len(held) <= 56
-    # Each is larger than what was asked for: the smallest one is taken.
+    # Every family is larger than the wanted number of rows: the smallest one is taken.
     _, held = hold_out([0] * 50 + [1] * 30 + [2] * 60, 0.05, 1)
     assert held == list(range(50, 80))
     assert hold_out([0] * 5, 0.2, 1) == ([0, 1, 2, 3, 4], [])
@@ -119,7 +119,7 @@ def test_folds_are_even_and_spread_the_strata() -> None:
         counts = Counter(strata[row] for row in range(62) if plan[row] == fold)
         assert (counts["a"], counts["b"]) == (8, 4)
     assert sorted(Counter(fold_plan(range(7), 5, 1).tolist()).values()) == [1, 1, 1, 2, 2]
-    # Rows of one family cannot be judged by another fit but as strangers.
+    # A single family must be divided, because there is no other.
     assert len(set(fold_plan([0] * 10, 5, 1).tolist())) == 5
 
 

@@ -8,7 +8,7 @@ ROWS = Dataset.from_dict({"text": ["a", "b", "c"], ORIGIN: ["f:1", "f:2", "f:3"]
 
 
 class Step:
-    """Counts how often it is really done."""
+    """Counts how often the step is computed."""
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome, self.done = outcome, 0

@@ -72,6 +72,23 @@ def test_without_a_file_the_recipes_test_rows_are_used(
     assert report["signatures"]["bleu"].startswith("nrefs:1|")
 
 
+def test_a_warning_says_that_rows_are_split_differently_than_in_training(
+    causal_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(causal_bundle.path, copy)
+    evaluate_bundle(copy, "topics", None, None)
+    assert "Warning" not in capsys.readouterr().err
+
+    recipe = copy / ".choir-train/recipe.json"
+    content = json.loads(recipe.read_text())
+    content["seed"] += 1
+    recipe.write_text(json.dumps(content))
+    evaluate_bundle(copy, "topics", None, None)
+    said = capsys.readouterr().err
+    assert f"Warning: the recipe's rows are not split as they were when {copy} was trained" in said
+
+
 def test_a_bundle_without_its_recipe_needs_a_file_and_says_its_columns(
     causal_bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -91,7 +108,7 @@ def test_a_label_that_the_ensemble_lacks_is_refused(causal_bundle: Bundle, tmp_p
 
 
 def test_members_write_together_as_a_step_by_step_merge_says(causal_bundle: Bundle) -> None:
-    """Against transformers alone: all members read the whole text anew for each token."""
+    """The reference is transformers alone: all members read the whole text again for each token."""
     ensemble = causal_bundle.ensemble("replies")
     offline = OfflineMembers(causal_bundle, ensemble)
     text = "where is number 3"

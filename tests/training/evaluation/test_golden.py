@@ -8,7 +8,7 @@ from training.evaluation.evaluation import Labelled
 from training.evaluation.golden_inputs import golden_answers, golden_texts
 
 
-def test_texts_are_golden_where_one_of_the_right_replies_is_written() -> None:
+def test_texts_with_a_right_reply_become_golden_inputs() -> None:
     rows = Labelled.replies(["a?", "a?", "b?", "c?"], [" Yes.", "No.", "Maybe.", "Late."], "x")
     golden = golden_texts(rows, ["No.", "maybe.", "Late."], 8)
     assert golden == [
@@ -22,7 +22,7 @@ def winners(*chosen: int) -> Fused:
     return Fused(np.eye(2)[list(chosen)], zeros, zeros, np.array(chosen))
 
 
-def test_labels_are_golden_where_they_are_right() -> None:
+def test_right_labels_become_golden_inputs() -> None:
     rows = Labelled(["a", "b", "c"], ["no", "yes", "no"], "x")
     golden = golden_answers(rows, np.array([0, 1, 0]), winners(0, 1, 1), ["no", "yes"])
     assert golden == [Golden(input="a", label="no"), Golden(input="b", label="yes")]

@@ -1,4 +1,4 @@
-"""The validation scores that a run leaves in its bundle, and what a swap can do with them."""
+"""The validation scores that a run stores in its bundle, and a swap that fits the fusion on them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ from training.preparation import load_splits
 
 
 def reference(bundle: Bundle, ensemble: Ensemble) -> np.ndarray:
-    """What the members say to the validation rows, asked anew."""
+    """Compute the members' outputs for the validation rows again."""
     recipe = recorded_recipe(bundle.path)
     assert recipe is not None
     rows = load_splits(recipe, bundle.path / ".choir-train").validation
@@ -31,7 +31,7 @@ def reference(bundle: Bundle, ensemble: Ensemble) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["causal_bundle", "encoder_bundle"])
-def test_what_members_say_is_stored_and_gives_the_same_fusion_again(
+def test_stored_outputs_give_the_same_fusion_again(
     request: pytest.FixtureRequest, name: str
 ) -> None:
     bundle: Bundle = request.getfixturevalue(name)
@@ -129,7 +129,7 @@ def test_a_run_into_a_folder_below_the_working_one_stores_a_candidates_scores(
     assert len(list((bundle.path / "fusion" / "topics" / "validation").iterdir())) == 3
 
 
-def test_texts_are_not_among_what_is_stored(causal_bundle: Bundle) -> None:
+def test_no_texts_are_stored(causal_bundle: Bundle) -> None:
     recipe = recorded_recipe(causal_bundle.path)
     assert recipe is not None
     rows = load_splits(recipe, causal_bundle.path / ".choir-train").validation

@@ -1,4 +1,4 @@
-"""What an evaluation shows in terminals of several widths."""
+"""The table of an evaluation in terminals of several widths."""
 
 import io
 

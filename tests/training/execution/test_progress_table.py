@@ -1,4 +1,4 @@
-"""The table of progress, where it is no terminal: lines for what runs and for what is finished."""
+"""The progress table without a terminal: lines for running and for finished rows."""
 
 import io
 import time
@@ -36,7 +36,7 @@ def test_a_row_is_printed_once_when_its_work_is_finished(progress_table: Progres
     assert lines(progress_table) == [line]
 
 
-def test_what_was_not_finished_is_told_at_the_end_and_what_never_began_is_not(
+def test_unfinished_rows_are_printed_at_the_end_and_waiting_rows_are_not(
     progress_table: ProgressTable,
 ) -> None:
     with progress_table:
@@ -48,8 +48,8 @@ def test_what_was_not_finished_is_told_at_the_end_and_what_never_began_is_not(
     assert "1/4" in line
 
 
-def test_work_that_is_begun_anew_starts_where_it_says(progress_table: ProgressTable) -> None:
-    """As a task does whose process died."""
+def test_restarted_work_starts_at_the_reported_step(progress_table: ProgressTable) -> None:
+    """A task restarts after its process died."""
     with progress_table:
         progress_table.begin("topics/a", 8)
         progress_table.reach("topics/a", 7, 0.5)
@@ -60,7 +60,7 @@ def test_work_that_is_begun_anew_starts_where_it_says(progress_table: ProgressTa
     assert "loss" not in line
 
 
-def test_what_runs_is_told_again_and_again_until_the_end() -> None:
+def test_running_rows_are_printed_repeatedly_until_the_end() -> None:
     progress_table = ProgressTable(Console(file=io.StringIO(), width=120), every=0.05)
     with progress_table:
         progress_table.expect("topics/waits")
@@ -104,7 +104,7 @@ def test_a_width_that_was_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_text_with_brackets_is_no_markup(progress_table: ProgressTable) -> None:
-    """A search may try what a prompt begins with."""
+    """A search may try values with brackets, such as an `init`."""
     title = "topics/a: init [/INST] [bold]"
     with progress_table:
         progress_table.begin(title, 4)

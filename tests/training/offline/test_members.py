@@ -22,7 +22,7 @@ TEXTS = [
 
 
 def member_model(bundle: Bundle, ensemble: Ensemble, member: int, loader: Any) -> Any:
-    """The member in PEFT: the adapter on top of the base, into which the one before it is merged."""
+    """The member by PEFT: its last adapter on the base, into which an earlier one is merged."""
     model = loader.from_pretrained(bundle.base_source, dtype=torch.float32)
     *before, last = ensemble.members[member].adapters
     for adapter in before:
@@ -34,7 +34,7 @@ def member_model(bundle: Bundle, ensemble: Ensemble, member: int, loader: Any) -
 def naive_scores(
     model: Any, tokenizer: Any, prompt: str, texts: list[str], mean: bool
 ) -> list[float]:
-    """One full forward pass a label."""
+    """One full forward pass for each label."""
     alone = tokenizer(prompt.rstrip(" "))["input_ids"]
     scores = []
     for text in texts:
@@ -43,7 +43,7 @@ def naive_scores(
             (i for i, (a, b) in enumerate(zip(alone, whole, strict=False)) if a != b), len(alone)
         )
         with torch.inference_mode():
-            # Prompt tuning answers for its virtual tokens too.
+            # With prompt tuning, the output includes the virtual tokens.
             logits = model(input_ids=torch.tensor([whole])).logits[0, -len(whole) :]
             logits = logits.double().log_softmax(-1)
         picked = [float(logits[place - 1, whole[place]]) for place in range(start, len(whole))]
@@ -110,7 +110,7 @@ def test_encoder_probabilities_equal_the_contracts_formula(encoder_bundle: Bundl
 
 
 def greedy(models: list[Any], weights: list[float], tokenizer: Any, prompt: str) -> str:
-    """Argmax of the mixture of `models`, one full forward pass a token and model."""
+    """The argmax of the mixture of `models`, with one full forward pass for each token and model."""
     ids = tokenizer(prompt)["input_ids"]
     written: list[int] = []
     while len(written) < 8:

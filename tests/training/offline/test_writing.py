@@ -1,4 +1,4 @@
-"""Text that is written offline is what would be served: with the penalties and end tokens of the base's own files."""
+"""Answers written offline equal served ones: with the penalties and end tokens of the base's files."""
 
 import json
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 class Reference:
-    """transformers' own penalty over PEFT's logits, every text read anew for each token."""
+    """transformers' penalty over PEFT's logits; every text is read again for each token."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(bundle.base_source)
@@ -81,7 +81,7 @@ def test_penalties_and_end_tokens_of_the_base_apply(bundle: Bundle, members: tup
         Path(bundle.base_source),
         eos_token_id=[0, second],
         repetition_penalty=PENALTY,
-        # what transformers would do beside it, and vLLM does not
+        # transformers alone would follow these settings; vLLM ignores them.
         no_repeat_ngram_size=1,
         num_beams=3,
         max_new_tokens=2,

@@ -1,4 +1,4 @@
-"""`choir train` in a process of its own: Ray reads its options once in a process."""
+"""Runs `choir train` in another process, because Ray reads its options once in a process."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ POLL_SECONDS = 0.05
 
 
 class Running:
-    """A run that has begun; what it prints goes into a file beside the bundle."""
+    """A run in the background. Its output goes into a file beside the bundle."""
 
     def __init__(
         self, recipe: Path, out: Path, *options: str, env: Mapping[str, str] = os.environ
@@ -27,11 +27,11 @@ class Running:
             )
 
     def end(self) -> tuple[int, str]:
-        """Its status, and all that it printed."""
+        """Wait for its end. Returns its exit status and its output."""
         return self._process.wait(), self._log.read_text()
 
     def succeed(self) -> str:
-        """All that it printed."""
+        """Its output so far."""
         status, printed = self.end()
         assert status == 0, printed
         return printed

@@ -1,4 +1,4 @@
-"""Members trained at once with Ray: the same bundle as one after another, and as resumable."""
+"""Members trained at once with Ray: the bundle is the same as one after another, and a stopped run can be resumed."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As many in this process as a member gets on the cluster: sums depend on it."""
+    """Use as many threads in this process as a member gets on the cluster: sums depend on it."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -45,7 +45,7 @@ def weights(bundle: Path) -> Mapping[str, str]:
 def two_members(
     write_recipe: Callable[..., Path], folder: Path, base: Path, *, epochs: int = 2, **second: Any
 ) -> Path:
-    """A recipe whose members share everything but their seeds, and what is said of the second one."""
+    """A recipe whose members differ only in their seeds, and in `second` for the second one."""
     ensemble = {
         "name": "topics",
         "task": "classification",
@@ -58,7 +58,7 @@ def two_members(
 
 
 def wait_for_checkpoints(running: Running, out: Path) -> list[Path]:
-    """Until both members have one; gives their folders."""
+    """Wait until both members have a checkpoint; return their folders."""
     folders = [out / ".choir-train" / "checkpoints" / "topics" / name for name in "ab"]
     while not all(any(each.glob("checkpoint-*/trainer_state.json")) for each in folders):
         assert running.goes_on(), f"the run ended too early: {running.end()[1]}"
@@ -81,7 +81,7 @@ def test_members_trained_at_once_have_the_weights_of_members_in_turn(
 
 
 @pytest.mark.slow
-def test_what_a_member_cannot_be_trained_for_is_said_as_without_a_cluster(
+def test_a_training_error_reads_the_same_as_without_a_cluster(
     tmp_path: Path, write_recipe: Callable[..., Path], encoder_base: Path
 ) -> None:
     recipe = two_members(write_recipe, tmp_path, encoder_base, target_modules=["no_such_module"])
@@ -204,7 +204,7 @@ def wait_for_nodes(env: Mapping[str, str], count: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_cluster_that_runs_is_joined_and_goes_on(
+def test_a_running_cluster_is_joined_and_keeps_running(
     tmp_path: Path,
     write_recipe: Callable[..., Path],
     encoder_base: Path,
@@ -239,7 +239,8 @@ def test_a_machine_that_does_not_see_the_bundle_is_named(
     status, printed = Running(recipe, out, "--ray-address", env["RAY_ADDRESS"], env=env).end()
     assert status == 1
     assert (
-        f"The folder {out / '.choir-train'} is written here and not seen on the machine" in printed
+        f"The folder {out / '.choir-train'} is written here and cannot be seen on the machine"
+        in printed
     )
     assert "several machines need a shared file system" in printed
 
@@ -269,10 +270,10 @@ def test_an_address_from_the_environment_starts_no_open_cluster(
     Parallel("192.0.2.1:6379").prepare()
 
 
-def test_an_empty_address_is_not_as_good_as_none(
+def test_an_empty_address_is_refused(
     tmp_path: Path, write_recipe: Callable[..., Path], encoder_base: Path
 ) -> None:
-    """As of a variable of the shell that is not set."""
+    """An unset variable of the shell gives an empty address."""
     recipe = two_members(write_recipe, tmp_path, encoder_base)
     with pytest.raises(ClusterError, match="--ray-address takes auto or HOST:PORT, not ''"):
         command(recipe, tmp_path / "bundle", ray_address="")

@@ -1,4 +1,4 @@
-"""Whom a run asks before it trains, and what it says of a cluster that will not have it."""
+"""How a run joins a cluster, and what it says if the cluster refuses it."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from training.parallel import cluster
 from training.parallel.options import ClusterError, Parallel
 
 
-def test_every_node_is_asked_where_several_have_one_address(
+def test_every_node_is_asked_if_several_share_an_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     nodes = [{"NodeID": each * 56, "NodeManagerAddress": "192.0.2.1"} for each in "ab"]
@@ -35,6 +35,6 @@ def test_a_cluster_that_refuses_the_token_is_named(monkeypatch: pytest.MonkeyPat
         raise ray.exceptions.AuthenticationError("no token was given")
 
     monkeypatch.setattr(ray, "init", refuse)
-    said = r"No Ray cluster can be joined at 192\.0\.2\.1:6379: .*no token was given"
+    said = r"Cannot join the Ray cluster at 192\.0\.2\.1:6379: .*no token was given"
     with pytest.raises(ClusterError, match=said), cluster.joined(Parallel("192.0.2.1:6379")):
         pass

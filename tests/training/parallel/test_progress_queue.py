@@ -1,4 +1,4 @@
-"""Progress as it is sent by whoever trains: seldom, and never without the last step."""
+"""Progress reports of workers: they are not frequent, and the last step is always sent."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def test_the_last_step_is_sent_however_soon_it_follows() -> None:
     for step in range(1, 39):
         reports.reach("topics/a", step, 0.5 if step == 20 else None)
     assert sent.reached("topics/a") == [1, 20]
-    # Training that stops early has no last step that could be known before.
+    # If training stops early, its last step is not known before.
     reports.flush()
     assert sent.reached("topics/a") == [1, 20, 38]
     reports.reach("topics/a", 40)
@@ -61,7 +61,7 @@ def test_each_piece_of_work_is_reported_on_in_its_own_time(clock: list[float]) -
 
 
 @pytest.mark.usefixtures("clock")
-def test_work_that_is_begun_anew_forgets_how_far_it_had_come() -> None:
+def test_restarted_work_forgets_its_earlier_steps() -> None:
     sent = Sent()
     reports = ProgressSender(sent)
     reports.begin("topics/a", 9)

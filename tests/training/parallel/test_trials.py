@@ -1,4 +1,4 @@
-"""What Ray Tune's results are read as, and what it is asked to draw."""
+"""How Ray Tune's results are read, and which values it draws."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from training.recipe import RangeRecipe
 
 
 class Scoring:
-    """A study whose trials come to a figure, or to an error."""
+    """A study whose trials return a score or raise an error."""
 
     metric = "log_loss"
 
@@ -63,7 +63,7 @@ def test_a_trial_that_an_error_ends_fails_without_looking_like_a_dead_process(
     [said] = reported
     assert math.isnan(said["log_loss"])
     assert said[REASON] == "is too high"
-    # A resumed run may have more luck.
+    # A resumed run tries a failed trial again.
     assert not list(tmp_path.iterdir())
 
 
@@ -89,14 +89,12 @@ def test_a_trial_has_a_score_only_where_it_came_to_one(found: Any, score: float 
     [
         ([result(log_loss=math.nan)], "their figures are not finite numbers"),
         ([result(RuntimeError("it\ndied "))], "died"),
-        ([result(RuntimeError())], "RuntimeError"),
-        ([result(RuntimeError(" \n"))], "RuntimeError"),
+        ([result(RuntimeError())], "RuntimeError()"),
+        ([result(RuntimeError(" \n"))], r"RuntimeError(' \n')"),
         ([result(log_loss=math.nan), result(log_loss=math.nan, **{REASON: "why"})], "why"),
     ],
 )
-def test_the_reason_is_that_of_the_first_trial_that_has_one(
-    results: list[Any], reason: str
-) -> None:
+def test_the_reason_is_from_the_first_trial_that_has_one(results: list[Any], reason: str) -> None:
     assert _reason(results) == reason
 
 
@@ -118,5 +116,5 @@ def test_what_is_drawn_is_in_the_range_that_was_given() -> None:
     assert min(uniform) < 0.35
     assert max(uniform) > 0.65
     small = sum(value < 1e-2 for value in drawn({"log": [1e-4, 1.0]}))
-    # Half of the logarithms; evenly over the values it would be one in a hundred.
+    # Half of the range of logarithms; with even draws of the values, it would be one in a hundred.
     assert 100 < small < 200

@@ -1,4 +1,4 @@
-"""A search by Ray Tune: what it chooses, on which rows, and that a resumed run does not choose again."""
+"""A search by Ray Tune: what it chooses, on which rows, and that a resumed run does not repeat it."""
 
 import json
 import signal
@@ -136,10 +136,10 @@ def test_trials_are_trained_and_judged_on_training_rows_that_share_no_text(
 
 
 @pytest.mark.slow
-def test_a_trial_whose_process_was_killed_is_done_anew_and_one_that_fails_is_not(
+def test_a_killed_trial_is_repeated_and_a_failed_one_is_not(
     tmp_path: Path, write_recipe: Callable[..., Path], causal_bundle: Bundle
 ) -> None:
-    """Too many virtual tokens for the base's context fail; what a prompt begins with is no markup."""
+    """Too many virtual tokens for the base's context fail, and brackets in an `init` are not markup."""
     space = {"init": ["[/INST]", "[topic]"], "virtual_tokens": [2, 200]}
     search = {"trials": 4, "space": space}
     members = [{"name": "a", "kind": "prompt", "epochs": 40, "search": search}]
@@ -158,6 +158,6 @@ def test_a_trial_whose_process_was_killed_is_done_anew_and_one_that_fails_is_not
     assert searches(tmp_path / "undisturbed") == {"topics/a": found}
     for trial in found.trials:
         assert (trial.score is None) == (trial.values["virtual_tokens"] == 200)
-    # The first one was killed, and is of those that can be trained.
+    # The first trial was killed, and is one of those that can be trained.
     assert found.trials[0].score is not None
     assert "search topics/a: init [" in printed

@@ -1,4 +1,4 @@
-"""The losses of distillation against plain formulas, and what a student takes over from its teacher."""
+"""The losses of distillation against plain formulas, and what a student learns from its teacher."""
 
 import json
 from typing import Any
@@ -48,7 +48,7 @@ def test_the_soft_loss_is_hintons() -> None:
     )
     entropy = torch.special.entr(targets).sum(1).mean()
     torch.testing.assert_close(loss, temperature**2 * (divergence + entropy))
-    # Its gradient is T (q - p) a row, with q the student's and p the teacher's softened probabilities.
+    # Its gradient is T (q - p) for each row, with q the student's and p the teacher's softened probabilities.
     [gradient] = torch.autograd.grad(loss, logits)
     student = (logits / temperature).softmax(1)
     torch.testing.assert_close(gradient, temperature * (student - targets) / len(logits))
@@ -130,7 +130,7 @@ def test_a_distilled_member_is_closer_to_its_teacher(
     assert agreement(bundle, "student", teacher, texts) < agreement(
         bundle, "undistilled", teacher, texts
     )
-    # Distillation goes on with an adapter, and leaves the member with no more of them.
+    # Distillation continues an adapter, and does not add another one.
     [before] = bundle.ensemble("undistilled").members
     [after] = bundle.ensemble("student").members
     assert len(before.adapters) == len(after.adapters)

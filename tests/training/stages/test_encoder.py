@@ -1,4 +1,4 @@
-"""Where the heads of encoder members start, and what they are given."""
+"""The start of the heads of encoder members, and their batches."""
 
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace

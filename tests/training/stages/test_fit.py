@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import nn
 
 from training.execution.progress_table import ProgressTable
-from training.stages.fit import FitOptions, Judged, Stage, fit, pad, padding_mask
+from training.stages.fit import FitOptions, FitRows, Stage, fit, pad, padding_mask
 
 
 class Constant(nn.Module):
@@ -48,7 +48,7 @@ def test_batches_hold_rows_of_similar_length_each_row_once_an_epoch(tmp_path: Pa
         options = FitOptions(epochs=1, batch_size=10, learning_rate=0.1, seed=1)
         fit(
             Constant(),
-            Judged(Dataset.from_list(rows), None),
+            FitRows(Dataset.from_list(rows), None),
             collate,
             options,
             Stage("test", tmp_path, "float32", progress_table),
@@ -56,7 +56,7 @@ def test_batches_hold_rows_of_similar_length_each_row_once_an_epoch(tmp_path: Pa
     assert sorted(seen) == list(range(400))
     # Random batches of ten would pad these rows to about 1.75 times their tokens.
     assert padded / sum(lengths) < 1.25
-    # And the batches come in no order of length.
+    # The batches are not ordered by length.
     assert 10 < sum(a < b for a, b in itertools.pairwise(longest)) < 30
 
 

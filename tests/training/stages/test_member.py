@@ -1,4 +1,4 @@
-"""What a trained member leaves on disk."""
+"""The files of a trained member."""
 
 import json
 from collections.abc import Callable
@@ -121,7 +121,7 @@ def test_a_member_of_two_stages_has_both_adapters_in_order(soft_bundle: Bundle) 
     assert names == ["topics-lora-prompt", "topics-lora-prompt-prompt"]
 
 
-def test_a_candidate_of_two_stages_has_a_folder_a_stage(soft_bundle: Bundle) -> None:
+def test_a_candidate_of_two_stages_has_a_folder_for_each(soft_bundle: Bundle) -> None:
     folder = soft_bundle.path / "candidates" / "topics-both"
     assert sorted(path.name for path in folder.iterdir()) == ["1-lora", "2-prompt"]
 
@@ -135,7 +135,7 @@ def test_virtual_tokens_start_where_init_says(causal_bundle: Bundle) -> None:
     expected = model.get_input_embeddings()(torch.tensor([*ids, *ids, ids[0]]))
     torch.testing.assert_close(soft.get_prompt_embedding_to_save("default"), expected)
 
-    # A prefix that starts as a text answers as if the text stood before the prompt.
+    # A prefix that starts as a text answers as if the prompt began with the text.
     prefix = PrefixStage(virtual_tokens=len(ids), init="my card")
     soft = with_virtual_tokens(base.model(), prefix, tokenizer).eval()
     rest = tokenizer(" is lost")["input_ids"]

@@ -1,4 +1,4 @@
-"""Bases from nothing: each objective learns more than how often a token occurs, and leaves a model that loads."""
+"""Bases from scratch: each objective learns more than how often tokens occur, and the saved model loads."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ from training.execution.progress_table import ProgressTable
 from training.recipe import RecipeError, Scratch
 from training.stages import pretraining
 from training.stages.documents import Documents
-from training.stages.fit import IGNORED, FitOptions, Judged, Stage
+from training.stages.fit import IGNORED, FitOptions, FitRows, Stage
 from training.stages.pretraining import (
     Pretrained,
     _demand_sentences,
@@ -86,6 +86,30 @@ def test_about_a_seventh_of_the_places_is_masked_and_only_they_have_a_loss(tmp_p
     assert 0.7 < float(masked) < 0.9
 
 
+def test_without_a_padding_token_padding_is_never_masked() -> None:
+    tokenizer = train_word_pieces(DOCUMENTS, 320, 48)
+    tokenizer.pad_token = None
+    features = [
+        {
+            "input_ids": [tokenizer.cls_token_id, *[9] * length],
+            "token_type_ids": [0] * (length + 1),
+            "next_sentence_label": IGNORED,
+        }
+        for length in (1, 40)
+    ]
+    batch = _Masking(tokenizer)(features)
+    chosen = batch["labels"] != IGNORED
+    assert chosen.any()
+    assert not chosen[batch["attention_mask"] == 0].any()
+
+
+def test_masking_without_a_mask_token_is_refused() -> None:
+    tokenizer = train_word_pieces(DOCUMENTS, 320, 48)
+    tokenizer.mask_token = None
+    with pytest.raises(RecipeError, match=r"tokenizer has none \(mask_token\)"):
+        _Masking(tokenizer)
+
+
 def test_second_sentences_follow_or_come_from_elsewhere() -> None:
     documents = [
         f"First of {number}. Second of {number}. Third of {number}." for number in range(200)
@@ -116,17 +140,17 @@ def test_documents_of_one_family_and_equal_ones_belong_together() -> None:
     assert documents.families == [0, 1, 2, 3, 0, 1, 6, 3]
 
 
-def test_what_judges_a_base_is_in_no_document_that_it_reads(
+def test_held_out_documents_share_no_text_with_those_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each document stands there four times; in a pair of sentences the second one may be of another document."""
+    """Each document occurs four times, and the second sentence of a pair may come from another document."""
     read: dict[str, set[str]] = {}
 
-    def fit(model: Any, features: Judged, *rest: Any) -> None:
-        assert features.judge is not None
-        read.update(train=_numbers(features.train), judge=_numbers(features.judge))
+    def fit(model: Any, features: FitRows, *rest: Any) -> None:
+        assert features.held_out is not None
+        read.update(train=_numbers(features.train), judge=_numbers(features.held_out))
 
-    def foretelling(model: Any, train: Dataset, judge: Dataset, *rest: Any) -> Pretrained:
+    def held_out_losses(model: Any, train: Dataset, judge: Dataset, *rest: Any) -> Pretrained:
         read.update(unseen=_numbers(judge))
         return Pretrained(1.0, 2.0)
 
@@ -134,7 +158,7 @@ def test_what_judges_a_base_is_in_no_document_that_it_reads(
         return set(re.findall(r"\d{3}", " ".join(map(tokenizer.decode, features["input_ids"]))))
 
     monkeypatch.setattr(pretraining, "fit", fit)
-    monkeypatch.setattr(pretraining, "_foretelling", foretelling)
+    monkeypatch.setattr(pretraining, "_held_out_losses", held_out_losses)
     texts = [f"this is number {n}. that was number {n}." for n in range(100, 160)] * 4
     documents = Documents.of(Dataset.from_dict({"text": texts}), ["{text}"])
     tokenizer = train_word_pieces(texts, 400, 48)
@@ -154,7 +178,7 @@ def test_what_judges_a_base_is_in_no_document_that_it_reads(
 
 @pytest.mark.parametrize("kind", ["bytes", "word pieces"])
 def test_the_same_texts_give_the_same_tokenizer(kind: str) -> None:
-    """Or else a run that is resumed in its first stage would go on with other token ids."""
+    """Otherwise, a run that is resumed in its first stage would continue with other token ids."""
     from training.stages.scratch import train_tokenizer, train_word_pieces
 
     train = train_tokenizer if kind == "bytes" else train_word_pieces

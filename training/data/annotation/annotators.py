@@ -1,4 +1,4 @@
-"""What several annotators said, merged into one label and how far to trust it (Goh et al. 2022, CROWDLAB)."""
+"""Merges the labels of several annotators into one label with a confidence (CROWDLAB, Goh et al. 2022)."""
 
 import warnings
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from training.recipe.values import RecipeError, spelled
 def merged_labels(
     texts: Sequence[str], said: Sequence[Sequence[str]], seed: int = 0
 ) -> list[Guess]:
-    """One guess a text from `said` [annotators][texts], an empty cell being no opinion.
+    """Return one guess for each text, from the labels `said` [annotators][texts]. An empty cell is no opinion.
 
-    cleanlab weighs annotators and a linear model over the texts by how often they agree with the rest. Labels of fewer
-    than 5 texts leave no room for a model: then the majority decides, and its share is the confidence. Raises
-    RecipeError when cleanlab is missing.
+    cleanlab weighs annotators, and a linear model over the texts, by how often they agree with the others. If some
+    label has fewer than 5 texts, no model can be fitted: the majority decides, and its share is the confidence. Raises
+    RecipeError if cleanlab is not installed.
     """
     try:
         from cleanlab.multiannotator import get_label_quality_multiannotator
@@ -34,7 +34,7 @@ def merged_labels(
     ).T
     asked = np.flatnonzero(~np.isnan(votes).all(axis=1))
     majority = [_majority(row) for row in votes[asked]]
-    guesses = [Guess(None, 0.0, "no annotator said anything")] * len(texts)
+    guesses = [Guess(None, 0.0, "no annotator gave a label")] * len(texts)
     counts = texts_by_label([texts[index] for index in asked], [label for label, _ in majority])
     if len(names) < 2 or min(counts[label] for label in range(len(names))) < FOLDS:
         for index, (label, share) in zip(asked.tolist(), majority, strict=True):
@@ -45,7 +45,7 @@ def merged_labels(
     )
     columns = pandas.DataFrame(votes[asked], columns=[str(n) for n in range(len(said))])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # annotators who always agree are worth no warning here
+        warnings.simplefilter("ignore")  # cleanlab warns if annotators always agree
         quality = get_label_quality_multiannotator(
             columns.dropna(axis=1, how="all"), likely, verbose=False
         )["label_quality"]
@@ -63,7 +63,7 @@ def merged_labels(
 
 
 def _majority(votes: np.ndarray) -> tuple[int, float]:
-    """The label most said in one row, ties to the first, and its share."""
+    """Return the most frequent label of one row and its share. The first of equally frequent labels wins."""
     labels, counts = np.unique(votes[~np.isnan(votes)], return_counts=True)
     best = int(counts.argmax())
     return int(labels[best]), float(counts[best] / counts.sum())

@@ -1,4 +1,4 @@
-"""Guessed labels, and which of them are sure enough to be trained on."""
+"""Guessed labels, and the choice of those that have enough confidence for training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,14 @@ class Guess:
     label: str | None
     confidence: float
     reason: str
-    """Who says so."""
+    """Who gave the label, or why there is none."""
 
 
 def sure_rows(
     rows: Dataset, guesses: Sequence[Guess], text: str, label: str, confidence: float
 ) -> Outcome:
-    """Rows whose guess has at least this confidence, labelled by it; the others as suspects, the surest ones first."""
+    """Label the rows whose guess has at least this confidence. The other rows are the outcome's suspects, those with
+    the highest confidence first."""
     kept = [
         index
         for index, guess in enumerate(guesses)

@@ -1,4 +1,4 @@
-"""The review queue: rows that wait for a person, and what the person decided."""
+"""The files of a review: the queue of rows, and a person's decisions."""
 
 import json
 from collections.abc import Iterable
@@ -14,31 +14,31 @@ from training.recipe.values import RecipeError
 
 @dataclass(frozen=True)
 class Decision:
-    """A person's word on one text: its label, or None for a text that should not be used."""
+    """A person's decision on one text: its label, or None if the text must not be used."""
 
     text: str
     label: str | None
 
 
 def write_queue(file: Path, suspects: Iterable[Suspect]) -> None:
-    """One row a line; a queue without rows is an empty file."""
+    """Write the queue as JSON Lines; without suspects, the file is empty."""
     lines = [json.dumps(asdict(suspect), ensure_ascii=False) + "\n" for suspect in suspects]
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, "".join(lines))
 
 
 def read_queue(file: Path) -> list[Suspect]:
-    """Raises RecipeError for a file that is no review queue."""
+    """Read a review queue. Raises RecipeError if the file is not one."""
     try:
         return TypeAdapter(list[Suspect]).validate_python(_entries(file))
     except ValidationError:
         raise RecipeError(
-            f"{file} is no review queue; `choir prepare` and `choir train` write them as review.jsonl"
+            f"{file} is not a review queue; `choir prepare` and `choir train` write one as review.jsonl"
         ) from None
 
 
 def read_decisions(file: Path) -> list[Decision]:
-    """What was decided so far, a later word on the same text winning. Raises RecipeError for another kind of file."""
+    """Read the decisions so far, one for each text: the last one wins. Raises RecipeError if the file holds none."""
     try:
         decided = TypeAdapter(list[Decision]).validate_python(_entries(file))
     except ValidationError:
@@ -47,7 +47,7 @@ def read_decisions(file: Path) -> list[Decision]:
 
 
 def add_decision(file: Path, decision: Decision) -> None:
-    """Append one decision; an interrupted review loses nothing."""
+    """Append one decision to the file, so that an interrupted review loses nothing."""
     with file.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(asdict(decision), ensure_ascii=False) + "\n")
 

@@ -1,4 +1,4 @@
-"""Weak-label functions: each says a label or nothing about a text, and the most votes win (Ratner et al. 2017)."""
+"""Weak-label rules. Each gives a text a label or none, and the label with most votes wins (Ratner et al. 2017)."""
 
 import re
 from collections import Counter
@@ -11,8 +11,8 @@ WeakLabel = Callable[[str], str | None]
 
 
 def weak_labels(texts: Sequence[str], functions: Sequence[WeakLabel]) -> list[Guess]:
-    """For each text the label with the most votes and its share of them; nothing where no function speaks or two labels
-    tie."""
+    """Return for each text the label with most votes; its share of the votes is the confidence. There is no label if no
+    function gives one or two labels tie."""
     guesses = []
     for text in texts:
         votes = Counter(label for function in functions if (label := function(text)) is not None)
@@ -28,6 +28,6 @@ def weak_labels(texts: Sequence[str], functions: Sequence[WeakLabel]) -> list[Gu
 
 
 def rule_function(rule: Rule) -> WeakLabel:
-    """The function of a recipe's rule."""
+    """Return the weak-label function of a recipe's rule."""
     pattern = re.compile(rule.pattern, re.IGNORECASE)
     return lambda text: rule.label if pattern.search(text) else None

@@ -1,1 +1,1 @@
-"""Checks of rows, each usable alone: indices of the rows that fail it, with the reason."""
+"""Checks of rows. Each returns the indices of the rows that fail it, with the reasons."""

@@ -1,4 +1,4 @@
-"""Checks of one row by itself: empty cells, length, language."""
+"""Checks of single rows: empty cells, length, language."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from training.recipe.values import RecipeError
 
 
 def empty_cells(rows: Dataset, columns: Sequence[str]) -> dict[int, str]:
-    """Rows with nothing but space in one of the columns."""
+    """Find rows in which one of the columns is empty or only space. Returns reasons by index."""
     reasons: dict[int, str] = {}
     for name in columns:
         for index, cell in enumerate(rows[name]):
@@ -21,7 +21,8 @@ def empty_cells(rows: Dataset, columns: Sequence[str]) -> dict[int, str]:
 def wrong_length(
     texts: Sequence[str], shortest: int = 1, longest: int | None = None
 ) -> dict[int, str]:
-    """Texts of fewer or more characters, space around them not counted."""
+    """Find texts with fewer characters than `shortest` or more than `longest`, without surrounding space. Returns
+    reasons by index."""
     reasons = {}
     for index, text in enumerate(texts):
         length = len(text.strip())
@@ -35,17 +36,18 @@ def wrong_length(
 def other_languages(
     texts: Sequence[str], languages: Sequence[str], confidence: float
 ) -> dict[int, str]:
-    """Texts that are in none of the languages (ISO 639-1) with at least this confidence, by py3langid.
+    """Find texts that are in another language than `languages` (ISO 639-1) with at least this confidence, by py3langid.
+    Returns reasons by index.
 
-    Raises RecipeError for a language that py3langid does not know.
+    Raises RecipeError if py3langid does not know a language, or is not installed.
     """
     identifier = _identifier()
-    # Creoles and the like, with three letters, are what a short text in plain English is mistaken for.
+    # Codes of three letters (creoles, for example) are left out: short English texts are mistaken for these languages.
     known = sorted(label for label in identifier.labels if len(label) == 2)
     unknown = sorted(set(languages) - set(known))
     if unknown:
         raise RecipeError(
-            f"data.clean.languages: {unknown[0]!r} is none of the languages that can be told apart: {', '.join(known)}"
+            f"data.clean.languages: {unknown[0]!r} is not one of the languages that can be detected: {', '.join(known)}"
         )
     identifier.set_languages(known)
     reasons = {}

@@ -1,4 +1,4 @@
-"""Cleaning as a whole: which check runs on which split, in which order."""
+"""The order of the checks, and which of them a recipe asks for."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,33 +22,34 @@ Check = Callable[[Dataset], Outcome]
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns mean."""
+    """The meanings of the columns."""
 
     text: str
     answers: Sequence[str]
     """Columns of labels and replies."""
     labels: Sequence[str] = ()
-    """Those of the answers that hold one label of a fixed set."""
+    """The answers that are one label of a fixed set."""
     pair: str | None = None
-    """Column of the second text where inputs are pairs."""
+    """Column of the second text if inputs are pairs."""
     may_be_empty: Sequence[str] = ()
-    """Answers for which nothing is an answer, such as the labels of a multilabel row."""
+    """Answers that may be empty, such as the labels of a multilabel row."""
 
     @property
     def required(self) -> list[str]:
-        """Columns without which a row serves nothing."""
+        """The columns in which no cell may be empty."""
         names = [self.text, *([self.pair] if self.pair else []), *self.answers]
         return [name for name in names if name not in self.may_be_empty]
 
     def inputs(self, rows: Dataset) -> list[str]:
-        """What a row asks, as one text."""
+        """Return the input of each row as one text."""
         return inputs_of(rows, [self.text, *([self.pair] if self.pair else [])])
 
 
 def checks(
     options: CleanRecipe, columns: Columns, split: str, seed: int
 ) -> Iterator[tuple[str, Check]]:
-    """The checks of rows that members or fusions learn from, in their order, each from rows to an outcome."""
+    """Yield the checks of training and validation rows in their order: the name of each, and a function from rows to an
+    outcome."""
 
     def check(step: str, reasons: Callable[[Dataset], dict[int, str]]) -> tuple[str, Check]:
         return step, lambda rows: leave(rows, reasons(rows), split, step)
@@ -112,7 +113,7 @@ def checks(
 
 
 def unusable(columns: Columns, split: str) -> tuple[str, Check]:
-    """The check of every split: a row without a text or an answer serves nothing."""
+    """Return the check for rows without a text or an answer, which runs on every split."""
     return "missing", lambda rows: leave(
         rows, empty_cells(rows, columns.required), split, "missing"
     )
@@ -121,11 +122,11 @@ def unusable(columns: Columns, split: str) -> tuple[str, Check]:
 def label_errors(
     rows: Dataset, columns: Columns, label: str, split: str, seed: int, quarantine: bool
 ) -> Outcome:
-    """Doubted labels as suspects for review; they leave if `quarantine` says so."""
+    """Find labels that are likely wrong. They are the outcome's suspects, and leave if `quarantine` is true."""
     texts = columns.inputs(rows)
     doubts, note = suspected_label_errors(texts, rows[label], seed)
     reasons = {
-        doubt.row: f"{label} {rows[doubt.row][label]!r} is doubted: {doubt.suggestion!r} is "
+        doubt.row: f"{label} {rows[doubt.row][label]!r} is likely wrong: {doubt.suggestion!r} is "
         f"{doubt.confidence:.2f} likely"
         for doubt in doubts
     }
@@ -141,7 +142,7 @@ def label_errors(
         for doubt in doubts
     ]
     if not quarantine:
-        found = f"{len(suspects)} labels of {label} doubted" + (f"; {note}" if note else "")
+        found = f"{len(suspects)} labels of {label} likely wrong" + (f"; {note}" if note else "")
         return Outcome(rows, suspects=suspects, note=found, kept=range(len(rows)))
     return replace(leave(rows, reasons, split, "label_errors"), suspects=suspects, note=note)
 
@@ -149,6 +150,6 @@ def label_errors(
 def leaked(
     rows: Dataset, others: Dataset, columns: Columns, split: str, similarity: float | None
 ) -> Outcome:
-    """The rows without those whose text is in `others`, the rows that judge."""
+    """Remove the rows whose text is in `others`, the rows of the split that judges them."""
     reasons = leaks(columns.inputs(rows), columns.inputs(others), others[ORIGIN], similarity)
     return leave(rows, reasons, split, "leakage")

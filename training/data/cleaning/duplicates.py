@@ -1,4 +1,4 @@
-"""Checks of rows against each other: duplicates, conflicting labels, leakage between splits."""
+"""Checks of rows against each other: duplicates, conflicting labels, and leakage between splits."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -8,17 +8,18 @@ from serve.fusion.answers import normalise
 from training.recipe.values import RecipeError
 
 PIECE = 5
-"""Characters of the pieces by which texts are compared."""
+"""Length in characters of the pieces by which texts are compared."""
 PERMUTATIONS = 128
 SLACK = 0.15
-"""How far below the wanted similarity MinHash's estimate may be for a pair to be looked at."""
+"""A pair is compared exactly if MinHash's estimate is at most this far below the wanted similarity."""
 SEED = 1
 
 
 def exact_duplicates(
     texts: Sequence[str], answers: Sequence[Sequence[str]], origins: Sequence[str]
 ) -> dict[int, str]:
-    """Rows whose text and answers an earlier row has, but for case and white space."""
+    """Find rows with the text and answers of an earlier row, apart from case and white space. Returns reasons by
+    index."""
     first: dict[tuple[str, ...], int] = {}
     reasons = {}
     for index, key in enumerate(_keys(texts, answers)):
@@ -35,8 +36,10 @@ def near_duplicates(
     origins: Sequence[str],
     similarity: float,
 ) -> dict[int, str]:
-    """Rows with the answers of an earlier row that stays, and a text at least as similar (Jaccard, pieces of 5
-    characters). MinHash with LSH proposes pairs (Broder 1997), their exact similarity decides."""
+    """Find rows with the answers of an earlier row that stays, and a text at least as similar as `similarity` (Jaccard,
+    pieces of 5 characters). Returns reasons by index.
+
+    MinHash with LSH proposes pairs (Broder 1997), and their exact similarity decides."""
     index = SimilarTexts(similarity)
     reasons = {}
     kept: dict[int, tuple[str, ...]] = {}
@@ -55,8 +58,10 @@ def near_duplicates(
 def label_conflicts(
     texts: Sequence[str], labels: Sequence[str], majority: bool = False
 ) -> dict[int, str]:
-    """Rows whose text has another label elsewhere. With `majority`, those with the label that most of the equal texts
-    have stay; without a single such label none does."""
+    """Find rows whose text has another label elsewhere. Returns reasons by index.
+
+    With `majority`, rows with the most frequent label of their text stay, unless several labels are equally
+    frequent."""
     groups: dict[str, list[int]] = defaultdict(list)
     for index, text in enumerate(texts):
         groups[normalise(text)].append(index)
@@ -80,12 +85,13 @@ def leaks(
     origins: Sequence[str],
     similarity: float | None = None,
 ) -> dict[int, str]:
-    """Texts that `others` hold too (from `origins`): equal ones, or with `similarity` such that are near duplicates."""
+    """Find texts that equal one of `others` or, with `similarity`, are near duplicates of one. Returns reasons by
+    index, which name the place of the other text from `origins`."""
     known = {normalise(text): origin for text, origin in zip(others, origins, strict=True)}
     reasons = {}
     for index, text in enumerate(texts):
         if origin := known.get(normalise(text)):
-            reasons[index] = f"its text is that of {origin}"
+            reasons[index] = f"it has the text of {origin}"
     if similarity is not None:
         alike = SimilarTexts(similarity)
         for number, text in enumerate(others):
@@ -97,7 +103,8 @@ def leaks(
 
 
 class SimilarTexts:
-    """Texts in which those at least `similarity` like another one are found."""
+    """An index of texts that finds those with at least `similarity` to a given one. Raises RecipeError if datasketch is
+    not installed."""
 
     def __init__(self, similarity: float) -> None:
         try:
@@ -107,7 +114,7 @@ class SimilarTexts:
                 "near duplicates need datasketch; install Choir with the extra `data`"
             ) from None
         self._similarity = similarity
-        # Proposals may be wrong, since the exact similarity is checked; a pair that is not proposed is lost.
+        # The threshold is lower than needed: wrong proposals are checked exactly, but a missed pair is lost.
         self._lsh = MinHashLSH(threshold=max(similarity - SLACK, 0.05), num_perm=PERMUTATIONS)
         self._pieces: dict[int, frozenset[str]] = {}
 
@@ -116,7 +123,7 @@ class SimilarTexts:
         self._lsh.insert(key, _minhash(self._pieces[key]))
 
     def find(self, text: str) -> list[tuple[int, float]]:
-        """Keys and similarities of the texts like this one, in the order of their keys."""
+        """Return the keys and similarities of similar texts, in the order of keys."""
         pieces = _pieces(text)
         found = []
         for key in sorted(self._lsh.query(_minhash(pieces))):

@@ -1,4 +1,4 @@
-"""Families: rows that stay on one side of every split, because one of them tells what the others are."""
+"""Families: rows that stay together in every split, because a model that saw one of them knows the others."""
 
 from collections.abc import Hashable, Iterable, Sequence
 
@@ -14,10 +14,11 @@ def families(
     similarity: float | None = None,
     groups: Sequence[Hashable] | None = None,
 ) -> list[int]:
-    """The family of each row [N], numbered by its first row.
+    """Return the family of each row [N]. A family's number is the index of its first row.
 
-    Of one family are rows with equal texts, but for case and white space; with `similarity`, rows whose texts are at
-    least so similar; with `groups` [N], rows of one group; and whoever is of one family with one of these."""
+    Two rows are in one family if their texts are equal, apart from case and white space; with `similarity`, if their
+    texts are at least this similar; with `groups` [N], if they have the same group; or if a chain of such rows connects
+    them."""
     tree = _Forest(len(texts))
     first: dict[str, int] = {}
     for row, text in enumerate(texts):
@@ -34,27 +35,27 @@ def families(
 
 
 def numbered(groups: Iterable[Hashable]) -> list[int]:
-    """The families of rows that nothing but their group holds together."""
+    """Return the family of each row if only equal groups are families."""
     first: dict[Hashable, int] = {}
     return [first.setdefault(group, row) for row, group in enumerate(groups)]
 
 
 def families_of(rows: Dataset, columns: Sequence[str]) -> list[int]:
-    """The family of each row of a table, as its preparation found it; where none has, by the texts in `columns`."""
+    """Return the family of each row: from the table's family column or, without one, by the texts in `columns`."""
     if FAMILY in rows.column_names:
         return list(rows[FAMILY])
     return families(inputs_of(rows, columns))
 
 
 class _Forest:
-    """Rows joined into trees; the root of a tree is its first row."""
+    """Joins rows into trees (union-find). The root of a tree is its first row."""
 
     def __init__(self, rows: int) -> None:
         self._above = list(range(rows))
 
     def root(self, row: int) -> int:
         while self._above[row] != row:
-            # Each step makes the way shorter for the next one.
+            # Each step shortens later paths to the root.
             self._above[row] = self._above[self._above[row]]
             row = self._above[row]
         return row

@@ -1,4 +1,4 @@
-"""Labels that a model which has not seen the row contradicts with confidence (Northcutt et al. 2021)."""
+"""Finds labels that are likely wrong, by a model that was not trained on the row (Northcutt et al. 2021)."""
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -13,12 +13,12 @@ from training.recipe.values import RecipeError
 
 FOLDS = 5
 COMPONENTS = 256
-"""Of the latent semantic analysis under the model; a message has few words, and many labels make a wide model slow."""
+"""Components of the latent semantic analysis. More would make the model slow if there are many labels."""
 
 
 @dataclass(frozen=True)
 class Doubt:
-    """A row's label, contradicted."""
+    """A label that is likely wrong, with a suggestion."""
 
     row: int
     suggestion: str
@@ -29,10 +29,10 @@ class Doubt:
 def suspected_label_errors(
     texts: Sequence[str], labels: Sequence[str], seed: int = 0
 ) -> tuple[list[Doubt], str]:
-    """Doubted rows, most doubtful first, and what was not checked.
+    """Return the rows whose label is likely wrong, the most doubtful first, and a note on what was not checked.
 
-    cleanlab's confident learning on out-of-fold probabilities of a linear model over the texts. Labels of fewer than 5
-    different texts are not checked. Raises RecipeError when cleanlab is missing.
+    It uses cleanlab's confident learning on out-of-fold probabilities of a linear model over the texts. Labels with
+    fewer than 5 different texts are not checked. Raises RecipeError if cleanlab is not installed.
     """
     try:
         from cleanlab.filter import find_label_issues
@@ -49,7 +49,7 @@ def suspected_label_errors(
     )
     names = sorted({labels[row] for row in checked})
     if len(names) < 2:
-        return [], "too few rows a label to check any"
+        return [], "too few rows for each label to check any"
     given = np.array([names.index(labels[row]) for row in checked])
     probabilities = out_of_fold([texts[row] for row in checked], given, seed)
     found = find_label_issues(
@@ -63,15 +63,14 @@ def suspected_label_errors(
 
 
 def texts_by_label(texts: Sequence[str], labels: Sequence[Hashable]) -> Counter[Hashable]:
-    """How many different texts each label has; what has fewer than there are folds cannot be in all of them."""
+    """Count the different texts of each label. A label with fewer texts than folds cannot be in every fold."""
     return Counter(label for label, _ in set(zip(labels, families(texts), strict=True)))
 
 
 def out_of_fold(texts: Sequence[str], labels: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
-    """Label probabilities [N, C] of each text by a linear model that was fitted on the other folds; equal texts are in
-    one.
+    """Return label probabilities [N, C] of each text, by a linear model that was fitted on the other folds.
 
-    Each label needs at least 5 different texts.
+    Equal texts are in the same fold. Each label needs at least 5 different texts.
     """
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer

@@ -1,1 +1,1 @@
-"""Sources read row by row: files, object stores, the hub, queries."""
+"""Readers of sources, row by row: files, object stores, the hub, queries."""

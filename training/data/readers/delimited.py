@@ -1,4 +1,4 @@
-"""CSV by the standard library's parser, strict: a cell that swallows the rows behind it is found out."""
+"""Reads CSV by the standard library's strict parser, which notices a cell that swallows the rows after it."""
 
 import csv
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from training.recipe.values import RecipeError
 
 
 def read_delimited(stream: BinaryIO, source: Source, delimiter: str) -> Found:
-    """Rows of a CSV file; raises RecipeError when it has no usable header."""
+    """Yield the rows of a CSV file. Raises RecipeError if it has no usable header."""
     csv.field_size_limit(MAX_LINE)
     lines = Lines(stream, source.encoding, source.name)
     rows = csv.reader(
@@ -51,13 +51,13 @@ def _header(rows: Iterator[list[str]], lines: Lines, source: str) -> list[str]:
     except StopIteration:
         raise RecipeError(f"{source} has no rows") from None
     except csv.Error as error:
-        raise RecipeError(f"{source}: its first line is no header: {error}") from None
+        raise RecipeError(f"{source}: its first line is not a header: {error}") from None
     for passed in lines.drain():
         raise RecipeError(f"{source}: its header is {passed.reason}")
     if reason := lines.not_decoded(1, lines.number):
         raise RecipeError(f"{source}: its header is {reason}; name its `encoding`")
     names = [name.strip() for name in names]
-    # Columns without a name, such as the row numbers that pandas writes, are never asked for.
+    # Several columns may lack a name, such as the row numbers that pandas writes: no recipe names them.
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
         raise RecipeError(f"{source} has two columns called {twice[0]!r}")

@@ -1,4 +1,4 @@
-"""Files, on this machine or wherever fsspec reaches, by their format."""
+"""Reads files by their format, on this machine or wherever fsspec reaches."""
 
 import io
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ FORMATS: dict[str, Format] = {
 
 
 def read_file(source: Source) -> Found:
-    """Rows of a `path` or `url`; raises RecipeError when it cannot be opened or is no table."""
+    """Yield the rows of a `path` or `url`. Raises RecipeError if it cannot be opened or is not a table."""
     ending = PurePosixPath(str(source.path or source.url).split("?")[0]).suffix.lower()
     kind = source.format or FORMATS.get(ending)
     if kind is None:
         raise RecipeError(
             f"{source.name}: data files must be CSV (.csv, .tsv), JSON Lines (.jsonl) or Parquet (.parquet); "
-            "`format` names the kind where the ending does not"
+            "set `format` if the ending does not say it"
         )
     with _opened(source) as stream:
         if kind == "csv":
@@ -63,5 +63,5 @@ def _remote(source: Source) -> Any:
         raise RecipeError(f"{source.name}: {error}") from None
     except FileNotFoundError:
         raise RecipeError(f"{source.name} does not exist") from None
-    except Exception as error:  # each store raises errors of its own
+    except Exception as error:  # each store has its own errors
         raise RecipeError(f"cannot open {source.name}: {first_words(error)}") from None

@@ -1,4 +1,4 @@
-"""JSON Lines, and files that hold one array of objects."""
+"""Reads JSON Lines, and files that hold one array of objects."""
 
 import json
 from io import BufferedReader
@@ -10,11 +10,11 @@ from training.recipe.source import Source
 from training.recipe.values import RecipeError
 
 MAX_ARRAY = 256 * 1024 * 1024
-"""Bytes; an array is parsed as a whole."""
+"""The largest array in bytes; it is parsed as a whole."""
 
 
 def read_json(stream: BufferedReader, source: Source) -> Found:
-    """Rows of JSON Lines or of an array; raises RecipeError when an array cannot be parsed."""
+    """Yield the rows of JSON Lines or of an array. Raises RecipeError if an array cannot be parsed."""
     if stream.peek(64).removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"["):
         yield from _array(stream, source)
         return
@@ -28,7 +28,7 @@ def read_json(stream: BufferedReader, source: Source) -> Found:
         if isinstance(cells, dict):
             yield Record(lines.number, cells)
         else:
-            yield Unreadable(lines.number, reason or "no JSON object", line[:HEAD].rstrip())
+            yield Unreadable(lines.number, reason or "not a JSON object", line[:HEAD].rstrip())
     yield from lines.drain()
 
 
@@ -50,7 +50,7 @@ def _array(stream: BufferedReader, source: Source) -> Found:
         if isinstance(cells, dict):
             yield Record(number, cells)
         else:
-            yield Unreadable(number, "no JSON object", json.dumps(cells)[:HEAD])
+            yield Unreadable(number, "not a JSON object", json.dumps(cells)[:HEAD])
 
 
 def _parsed(text: str) -> Any:

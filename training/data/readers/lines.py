@@ -1,4 +1,4 @@
-"""Lines of a file of unknown quality, in bounded memory."""
+"""Reads the lines of a file of unknown quality, in bounded memory."""
 
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -7,26 +7,26 @@ from training.data.readers.records import HEAD, Unreadable
 from training.recipe.values import RecipeError
 
 MAX_LINE = 16 * 1024 * 1024
-"""Bytes; a longer line is passed over, so that a file without line ends cannot fill the memory."""
+"""The longest line in bytes. Longer lines are skipped, so that a file without line ends cannot fill the memory."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-"""UTF-8's, which some programs write and no parser wants."""
+"""The byte order mark of UTF-8, which some programs write and parsers do not accept."""
 
 _PIECE = 1024 * 1024
 _WIDE = ((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
 
 
 class Lines:
-    """The decoded lines of a file, for a parser; what it cannot hand over is left in `unreadable`."""
+    """Yields the decoded lines of a file to a parser. Lines that are too long go to `unreadable`."""
 
     def __init__(self, stream: BinaryIO, encoding: str, source: str) -> None:
-        """Raises RecipeError when the encoding is unknown or not one in which ASCII is ASCII."""
+        """Raises RecipeError if the encoding is unknown, or does not encode ASCII characters as ASCII does."""
         self._stream, self._encoding, self._source = stream, encoding, source
         self.number = 0
-        """Of the last line read."""
+        """The number of the last line that was read."""
         self.unreadable: list[Unreadable] = []
         self.undecodable: set[int] = set()
-        """Lines that were handed over with replacements, for the parser to keep its place."""
+        """The numbers of lines that are not in the encoding. The parser got them with replacement characters."""
         try:
             sound = "\n,".encode(encoding) == b"\n,"
         except LookupError:
@@ -49,7 +49,8 @@ class Lines:
                 yield line.decode(self._encoding, errors="replace")
 
     def _ended(self) -> Iterator[bytes]:
-        """Lines by line feeds; by carriage returns in a file that has nothing else, as old programs write it."""
+        """Yield lines that end in line feeds; or in carriage returns, as old programs write, if the file has only
+        these."""
         line = self._stream.readline(MAX_LINE + 1)
         if len(line) <= MAX_LINE and b"\r" in line and not line.endswith(b"\n"):
             yield from line.splitlines(keepends=True)
@@ -59,12 +60,12 @@ class Lines:
             line = self._stream.readline(MAX_LINE + 1)
 
     def drain(self) -> Iterator[Unreadable]:
-        """The lines passed over since the last call."""
+        """Yield the lines that were skipped since the last call."""
         passed, self.unreadable = self.unreadable, []
         yield from passed
 
     def not_decoded(self, first: int, last: int) -> str | None:
-        """What to say if a line from `first` to `last` was not in the encoding."""
+        """Return a reason if a line from `first` to `last` is not in the encoding, else None."""
         if not any(number in self.undecodable for number in range(first, last + 1)):
             return None
         return f"not {self._encoding.upper()}"

@@ -1,4 +1,4 @@
-"""Parquet by pyarrow, a batch of rows at a time."""
+"""Reads Parquet by pyarrow, a batch of rows at a time."""
 
 import json
 from typing import Any, BinaryIO
@@ -11,11 +11,11 @@ from training.recipe.values import RecipeError
 
 BATCH = 1024
 FEATURES = b"huggingface"
-"""Where `datasets` says in a file of its own what its columns are."""
+"""The key in a file's metadata under which `datasets` describes the columns."""
 
 
 def read_parquet(stream: BinaryIO, source: str) -> Found:
-    """Raises RecipeError when the file is not Parquet, or broken."""
+    """Yield the rows of a Parquet file. Raises RecipeError if the file is not Parquet or is broken."""
     try:
         file = pyarrow.parquet.ParquetFile(stream)
         names = class_names(_features(file))
@@ -29,7 +29,7 @@ def read_parquet(stream: BinaryIO, source: str) -> Found:
 
 
 def _features(file: pyarrow.parquet.ParquetFile) -> dict[str, Any]:
-    """The columns of a file that `datasets` wrote, by what it says of them; none of another's."""
+    """Return the columns' descriptions by `datasets`; empty if another program wrote the file."""
     said = (file.schema_arrow.metadata or {}).get(FEATURES)
     try:
         features = json.loads(said)["info"]["features"] if said else {}

@@ -1,4 +1,4 @@
-"""What a reader finds: rows, and pieces of a source that cannot be read as rows."""
+"""What readers yield: rows, and pieces of a source that cannot be read as rows."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,41 +10,42 @@ class Record:
     """One row of a source."""
 
     place: int
-    """Number of its line in a text file, else of the row; from 1."""
+    """The number of its line in a text file, else the number of the row; from 1."""
     cells: Mapping[str, Any]
     named: Collection[str] = ()
-    """Columns whose cells the source holds as numbers, and which were read as the names that it has for these."""
+    """The columns whose numbers were replaced by the source's names for them."""
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """What stands where a row should be."""
+    """A piece of a source that cannot be read as a row."""
 
     place: int
     reason: str
     head: str
-    """How it begins."""
+    """The beginning of the piece."""
 
 
 Found = Iterator[Record | Unreadable]
 
 NO_LABEL = -1
-"""What `datasets` puts where a row has none of the labels that have numbers."""
+"""The number that `datasets` gives to a row without a label."""
 
 HEAD = 200
-"""Characters of an unreadable line that are kept."""
+"""How many characters of an unreadable line are kept."""
 
 
 def first_words(error: BaseException) -> str:
-    """The first line of what an error says, or its kind where it says nothing."""
+    """Return the first line of an error's message, or its class's name if it has no message."""
     return (str(error).strip() or type(error).__name__).split("\n", 1)[0]
 
 
 def class_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The names of the columns that `datasets` calls a ClassLabel, or a list of such, from its features as JSON."""
+    """Return the labels' names for each column that is a ClassLabel of `datasets`, or a list of these. `features` is
+    the features' JSON."""
     found = {}
     for column, feature in features.items():
-        # A list of something; older versions wrote it as a JSON list of one.
+        # A list's feature is wrapped in an object; older versions wrapped it in a JSON list.
         while (isinstance(feature, list) and feature) or _is_list(feature):
             feature = feature[0] if isinstance(feature, list) else feature["feature"]
         if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
@@ -59,7 +60,7 @@ def _is_list(feature: Any) -> bool:
 def record_of(
     place: int, cells: Mapping[str, Any], names: Mapping[str, Sequence[str]]
 ) -> Record | Unreadable:
-    """A row, its numbers in the columns of `names` read as the names in their order."""
+    """Make a row, in which the numbers in the columns of `names` are replaced by names."""
     try:
         named = {
             column: _named(cells[column], own) for column, own in names.items() if column in cells
@@ -75,5 +76,5 @@ def _named(cell: Any, names: Sequence[str]) -> Any:
     if cell is None or cell == NO_LABEL:
         return None
     if not isinstance(cell, int) or not 0 <= cell < len(names):
-        raise LookupError(f"{cell!r} is the number of none of the {len(names)} labels")
+        raise LookupError(f"{cell!r} is not the number of one of the {len(names)} labels")
     return names[cell]

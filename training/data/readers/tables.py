@@ -1,4 +1,4 @@
-"""Tables that are no files: data sets on the hub, and queries."""
+"""Reads data sets on the hub, and queries of databases."""
 
 from training.data.readers.records import Found, Record, class_names, first_words, record_of
 from training.recipe.source import Source
@@ -6,7 +6,7 @@ from training.recipe.values import RecipeError, fill_variables
 
 
 def read_hub(source: Source) -> Found:
-    """Rows of a data set on the hub, or in its local cache; raises RecipeError when neither has it."""
+    """Yield the rows of a data set on the hub or in its local cache. Raises RecipeError if neither has it."""
     from datasets import load_dataset
 
     try:
@@ -24,7 +24,7 @@ def read_hub(source: Source) -> Found:
 
 
 def read_query(source: Source) -> Found:
-    """Rows of a query, in the order it gives; raises RecipeError when the database refuses."""
+    """Yield the rows of a query in their order. Raises RecipeError if the query cannot be run."""
     from sqlalchemy import create_engine, text
     from sqlalchemy.exc import SQLAlchemyError
 

@@ -1,1 +1,1 @@
-"""Figures for answers: a file for each family of metrics, and one for intervals and paired tests of any of them."""
+"""Metrics of answers: one file for each family, and `resampling.py` for intervals and paired tests of all of them."""

@@ -9,9 +9,10 @@ BINS = 15
 
 
 def calibration_error(confidence: Floats, right: NDArray[np.bool_]) -> Metric:
-    """Mean gap between confidence [N] and accuracy over 15 bins of as equal a number of rows as possible.
+    """Return the metric: the mean gap between confidence [N] and accuracy over 15 bins of equal size.
 
-    Rows are sorted by confidence, equal ones by their place; the first bins take one row more where 15 does not divide.
+    Rows are sorted by confidence, and equal ones by their place. If 15 does not divide their number, the first bins
+    have one row more.
     """
     order = np.argsort(confidence, kind="stable")
     gaps = confidence[order] - right[order]
@@ -19,8 +20,8 @@ def calibration_error(confidence: Floats, right: NDArray[np.bool_]) -> Metric:
     def metric(times: Floats) -> Floats:
         values = np.empty(len(times))
         for sample, counts in enumerate(times[:, order]):
-            # A row that is drawn several times lies several times in a row: sums between two places in the sorted
-            # resample are differences of a piecewise linear function.
+            # Copies of a row are neighbours in the sorted resample, so sums between two places are differences of a
+            # piecewise linear function.
             places = np.concatenate([[0.0], np.cumsum(counts)])
             summed = np.concatenate([[0.0], np.cumsum(counts * gaps)])
             at_bounds = np.interp(_bounds(round(places[-1])), places, summed)
@@ -31,7 +32,7 @@ def calibration_error(confidence: Floats, right: NDArray[np.bool_]) -> Metric:
 
 
 def _bounds(rows: int) -> NDArray[np.int64]:
-    """Where bins begin and end [16]: `rows` over 15 bins as numpy's `array_split` does it."""
+    """Return the bounds of the bins [16], as numpy's `array_split` divides `rows` into 15."""
     sizes = np.full(BINS, rows // BINS)
     sizes[: rows % BINS] += 1
     return np.concatenate([[0], np.cumsum(sizes)])

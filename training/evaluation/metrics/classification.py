@@ -1,4 +1,4 @@
-"""Single-label classification: accuracy, precision, recall, F1, log loss, calibration."""
+"""Metrics of classification: accuracy, precision, recall, F1, log loss, calibration."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,10 @@ from training.evaluation.metrics.resampling import Floats, Metric, mean_over_row
 def classification_metrics(
     probabilities: Floats | None, winners: NDArray[np.int64], truth: NDArray[np.int64]
 ) -> dict[str, Metric]:
-    """Metrics of the label indices `winners` [N] against `truth` [N].
+    """Return the metrics of the label indices `winners` [N] against `truth` [N].
 
-    Micro-averaged precision, recall and F1 all equal the accuracy here, so only `micro_f1` is named. With
-    `probabilities` [N, C] also the log loss (nats) and the expected calibration error of the most probable label.
+    Micro-averaged precision, recall and F1 all equal the accuracy, so only `micro_f1` is included. With `probabilities`
+    [N, C], there are also the log loss (nats) and the expected calibration error of the most probable label.
     """
     labels = int(max(winners.max(), truth.max())) + 1
     counts = LabelCounts(np.eye(labels, dtype=bool)[winners], np.eye(labels, dtype=bool)[truth])

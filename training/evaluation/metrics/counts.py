@@ -1,4 +1,4 @@
-"""Precision, recall and F1 from counts of right, said and true labels (van Rijsbergen 1979)."""
+"""Precision, recall and F1 from counts of correct, predicted and true labels (van Rijsbergen 1979)."""
 
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -16,12 +16,12 @@ KINDS: tuple[CountedMetric, ...] = get_args(CountedMetric)
 
 
 class LabelCounts:
-    """How often each label was said rightly, said, and true, on any resample of the rows."""
+    """Counts how often each label is correct, predicted and true, on any resample of the rows."""
 
     def __init__(self, said: NDArray[np.bool_], truth: NDArray[np.bool_]) -> None:
-        """Both [N, C]: which labels each row was given, and which it has.
+        """`said` [N, C] are the predicted labels of each row, `truth` [N, C] its true labels.
 
-        Labels that are neither said nor true are left out, as scikit-learn leaves them out.
+        Labels that are neither predicted nor true are left out, as in scikit-learn.
         """
         present = (said | truth).any(axis=0)
         said, truth = said[:, present], truth[:, present]
@@ -31,8 +31,8 @@ class LabelCounts:
         self._last: tuple[Floats, Floats] | None = None
 
     def metric(self, kind: CountedMetric, average: Average) -> Metric:
-        """Precision, recall or F1: `macro` is the mean over labels, `weighted` their mean by true rows, `micro` one
-        figure over all."""
+        """Return precision, recall or F1. `macro` is the mean over labels, `weighted` the mean weighted by true rows,
+        and `micro` is over all labels together."""
         measure = _MEASURES[kind]
 
         def metric(times: Floats) -> Floats:
@@ -42,13 +42,14 @@ class LabelCounts:
             scores = measure(right, said, true)
             if average == "weighted":
                 return ratio((scores * true).sum(axis=1), true.sum(axis=1))
-            # On a resample, a label that nothing has and nothing says is absent.
+            # A label that is neither predicted nor true on a resample is left out there.
             return ratio(scores.sum(axis=1), ((said + true) > 0).sum(axis=1).astype(np.float64))
 
         return metric
 
     def _sums(self, times: Floats) -> tuple[Floats, Floats, Floats]:
-        """Rightly said, said and true [S, C]; the last resamples' are kept, since nine metrics ask for the same."""
+        """Return the counts of correct, predicted and true labels, each [S, C]. The last counts are cached, because
+        nine metrics use the same."""
         if self._last is None or self._last[0] is not times:
             sums: Floats = np.asarray(self._columns.T @ times.T).T
             self._last = times, sums

@@ -1,4 +1,4 @@
-"""Multilabel: F1 over labels, rows that are right in every label, log loss."""
+"""Metrics of multilabel: precision, recall, F1, exact match, log loss."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,10 @@ from training.evaluation.metrics.resampling import Floats, Metric, mean_over_row
 def multilabel_metrics(
     probabilities: Floats | None, said: NDArray[np.bool_], truth: NDArray[np.bool_]
 ) -> dict[str, Metric]:
-    """Metrics of the labels said [N, C] against those that are true [N, C].
+    """Return the metrics of the predicted labels `said` [N, C] against the true labels `truth` [N, C].
 
-    With `probabilities` [N, C] also the log loss: the mean over rows and labels of the binary cross-entropy, in nats.
+    With `probabilities` [N, C], there is also the log loss: the binary cross-entropy in nats, averaged over rows and
+    labels.
     """
     counts = LabelCounts(said, truth)
     metrics = {

@@ -9,17 +9,18 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 Metric = Callable[[Floats], Floats]
-"""A metric of fixed rows: how often each of S resamples holds each row [S, N] -> the metric on each resample [S].
+"""A metric of fixed rows. It gets how often each of S resamples has each row [S, N], and returns its value on each
+resample [S]. With all ones, it returns the figure itself.
 
-All ones is the figure itself. A metric of sums or means over rows thus costs one matrix product for all resamples.
+A metric that is made of sums or means over rows needs one matrix product for all resamples.
 """
 
 SAMPLES = 1000
 """Bootstrap resamples of the rows."""
 COVERED = 95.0
-"""Per cent of the resamples that an interval covers."""
+"""Percentage of the resamples that an interval covers."""
 CHUNK_CELLS = 4_000_000
-"""Cells of one block of resamples, so that memory stays bounded (32 MB) whatever the number of rows."""
+"""Cells in one block of resamples, so that a block takes about 32 MB whatever the number of rows."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class Gap(Interval):
-    """What one system has over others, and how likely so large a gap would be by chance if there were none."""
+    """The difference between one system and others, and its p-value."""
 
     p: float
 
 
 class Comparison:
-    """Metrics of several systems that answered the same rows; each resample judges all of them on the same rows."""
+    """The metrics of several systems that answered the same rows. Each resample has the same rows for all systems."""
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class Comparison:
         seed: int = 0,
         samples: int = SAMPLES,
     ) -> None:
-        """`systems` name their metrics; two that share a name can be compared by it."""
+        """`systems` are the metrics of each system by name. Systems can be compared by a metric that both have."""
         self._seed, self._samples, self._rows = seed, samples, rows
         whole = np.ones((1, rows))
         self.scores = [
@@ -62,20 +63,21 @@ class Comparison:
         return Interval(self.scores[system][metric], *_middle(self._resampled[system][metric]))
 
     def gap(self, metric: str, system: int, others: Sequence[int]) -> Gap:
-        """What `system` has over the mean of `others`; p is two-sided, by the paired bootstrap of sacrebleu."""
+        """Return the difference between `system` and the mean of `others`, with a two-sided p-value by the paired
+        bootstrap, as sacrebleu computes it."""
         value = self.scores[system][metric] - float(
             np.mean([self.scores[other][metric] for other in others])
         )
         resampled = self._resampled[system][metric] - np.mean(
             [self._resampled[other][metric] for other in others], axis=0
         )
-        # Under the hypothesis of no gap the resamples keep their spread and lose their mean.
+        # Under the null hypothesis, the resampled differences have the same spread and a mean of zero.
         beyond = np.abs(resampled - resampled.mean()) >= abs(value) - 1e-12
         p = (int(beyond.sum()) + 1) / (len(resampled) + 1)
         return Gap(value, *_middle(resampled), p)
 
     def _bootstrap(self, systems: Sequence[Mapping[str, Metric]]) -> list[dict[str, Floats]]:
-        """The metrics on every resample: [systems] name -> [samples]."""
+        """Return the metrics on every resample: [systems], each from name to values [samples]."""
         found: list[dict[str, list[Floats]]] = [{name: [] for name in s} for s in systems]
         for times in self._resamples():
             for metrics, values in zip(systems, found, strict=True):
@@ -84,7 +86,7 @@ class Comparison:
         return [{name: np.concatenate(parts) for name, parts in values.items()} for values in found]
 
     def _resamples(self) -> Iterator[Floats]:
-        """Blocks [s, N] of how often each resample holds each row."""
+        """Yield blocks [s, N] of how often each resample has each row."""
         random = np.random.default_rng(self._seed)
         block = max(1, CHUNK_CELLS // self._rows)
         for start in range(0, self._samples, block):
@@ -96,13 +98,13 @@ class Comparison:
 
 
 def mean_over_rows(values: NDArray[np.floating | np.integer | np.bool_]) -> Metric:
-    """The mean of a value a row [N]."""
+    """Return the metric that is the mean of one value for each row [N]."""
     column = np.asarray(values, dtype=np.float64)
     return lambda times: times @ column / times.sum(axis=1)
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """Elementwise division, with 0 where the denominator is 0 (scikit-learn's `zero_division=0`)."""
+    """Divide elementwise; the result is 0 where the denominator is 0 (scikit-learn's `zero_division=0`)."""
     return np.divide(
         numerator, denominator, out=np.zeros_like(numerator), where=np.abs(denominator) > 1e-12
     )

@@ -1,6 +1,6 @@
-"""Written answers against their references: BLEU and chrF, ROUGE, METEOR, exact match and word F1.
+"""Metrics of written answers: BLEU, chrF, ROUGE, METEOR, exact match and word F1.
 
-Nothing is downloaded: METEOR uses WordNet where it lies on this machine, and is named for what it matched by.
+Nothing is downloaded. METEOR uses WordNet if it is on this machine, and has another name if it is not.
 """
 
 from collections import Counter
@@ -14,15 +14,15 @@ from serve.fusion.answers import normalise
 from training.evaluation.metrics.resampling import Floats, Metric, mean_over_rows
 
 References = Sequence[Sequence[str]]
-"""Every right answer to each row [N][at least one]."""
+"""All right answers to each row [N][at least one]."""
 
 ROUGE_KINDS = ("rouge1", "rouge2", "rougeL")
 METEOR_PLAIN = "meteor_exact_stem"
-"""Name of METEOR's figure where words are matched exactly and by stem only, for want of WordNet."""
+"""The name of METEOR without WordNet, which matches words only exactly or by stem."""
 
 
 def text_metrics(answers: Sequence[str], references: References) -> dict[str, Metric]:
-    """Metrics of `answers` [N]: BLEU and chrF from 0 to 100, the others from 0 to 1."""
+    """Return the metrics of `answers` [N]. BLEU and chrF are from 0 to 100, the others from 0 to 1."""
     normal = [normalise(answer) for answer in answers]
     rights = [[normalise(right) for right in row] for row in references]
     pairs = list(zip(normal, rights, strict=True))
@@ -39,7 +39,7 @@ def text_metrics(answers: Sequence[str], references: References) -> dict[str, Me
 
 
 def text_signatures(references: References) -> dict[str, str]:
-    """sacrebleu's signatures of the figures it computes: what must be equal for figures to be comparable."""
+    """Return sacrebleu's signatures of its metrics. Figures are comparable if their signatures are equal."""
     signatures = {}
     for name, metric in (("bleu", _bleu()), ("chrf", _chrf())):
         metric.corpus_score([row[0] for row in references], _streams(references))
@@ -60,7 +60,7 @@ def _chrf() -> Any:
 
 
 def _corpus_metric(metric: Any, answers: Sequence[str], references: References) -> Metric:
-    """A sacrebleu metric of sums over rows; its two hooks are those that its own paired test resamples by."""
+    """Turn a sacrebleu metric into a Metric, by the two functions that sacrebleu's own paired test uses."""
     statistics = np.array(metric._extract_corpus_statistics(answers, _streams(references)))
 
     def resampled(times: Floats) -> Floats:
@@ -71,13 +71,14 @@ def _corpus_metric(metric: Any, answers: Sequence[str], references: References) 
 
 
 def _streams(references: References) -> list[list[str | None]]:
-    """sacrebleu's order of references: first ones, second ones, ..., None where a row has no more."""
+    """Order the references as sacrebleu does: all first ones, all second ones, and so on; None if a row has no more."""
     most = max(len(row) for row in references)
     return [[row[n] if n < len(row) else None for row in references] for n in range(most)]
 
 
 def _rouge(answers: Sequence[str], references: References) -> dict[str, Metric]:
-    """F1 of shared words, pairs of words and longest common subsequence with the closest reference (Lin 2004)."""
+    """Return ROUGE (Lin 2004): the F1 of shared words, of shared word pairs and of the longest common subsequence, each
+    with the closest reference."""
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(ROUGE_KINDS, tokenizer=_StemmedWords())
@@ -91,7 +92,7 @@ def _rouge(answers: Sequence[str], references: References) -> dict[str, Metric]:
 
 
 class _StemmedWords:
-    """rouge-score's stemmed words, each text once: methods are judged against the same references."""
+    """rouge-score's tokenizer with a cache: all methods are compared with the same references."""
 
     def tokenize(self, text: str) -> list[str]:
         return _rouge_words(text)
@@ -106,7 +107,7 @@ def _rouge_words(text: str) -> list[str]:
 
 
 def _meteor(answers: Sequence[str], references: References) -> dict[str, Metric]:
-    """METEOR with the closest reference (Banerjee and Lavie 2005), by nltk."""
+    """Return METEOR (Banerjee and Lavie 2005) with the closest reference, by nltk."""
     from nltk.translate.meteor_score import meteor_score
 
     wordnet = _wordnet()
@@ -122,7 +123,7 @@ def _meteor(answers: Sequence[str], references: References) -> dict[str, Metric]
 
 @cache
 def _words(text: str) -> list[str]:
-    """nltk's words, without its sentence splitter, which needs a download."""
+    """Split a text into words by nltk, without its sentence splitter, which needs a download."""
     from nltk.tokenize import word_tokenize
 
     words: list[str] = word_tokenize(text, preserve_line=True)
@@ -130,14 +131,14 @@ def _words(text: str) -> list[str]:
 
 
 class _NoSynonyms:
-    """Stands where METEOR looks for synonyms and finds none."""
+    """Replaces WordNet if it is absent: METEOR finds no synonyms."""
 
     def synsets(self, word: str) -> list[Any]:
         return []
 
 
 def _wordnet() -> Any:
-    """nltk's WordNet if it lies on this machine; nothing is fetched."""
+    """Return nltk's WordNet if it is on this machine. Nothing is fetched."""
     import nltk
 
     for place in ("corpora/wordnet", "corpora/wordnet.zip"):
@@ -152,7 +153,7 @@ def _wordnet() -> Any:
 
 
 class _Stems:
-    """nltk's Porter stemmer, each word once."""
+    """nltk's Porter stemmer with a cache."""
 
     def stem(self, word: str) -> str:
         return _stem(word)
@@ -176,7 +177,7 @@ def _best(score: Callable[[str, str], float], answer: str, rights: Sequence[str]
 
 
 def _word_f1(answer: str, reference: str) -> float:
-    """F1 of the words in common (SQuAD's, Rajpurkar et al. 2016)."""
+    """Return the F1 of the shared words (SQuAD, Rajpurkar et al. 2016)."""
     ours, theirs = answer.split(), reference.split()
     shared = sum((Counter(ours) & Counter(theirs)).values())
     return 2 * shared / (len(ours) + len(theirs)) if shared else 0.0

@@ -7,7 +7,7 @@ from training.data.annotation.annotators import merged_labels
 
 
 def test_consensus_of_unequal_annotators_beats_their_majority() -> None:
-    """Two who are nearly always right, and three who are not, each with mistakes of their own."""
+    """Two annotators are nearly always right, and three are not; all make different mistakes."""
     texts, truth, _ = noisy(0)
     rng = random.Random(2)
     names = sorted(set(truth))
@@ -36,4 +36,4 @@ def test_few_rows_are_decided_by_the_majority() -> None:
     guesses = merged_labels(["a", "b", "c"], said)
     assert [guess.label for guess in guesses] == ["x", "x", None]
     assert guesses[0].confidence == 2 / 3
-    assert guesses[2].reason == "no annotator said anything"
+    assert guesses[2].reason == "no annotator gave a label"

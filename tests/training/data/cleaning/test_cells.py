@@ -29,5 +29,5 @@ def test_other_languages_leave_and_short_english_stays() -> None:
 
 
 def test_an_unknown_language_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"languages: 'xx' is none of .* de, .*en, "):
+    with pytest.raises(RecipeError, match=r"languages: 'xx' is not one of .* de, .*en, "):
         other_languages(["a"], ["xx"], 0.4)

@@ -12,7 +12,7 @@ from training.data.cleaning.duplicates import (
 LONG = "please tell me why the transfer to my sister in spain has not arrived after four days"
 
 
-def test_equal_rows_are_found_but_for_case_and_space() -> None:
+def test_duplicates_are_found_apart_from_case_and_space() -> None:
     texts = ["My card", "my  CARD ", "my card", "other"]
     labels = ["x", "x", "y", "x"]
     found = exact_duplicates(texts, [labels], ["a:1", "a:2", "a:3", "a:4"])
@@ -76,4 +76,4 @@ def test_leaks_are_equal_texts_and_if_asked_similar_ones(
     texts = ["Where is it", LONG + " now", "something else"]
     found = leaks(texts, ["where is  it", LONG], ["test:1", "test:2"], similarity)
     assert sorted(found) == leaked
-    assert found[0] == "its text is that of test:1"
+    assert found[0] == "it has the text of test:1"

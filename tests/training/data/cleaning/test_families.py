@@ -1,4 +1,4 @@
-"""Which rows belong together."""
+"""The families of rows."""
 
 import pytest
 from datasets import Dataset

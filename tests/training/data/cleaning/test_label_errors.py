@@ -27,7 +27,7 @@ def noisy(wrong: int) -> tuple[list[str], list[str], set[int]]:
     return texts, labels, planted
 
 
-def test_planted_errors_are_doubted_and_the_right_label_is_suggested() -> None:
+def test_planted_errors_are_found_and_the_right_label_is_suggested() -> None:
     texts, labels, planted = noisy(8)
     doubts, note = suspected_label_errors(texts, labels)
     found = {doubt.row for doubt in doubts}
@@ -38,7 +38,7 @@ def test_planted_errors_are_doubted_and_the_right_label_is_suggested() -> None:
     assert note == ""
 
 
-def test_clean_labels_are_hardly_doubted() -> None:
+def test_clean_labels_are_rarely_suspected() -> None:
     texts, labels, _ = noisy(0)
     assert suspected_label_errors(texts, labels) == ([], "")
 
@@ -48,7 +48,10 @@ def test_rare_labels_are_not_checked_and_that_is_said() -> None:
     doubts, note = suspected_label_errors([*texts, "odd"], [*labels, "rare"])
     assert doubts == []
     assert note == "1 rows of rare labels not checked"
-    assert suspected_label_errors(["a", "b"], ["x", "y"])[1] == "too few rows a label to check any"
+    assert (
+        suspected_label_errors(["a", "b"], ["x", "y"])[1]
+        == "too few rows for each label to check any"
+    )
 
 
 def test_without_cleanlab_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

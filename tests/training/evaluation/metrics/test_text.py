@@ -115,7 +115,7 @@ def small_wordnet(tmp_path: Path) -> Path:
 
 
 def test_meteor_takes_synonyms_from_a_wordnet_that_is_there(small_wordnet: Path) -> None:
-    """In a process of its own, since nltk reads a corpus once.
+    """METEOR runs in another process, because nltk reads a corpus once.
 
     nltk stems words before it looks for synonyms: `automobile` is looked up as `automobil` and not found."""
     code = """

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from training.data.targets import known_labels, targets, unknown_label
 from training.recipe import RecipeError
-from training.targets import known_labels, targets, unknown_label
 
 
 def test_a_row_has_any_number_of_labels() -> None:
@@ -35,9 +35,9 @@ def test_a_strange_label_is_named() -> None:
 
 
 def test_labels_are_known_by_their_spelling_wherever_they_come_from() -> None:
-    """A bundle that another program packed may have them decomposed; its data, composed."""
+    """A bundle from another program may have decomposed labels while its data has composed ones."""
     labels = ["cafe\u0301", "tea"]
     assert unknown_label("classification", labels, ["caf\u00e9", " tea "]) is None
     assert targets("classification", labels, ["tea", "caf\u00e9"], "test").tolist() == [1, 0]
-    with pytest.raises(RecipeError, match="differ only in the space around them"):
+    with pytest.raises(RecipeError, match="differ only in surrounding space"):
         targets("classification", ["card", "card "], ["card"], "test")

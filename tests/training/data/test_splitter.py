@@ -1,5 +1,6 @@
-"""Equal texts, and where asked similar ones, are on one side of every split; what stays on two sides is said."""
+"""Equal texts, and similar ones if asked for, stay together in every split. Texts in two splits are noted."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from training.preparation import Prepared, prepare
 from training.recipe import RecipeError, SearchRecipe, parse_recipe
 from training.search import Study
 from training.stages.base import Base
-from training.stages.fit import FitOptions, judged
+from training.stages.fit import FitOptions, fit_rows
 
 
 def prepared(folder: Path, rows: list[tuple[str, ...]], *, tasks: int = 1, **data: Any) -> Prepared:
@@ -47,7 +48,7 @@ def shared_texts(splits: Splits) -> set[str]:
 
 
 def asked_often(tasks: int) -> list[tuple[str, ...]]:
-    """60 texts, each asked three times in other letters, and each time with other answers."""
+    """60 texts, each three times with different case and different answers."""
     return [
         (text, *(f"{'abc'[(n + time * (task + 1)) % 3]}{task}" for task in range(tasks)))
         for n in range(60)
@@ -68,7 +69,7 @@ def asked_often(tasks: int) -> list[tuple[str, ...]]:
 )
 @pytest.mark.parametrize("by", ["label", "random"])
 @pytest.mark.parametrize("tasks", [1, 2])
-def test_equal_texts_with_other_answers_are_on_one_side(
+def test_equal_texts_with_different_answers_stay_together(
     clean: dict[str, str] | None, by: str, tasks: int, tmp_path: Path
 ) -> None:
     found = prepared(
@@ -89,7 +90,7 @@ def test_equal_texts_with_other_answers_are_on_one_side(
     ]  # fmt: skip
 
 
-def test_similar_texts_with_other_answers_are_on_one_side(tmp_path: Path) -> None:
+def test_similar_texts_with_different_answers_stay_together(tmp_path: Path) -> None:
     pytest.importorskip("datasketch")
     rows = [
         (f"{n * 7919} the parcel number {n * 104729} that I ordered is {end}", "abc"[(n + k) % 3])
@@ -107,7 +108,7 @@ def test_similar_texts_with_other_answers_are_on_one_side(tmp_path: Path) -> Non
     assert min(map(len, parts)) >= 4
 
 
-def test_the_latest_rows_take_what_was_asked_before_with_them(tmp_path: Path) -> None:
+def test_late_rows_take_earlier_rows_with_equal_texts_along(tmp_path: Path) -> None:
     rows = [(f"question {n % 90}", "ab"[n % 2], str(n)) for n in range(100)]
     split = {"by": "time", "column": "group"}
     splits = prepared(tmp_path, rows, split=split).splits
@@ -116,7 +117,7 @@ def test_the_latest_rows_take_what_was_asked_before_with_them(tmp_path: Path) ->
 
 
 def speakers(shared: int) -> list[tuple[str, ...]]:
-    """Of each of 18 speakers 20 sentences, of which `shared` are said by all."""
+    """20 sentences of each of 18 speakers; `shared` of them are the same for all."""
     return [
         (f"all say {n}" if n < shared else f"speaker {who} says {n}", "ab"[n % 2], f"s{who}")
         for who in range(18)
@@ -125,18 +126,19 @@ def speakers(shared: int) -> list[tuple[str, ...]]:
 
 
 def test_groups_that_share_a_text_stay_whole_and_the_text_is_seen(tmp_path: Path) -> None:
-    """With the text they would all be one family, and nothing could be held out."""
+    """If the shared text joined the groups, all rows would be one family, and none could be held out."""
     split = {"by": "group", "column": "group"}
     kept = prepared(
         tmp_path, speakers(1), split=split, clean={"duplicates": "keep", "leakage": "keep"}
     )
     assert len(set(kept.splits.validation["text"])) > 60
-    assert any("equal texts make 1 families" in note for note in kept.ledger.notes)
+    joined = r"equal texts join \d+ training rows into 1 families"
+    assert any(re.match(joined, note) for note in kept.ledger.notes)
     assert any("training rows have a text of the validation rows" in n for n in kept.ledger.notes)
     left = prepared(tmp_path, speakers(1), split=split, clean={"duplicates": "keep"})
     assert shared_texts(left.splits) == set()
-    assert {each.reason.split(" of ")[0] for each in left.ledger.left} == {"its text is that"}
-    with pytest.raises(RecipeError, match=r"train rows leak: of train\.csv:2, its text is that of"):
+    assert {each.reason.split(" of ")[0] for each in left.ledger.left} == {"it has the text"}
+    with pytest.raises(RecipeError, match=r"train rows leak: of train\.csv:2, it has the text of"):
         prepared(
             tmp_path, speakers(1), split=split, clean={"duplicates": "keep", "leakage": "fail"}
         )
@@ -186,21 +188,21 @@ def test_early_stopping_judges_by_no_row_that_is_trained_on(way: str, tmp_path: 
     assert len(train) == (450 if way == "weights" else 150)
     if way == "bootstrap":
         train = train.select(bag(len(train), "bootstrap", 1))
-    parts = judged(train, families_of(train, ["text"]), FitOptions(1, 8, 0.1, seed=0, patience=2))
-    assert parts.judge is not None
-    assert not set(parts.train["text"]) & set(parts.judge["text"])
-    assert len(parts.judge) == pytest.approx(len(train) / 10, abs=4)
-    assert len(parts.train) + len(parts.judge) == len(train)
+    parts = fit_rows(train, families_of(train, ["text"]), FitOptions(1, 8, 0.1, seed=0, patience=2))
+    assert parts.held_out is not None
+    assert not set(parts.train["text"]) & set(parts.held_out["text"])
+    assert len(parts.held_out) == pytest.approx(len(train) / 10, abs=4)
+    assert len(parts.train) + len(parts.held_out) == len(train)
 
 
 def test_early_stopping_needs_a_second_text(tmp_path: Path) -> None:
     train = prepared(tmp_path, [(f"question {n}", "ab"[n % 2]) for n in range(20)]).splits.train
     options = FitOptions(1, 8, 0.1, seed=0, patience=2)
     with pytest.raises(
-        RecipeError, match=r"early_stopping needs rows .* all 16 rows have one text"
+        RecipeError, match=r"early_stopping needs held-out rows, but all 16 rows have the same text"
     ):
-        judged(train, [0] * len(train), options)
-    assert judged(train, [0] * len(train), FitOptions(1, 8, 0.1, seed=0)).judge is None
+        fit_rows(train, [0] * len(train), options)
+    assert fit_rows(train, [0] * len(train), FitOptions(1, 8, 0.1, seed=0)).held_out is None
 
 
 def test_members_see_no_families(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The stages that all members share: they make the base, before the members fork."""
+"""The recipe's part on the base's stages, which train the base before the members are trained on it."""
 
 from string import Formatter
 from typing import Annotated, Literal, TypeAlias
@@ -10,15 +10,17 @@ from serve.manifest import Name
 from training.recipe.stages import StageRecipe
 
 Objective = Literal["autoregressive", "masked", "masked_next_sentence"]
-"""The next token (GPT), masked tokens (RoBERTa), or these and whether two sentences follow each other (BERT)."""
+"""What pretraining predicts: the next token (GPT), masked tokens (RoBERTa), or masked tokens and whether a sentence
+follows another (BERT)."""
 
 
 def default_objective(kind: BaseKind) -> Objective:
+    """Return the objective of a base for which the recipe names none."""
     return "autoregressive" if kind == "causal" else "masked"
 
 
 def fields_of(template: str) -> list[str]:
-    """The columns that a document's template names; ValueError for one that is no template."""
+    """Return the columns that a document's template names. Raises ValueError if it is not a template."""
     return [field for _, field, _, _ in Formatter().parse(template) if field is not None]
 
 
@@ -36,11 +38,11 @@ def _check_documents(documents: list[str]) -> list[str]:
 
 
 Documents = Annotated[list[str], Field(min_length=1), AfterValidator(_check_documents)]
-"""Templates over the data's columns; each row gives one document a template."""
+"""Templates with the data's columns in braces. Each row gives one document for each template."""
 
 
 class PretrainingStage(StageRecipe):
-    """Continued pretraining of the whole base on documents."""
+    """Pretraining of the whole base, continued on documents."""
 
     kind: Literal["pretraining"] = "pretraining"
     """The kind of stage."""
@@ -48,27 +50,27 @@ class PretrainingStage(StageRecipe):
     objective: Objective | None = None
     """Default: `autoregressive` for a causal base, `masked` for an encoder."""
     documents: Documents = Field(["{text}"])
-    """Templates over the data's columns: each row gives one document for each template."""
+    """Templates with the data's columns in braces. Each row gives one document for each template."""
 
 
 class FineTuningStage(StageRecipe):
-    """Fine-tuning of the base's own weights on the ensembles' tasks."""
+    """Fine-tuning of the base's weights on the ensembles' tasks."""
 
     kind: Literal["fine_tuning"] = "fine_tuning"
     """The kind of stage."""
     learning_rate: float = Field(2e-4, gt=0)
     ensembles: list[Name] | None = Field(None, min_length=1)
-    """Whose rows it is tuned on; default: those of all ensembles."""
+    """The ensembles on whose tasks the base is tuned; default: all."""
     layers: int | None = Field(None, ge=1)
-    """Tune the first so many layers alone; default: everything, embeddings too."""
+    """Tune only this many layers, from the first; default: all weights, with the embeddings."""
     soup: int = Field(1, ge=1)
-    """Tune so many times from the same base, with other seeds, and average the weights (the uniform soup of Wortsman et
-    al. 2022)."""
+    """Tune this many times from the same base, each time with another seed, and average the weights (the uniform soup
+    of Wortsman et al. 2022)."""
 
 
-SharedStage: TypeAlias = Annotated[PretrainingStage | FineTuningStage, Field(discriminator="kind")]
+BaseStage: TypeAlias = Annotated[PretrainingStage | FineTuningStage, Field(discriminator="kind")]
 
-SHARED_STAGES: dict[str, type[StageRecipe]] = {
+BASE_STAGES: dict[str, type[StageRecipe]] = {
     "pretraining": PretrainingStage,
     "fine_tuning": FineTuningStage,
 }

@@ -1,4 +1,4 @@
-"""Right answers as numbers: what stands in a task's column, for training, fitting and evaluation."""
+"""Reads the cells of a task's answers as labels or numbers, for training, fitting and evaluation."""
 
 import math
 from collections.abc import Sequence
@@ -12,28 +12,29 @@ from training.recipe.values import SEPARATOR, spelled
 
 
 def labels_in(task: Task, cell: str) -> list[str]:
-    """The labels of one cell, by their one spelling: one in classification, any number in multilabel, where lists of
-    JSON and Parquet come joined, too; none for a task without labels."""
+    """Return the labels of one cell in their one spelling: one in classification, any number in multilabel, none for a
+    task without labels."""
     parts = {"classification": [cell], "multilabel": cell.split(SEPARATOR)}.get(task, [])
     return [label for part in parts if (label := spelled(part))]
 
 
 def known_labels(task: Task, cells: Sequence[str]) -> list[str]:
-    """All labels that occur, sorted; none for a task without labels."""
+    """Return all labels in the cells, sorted; none for a task without labels."""
     return sorted({label for cell in cells for label in labels_in(task, cell)})
 
 
 def unknown_label(task: Task, labels: Sequence[str], cells: Sequence[str]) -> str | None:
-    """The first label, in sorted order, that occurs and is not among `labels`."""
+    """Return the first label in the cells, in sorted order, that is not among `labels`; None if all are."""
     known = set(map(spelled, labels))
     return next((label for label in known_labels(task, cells) if label not in known), None)
 
 
 def targets(task: Task, labels: Sequence[str], cells: Sequence[str], rows: str) -> Targets:
-    """Label indices [N] (classification), whether each label is the row's [N, C] (multilabel), or values [N]
+    """Return label indices [N] (classification), which labels each row has [N, C] (multilabel), or values [N]
     (regression).
 
-    `rows` names them in the message of the RecipeError for a label that is not one of `labels`, or no number.
+    Raises RecipeError if a label is not one of `labels`, or a value is not a number; `rows` names the rows in its
+    message.
     """
     if task == "regression":
         return np.array(
@@ -45,8 +46,8 @@ def targets(task: Task, labels: Sequence[str], cells: Sequence[str], rows: str) 
     index = {spelled(label): number for number, label in enumerate(labels)}
     if len(index) < len(labels):
         raise RecipeError(
-            "two labels differ only in the space around them or in their Unicode form: "
-            f"{_alike(labels)}; rows cannot tell them apart"
+            "two labels differ only in surrounding space or in their Unicode form, so rows cannot tell them apart: "
+            f"{_alike(labels)}"
         )
     if task == "classification":
         return np.array([index[spelled(cell)] for cell in cells], dtype=np.int64)
@@ -57,7 +58,7 @@ def targets(task: Task, labels: Sequence[str], cells: Sequence[str], rows: str) 
 
 
 def _alike(labels: Sequence[str]) -> str:
-    """The first labels of one spelling."""
+    """Return the first labels that have the same spelling, for a message."""
     groups: dict[str, list[str]] = {}
     for label in labels:
         groups.setdefault(spelled(label), []).append(ascii(label))

@@ -1,4 +1,4 @@
-"""Candidates that differ in what they know: the one whose vectors tell the labels apart is recommended."""
+"""Comparison of bases: the one whose vectors separate the labels is recommended."""
 
 import json
 import random
@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from choir_cli.main import app
 from serve.bundle import Bundle
 from tests.training.conftest import TOPICS
-from training.bases import Choice, compare_bases
+from training.evaluation.bases import Choice, compare_bases
 from training.recipe import RecipeError
 
 
@@ -32,7 +32,7 @@ def write_topics(file: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def blind_base(tmp_path_factory: pytest.TempPathFactory, encoder_base: Path) -> Path:
-    """A larger encoder to which all words are the same."""
+    """A larger encoder that gives all words the same vector."""
     folder = tmp_path_factory.mktemp("blind")
     config = BertConfig.from_pretrained(encoder_base)
     config.num_hidden_layers = 3
@@ -86,7 +86,7 @@ def test_sizes_are_counted_and_kinds_are_found(
 def test_zero_shot_of_a_causal_base_is_the_likeliest_label(
     choice: Choice, causal_bundle: Bundle, tmp_path: Path
 ) -> None:
-    """Against transformers alone: mean log-probability of the label's tokens after the prompt."""
+    """The reference is transformers alone: the mean log-probability of the label's tokens after the prompt."""
     rows = [line.split(",") for line in write_topics(tmp_path / "rows.csv").read_text().split("\n")]
     model = AutoModelForCausalLM.from_pretrained(
         causal_bundle.base_source, dtype=torch.float32
@@ -144,7 +144,7 @@ def test_the_command_prints_a_table_or_json(encoder_base: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("candidates", "content", "message"),
     [
-        (["nowhere"], None, "nowhere is no folder; a candidate is a model folder, gt-all"),
+        (["nowhere"], None, "nowhere is not a folder; a candidate is a model folder, gt-all"),
         (["org/model@abc"], None, "cannot get org/model@abc from the hub or its local cache"),
         (["{folder}"], None, "no readable config.json"),
         (["{encoder}", "{encoder}"], None, "a candidate is named twice"),
@@ -172,7 +172,7 @@ def test_what_cannot_be_compared_is_refused(
 def test_the_probe_is_that_of_scikit_learn_on_mean_pooled_vectors(
     choice: Choice, encoder_base: Path, tmp_path: Path
 ) -> None:
-    """A probe fitted by hand on vectors computed one text at a time: near the cross-validated figure."""
+    """The reference is a probe fitted by hand, on vectors that are computed one text at a time."""
     rows = [line.split(",") for line in write_topics(tmp_path / "rows.csv").read_text().split("\n")]
     model = AutoModel.from_pretrained(encoder_base).eval()
     tokenizer = AutoTokenizer.from_pretrained(encoder_base)

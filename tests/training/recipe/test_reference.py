@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from training.recipe import reference
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_the_page_says_what_the_models_say() -> None:

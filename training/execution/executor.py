@@ -1,4 +1,4 @@
-"""In which order members are trained, and by whom: one after another in this process, or several at once."""
+"""The executor decides how members are trained: one after another in this process, or several at once."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -7,7 +7,7 @@ from typing import Generic, Protocol, Self, TypeVar
 
 from datasets import Dataset
 
-from training.execution.jobs import Here, Workers
+from training.execution.jobs import LocalWorkers, Workers
 from training.progress import Watch
 
 T = TypeVar("T")
@@ -15,24 +15,24 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Pending(Protocol[T_co]):
-    """Work whose result can be waited for."""
+    """Work that was handed to an executor."""
 
     def result(self) -> T_co:
-        """Raises what the work raised, or what other work did that is no longer worth finishing it."""
+        """Wait for the work and return its result. Raises what the work raised, or what other work raised first."""
 
 
 class Executor(AbstractContextManager["Executor"], Protocol):
-    """Does work that waits for its own training. Leaving it ends what is not finished."""
+    """Runs pieces of work, each of which may wait for workers to train. Leaving the context stops unfinished work."""
 
     def workers(self, rows: Dataset, needed: Sequence[Path]) -> Workers:
-        """Those who train from `rows`; they must see the files and folders `needed`."""
+        """Return workers that train on `rows`. They need access to the files and folders `needed`."""
 
     def start(self, work: Callable[[], T]) -> Pending[T]:
-        """Have `work` done."""
+        """Accept `work`, which runs now or when its result is asked for."""
 
 
-class InTurn:
-    """One after another, in this process: work is done when its result is asked for."""
+class SequentialExecutor:
+    """Runs one piece of work after another in this process, each when its result is asked for."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -44,7 +44,7 @@ class InTurn:
         return None
 
     def workers(self, rows: Dataset, needed: Sequence[Path]) -> Workers:
-        return Here(rows, self._watch)
+        return LocalWorkers(rows, self._watch)
 
     def start(self, work: Callable[[], T]) -> Pending[T]:
         return _Later(work)

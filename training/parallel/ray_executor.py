@@ -1,4 +1,4 @@
-"""Several members at once: a thread each in this process, which waits for the tasks that train them."""
+"""The executor on a Ray cluster. Each member has a thread here, which waits for the Ray tasks that train the member."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -8,7 +8,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from datasets import Dataset
 
-from training.execution.executors import Pending
+from training.execution.executor import Pending
 from training.execution.jobs import Workers
 from training.parallel.cluster import demand, demand_shared, joined
 from training.parallel.options import Parallel
@@ -19,14 +19,14 @@ from training.progress import Watch
 T = TypeVar("T")
 
 THREADS = 512
-"""More than this many members wait for a thread before they wait for the cluster."""
+"""How many members have a thread; any others wait for a free one."""
 
 
-class RayCrew:
-    """The threads, and the cluster. The first failure ends the run."""
+class RayExecutor:
+    """Runs work in threads, and its training on the cluster. The first failure ends the run."""
 
     def __init__(self, options: Parallel, folder: Path, watch: Watch) -> None:
-        """`folder`: of the run, which every machine must see."""
+        """`folder` is the run's folder, which every machine must see."""
         self._options = options
         self._folder = folder
         self._watch = watch
@@ -34,7 +34,7 @@ class RayCrew:
         self._failed: Future[Any] = Future()
 
     def __enter__(self) -> Self:
-        """Raises ClusterError."""
+        """Connect to the cluster and start the threads. Raises ClusterError."""
         with ExitStack() as stack:
             stack.enter_context(joined(self._options))
             demand_shared(self._folder)
@@ -48,10 +48,10 @@ class RayCrew:
         self._stack.close()
 
     def workers(self, rows: Dataset, needed: Sequence[Path]) -> Workers:
-        """Raises ClusterError when a machine lacks what is needed."""
+        """Return workers on the cluster. Raises ClusterError if a machine lacks one of the paths `needed`."""
         demand(needed)
         workers = RayWorkers(rows, self._progress_queue, self._options.members)
-        # Before the threads are waited for, which wait for their tasks.
+        # On exit, tasks stop first: the threads wait for them.
         self._stack.callback(workers.stop)
         return workers
 
@@ -73,7 +73,7 @@ class _Started(Generic[T]):
         self._failed = failed
 
     def result(self) -> T:
-        """Raises the first failure of all work, whichever it was."""
+        """Wait for the work and return its result. Raises the first failure of any work."""
         wait((self._future, self._failed), return_when=FIRST_COMPLETED)
         if self._failed.done():
             self._failed.result()

@@ -1,4 +1,5 @@
-"""The three splits: held out of the training rows where no file holds them, and compared, each with each."""
+"""Makes the three splits. It holds validation and test rows out of the training rows if no file has them, and compares
+each pair of splits for equal or similar texts."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -14,14 +15,15 @@ from training.recipe.data import DataRecipe
 from training.recipe.values import RecipeError
 
 PAIRS = (("train", "validation"), ("train", "test"), ("validation", "test"))
-"""Each two splits; rows leave the first one, because the second one judges it."""
+"""The pairs of splits that are compared. Rows leave the first one, because the second one judges it."""
 NAMES = {"train": "training", "validation": "validation", "test": "test"}
 NEAR_ENOUGH = 0.5
-"""How far the held-out rows may be from their share, as a part of it, before families are made smaller."""
+"""How far the number of held-out rows may be from the wanted number, relative to it, before families are made
+smaller."""
 
 
-class Parting:
-    """Parts one recipe's rows: no text is in two splits, or it is said."""
+class Splitter:
+    """Splits the rows of one recipe. No text is in two splits, unless a note says so."""
 
     def __init__(
         self, data: DataRecipe, meaning: Columns, seed: int, cache: StepCache, ledger: Ledger
@@ -32,13 +34,15 @@ class Parting:
         near = data.clean is not None and data.clean.duplicates == "near"
         self._similarity = data.clean.similarity if data.clean and near else None
 
-    def parted(self, given: Mapping[str, Dataset | None]) -> dict[str, Dataset]:
-        """The splits of `given` (by their names; `train` is there), those that are asked for and not given held out of
-        the training rows. Training and validation rows have their families beside them. Raises RecipeError."""
+    def split(self, given: Mapping[str, Dataset | None]) -> dict[str, Dataset]:
+        """Return the splits by name. Splits that the recipe asks for and that are not in `given` are held out of
+        `train`.
+
+        Training and validation rows get a column with their families. Raises RecipeError if too few rows are left."""
         parts = {split: rows for split, rows in given.items() if rows is not None}
         compared: list[tuple[str, str]] = []
         if self._policy in ("quarantine", "fail"):
-            # Rows that leave are none to be held out of.
+            # Rows that leave must not be held out later, so given splits are compared first.
             parts = self._apart(parts, compared)
             compared = [pair for pair in PAIRS if set(pair) <= set(parts)]
         for split, rows in parts.items():
@@ -64,9 +68,7 @@ class Parting:
     def _apart(
         self, parts: Mapping[str, Dataset], compared: Sequence[tuple[str, str]]
     ) -> dict[str, Dataset]:
-        """The splits without what each two of them share, or, where that stays, with a word about it.
-
-        Those in `compared` were looked at before."""
+        """Compare the splits, except the pairs in `compared`. Remove shared rows, or note that they stay."""
         found = dict(parts)
         for split, other in PAIRS:
             if split in found and other in found and (split, other) not in compared:
@@ -96,7 +98,7 @@ class Parting:
         return rows
 
     def _accept(self, rows: Dataset, split: str, lost: int) -> None:
-        """Raise RecipeError where too many of a split have left."""
+        """Raise RecipeError if too many rows of a split have left. `lost` is their number."""
         limit = self._data.clean.max_loss if self._data.clean else 1
         if not len(rows) or lost > limit * (lost + len(rows)):
             self._ledger.write()
@@ -106,10 +108,10 @@ class Parting:
             )
 
     def _with_families(self, train: Dataset, fraction: float) -> Dataset:
-        """The rows with their families: the largest ones with which about `fraction` of them can be held out.
+        """Add the families of the training rows.
 
-        Groups that share texts come to be one, and so do texts that are similar from one to the next, until too little
-        is left to part."""
+        Families should join all similar texts, and groups that share a text. If these families are too large to hold
+        out about `fraction` of the rows, smaller families are used, and a note says so."""
         by, column = self._data.split.by, self._data.split.column
         groups = list(train[str(column)]) if by == "group" else None
         least = self._families(train, None, groups) if groups is None else numbered(groups)
@@ -122,8 +124,8 @@ class Parting:
             if self._distance(found, fraction) <= max(NEAR_ENOUGH, self._distance(least, fraction)):
                 return train.add_column(FAMILY, found)
             self._ledger.notes.append(
-                f"{what} texts make {len(set(found))} families of {len(train)} training rows, one of them too large to "
-                "be held out or kept as a whole; such texts may be on two sides of a split"
+                f"{what} texts join {len(train)} training rows into {len(set(found))} families, one of which is too "
+                "large to be held out or kept as a whole; such texts may be in two splits"
             )
         return train.add_column(FAMILY, least)
 
@@ -142,7 +144,7 @@ class Parting:
         return list(outcome.rows[FAMILY])
 
     def _distance(self, families: Sequence[int], fraction: float) -> float:
-        """How far from `fraction` what can be held out is, as a part of it."""
+        """Return how far the number of rows that can be held out is from the wanted number, relative to it."""
         wanted = max(1, round(len(families) * fraction))
         _, held = hold_out(families, fraction, self._seed)
         return abs(len(held) - wanted) / wanted
@@ -159,11 +161,12 @@ class Parting:
         if not held and len(set(rows[FAMILY])) == 1:
             what = "group" if by == "group" else "text"
             raise RecipeError(
-                f"data.split: all {len(rows)} training rows are of one {what}; none of it can be held out"
+                f"data.split: all {len(rows)} training rows are of one {what}; none can be held out"
             )
         if not held:
             raise RecipeError(
-                f"{len(rows)} training rows are too few to hold out {fraction:g} of them for {split}; name a file"
+                f"{len(rows)} training rows are too few to hold out {fraction:g} of them for {split}; name a file in "
+                f"data.{split}"
             )
         note = f"{len(held)} held out for {split}"
         self._ledger.counts.append(Count("train", "split", len(rows), len(kept), note))

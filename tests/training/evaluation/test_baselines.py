@@ -5,8 +5,8 @@ import numpy as np
 from training.evaluation.baselines import tfidf_svc
 
 
-def test_of_pairs_both_halves_are_read() -> None:
-    """Whether the second text has the first one's word: neither half tells it alone."""
+def test_both_texts_of_a_pair_are_read() -> None:
+    """The label is whether the second text has the first one's word, which neither text alone can tell."""
     words = [f"w{n}{'xyz'[n % 3] * 3}" for n in range(40)]
     rng = np.random.default_rng(0)
 

