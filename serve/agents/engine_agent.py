@@ -114,7 +114,6 @@ class EngineAgent:
             ready=self.ready,
             prepared=dict(self._results),
             holding=(*self._held, *self._releasing),
-            state=self._engine.state(),
         )
 
     def _apply(self, desired: Desired) -> None:

@@ -36,11 +36,6 @@ class GatewayAgent:
         return await self._lease.refresh(seconds)
 
     @property
-    def desired(self) -> Desired | None:
-        """The last desired state that was heard of."""
-        return self._lease.desired
-
-    @property
     def degraded(self) -> bool:
         """Whether the lease has run out: these routes may be old."""
         return self._lease.degraded

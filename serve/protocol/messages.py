@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from serve.engine.interface import EngineState, Probe, Version
+from serve.engine.interface import Probe, Version
 from serve.protocol.figures import Figures
 from serve.protocol.strategy import Strategy
 
@@ -47,7 +47,6 @@ class StatusReport:
     """`name@version` -> how loading it went. Engines only."""
     holding: tuple[str, ...] = ()
     """`name@version` of all that is loaded, also while it is being released. Engines only."""
-    state: EngineState | None = None
     figures: Mapping[str, Figures] = field(default_factory=dict)
     """Rollout -> what was counted of its trial since this process began. Gateways only."""
     urgent: bool = False
