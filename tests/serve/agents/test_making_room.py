@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from serve.agents import residents
+from serve.agents import demands, eviction
 from serve.control.views import RolloutView
 from serve.engine.interface import Refusal
 from serve.protocol.requests import SwapRequest
@@ -142,7 +142,7 @@ async def test_only_as_many_leave_as_are_needed(world: World, short_turns: None)
 async def test_two_clients_that_ask_one_after_the_other_take_turns(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(residents, "TURN_SECONDS", 0.3)
+    monkeypatch.setattr(eviction, "TURN_SECONDS", 0.3)
     world.slots = 1
     await start(world, 2)
     asked = {"e0@1": 0, "e1@1": 0}
@@ -173,8 +173,7 @@ async def test_a_broken_warm_version_is_not_tried_in_every_round(world: World) -
 async def test_a_broken_warm_version_is_tried_again_after_a_while(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(residents, "RETRY_SECONDS", 0.1)
-    monkeypatch.setattr("serve.agents.engine_agent.RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(demands, "RETRY_SECONDS", 0.1)
     await start(world, 1, pinned=["e0"])
     committed(await world.ask({"members": {"a": world.new_adapter(100)}}, "e0"))
     engine = FakeEngine(world.slots)

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from serve.agents import residents
+from serve.agents import demands
 from serve.control.errors import StartError
 from serve.control.views import EnsembleView
 from serve.engine.interface import Refusal, Version
@@ -137,7 +137,7 @@ async def test_one_that_cannot_be_loaded_says_why_and_harms_nobody(
 async def test_it_is_tried_again_after_a_while(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(residents, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(demands, "RETRY_SECONDS", 0.0)
     await start(world, 1)
     engine = world.engines[0]
     engine.broken["e0@1"] = "no such thing"
