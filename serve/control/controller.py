@@ -173,11 +173,8 @@ class Controller:
             await self._changes.wait(left)
         return Desired(
             revision=self._catalog.assignments.revision,
-            epoch=max(record.epoch for record in self._catalog.records.values()),
-            ordinal=participant.ordinal if participant else 0,
             lease_seconds=self._lease,
             versions=self._catalog.assigned(),
-            active=self._catalog.active(),
             ready_engines=self._ready_engines,
         )
 
