@@ -1,80 +1,71 @@
-"""Keeps an engine as the controller wants it: loads what is desired, releases what is not, and lets versions that are
-loaded on demand share the room that is left."""
+"""Brings an engine to the desired state: loads the versions that are desired, and releases the others.
+
+Versions on demand are loaded when requests wait for them (`demands.py`). If there is no room, others leave first
+(`eviction.py`)."""
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import AsyncIterator, Mapping
 
+from serve.agents.demands import Demands
+from serve.agents.eviction import Contents, Evictor, Leaving
+from serve.agents.file_check import check_files
 from serve.agents.golden_check import wrong_golden
 from serve.agents.lease import ControllerLink, Lease, new_participant
-from serve.agents.residents import RETRY_SECONDS, Residents, fits, victims
-from serve.digest import DigestError, file_digest, folder_digest
 from serve.engine.interface import Engine, NoRoomError, PrepareError, Refusal, Version
+from serve.protocol.capacity import Capacity
 from serve.protocol.messages import AssignedVersion, Desired, PrepareResult, Role, StatusReport
-from serve.protocol.slots import has_soft, loras_of
 
 logger = logging.getLogger(__name__)
 
 _ORDER: dict[Role, int] = {"active": 0, "candidate": 1, "warm": 2, "draining": 3}
-"""What is loaded first."""
+"""The order in which versions are loaded."""
 ROOM_SECONDS = 0.05
-"""How often it is looked again whether somebody's turn has ended while a version waits for room."""
-
-
-@dataclass(frozen=True)
-class _Leaving:
-    """A version on its way out of the engine."""
-
-    version: Version
-    busy: bool
-    """Whether requests ran on it when it was sent off: nobody knows how long they take."""
-    task: asyncio.Task[None]
+"""How long a version waits for room before the agent looks again: a turn may have ended."""
 
 
 class EngineAgent:
-    """Reconciles one engine with the desired state, a version at a time."""
+    """Loads and releases the versions of one engine, one at a time."""
 
     def __init__(self, engine: Engine, link: ControllerLink, retry_seconds: float = 0.1) -> None:
         self.participant = new_participant("engine")
         self._engine = engine
         self._lease = Lease(link, self._report, self._apply, retry_seconds)
         self._held: dict[str, Version] = {}
+        self._leaving: dict[str, Leaving] = {}
+        self._releases: set[asyncio.Task[None]] = set()
         self._results: dict[str, PrepareResult] = {}
-        self._releasing: dict[str, _Leaving] = {}
-        self._refused: set[str] = set()
-        """Versions for which the engine itself has had no room since a version was last released."""
-        self._residents = Residents()
+        self._demands = Demands()
+        self._evictor = Evictor()
         self._wake = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
-        self._loaded: asyncio.Future[None] | None = None
+        self._started: asyncio.Future[None] | None = None
         self._worker: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Returns once everything that is desired at the newest revision is loaded.
+        """Return once everything that must be loaded at the newest revision is loaded.
 
         Raises PrepareError if an active version cannot be loaded."""
-        self._loaded = asyncio.get_running_loop().create_future()
+        self._started = asyncio.get_running_loop().create_future()
         self._lease.start()
         self._worker = asyncio.create_task(self._work(), name="choir-engine-agent")
         try:
-            await self._loaded
+            await self._started
         except BaseException:
             await self.stop()
             raise
         self._lease.report_now()
 
     async def stop(self) -> None:
-        """End the lease. The engine keeps what it holds."""
+        """End the lease. The engine keeps what it holds, and requests that wait are let go."""
         if self._worker is not None:
             self._worker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._worker
         if self._alarm is not None:
             self._alarm.cancel()
-        self._residents.forget(())
+        self._demands.forget(())
         sequence = self._lease.next_sequence()
         await self._lease.stop(
             StatusReport(self.participant, "engine", sequence, 0, ready=False, leaving=True)
@@ -82,26 +73,31 @@ class EngineAgent:
 
     @property
     def ready(self) -> bool:
-        """Whether start() is through: the engine has held all that was active."""
-        return self._loaded is not None and self._loaded.done() and self._loaded.exception() is None
+        """Whether start() has returned: the engine has loaded everything that is active."""
+        started = self._started
+        return started is not None and started.done() and started.exception() is None
 
     @contextlib.asynccontextmanager
     async def using(self, key: str) -> AsyncIterator[Refusal | None]:
-        """Around every request for the version `key`: loads it first if that is done on demand. Yields why it cannot be
-        loaded; the engine itself says what it lacks otherwise."""
-        self._residents.enter(key)
-        try:
-            yield None if key in self._held else await self._demanded(key)
-        finally:
-            if self._residents.leave(key):
-                self._wake.set()
+        """Surround every request for the version `key`, and load the version first if it is on demand.
 
-    async def _demanded(self, key: str) -> Refusal | None:
+        Yields why it cannot be loaded. Yields None if it is loaded, and also if it is not desired: then the engine
+        itself answers that it lacks the version."""
+        self._evictor.request_began(key)
+        try:
+            yield None if key in self._held else await self._wait_until_loaded(key)
+        finally:
+            if self._evictor.request_ended(key):
+                self._demands.settle(key)  # nobody waits for it any more
+                if self._demands.waiting():
+                    self._wake.set()
+
+    async def _wait_until_loaded(self, key: str) -> Refusal | None:
         desired = self._lease.desired
         versions = desired.versions if desired is not None else ()
         if not any(each.waited_for and each.version.key == key for each in versions):
             return None
-        answer = self._residents.demand(key)
+        answer = self._demands.add(key)
         self._wake.set()
         return await asyncio.shield(answer)
 
@@ -113,8 +109,7 @@ class EngineAgent:
             seen,
             ready=self.ready,
             prepared=dict(self._results),
-            holding=(*self._held, *self._releasing),
-            state=self._engine.state(),
+            holding=(*self._held, *self._leaving),
         )
 
     def _apply(self, desired: Desired) -> None:
@@ -128,27 +123,28 @@ class EngineAgent:
             assert desired is not None, "the lease wakes the worker with a desired state"
             try:
                 await self._reconcile(desired)
-                failure = self._failure(desired)
-            except Exception as error:  # the round is tried again; the loop must go on
+                failure = self._failure_to_start(desired)
+            except Exception as error:  # the next round tries again; the loop must go on
                 logger.exception("The engine could not be brought to the desired state.")
                 failure = f"{type(error).__name__}: {error}"
             self._tell_start(desired, failure)
 
     def _tell_start(self, desired: Desired, failure: str | None) -> None:
-        if self._loaded is None or self._loaded.done():
+        if self._started is None or self._started.done():
             return
         if failure is not None:
-            self._loaded.set_exception(PrepareError(failure))
+            self._started.set_exception(PrepareError(failure))
         elif desired is self._lease.desired and self._holds_trials(desired):
-            self._loaded.set_result(None)
+            self._started.set_result(None)
 
     def _holds_trials(self, desired: Desired) -> bool:
-        """Whether gateways may send requests here already. Where a candidate that they try out
-        cannot be loaded, that is reported, and the rollout aborted before this engine is ready."""
+        """Return whether the engine holds every candidate on trial: gateways may send it requests at once.
+
+        If it cannot load one, it reports that, and the controller aborts the rollout before this engine is ready."""
         return all(each.version.key in self._held for each in desired.versions if each.trial)
 
-    def _failure(self, desired: Desired) -> str | None:
-        """Why an active version is not loaded, if one is not."""
+    def _failure_to_start(self, desired: Desired) -> str | None:
+        """Return why an active version is not loaded; None if all are."""
         for assigned in desired.versions:
             key = assigned.version.key
             if assigned.role == "active" and not assigned.lazy and key not in self._held:
@@ -162,38 +158,43 @@ class EngineAgent:
             self._release(key)
         for key in [key for key in self._results if key not in wanted]:
             del self._results[key]
-        self._residents.forget(wanted)
+        self._demands.forget(wanted)
+        self._evictor.forget(wanted)
         waiting = False
         for assigned in sorted(wanted.values(), key=lambda each: _ORDER[each.role]):
             if self._settled(assigned):
                 continue
             if self._failure_of(assigned) is not None:
-                self._wake_in(RETRY_SECONDS)
-            elif not await self._prepared(assigned, wanted):
+                self._wake_in(self._demands.retry_in(assigned.version.key))
+            elif not await self._load_if_room(assigned, wanted):
                 waiting |= assigned.role == "active" or assigned.attempt is not None
-        # Whoever is asked for by requests would take the room again as soon as there is some.
+        # A version that requests ask for must not take the room that one of these waits for.
         await self._serve_demands(desired, wanted, load=not waiting)
 
     async def _serve_demands(
         self, desired: Desired, wanted: Mapping[str, AssignedVersion], *, load: bool
     ) -> None:
-        """Load what requests wait for, in their order, until there is no room or something else is desired."""
-        for key, demand in self._residents.demands():
+        """Load the versions that requests wait for, in their order, until there is no room or the desired state has
+        changed."""
+        for key, demand in self._demands.waiting():
             if desired is not self._lease.desired:
                 return
             assigned = wanted.get(key)
             if assigned is None or not assigned.waited_for or key in self._held:
-                self._residents.answered(key, None)
-            elif not assigned.lazy:  # its rollout has it loaded, as soon as there is room
+                self._demands.settle(key)
+            elif (
+                not assigned.lazy
+            ):  # a rollout needs it, and has it loaded as soon as there is room
                 failure = self._failure_of(assigned)
                 if failure is not None or self._settled(assigned):
-                    self._residents.answered(key, failure)
-            elif load and key not in self._releasing and not demand.answer.done():
-                load = await self._prepared(assigned, wanted, busy_too=demand.overdue)
+                    self._demands.settle(key, failure)
+            elif load and key not in self._leaving and not demand.answer.done():
+                load = await self._load_if_room(assigned, wanted, waiting_since=demand.since)
 
     def _settled(self, assigned: AssignedVersion) -> bool:
-        """Whether nothing is left to do before somebody asks. A version that a rollout asks for is tried
-        once for it; any other one is tried again in every round until it is loaded."""
+        """Return whether nothing has to be done for a version before a request comes.
+
+        A version that a rollout asks for is tried once; any other one is tried in every round until it is loaded."""
         key = assigned.version.key
         if assigned.lazy:
             return True
@@ -203,51 +204,68 @@ class EngineAgent:
         return result is not None and result.attempt == assigned.attempt
 
     def _failure_of(self, assigned: AssignedVersion) -> Refusal | None:
-        """Why the version is not tried again yet; a rollout's is tried at once, and the rollout hears of it."""
-        return None if assigned.attempt else self._residents.failure(assigned.version.key)
+        """Return why the version is not tried again yet. A rollout's version is always tried at once, so that the
+        rollout hears of it."""
+        return None if assigned.attempt else self._demands.failure(assigned.version.key)
 
-    async def _prepared(
+    async def _load_if_room(
         self,
         assigned: AssignedVersion,
         wanted: Mapping[str, AssignedVersion],
         *,
-        busy_too: bool = True,
+        waiting_since: float | None = None,
     ) -> bool:
-        """Load a version if there is room for it; False if it has to wait for some."""
+        """Load a version, or send others off to make room for it. Return False if it has to wait."""
         key = assigned.version.key
-        if not self._has_room(assigned.version, wanted, busy_too=busy_too):
+        decision = self._evictor.decide(assigned.version, self._contents(wanted), waiting_since)
+        for other in decision.evict:
+            logger.info("%s makes room for %s.", other, key)
+            self._release(other)
+        if not decision.load:
+            if key not in self._leaving:  # the end of its own release wakes the worker
+                self._wake_in(ROOM_SECONDS)
             return False
         try:
-            result = await self._prepare(assigned)
+            result = await self._load(assigned)
         except NoRoomError as error:
-            if self._room_may_come(assigned.version, wanted):
-                self._refused.add(key)
+            if self._evictor.refused(assigned.version, self._contents(wanted)):
                 self._wake.set()
                 return False
             result = PrepareResult(assigned.attempt, error=str(error))
         if key in self._held:
-            self._residents.loaded(key)
+            self._evictor.loaded(key)
+            self._demands.loaded(key)
             if assigned.lazy:
-                logger.info("%s is loaded, because it was asked for.", key)
+                logger.info("%s is loaded, because requests asked for it.", key)
         if result.error is not None and assigned.attempt is None:
-            self._residents.failed(key, result.error)
+            self._demands.failed(key, result.error)
             logger.error("%s %s: %s", assigned.role, key, result.error)
         self._results[key] = result
         self._lease.report_now()
         return True
 
-    async def _prepare(self, assigned: AssignedVersion) -> PrepareResult:
-        """Load a version, and have it prove itself. Raises NoRoomError."""
+    def _contents(self, wanted: Mapping[str, AssignedVersion]) -> Contents:
+        state = self._engine.state()
+        return Contents(
+            {key: wanted[key] for key in self._held},
+            dict(self._leaving),
+            Capacity(state.adapter_slots, state.host_adapters),
+        )
+
+    async def _load(self, assigned: AssignedVersion) -> PrepareResult:
+        """Load a version, probe it and ask its golden inputs. Return the result, also of a failure.
+
+        Raises NoRoomError if the engine has no room for it."""
         version = assigned.version
         try:
             if version.key not in self._held:
-                await asyncio.to_thread(_verify, version)
+                await asyncio.to_thread(check_files, version)
             probes = await self._engine.prepare(version)
-            # Until it has proved itself, nobody who waits for it may ask it.
+            # No request may use it before it has answered its golden inputs.
             wrong = await wrong_golden(self._engine, version)
             result = PrepareResult(assigned.attempt, probes, wrong)
             if wrong is not None and assigned.attempt is None:
-                # No rollout will abort it, so it must not pass for loaded.
+                # No rollout aborts it, so the agent has to release it.
                 self._held.pop(version.key, None)
                 await self._engine.release(version.key)
             else:
@@ -258,96 +276,28 @@ class EngineAgent:
         except PrepareError as error:
             self._held.pop(version.key, None)
             return PrepareResult(assigned.attempt, error=str(error))
-        except Exception as error:  # whatever an engine raises is that candidate's failure
+        except Exception as error:  # any exception of the engine is a failure of this version
             logger.exception("%s could not be prepared.", version.key)
             return PrepareResult(
                 assigned.attempt, error=f"the engine failed on it ({type(error).__name__})"
             )
 
-    def _has_room(
-        self, version: Version, wanted: Mapping[str, AssignedVersion], *, busy_too: bool
-    ) -> bool:
-        """False if the version has to wait for one that is on its way out: itself being released
-        still, or another one whose room it needs. Long answers can keep adapters loaded for as
-        long as they run. When that is over, the worker is woken again.
-
-        Versions that are loaded on demand are sent on their way out here; with `busy_too` also such as
-        are asked all the time, which then wait for their next turn."""
-        if version.key in self._releasing:
-            return False
-        make_room = self._make_any_room if version.key in self._refused else self._make_lora_room
-        if make_room(version, wanted, busy_too=busy_too):
-            return True
-        self._wake_in(ROOM_SECONDS)
-        return False
-
-    def _make_lora_room(
-        self, version: Version, wanted: Mapping[str, AssignedVersion], *, busy_too: bool
-    ) -> bool:
-        """Whether the version's LoRAs fit, or nobody could make room for them."""
-        state = self._engine.state()
-        capacity = state.host_adapters or state.adapter_slots
-        needed = loras_of(version)
-        held = {key: loras_of(each) for key, each in self._held.items()}
-        leaving = {key: loras_of(each.version) for key, each in self._releasing.items()}
-        if fits(needed, held | leaving, (), capacity):
-            return True
-        # What left without requests is gone in a moment. The rest is not waited for where an idle version can leave.
-        staying = held | {key: leaving[key] for key, each in self._releasing.items() if each.busy}
-        if fits(needed, staying, (), capacity):
-            return False
-        lazy = [key for key in held if wanted[key].lazy]
-        idle = self._residents.evictable(lazy, busy_too=False)
-        found = victims(needed, staying, idle, capacity)
-        if not found:
-            tired = self._residents.evictable(lazy, busy_too=busy_too)
-            found = victims(needed, held, tired, capacity)
-        self._send_off(found, version)
-        draining = any(wanted[key].role == "draining" for key in self._held)
-        return not (self._releasing or draining or fits(needed, held, lazy, capacity))
-
-    def _make_any_room(
-        self, version: Version, wanted: Mapping[str, AssignedVersion], *, busy_too: bool
-    ) -> bool:
-        """Whether nobody could make room for a version that the engine refused. Nobody knows how much it needs, so one
-        version after another leaves until the engine takes it."""
-        if not self._room_may_come(version, wanted):
-            return True
-        if all(each.busy for each in self._releasing.values()):
-            lazy = [key for key in self._alike(version) if wanted[key].lazy]
-            order = self._residents.evictable(lazy, busy_too=busy_too and not self._releasing)
-            self._send_off(order[:1], version)
-        return False
-
-    def _room_may_come(self, version: Version, wanted: Mapping[str, AssignedVersion]) -> bool:
-        leave = (wanted[key].lazy or wanted[key].role == "draining" for key in self._alike(version))
-        return bool(self._releasing) or any(leave)
-
-    def _alike(self, version: Version) -> list[str]:
-        """Who else takes room of the kind that an engine lacks which refuses the version: it counts LoRAs as the agent
-        does, so that of a version with prefix or prompt adapters their memory is in question."""
-        soft = has_soft(version)
-        others = (key for key in self._held if key != version.key)
-        return [key for key in others if not soft or has_soft(self._held[key])]
-
-    def _send_off(self, keys: Iterable[str], version: Version) -> None:
-        for key in keys:
-            logger.info("%s makes room for %s.", key, version.key)
-            self._release(key)
-
     def _release(self, key: str) -> None:
+        """Begin to release a version. Requests that run on it come to their end first, however long that takes."""
         version = self._held.pop(key)
-        task = asyncio.create_task(self._released(key), name=f"choir-release-{key}")
-        self._releasing[key] = _Leaving(version, self._residents.busy(key), task)
+        self._leaving[key] = Leaving(version, self._evictor.busy(key))
+        task = asyncio.create_task(self._finish_release(key), name=f"choir-release-{key}")
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
 
-    async def _released(self, key: str) -> None:
+    async def _finish_release(self, key: str) -> None:
         try:
             await self._engine.release(key)
-        except Exception:  # it is out of use either way; its slot is the engine's to report
+        except Exception:  # it is out of use either way, and the engine knows what it still holds
             logger.exception("%s could not be released.", key)
         finally:
-            del self._releasing[key]
-            self._refused.clear()
+            del self._leaving[key]
+            self._evictor.released()
             self._wake.set()
             self._lease.report_now()
 
@@ -359,33 +309,3 @@ class EngineAgent:
                 return
             self._alarm.cancel()
         self._alarm = loop.call_later(seconds, self._wake.set)
-
-
-def _verify(version: Version) -> None:
-    """Compare the files on this machine with their digests, the adapters' and the fusion's. Raises PrepareError."""
-    for digest, folder in version.adapters.items():
-        try:
-            found = folder_digest(Path(folder))
-        except (DigestError, OSError) as error:
-            raise PrepareError(f"the adapter {digest} cannot be read: {error}") from error
-        if found != digest:
-            raise PrepareError(
-                f"the adapter {digest} has changed on disk, its digest is {found} now; remove "
-                f"{folder} and start again"
-            )
-    if version.parameters is not None and version.parameters_digest is not None:
-        _verify_parameters(Path(version.parameters), version.parameters_digest)
-
-
-def _verify_parameters(file: Path, digest: str) -> None:
-    try:
-        found = file_digest(file)
-    except OSError as error:
-        raise PrepareError(
-            f"the fitted parameters {digest} cannot be read: {error.strerror}"
-        ) from error
-    if found != digest:
-        raise PrepareError(
-            f"the fitted parameters {digest} have changed on disk, their digest is {found} now; remove {file} and "
-            "start again"
-        )

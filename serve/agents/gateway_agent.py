@@ -1,4 +1,4 @@
-"""Keeps a gateway's routes as the controller wants them."""
+"""Keeps the routes of a gateway equal to the desired state."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from serve.protocol.messages import Desired, StatusReport
 
 
 class GatewayAgent:
-    """Holds the newest routes, and renews the gateway's lease in the background."""
+    """Holds the newest routes and the counts of trials, and renews the gateway's lease in the background."""
 
     def __init__(self, link: ControllerLink, retry_seconds: float = 0.1) -> None:
         self.participant = new_participant("gateway")
@@ -20,34 +20,31 @@ class GatewayAgent:
         self._lease = Lease(link, self._report, self._apply, retry_seconds)
 
     async def start(self) -> None:
-        """Returns once the first routes are known."""
+        """Start the lease. Return once the first routes are known."""
         self._lease.start()
         await self._routed.wait()
 
     async def stop(self) -> None:
+        """End the lease."""
         sequence = self._lease.next_sequence()
         await self._lease.stop(
             StatusReport(self.participant, "gateway", sequence, 0, ready=False, leaving=True)
         )
 
     async def refresh(self, seconds: float = 2.0) -> bool:
-        """Fetch the newest routes, for a request whose version an engine did not have any more.
-        Whether the controller answered within `seconds`."""
+        """Fetch the newest routes, for a request whose version an engine no longer holds.
+
+        Returns whether the controller answered within `seconds`."""
         return await self._lease.refresh(seconds)
 
     @property
-    def desired(self) -> Desired | None:
-        """The last desired state that was heard of."""
-        return self._lease.desired
-
-    @property
     def degraded(self) -> bool:
-        """Whether the lease has run out: these routes may be old."""
+        """Whether the lease has run out, so that the routes may be old."""
         return self._lease.degraded
 
     @property
     def ready(self) -> bool:
-        """Whether there are routes and, as far as is known, an engine behind them."""
+        """Whether at least one engine is ready, as far as the controller has told."""
         return self._ready_engines > 0
 
     def _report(self, sequence: int, seen: int) -> StatusReport:

@@ -1,4 +1,4 @@
-"""Golden inputs: texts whose answer is known, which every replica answers before a version goes live."""
+"""Asks a loaded version its golden inputs. Every replica must give the known answers before a version goes live."""
 
 import json
 import logging
@@ -15,15 +15,18 @@ from serve.together import together
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 64
-"""How many are asked in one call."""
+"""Texts that one call of `predict` asks."""
 WRITTEN_AT_ONCE = 16
-"""How many texts are asked for at the same time."""
+"""Calls of `generate` that run at the same time."""
 SHOWN = 80
-"""How many characters of an input or an answer a message repeats."""
+"""Characters of an input or an answer that a message repeats."""
 
 
 async def wrong_golden(engine: Engine, version: Version) -> str | None:
-    """What a loaded version answers otherwise than its golden inputs say, if it does."""
+    """Return the first golden input that a loaded version answers wrongly, in a sentence for the rollout; None if all
+    answers are right.
+
+    A refusal or an exception of the engine counts as a wrong answer, and is named."""
     golden = version.ensemble.golden
     writes = version.ensemble.task == "generation"
     ask, size = (_written, WRITTEN_AT_ONCE) if writes else (_predicted, AT_ONCE)
@@ -32,7 +35,7 @@ async def wrong_golden(engine: Engine, version: Version) -> str | None:
         part = golden[first : first + size]
         try:
             said = await ask(engine, version, part, first)
-        except Exception as error:  # whatever an engine raises, the version has not proved itself
+        except Exception as error:  # any exception means that the version has not answered
             logger.exception("%s could not answer its golden inputs.", version.key)
             return f"the engine failed on its golden inputs ({type(error).__name__})"
         if isinstance(said, Refusal):
@@ -51,7 +54,8 @@ async def wrong_golden(engine: Engine, version: Version) -> str | None:
 async def _predicted(
     engine: Engine, version: Version, golden: Sequence[Golden], first: int
 ) -> list[str | None] | Refusal:
-    """What is wrong about each answer, as `'this' instead of 'that'`; None for a right one."""
+    """Ask `predict`. Return for each input what is wrong about its answer, as `'this' instead of 'that'`, and None for
+    a right answer; or return the engine's refusal. `first` is the number of the first input."""
     call = PredictCall(
         version=version.key,
         inputs=tuple(map(_text, golden)),
@@ -84,7 +88,7 @@ def _difference(golden: Golden, answers: Answers, labels: Sequence[str], row: in
 async def _written(
     engine: Engine, version: Version, golden: Sequence[Golden], first: int
 ) -> list[str | None] | Refusal:
-    """The same of texts, which are written greedily."""
+    """Ask `generate`, without sampling. Returns the same as `_predicted`."""
     found = await together(
         _greedy(engine, version, each, first + row) for row, each in enumerate(golden)
     )
@@ -99,6 +103,7 @@ async def _written(
 
 
 async def _greedy(engine: Engine, version: Version, golden: Golden, number: int) -> str | Refusal:
+    """Return the text that the version writes at temperature 0, or the engine's refusal."""
     given = _text(golden)
     body = {
         "prompt": fill(version.ensemble.template, given.text, given.text_pair),
@@ -119,8 +124,10 @@ async def _greedy(engine: Engine, version: Version, golden: Golden, number: int)
 
 
 def _whole(text: str) -> str:
-    """Without surrounding space, and without the half of a character that a limit of tokens may leave at the end: some
-    decoders write a replacement for it, vLLM writes nothing."""
+    """Return the text without the space around it and without an incomplete last character.
+
+    A limit of tokens may cut a character in half. Some decoders write a replacement character then, and vLLM writes
+    nothing."""
     return text.strip().rstrip("\ufffd").rstrip()
 
 

@@ -1,6 +1,6 @@
-"""How a participant keeps in touch with the controller: it pulls the desired state and reports what it made of it.
+"""How a participant keeps in touch with the controller: it pulls the desired state, and reports what it has done.
 
-Nothing here is waited for by a request. While the controller is away a participant goes on with the last desired state.
+No request waits for this. While the controller is away, a participant goes on with the last desired state.
 """
 
 import asyncio
@@ -18,27 +18,31 @@ from serve.protocol.messages import Desired, StatusReport
 logger = logging.getLogger(__name__)
 
 FIRST_ANSWER_SECONDS = 30.0
-"""How long the first answer may take, before the controller has said how long a lease is."""
+"""How long the first answer may take. Later answers may take as long as the lease, which the first one tells."""
 MAX_RETRY_SECONDS = 2.0
+"""The longest pause between two attempts to reach the controller."""
 FAREWELL_SECONDS = 1.0
+"""How long the last report may take."""
 
 
 class ControllerLink(Protocol):
-    """The way to the controller."""
+    """The connection to the controller."""
 
     async def sync(self, report: StatusReport) -> Desired:
-        """Renew the lease. Answers at once if the desired revision is not the one the report has
-        seen, else after about a third of the lease. Raises anything if the controller is away."""
+        """Renew the lease, and return the desired state.
+
+        The controller answers at once if its revision differs from the report's, else after about a third of the
+        lease. May raise any exception if the controller is away."""
         ...
 
 
 def new_participant(kind: str) -> str:
-    """A unique id for this incarnation of a process."""
+    """Return a unique id for this process."""
     return f"{kind}-{uuid.uuid4().hex[:12]}"
 
 
 class Lease:
-    """One participant's endless round of report and desired state."""
+    """Sends the reports of one participant, one after the other, and applies each desired state that comes back."""
 
     def __init__(
         self,
@@ -47,8 +51,8 @@ class Lease:
         apply: Callable[[Desired], None],
         retry_seconds: float = 0.1,
     ) -> None:
-        """`report(sequence, seen_revision)` makes the next report; `apply` brings a desired state
-        about, or sees to it that it will be."""
+        """`report(sequence, seen_revision)` returns the next report. `apply` takes a new desired state, and returns at
+        once; work that takes longer goes on in the background. `retry_seconds` is the first pause after a failure."""
         self._link = link
         self._report = report
         self._apply = apply
@@ -56,7 +60,7 @@ class Lease:
         self._sequence = 0
         self._seen = 0
         self._refreshing = False
-        """Whether an answer is under way that comes at once."""
+        """Whether a report is under way that the controller answers at once."""
         self._renewed = monotonic()
         self._news = asyncio.Event()
         self._round_ended = asyncio.Event()
@@ -65,37 +69,42 @@ class Lease:
 
     @property
     def degraded(self) -> bool:
-        """Whether the lease has run out, so that the desired state may have moved on."""
+        """Whether the lease has run out, so that the desired state may be old."""
         if self.desired is None:
             return True
         return monotonic() - self._renewed > self.desired.lease_seconds
 
     def start(self) -> None:
+        """Begin to report, in a task of its own."""
         self._task = asyncio.create_task(self._keep(), name="choir-lease")
 
     async def stop(self, farewell: StatusReport | None = None) -> None:
-        """End the lease, with a last word if the controller can be reached."""
+        """End the lease. Send `farewell` as the last report if the controller can be reached."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         if farewell is not None:
-            with contextlib.suppress(Exception):  # the lease runs out by itself
+            with contextlib.suppress(Exception):  # without it, the lease runs out by itself
                 async with asyncio.timeout(FAREWELL_SECONDS):
                     await self._link.sync(farewell)
 
     def next_sequence(self) -> int:
+        """Return the number of the next report."""
         self._sequence += 1
         return self._sequence
 
     def report_now(self) -> None:
-        """There is news: a round that waits for some ends now. One that is answered at once anyway goes on, and the
-        next one tells."""
+        """Send a report now, because there is news.
+
+        A report that waits for a new revision is cut short. One that the controller answers at once anyway is not; then
+        the next one brings the news."""
         self._news.set()
 
     async def refresh(self, seconds: float) -> bool:
-        """Ask for the desired state now, or join those who have just asked; whether the controller answered within
-        `seconds`."""
+        """Ask for the desired state now; calls at the same time share one report.
+
+        Returns whether the controller answered within `seconds`."""
         ended = self._round_ended
         if not self._refreshing:
             self.report_now()
@@ -111,7 +120,7 @@ class Lease:
         while True:
             try:
                 await self._round()
-            except Exception as error:  # a link may raise whatever its transport does
+            except Exception as error:  # a link may raise any exception of its transport
                 if delay == self._retry:
                     logger.warning(
                         "The controller does not answer (%s); going on with the last desired state.",
@@ -123,9 +132,11 @@ class Lease:
                 delay = self._retry
 
     async def _round(self) -> None:
-        """One report, and its answer. News cut short a round that waits for another state; one that began with news is
-        answered at once, so that however many there are, the lease is renewed. Raises what the link raises, and
-        TimeoutError when no answer comes for as long as the lease."""
+        """Send one report, and apply the answer.
+
+        News cut a report short that waits for a new revision. A report that began with news is urgent: the controller
+        answers it at once, and it is never cut short. So a stream of news cannot keep the lease from being renewed.
+        Raises what the link raises, and TimeoutError if no answer comes for as long as the lease."""
         urgent = self._refreshing = self._news.is_set() or self._refreshing
         self._news.clear()
         sent = monotonic()
@@ -149,8 +160,10 @@ class Lease:
         return await self._link.sync(report)
 
     def _accept(self, desired: Desired, sent: float) -> None:
-        """The lease counts from when the report was sent: the participant must never believe in
-        its lease for longer than the controller does."""
+        """Renew the lease and apply the desired state.
+
+        The lease counts from when the report was `sent`: a participant must never hold its lease for longer than the
+        controller thinks."""
         self._renewed = sent
         self.desired = desired
         self._apply(desired)

@@ -1,4 +1,4 @@
-"""What one gateway counts of trials, until the controller has heard of it."""
+"""What one gateway counts about each trial. Its reports carry the counts to the controller."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -7,17 +7,17 @@ from serve.protocol.figures import Figures, Side, Tally
 
 
 class Ledger:
-    """One gateway's counts, by trial. Whatever comes in for a trial that has ended is ignored."""
+    """The counts of one gateway, by rollout. Ignores what is counted for a trial that has ended."""
 
     def __init__(self) -> None:
         self._figures: dict[str, Figures] = {}
 
     def follow(self, attempts: Collection[str]) -> None:
-        """These trials are under way now, and no others."""
+        """Keep the counts of these rollouts' trials, and drop all others."""
         self._figures = {each: self._figures.get(each, Figures()) for each in attempts}
 
     def answered(self, attempt: str, side: Side, seconds: float, *, failed: bool) -> None:
-        """A version has answered a request, or failed to."""
+        """Count a request that a version answered after `seconds`, or failed to answer."""
         known = self._figures.get(attempt)
         if known is None:
             return
@@ -28,15 +28,15 @@ class Ledger:
             self._figures[attempt] = replace(known, stable=known.stable + one)
 
     def compared(self, attempt: str, agreement: float) -> None:
-        """Both versions have answered a request; `agreement` is the share of equal answers."""
+        """Count a request that both versions answered. `agreement` is the share of equal answers, from 0 to 1."""
         self._add(attempt, Figures(compared=1, agreed=agreement))
 
     def dropped(self, attempt: str) -> None:
-        """A request was not asked again."""
+        """Count a request that should have gone to the other version too, and did not because the queue was full."""
         self._add(attempt, Figures(dropped=1))
 
     def figures(self) -> dict[str, Figures]:
-        """By rollout."""
+        """Return all counts so far, by rollout."""
         return dict(self._figures)
 
     def _add(self, attempt: str, more: Figures) -> None:

@@ -1,4 +1,4 @@
-"""Which version answers a model name: a gateway's immutable snapshot of the desired state."""
+"""Which version answers a model name. `Routes` is a gateway's immutable view of the desired state."""
 
 import hashlib
 import random
@@ -12,18 +12,18 @@ from serve.protocol.strategy import Strategy
 
 Track: TypeAlias = Literal["stable", "canary", "shadow", "pinned"]
 LISTED = 20
-"""How many names an error lists at most."""
+"""The most names that an error lists."""
 SHOWN = 150
-"""How many characters of an unknown name an error repeats; known names are shorter."""
+"""Characters of an unknown name that an error repeats. Known names are shorter."""
 
 
 class UnknownModel(LookupError):
-    """A model name that nothing answers to; the message says which ones there are."""
+    """A model name that does not exist. The message lists the names that do."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate that is tried out on the requests of an ensemble."""
+    """A candidate that is tried out on requests for its ensemble."""
 
     attempt: str
     """The rollout that tries it."""
@@ -32,8 +32,9 @@ class Trial:
     candidate: Ensemble
 
     def takes(self, key: str | None) -> bool:
-        """Whether a request belongs to the strategy's share: by chance, or, with a key, always the
-        same way during one rollout and on every gateway."""
+        """Return whether a request belongs to the strategy's share.
+
+        Without a key, chance decides. With a key, the answer is the same for the whole rollout and on every gateway."""
         if key is None:
             return random.random() < self.strategy.share
         digest = hashlib.sha256(f"{self.attempt}:{key}".encode(errors="replace")).digest()
@@ -42,14 +43,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Target:
-    """Who answers a model name."""
+    """The version, or one member of it, that answers a model name."""
 
     ensemble: Ensemble
     member: str | None = None
-    """The member that answers alone, if one does."""
+    """The member that answers alone; None if all members answer."""
     track: Track = "stable"
     trial: Trial | None = None
-    """The trial that the request takes part in, on either side."""
+    """The trial that the request takes part in, as a request for the candidate or for the active version."""
     on_demand: bool = False
     """Whether the answer may have to wait until the version is loaded."""
 
@@ -64,8 +65,8 @@ class Target:
         return f"{self.key}/{self.member}" if self.member else self.key
 
     def other_side(self) -> "Target | None":
-        """The same question to the other version of the trial; None where there is no trial, or
-        that version has no such member."""
+        """Return the target for asking the other version of the trial the same; None if there is no trial, or if that
+        version has no such member."""
         if self.trial is None:
             return None
         trial = self.trial
@@ -77,15 +78,16 @@ class Target:
 
 
 class Routes:
-    """`name`, `name@version` and either with `/member`, for all versions that can be asked."""
+    """The model names that can be asked: `name`, `name@version`, and both with `/member`."""
 
     def __init__(self, targets: Mapping[str, Target], trials: Collection[str] = ()) -> None:
         self._targets = targets
         self.trials = trials
-        """The rollouts that try a candidate out."""
+        """Ids of the rollouts whose candidates are tried out."""
 
     @classmethod
     def of(cls, desired: Desired) -> "Routes":
+        """Return the routes for a desired state."""
         trials = _trials(desired)
         targets: dict[str, Target] = {}
         for assigned in desired.versions:
@@ -94,9 +96,10 @@ class Routes:
         return cls(targets, [trial.attempt for trial in trials.values()])
 
     def resolve(self, model: str, key: str | None = None) -> Target:
-        """Who answers a request for `model`: while a canary runs, a share of those that name no
-        version goes to the candidate. Requests with the same `key` go the same way. Raises
-        UnknownModel."""
+        """Return the target of a request for `model`.
+
+        While a canary runs, a share of the requests without a version goes to the candidate, and requests with the
+        same `key` go to the same version. Raises UnknownModel if the name does not exist."""
         target = self.named(model)
         trial = target.trial
         if trial is not None and trial.strategy.kind == "canary" and trial.takes(key):
@@ -105,18 +108,18 @@ class Routes:
         return target
 
     def named(self, model: str) -> Target:
-        """What a name means, trials apart. Raises UnknownModel."""
+        """Return the target of a model name, without regard to canaries. Raises UnknownModel if it does not exist."""
         target = self._targets.get(model)
         if target is None:
             raise UnknownModel(self._explain(model))
         return target
 
     def models(self) -> Mapping[str, Target]:
-        """Every model name and who answers it, for `GET /v1/models`."""
+        """Return the target of every model name, for `GET /v1/models`."""
         return self._targets
 
     def _explain(self, model: str) -> str:
-        """Why nothing answers to `model`."""
+        """Return why there is no such model, in a sentence for the client."""
         model = model[:SHOWN]
         whole, _, member = model.partition("/")
         name, _, version = whole.partition("@")
@@ -131,7 +134,7 @@ class Routes:
 
 
 def _trials(desired: Desired) -> dict[str, Trial]:
-    """The trial of each ensemble that has one."""
+    """Return the trials under way, by ensemble."""
     stable = {
         assigned.version.ensemble.name: assigned.version.ensemble
         for assigned in desired.versions

@@ -3,15 +3,14 @@
 from collections.abc import Mapping
 
 from serve.control.artifacts.store import Store
-from serve.control.capacity import check_room
 from serve.control.errors import Refused
 from serve.control.records import EnsembleRecord, VersionRecord
 from serve.control.rollout.plan import Assignments, wanted_versions
 from serve.control.rollout.state import BUSY, UNCOMMITTED, Rollout
 from serve.engine.interface import Version
 from serve.manifest import Ensemble
+from serve.protocol.capacity import CapacityPlan
 from serve.protocol.messages import AssignedVersion
-from serve.protocol.slots import Slots
 
 
 class Catalog:
@@ -23,12 +22,12 @@ class Catalog:
         store: Store,
         incarnation: int,
         keep_warm: int,
-        slots: Slots,
+        capacity: CapacityPlan,
     ) -> None:
         self._records = dict(records)
         self._store = store
         self._keep_warm = keep_warm
-        self._slots = slots
+        self._capacity = capacity
         self._rollouts: dict[str, Rollout] = {}
         self.assignments = Assignments(incarnation)
         self._plan()
@@ -72,8 +71,10 @@ class Catalog:
         active = [record.active_version.ensemble for record in self._records.values()]
         others = [each for each in self._rollouts.values() if each.state in UNCOMMITTED]
         tried = [self._version_record(rollout.candidate).ensemble for rollout in others]
-        slots = self._slots.pinning(each.ensemble for each in (*others, new) if each.tries)
-        check_room(candidate, [*slots.always(active), *tried], slots, shared=slots.shared(active))
+        compared = (each.ensemble for each in (*others, new) if each.tries)
+        reason = self._capacity.pinning(compared).no_room_for(candidate, active, tried)
+        if reason is not None:
+            raise Refused(409, reason, "no_room")
 
     def started(self, rollout: Rollout, candidate: VersionRecord) -> None:
         """A rollout is under way."""
@@ -117,7 +118,7 @@ class Catalog:
                 wanted.role,
                 wanted.attempt,
                 wanted.trial,
-                on_demand=self._slots.on_demand(key.rpartition("@")[0]),
+                on_demand=self._capacity.on_demand(key.rpartition("@")[0]),
                 compared=wanted.compared,
             )
             for key, wanted in self.assignments
@@ -129,7 +130,7 @@ class Catalog:
     def _plan(self) -> None:
         self.assignments.want(
             wanted_versions(
-                self._records.values(), self._rollouts.values(), self._keep_warm, self._slots
+                self._records.values(), self._rollouts.values(), self._keep_warm, self._capacity
             )
         )
 

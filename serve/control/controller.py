@@ -20,7 +20,6 @@ from serve.control.admission.admission import Admission, EngineLimits
 from serve.control.admission.bundle_import import Imported, import_bundles
 from serve.control.artifacts.sources import Sources
 from serve.control.artifacts.store import Store
-from serve.control.capacity import no_room_to_start
 from serve.control.catalog import Catalog, version_of
 from serve.control.changes import Changes
 from serve.control.database.database import Database, DatabaseError
@@ -35,9 +34,9 @@ from serve.engine.interface import Refusal
 from serve.location import Location
 from serve.metrics import Family, MetricsBoard
 from serve.protocol.audit import AuditEntry
+from serve.protocol.capacity import Capacity, CapacityPlan
 from serve.protocol.messages import Desired, ParticipantKind, StatusReport
 from serve.protocol.requests import SwapRequest
-from serve.protocol.slots import Slots
 from serve.protocol.strategy import IMMEDIATE
 
 __all__ = ["Controller", "EngineLimits", "StartError"]
@@ -123,7 +122,7 @@ class Controller:
         self._differences = imported.differences
         incarnation = self._database.incarnation
         self._catalog = Catalog(
-            imported.records, self._store, incarnation, self._keep_warm, self._slots
+            imported.records, self._store, incarnation, self._keep_warm, self._capacity
         )
         # By then, whoever held a lease of an earlier controller has reported again or lost it.
         self._settled_at = monotonic() + (self._lease if incarnation > 1 else 0)
@@ -174,11 +173,8 @@ class Controller:
             await self._changes.wait(left)
         return Desired(
             revision=self._catalog.assignments.revision,
-            epoch=max(record.epoch for record in self._catalog.records.values()),
-            ordinal=participant.ordinal if participant else 0,
             lease_seconds=self._lease,
             versions=self._catalog.assigned(),
-            active=self._catalog.active(),
             ready_engines=self._ready_engines,
         )
 
@@ -273,11 +269,8 @@ class Controller:
         """Everything that blocks at the start."""
         self._store = Store(self._store_dir)
         limits = self._limits
-        self._slots = Slots(
-            limits.host_adapters or limits.adapter_slots,
-            self._store.adapter,
-            limits.adapter_slots,
-            self._pinned,
+        self._capacity = CapacityPlan(
+            Capacity(limits.adapter_slots, limits.host_adapters), self._store.adapter, self._pinned
         )
         url = self._database_url or f"sqlite:///{self._store.folder / 'choir.db'}"
         self._admission = Admission(self._store, self._sources, self._bundles, self._limits)
@@ -299,7 +292,7 @@ class Controller:
                 self._admission.check_known(record.active_version)
             except Refused as refused:
                 raise StartError(f"{ensemble.id}: {refused}") from refused
-        if (reason := no_room_to_start(active, self._slots)) is not None:
+        if (reason := self._capacity.no_room_to_start(active)) is not None:
             raise StartError(reason)
 
     async def _roll_out(self, change: Change, wait: bool) -> RolloutView | Refusal:
@@ -393,5 +386,5 @@ class Controller:
             versions,
             self._view(rollout) if rollout else None,
             self._differences[record.name],
-            pinned=not self._slots.on_demand(record.name),
+            pinned=not self._capacity.on_demand(record.name),
         )

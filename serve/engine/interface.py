@@ -183,13 +183,10 @@ class Engine(Protocol):
     """One vLLM instance that holds adapters and answers for whole ensembles."""
 
     async def prepare(self, version: Version) -> tuple[Probe, ...]:
-        """Load, warm up and probe every adapter of `version`. Idempotent.
+        """Load, warm up and probe every adapter of `version`. Returns one probe per loaded adapter. A version that is
+        loaded already is only probed again.
 
         Raises PrepareError; nothing of the version stays loaded then."""
-        ...
-
-    async def probe(self, key: str) -> tuple[Probe, ...]:
-        """Probe the adapters of a loaded version again."""
         ...
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal: ...

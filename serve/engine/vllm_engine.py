@@ -116,7 +116,7 @@ class VLLMEngine:
                 metrics.members_absent(version.ensemble.name, version.ensemble.version, absent)
                 self._tell_adapters()
         try:
-            return await self.probe(version.key)
+            return await self._probe(version.key)
         except BaseException:
             await self.release(version.key)
             raise
@@ -213,8 +213,7 @@ class VLLMEngine:
             )
         return head
 
-    async def probe(self, key: str) -> tuple[Probe, ...]:
-        """See `interface.Engine`."""
+    async def _probe(self, key: str) -> tuple[Probe, ...]:
         loaded = self._versions[key]
         alone = [(digest, self._adapters.alone(digest)) for digest in loaded.ensemble.digests]
         async with self._slot_queue.turn(loaded.loras):

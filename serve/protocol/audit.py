@@ -1,22 +1,22 @@
-"""Who changed what, when, from which version to which, and with what outcome."""
+"""The audit: who changed which ensemble, when, from which version to which, and with what outcome."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
 class AuditEntry(BaseModel):
-    """One line of the audit, as the database has it and the API shows it."""
+    """One entry of the audit, as the database stores it and the API shows it."""
 
     model_config = ConfigDict(populate_by_name=True, frozen=True)
 
     at: str
     """ISO 8601, UTC."""
     actor: str
-    """The name of the token and where the request came from; `choir` for what the server did by itself."""
+    """The name of the token, and the address that the request came from; `choir` if the server acted by itself."""
     action: str
     """`import`, `swap` or `rollback`."""
     ensemble: str
     from_version: int | None = Field(alias="from")
     to_version: int | None = Field(alias="to")
     outcome: str
-    """`refused` before anything began, `committed`, `done`, or `aborted`."""
+    """`refused` (before the change began), `committed`, `done` or `aborted`."""
     reason: str | None

@@ -1,13 +1,13 @@
-"""What participants (engines and gateways) and the controller tell each other.
+"""The messages between the controller and its participants: engines and gateways.
 
-Every message crosses a process boundary, so all are plain frozen dataclasses.
+Every message crosses a process boundary, so all of them are plain frozen dataclasses.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from serve.engine.interface import EngineState, Probe, Version
+from serve.engine.interface import Probe, Version
 from serve.protocol.figures import Figures
 from serve.protocol.strategy import Strategy
 
@@ -16,73 +16,74 @@ Role: TypeAlias = Literal["active", "warm", "candidate", "draining"]
 
 
 def is_routable(role: Role, trial: Strategy | None) -> bool:
-    """Whether gateways may send requests to a version that is held as `role`."""
+    """Return whether gateways may send requests to a version with this role and, as a candidate, this trial."""
     return role in ("active", "warm") or trial is not None
 
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """How loading a version went on one engine."""
+    """The result of loading a version on one engine."""
 
     attempt: str | None
-    """The rollout that asked for it, so that the result of an earlier one is never taken for
-    this one's; None where no rollout asked."""
+    """Id of the rollout that asked for it, so that the result is never taken for that of another rollout; None if no
+    rollout asked."""
     probes: tuple[Probe, ...] | None = None
     error: str | None = None
+    """Why the version cannot go live on this engine; None if it can."""
 
 
 @dataclass(frozen=True)
 class StatusReport:
-    """What a participant says of itself whenever it renews its lease."""
+    """What a participant tells whenever it renews its lease."""
 
     participant: str
-    """Unique id of this incarnation of the process."""
+    """Unique id of the process."""
     kind: ParticipantKind
     sequence: int
-    """Counts this participant's reports: the controller never falls back to an older one."""
+    """Number of this report among the participant's reports. The controller ignores a report that is older than one it
+    has."""
     seen_revision: int
     """The last revision that this participant applied; 0 before the first."""
     ready: bool
+    """Whether the participant can serve requests."""
     prepared: Mapping[str, PrepareResult] = field(default_factory=dict)
-    """`name@version` -> how loading it went. Engines only."""
+    """`name@version` -> the result of loading it. Engines only."""
     holding: tuple[str, ...] = ()
-    """`name@version` of all that is loaded, also while it is being released. Engines only."""
-    state: EngineState | None = None
+    """`name@version` of every loaded version, including those that are being released. Engines only."""
     figures: Mapping[str, Figures] = field(default_factory=dict)
-    """Rollout -> what was counted of its trial since this process began. Gateways only."""
+    """Id of a rollout -> what this process has counted about its trial. Gateways only."""
     urgent: bool = False
-    """Answer at once, whatever revision was seen."""
+    """Whether the controller should answer at once, whatever revision was seen."""
     leaving: bool = False
-    """The last report: the lease ends at once."""
+    """Whether this is the last report, so that the lease ends at once."""
 
 
 @dataclass(frozen=True)
 class AssignedVersion:
-    """A version that engines must hold, and what for.
+    """A version that engines hold, and its role.
 
-    `active` answers by default, `warm` is an earlier one that can be pinned and returned to at
-    once, `candidate` is being tried by a rollout, and `draining` is held only until no gateway can
-    send it requests any more."""
+    `active` answers requests for the ensemble. `warm` was active before: it can be asked by its number, and a rollback
+    to it is quick. `candidate` belongs to a rollout. `draining` is held until no gateway can send it requests."""
 
     version: Version
     role: Role
     attempt: str | None = None
-    """The rollout that wants it prepared (again) and probed, if any does."""
+    """Id of the rollout that wants it prepared and probed, even if it is loaded; None if no rollout does."""
     trial: Strategy | None = None
-    """How that rollout tries it out on requests, once all engines have prepared it."""
+    """How that rollout tries it out on requests. Set once all engines have prepared it."""
     on_demand: bool = False
-    """Whether a request may find it not loaded, and loads it."""
+    """Whether it is loaded by the first request for it."""
     compared: bool = False
-    """Whether a candidate is tried out against it."""
+    """Whether a candidate on trial is compared with it."""
 
     @property
     def lazy(self) -> bool:
-        """Whether it need not be loaded before it is asked for, and may leave for others: no rollout needs it now."""
+        """Whether it is loaded only while requests want it, and may be evicted: on demand, and no rollout needs it."""
         return self.on_demand and self.attempt is None and not self.compared
 
     @property
     def waited_for(self) -> bool:
-        """Whether a request for it waits until it is loaded: not once it is on its way out."""
+        """Whether a request for it waits until it is loaded. False once it drains."""
         return self.on_demand and self.routable
 
     @property
@@ -93,17 +94,12 @@ class AssignedVersion:
 
 @dataclass(frozen=True)
 class Desired:
-    """The state that every participant is to bring about, at one revision."""
+    """The desired state at one revision, which every participant brings about."""
 
     revision: int
-    """Grows with every change, also over restarts of the controller."""
-    epoch: int
-    """Counts commits: the durable part of the state."""
-    ordinal: int
-    """The number of the participant that this answers, taken over by whoever replaces it."""
+    """Grows with every change, also across restarts of the controller."""
     lease_seconds: float
+    """How long the lease lasts."""
     versions: tuple[AssignedVersion, ...]
-    active: Mapping[str, int]
-    """Ensemble -> active version."""
     ready_engines: int | None
-    """How many engines have loaded all that is active; None while a new controller cannot know."""
+    """How many engines have loaded every active version; None while a new controller cannot know."""

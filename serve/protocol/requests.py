@@ -1,4 +1,4 @@
-"""What an administrator can ask for."""
+"""The bodies of requests that change what is served."""
 
 from typing import Annotated, Any, Self
 
@@ -11,7 +11,7 @@ Uri = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
 class SwapRequest(BaseModel):
-    """The body of a swap: new adapters, a whole new manifest, or a known version."""
+    """The body of a swap: new adapters for members, a whole new manifest, or a version that exists."""
 
     model_config = ConfigDict(extra="forbid")
 

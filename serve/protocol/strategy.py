@@ -1,4 +1,4 @@
-"""How traffic moves to a new version: what a swap can ask for, and what the database keeps of it."""
+"""How traffic moves to a new version. Swaps carry a strategy, and the database keeps it."""
 
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -13,11 +13,11 @@ MAX_ERROR_RATE = 0.01
 MAX_SECONDS = 3600.0
 SHARE = 0.1
 LONGEST_TRIAL = 30 * 86_400
-"""Seconds."""
+"""The largest `max_seconds` that a swap may ask for: 30 days."""
 
 
 class Gates(BaseModel):
-    """What a candidate must keep to while it is tried out. `gates.judge` applies them."""
+    """The limits that a candidate must keep to while it is tried out. `gates.judge` applies them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -68,19 +68,19 @@ class Strategy(BaseModel):
         return self
 
     def as_json(self) -> dict[str, Any]:
-        """With every default that holds now, for the database."""
+        """Return the strategy as JSON values, for the database, with the defaults that hold today."""
         return {"kind": self.kind} if self.kind == "immediate" else self.model_dump(mode="json")
 
     @property
     def max_seconds(self) -> float | None:
-        """Seconds after which an undecided trial is given up; None: never."""
+        """Seconds after which an undecided trial is aborted; None: never."""
         given = self.gates.max_seconds
         return MAX_SECONDS if given is None and self.auto_promote else given
 
     @property
     def compares(self) -> bool:
-        """Whether the other version is asked the same again, to compare the answers. A canary's
-        requests are asked twice only where a gate needs it."""
+        """Whether requests go to the other version too, to compare the answers. In a canary they do only if a gate
+        needs the comparison."""
         return self.kind == "shadow" or (
             self.kind == "canary" and self.gates.min_agreement is not None
         )

@@ -136,10 +136,7 @@ class FakeEngine:
             raise NoRoomError("prefix and prompt adapters take all memory")
         self.held[version.key] = version
         self.most_adapters = max(self.most_adapters, len(self._loras()))
-        return await self.probe(version.key)
-
-    async def probe(self, key: str) -> tuple[Probe, ...]:
-        return tuple(map(self.probe_of, self.held[key].ensemble.digests))
+        return tuple(map(self.probe_of, version.ensemble.digests))
 
     async def answer(self, key: str) -> Version | None:
         """What a request stamped with `key` runs on; None if that is not loaded."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serve.agents import residents
+from serve.agents import eviction
 from serve.agents.engine_agent import EngineAgent
 from serve.agents.gateway_agent import GatewayAgent
 from serve.bundle import Bundle
@@ -155,8 +155,8 @@ class World:
 
 @pytest.fixture
 def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(residents, "TURN_SECONDS", 0.1)
-    monkeypatch.setattr(residents, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(eviction, "TURN_SECONDS", 0.1)
+    monkeypatch.setattr(eviction, "IDLE_SECONDS", 0.01)
 
 
 @pytest.fixture(scope="session")

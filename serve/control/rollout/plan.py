@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from serve.control.records import EnsembleRecord, VersionRecord
 from serve.control.rollout.state import UNCOMMITTED, Rollout
+from serve.protocol.capacity import CapacityPlan
 from serve.protocol.messages import Role, is_routable
-from serve.protocol.slots import Slots
 from serve.protocol.strategy import Strategy
 
 
@@ -26,45 +26,36 @@ def wanted_versions(
     ensembles: Iterable[EnsembleRecord],
     rollouts: Iterable[Rollout],
     keep_warm: int,
-    slots: Slots,
+    capacity: CapacityPlan,
 ) -> dict[str, Wanted]:
-    """`name@version` -> why.
+    """Return why each version is wanted, by `name@version`.
 
-    Active versions and candidates come first; of each ensemble's `keep_warm` latest versions, those
-    stay warm that fit into the slots beside them, the latest first. So warm versions make room for
-    a candidate, and come back if it is aborted. Versions that are loaded on demand are all wanted,
-    and take what room the others leave. That against which a candidate is tried out stays loaded: the
-    time that its requests wait for it would count in the candidate's favour."""
+    Active versions and candidates come first. Of the `keep_warm` latest versions of each ensemble, those that fit
+    beside them stay warm, the latest first. So warm versions make room for a candidate, and come back if it is aborted.
+    Versions on demand are all wanted, and share the room that the others leave. The active version that a candidate is
+    compared with stays loaded: the time that its requests would wait for it would count in the candidate's favour."""
     records = {record.name: record for record in ensembles}
     wanted: dict[str, Wanted] = {}
     tried = [rollout for rollout in rollouts if rollout.state in UNCOMMITTED]
     compared = {rollout.ensemble for rollout in tried if rollout.tries}
     for record in records.values():
-        key = _key(record.name, record.active)
+        key = record.active_version.ensemble.id
         wanted[key] = Wanted("active", compared=record.name in compared)
     for rollout in tried:
         wanted[rollout.candidate] = Wanted("candidate", rollout.id, rollout.trial)
     active = [record.active_version.ensemble for record in records.values()]
-    lasting = [_version(records, rollout.candidate).ensemble for rollout in tried]
-    during = slots.pinning(compared)
-    loaded = slots.taken([*during.always(active), *lasting])
-    room = slots.count - during.shared(active)
+    candidates = [_version(records, rollout.candidate).ensemble for rollout in tried]
     recent = [
-        _key(record.name, version)
+        record.versions[version]
         for record in records.values()
         for version in record.recent(keep_warm)
     ]
-    for key in sorted(recent, key=lambda key: _version(records, key).left or 0, reverse=True):
-        ensemble = _version(records, key).ensemble
-        together = loaded if slots.on_demand(ensemble.name) else loaded | slots.taken([ensemble])
-        if len(together) <= room:
-            loaded = together
-            wanted[key] = replace(wanted.get(key, Wanted("warm")), role="warm")
+    recent.sort(key=lambda version: version.left or 0, reverse=True)
+    for ensemble in capacity.warm(
+        [version.ensemble for version in recent], active, candidates, compared
+    ):
+        wanted[ensemble.id] = replace(wanted.get(ensemble.id, Wanted("warm")), role="warm")
     return wanted
-
-
-def _key(name: str, version: int) -> str:
-    return f"{name}@{version}"
 
 
 def _version(records: Mapping[str, EnsembleRecord], key: str) -> VersionRecord:

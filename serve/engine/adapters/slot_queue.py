@@ -1,7 +1,9 @@
 """Who runs in the engine's adapter slots, where more adapters are loaded than there are slots.
 
 vLLM swaps adapters between host memory and slots by itself, but lets whoever runs go on and others wait: requests for
-adapters that are always busy would keep the rest out for ever. So requests are let in by turns."""
+adapters that are always busy would keep the rest out for ever. So requests are let in by turns.
+
+Which versions are loaded at all is another question (`serve/protocol/capacity.py`)."""
 
 import asyncio
 from collections import Counter

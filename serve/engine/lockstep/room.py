@@ -1,4 +1,6 @@
-"""What there is room for: sequences, adapters, tokens of a step, and blocks of the KV cache."""
+"""What one step has room for: sequences, adapters, tokens, and blocks of the KV cache.
+
+Which versions are loaded at all is another question (`serve/protocol/capacity.py`)."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Ensembles that are loaded by requests for them, and the requests."""
+"""Starts a world of ensembles on demand, and sends requests to it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -19,7 +19,7 @@ async def start(
     adapter: Callable[[Path, int], Path] = make_adapter,
     **options: Any,
 ) -> None:
-    """`count` ensembles, e0 first, none of them always loaded."""
+    """Start with `count` ensembles `e0`, `e1`, ..., each with version 1; by default, all of them are on demand."""
     names = [f"e{number}" for number in range(count)]
     world.bundles = [make_bundle(world.folder / "bundle", *names, members=members, adapter=adapter)]
     world.options = {"pinned": [], **options}
@@ -27,12 +27,14 @@ async def start(
 
 
 async def ask(world: World, key: str, engine: int = 0) -> Version | Refusal | None:
-    """As the engine's deployment does: what answered, why it cannot be loaded, or None for a version that it lacks."""
+    """Send a request as the engine's deployment does. Return the version that answered, or why it cannot be loaded, or
+    None if the engine lacks it."""
     async with world.engine_agents[engine].using(key) as refusal:
         return refusal or await world.engines[engine].answer(key)
 
 
 async def answers(work: Awaitable[Version | Refusal | None], key: str) -> None:
+    """Check that the request `work` is answered by the version `key`, within 20 seconds."""
     async with asyncio.timeout(20):
         answer = await work
     assert isinstance(answer, Version), answer

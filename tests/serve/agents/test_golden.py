@@ -46,7 +46,7 @@ async def started(world: World, engines: int = 2) -> None:
         engine.answers = RIGHT
 
 
-async def test_right_answers_on_every_replica_let_it_through(world: World) -> None:
+async def test_a_candidate_with_right_answers_on_every_replica_goes_live(world: World) -> None:
     await started(world)
     committed(await world.ask({"manifest": manifest(world.bundles[0])}))
     asked = [text.text for call in world.engines[1].calls for text in call.inputs]
@@ -64,7 +64,7 @@ async def test_one_replica_that_answers_otherwise_aborts_and_nothing_changes(wor
     await until(lambda: world.holding() == [["intents@1"], ["intents@1"]])
 
 
-async def test_they_stay_with_the_ensemble_when_an_adapter_is_swapped(world: World) -> None:
+async def test_an_adapter_swap_keeps_the_golden_inputs(world: World) -> None:
     await started(world, engines=1)
     committed(await world.ask({"manifest": manifest(world.bundles[0])}))
     world.engines[0].answers = dict.fromkeys(RIGHT, "yes")
@@ -76,7 +76,7 @@ async def test_they_stay_with_the_ensemble_when_an_adapter_is_swapped(world: Wor
     assert await world.active() == 2
 
 
-async def test_a_version_to_go_back_to_that_fails_stays_loaded_and_not_active(world: World) -> None:
+async def test_a_failed_rollback_target_stays_loaded_and_inactive(world: World) -> None:
     await started(world, engines=1)
     committed(await world.ask({"manifest": manifest(world.bundles[0])}))
     committed(await world.ask({"manifest": manifest(world.bundles[0], golden=[])}))
@@ -86,7 +86,7 @@ async def test_a_version_to_go_back_to_that_fails_stays_loaded_and_not_active(wo
     assert world.holding() == [["intents@2", "intents@3"]]
 
 
-async def test_a_replica_that_starts_late_is_not_ready_with_wrong_answers(world: World) -> None:
+async def test_a_late_replica_with_wrong_answers_does_not_become_ready(world: World) -> None:
     await started(world, engines=1)
     committed(await world.ask({"manifest": manifest(world.bundles[0])}))
     late = FakeEngine()
@@ -96,14 +96,14 @@ async def test_a_replica_that_starts_late_is_not_ready_with_wrong_answers(world:
     assert "intents@2" not in late.held
 
 
-async def test_a_replica_that_cannot_answer_them_aborts(world: World) -> None:
+async def test_a_replica_that_refuses_a_golden_input_aborts_the_rollout(world: World) -> None:
     await started(world, engines=1)
     world.engines[0].refusal = Refusal(400, "the text is longer than the context")
     message = refused(await world.ask({"manifest": manifest(world.bundles[0])}), 400)
     assert "longer than the context" in message
 
 
-async def test_an_engine_that_fails_on_them_has_proved_nothing(
+async def test_an_exception_on_a_golden_input_aborts_the_rollout(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(self: FakeEngine, call: Any) -> Any:
@@ -143,7 +143,7 @@ async def test_golden_inputs_that_cannot_be_checked_are_refused(
     assert world.engines[0].prepared == ["intents@1"]
 
 
-async def test_a_first_start_is_refused_by_wrong_answers(world: World) -> None:
+async def test_wrong_answers_stop_the_first_start(world: World) -> None:
     bundle = make_bundle(world.folder / "bundle")
     first = bundle.ensemble("intents").model_dump(mode="json", exclude_none=True)
     golden = bundle.ensemble("intents").model_validate(first | {"golden": GOLDEN, "version": 2})
@@ -198,7 +198,7 @@ async def ask(world: World, task: dict[str, Any], golden: dict[str, Any]) -> Rol
     return await world.ask({"manifest": {k: v for k, v in body.items() if v is not None}})
 
 
-async def test_a_set_of_labels_has_to_be_the_same(world: World) -> None:
+async def test_a_multilabel_answer_must_be_the_same_set(world: World) -> None:
     engine = await answering(world)
     engine.chosen = ("yes", "no")
     committed(await ask(world, MULTILABEL, {"labels": ["no", "yes"]}))
@@ -210,7 +210,7 @@ async def test_a_set_of_labels_has_to_be_the_same(world: World) -> None:
     assert "answered no label instead of 'no'" in message
 
 
-async def test_a_value_has_to_be_within_the_tolerance(world: World) -> None:
+async def test_a_regression_answer_must_be_within_the_tolerance(world: World) -> None:
     engine = await answering(world)
     engine.value = 2.75
     for value in (2.5, 2.75, 3.0):
@@ -221,7 +221,7 @@ async def test_a_value_has_to_be_within_the_tolerance(world: World) -> None:
     refused(await ask(world, REGRESSION, {"value": 2.5, "tolerance": 0.25}), 400)
 
 
-async def test_a_text_has_to_be_written_word_for_word(world: World) -> None:
+async def test_a_generated_answer_must_be_the_same_text(world: World) -> None:
     engine = await answering(world)
     engine.text = " Yes, it is.\n"
     committed(await ask(world, GENERATION, {"text": "Yes, it is.", "max_tokens": 5}))
@@ -235,21 +235,21 @@ async def test_a_text_has_to_be_written_word_for_word(world: World) -> None:
     assert await world.active() == 2
 
 
-async def test_half_a_character_at_the_end_does_not_count(world: World) -> None:
+async def test_an_incomplete_last_character_is_ignored(world: World) -> None:
     engine = await answering(world)
     engine.text = "One of the"
     committed(await ask(world, GENERATION, {"text": "One of the \ufffd", "max_tokens": 4}))
     refused(await ask(world, GENERATION, {"text": "One \ufffd of the", "max_tokens": 4}), 400)
 
 
-async def test_a_text_that_cannot_be_written_aborts(world: World) -> None:
+async def test_a_refused_generation_aborts_the_rollout(world: World) -> None:
     engine = await answering(world)
     engine.text = Refusal(400, "the prompt is longer than the context")
     message = refused(await ask(world, GENERATION, {"text": "yes"}), 400)
     assert "cannot be answered: the prompt is longer" in message
 
 
-async def test_texts_stay_with_the_ensemble_when_an_adapter_is_swapped(world: World) -> None:
+async def test_an_adapter_swap_keeps_golden_texts(world: World) -> None:
     engine = await answering(world)
     engine.text = "Yes."
     committed(await ask(world, GENERATION, {"text": "Yes."}))

@@ -1,4 +1,4 @@
-"""How a participant keeps its lease when the controller is slow, silent or away."""
+"""A participant keeps its lease while the controller is slow, silent or away."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -14,12 +14,12 @@ LEASE = 0.1
 
 
 def desired(revision: int, lease_seconds: float = LEASE) -> Desired:
-    return Desired(revision, 0, 0, lease_seconds, (), {}, ready_engines=1)
+    return Desired(revision, lease_seconds, (), ready_engines=1)
 
 
 class Script:
-    """A controller that answers each report with the next of the given functions, the last one
-    for ever."""
+    """A controller that answers each report by calling the next of the given functions; the last one answers all
+    further reports. A function that returns None gives no answer."""
 
     def __init__(self, *answers: Callable[[], Desired | None]) -> None:
         self.answers = list(answers)
@@ -61,7 +61,7 @@ async def keep() -> AsyncIterator[Keep]:
         await lease.stop()
 
 
-async def test_every_report_says_what_was_seen_and_comes_in_order(keep: Keep) -> None:
+async def test_reports_carry_the_seen_revision_and_are_numbered(keep: Keep) -> None:
     script = Script(lambda: desired(5), lambda: desired(6), lambda: None)
     keep(script)
     await until(lambda: len(script.reports) == 3)
@@ -69,7 +69,9 @@ async def test_every_report_says_what_was_seen_and_comes_in_order(keep: Keep) ->
     assert [report.sequence for report in script.reports] == [1, 2, 3]
 
 
-async def test_a_controller_that_hangs_is_asked_again_and_the_last_state_stays(keep: Keep) -> None:
+async def test_a_participant_asks_a_hanging_controller_again_and_keeps_the_last_state(
+    keep: Keep,
+) -> None:
     script = Script(lambda: desired(5), lambda: None)
     lease = keep(script)
     await until(lambda: len(script.reports) >= 4)
@@ -84,7 +86,7 @@ async def test_a_controller_that_comes_back_renews_the_lease(keep: Keep) -> None
     await until(lambda: not lease.degraded)
 
 
-async def test_news_do_not_wait_for_the_end_of_a_round(keep: Keep) -> None:
+async def test_news_are_reported_at_once(keep: Keep) -> None:
     script = Script(lambda: desired(5, lease_seconds=3600), lambda: None)
     lease = keep(script)
     await until(lambda: len(script.reports) == 2)
@@ -102,7 +104,9 @@ async def test_a_refresh_is_urgent_until_it_is_answered(keep: Keep) -> None:
     assert [report.urgent for report in script.reports] == [False, False, True, True, False]
 
 
-async def test_those_who_refresh_join_the_round_under_way_and_news_wait_for_it(keep: Keep) -> None:
+async def test_refreshes_at_the_same_time_share_one_report_and_news_come_after_it(
+    keep: Keep,
+) -> None:
     script = Slow(desired(5, lease_seconds=3600))
     lease = keep(script)
     script.answer.set()
@@ -136,7 +140,7 @@ async def test_the_lease_is_renewed_however_often_there_is_news(keep: Keep) -> N
 
 
 class Slow:
-    """A controller whose answers take a few turns of the loop, and wait until they may."""
+    """A controller whose answers take a few turns of the event loop, and wait until `answer` is set."""
 
     def __init__(self, state: Desired) -> None:
         self.state = state
@@ -159,7 +163,7 @@ class Slow:
         return self.state
 
 
-async def test_a_gateway_that_stops_says_so() -> None:
+async def test_a_gateway_that_stops_ends_its_lease() -> None:
     script = Script(lambda: desired(5), lambda: None)
     agent = GatewayAgent(script, retry_seconds=0.001)
     await agent.start()

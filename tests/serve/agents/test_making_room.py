@@ -1,4 +1,4 @@
-"""Who makes room in an engine for whom, and when: candidates, versions that are asked for, broken ones."""
+"""Which versions leave an engine so that another one fits, and when: for candidates and for requests."""
 
 import asyncio
 import random
@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from serve.agents import residents
+from serve.agents import demands, eviction
 from serve.control.views import RolloutView
 from serve.engine.interface import Refusal
 from serve.protocol.requests import SwapRequest
@@ -24,7 +24,7 @@ async def test_prompt_adapters_make_room_for_each_other(world: World, short_turn
         await answers(ask(world, key), key)
     await asyncio.gather(*(answers(ask(world, key), key) for key in keys))
     assert len(engine.held) == 2
-    assert len(engine.prepared) < 40  # an attempt, and one more after each version that left
+    assert len(engine.prepared) < 40  # one attempt, and one more after each eviction
 
 
 async def test_a_candidate_with_prompt_adapters_finds_room(world: World, short_turns: None) -> None:
@@ -37,7 +37,7 @@ async def test_a_candidate_with_prompt_adapters_finds_room(world: World, short_t
     assert "e0@2" in engine.held
 
 
-async def test_who_needs_more_memory_than_others_can_give_is_refused(
+async def test_a_version_that_needs_more_memory_than_there_is_is_refused(
     world: World, short_turns: None
 ) -> None:
     await start(world, 2, members=3, adapter=make_prompt_adapter)
@@ -50,10 +50,10 @@ async def test_who_needs_more_memory_than_others_can_give_is_refused(
     assert len(engine.prepared) == 2
 
 
-async def test_a_candidate_comes_before_those_that_are_asked_for(
+async def test_a_candidate_gets_room_before_versions_that_requests_ask_for(
     world: World, short_turns: None
 ) -> None:
-    """It needs the room of two of three, who never end at the same time."""
+    """The candidate needs the room of two of the three others, whose requests never end at the same time."""
     world.slots = 5
     others = [f"e{number}" for number in range(1, 9)]
     world.bundles = [
@@ -85,7 +85,7 @@ async def test_a_candidate_comes_before_those_that_are_asked_for(
         await asyncio.gather(*clients)
 
 
-async def test_an_idle_version_leaves_where_a_long_answer_goes_on(
+async def test_an_idle_version_leaves_while_a_long_answer_keeps_another_loaded(
     world: World, short_turns: None
 ) -> None:
     world.slots = 2
@@ -95,7 +95,7 @@ async def test_an_idle_version_leaves_where_a_long_answer_goes_on(
     await answers(ask(world, "e1@1"), "e1@1")
     ends = [await busy(world, key) for key in ("e0@1", "e1@1")]
     waiting = asyncio.create_task(ask(world, "e2@1"))
-    await until(lambda: "e0@1" in engine._releasing)  # after its turn, and its answer goes on
+    await until(lambda: "e0@1" in engine._releasing)  # its turn is over, and its answer still runs
     behind = [asyncio.create_task(ask(world, key)) for key in ("e0@1", "e3@1")]
     ends[1].set()
     await answers(waiting, "e2@1")
@@ -107,7 +107,7 @@ async def test_an_idle_version_leaves_where_a_long_answer_goes_on(
 
 
 async def busy(world: World, key: str) -> asyncio.Event:
-    """A request for a loaded version that runs until the event is set."""
+    """Start a request for a loaded version. It runs until the event that is returned is set."""
     end, begun = asyncio.Event(), asyncio.Event()
 
     async def run() -> None:
@@ -123,14 +123,16 @@ async def busy(world: World, key: str) -> asyncio.Event:
     return end
 
 
-async def test_only_as_many_leave_as_are_needed(world: World, short_turns: None) -> None:
+async def test_no_more_versions_leave_than_needed(world: World, short_turns: None) -> None:
     world.slots = 3
     await start(world, 4)
     engine = world.engines[0]
     for number in range(3):
         await answers(ask(world, f"e{number}@1"), f"e{number}@1")
     await asyncio.sleep(0.2)
-    end = engine.hold_request("e0@1")  # it leaves late, though nobody could know
+    end = engine.hold_request(
+        "e0@1"
+    )  # the agent does not know of this request, so it counts as idle
     waiting = asyncio.create_task(ask(world, "e3@1"))
     await asyncio.sleep(0.3)
     assert sorted(engine.held) == ["e0@1", "e1@1", "e2@1"]
@@ -139,10 +141,8 @@ async def test_only_as_many_leave_as_are_needed(world: World, short_turns: None)
     assert sorted(engine.held) == ["e1@1", "e2@1", "e3@1"]
 
 
-async def test_two_clients_that_ask_one_after_the_other_take_turns(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(residents, "TURN_SECONDS", 0.3)
+async def test_two_busy_clients_take_turns(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eviction, "TURN_SECONDS", 0.3)
     world.slots = 1
     await start(world, 2)
     asked = {"e0@1": 0, "e1@1": 0}
@@ -173,8 +173,7 @@ async def test_a_broken_warm_version_is_not_tried_in_every_round(world: World) -
 async def test_a_broken_warm_version_is_tried_again_after_a_while(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(residents, "RETRY_SECONDS", 0.1)
-    monkeypatch.setattr("serve.agents.engine_agent.RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(demands, "RETRY_SECONDS", 0.1)
     await start(world, 1, pinned=["e0"])
     committed(await world.ask({"members": {"a": world.new_adapter(100)}}, "e0"))
     engine = FakeEngine(world.slots)
@@ -203,7 +202,9 @@ async def test_nothing_is_loaded_for_clients_that_have_left(world: World) -> Non
     assert engine.prepared == ["e0@1", "e2@1"]
 
 
-async def test_rounds_that_wait_ring_one_bell(world: World, short_turns: None) -> None:
+async def test_a_waiting_version_does_not_keep_the_agent_awake(
+    world: World, short_turns: None
+) -> None:
     world.slots = 1
     await start(world, 2)
     await answers(ask(world, "e0@1"), "e0@1")
@@ -230,7 +231,7 @@ async def test_rounds_that_wait_ring_one_bell(world: World, short_turns: None) -
 
 
 @pytest.mark.parametrize("kind", ["shadow", "canary"])
-async def test_what_a_candidate_is_compared_with_stays_loaded(
+async def test_the_version_that_a_candidate_is_compared_with_stays_loaded(
     world: World, short_turns: None, kind: str
 ) -> None:
     world.slots = 3

@@ -1,11 +1,11 @@
-"""More ensembles than an engine has room for: loaded by requests for them, by turns, with every proof of a start."""
+"""More ensembles than an engine has room for: requests load them, and they take turns."""
 
 import asyncio
 import random
 
 import pytest
 
-from serve.agents import residents
+from serve.agents import demands
 from serve.control.errors import StartError
 from serve.control.views import EnsembleView
 from serve.engine.interface import Refusal, Version
@@ -26,7 +26,7 @@ async def test_a_hundred_ensembles_share_the_room_of_three(world: World) -> None
     assert engine.most_adapters <= 3
 
 
-async def test_the_one_that_was_used_longest_ago_makes_room(world: World) -> None:
+async def test_the_least_recently_used_version_leaves(world: World) -> None:
     world.slots = 2
     await start(world, 3)
     for key in ("e0@1", "e1@1", "e0@1", "e2@1"):
@@ -34,7 +34,7 @@ async def test_the_one_that_was_used_longest_ago_makes_room(world: World) -> Non
     assert sorted(world.engines[0].held) == ["e0@1", "e2@1"]
 
 
-async def test_nobody_leaves_whose_leaving_makes_no_room(world: World) -> None:
+async def test_a_version_leaves_only_if_that_makes_room(world: World) -> None:
     world.slots = 3
     await start(world, 2, members=2)
     bundle = world.bundles[0]
@@ -55,7 +55,7 @@ async def test_a_pinned_ensemble_is_always_loaded(world: World) -> None:
     assert engine.prepared.count("e3@1") == 1
 
 
-async def test_who_runs_goes_on_and_who_is_asked_all_the_time_makes_room_after_its_turn(
+async def test_a_version_in_constant_use_leaves_after_its_turn_and_fails_no_request(
     world: World, short_turns: None
 ) -> None:
     world.slots = 1
@@ -97,7 +97,7 @@ async def test_a_long_answer_is_never_cut_off(world: World, short_turns: None) -
 
 
 @pytest.mark.parametrize("fault", ["engine", "file", "golden"])
-async def test_one_that_cannot_be_loaded_says_why_and_harms_nobody(
+async def test_a_version_that_cannot_be_loaded_says_why_and_others_go_on(
     world: World, fault: str
 ) -> None:
     world.slots = 1
@@ -134,10 +134,10 @@ async def test_one_that_cannot_be_loaded_says_why_and_harms_nobody(
     await answers(ask(world, "e1@1"), "e1@1")
 
 
-async def test_it_is_tried_again_after_a_while(
+async def test_a_failed_version_is_tried_again_after_a_while(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(residents, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(demands, "RETRY_SECONDS", 0.0)
     await start(world, 1)
     engine = world.engines[0]
     engine.broken["e0@1"] = "no such thing"
@@ -146,7 +146,7 @@ async def test_it_is_tried_again_after_a_while(
     await answers(ask(world, "e0@1"), "e0@1")
 
 
-async def test_a_cold_ensemble_is_swapped_like_any_other(world: World) -> None:
+async def test_an_ensemble_that_is_not_loaded_can_be_swapped(world: World) -> None:
     world.slots = 2
     await start(world, 3, engines=2, keep_warm=0)
     await answers(ask(world, "e1@1"), "e1@1")
@@ -157,7 +157,6 @@ async def test_a_cold_ensemble_is_swapped_like_any_other(world: World) -> None:
     assert all("e0@2" in engine.held for engine in world.engines)
     assert world.gateways[0].routes.named("e0").key == "e0@2"
     await answers(ask(world, "e0@2"), "e0@2")
-    await until(lambda: world.gateways[0].desired is not None)
     assert await ask(world, "e0@1") is None  # out of use: the gateway asks again with newer routes
     for key in ("e1@1", "e2@1", "e0@2"):
         await answers(ask(world, key, 1), key)
@@ -186,7 +185,7 @@ async def test_a_bad_candidate_changes_nothing(world: World) -> None:
         await answers(ask(world, key), key)
 
 
-async def test_a_candidate_that_does_not_fit_is_told_what_takes_the_room(world: World) -> None:
+async def test_the_refusal_of_a_candidate_names_what_takes_the_room(world: World) -> None:
     world.slots = 3
     await start(world, 3, pinned=["e0", "e1"])
     message = refused(await world.ask({"members": {"a": world.new_adapter(100)}}, "e0"), 409)
@@ -194,24 +193,24 @@ async def test_a_candidate_that_does_not_fit_is_told_what_takes_the_room(world: 
     assert "host_adapters: 4" in message
 
 
-async def test_a_start_is_refused_where_the_largest_one_would_never_fit(world: World) -> None:
+async def test_a_start_is_refused_if_the_largest_ensemble_never_fits(world: World) -> None:
     world.slots = 3
     with pytest.raises(StartError, match="e0@1 has 4 distinct LoRAs"):
         await start(world, 1, members=4)
 
 
-async def test_a_start_is_refused_for_pinned_ensembles_that_leave_no_room(world: World) -> None:
+async def test_a_start_is_refused_if_pinned_ensembles_leave_no_room(world: World) -> None:
     world.slots = 2
     with pytest.raises(StartError, match="fewer ensembles always loaded"):
         await start(world, 4, pinned=["e0", "e1"])
 
 
-async def test_a_start_is_refused_for_a_pinned_ensemble_that_there_is_not(world: World) -> None:
+async def test_a_start_is_refused_for_an_unknown_pinned_ensemble(world: World) -> None:
     with pytest.raises(StartError, match="no ensemble 'x' to be pinned; there are e0"):
         await start(world, 1, pinned=["x"])
 
 
-async def test_an_ensemble_says_where_it_is_loaded(world: World) -> None:
+async def test_the_view_of_an_ensemble_names_the_engines_that_hold_it(world: World) -> None:
     await start(world, 2, pinned=["e1"])
     await answers(ask(world, "e0@1"), "e0@1")
 
@@ -227,10 +226,8 @@ async def test_an_ensemble_says_where_it_is_loaded(world: World) -> None:
     assert await view("e1") == (True, ["engine/0"])
 
 
-async def test_no_request_fails_while_ensembles_are_swapped_and_take_turns(
-    world: World, short_turns: None
-) -> None:
-    """The fake engine fails if a version is unloaded under a request, and holds no more than it has slots."""
+async def test_no_request_fails_during_swaps_and_evictions(world: World, short_turns: None) -> None:
+    """The fake engine fails if a version is unloaded while a request runs on it. It refuses more LoRAs than slots."""
     world.slots = 3
     await start(world, 6, engines=2)
     stop, count = False, 0
@@ -241,7 +238,9 @@ async def test_no_request_fails_while_ensembles_are_swapped_and_take_turns(
         while not stop:
             name, engine = f"e{rng.randrange(6)}", rng.randrange(2)
             answer = None
-            for _ in range(50):  # as a gateway: newer routes for a version that an engine lacks
+            for _ in range(
+                50
+            ):  # as a gateway does: if the engine lacks the version, fetch newer routes
                 target = world.gateways[0].routes.named(name)
                 answer = await ask(world, target.key, engine)
                 if answer is not None:
@@ -263,7 +262,7 @@ async def test_no_request_fails_while_ensembles_are_swapped_and_take_turns(
     assert all(engine.most_adapters <= 3 for engine in world.engines)
 
 
-async def test_an_engine_that_joins_needs_only_what_is_pinned(world: World) -> None:
+async def test_a_new_engine_loads_only_pinned_ensembles(world: World) -> None:
     await start(world, 4, pinned=["e2"])
     engine = await world.add_engine(FakeEngine(world.slots))
     assert list(engine.held) == ["e2@1"]

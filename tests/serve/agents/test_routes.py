@@ -1,4 +1,4 @@
-"""Model names and who answers them."""
+"""Model names, and the versions and members that answer them."""
 
 import pytest
 
@@ -24,10 +24,10 @@ def routes(**roles: Role) -> Routes:
             labels=["yes", "no"],
         )
         versions.append(AssignedVersion(Version(manifest, {}), role))
-    return Routes.of(Desired(1, 0, 0, 1.0, tuple(versions), {}, 1))
+    return Routes.of(Desired(1, 1.0, tuple(versions), ready_engines=1))
 
 
-def test_every_form_of_a_name() -> None:
+def test_all_forms_of_a_name() -> None:
     known = routes(intents_1="warm", intents_2="active", topics_1="active")
     expected = {
         "intents": ("intents@2", "stable"),
@@ -48,7 +48,7 @@ def test_every_form_of_a_name() -> None:
 
 
 @pytest.mark.parametrize("role", ["candidate", "draining"])
-def test_candidates_and_draining_versions_cannot_be_asked(role: Role) -> None:
+def test_candidates_and_draining_versions_have_no_route(role: Role) -> None:
     known = routes(intents_2="active", intents_3=role)
     with pytest.raises(UnknownModel, match="intents@3 is not loaded; of intents, intents@2 can be"):
         known.resolve("intents@3")
@@ -65,12 +65,12 @@ def test_candidates_and_draining_versions_cannot_be_asked(role: Role) -> None:
         ("INTENTS", "no model 'INTENTS'"),
     ],
 )
-def test_unknown_names_are_answered_with_the_known_ones(model: str, says: str) -> None:
+def test_the_error_for_an_unknown_name_lists_the_known_names(model: str, says: str) -> None:
     with pytest.raises(UnknownModel, match=says):
         routes(intents_2="active").resolve(model)
 
 
-def test_an_error_stays_short_whatever_is_asked() -> None:
+def test_the_error_for_an_unknown_name_stays_short() -> None:
     many = routes(**{f"e{number}_1": "active" for number in range(100)})
     with pytest.raises(UnknownModel) as caught:
         many.resolve("x" * 100_000)

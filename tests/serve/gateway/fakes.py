@@ -54,12 +54,7 @@ def held(of: Ensemble, role: Role = "active") -> AssignedVersion:
 
 
 def desired(*versions: AssignedVersion, ready_engines: int = 1, lease: float = 60) -> Desired:
-    active = {
-        each.version.ensemble.name: each.version.ensemble.version
-        for each in versions
-        if each.role == "active"
-    }
-    return Desired(1, 1, 0, lease, versions, active, ready_engines)
+    return Desired(1, lease, versions, ready_engines)
 
 
 class FakeController:

@@ -27,9 +27,9 @@ from serve.control.rollout.state import (
     next_step,
 )
 from serve.engine.interface import Probe
+from serve.protocol.capacity import Capacity, CapacityPlan
 from serve.protocol.figures import total
 from serve.protocol.messages import ParticipantKind, PrepareResult
-from serve.protocol.slots import Slots
 from serve.protocol.strategy import Strategy
 from tests.serve.control.pieces import (
     LEASE,
@@ -129,7 +129,7 @@ class Protocol:
             NoFiles(),  # type: ignore[arg-type]
             self.incarnation,
             self.keep_warm,
-            Slots(SLOTS, NoFiles().adapter, SLOTS),
+            CapacityPlan(Capacity(SLOTS), NoFiles().adapter),
         )
         self.running: dict[str, Rollout] = {}
         self.commits: dict[str, int] = {}
