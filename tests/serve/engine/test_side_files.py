@@ -102,7 +102,7 @@ def test_another_tokenizer_or_config_than_the_bases_is_refused(base: Path, name:
 
 
 def test_the_probe_has_a_token_in_every_alphabet() -> None:
-    from serve.engine.probe import probe_tokens
+    from serve.engine.scoring.probe import probe_tokens
 
     tokens = Tokenizer(models.BPE({"<s>": 0, "</s>": 1, "δ": 2, "ζ": 3}, []))
     tokens.post_processor = processors.TemplateProcessing(

@@ -126,12 +126,12 @@ class Machine:
             )
             if together:
                 fusion = TokenFusion("average", (1 / size,) * size)
-                SiblingSpec(key, size, rank, fusion, Sampling(0.0), NEUTRAL).place(params)
+                SiblingSpec(key, size, rank, fusion, Sampling(0.0), NEUTRAL).write_to(params)
             adapter = (adapters or [None] * size)[rank]
             soft, virtual = None, (prefixes or [0] * size)[rank]
             if virtual:
                 soft = SoftAdapter("prefix", f"sha256:{virtual}", virtual)
-                soft.place(params)
+                soft.write_to(params)
                 prompt = [0] * virtual + prompt
             request = Request(
                 sent.ids[rank],
@@ -212,7 +212,7 @@ class Machine:
         assert not scheduler.deferred_waiting
         for name in ("_group_of", "_groups", "_gathering", "_waiting_groups", "_admitted"):
             assert not getattr(scheduler, name, None), name
-        for name in ("_broken", "_ended", "_to_tell"):
+        for name in ("_broken", "_ended", "_last_outputs"):
             assert not getattr(scheduler, name, None), name
         pool = scheduler.kv_cache_manager.block_pool
         assert pool.get_num_free_blocks() == pool.num_gpu_blocks - 1

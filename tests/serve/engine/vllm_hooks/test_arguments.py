@@ -7,7 +7,7 @@ import pytest
 import torch
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
-from serve.engine.media import NOWHERE
+from serve.engine.limits.media import NOWHERE
 from serve.engine.vllm_hooks.arguments import engine_args, engine_config
 from tests.serve import tiny
 

@@ -38,7 +38,7 @@ def arguments(base: Path, kind: str = "encoder", **given: Any) -> Any:
         adapter_slots=1,
         host_adapters=1,
         max_lora_rank=8,
-        given={"skip_tokenizer_init": True, **given},
+        given=given,
     )
 
 
@@ -103,7 +103,7 @@ def test_backbones_are_models_of_vllm_that_take_lora() -> None:
     from vllm import ModelRegistry
     from vllm.model_executor.models.interfaces import supports_lora
 
-    from serve.engine import backbones
+    from serve.engine.vllm_hooks import backbones
 
     backbones.register()
     for family in ENCODERS.values():
@@ -126,7 +126,7 @@ def test_encoders_that_are_refused_have_no_model_that_takes_lora() -> None:
 
 
 def test_a_head_of_pretraining_is_left_behind() -> None:
-    from serve.engine.backbones import backbone
+    from serve.engine.vllm_hooks.backbones import backbone
 
     published: Any = [("bert.encoder.w", 1), ("cls.predictions.bias", 2)]
     assert list(backbone(published, "bert")) == [("encoder.w", 1)]

@@ -8,8 +8,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from serve.engine.interface import GenerateCall
-from serve.engine.lengths import doubtful_prompts, length_refusal
-from serve.engine.texts import SLICE, TextLimit, few_at_a_time
+from serve.engine.limits.prompt_lengths import doubtful_prompts, length_refusal
+from serve.engine.limits.text_limit import SLICE, TextLimit, few_at_a_time
 from serve.labels import LabelError
 from tests.serve import tiny
 

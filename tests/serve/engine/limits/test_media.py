@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from serve.engine.media import NOWHERE, media_refusal
+from serve.engine.limits.media import NOWHERE, media_refusal
 
 
 def chat(*parts: Any) -> list[Any]:
