@@ -99,7 +99,7 @@ class LockstepProcessor(LogitsProcessor):
         self._blocks: list[Block] = []
         self._reserved = self._reserve()
         self.logprob_rows: list[LogprobRow] = []
-        """The rows of the last step's groups."""
+        """The log-probabilities of the last step's groups."""
 
     def is_argmax_invariant(self) -> bool:
         return False

@@ -1,4 +1,4 @@
-"""An engine with an adapter of every kind, and what it is asked."""
+"""An engine with an adapter of every kind, and calls of it."""
 
 import asyncio
 import random

@@ -114,7 +114,7 @@ async def test_greedy_tokens_equal_peft(full: Any, folders: dict[str, Path]) -> 
         assert answer["model"] == f"talk@1/{member}"
 
 
-async def test_label_scoring_leaves_the_log_probabilities_of_its_batch_mates_alone(
+async def test_label_scoring_does_not_change_log_probabilities_in_the_same_batch(
     full: Any,
 ) -> None:
     body = {"prompt": "how do I", "max_tokens": 6, "temperature": 0, "logprobs": 3}
@@ -145,7 +145,7 @@ async def test_members_vote_on_whole_answers(full: Any) -> None:
 
 
 @pytest.mark.parametrize("field", ["n", "logprobs", "prompt_logprobs"])
-async def test_what_a_vote_cannot_honour_is_refused(full: Any, field: str) -> None:
+async def test_parameters_that_a_vote_cannot_honour_are_refused(full: Any, field: str) -> None:
     refusal = await ask(full, {"prompt": "a", field: 2}, "talk")
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.param) == (400, field)
@@ -216,7 +216,7 @@ async def test_release_waits_for_its_requests_and_frees_the_slot(
     np.testing.assert_allclose(member_probabilities(answer)[1], expected[3], atol=1e-4)
 
 
-async def test_what_a_member_gets_wrong_is_no_clients_fault(
+async def test_invalid_outputs_of_a_member_are_not_the_clients_fault(
     full: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     score = full._causal.score
@@ -238,7 +238,7 @@ async def test_what_a_member_gets_wrong_is_no_clients_fault(
 
 
 @pytest.mark.parametrize("member", ["a", None])
-async def test_an_answer_that_is_left_is_over_when_its_version_counts_as_idle(
+async def test_an_abandoned_answer_ends_before_its_version_counts_as_idle(
     full: Any, member: str | None
 ) -> None:
     body = {**GREEDY, "max_tokens": 150, "ignore_eos": True}

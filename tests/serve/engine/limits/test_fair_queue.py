@@ -1,4 +1,4 @@
-"""Calls take places in the engine's queue by turns."""
+"""Calls take places in the engine's queue in turn."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,7 +9,7 @@ from serve.engine.limits.fair_queue import CallQueue, FairQueue
 
 
 class Engine:
-    """Runs jobs until they are let go, and remembers in which order they began."""
+    """Runs jobs until `finish` lets them end, and remembers in which order they began."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []
@@ -31,7 +31,7 @@ class Engine:
         return run
 
     async def finish(self, jobs: int) -> None:
-        """Let so many jobs end, and whatever follows from that happen."""
+        """Lets so many jobs end, and everything that follows from it happen."""
         for _ in range(jobs):
             self._going.release()
         await settled()
@@ -65,7 +65,7 @@ async def test_a_small_call_does_not_wait_for_a_large_one() -> None:
     await settled()
     assert engine.begun == ["large0", "large1"]
     await engine.finish(2)
-    assert "small0" in engine.begun[:4], "the next but one place was its own"
+    assert "small0" in engine.begun[:4], "it got the second free place at the latest"
     large.cancel()
     await engine.finish(10)
     assert await small == ["small0"]
@@ -95,8 +95,10 @@ async def test_work_that_needs_several_places_gets_them_at_once() -> None:
 
     waiting = asyncio.create_task(group(2))
     await engine.finish(2)
-    assert engine.begun == ["other0", "other1", "other2", "other3"], "the other was first in line"
-    assert not inside.is_set(), "one place is free, and nobody takes it from who waits for two"
+    assert engine.begun == ["other0", "other1", "other2", "other3"], (
+        "the other call was first in the queue"
+    )
+    assert not inside.is_set(), "one place is free, and it is kept for the call that waits for two"
     await engine.finish(1)
     assert inside.is_set()
     await waiting
@@ -121,7 +123,7 @@ async def test_a_job_that_fails_ends_the_others_before_the_call_fails() -> None:
         pass  # all places are back
 
 
-async def test_whoever_gives_up_leaves_no_place_taken() -> None:
+async def test_a_cancelled_call_gives_its_places_back() -> None:
     shared, engine = FairQueue(1), Engine()
     queue = shared.for_call()
     running = call(queue, engine, "a", 3)

@@ -152,7 +152,7 @@ async def test_streams_token_by_token_with_the_members(engine: Any) -> None:
     assert events[-1]["usage"]["member_tokens"] == whole["usage"]["member_tokens"]
 
 
-async def test_chat_and_its_members_prompts(engine: Any, judge: Judge) -> None:
+async def test_chat_with_prompts_of_the_members_own(engine: Any, judge: Judge) -> None:
     body = {
         "messages": [{"role": "user", "content": "where is my card"}],
         "max_tokens": 8,
@@ -179,7 +179,7 @@ async def test_chat_and_its_members_prompts(engine: Any, judge: Judge) -> None:
     assert text == choice["message"]["content"]
 
 
-async def test_stops_bias_bad_words_and_structure(engine: Any) -> None:
+async def test_stops_bias_bad_words_and_structure_hold_for_fused_text(engine: Any) -> None:
     free = (await ask(engine, greedy("I want to top up", 24)))["choices"][0]
     middle = free["text"][len(free["text"]) // 2 :][:2]
     stopped = (await ask(engine, greedy("I want to top up", 24, stop=[middle])))["choices"][0]
@@ -215,7 +215,7 @@ async def test_stops_bias_bad_words_and_structure(engine: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("streaming", [False, True])
-async def test_what_a_group_cannot_honour_is_refused(
+async def test_parameters_that_a_group_cannot_honour_are_refused(
     engine: Any, change: Any, fields: Any, param: str, streaming: bool
 ) -> None:
     body = {**greedy("where is my card and why"), **change}
@@ -241,7 +241,7 @@ async def test_members_vote_when_asked_to(engine: Any) -> None:
     assert "agreement" in answer["choices"][0]
 
 
-async def test_a_member_that_fails_to_load(
+async def test_an_ensemble_degrades_when_a_member_fails_to_load(
     engine: Any, models: dict[str, Path], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"

@@ -270,8 +270,10 @@ def test_groups_and_single_requests_all_get_their_own_text(config: Any, depth: i
             for reason, count in account["stalls"].items():
                 stalls[reason] += count
     print(f"depth {depth}: {machine.steps} steps, {machine.splits} split, stalls {dict(stalls)}")
-    assert machine.splits == stalls["split"], "a split step is always taken back"
-    assert {"preempted", "kv_cache", "slots"} <= set(stalls), "or this test tests nothing"
+    assert machine.splits == stalls["split"], "a split step is always undone"
+    assert {"preempted", "kv_cache", "slots"} <= set(stalls), (
+        "without these stalls the test shows nothing"
+    )
     machine.idle()
 
 
@@ -326,7 +328,7 @@ def test_two_thousand_groups_leave_nothing_behind(config: Any, depth: int) -> No
     for key, sent in machine.groups.items():
         expected = _expected(machine, key, sent.length)
         text = sent.tokens[sent.ids[0]]
-        assert text == expected[: len(text)], "what was said is right, however it ended"
+        assert text == expected[: len(text)], "the tokens are right, however the group ended"
     assert machine.groups["last"].tokens["last-0"] == _expected(machine, "last", 8)
     machine.idle()
 
@@ -363,7 +365,7 @@ def test_a_request_without_the_salt_of_its_prefix_is_ended(config: Any, depth: i
     machine.idle()
 
 
-def test_a_group_that_misses_a_member_neither_spins_nor_stays(
+def test_an_incomplete_group_neither_spins_nor_stays(
     config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from serve.engine.lockstep import scheduler as module
@@ -380,7 +382,7 @@ def test_a_group_that_misses_a_member_neither_spins_nor_stays(
     machine.idle()
 
 
-def test_members_that_hold_still_count_against_the_adapters(config: Any) -> None:
+def test_members_that_are_held_back_count_against_the_adapters(config: Any) -> None:
     """A fourth adapter must wait while three are held, or vLLM's own assertion ends the engine at their release."""
     machine = Machine(config)
     machine.send("g", [[60] * 120, [61] * 4, [62] * 4], adapters=[1, 2, 3], max_tokens=4)
@@ -396,7 +398,7 @@ def test_members_that_hold_still_count_against_the_adapters(config: Any) -> None
 
 
 @DEPTHS
-def test_a_cache_that_is_reset_puts_whole_groups_back(config: Any, depth: int) -> None:
+def test_a_reset_of_the_cache_preempts_whole_groups(config: Any, depth: int) -> None:
     machine = Machine(config, depth=depth)
     machine.send("g", [[60] * 30, [61] * 4])
     for _ in range(5):

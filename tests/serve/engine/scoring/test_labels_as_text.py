@@ -88,7 +88,7 @@ async def test_many_inputs_members_and_labels_are_never_in_vllm_all_at_once(toke
     scored = await CausalScorer(llm, tokenizer).score(
         prompts, LABELS, [MemberAdapters()] * 4, queue.for_call()
     )
-    assert llm.asked > 32 * 4 * 10, "one request a member, a prompt and a beginning of labels"
+    assert llm.asked > 32 * 4 * 10, "one request for each member, prompt and stem of the labels"
     assert llm.most == 16
     assert llm.running == 0
     wanted = np.array([expected(tokenizer, prompt) for prompt in prompts])

@@ -242,7 +242,7 @@ async def test_penalties_do_not_count_virtual_tokens(
     await engine.release("twice@1")
 
 
-async def test_what_the_context_has_room_for(
+async def test_prompts_and_answers_fit_beside_the_virtual_tokens(
     engine: Any, models: dict[str, Path], judge: Judge
 ) -> None:
     """In the client's tokens: the virtual ones take their places, and are never counted to the client."""
@@ -371,7 +371,7 @@ async def test_clients_cannot_reach_an_adapters_cache(engine: Any, judge: Judge)
     ],
 )
 @pytest.mark.parametrize("fields", [{"member": "prefix5"}, {"member": "prompt"}, {}])
-async def test_what_clients_may_not_send(
+async def test_parameters_that_clients_may_not_send_are_refused(
     engine: Any, change: Any, param: str | None, fields: Any
 ) -> None:
     refusal = await ask(
@@ -425,7 +425,7 @@ async def test_a_member_swaps_from_one_kind_to_another(
         assert metrics.REGISTRY.get_sample_value("choir_adapter_info", labels) == 1
 
 
-async def test_what_cannot_be_combined_is_refused(
+async def test_adapters_that_cannot_be_combined_are_refused(
     engine: Any, models: dict[str, Path], tmp_path: Path
 ) -> None:
     base = models["base"]

@@ -1,4 +1,4 @@
-"""What vLLM is told of a base, and the tables of bases against vLLM's own registry. No engine starts."""
+"""How vLLM is configured for a base, and the tables of bases against vLLM's own registry. No engine starts."""
 
 import ast
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_a_base_without_lora_is_refused_before_vllm_starts(tmp_path: Path) -> No
         arguments(base, "causal")
 
 
-def test_what_overrides_a_config_stays_beside_the_backbone(tmp_path: Path) -> None:
+def test_overrides_of_a_config_stay_beside_the_backbone(tmp_path: Path) -> None:
     base = made(tmp_path, "Bert", max_position_embeddings=64)
     overrides = arguments(base, hf_overrides={"hidden_act": "relu"}).hf_overrides
     assert overrides == {"hidden_act": "relu", "architectures": ["ChoirBertBackbone"]}
