@@ -325,7 +325,7 @@ class VLLMEngine:
         members = members_of(loaded.ensemble, call.member)
         limits = ("max_tokens", "max_completion_tokens")
         # Without max_tokens, a completion has 16 tokens, OpenAI's default, and a chat as many as there is room for.
-        default_max_tokens = call.route == "chat" and all(
+        clamp_max_tokens = call.route == "chat" and all(
             call.body.get(name) is None for name in limits
         )
         return GenerationContext(
@@ -334,7 +334,7 @@ class VLLMEngine:
             member_runs=[MemberRun(member, self._member_adapters(member)) for member in members],
             weights=call.weights,
             fusion=token_fusion(loaded.ensemble, call) if len(members) > 1 else None,
-            default_max_tokens=default_max_tokens,
+            clamp_max_tokens=clamp_max_tokens,
             return_members=call.return_members,
             absent=loaded.absent,
             queue=self._queue.for_call(),

@@ -47,8 +47,8 @@ class AdapterPool:
     not plain, vLLM reads a plain copy of it; then the entries are lost when it is unloaded. The id is new for each
     load.
 
-    The pool loads no more LoRAs than vLLM keeps in host memory. So vLLM never evicts a LoRA from there and reads it
-    from disk in the middle of a request. It only copies LoRAs from host memory into its slots.
+    The pool loads no more LoRAs than vLLM keeps in host memory. Otherwise vLLM would evict some of them, and read them
+    from disk again in the middle of a request. So vLLM only copies LoRAs from host memory into its slots.
 
     Prefix and prompt adapters take no slot. They lie in the host memory of each worker, which keeps a limit
     (`soft/store.py`)."""
@@ -67,6 +67,7 @@ class AdapterPool:
 
     @property
     def loaded(self) -> tuple[LoadedAdapter, ...]:
+        """The adapters that are loaded now."""
         return tuple(each.adapter for each in self._loaded.values())
 
     def member_adapters(self, references: Sequence[AdapterRef]) -> MemberAdapters:

@@ -58,8 +58,8 @@ class GenerationContext:
     """How several members are fused at every token; None: they vote on whole answers."""
     prompts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Member -> its own prompt, as vLLM renders it."""
-    default_max_tokens: bool = False
-    """Whether the client gave no `max_tokens`, so that the engine chooses the length."""
+    clamp_max_tokens: bool = False
+    """Whether the engine may lower `max_tokens` to what there is room for, because the client gave no limit."""
     return_members: bool = False
     absent: Sequence[str] = ()
     """Members that could not be loaded."""
@@ -184,7 +184,7 @@ class EnsembleClient:
             request.params,
             request.request_id,
             report_members=context.return_members,
-            clamp=context.default_max_tokens,
+            clamp=context.clamp_max_tokens,
             options=request.options,
         )
         async with aclosing(pieces):
@@ -243,7 +243,7 @@ class EnsembleClient:
             request.params,
             len(prompt["prompt_token_ids"]),
             self._llm.model_config.max_model_len,
-            clamp=request.context.default_max_tokens,
+            clamp=request.context.clamp_max_tokens,
         )
         stream = self._llm.generate(
             member_adapters.prompt(prompt),

@@ -37,7 +37,7 @@ class LabelScores:
 
 
 _Stem: TypeAlias = tuple[int, tuple[int, ...]]
-"""How many tokens the context has, and the label's tokens without the last one."""
+"""The number of the context's tokens, and the label's tokens without the last one."""
 
 
 @dataclass(frozen=True)
