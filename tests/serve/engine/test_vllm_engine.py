@@ -46,7 +46,7 @@ GREEDY: dict[str, Any] = {"prompt": TEXTS[0], "temperature": 0}
 
 @pytest.fixture(scope="module")
 def folders(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """With an adapter for the only slot that the shared engine's own ensembles leave free."""
+    """One more adapter, for the only slot that the shared engine's own ensembles leave free."""
     last = tiny.lora(models["base"], tmp_path_factory.mktemp("last") / "e", seed=9, rank=4)
     return {**models, "e": last}
 

@@ -47,7 +47,7 @@ def test_a_text_of_30_mb_is_refused_unread(tokenizer: Any) -> None:
 
 
 def test_a_text_that_may_fit_is_not_refused_unread(tokenizer: Any) -> None:
-    """No text whose tokens fit is longer than the limit, unless it is made of what tokenizers drop."""
+    """A text whose tokens fit has fewer characters than the limit, unless the tokenizer drops some of them."""
     limit = TextLimit(tokenizer, CONTEXT)
     longest = max(tokenizer.get_vocab(), key=len)
     text = tokenizer.convert_tokens_to_string([longest] * (CONTEXT - 2))

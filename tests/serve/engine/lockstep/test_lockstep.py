@@ -1,4 +1,4 @@
-"""Token-level fusion in one real engine that is small in every way, against PEFT merged token by token."""
+"""Token-level fusion in one small real engine, against PEFT merged token by token."""
 
 import asyncio
 import contextlib
@@ -33,10 +33,11 @@ def stalls(reason: str) -> float:
 
 
 async def test_fused_texts_equal_peft_merged_token_by_token(engine: Any, judge: Judge) -> None:
-    """With chunked prompts, full slots, preemption, caches warm for one member, and single requests in between."""
+    """Prompts come in chunks, slots are full, groups are preempted, caches are warm for one member, and single requests
+    run in between."""
     texts = prompts(6, seed=1)
     for text in texts[::2]:
-        await ask(engine, greedy(text, 1), member="b")  # warm for b alone
+        await ask(engine, greedy(text, 1), member="b")  # warms the cache for b alone
     await compare(engine, judge, texts, seed=2)
     assert stalls("slots") + stalls("kv_cache") > 0
 
@@ -49,7 +50,7 @@ async def test_two_hundred_prompts_equal_peft(engine: Any, judge: Judge) -> None
 
 
 async def test_preempted_groups_equal_peft(engine: Any, judge: Judge) -> None:
-    """Four groups that fit when they are admitted, and not when they have grown."""
+    """Four groups that fit when they are admitted, and no longer when they have grown."""
     before = stalls("preempted")
     texts = [f"{text}, why" for text in ("where is my card", "top up", "I want", "please tell me")]
     weights = {"method": "weighted_average", "weights": {"yes": 0.7, "no": 0.3}}
@@ -277,7 +278,7 @@ async def test_an_ensemble_degrades_when_a_member_fails_to_load(
 
 
 async def leave(engine: Any, body: dict[str, Any], parts: int) -> None:
-    """A client that goes away."""
+    """Reads a few parts of a stream, then leaves."""
     call = GenerateCall("five@1", "completions", {**body, "stream": True}, "gone")
     answer = engine.generate(call)
     for _ in range(parts):
@@ -286,7 +287,7 @@ async def leave(engine: Any, body: dict[str, Any], parts: int) -> None:
 
 
 async def burst(engine: Any, groups: int, seed: int) -> None:
-    """Groups that are answered, left, cancelled at a deadline, and stopped, at once."""
+    """Runs groups that are answered, abandoned, cancelled at a deadline, or stopped, all at once."""
     rng = random.Random(seed)
     limit = asyncio.Semaphore(24)
 
@@ -307,7 +308,7 @@ async def burst(engine: Any, groups: int, seed: int) -> None:
 
 
 async def nothing_left(engine: Any) -> None:
-    """No request is known any more, the engine sleeps, and it answers."""
+    """Fails unless no request is left, the engine is idle, and it still answers."""
     for _ in range(100):
         if not engine._llm.output_processor.request_states:
             break

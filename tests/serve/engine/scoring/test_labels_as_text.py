@@ -26,13 +26,13 @@ LABELS = [
 
 
 def log_probability(prefix: Sequence[int], token: int) -> float:
-    """A model: any number that depends on all that stands before the token."""
+    """A made-up model: any number that depends on the token and on all tokens before it."""
     digest = hashlib.sha256(repr((list(prefix), token)).encode()).digest()
     return -(1 + int.from_bytes(digest[:4], "big") / 2**32)
 
 
 class FakeLLM:
-    """vLLM's engine over that model, which counts what is asked of it at once."""
+    """An engine with that model, which counts the requests that run at once."""
 
     def __init__(self) -> None:
         self.model_config = SimpleNamespace(max_model_len=CONTEXT)

@@ -80,7 +80,7 @@ def test_overrides_of_a_config_stay_beside_the_backbone(tmp_path: Path) -> None:
 
 
 def test_positions_are_those_that_vllm_counts(tmp_path: Path) -> None:
-    """Where vLLM counts them rightly."""
+    """For models whose positions vLLM counts right."""
     import transformers
     from vllm.transformers_utils.model_arch_config_convertor import ModelArchConfigConvertorBase
 
