@@ -501,7 +501,16 @@ class TestServeAndPack:
         assert [bundle.name for bundle in flags["bundles"]] == ["bundle"]
 
     def test_commands_for_a_running_server_load_no_engine(self) -> None:
-        heavy = ["ray", "torch", "vllm", "transformers", "sklearn", "numpy", "serve", "training"]
+        heavy = [
+            "ray",
+            "torch",
+            "vllm",
+            "transformers",
+            "sklearn",
+            "numpy",
+            "serve.config",
+            "training",
+        ]
         code = f"import choir_cli.main, sys; print([m for m in {heavy} if m in sys.modules])"
         run = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
