@@ -12,7 +12,7 @@ from serve.base.causal_models import DIFFERENT, MORE_THAN_TEXT, TEXT
 VLLM = "vLLM 0.32"
 
 BERT_BACKBONE = "ChoirBertBackbone"
-"""The model of `serve/engine/backbones.py`."""
+"""The model of `serve/engine/vllm_hooks/backbones.py`."""
 
 _NO_MODEL = f"{VLLM} has no model of it"
 

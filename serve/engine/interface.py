@@ -1,8 +1,8 @@
-"""What an engine promises to the rest of Choir, without a word of vLLM.
+"""What an engine promises to the rest of Choir. Nothing here depends on vLLM.
 
-Every message here crosses a process boundary (Ray pickles it), so all of them are plain frozen dataclasses. What a
-client did wrong comes back as a `Refusal` value, never as an exception: a remote exception would be logged with a
-stack trace and lose its status on the way.
+Every message crosses a process boundary (Ray pickles it), so all of them are plain frozen dataclasses. If a call cannot
+be served, the engine returns a `Refusal`. It raises no exception: Ray would log a remote exception with a stack trace,
+and the status would get lost.
 """
 
 from collections.abc import AsyncGenerator, Mapping
@@ -15,16 +15,16 @@ from serve.manifest import Ensemble, Member
 
 VERSION_NOT_LOADED = "version_not_loaded"
 ENGINE_GONE = "engine_gone"
-"""Code of a refusal: the engine was dead when the call came, and has done nothing for it."""
+"""Code of a refusal: the engine was already dead when the call came, so it has done nothing for the call."""
 ENGINE_DIED = "engine_died"
 """Code of a refusal: the engine died while it worked on the call."""
 MEMBER_FAILED = "member_failed"
-"""Code of a refusal: what the version's own members or fitted parameters gave cannot be answered with."""
+"""Code of a refusal: the outputs of the version's members, or its fitted parameters, give no valid answer."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """One immutable version of an ensemble and where its verified files lie on this machine."""
+    """One immutable version of an ensemble, and where its verified files lie on this machine."""
 
     ensemble: Ensemble
     adapters: Mapping[str, str]
@@ -32,8 +32,9 @@ class Version:
     parameters: str | None = None
     """File of the fitted fusion parameters, if the method has any."""
     parameters_digest: str | None = None
-    """SHA-256 of that file, which every replica compares."""
+    """SHA-256 of that file; every replica compares it."""
     allow_stale_fusion: bool = False
+    """Whether fitted parameters may be used with other adapters than they were fitted on."""
 
     @property
     def key(self) -> str:
@@ -43,7 +44,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Probe:
-    """What one adapter answered to the fixed probe input right after it was loaded."""
+    """What one adapter answered to the fixed probe input."""
 
     digest: str
     outputs: tuple[float, ...]
@@ -51,12 +52,12 @@ class Probe:
     change: float
     """Largest absolute difference from the plain base's outputs; 0 means that the adapter does nothing."""
     epsilon: float = 0.0
-    """The rounding of the type that the engine computes in: the distance from 1 to the next larger number."""
+    """The machine epsilon of the engine's number type: the distance from 1 to the next larger number."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a call cannot be served, in the words and with the status that the client gets."""
+    """Why a call cannot be served, with the status and the message that the client gets."""
 
     status: int
     message: str
@@ -66,16 +67,16 @@ class Refusal:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What an engine is started with."""
+    """The settings of an engine at its start."""
 
     model: str
-    """Local folder or hub id of the base."""
+    """The base's local folder or hub id."""
     kind: Literal["causal", "encoder"]
     adapter_slots: int
     """How many distinct LoRAs can run at once."""
     max_lora_rank: int = 64
     host_adapters: int | None = None
-    """How many distinct LoRAs can be loaded at once, at least as many as slots; None: as many."""
+    """How many distinct LoRAs can be loaded at once; at least `adapter_slots`. None: as many as slots."""
     revision: str | None = None
     dtype: str = "auto"
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -87,7 +88,7 @@ class PrepareError(Exception):
 
 
 class NoRoomError(PrepareError):
-    """A version cannot be loaded beside what is loaded now. Once enough of that is released, it can."""
+    """A version has no room beside the loaded ones. It can be loaded once enough of them are released."""
 
 
 @dataclass(frozen=True)
@@ -100,15 +101,15 @@ class Text:
 
 @dataclass(frozen=True)
 class PredictCall:
-    """One `/v1/predict` request, stamped with the version that must answer it."""
+    """One `/v1/predict` request for one version."""
 
     version: str
     inputs: tuple[Text, ...]
     request_id: str
     member: str | None = None
-    """Answer with this member alone."""
+    """The only member that answers; None: all members."""
     method: str | None = None
-    """Fusion method of this request; the manifest's when absent."""
+    """Fusion method of this request; None: the manifest's."""
     weights: Mapping[str, float] | None = None
     return_members: bool = False
     trace_headers: Mapping[str, str] | None = None
@@ -120,46 +121,48 @@ class Prediction:
 
     version: str
     labels: tuple[str, ...]
-    """C labels; none for regression."""
+    """C labels; empty for regression."""
     answers: Answers
     members: tuple[Member, ...]
     """The members that answered, in the manifest's order."""
     member_answers: tuple[Answers, ...] | None
-    """What each of them answers alone, only when asked for."""
+    """What each of them answers alone; None unless the call asked for it."""
     prompt_tokens: int
     """Tokens of the inputs, counted once."""
     member_tokens: int
-    """Tokens that all members together computed or read."""
+    """Tokens that all members together read, from the cache or not."""
     absent: tuple[str, ...] = ()
     """Members that could not be loaded and did not answer."""
 
 
 @dataclass(frozen=True)
 class GenerateCall:
-    """One OpenAI completion or chat completion, stamped with the version that must answer it."""
+    """One OpenAI completion or chat completion for one version."""
 
     version: str
     route: Literal["completions", "chat"]
     body: Mapping[str, Any]
-    """The client's JSON object as sent, less `fusion`."""
+    """The client's JSON object, without `fusion`."""
     request_id: str
     member: str | None = None
     method: str | None = None
     weights: Mapping[str, float] | None = None
     prompts: Mapping[str, str] | None = None
-    """Member -> a prompt of its own: a completion's whole prompt, or the content of a chat's last user message."""
+    """Member -> its own prompt: the whole prompt of a completion, or the content of a chat's last user message."""
     plausibility: float | None = None
     return_members: bool = False
     trace_headers: Mapping[str, str] | None = None
 
     @property
     def model(self) -> str:
-        """The resolved model name that the answer carries."""
+        """The resolved model name in the answer: `name@version`, or `name@version/member`."""
         return f"{self.version}/{self.member}" if self.member else self.version
 
 
 @dataclass(frozen=True)
 class LoadedAdapter:
+    """An adapter that an engine holds."""
+
     name: str
     digest: str
     kind: AdapterKind
@@ -175,7 +178,7 @@ class EngineState:
     adapter_slots: int = 0
     """How many distinct LoRAs can run at once; prefix and prompt adapters take no slot."""
     host_adapters: int = 0
-    """How many distinct LoRAs can be loaded at once, those in slots included."""
+    """How many distinct LoRAs can be loaded at once, including those in slots."""
     max_lora_rank: int = 0
 
 
@@ -183,24 +186,30 @@ class Engine(Protocol):
     """One vLLM instance that holds adapters and answers for whole ensembles."""
 
     async def prepare(self, version: Version) -> tuple[Probe, ...]:
-        """Load, warm up and probe every adapter of `version`. Returns one probe per loaded adapter. A version that is
-        loaded already is only probed again.
+        """Loads, warms up and probes every adapter of `version`. Returns one probe per adapter. A loaded version is only
+        probed again.
 
-        Raises PrepareError; nothing of the version stays loaded then."""
+        Raises PrepareError if the version cannot be loaded; then nothing of it stays loaded."""
         ...
 
-    async def predict(self, call: PredictCall) -> Prediction | Refusal: ...
+    async def predict(self, call: PredictCall) -> Prediction | Refusal:
+        """Returns the fused answer to the call's inputs."""
+        ...
 
     def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
-        """Yield the body of the answer: server-sent events if the body asks for a stream, else one JSON document.
+        """Yields the body of the answer: server-sent events if the call asks for a stream, else one JSON document.
 
-        A refusal is always the last item: the only one, or, of a stream, why it broke off."""
+        A refusal is always the last item. After other items of a stream, it says why the stream broke off."""
         ...
 
     async def release(self, key: str) -> None:
-        """Wait until no request runs on the version, then unload what no other version uses. Idempotent."""
+        """Waits until no request runs on the version, then unloads what no other version uses. Idempotent."""
         ...
 
-    def state(self) -> EngineState: ...
+    def state(self) -> EngineState:
+        """Returns what the engine holds now."""
+        ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Stops the engine and its processes."""
+        ...

@@ -1,4 +1,4 @@
-"""A version that is loaded in the engine, and what a request says of it."""
+"""A version that is loaded in the engine, and how it answers when members are missing."""
 
 import asyncio
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from serve.adapter import Head
-from serve.engine.interface import VERSION_NOT_LOADED, Refusal, Version
+from serve.engine.interface import VERSION_NOT_LOADED, PrepareError, Refusal, Version
 from serve.fusion.fuse import Fusion
 from serve.manifest import Ensemble, Member
 
@@ -14,18 +14,19 @@ T = TypeVar("T")
 
 
 @dataclass
-class Loaded:
+class LoadedVersion:
     """A version that is ready to answer."""
 
     version: Version
     ensemble: Ensemble
-    """The version's, less the members that could not be loaded."""
+    """The version's ensemble, without the members that could not be loaded."""
     absent: tuple[str, ...]
-    """Those members' names."""
+    """The names of the members that could not be loaded."""
     fusion: Fusion | None
     heads: dict[str, Head]
+    """Member -> its head; empty unless heads answer."""
     loras: frozenset[str]
-    """Digests of those that have to be in slots while a request runs."""
+    """Digests of the LoRAs that must be in slots while a request runs."""
     in_flight: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -33,24 +34,45 @@ class Loaded:
         self.idle.set()
 
 
+def degraded(ensemble: Ensemble, absent: Mapping[str, PrepareError]) -> Ensemble:
+    """Returns the ensemble without the members that failed; its weights then add up over the rest.
+
+    `absent`: the name of each member that could not be loaded, with the reason. Raises PrepareError if no member with a
+    weight is left, or if the fusion needs every member."""
+    if not absent:
+        return ensemble
+    name, reason = next(iter(absent.items()))
+    if ensemble.fusion.method == "stack":
+        raise PrepareError(f"A stacker needs all members, and {name!r} failed: {reason}")
+    members = [member for member in ensemble.members if member.name not in absent]
+    if not any(member.weight != 0 for member in members):
+        raise PrepareError(f"No member with a weight is left; {name!r} failed: {reason}")
+    return ensemble.model_copy(update={"members": members})
+
+
 def not_loaded(key: str) -> Refusal:
+    """Returns the refusal of a call for a version that this engine does not hold."""
     return Refusal(503, f"{key} is not loaded on this engine.", code=VERSION_NOT_LOADED)
 
 
 def members_of(ensemble: Ensemble, name: str | None) -> tuple[Member, ...]:
+    """Returns the member of that name, or all members if `name` is None."""
     return tuple(member for member in ensemble.members if name in (None, member.name))
 
 
-def present(loaded: Loaded, by_member: Mapping[str, T] | None) -> Mapping[str, T] | None:
-    """What a request says of members, less those that could not be loaded."""
+def without_absent(
+    loaded: LoadedVersion, by_member: Mapping[str, T] | None
+) -> Mapping[str, T] | None:
+    """Returns a request's values by member, without those of members that could not be loaded."""
     if by_member is None:
         return None
     return {name: value for name, value in by_member.items() if name not in loaded.absent}
 
 
-def absent_refusal(loaded: Loaded, member: str | None) -> Refusal | None:
+def absent_refusal(loaded: LoadedVersion, member: str | None) -> Refusal | None:
+    """Returns the refusal of a call for a member that could not be loaded; None for any other member."""
     if member not in loaded.absent:
         return None
     return Refusal(
-        503, f"The member {member!r} could not be loaded; the ensemble goes on without it."
+        503, f"The member {member!r} could not be loaded; the ensemble answers without it."
     )

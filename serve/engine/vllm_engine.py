@@ -18,8 +18,8 @@ from serve.base.side_files import read_tokenizer
 from serve.engine.adapters.member_adapters import MemberAdapters
 from serve.engine.adapters.pool import AdapterPool
 from serve.engine.adapters.slot_queue import SlotQueue
-from serve.engine.death import answered, death_of, streamed
-from serve.engine.failure import explained
+from serve.engine.core_process.death import answered, death_of, streamed
+from serve.engine.core_process.start_failure import explained
 from serve.engine.generation.client import GenerationContext, MemberRun
 from serve.engine.generation.openai_routes import OpenAIRoutes
 from serve.engine.generation.refusals import generation_refusal, token_fusion
@@ -36,13 +36,19 @@ from serve.engine.interface import (
     Refusal,
     Version,
 )
-from serve.engine.loaded import Loaded, absent_refusal, members_of, not_loaded, present
-from serve.engine.places import BATCHES, Places
-from serve.engine.prediction import prediction
-from serve.engine.probe import Prober
-from serve.engine.remaining import without
+from serve.engine.limits.fair_queue import BATCHES, FairQueue
+from serve.engine.loaded import (
+    LoadedVersion,
+    absent_refusal,
+    degraded,
+    members_of,
+    not_loaded,
+    without_absent,
+)
 from serve.engine.scoring.heads import PAIR_UNUSED, EncoderPooler, refuse_mixed
 from serve.engine.scoring.labels_as_text import PAIR_MISSING, CausalScorer
+from serve.engine.scoring.prediction import prediction
+from serve.engine.scoring.probe import Prober
 from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args, engine_config
 from serve.fusion.errors import OutputError
 from serve.fusion.fuse import Fusion, FusionError
@@ -70,20 +76,20 @@ class VLLMEngine:
         self._capacity = settings.host_adapters or settings.adapter_slots
         self._adapters = AdapterPool(llm, settings)
         self._slot_queue = SlotQueue(self._slots)
-        self._places = Places(BATCHES * llm.vllm_config.scheduler_config.max_num_seqs)
+        self._queue = FairQueue(BATCHES * llm.vllm_config.scheduler_config.max_num_seqs)
         self._prober = prober
         self._openai = openai
         causal = settings.kind == "causal"
         self._causal = CausalScorer(llm, tokenizer) if causal else None
         self._encoder = None if causal else EncoderPooler(llm, tokenizer)
-        self._versions: dict[str, Loaded] = {}
+        self._versions: dict[str, LoadedVersion] = {}
         self._preparing = asyncio.Lock()
 
     @classmethod
     async def start(cls, settings: EngineSettings) -> "VLLMEngine":
-        """Load the base and warm it up, so that the first request is as fast as the second.
+        """Loads the base and warms it up, so that the first request is as fast as the second.
 
-        Raises EngineSettingError for arguments that cannot be used, and EngineStartError with what ended the start."""
+        Raises EngineSettingError for arguments that cannot be used, and EngineStartError if the start fails."""
         check_vllm_version()
         args = engine_args(
             model=settings.model,
@@ -114,14 +120,14 @@ class VLLMEngine:
                 absent = len(self._versions[version.key].absent)
                 metrics.ensemble_loaded(version.ensemble.name, version.ensemble.version)
                 metrics.members_absent(version.ensemble.name, version.ensemble.version, absent)
-                self._tell_adapters()
+                self._update_adapter_metrics()
         try:
             return await self._probe(version.key)
         except BaseException:
             await self.release(version.key)
             raise
 
-    async def _load(self, version: Version) -> Loaded:
+    async def _load(self, version: Version) -> LoadedVersion:
         ensemble = version.ensemble
         if (unserved := unserved_ensemble(ensemble, self._settings.kind)) is not None:
             raise PrepareError(unserved)
@@ -133,13 +139,15 @@ class VLLMEngine:
                 try:
                     await self._load_member(member, version, acquired, heads)
                 except NoRoomError:
-                    raise  # nothing is wrong with the member: whoever asks makes room
+                    raise  # nothing is wrong with the member: the caller makes room and tries again
                 except PrepareError as error:
                     if ensemble.on_member_error == "fail":
                         raise
-                    logger.error("%s goes on without %s: %s", version.key, member.name, error)
+                    logger.error(
+                        "%s is loaded without the member %s: %s", version.key, member.name, error
+                    )
                     absent[member.name] = error
-            ensemble = without(ensemble, absent)
+            ensemble = degraded(ensemble, absent)
             loras = self._loras(ensemble)
             self._refuse_group(ensemble, loras)
             refuse_mixed(heads)
@@ -156,12 +164,14 @@ class VLLMEngine:
             if isinstance(error, FusionError):
                 raise PrepareError(str(error)) from error
             raise
-        return Loaded(version, ensemble, tuple(absent), fusion, heads, loras)
+        return LoadedVersion(version, ensemble, tuple(absent), fusion, heads, loras)
 
     async def _load_member(
         self, member: Member, version: Version, acquired: list[str], heads: dict[str, Head]
     ) -> None:
-        """Appends what it took to `acquired`; if it raises, it has given all of it back."""
+        """Loads the member's adapters, and appends their digests to `acquired`.
+
+        Raises PrepareError if one of them cannot be loaded; then none of them stays acquired."""
         taken: list[str] = []
         try:
             for reference in member.adapters:
@@ -180,13 +190,13 @@ class VLLMEngine:
         acquired += taken
 
     def _loras(self, ensemble: Ensemble) -> frozenset[str]:
-        alone = {digest: self._adapters.alone(digest) for digest in ensemble.digests}
+        """Returns the digests of the ensemble's LoRAs."""
         return frozenset(
-            digest for digest, member_adapters in alone.items() if member_adapters.lora
+            digest for digest in ensemble.digests if self._adapters.alone(digest).lora is not None
         )
 
     def _refuse_group(self, ensemble: Ensemble, loras: frozenset[str]) -> None:
-        """Raises PrepareError for more members or LoRAs than the engine can ever run together."""
+        """Raises PrepareError if the ensemble has more members or LoRAs than the engine can run at once."""
         if len(loras) > self._slots:
             raise PrepareError(
                 f"The ensemble has {len(loras)} distinct LoRAs and the engine runs {self._slots} at once; start with a "
@@ -201,6 +211,7 @@ class VLLMEngine:
 
     @staticmethod
     def _head(folder: str, member: Member, ensemble: Ensemble) -> Head:
+        """Returns the head in an adapter's folder. Raises PrepareError if it does not suit the ensemble."""
         if adapter_kind(Path(folder)) != "lora":
             raise PrepareError(
                 f"Member {member.name!r} has a prefix or prompt adapter, and an encoder base takes LoRA only."
@@ -237,7 +248,7 @@ class VLLMEngine:
         refusal = absent_refusal(loaded, call.member)
         if refusal is not None:
             return refusal
-        call = replace(call, weights=present(loaded, call.weights))
+        call = replace(call, weights=without_absent(loaded, call.weights))
         members = members_of(loaded.ensemble, call.member)
         async with self._running(loaded):
             try:
@@ -253,9 +264,11 @@ class VLLMEngine:
                 return Refusal(400, str(error), param="fusion")
 
     async def _scores(
-        self, loaded: Loaded, members: tuple[Member, ...], call: PredictCall
+        self, loaded: LoadedVersion, members: tuple[Member, ...], call: PredictCall
     ) -> tuple[NDArray[np.float64], int, int]:
-        """Label scores [M, N, C], the prompts' tokens, and all members' tokens."""
+        """Returns the scores [M, N, C], the tokens of the prompts, and the tokens of all members together.
+
+        Raises LabelError for inputs that cannot be scored."""
         ensemble = loaded.ensemble
         member_adapters = [self._member_adapters(member) for member in members]
         if self._causal is not None:
@@ -267,14 +280,14 @@ class VLLMEngine:
                 [labels.fill(ensemble.template, text.text, text.text_pair) for text in call.inputs],
                 labels.label_texts(ensemble.labels or (), ensemble.verbalizers),
                 member_adapters,
-                self._places.line(),
+                self._queue.for_call(),
                 mean=ensemble.label_scoring == "mean",
             )
             return scored.scores, scored.prompt_tokens, scored.member_tokens
         assert self._encoder is not None
         heads = [loaded.heads[member.name] for member in members]
         loras = [each.lora for each in member_adapters]
-        pooled = await self._encoder.score(call.inputs, loras, heads, self._places.line())
+        pooled = await self._encoder.score(call.inputs, loras, heads, self._queue.for_call())
         return pooled.scores, pooled.prompt_tokens, pooled.prompt_tokens * len(members)
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
@@ -290,14 +303,14 @@ class VLLMEngine:
             return
         call = replace(
             call,
-            weights=present(loaded, call.weights),
-            prompts=present(loaded, call.prompts),
+            weights=without_absent(loaded, call.weights),
+            prompts=without_absent(loaded, call.prompts),
         )
         refusal = absent_refusal(loaded, call.member) or generation_refusal(loaded.ensemble, call)
         if refusal is not None or self._openai is None:
             yield refusal or Refusal(
                 400,
-                "The base is an encoder, or read by heads as one, and cannot write text: use /v1/predict.",
+                "The base is of the kind encoder and cannot write text: use /v1/predict.",
                 param="model",
             )
             return
@@ -307,26 +320,28 @@ class VLLMEngine:
                 async for part in answer:
                     yield part
 
-    def _generation_context(self, loaded: Loaded, call: GenerateCall) -> GenerationContext:
+    def _generation_context(self, loaded: LoadedVersion, call: GenerateCall) -> GenerationContext:
         members = members_of(loaded.ensemble, call.member)
         limits = ("max_tokens", "max_completion_tokens")
-        # a completion without max_tokens asks for 16, OpenAI's default; a chat for all that there is room for
-        open_end = call.route == "chat" and all(call.body.get(name) is None for name in limits)
+        # Without max_tokens, a completion has 16 tokens, OpenAI's default, and a chat as many as there is room for.
+        clamp_max_tokens = call.route == "chat" and all(
+            call.body.get(name) is None for name in limits
+        )
         return GenerationContext(
             model=call.model,
             ensemble=loaded.ensemble,
-            runs=[MemberRun(member, self._member_adapters(member)) for member in members],
+            member_runs=[MemberRun(member, self._member_adapters(member)) for member in members],
             weights=call.weights,
             fusion=token_fusion(loaded.ensemble, call) if len(members) > 1 else None,
-            open_end=open_end,
+            clamp_max_tokens=clamp_max_tokens,
             return_members=call.return_members,
             absent=loaded.absent,
-            line=self._places.line(),
+            queue=self._queue.for_call(),
         )
 
     @asynccontextmanager
-    async def _running(self, loaded: Loaded) -> AsyncIterator[None]:
-        """Keep the version loaded while a request runs on it or waits for slots."""
+    async def _running(self, loaded: LoadedVersion) -> AsyncIterator[None]:
+        """Waits for slots, and keeps the version loaded meanwhile and while the request runs."""
         loaded.in_flight += 1
         loaded.idle.clear()
         try:
@@ -351,9 +366,9 @@ class VLLMEngine:
         for member in loaded.ensemble.members:
             for reference in member.adapters:
                 await self._adapters.release(reference.digest)
-        self._tell_adapters()
+        self._update_adapter_metrics()
 
-    def _tell_adapters(self) -> None:
+    def _update_adapter_metrics(self) -> None:
         metrics.adapters_loaded((a.name, a.digest, a.kind) for a in self._adapters.loaded)
 
     def state(self) -> EngineState:

@@ -1,4 +1,4 @@
-"""What a member runs with: the one value that the rest of the engine needs of its adapters."""
+"""What a member runs with. The rest of the engine knows its adapters by this value alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from serve.engine.soft.adapter import SoftAdapter
 from serve.engine.soft.salt import cache_salt
 
 PLACEHOLDER = 0
-"""Token id that stands for every virtual token. Workers neither embed nor penalise it (`soft/inputs.py`)."""
+"""The token id that stands for every virtual token. Workers neither embed nor penalise it (`soft/inputs.py`)."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class MemberAdapters:
 
     @property
     def virtual_tokens(self) -> int:
-        """Places of the model's context that the soft adapter takes."""
+        """How many positions of the context the soft adapter takes."""
         return self.soft.tokens if self.soft else 0
 
     def prompt(self, prompt: Mapping[str, Any]) -> dict[str, Any]:
-        """`prompt`, as vLLM renders one, as this member reads it: after its virtual tokens, under its salt.
+        """Returns `prompt` (as vLLM renders it) with this member's virtual tokens before it, and with its cache salt.
 
-        Raises VLLMValidationError (a 400) for a prompt that virtual tokens cannot stand before."""
+        Raises VLLMValidationError (a 400) if the member has a soft adapter and the prompt is empty or not text."""
         own = dict(prompt)
         lora = self.lora.lora_name if self.lora else None
         salt = cache_salt(self.soft, lora, prompt.get("cache_salt"))
@@ -52,20 +52,20 @@ class MemberAdapters:
         return own
 
     def params(self, params: SamplingParams) -> SamplingParams:
-        """`params` for this member's request; a copy where they say more."""
+        """Returns the sampling parameters of this member's request: `params`, or a copy that names its soft adapter."""
         if self.soft is None:
             return params
         own = params.clone()
-        self.soft.place(own)
+        self.soft.write_to(own)
         return own
 
     def fitted(
         self, params: SamplingParams, prompt_tokens: int, context: int, *, clamp: bool
     ) -> SamplingParams:
-        """`params` with no more `max_tokens` than the context has room for behind the virtual tokens.
+        """Returns `params` with no more `max_tokens` than fit into the context after the virtual tokens and the prompt.
 
-        vLLM has checked what the client sent against the whole context. `clamp`: `max_tokens` is a default, to be
-        lowered. Raises VLLMValidationError for what does not fit."""
+        vLLM has checked the client's values against the whole context. `clamp`: lower `max_tokens`, because the client
+        did not choose it. Raises VLLMValidationError if the values do not fit."""
         if self.soft is None:
             return params
         room = context - self.soft.tokens - prompt_tokens
@@ -80,8 +80,8 @@ class MemberAdapters:
 
 
 def too_long(prompt_tokens: int, context: int) -> str:
-    """A prompt that leaves no room for the answer, in a sentence. `context`: without virtual tokens."""
+    """Returns the message for a prompt that leaves no room for the answer. `context`: without virtual tokens."""
     return (
-        f"The prompt has {prompt_tokens} tokens, and there is room for {context} with the answer (the model's context, "
-        "less what the member's adapter takes of it): shorten the prompt or lower max_tokens."
+        f"The prompt has {prompt_tokens} tokens, and prompt and answer together have room for {context} (the model's "
+        "context without the virtual tokens of the member's adapter): shorten the prompt or lower max_tokens."
     )

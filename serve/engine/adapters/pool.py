@@ -1,4 +1,4 @@
-"""Adapters inside one engine: each is loaded once, under its digest, however many versions use it."""
+"""The adapters of one engine. Each is loaded once, under its digest, however many versions use it."""
 
 import asyncio
 import itertools
@@ -19,8 +19,8 @@ from serve.adapter import (
     plain_adapter,
 )
 from serve.base.folder import BaseError, BaseShapes
+from serve.engine.adapters.base_folder import base_folder
 from serve.engine.adapters.member_adapters import MemberAdapters
-from serve.engine.base_folder import base_folder
 from serve.engine.interface import EngineSettings, LoadedAdapter, NoRoomError, PrepareError
 from serve.engine.soft.adapter import NO_ROOM, SoftAdapter, SoftKind
 from serve.errors import last_line
@@ -29,26 +29,29 @@ from serve.tensors import TensorFile
 
 
 @dataclass
-class _Loaded:
+class _PooledAdapter:
     adapter: LoadedAdapter
     member_adapters: MemberAdapters
-    """The adapter alone."""
+    """What a request with this adapter alone runs with."""
     embeds: bool
     """Whether it is a LoRA that changes the base's token embeddings."""
     users: int = 0
+    """How many members of loaded versions use it."""
 
 
 class AdapterPool:
-    """Loads and unloads adapters in vLLM and counts their users.
+    """Loads and unloads adapters in vLLM, and counts their users.
 
-    vLLM's name for a LoRA is its digest and the path is the immutable folder of that digest, because vLLM keys its
-    prefix cache by name and path: the same content finds its cache again, other content never does. (Of an adapter
-    that is not plain vLLM reads a copy that is, whose cache is not found again once it was unloaded.) The id
-    is fresh for each load. Since no more LoRAs are loaded than vLLM keeps in host memory, it never evicts one from
-    there, only to read it from disk again in the middle of a request; it copies them between there and its slots.
+    A LoRA's name in vLLM is its digest, and its path is the immutable folder of that digest. vLLM keys its prefix cache
+    by name and path, so the same content finds its cache entries again, and other content never does. If an adapter is
+    not plain, vLLM reads a plain copy of it; then the entries are lost when it is unloaded. The id is new for each
+    load.
 
-    Prefix and prompt adapters take no slot. They lie in the host memory of each worker, up to a limit that the workers
-    keep (`soft/store.py`)."""
+    The pool loads no more LoRAs than vLLM keeps in host memory. Otherwise vLLM would evict some of them, and read them
+    from disk again in the middle of a request. So vLLM only copies LoRAs from host memory into its slots.
+
+    Prefix and prompt adapters take no slot. They lie in the host memory of each worker, which keeps a limit
+    (`soft/store.py`)."""
 
     def __init__(self, llm: AsyncLLM, settings: EngineSettings) -> None:
         self._llm = llm
@@ -57,19 +60,20 @@ class AdapterPool:
         """How many LoRAs vLLM keeps in host memory."""
         self._folder = base_folder(settings)
         self._base: BaseShapes | None = None
-        """What the folder holds, once an adapter was compared with it."""
-        self._loaded: dict[str, _Loaded] = {}
+        """The shapes in that folder; read when the first adapter is compared with them."""
+        self._loaded: dict[str, _PooledAdapter] = {}
         self._ids = itertools.count(1)
         self._changing = asyncio.Lock()
 
     @property
     def loaded(self) -> tuple[LoadedAdapter, ...]:
+        """The adapters that are loaded now."""
         return tuple(each.adapter for each in self._loaded.values())
 
     def member_adapters(self, references: Sequence[AdapterRef]) -> MemberAdapters:
-        """What a member with these loaded adapters runs with.
+        """Returns what a member with these loaded adapters runs with.
 
-        Raises AdapterError for adapters that cannot be one member's."""
+        Raises AdapterError if the adapters cannot be used together."""
         alone = [self._loaded[reference.digest] for reference in references]
         check_together([each.adapter.kind for each in alone])
         return MemberAdapters(
@@ -78,13 +82,13 @@ class AdapterPool:
         )
 
     def alone(self, digest: str) -> MemberAdapters:
-        """What a request with this loaded adapter only runs with."""
+        """Returns what a request with this loaded adapter alone runs with."""
         return self._loaded[digest].member_adapters
 
     async def acquire(self, name: str, digest: str, folder: str) -> None:
-        """Load the adapter unless it is, and count one more user.
+        """Loads the adapter unless it is loaded already, and counts one more user.
 
-        Raises PrepareError when it is refused, and NoRoomError when there is no room."""
+        Raises PrepareError if the adapter cannot be loaded, and NoRoomError if there is no room for it."""
         async with self._changing:
             loaded = self._loaded.get(digest)
             if loaded is None:
@@ -93,7 +97,7 @@ class AdapterPool:
             loaded.users += 1
 
     async def release(self, digest: str) -> None:
-        """Count one user less, and unload the adapter with its last one."""
+        """Counts one user less, and unloads the adapter when none is left."""
         async with self._changing:
             loaded = self._loaded[digest]
             loaded.users -= 1
@@ -105,7 +109,7 @@ class AdapterPool:
                     await self._llm.collective_rpc("unload_soft", args=(digest,))
                 del self._loaded[digest]
 
-    async def _load(self, name: str, digest: str, folder: str) -> _Loaded:
+    async def _load(self, name: str, digest: str, folder: str) -> _PooledAdapter:
         path = Path(folder)
         try:
             kind = (await asyncio.to_thread(self._inspect, path)).kind
@@ -117,10 +121,12 @@ class AdapterPool:
             member_adapters = MemberAdapters(lora=await self._load_lora(name, digest, folder))
         else:
             member_adapters = MemberAdapters(soft=await self._load_soft(name, digest, kind, folder))
-        return _Loaded(LoadedAdapter(name=name, digest=digest, kind=kind), member_adapters, embeds)
+        return _PooledAdapter(
+            LoadedAdapter(name=name, digest=digest, kind=kind), member_adapters, embeds
+        )
 
     def _inspect(self, folder: Path) -> AdapterInfo:
-        """The same checks as before a version is admitted, with the base at hand. Raises AdapterError and BaseError."""
+        """Repeats the checks of the admission, now with the base at hand. Raises AdapterError or BaseError."""
         if self._base is None and self._folder is not None:
             self._base = BaseShapes.read(self._folder)
         return inspect_adapter(
@@ -142,7 +148,9 @@ class AdapterPool:
                     lora_name=digest, lora_int_id=next(self._ids), lora_path=str(plain)
                 )
                 await self._llm.add_lora(request)
-        except Exception as error:  # vLLM reports every reason, from a bad file to a bad shape, as its own exception
+        except (
+            Exception
+        ) as error:  # vLLM raises many types of exceptions, from a bad file to a bad shape
             raise PrepareError(
                 f"vLLM cannot load the adapter {name!r}: {last_line(error)}"
             ) from error
@@ -150,7 +158,8 @@ class AdapterPool:
         return request
 
     async def _check_applied(self, name: str, lora: LoRARequest) -> None:
-        """vLLM passes over what it finds no module for. Raises PrepareError if it did, and unloads the adapter then."""
+        """Unloads the adapter and raises PrepareError if vLLM has ignored some of its modules, which it does
+        silently."""
         left = await self._llm.collective_rpc("modules_left_out", args=(lora.lora_int_id,))
         everywhere = set(left[0]).intersection(*left[1:])
         if everywhere:
@@ -161,18 +170,19 @@ class AdapterPool:
             )
 
     async def _load_soft(self, name: str, digest: str, kind: SoftKind, folder: str) -> SoftAdapter:
-        told = await self._llm.collective_rpc("load_soft", args=(digest, kind, folder))
-        refusals = [each for each in told if isinstance(each, str)]
+        answers = await self._llm.collective_rpc("load_soft", args=(digest, kind, folder))
+        refusals = [each for each in answers if isinstance(each, str)]
         if refusals:
             await self._llm.collective_rpc("unload_soft", args=(digest,))
             reason = f"The adapter {name!r} cannot be loaded: {refusals[0]}"
             full = all(each.startswith(NO_ROOM) for each in refusals)
             raise NoRoomError(reason) if full else PrepareError(reason)
-        return SoftAdapter(kind, digest, int(told[0]))
+        return SoftAdapter(kind, digest, int(answers[0]))
 
     def _check_embeddings(self, name: str, kind: AdapterKind, embeds: bool) -> None:
-        """vLLM looks up token embeddings for the rows without vectors of their own, and its LoRA would then be applied
-        to other rows than those it belongs to."""
+        """Raises PrepareError if a prompt adapter and a LoRA on token embeddings would be in the engine together.
+
+        With prompt adapters, vLLM looks up the embeddings of some rows only, and would apply the LoRA to wrong rows."""
         others = self._loaded.values()
         if (kind == "prompt" and any(each.embeds for each in others)) or (
             embeds and any(each.adapter.kind == "prompt" for each in others)

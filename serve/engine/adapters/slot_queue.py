@@ -1,7 +1,7 @@
-"""Who runs in the engine's adapter slots, where more adapters are loaded than there are slots.
+"""Shares the engine's adapter slots between requests, if more adapters are loaded than there are slots.
 
-vLLM swaps adapters between host memory and slots by itself, but lets whoever runs go on and others wait: requests for
-adapters that are always busy would keep the rest out for ever. So requests are let in by turns.
+vLLM moves adapters between host memory and slots by itself. But it prefers adapters that are in slots, so requests for
+adapters that are always busy would keep the others out for ever. Here, requests take turns.
 
 Which versions are loaded at all is another question (`serve/protocol/capacity.py`)."""
 
@@ -13,23 +13,23 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 TURN_SECONDS = 1.0
-"""How long requests for adapters that run already go on being let in while others wait for slots."""
+"""How long requests for running adapters may still start while others wait for slots."""
 
 
 @dataclass
 class _Waiting:
-    """Requests for the same adapters, which are let in together."""
+    """Requests for the same adapters, which start together."""
 
     first_since: float | None = None
-    """When they became those that wait longest; None before."""
+    """When they became the first in the queue, in seconds of `time.monotonic`; None before."""
     requests: list[asyncio.Future[None]] = field(default_factory=list)
 
 
 class SlotQueue:
-    """Lets requests in so that no more distinct adapters run than there are slots.
+    """Starts requests so that no more distinct adapters run than there are slots.
 
-    Those that have waited longest are next. Until they have their slots, requests for what already runs may still pass
-    them, for one turn; then what runs comes to its end, and they are let in."""
+    The requests that have waited longest are next. For one turn (TURN_SECONDS), requests for running adapters may still
+    overtake them. After that, no new request starts until the running ones have freed enough slots."""
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
@@ -38,7 +38,9 @@ class SlotQueue:
 
     @asynccontextmanager
     async def turn(self, adapters: frozenset[str]) -> AsyncIterator[None]:
-        """Around a request that needs all of `adapters` in slots at once, at most as many as there are."""
+        """Waits until all of `adapters` can be in slots, and holds the slots around the caller's request.
+
+        `adapters`: digests, at most as many as there are slots."""
         if self._may_run(adapters):
             self._running.update(adapters)
         else:
@@ -49,12 +51,12 @@ class SlotQueue:
             self._leave(adapters)
 
     def _may_run(self, adapters: frozenset[str]) -> bool:
-        if not adapters:  # it takes nothing that anybody waits for
+        if not adapters:  # the request needs no slot
             return True
         first = next(iter(self._waiting.values()), None)
         if first is None:
             return self._fit(adapters)
-        assert first.first_since is not None, "whoever is first knows since when"
+        assert first.first_since is not None, "the first in the queue has a time"
         return adapters <= self._running.keys() and monotonic() < first.first_since + TURN_SECONDS
 
     def _fit(self, adapters: frozenset[str]) -> bool:
@@ -69,7 +71,7 @@ class SlotQueue:
         try:
             await request
         except asyncio.CancelledError:
-            if not request.cancelled():  # it was let in at the same moment
+            if not request.cancelled():  # it got its slots at the same moment
                 self._leave(adapters)
             elif request in waiting.requests:
                 waiting.requests.remove(request)
@@ -83,7 +85,7 @@ class SlotQueue:
         self._advance()
 
     def _advance(self) -> None:
-        """Let in those that wait longest, as far as they fit."""
+        """Starts the requests that have waited longest, until the next ones do not fit."""
         while self._waiting:
             adapters, first = next(iter(self._waiting.items()))
             if not self._fit(adapters):

@@ -1,4 +1,4 @@
-"""The engine client that vLLM's own OpenAI serving runs on: its `generate()` answers with an ensemble."""
+"""The engine client that vLLM's own OpenAI serving runs on. Its `generate()` answers with an ensemble."""
 
 import asyncio
 import logging
@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vllm import SamplingParams
@@ -18,10 +18,10 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve import metrics
 from serve.engine.adapters.member_adapters import MemberAdapters
-from serve.engine.lockstep.client import Lockstep, Part
+from serve.engine.limits.fair_queue import CallQueue
+from serve.engine.lockstep.client import Lockstep, MemberPrompt
 from serve.engine.lockstep.logprobs import TokenReport
 from serve.engine.lockstep.sibling_spec import TokenFusion
-from serve.engine.places import Line
 from serve.fusion.answers import AnswerVote, vote_answers
 from serve.manifest import Ensemble, Member
 from serve.together import together
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MemberRun:
-    """A member, ready to generate."""
+    """A member that is ready to generate."""
 
     member: Member
     member_adapters: MemberAdapters
@@ -43,63 +43,83 @@ class MemberRun:
 
 @dataclass
 class GenerationContext:
-    """Who answers one OpenAI call, and, as it is answered, what each member said."""
+    """Everything that one OpenAI call needs, and what its members have said so far."""
 
     model: str
-    """The name that the answer carries."""
+    """The model name in the answer."""
     ensemble: Ensemble
-    runs: Sequence[MemberRun]
-    line: Line
-    """For places in the engine's queue: a call may have many prompts."""
+    member_runs: Sequence[MemberRun]
+    """The members that answer, in the manifest's order."""
+    queue: CallQueue
+    """Gives the call's prompts places in the engine's queue."""
     weights: Mapping[str, float] | None = None
-    """The request's, by member."""
+    """Member -> weight, as the request gives them."""
     fusion: TokenFusion | None = None
     """How several members are fused at every token; None: they vote on whole answers."""
     prompts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Member -> its own prompt, as vLLM renders one."""
-    open_end: bool = False
-    """Whether the client left `max_tokens` to us."""
+    """Member -> its own prompt, as vLLM renders it."""
+    clamp_max_tokens: bool = False
+    """Whether the engine may lower `max_tokens` to what there is room for, because the client gave no limit."""
     return_members: bool = False
     absent: Sequence[str] = ()
     """Members that could not be loaded."""
     votes: dict[str, tuple[AnswerVote, Sequence[str]]] = field(default_factory=dict)
-    """vLLM's request id -> the verdict and every member's whole answer."""
+    """vLLM's request id -> the result of the vote and every member's whole answer."""
     reports: dict[tuple[str, int], list[TokenReport]] = field(
         default_factory=lambda: defaultdict(list)
     )
-    """vLLM's request id and choice -> what the members thought of tokens that the client has not been told yet."""
+    """vLLM's request id and choice -> reports about tokens that have not been sent to the client yet."""
     member_tokens: int = 0
+    """Tokens that all members together have read and written."""
     _generating: int = field(default=0, init=False)
-    _silent: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _idle: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     @contextmanager
     def generating(self) -> Iterator[None]:
-        """While the engine works for the call."""
+        """Marks the time in which the engine works for the call."""
         self._generating += 1
-        self._silent.clear()
+        self._idle.clear()
         try:
             yield
         finally:
             self._generating -= 1
             if not self._generating:
-                self._silent.set()
+                self._idle.set()
 
-    async def silence(self, seconds: float) -> None:
-        """Returns when the engine works for the call no more, or after so many seconds."""
+    async def wait_until_idle(self, seconds: float) -> None:
+        """Returns when the engine no longer works for the call, or after `seconds` at the latest."""
         if self._generating:
             try:
-                await asyncio.wait_for(self._silent.wait(), seconds)
+                await asyncio.wait_for(self._idle.wait(), seconds)
             except TimeoutError:
                 logger.error("A request of %s goes on although nobody reads it.", self.model)
 
 
-current_context: ContextVar[GenerationContext] = ContextVar("current_context")
+current_generation: ContextVar[GenerationContext] = ContextVar("current_generation")
+"""The context of the call that the current task answers."""
+
+
+@dataclass(frozen=True)
+class PromptRequest:
+    """One prompt of a call, as vLLM's serving passes it to the engine client."""
+
+    context: GenerationContext
+    prompt: Mapping[str, Any]
+    """As vLLM renders it."""
+    params: SamplingParams
+    request_id: str
+    options: Mapping[str, Any]
+    """Further arguments of vLLM's `generate()`, which go to the engine as they are."""
+
+    def prompt_of(self, run: MemberRun) -> Mapping[str, Any]:
+        """Returns the prompt that this member reads: its own, or the request's."""
+        return self.context.prompts.get(run.name, self.prompt)
 
 
 class EnsembleClient:
-    """vLLM's engine client with `generate()` replaced; everything else is the engine's own.
+    """vLLM's engine client with another `generate()`; everything else is the engine's own.
 
-    vLLM's serving code calls it in the task (or a child) that set `current_context`."""
+    vLLM's serving calls it in the task that set `current_generation`, or in a child of that task."""
 
     def __init__(self, llm: AsyncLLM) -> None:
         self._llm = llm
@@ -117,34 +137,31 @@ class EnsembleClient:
         lora_request: LoRARequest | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[RequestOutput, None]:
-        """The member's stream when one speaks alone; the fused stream; or one output, the answer that most agree on."""
-        context = current_context.get()
-        if len(context.runs) == 1:
-            answer = self._alone(context, prompt, sampling_params, request_id, kwargs)
+        """Yields the outputs for one prompt.
+
+        They are the member's own stream if one member answers, the fused stream if several are fused at every token,
+        and one output, the answer that most members agree on, if they vote."""
+        context = current_generation.get()
+        request = PromptRequest(context, prompt, sampling_params, request_id, kwargs)
+        if len(context.member_runs) == 1:
+            answer = self._alone(request)
         elif context.fusion is None:
-            answer = self._vote(context, prompt, sampling_params, request_id, kwargs)
+            answer = self._vote(request)
         else:
-            answer = self._fuse(
-                context, context.fusion, prompt, sampling_params, request_id, kwargs
-            )
-        requests = len(context.runs) * sampling_params.n
+            answer = self._fuse(request, context.fusion)
+        size = len(context.member_runs) * sampling_params.n
         with context.generating():
-            async with context.line.place(requests), aclosing(answer):
+            async with context.queue.place(size), aclosing(answer):
                 async for output in answer:
-                    # usage and echo are about the prompt that the client sent, whatever a member read
+                    # vLLM computes `usage` and `echo` from these: they are about the client's prompt, not a member's.
                     output.prompt, output.prompt_token_ids = None, prompt.get("prompt_token_ids")
                     yield output
 
-    async def _alone(
-        self,
-        context: GenerationContext,
-        prompt: Mapping[str, Any],
-        params: SamplingParams,
-        request_id: str,
-        kwargs: Mapping[str, Any],
-    ) -> AsyncGenerator[RequestOutput, None]:
-        (run,) = context.runs
-        stream = self._stream(context, run, prompt, params, request_id, kwargs)
+    async def _alone(self, request: PromptRequest) -> AsyncGenerator[RequestOutput, None]:
+        """Yields the stream of the only member."""
+        context = request.context
+        (run,) = context.member_runs
+        stream = self._stream(request, run)
         async with aclosing(stream):
             async for output in stream:
                 tokens = sum(len(choice.token_ids) for choice in output.outputs)
@@ -152,110 +169,88 @@ class EnsembleClient:
                 yield output
 
     async def _fuse(
-        self,
-        context: GenerationContext,
-        fusion: TokenFusion,
-        prompt: Mapping[str, Any],
-        params: SamplingParams,
-        request_id: str,
-        kwargs: Mapping[str, Any],
+        self, request: PromptRequest, fusion: TokenFusion
     ) -> AsyncGenerator[RequestOutput, None]:
-        parts = [
-            Part(run.member_adapters, context.prompts.get(run.name, prompt)) for run in context.runs
+        """Yields the stream of all members, fused at every token, and notes what they reported."""
+        context = request.context
+        members = [
+            MemberPrompt(run.member_adapters, request.prompt_of(run)) for run in context.member_runs
         ]
-        context.member_tokens += sum(part.length for part in parts)
+        context.member_tokens += sum(member.length for member in members)
         nats: defaultdict[int, list[float]] = defaultdict(list)
         pieces = self._lockstep.generate(
-            parts,
+            members,
             fusion,
-            params,
-            request_id,
-            members=context.return_members,
-            clamp=context.open_end,
-            options=kwargs,
+            request.params,
+            request.request_id,
+            report_members=context.return_members,
+            clamp=context.clamp_max_tokens,
+            options=request.options,
         )
         async with aclosing(pieces):
             async for piece in pieces:
                 tokens = sum(len(choice.token_ids) for choice in piece.output.outputs)
-                context.member_tokens += tokens * len(parts)
-                metrics.tokens_generated(context.ensemble.name, tokens, tokens * len(parts))
+                context.member_tokens += tokens * len(members)
+                metrics.tokens_generated(context.ensemble.name, tokens, tokens * len(members))
                 for choice, report in piece.reports.items():
-                    context.reports[request_id, choice].append(report)
+                    context.reports[request.request_id, choice].append(report)
                     nats[choice] += report.disagreement
                 yield piece.output
         metrics.disagreement_seen(
             context.ensemble.name, [sum(each) / len(each) for each in nats.values() if each]
         )
 
-    async def _vote(
-        self,
-        context: GenerationContext,
-        prompt: Mapping[str, Any],
-        params: SamplingParams,
-        request_id: str,
-        kwargs: Mapping[str, Any],
-    ) -> AsyncGenerator[RequestOutput, None]:
-        outputs = await together(
-            self._whole_answer(context, run, prompt, params, request_id, kwargs)
-            for run in context.runs
-        )
+    async def _vote(self, request: PromptRequest) -> AsyncGenerator[RequestOutput, None]:
+        """Yields one output, the answer that most members agree on, and notes the vote."""
+        context = request.context
+        outputs = await together(self._whole_answer(request, run) for run in context.member_runs)
         failed = [each for each in outputs if each.outputs[0].finish_reason == "error"]
-        if failed:  # vLLM's serving says so to the client; an empty text is no vote
-            failed[0].request_id = request_id
+        if (
+            failed
+        ):  # vLLM's serving reports the error to the client; an empty text must not count as a vote
+            failed[0].request_id = request.request_id
             yield failed[0]
             return
         answers = [output.outputs[0].text for output in outputs]
-        verdict = vote_answers(context.ensemble, answers, context.weights)
-        context.votes[request_id] = (verdict, answers)
+        vote = vote_answers(context.ensemble, answers, context.weights)
+        context.votes[request.request_id] = (vote, answers)
         lengths = [len(output.outputs[0].token_ids) for output in outputs]
-        prompts = [context.prompts.get(run.name, prompt) for run in context.runs]
+        prompts = [request.prompt_of(run) for run in context.member_runs]
         prompt_tokens = sum(len(each["prompt_token_ids"]) for each in prompts)
         context.member_tokens += sum(lengths) + prompt_tokens
-        metrics.tokens_generated(context.ensemble.name, lengths[verdict.winner], sum(lengths))
-        winner = outputs[verdict.winner]
-        winner.request_id = request_id
+        metrics.tokens_generated(context.ensemble.name, lengths[vote.winner], sum(lengths))
+        winner = outputs[vote.winner]
+        winner.request_id = request.request_id
         yield winner
 
-    async def _whole_answer(
-        self,
-        context: GenerationContext,
-        run: MemberRun,
-        prompt: Mapping[str, Any],
-        params: SamplingParams,
-        request_id: str,
-        kwargs: Mapping[str, Any],
-    ) -> RequestOutput:
-        params = params.clone()
+    async def _whole_answer(self, request: PromptRequest, run: MemberRun) -> RequestOutput:
+        """Returns one member's answer once it is complete."""
+        params = request.params.clone()
         params.output_kind = RequestOutputKind.FINAL_ONLY
+        own = replace(request, params=params, request_id=f"{request.request_id}-{run.name}")
         last = None
-        own_id = f"{request_id}-{run.name}"
-        async for output in self._stream(context, run, prompt, params, own_id, kwargs):
+        async for output in self._stream(own, run):
             last = output
         assert last is not None, "vLLM ends every request with an output"
         return last
 
     async def _stream(
-        self,
-        context: GenerationContext,
-        run: MemberRun,
-        prompt: Mapping[str, Any],
-        params: SamplingParams,
-        request_id: str,
-        kwargs: Mapping[str, Any],
+        self, request: PromptRequest, run: MemberRun
     ) -> AsyncGenerator[RequestOutput, None]:
-        """One member's stream by itself."""
-        member_adapters = run.member_adapters
-        prompt = context.prompts.get(run.name, prompt)
-        longest = self._llm.model_config.max_model_len
+        """Yields the outputs of one member alone."""
+        member_adapters, prompt = run.member_adapters, request.prompt_of(run)
         params = member_adapters.fitted(
-            params, len(prompt["prompt_token_ids"]), longest, clamp=context.open_end
+            request.params,
+            len(prompt["prompt_token_ids"]),
+            self._llm.model_config.max_model_len,
+            clamp=request.context.clamp_max_tokens,
         )
         stream = self._llm.generate(
             member_adapters.prompt(prompt),
             member_adapters.params(params),
-            request_id,
+            request.request_id,
             lora_request=member_adapters.lora,
-            **kwargs,
+            **request.options,
         )
         async with aclosing(stream):
             async for output in stream:

@@ -1,4 +1,4 @@
-"""What Choir adds to vLLM's OpenAI documents: the members' tokens in `usage`, and in each choice what they said."""
+"""Adds Choir's fields to vLLM's OpenAI documents: the members' tokens in `usage`, and their answers in each choice."""
 
 import json
 from typing import Any
@@ -8,8 +8,8 @@ from serve.engine.interface import GenerateCall
 
 
 def complete(body: bytes, context: GenerationContext, call: GenerateCall) -> bytes:
-    """A whole answer, completed."""
-    if not _concerned(context):
+    """Returns the JSON document of a whole answer with Choir's fields."""
+    if not _has_additions(context):
         return body
     document = json.loads(body)
     _complete(document, context, call)
@@ -17,8 +17,8 @@ def complete(body: bytes, context: GenerationContext, call: GenerateCall) -> byt
 
 
 def complete_events(part: bytes, context: GenerationContext, call: GenerateCall) -> bytes:
-    """The same for server-sent events; vLLM sends whole ones."""
-    if not _concerned(context):
+    """Returns server-sent events with Choir's fields. vLLM sends whole events, never parts of one."""
+    if not _has_additions(context):
         return part
     lines = part.decode().split("\n")
     for number, line in enumerate(lines):
@@ -29,8 +29,8 @@ def complete_events(part: bytes, context: GenerationContext, call: GenerateCall)
     return "\n".join(lines).encode()
 
 
-def _concerned(context: GenerationContext) -> bool:
-    return len(context.runs) > 1 or bool(context.absent)
+def _has_additions(context: GenerationContext) -> bool:
+    return len(context.member_runs) > 1 or bool(context.absent)
 
 
 def _complete(document: dict[str, Any], context: GenerationContext, call: GenerateCall) -> None:
@@ -38,37 +38,40 @@ def _complete(document: dict[str, Any], context: GenerationContext, call: Genera
         return  # an error in the middle of a stream
     if context.absent:
         document["absent_members"] = list(context.absent)
-    if len(context.runs) == 1:
+    if len(context.member_runs) == 1:
         return
     if document.get("usage"):
         document["usage"]["member_tokens"] = context.member_tokens
     if not call.return_members:
         return
     if context.fusion is None:
-        _tell_votes(document, context, call)
+        _add_votes(document, context, call)
     else:
-        _tell_tokens(document, context, call)
+        _add_token_reports(document, context, call)
 
 
-def _tell_votes(document: dict[str, Any], context: GenerationContext, call: GenerateCall) -> None:
-    """Every member's whole answer, once it is decided."""
+def _add_votes(document: dict[str, Any], context: GenerationContext, call: GenerateCall) -> None:
+    """Adds every member's whole answer to the choices that have been voted on."""
     votes = {_prompt_index(id_, call): vote for id_, vote in context.votes.items()}
     for choice in document["choices"]:
         if choice["index"] not in votes:
             continue
-        verdict, answers = votes[choice["index"]]
-        choice["agreement"] = verdict.share
+        vote, answers = votes[choice["index"]]
+        choice["agreement"] = vote.share
         choice["members"] = [
-            {"name": run.name, "text": text, "agrees": key == verdict.keys[verdict.winner]}
-            for run, text, key in zip(context.runs, answers, verdict.keys, strict=True)
+            {"name": run.name, "text": text, "agrees": key == vote.keys[vote.winner]}
+            for run, text, key in zip(context.member_runs, answers, vote.keys, strict=True)
         ]
 
 
-def _tell_tokens(document: dict[str, Any], context: GenerationContext, call: GenerateCall) -> None:
-    """For each token since the last document about a choice: every member's log-probability, and the disagreement."""
-    each = call.body.get("n") or 1
+def _add_token_reports(
+    document: dict[str, Any], context: GenerationContext, call: GenerateCall
+) -> None:
+    """Adds, for each token since the last document about a choice, every member's log-probability and the
+    disagreement."""
+    choices = call.body.get("n") or 1
     reports = {
-        _prompt_index(id_, call) * each + choice: pending
+        _prompt_index(id_, call) * choices + choice: pending
         for (id_, choice), pending in context.reports.items()
     }
     for choice in document["choices"]:
@@ -78,13 +81,15 @@ def _tell_tokens(document: dict[str, Any], context: GenerationContext, call: Gen
             {
                 "name": run.name,
                 "adapters": [ref.model_dump() for ref in run.member.adapters],
-                "token_logprobs": [value for report in pending for value in report.members[place]],
+                "token_logprobs": [value for report in pending for value in report.members[rank]],
             }
-            for place, run in enumerate(context.runs)
+            for rank, run in enumerate(context.member_runs)
         ]
         pending.clear()
 
 
 def _prompt_index(request_id: str, call: GenerateCall) -> int:
-    """vLLM ends the request id of a completion's i-th prompt with -i; a chat has one prompt."""
+    """Returns the prompt's number.
+
+    vLLM ends the request id of a completion's i-th prompt with -i; a chat has one prompt."""
     return int(request_id.rpartition("-")[2]) if call.route == "completions" else 0

@@ -1,8 +1,8 @@
-"""vLLM's own OpenAI routes, called inside the engine's process over the `EnsembleClient`.
+"""vLLM's own OpenAI routes, called inside the engine's process on top of the `EnsembleClient`.
 
-Templates, sampling parameters, streaming, log-probabilities, tools and errors are vLLM's. Choir adds the name of the
-model, the members' answers and the members' tokens. Built on `init_app_state`, which moves between vLLM's versions;
-`arguments.check_vllm_version` guards it.
+Templates, sampling parameters, streaming, log-probabilities, tools and errors are vLLM's. Choir adds the model's name,
+the members' answers and the members' tokens. It uses `init_app_state`, which changes between vLLM's versions, behind
+the version guard in `vllm_hooks/arguments.py`.
 """
 
 import asyncio
@@ -26,21 +26,21 @@ from vllm.entrypoints.serve.exception_handling.register import init_exception_ha
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from serve.engine.generation.client import EnsembleClient, GenerationContext, current_context
+from serve.engine.generation.client import EnsembleClient, GenerationContext, current_generation
 from serve.engine.generation.documents import complete, complete_events
 from serve.engine.interface import GenerateCall, Refusal
-from serve.engine.lengths import doubtful_prompts, length_refusal
-from serve.engine.media import media_refusal
-from serve.engine.texts import TextLimit
+from serve.engine.limits.media import media_refusal
+from serve.engine.limits.prompt_lengths import doubtful_prompts, length_refusal
+from serve.engine.limits.text_limit import TextLimit
 from serve.labels import LabelError, encoder, tokens_behind
 
 PATHS: Mapping[str, str] = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 
 CLOSING_SECONDS = 10
-"""How long it is waited for work to end that was told to."""
+"""How long an answer waits for its work to end after it was told to stop."""
 
 VLLM_MODEL = "choir"
-"""The one model name that vLLM's serving knows; which ensemble answers is in `current_context`."""
+"""The one model name that vLLM's serving knows; `current_generation` says which ensemble answers."""
 
 
 class OpenAIRoutes:
@@ -51,7 +51,7 @@ class OpenAIRoutes:
         self._model = llm.model_config
         self._limit = TextLimit(tokenizer, self._model.max_model_len)
         self._encode = encoder(tokenizer) if tokens_behind(tokenizer) else None
-        """Only for a tokenizer that puts something at a text's end."""
+        """None unless the tokenizer puts special tokens at a text's end."""
 
     @classmethod
     async def create(cls, llm: AsyncLLM, model: str, tokenizer: Any) -> "OpenAIRoutes":
@@ -59,7 +59,7 @@ class OpenAIRoutes:
         args.model, args.served_model_name = model, [VLLM_MODEL]
         app = FastAPI()
         app.state.args = args
-        # vLLM tells its server to exit when the core is dead; here the replica itself does (`death.py`).
+        # vLLM tells its server to exit when the core is dead; here the replica itself does (`core_process/death.py`).
         app.state.server = SimpleNamespace(should_exit=False)
         attach_chat(app)
         attach_completion(app)
@@ -67,12 +67,12 @@ class OpenAIRoutes:
         client: EngineClient = EnsembleClient(llm)  # a virtual subclass
         await init_app_state(client, app.state, args, ("generate",))
         app.state.openai_serving_models.model_name = lambda lora_request=None: (
-            current_context.get().model
+            current_generation.get().model
         )
         return cls(app, llm, tokenizer)
 
-    async def _refuse_unread(self, call: GenerateCall) -> Refusal | None:
-        """Why vLLM is not asked at all."""
+    async def _early_refusal(self, call: GenerateCall) -> Refusal | None:
+        """Returns why the call is refused before vLLM sees it; None if it is not."""
         domains, local = self._model.allowed_media_domains, self._model.allowed_local_media_path
         refusal = length_refusal(call, self._limit) or media_refusal(
             call.body.get("messages"), domains, local
@@ -89,8 +89,8 @@ class OpenAIRoutes:
     async def answer(
         self, call: GenerateCall, context: GenerationContext
     ) -> AsyncGenerator[bytes | Refusal, None]:
-        """The body of the answer; a refusal is the last item. No member speaks any more when this ends."""
-        refusal = await self._refuse_unread(call)
+        """Yields the body of the answer; a refusal is the last item. When this ends, no member generates any more."""
+        refusal = await self._early_refusal(call)
         if refusal is None and call.prompts:
             refusal = await self._render(call, context, call.prompts)
         if refusal is not None:
@@ -105,7 +105,7 @@ class OpenAIRoutes:
                 return
             if call.body.get("stream"):
                 async for part in exchange.body():
-                    # vLLM says 200 before it has asked the engine, and cannot take it back.
+                    # vLLM sends the status 200 before it asks the engine, so an error comes as an event.
                     if part.startswith(_ERROR_EVENT):
                         yield _refused_event(part)
                         return
@@ -115,13 +115,15 @@ class OpenAIRoutes:
                 yield complete(whole, context, call)
         finally:
             await exchange.close()
-            await context.silence(CLOSING_SECONDS)
+            await context.wait_until_idle(CLOSING_SECONDS)
 
     async def _render(
         self, call: GenerateCall, context: GenerationContext, prompts: Mapping[str, str]
     ) -> Refusal | None:
-        """Render the members' own prompts as vLLM renders the request's: the whole prompt of a completion, the content
-        of a chat's last user message."""
+        """Renders the members' own prompts as vLLM renders the request's, into `context.prompts`.
+
+        A member's text is the whole prompt of a completion, or the content of a chat's last user message. Returns why a
+        prompt is refused; None if none is, and also if vLLM itself will refuse the body."""
         rendered = {}
         for member, text in prompts.items():
             body: dict[str, Any] = {**call.body, "model": VLLM_MODEL}
@@ -136,13 +138,13 @@ class OpenAIRoutes:
                     messages = [dict(message) for message in body.get("messages") or ()]
                     users = [each for each in messages if each.get("role") == "user"]
                     if not users:
-                        return _one_prompt("'messages' must have one of the user")
+                        return _one_prompt("'messages' must have a message of the user")
                     users[-1]["content"] = text
                     chat = self._app.state.openai_serving_chat.online_renderer
                     request = ChatCompletionRequest(**{**body, "messages": messages})
                     _, inputs = await chat.render_chat(request)
             except (ValidationError, TypeError):
-                return None  # vLLM says what is wrong with the body itself
+                return None  # vLLM tells the client what is wrong with the body
             except ValueError as error:
                 return Refusal(400, f"The prompt of {member!r}: {error}", param="fusion.prompts")
             rendered[member] = inputs[0]
@@ -150,8 +152,9 @@ class OpenAIRoutes:
         return None
 
     async def _without_ending(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """A request's body, a completion's texts in it as token ids without what the tokenizer puts at their end:
-        members are trained and evaluated to go on from the text itself."""
+        """Returns the body with a completion's texts as token ids, without the special tokens at their end.
+
+        Members are trained and evaluated to go on from the text itself."""
         prompt = body.get("prompt")
         texts = [prompt] if isinstance(prompt, str) else prompt
         if self._encode is None or body.get("add_special_tokens") is False or not prompt:
@@ -163,7 +166,7 @@ class OpenAIRoutes:
 
 
 class Exchange:
-    """One request to the ASGI application and its answer, part by part."""
+    """One request to the ASGI application, and its answer in parts."""
 
     def __init__(self, app: FastAPI, call: GenerateCall, context: GenerationContext) -> None:
         self._body = json.dumps({**call.body, "model": VLLM_MODEL}).encode()
@@ -195,7 +198,7 @@ class Exchange:
         self._task = asyncio.create_task(self._run(app, scope, context))
 
     async def _run(self, app: FastAPI, scope: dict[str, Any], context: GenerationContext) -> None:
-        current_context.set(context)
+        current_generation.set(context)
         try:
             await app(scope, self._receive, self._send)
         except Exception as error:
@@ -203,7 +206,7 @@ class Exchange:
 
     async def _send(self, message: MutableMapping[str, Any]) -> None:
         if self._streams and message.get("body"):
-            # here, and not where parts are read: vLLM's generator stands still at the piece that this event is about
+            # Here, not where the parts are read: vLLM's generator is still at the piece that this event is about.
             message["body"] = complete_events(message["body"], self._context, self._call)
         await self._parts.put(message)
 
@@ -215,11 +218,11 @@ class Exchange:
         return {"type": "http.request", "body": self._body, "more_body": False}
 
     async def status(self) -> int:
-        """The HTTP status, once the application has decided."""
+        """Returns the HTTP status once the application has sent it."""
         return int((await self._next())["status"])
 
     async def body(self) -> AsyncIterator[bytes]:
-        """The parts of the body as they come."""
+        """Yields the parts of the body as they come."""
         more = True
         while more:
             message = await self._next()
@@ -234,8 +237,10 @@ class Exchange:
         return message
 
     async def close(self) -> None:
-        """Abort what still runs. The client has left: that is what vLLM's routes end their work for, which a task of
-        their own does, so that cancelling ours would leave it running."""
+        """Aborts what still runs.
+
+        Tells the application that the client has left, because vLLM's routes work in tasks of their own, and cancelling
+        this exchange's task alone would leave those running."""
         self._gone.set()
         await asyncio.wait([self._task], timeout=CLOSING_SECONDS)
         self._task.cancel()
@@ -243,7 +248,7 @@ class Exchange:
 
 
 def _refusal(status: int, body: bytes) -> Refusal:
-    """vLLM's error document as a refusal. What vLLM calls unprocessable (422) is an invalid request like others."""
+    """Returns vLLM's error document as a refusal. vLLM's 422 becomes 400, as for every other invalid request."""
     status = 400 if status == 422 else status
     try:
         error = json.loads(body)["error"]
@@ -254,7 +259,7 @@ def _refusal(status: int, body: bytes) -> Refusal:
 
 
 _PARAMETER = re.compile(r" \((?:parameter|value)=.*\)$")
-"""What vLLM's validation errors append to their sentence; `param` says it already."""
+"""What vLLM's validation errors append to their sentence; the refusal's `param` already says it."""
 
 _ERROR_EVENT = b'data: {"error":'
 

@@ -1,4 +1,4 @@
-"""What an OpenAI call asks of an ensemble's members, and what cannot be asked."""
+"""Which OpenAI calls an ensemble refuses, and how a call wants its members to be fused."""
 
 from typing import Any
 
@@ -14,24 +14,28 @@ _OWNED = {
     "kv_transfer_params": "keys and values come from verified adapters only",
     "ec_transfer_params": "no encoder's outputs are transferred",
 }
-"""What vLLM would take from a client and Choir does not."""
+"""Parameters that vLLM accepts from clients and Choir refuses, with the reason."""
 
 _NOT_FUSED = ("use_beam_search", "prompt_logprobs")
 _NOT_VOTED = (*_NOT_FUSED, "n", "logprobs", "top_logprobs")
 
 
 def generation_refusal(ensemble: Ensemble, call: GenerateCall) -> Refusal | None:
-    """Why an OpenAI call cannot be answered, if so."""
+    """Returns why the ensemble cannot answer an OpenAI call; None if it can."""
     names = [member.name for member in ensemble.members]
     extra = call.body.get("vllm_xargs")
     for key in extra if isinstance(extra, dict) else ():
-        if key.startswith(PREFIX):  # what Choir tells its scheduler is not a client's to say
+        if key.startswith(PREFIX):  # a client must not speak to Choir's scheduler
             return Refusal(400, f"{key!r} is reserved for Choir.", param="vllm_xargs")
     for name, why in _OWNED.items():
         if call.body.get(name) is not None:
-            return Refusal(400, f"{name!r} is not taken: {why}.", param=name)
+            return Refusal(400, f"{name!r} is not accepted: {why}.", param=name)
     if _holds_vectors(call.body.get("messages")):
-        return Refusal(400, "Messages are not taken with embeddings in them.", param="messages")
+        return Refusal(
+            400,
+            "Embeddings in messages are not accepted: send the content itself.",
+            param="messages",
+        )
     unknown = [name for name in call.prompts or () if name not in names]
     if unknown:
         return Refusal(
@@ -65,11 +69,11 @@ def generation_refusal(ensemble: Ensemble, call: GenerateCall) -> Refusal | None
         return Refusal(400, str(error), param="fusion.plausibility")
     if len(names) == 1:
         return None
-    return _unhonoured(call, names[0], voted=method is None)
+    return _refused_parameter(call, names[0], voted=method is None)
 
 
 def _holds_vectors(messages: Any) -> bool:
-    """Whether a chat has content of the types `prompt_embeds`, `image_embeds` and the like."""
+    """Returns whether a chat has content of a type such as `prompt_embeds` or `image_embeds`."""
     contents = [each.get("content") for each in _dicts(messages)]
     return any(
         str(part.get("type")).endswith("_embeds")
@@ -83,7 +87,9 @@ def _dicts(value: Any) -> list[dict[str, Any]]:
 
 
 def token_fusion(ensemble: Ensemble, call: GenerateCall) -> TokenFusion | None:
-    """How the members are fused at every token, or None where they vote. Raises FusionError."""
+    """Returns how the members are fused at every token; None if they vote.
+
+    Raises FusionError if the call's method, weights or plausibility cannot be used."""
     method = token_method(ensemble, call.method)
     if method is None:
         return None
@@ -94,8 +100,8 @@ def token_fusion(ensemble: Ensemble, call: GenerateCall) -> TokenFusion | None:
     )
 
 
-def _unhonoured(call: GenerateCall, member: str, *, voted: bool) -> Refusal | None:
-    """The first parameter that several members cannot honour together."""
+def _refused_parameter(call: GenerateCall, member: str, *, voted: bool) -> Refusal | None:
+    """Returns the refusal of the first parameter that several members cannot honour together; None if there is none."""
     how = "vote on whole answers" if voted else "are fused at every token"
     alone = f"ask one member alone as '{call.version.partition('@')[0]}/{member}'"
     for parameter in _NOT_VOTED if voted else _NOT_FUSED:

@@ -1,4 +1,4 @@
-"""One request as a group of siblings, and their one voice as one stream."""
+"""Runs one request as a group of siblings, and returns their fused outputs as one stream."""
 
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -23,7 +23,7 @@ from serve.fusion.tokens.sampling import Sampling
 from serve.together import merged
 
 REPORT_COLUMNS = 65
-"""Room for the disagreement and 64 members beside the log-probabilities that a client may ask for."""
+"""Columns for the disagreement and 64 members, beside the log-probabilities that a client may ask for."""
 
 _REFUSED: Mapping[str, str] = {
     "prompt_logprobs": "log-probabilities of the prompt are each member's own",
@@ -35,8 +35,8 @@ _REFUSED: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Part:
-    """One member's part: its adapters, and the prompt that it is given (as vLLM renders one)."""
+class MemberPrompt:
+    """One member's adapters, and the prompt that it reads (as vLLM renders it)."""
 
     member_adapters: MemberAdapters
     prompt: Mapping[str, Any]
@@ -47,52 +47,66 @@ class Part:
         return len(self.prompt["prompt_token_ids"])
 
     @property
-    def places(self) -> int:
-        """Places of the context that the prompt and the virtual tokens before it take."""
+    def positions(self) -> int:
+        """Positions of the context that the prompt and its virtual tokens take."""
         return self.length + self.member_adapters.virtual_tokens
 
 
 @dataclass(frozen=True)
-class Spoken:
+class FusedPiece:
     """The next piece of a fused answer."""
 
     output: RequestOutput
     reports: Mapping[int, TokenReport] = field(default_factory=dict)
-    """Choice -> what the members thought of the piece's tokens, if that was asked for."""
+    """Choice -> the members' report about the piece's tokens, if the call asked for it."""
 
 
 class Lockstep:
-    """Runs groups on an engine whose scheduler, processor and sampler know about them."""
+    """Runs groups on an engine that has Choir's scheduler, logits processor and sampler."""
 
     def __init__(self, llm: AsyncLLM) -> None:
         self._llm = llm
 
     async def generate(
         self,
-        parts: Sequence[Part],
+        members: Sequence[MemberPrompt],
         fusion: TokenFusion,
         params: SamplingParams,
         request_id: str,
         *,
-        members: bool = False,
+        report_members: bool = False,
         clamp: bool = False,
         options: Mapping[str, Any],
-    ) -> AsyncGenerator[Spoken, None]:
-        """The fused answer of `parts`, one a member, in vLLM's own pieces: `n` choices are `n` groups.
+    ) -> AsyncGenerator[FusedPiece, None]:
+        """Yields the fused answer of the members, in vLLM's own pieces. Each of the `n` choices is a group.
 
-        `clamp`: `max_tokens` is a default, to be lowered to what there is room for. `options` go to vLLM with every
-        request. Raises VLLMValidationError (a 400) for what a group cannot honour or the engine has no room for."""
+        `clamp`: lower `max_tokens` to what there is room for, because the client did not choose it. `options` go to
+        vLLM with every request. Raises VLLMValidationError (a 400) if a group cannot honour a parameter, or if the
+        engine has no room for the group."""
         self._refuse(params)
-        params = self._fitted(parts, params, clamp)
+        params = self._fitted(members, params, clamp)
         seed = secrets.randbits(62) if params.seed is None else params.seed
         groups = [
             self._group(
-                parts, fusion, params, f"{request_id}-{index}", seed + index, members, options
+                members,
+                SiblingSpec(
+                    # The request id may be the client's, and the client may use it twice.
+                    group=f"{request_id}-{index}-{secrets.token_hex(4)}",
+                    size=len(members),
+                    rank=0,
+                    fusion=fusion,
+                    sampling=_sampling(params, seed + index),
+                    penalties=_penalties(params),
+                    top=params.logprobs,
+                    report_members=report_members,
+                ),
+                params,
+                options,
             )
             for index in range(params.n)
         ]
         done = 0
-        whole: list[Spoken] = []
+        whole: list[FusedPiece] = []
         async with aclosing(merged(groups)) as pieces:
             async for index, piece in pieces:
                 output = piece.output
@@ -100,58 +114,43 @@ class Lockstep:
                 output.request_id = request_id
                 output.outputs[0].index = index
                 output.finished = done == params.n
-                piece = Spoken(output, dict(zip([index], piece.reports.values(), strict=False)))
+                piece = FusedPiece(output, dict(zip([index], piece.reports.values(), strict=False)))
                 if params.n > 1 and params.output_kind == RequestOutputKind.FINAL_ONLY:
                     whole.append(piece)
                 else:
                     yield piece
         if whole:
-            yield _together(whole)
+            yield _joined(whole)
 
     async def _group(
         self,
-        parts: Sequence[Part],
-        fusion: TokenFusion,
+        members: Sequence[MemberPrompt],
+        leader: SiblingSpec,
         params: SamplingParams,
-        key: str,
-        seed: int,
-        members: bool,
         options: Mapping[str, Any],
-    ) -> AsyncGenerator[Spoken, None]:
-        """One choice. However it ends, no sibling is left in the engine."""
-        leader = SiblingSpec(
-            group=f"{key}-{secrets.token_hex(4)}",  # the id may be the client's, and used twice
-            size=len(parts),
-            rank=0,
-            fusion=fusion,
-            sampling=Sampling(params.temperature, params.top_k, params.top_p, params.min_p, seed),
-            penalties=Penalties(
-                params.repetition_penalty, params.frequency_penalty, params.presence_penalty
-            ),
-            top=params.logprobs,
-            members=members,
-        )
-        ids = [f"{leader.group}-{rank}" for rank in range(len(parts))]
+    ) -> AsyncGenerator[FusedPiece, None]:
+        """Yields one choice. However it ends, it leaves no sibling in the engine."""
+        ids = [f"{leader.group}-{rank}" for rank in range(leader.size)]
         running = False
         try:
             queues = []
-            for rank, (id_, part) in enumerate(zip(ids, parts, strict=True)):
+            for rank, (id_, member) in enumerate(zip(ids, members, strict=True)):
                 running = True
                 queues.append(
                     await self._llm.add_request(
                         id_,
-                        part.member_adapters.prompt(part.prompt),
-                        part.member_adapters.params(_sibling(params, leader, rank)),
-                        lora_request=part.member_adapters.lora,
+                        member.member_adapters.prompt(member.prompt),
+                        member.member_adapters.params(_sibling(params, leader, rank)),
+                        lora_request=member.member_adapters.lora,
                         **options,
                     )
                 )
             while running:
-                # followers say nothing but that they ended
+                # Only the leader has tokens to tell; the followers' queues say that they ended.
                 output = queues[0].get_nowait() or await queues[0].get()
                 assert isinstance(output, RequestOutput)
                 running = not output.finished
-                yield _heard(output, leader)
+                yield _fused_piece(output, leader)
         except EngineDeadError:
             running = False
             raise
@@ -175,15 +174,19 @@ class Lockstep:
                 parameter="logprobs",
             )
 
-    def _fitted(self, parts: Sequence[Part], params: SamplingParams, clamp: bool) -> SamplingParams:
-        """With no more `max_tokens` than the member with the longest prompt has context for."""
+    def _fitted(
+        self, members: Sequence[MemberPrompt], params: SamplingParams, clamp: bool
+    ) -> SamplingParams:
+        """Returns `params` with no more `max_tokens` than fit after the longest prompt.
+
+        Raises VLLMValidationError if they do not fit; lowers them instead where `clamp` is set."""
         context = self._llm.model_config.max_model_len
-        longest = max(parts, key=lambda part: part.places)
-        room = context - longest.places
+        longest = max(members, key=lambda member: member.positions)
+        room = context - longest.positions
         if clamp:
             cache = self._llm.vllm_config.cache_config
-            share = (cache.num_gpu_blocks - 1) // len(parts) * cache.block_size
-            room = min(room, max(share - longest.places, 1))
+            share = (cache.num_gpu_blocks - 1) // len(members) * cache.block_size
+            room = min(room, max(share - longest.positions, 1))
         asked = params.max_tokens
         if room < 1 or (asked is not None and asked > room and not clamp):
             left = context - longest.member_adapters.virtual_tokens
@@ -193,15 +196,25 @@ class Lockstep:
         return params
 
 
+def _sampling(params: SamplingParams, seed: int) -> Sampling:
+    return Sampling(params.temperature, params.top_k, params.top_p, params.min_p, seed)
+
+
+def _penalties(params: SamplingParams) -> Penalties:
+    return Penalties(params.repetition_penalty, params.frequency_penalty, params.presence_penalty)
+
+
 def _sibling(params: SamplingParams, leader: SiblingSpec, rank: int) -> SamplingParams:
-    """What one member's request asks of vLLM: the choice of a token, and all that bears on it, is the processor's."""
+    """Returns the sampling parameters of one sibling.
+
+    They are neutral, because the logits processor chooses the token and applies the client's parameters."""
     own = params.clone()
     own.n = 1
     own.temperature, own.top_k, own.top_p, own.min_p, own.seed = 0.0, 0, 1.0, 0.0, None
-    own.__dict__.pop("sampling_type", None)  # cached from before
+    own.__dict__.pop("sampling_type", None)  # cached by vLLM for the old values
     own.repetition_penalty, own.frequency_penalty, own.presence_penalty = 1.0, 0.0, 0.0
     spec = SiblingSpec(**{**vars(leader), "rank": rank})
-    spec.place(own)
+    spec.write_to(own)
     own.logprobs = spec.columns if rank == 0 else None
     if rank > 0:
         own.output_kind = RequestOutputKind.FINAL_ONLY
@@ -210,9 +223,10 @@ def _sibling(params: SamplingParams, leader: SiblingSpec, rank: int) -> Sampling
     return own
 
 
-def _heard(output: RequestOutput, spec: SiblingSpec) -> Spoken:
-    """The leader's output as the group's, whose stalls are counted when it ends. Raises VLLMValidationError if Choir
-    ended it."""
+def _fused_piece(output: RequestOutput, spec: SiblingSpec) -> FusedPiece:
+    """Returns the leader's output as a piece of the group's answer. Counts the group's stalls when it has ended.
+
+    Raises VLLMValidationError if Choir itself ended the group."""
     account = (output.kv_transfer_params or {}).get(ACCOUNT) or {}
     output.kv_transfer_params = None
     for reason, count in account.get("stalls", {}).items():
@@ -221,18 +235,18 @@ def _heard(output: RequestOutput, spec: SiblingSpec) -> Spoken:
         raise VLLMValidationError(account["error"])
     choice = output.outputs[0]
     reports = {}
-    if spec.members and choice.logprobs is not None:
+    if spec.report_members and choice.logprobs is not None:
         fused, reports[0] = read(choice.logprobs, spec)
         choice.logprobs = fused if spec.top is not None else None
         choice.cumulative_logprob = choice.cumulative_logprob if spec.top is not None else None
-    return Spoken(output, reports)
+    return FusedPiece(output, reports)
 
 
-def _together(pieces: Sequence[Spoken]) -> Spoken:
-    """Whole choices as one output."""
+def _joined(pieces: Sequence[FusedPiece]) -> FusedPiece:
+    """Returns whole choices as one output."""
     ordered = sorted(pieces, key=lambda piece: piece.output.outputs[0].index)
     output = ordered[0].output
     output.outputs = [piece.output.outputs[0] for piece in ordered]
     output.finished = True
     reports = {index: report for piece in ordered for index, report in piece.reports.items()}
-    return Spoken(output, reports)
+    return FusedPiece(output, reports)

@@ -1,4 +1,4 @@
-"""A group as the scheduler sees it."""
+"""A group of sibling requests, as the scheduler sees it."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -7,33 +7,35 @@ from typing import Any, Literal
 from vllm.v1.request import Request
 
 ACCOUNT = "choir_group"
-"""Key under which the leader's last output says what its group went through (`RequestOutput.kv_transfer_params`)."""
+"""Key in `RequestOutput.kv_transfer_params` of the leader's last output: the group's stalls, and its error if Choir
+ended it."""
 
 State = Literal["gathering", "waiting", "admitted", "ended"]
-"""Until its siblings have all arrived; until there is room for all of them; until the end."""
+"""Gathering: siblings are still missing. Waiting: all are here, and there is no room yet. Admitted: they run."""
 
 
 @dataclass(eq=False)
 class Group:
-    """Siblings that live, run and end together."""
+    """Sibling requests that are admitted, preempted and ended together."""
 
     key: str
     size: int
     order: int
-    """Of arrival."""
+    """The group's number by arrival; a lower one goes first."""
     since: float
     """When the first sibling arrived, in seconds of `time.monotonic`."""
     state: State = "gathering"
     arrived: int = 0
     members: dict[str, Request] = field(default_factory=dict)
-    """Those that have not ended, by request id."""
+    """Request id -> sibling, without those that have ended."""
     leader: str = ""
+    """The leader's request id, once it has arrived."""
     stalls: Counter[str] = field(default_factory=Counter)
-    """Why it was held back, once for each time."""
+    """Reason -> how often the group was held back for it."""
     held: str | None = None
-    """Why it is held back now."""
+    """Why it is held back now; None if it is not."""
     error: str | None = None
-    """Why Choir ended it, for the client."""
+    """Why Choir ended it, in a sentence for the client."""
 
     @property
     def requests(self) -> list[Request]:
@@ -49,10 +51,11 @@ class Group:
         }
 
     def hold(self, reason: str) -> None:
-        """Count a stall unless the same one goes on."""
+        """Counts a stall, unless the group is already held back for this reason."""
         if self.held != reason:
             self.held = reason
             self.stalls[reason] += 1
 
     def account(self) -> dict[str, Any]:
+        """Returns what the leader's last output carries under `ACCOUNT`."""
         return {ACCOUNT: {"stalls": dict(self.stalls), "error": self.error}}

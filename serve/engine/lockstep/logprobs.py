@@ -1,9 +1,9 @@
-"""Fused log-probabilities on their way from the sampler to the client.
+"""Carries fused log-probabilities from the sampler to the client.
 
-vLLM returns the raw log-probabilities of each row (label scoring needs them so), which for a group are one member's
-own. `rewrite` replaces the leader's row after sampling by what is told of the group (`told.py`). vLLM carries all
-columns that a request asked for through every process; `read` takes them apart again at the other end, by their order.
-`install` wraps `Sampler.forward` of vLLM 0.32, behind the version guard in `arguments.py`.
+vLLM returns the raw log-probabilities of each row, which label scoring needs; but a row of a group has one member's
+alone. After sampling, `rewrite` replaces the leader's row by the group's (`logprob_rows.py`). vLLM carries all columns
+that a request asked for through every process. At the other end, `read` takes them apart by their order. `install`
+wraps `Sampler.forward` of vLLM 0.32, behind the version guard in `arguments.py`.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from serve.engine.lockstep.sibling_spec import SiblingSpec
 
 
 def install() -> None:
-    """Let vLLM's sampler report fused log-probabilities."""
+    """Makes vLLM's sampler report fused log-probabilities."""
     forward = Sampler.forward
 
     def forward_and_rewrite(
@@ -38,30 +38,30 @@ def install() -> None:
 
 
 def rewrite(tensors: LogprobsTensors, processor: LockstepProcessor) -> None:
-    """Put what was fused into the leaders' rows of `tensors` ([batch, columns])."""
-    for told in processor.told:
-        columns = slice(len(told.values))
-        tensors.logprobs[told.row, columns] = told.values.to(tensors.logprobs.dtype)
-        tensors.logprob_token_ids[told.row, columns] = told.tokens.to(
+    """Writes the groups' log-probabilities into the leaders' rows of `tensors` ([batch, columns])."""
+    for group in processor.logprob_rows:
+        columns = slice(len(group.values))
+        tensors.logprobs[group.row, columns] = group.values.to(tensors.logprobs.dtype)
+        tensors.logprob_token_ids[group.row, columns] = group.tokens.to(
             tensors.logprob_token_ids.dtype
         )
-        tensors.selected_token_ranks[told.row] = told.rank.to(tensors.selected_token_ranks.dtype)
+        tensors.selected_token_ranks[group.row] = group.rank.to(tensors.selected_token_ranks.dtype)
 
 
 @dataclass(frozen=True)
 class TokenReport:
-    """What the members thought of some tokens, one entry a token."""
+    """What the members report about some tokens, one entry for each token."""
 
     disagreement: tuple[float, ...]
-    """Nats."""
+    """In nats."""
     members: tuple[tuple[float, ...], ...]
-    """Of each member, its log-probability of each token."""
+    """For each member, its log-probability of each token."""
 
 
 def read(
     logprobs: Sequence[LogprobsOnePosition], spec: SiblingSpec
 ) -> tuple[list[LogprobsOnePosition], TokenReport]:
-    """The fused log-probabilities of some tokens as vLLM's serving wants them, and the report beside them."""
+    """Returns the fused log-probabilities of some tokens as vLLM's serving expects them, and the members' report."""
     tokens = []
     nats = []
     members = []

@@ -1,13 +1,13 @@
 """The logits processor that fuses the rows of each group and gives all of them the same token.
 
-For vLLM's V1 model runner, where a row is an index of the persistent batch. It runs after vLLM's own masks, bad words,
-`min_tokens` and `logit_bias`, and before its penalties and sampling, which would come too late: so a group's requests
-carry neutral penalties and temperature 0, the spec carries the real ones, and each row leaves here with a single token
-that is not masked. A request outside any group is untouched.
+It is for vLLM's V1 model runner, where a row is an index of the persistent batch. It runs after vLLM's own masks, bad
+words, `min_tokens` and `logit_bias`, and before vLLM's penalties and sampling, which would come too late for a group.
+So a group's requests carry neutral penalties and temperature 0, and the sibling spec carries the real values. The
+processor leaves one token unmasked in each row of a group. It does not touch requests outside groups.
 
-Fusing needs several float32 copies of the members' rows. vLLM measures what memory a step takes before there are any
-groups, and gives nearly all the rest to its KV cache. So groups are fused a few at a time, in a bounded space that is
-set aside before vLLM measures.
+Fusing needs several float32 copies of the members' rows. vLLM measures the memory of a step before there are any
+groups, and gives nearly all the rest to its KV cache. So the processor fuses a few groups at a time, in memory of a
+fixed size that it reserves before vLLM measures.
 """
 
 from collections.abc import Sequence
@@ -19,40 +19,41 @@ from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.sample.logits_processor.interface import BatchUpdate, LogitsProcessor
 
+from serve.engine.lockstep.logprob_rows import LogprobRow, logprob_rows
 from serve.engine.lockstep.sibling_spec import SiblingSpec
-from serve.engine.lockstep.told import Told, tell
 from serve.engine.soft.adapter import SoftAdapter
 from serve.fusion.tokens.penalties import penalise
 from serve.fusion.tokens.step import fuse_step, likeliest
 from serve.manifest import TokenMethod
 
 SLICE_BYTES = 16 << 20
-"""Of one float32 copy of the rows that are fused at once; a single group may take more."""
+"""The size of one float32 copy of the rows that are fused at once. A single group may take more."""
 COPIES = 6
-"""Such copies that a step holds at once at most."""
+"""The most of these copies that a step holds at once."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One sibling in the batch. vLLM keeps `output` up to date."""
+    """One sibling in the batch."""
 
     spec: SiblingSpec
     prompt: Sequence[int]
     """Without virtual tokens."""
     output: Sequence[int]
+    """Its tokens so far; vLLM keeps the list up to date."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Groups of one size and method, fused as one tensor."""
+    """G groups of one size N and one method, fused as one tensor."""
 
     method: TokenMethod
     indices: list[list[int]]
-    """[G][N] of the batch, members by rank."""
+    """[G][N] rows of the batch, members by rank."""
     rows: torch.Tensor
-    """[G, N] the same on the device."""
+    """[G, N] the same rows, on the device."""
     span: slice | None
-    """The same indices where they are neighbours in this order, as they mostly are: nothing is copied then."""
+    """The same rows as a slice, if they are neighbours in this order. They mostly are, and then nothing is copied."""
     siblings: list[list[Row]]
     """[G][N]"""
     weights: torch.Tensor
@@ -60,21 +61,21 @@ class Block:
     plausibility: torch.Tensor
     """[G]"""
     plain: bool
-    """Whether every group wants the likeliest token of a mixture and nothing beside it."""
+    """Whether every group wants only the likeliest token of a mixture."""
 
-    def of(self, logits: torch.Tensor) -> torch.Tensor:
-        """The members' rows [G, N, V], as a view of `logits` where that can be."""
+    def members_of(self, logits: torch.Tensor) -> torch.Tensor:
+        """Returns the members' rows [G, N, V]: a view of `logits` if the rows are neighbours, else a copy."""
         if self.span is None:
             return logits[self.rows]
         return logits[self.span].unflatten(0, self.rows.shape)
 
-    def give(self, tokens: torch.Tensor, logits: torch.Tensor) -> None:
-        """Leave each member nothing but its group's token ([G])."""
+    def force(self, tokens: torch.Tensor, logits: torch.Tensor) -> None:
+        """Masks all tokens in the members' rows but their group's ([G])."""
         if self.span is None:
             logits[self.rows] = float("-inf")
             logits[self.rows, tokens.unsqueeze(1)] = 0.0
         else:
-            members = self.of(logits)
+            members = self.members_of(logits)
             members.fill_(float("-inf"))
             members.scatter_(2, tokens.view(-1, 1, 1).expand(*self.rows.shape, 1), 0.0)
 
@@ -96,18 +97,20 @@ class LockstepProcessor(LogitsProcessor):
         self._row_bytes = 4 * vllm_config.model_config.get_vocab_size()
         self._rows: dict[int, Row] = {}
         self._blocks: list[Block] = []
-        self._space = self._set_aside()
-        self.told: list[Told] = []
-        """Of the last step."""
+        self._reserved = self._reserve()
+        self.logprob_rows: list[LogprobRow] = []
+        """The log-probabilities of the last step's groups."""
 
     def is_argmax_invariant(self) -> bool:
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        """Follow the batch. Groups whose siblings are not all in it are still reading their prompts, and their
-        samples are thrown away by vLLM: they are left alone."""
-        self.told = []
-        if not process_dict_updates(self._rows, batch_update, _seated):
+        """Takes note of the rows in the batch.
+
+        Leaves out a group whose siblings are not all in the batch: it is still reading its prompts, and vLLM discards
+        its samples."""
+        self.logprob_rows = []
+        if not process_dict_updates(self._rows, batch_update, _row_of):
             return
         groups: dict[str, list[tuple[int, Row]]] = {}
         for index, row in self._rows.items():
@@ -125,11 +128,12 @@ class LockstepProcessor(LogitsProcessor):
         ]
 
     def _at_once(self, members: int) -> int:
-        """Groups of so many members that are fused at once."""
+        """Returns how many groups of so many members are fused at once."""
         return max(1, int(SLICE_BYTES // (members * self._row_bytes)))
 
-    def _set_aside(self) -> torch.Tensor | None:
-        """Memory that counts as taken, for vLLM and for PyTorch, while nothing is fused. A CPU has no such measure."""
+    def _reserve(self) -> torch.Tensor | None:
+        """Returns memory that vLLM and PyTorch count as taken while nothing is fused; None on a CPU, where vLLM does
+        not measure."""
         if self._device.type == "cpu":
             return None
         return torch.empty(COPIES * SLICE_BYTES, dtype=torch.uint8, device=self._device)
@@ -158,16 +162,16 @@ class LockstepProcessor(LogitsProcessor):
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         if self._blocks:
-            self._space = None  # what follows takes its place
+            self._reserved = None  # fusing takes this memory
             self._fuse(logits)
-            self._space = self._set_aside()
+            self._reserved = self._reserve()
         return logits
 
     def _fuse(self, logits: torch.Tensor) -> None:
         for block in self._blocks:
-            members = block.of(logits)
+            members = block.members_of(logits)
             if block.plain:
-                block.give(likeliest(members, block.weights), logits)
+                block.force(likeliest(members, block.weights), logits)
                 continue
             for group, siblings in enumerate(block.siblings):
                 for rank, row in enumerate(siblings):
@@ -184,13 +188,13 @@ class LockstepProcessor(LogitsProcessor):
                 positions=[len(leader.output) for leader in leaders],
                 plausibility=block.plausibility,
             )
-            block.give(step.tokens, logits)
+            block.force(step.tokens, logits)
             first = [ranked[0] for ranked in block.indices]
             specs = [leader.spec for leader in leaders]
-            self.told += tell(step, list(zip(first, specs, strict=True)))
+            self.logprob_rows += logprob_rows(step, list(zip(first, specs, strict=True)))
 
 
-def _seated(params: SamplingParams, prompt: list[int] | None, output: list[int]) -> Row | None:
+def _row_of(params: SamplingParams, prompt: list[int] | None, output: list[int]) -> Row | None:
     spec = SiblingSpec.of(params)
     if spec is None:
         return None

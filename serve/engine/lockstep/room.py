@@ -1,4 +1,4 @@
-"""What one step has room for: sequences, adapters, tokens, and blocks of the KV cache.
+"""Measures what the engine has room for: sequences, adapters, tokens of a step, and blocks of the KV cache.
 
 Which versions are loaded at all is another question (`serve/protocol/capacity.py`)."""
 
@@ -21,23 +21,23 @@ UNLIMITED = 1 << 30
 
 
 @dataclass
-class Places:
-    """What is left for groups that want in."""
+class Capacity:
+    """What is free for groups that wait."""
 
     sequences: int
     adapters: set[int]
-    """In use."""
+    """vLLM's ids of the adapters in use."""
     max_adapters: int
     blocks: int
     tokens: int
-    """Of this step."""
+    """Free tokens of this step."""
     chunk: int
     """The longest prompt that vLLM takes in one step."""
     needs: Callable[[Group], int]
-    """Blocks that a group's prompts take."""
+    """Returns the blocks that a group's prompts take."""
 
     def refuses(self, group: Group) -> str | None:
-        """Why the group has to wait, if it has."""
+        """Returns what the group has to wait for; None if there is room."""
         if group.size > self.sequences:
             return "slots"
         if len(self.adapters | group.adapters) > self.max_adapters:
@@ -47,7 +47,7 @@ class Places:
         return None
 
     def take(self, group: Group) -> bool:
-        """Occupy the group's place. Returns whether all its prompts fit into this step."""
+        """Takes what the group needs. Returns whether all its prompts fit into this step."""
         lengths = [to_compute(request) for request in group.members.values()]
         tokens = sum(lengths)
         fits = tokens <= self.tokens and max(lengths) <= self.chunk
@@ -59,13 +59,14 @@ class Places:
 
 
 def to_compute(request: Request) -> int:
-    """Tokens of a request that does not run yet, less those of a prefix, whose keys and values are loaded."""
+    """Returns the tokens that a queued request has to compute: all but those of a prefix, whose keys and values are
+    loaded."""
     soft = SoftAdapter.of(request.sampling_params)
-    return int(request.num_tokens) - (soft.given if soft else 0)
+    return int(request.num_tokens) - (soft.preloaded if soft else 0)
 
 
 class Room(_Base):
-    """The part of the group scheduler that measures; reads vLLM's scheduler and changes nothing of it."""
+    """The part of the group scheduler that measures. It reads vLLM's scheduler and changes nothing."""
 
     _live_adapters: set[int]
 
@@ -81,14 +82,14 @@ class Room(_Base):
 
     @staticmethod
     def _left(request: Request) -> int:
-        """Tokens that are known (or on their way from the last step) and not computed."""
+        """Returns the tokens that are not computed yet, including those that the step in flight will sample."""
         return int(
             request.num_tokens + request.num_output_placeholders - request.num_computed_tokens
         )
 
     @staticmethod
     def _at_its_end(request: Request) -> bool:
-        """Whether the step in flight reaches `max_tokens`, as vLLM's asynchronous scheduling reckons."""
+        """Returns whether the step in flight reaches `max_tokens`, as vLLM's asynchronous scheduler computes it."""
         return bool(
             request.num_output_placeholders > 0
             and request.num_computed_tokens + 2 - request.num_output_placeholders
@@ -96,7 +97,7 @@ class Room(_Base):
         )
 
     def _blocks_for(self, request: Request, tokens: int) -> int:
-        """Blocks that the request still needs to hold so many tokens, cache hits not reckoned in."""
+        """Returns the blocks that the request still needs to hold so many tokens, without cache hits."""
         tokens = min(tokens, self.max_model_len)
         return int(
             self.kv_cache_manager.coordinator.get_num_blocks_to_allocate(
@@ -116,10 +117,10 @@ class Room(_Base):
         return sum(self._blocks_for(r, r.num_tokens + 1) for r in group.members.values())
 
     def _blocks_for_next(self, groups: Iterable[Group]) -> int:
-        """Blocks that the next token of every member takes."""
+        """Returns the blocks that the next token of every member takes."""
         requests = [request for group in groups for request in group.members.values()]
         if len(requests) <= self._vacant_blocks:
-            return 0  # a token takes a block at most
+            return 0  # a token takes at most one block
         return sum(self._blocks_for(r, r.num_computed_tokens + 1) for r in requests)
 
     def _note_adapters(self, admitted: Iterable[Group]) -> None:
@@ -127,8 +128,8 @@ class Room(_Base):
             request.lora_request.lora_int_id for request in self.running if request.lora_request
         }.union(*(group.adapters for group in admitted))
 
-    def _measure(self, admitted: list[Group]) -> Places:
-        unseated = [
+    def _measure(self, admitted: list[Group]) -> Capacity:
+        queued = [
             request
             for group in admitted
             for request in group.members.values()
@@ -136,17 +137,17 @@ class Room(_Base):
         ]
         watermark = self.kv_cache_manager.watermark_blocks
         reserved = sum(self._blocks_for_prompts(group) for group in admitted)
-        return Places(
+        return Capacity(
             sequences=self.max_num_active_reqs
             - len(self.running)
             - self.num_waiting_for_streaming_input
-            - len(unseated),
+            - len(queued),
             adapters=set(self._live_adapters),
             max_adapters=self._max_adapters,
             blocks=self._vacant_blocks - reserved - watermark,
             tokens=self._token_budget
             - sum(self._left(request) for request in self.running)
-            - sum(to_compute(request) for request in unseated),
+            - sum(to_compute(request) for request in queued),
             chunk=self.scheduler_config.long_prefill_token_threshold or UNLIMITED,
             needs=self._blocks_for_prompts,
         )
@@ -156,7 +157,7 @@ class Room(_Base):
         return int(self.lora_config.max_loras) if self.lora_config else UNLIMITED
 
     def _never_fits(self, group: Group) -> str | None:
-        """Why the group could not run even if it were alone, in a sentence for the client."""
+        """Returns why the group could not run even alone, in a sentence for the client; None if it could."""
         sequences = min(self.max_num_active_reqs, self.max_num_scheduled_tokens)
         if group.size > sequences:
             return f"The ensemble has {group.size} members, and the engine runs {sequences} sequences at once."

@@ -1,11 +1,11 @@
 """Keeps the siblings of a group in step, inside vLLM's own scheduler.
 
-The one rule: a member never computes its last pending token until all its siblings are exactly one token short too;
-then all of them compute it in the same step. It covers prompts of different lengths and cache hits of different
-lengths, chunked prefill, and a return after preemption. A group whose prompts all fit into one step need not hold.
+There is one rule: a member computes its last pending token only when each of its siblings is one token short too. Then
+all of them compute it in the same step. The rule covers prompts and cache hits of different lengths, chunked prefill,
+and resumption after preemption. A group whose prompts all fit into one step need not wait.
 
 Groups are admitted, preempted and ended as a whole. Hooks of vLLM 0.32's `Scheduler`, behind the version guard in
-`arguments.py`: `schedule`, `_enqueue_waiting_request`, `_handle_blocked_waiting_request`,
+`vllm_hooks/arguments.py`: `schedule`, `_enqueue_waiting_request`, `_handle_blocked_waiting_request`,
 `_get_local_prefix_cache_hit`, `_reserve_prefill_lookahead` (caps a chunk in both of its loops), `_preempt_request`,
 `add_request`, `finish_requests`, `_free_request`, `update_from_output`, `has_requests`.
 """
@@ -22,16 +22,17 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from serve.engine.lockstep.group import Group
+from serve.engine.lockstep.outputs import last_output, merge_outputs
 from serve.engine.lockstep.room import Room, to_compute
 from serve.engine.lockstep.sibling_spec import SiblingSpec
 
 logger = logging.getLogger(__name__)
 
 GATHERING_SECONDS = 10.0
-"""How long a group may miss a sibling. The client sends all of them at once, so this is a client that broke off."""
+"""How long a group may miss a sibling. `client.py` sends all of them at once, unless its own client has left."""
 
 STUCK_STEPS = 16
-"""After how many steps in which nothing could run a group is given up, rather than tried for ever."""
+"""After how many steps without any progress a group is ended."""
 
 _STATUS = {
     FinishReason.STOP: RequestStatus.FINISHED_STOPPED,
@@ -41,7 +42,7 @@ _STATUS = {
 
 
 class LockstepMixin(Room):
-    """To be mixed into vLLM's `Scheduler` or `AsyncScheduler`, before it."""
+    """A mixin for vLLM's `Scheduler` or `AsyncScheduler`; it comes before the base in the list of bases."""
 
     running: list[Request]
 
@@ -55,15 +56,15 @@ class LockstepMixin(Room):
         """In order of arrival."""
         self._admitted: dict[str, Group] = {}
         self._broken: dict[str, Group] = {}
-        """Groups of which vLLM preempted a member."""
+        """Groups of which vLLM has preempted a member."""
         self._released: set[str] = set()
         """Members that may compute their last pending token in this step."""
-        self._others_wait = False
+        self._only_released = False
         """Whether only released members may compute anything in this step."""
         self._ended: dict[str, Group] = {}
-        """Request id -> its group, of requests that ended since the last outputs."""
-        self._to_tell: list[tuple[int, EngineCoreOutput]] = []
-        """Last outputs of requests that ended without a token of their own, by client."""
+        """Request id -> its group, for requests that ended since the last outputs."""
+        self._last_outputs: list[tuple[int, EngineCoreOutput]] = []
+        """Client and output, for requests that ended without a token of their own."""
         self._live_adapters = set()
         self._arrivals = 0
         self._stuck = 0
@@ -101,7 +102,7 @@ class LockstepMixin(Room):
                 super()._enqueue_waiting_request(member)
 
     def _enqueue_waiting_request(self, request: Request) -> None:
-        # An incomplete group stays out of the queues: it would keep the engine spinning.
+        # An incomplete group stays out of the queues: there, the engine would spin on it.
         if request.request_id not in self._group_of:
             super()._enqueue_waiting_request(request)
 
@@ -109,18 +110,18 @@ class LockstepMixin(Room):
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
         if not self._groups:
-            self._released, self._others_wait = set(), False
+            self._released, self._only_released = set(), False
             return super().schedule(throttle_prefills)
         self._expire()
-        self._gather_broken()
+        self._preempt_broken()
         self._release()
         self._admit()
-        if self._others_wait:
+        if self._only_released:
             self._put_first(self.requests[id_] for id_ in self._released)
         output = super().schedule(throttle_prefills)
-        self._gather_split(output)
-        self._gather_broken()
-        self._loosen(output)
+        self._preempt_split(output)
+        self._preempt_broken()
+        self._resolve_deadlock(output)
         return output
 
     def _expire(self) -> None:
@@ -133,8 +134,8 @@ class LockstepMixin(Room):
                 del self._groups[group.key]
 
     def _release(self) -> None:
-        """Let the groups go on whose members are all one token short, oldest first, as far as tokens and KV reach."""
-        self._released, self._others_wait = set(), False
+        """Releases groups whose members are all one token short, oldest first, as long as tokens and blocks last."""
+        self._released, self._only_released = set(), False
         budget = self._token_budget
         chosen: list[Group] = []
         for group in sorted(self._admitted.values(), key=lambda each: each.order):
@@ -147,8 +148,8 @@ class LockstepMixin(Room):
                 chosen.remove(victim)
         first = [request for group in chosen for request in group.members.values()]
         self._released = {request.request_id for request in first}
-        # A prompt of one token cannot be begun without ending it, so it is still queued, behind all that runs.
-        self._others_wait = any(request.status != RequestStatus.RUNNING for request in first)
+        # A prompt of one token is still queued, behind all that runs: to begin it is to end it.
+        self._only_released = any(request.status != RequestStatus.RUNNING for request in first)
         if first:
             running = [r for r in first if r.status == RequestStatus.RUNNING]
             self.running = running + [r for r in self.running if r.request_id not in self._released]
@@ -159,7 +160,8 @@ class LockstepMixin(Room):
         return self._left(request) == 1 and not self._at_its_end(request)
 
     def _make_room(self) -> Group | None:
-        """Preempt what runs last: the youngest group whole, or a single request. Returns the group, if it was one."""
+        """Preempts what runs last: a single request, or the youngest group as a whole. Returns the group; None for a
+        single request."""
         last = self.running[-1]
         if last.request_id not in self._group_of:
             self.running.pop()
@@ -171,23 +173,23 @@ class LockstepMixin(Room):
         return youngest
 
     def _admit(self) -> None:
-        """Admit groups in order of arrival, each only when there is room for all of its members."""
+        """Admits groups in order of arrival, each one only if there is room for all its members."""
         admitted = list(self._admitted.values())
         self._note_adapters(admitted)
         if not self._waiting_groups:
             return
-        room = self._measure(admitted)
+        capacity = self._measure(admitted)
         newcomers = []
         for group in self._waiting_groups:
             if not self._grammars_ready(group):
                 group.hold("grammar")
                 continue
-            reason = room.refuses(group)
+            reason = capacity.refuses(group)
             if reason is not None:
                 group.hold(reason)
                 break
-            if room.take(group):
-                # all prompts fit into this step: no need to hold
+            if capacity.take(group):
+                # All prompts fit into this step, so no member need wait.
                 self._released.update(group.members)
             group.held = None
             group.state = "admitted"
@@ -208,20 +210,20 @@ class LockstepMixin(Room):
         return all(ready)
 
     def _put_first(self, requests: Iterable[Request]) -> None:
-        """Those that do not run yet stand first in the queue from now on."""
-        unseated = [r for r in requests if r.status != RequestStatus.RUNNING]
-        self.waiting.remove_requests(unseated)
-        self.waiting.prepend_requests(reversed(unseated))
+        """Moves those of the requests that do not run yet to the front of the queue."""
+        queued = [r for r in requests if r.status != RequestStatus.RUNNING]
+        self.waiting.remove_requests(queued)
+        self.waiting.prepend_requests(reversed(queued))
 
     def _handle_blocked_waiting_request(self, request: Request) -> bool:
         group = self._group_of.get(request.request_id)
         if group is not None:
-            # A group without room stops the queue in `_reserve_prefill_lookahead`, so that nobody overtakes it for
-            # ever; one whose grammar is still compiled lets others pass.
+            # A group without room stops the queue in `_reserve_prefill_lookahead`; else others might overtake it for
+            # ever. A group whose grammar is still being compiled lets others pass.
             return group.held != "grammar"
         adapter = request.lora_request
         if adapter and self._groups and self.lora_config:
-            # Members that hold still are not among the adapters that vLLM counts, and will be when they are released.
+            # vLLM does not count the adapters of members that are held back, but it will when they are released.
             live = self._live_adapters | {adapter.lora_int_id}
             if len(live) > self.lora_config.max_loras:
                 return False
@@ -231,7 +233,7 @@ class LockstepMixin(Room):
         blocks, hit, boundary, divergent = super()._get_local_prefix_cache_hit(request)
         holds = request.request_id in self._group_of and request.request_id not in self._released
         if holds and hit > 0 and hit >= request.num_tokens - 1:
-            # one token is held back, and vLLM cannot schedule a chunk of none
+            # The last token is held back, and vLLM cannot schedule a chunk without tokens.
             hit = (request.num_tokens - 2) // self.block_size * self.block_size
             blocks = self.kv_cache_manager.truncate_computed_blocks(blocks, hit)
             boundary = min(boundary, hit)
@@ -246,7 +248,7 @@ class LockstepMixin(Room):
         if request.request_id in self._released:
             return count
         group = self._group_of.get(request.request_id)
-        if self._others_wait or (group is not None and group.state != "admitted"):
+        if self._only_released or (group is not None and group.state != "admitted"):
             return 0
         if group is None:
             adapter = request.lora_request
@@ -256,8 +258,8 @@ class LockstepMixin(Room):
         last = int(request.num_tokens + request.num_output_placeholders) - 1
         return max(0, min(count, last - num_computed_tokens))
 
-    def _gather_split(self, output: SchedulerOutput) -> None:
-        """Take back groups of which some members would sample in this step, and others not."""
+    def _preempt_split(self, output: SchedulerOutput) -> None:
+        """Preempts groups of which only some members would sample in this step."""
         for group in list(self._admitted.values()):
             sampling = [
                 request
@@ -269,8 +271,8 @@ class LockstepMixin(Room):
                 group.hold("split")
                 self._preempt(group)
 
-    def _loosen(self, output: SchedulerOutput) -> None:
-        """Nothing could run: let go of what the youngest group occupies, and give up at last."""
+    def _resolve_deadlock(self, output: SchedulerOutput) -> None:
+        """If nothing could run, preempts the youngest group; after STUCK_STEPS such steps, ends the oldest one."""
         if output.total_num_scheduled_tokens or self._token_budget == 0:
             self._stuck = 0
             return
@@ -297,26 +299,26 @@ class LockstepMixin(Room):
         self, request: Request, timestamp: float, drop_stale_output: bool = False
     ) -> None:
         group = self._group_of.get(request.request_id)
-        # What is in flight is dropped for all siblings: some of them may have nothing in flight to be delivered.
+        # Drops what is in flight for all siblings, because some of them may have nothing in flight.
         super()._preempt_request(request, timestamp, drop_stale_output or group is not None)
         if group is not None:
             self._broken[group.key] = group
 
-    def _gather_broken(self) -> None:
+    def _preempt_broken(self) -> None:
         broken, self._broken = self._broken, {}
         for group in broken.values():
             if group.key in self._admitted:
                 self._preempt(group)
 
     def _preempt(self, group: Group) -> None:
-        """Put the whole group back into the queue."""
+        """Puts the whole group back into the queue."""
         group.hold("preempted")
         running = [r for r in group.requests if r.status == RequestStatus.RUNNING]
         self.running = [r for r in self.running if r.request_id not in group.members]
         for request in reversed(running):
             super()._preempt_request(request, time.monotonic(), True)
         for request in running:
-            # it may come back in the very next step: the worker must not take it for one that went on
+            # It may resume in the very next step, and the worker must not think that it never stopped.
             self.prev_step_scheduled_req_ids.discard(request.request_id)
         del self._admitted[group.key]
         self._broken.pop(group.key, None)
@@ -334,37 +336,23 @@ class LockstepMixin(Room):
             scheduler_output, model_runner_output
         )
         if self._groups or self._ended:
-            self._speak_as_one(result)
-        for client, output in self._to_tell:
+            self._merge_outputs(result)
+        for client, output in self._last_outputs:
             result.setdefault(client, EngineCoreOutputs()).outputs.append(output)
-        self._to_tell = []
+        self._last_outputs = []
         self._ended = {}
         return result
 
-    def _speak_as_one(self, result: dict[int, EngineCoreOutputs]) -> None:
-        """Keep the leaders' outputs and the followers' last ones; end groups of which one member ended."""
-        said: dict[str, list[list[int]]] = {}
-        reasons: dict[str, tuple[Group, FinishReason]] = {}
-        for outputs in result.values():
-            kept = []
-            for output in outputs.outputs:
-                group = self._group_of.get(output.request_id) or self._ended.get(output.request_id)
-                if group is not None:
-                    said.setdefault(group.key, []).append(list(output.new_token_ids))
-                    if output.finish_reason is not None:
-                        reasons.setdefault(group.key, (group, output.finish_reason))
-                        if output.request_id == group.leader:
-                            output.kv_transfer_params = group.account()
-                    elif output.request_id != group.leader:
-                        continue
-                kept.append(output)
-            outputs.outputs = kept
-        for key, tokens in said.items():
-            if any(each != tokens[0] for each in tokens):
-                logger.error("The members of a group got different tokens: %s", tokens)
-                if key in self._groups:
-                    self._fail(self._groups[key], "diverged", "The ensemble's members fell apart.")
-        for group, reason in reasons.values():
+    def _merge_outputs(self, result: dict[int, EngineCoreOutputs]) -> None:
+        """Merges the siblings' outputs, and ends the groups of which a member has ended."""
+        merged = merge_outputs(
+            result.values(), lambda id_: self._group_of.get(id_) or self._ended.get(id_)
+        )
+        for group, tokens in merged.diverged:
+            logger.error("The members of a group got different tokens: %s", tokens)
+            if group.key in self._groups:
+                self._fail(group, "diverged", "The members of the ensemble got different tokens.")
+        for group, reason in merged.ended:
             self._end(group, _STATUS.get(reason, RequestStatus.FINISHED_ABORTED))
 
     def finish_requests(
@@ -380,24 +368,16 @@ class LockstepMixin(Room):
         return finished
 
     def _fail(self, group: Group, reason: str, message: str) -> None:
-        """End a group by ourselves; `message` is for the client."""
+        """Ends a group with an error. `reason`: the stall to count; `message`: a sentence for the client."""
         group.stalls[reason] += 1
         group.error = message
         self._end(group, RequestStatus.FINISHED_ERROR)
 
     def _end(self, group: Group, status: RequestStatus) -> None:
-        """End what is left of a group, and tell those who wait for it."""
-        group.state = "ended"  # one that was still gathering is remembered for its late siblings
+        """Ends the remaining members of a group, and keeps a last output for each."""
+        group.state = "ended"  # a gathering group stays known, for its late siblings
         for request in super().finish_requests(list(group.members), status):
-            output = EngineCoreOutput(
-                request_id=request.request_id,
-                new_token_ids=[],
-                finish_reason=request.get_finished_reason(),
-                events=request.take_events(),
-            )
-            if request.request_id == group.leader:
-                output.kv_transfer_params = group.account()
-            self._to_tell.append((request.client_index, output))
+            self._last_outputs.append((request.client_index, last_output(request, group)))
 
     def _free_request(self, request: Request, delay_free_blocks: bool = False) -> Any:
         group = self._group_of.pop(request.request_id, None)
@@ -414,4 +394,4 @@ class LockstepMixin(Room):
         return super()._free_request(request, delay_free_blocks)
 
     def has_requests(self) -> bool:
-        return bool(self._to_tell) or bool(super().has_requests())
+        return bool(self._last_outputs) or bool(super().has_requests())

@@ -1,4 +1,4 @@
-"""What a sibling request says about its group, to the scheduler and to the logits processor."""
+"""What a sibling request tells the scheduler and the logits processor about its group."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ from serve.fusion.tokens.sampling import Sampling
 from serve.manifest import TokenMethod
 
 PREFIX = "choir_"
-"""Keys of `SamplingParams.extra_args` that are Choir's alone; clients may not send any."""
+"""Prefix of the keys in `SamplingParams.extra_args` that are reserved for Choir. Clients may not send them."""
 
 _KEY = "choir_sibling"
 
@@ -22,7 +22,7 @@ class TokenFusion:
 
     method: TokenMethod
     weights: tuple[float, ...]
-    """One a member; they sum to 1, except for `product`."""
+    """One for each member; they sum to 1, except for `product`."""
     plausibility: float = 0.0
 
 
@@ -33,13 +33,13 @@ class SiblingSpec:
     group: str
     size: int
     rank: int
-    """0 leads: its stream is the group's."""
+    """From 0. The sibling of rank 0 leads: its stream is the group's."""
     fusion: TokenFusion
     sampling: Sampling
     penalties: Penalties
     top: int | None = None
     """How many of the fused distribution's most likely tokens are reported; None: no log-probabilities."""
-    members: bool = False
+    report_members: bool = False
     """Whether the members' log-probabilities and their disagreement are reported too."""
 
     @property
@@ -48,18 +48,18 @@ class SiblingSpec:
 
     @property
     def columns(self) -> int | None:
-        """The log-probabilities that vLLM has to return for each token beside the chosen one; None: none."""
-        if self.top is None and not self.members:
+        """How many log-probabilities vLLM returns for each token, beside the chosen token's; None: none at all."""
+        if self.top is None and not self.report_members:
             return None
-        return (self.top or 0) + (1 + self.size if self.members else 0)
+        return (self.top or 0) + (1 + self.size if self.report_members else 0)
 
-    def place(self, params: SamplingParams) -> None:
-        """Write the spec into sampling parameters."""
+    def write_to(self, params: SamplingParams) -> None:
+        """Writes the spec into the sampling parameters."""
         params.extra_args = {**(params.extra_args or {}), _KEY: asdict(self)}
 
     @classmethod
     def of(cls, params: SamplingParams | None) -> "SiblingSpec | None":
-        """The spec in sampling parameters, if they belong to a group."""
+        """Returns the spec in the sampling parameters; None if the request is in no group."""
         fields: Mapping[str, Any] | None = (
             params.extra_args.get(_KEY) if params is not None and params.extra_args else None
         )

@@ -1,4 +1,4 @@
-"""Label scores from a base that heads read: each adapter's own small one over the pooled vector."""
+"""Label scores from heads: each adapter has its own small head, which reads the pooled vector of a text."""
 
 import asyncio
 import uuid
@@ -16,8 +16,8 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve.adapter import Head
 from serve.engine.interface import PrepareError, Text
-from serve.engine.places import Line
-from serve.engine.texts import TextLimit, few_at_a_time
+from serve.engine.limits.fair_queue import CallQueue
+from serve.engine.limits.text_limit import TextLimit, few_at_a_time
 from serve.labels import LabelError
 
 PAIR_MISSING = "This ensemble reads pairs: give a text_pair with every input."
@@ -25,24 +25,24 @@ PAIR_UNUSED = "This ensemble reads single texts: leave text_pair out."
 
 
 def refuse_mixed(heads: Mapping[str, Head]) -> None:
-    """Raises PrepareError where some members' heads read pairs and others single texts."""
+    """Raises PrepareError if some members' heads read pairs and others read single texts."""
     pairs = [name for name, head in heads.items() if head.towers]
     single = [name for name, head in heads.items() if not head.towers]
     if pairs and single:
         raise PrepareError(
-            f"The head of member {pairs[0]!r} reads pairs and that of {single[0]!r} single texts: no input could be "
-            "answered by both."
+            f"The head of member {pairs[0]!r} reads pairs, and the head of {single[0]!r} reads single texts: no input "
+            "suits both."
         )
 
 
 @dataclass(frozen=True)
 class HeadScores:
-    """What the heads of M members say about N inputs."""
+    """Scores of C labels (or values) for N inputs by the heads of M members."""
 
     scores: NDArray[np.float64]
     """[M, N, C]"""
     prompt_tokens: int
-    """Tokens of all texts, both of a pair, counted once."""
+    """Tokens of all texts, counted once; both texts of a pair count."""
 
 
 class EncoderPooler:
@@ -55,13 +55,14 @@ class EncoderPooler:
         self._limit = TextLimit(self._tokenizer, self._context)
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, special tokens included. Raises LabelError for a text longer than the context, or
-        without any token."""
+        """Returns the token ids of each text, with special tokens.
+
+        Raises LabelError for a text that is longer than the context or has no token."""
         for text in texts:
             self._limit.check_doubtful(text)
         rows: list[list[int]] = self._tokenizer(list(texts))["input_ids"]
         if not all(rows):
-            raise LabelError("A text is empty: there is nothing that a head could read.")
+            raise LabelError("A text is empty: give a text with at least one token.")
         longest = max(len(row) for row in rows)
         if longest > self._context:
             raise LabelError(
@@ -74,12 +75,12 @@ class EncoderPooler:
         inputs: Sequence[Text],
         adapters: Sequence[LoRARequest | None],
         heads: Sequence[Head],
-        line: Line,
+        queue: CallQueue,
     ) -> HeadScores:
-        """`line`: the call's, for places in the engine's queue.
+        """Returns the scores of all inputs by all members. `adapters` and `heads`: one for each member.
 
-        Raises LabelError for what cannot be scored: a text that is too long, or that comes alone where the heads
-        read pairs, or the other way round."""
+        `queue`: gives the call's texts places in the engine's queue. Raises LabelError for a text that is too long, and
+        for a single text where the heads read pairs, or the other way round."""
         towers = heads[0].towers
         if any((each.text_pair is not None) != towers for each in inputs):
             raise LabelError(PAIR_MISSING if towers else PAIR_UNUSED)
@@ -89,7 +90,7 @@ class EncoderPooler:
         rows: list[list[int]] = []
         for few in few_at_a_time(texts):
             rows += await asyncio.to_thread(self.tokens, few)
-        pooled = await self.pool(rows, adapters, line)
+        pooled = await self.pool(rows, adapters, queue)
         first, second = pooled[:, : len(inputs)], pooled[:, len(inputs) :]
         scores = [
             head.scores(first[member], second[member] if towers else None)
@@ -98,10 +99,13 @@ class EncoderPooler:
         return HeadScores(np.stack(scores), sum(len(row) for row in rows))
 
     async def pool(
-        self, rows: Sequence[Sequence[int]], adapters: Sequence[LoRARequest | None], line: Line
+        self,
+        rows: Sequence[Sequence[int]],
+        adapters: Sequence[LoRARequest | None],
+        queue: CallQueue,
     ) -> NDArray[np.float32]:
-        """[M, N, hidden] for M adapters and N texts."""
-        vectors = await line.each(
+        """Returns the pooled vectors [M, N, hidden] of N texts (`rows`: their token ids) under M adapters."""
+        vectors = await queue.run_all(
             partial(self._pool_one, row, adapter) for adapter in adapters for row in rows
         )
         return np.stack(vectors).reshape(len(adapters), len(rows), -1)

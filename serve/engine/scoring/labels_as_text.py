@@ -1,4 +1,4 @@
-"""Label scores from a causal base: all labels of all members as requests that vLLM computes together."""
+"""Label scores from a causal base. All labels of all members are requests that vLLM computes together."""
 
 import asyncio
 import uuid
@@ -16,8 +16,8 @@ from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS, RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve.engine.adapters.member_adapters import MemberAdapters
-from serve.engine.places import Line
-from serve.engine.texts import TextLimit, few_at_a_time
+from serve.engine.limits.fair_queue import CallQueue
+from serve.engine.limits.text_limit import TextLimit, few_at_a_time
 from serve.engine.vllm_hooks.scheduler import COMPUTE_FROM
 from serve.labels import LabelError, LabelPath, encoder, label_paths
 
@@ -37,12 +37,12 @@ class LabelScores:
 
 
 _Stem: TypeAlias = tuple[int, tuple[int, ...]]
-"""Tokens of a prompt, counted, and a label's but for its last."""
+"""The number of the context's tokens, and the label's tokens without the last one."""
 
 
 @dataclass(frozen=True)
 class _Question:
-    """What one request to vLLM asks: how likely some tokens are after a text."""
+    """One request to vLLM: how likely are some tokens after a context and a stem?"""
 
     context: Sequence[int]
     stem: tuple[int, ...]
@@ -50,7 +50,7 @@ class _Question:
 
 
 class _Plan:
-    """What has to be asked to score the labels after one prompt."""
+    """The questions that score the labels after one prompt."""
 
     def __init__(self, paths: Sequence[LabelPath]) -> None:
         self.paths = paths
@@ -70,21 +70,23 @@ class _Plan:
 
     @property
     def prompt_tokens(self) -> int:
+        """Tokens of the longest context."""
         return max(len(path.context) for path in self.paths)
 
     @property
     def label_tokens(self) -> list[int]:
-        """[C]"""
+        """Tokens of each label, [C]."""
         return [len(path.tokens) for path in self.paths]
 
     def scores(self, answers: Sequence[Sequence[float]]) -> list[float]:
-        """The labels' scores [C] from what was answered to each question."""
-        told: dict[_Stem, dict[int, float]] = {}
+        """Returns the labels' scores [C]. `answers`: for each question, the log-probability of each of its tokens."""
+        answered: dict[_Stem, dict[int, float]] = {}
         for question, values in zip(self.questions, answers, strict=True):
             at = len(question.context), question.stem
-            told.setdefault(at, {}).update(zip(question.tokens, values, strict=True))
+            answered.setdefault(at, {}).update(zip(question.tokens, values, strict=True))
         return [
-            told[length, stem][last] + (told[length, ()][stem[0]] if len(stem) == 1 else 0.0)
+            answered[length, stem][last]
+            + (answered[length, ()][stem[0]] if len(stem) == 1 else 0.0)
             for length, stem, last in map(_parted, self.paths)
         ]
 
@@ -92,12 +94,15 @@ class _Plan:
 class CausalScorer:
     """Scores label texts after prompts.
 
-    Labels that differ in their last token only share one request, which is the context and the tokens before that
-    one (the stem): the last tokens' log-probabilities come from the sampling position (`logprob_token_ids`). A stem's
-    own come from the prompt (`prompt_logprobs`), unless it is one token: then the request for the context alone, which
-    most label sets need anyway, tells it for far less. So labels of one token cost one forward step, and longer ones,
-    all in the same step, their own tokens and the last, partial cache block of the context, which the first request
-    fills for all."""
+    A label's tokens without the last one are its stem. Labels with the same stem share one request, whose prompt is the
+    context and the stem:
+
+    - The log-probabilities of the last tokens come from the sampling position (`logprob_token_ids`).
+    - Those of a stem come from the prompt (`prompt_logprobs`). A stem of one token is cheaper: its log-probability
+      comes from the request for the context alone, which most label sets need anyway.
+
+    So labels of one token cost one forward step. Longer labels cost their own tokens and the last, partial cache block
+    of the context, in the same step: the first request fills the cache for all."""
 
     def __init__(self, llm: AsyncLLM, tokenizer: Any) -> None:
         self._llm = llm
@@ -110,20 +115,22 @@ class CausalScorer:
         prompts: Sequence[str],
         labels: Sequence[str],
         members: Sequence[MemberAdapters],
-        line: Line,
+        queue: CallQueue,
         *,
         mean: bool = False,
     ) -> LabelScores:
-        """`line`: the call's, for places in the engine's queue.
+        """Returns the scores of all labels after all prompts by all members.
 
-        Raises LabelError for what cannot be scored, a text that is too long for the model included."""
+        `queue`: gives the call's requests places in the engine's queue. `mean`: divide each score by the label's number
+        of tokens. Raises LabelError for labels or a prompt that cannot be scored, or that are too long for the
+        model."""
         self._limit.check(prompts)
         context = self._context - max(member.virtual_tokens for member in members)
         plans: list[_Plan] = []
         for few in few_at_a_time(prompts):
             plans += await asyncio.to_thread(self._plan, few, labels, context)
         answers = iter(
-            await line.each(
+            await queue.run_all(
                 partial(self._ask, question, member)
                 for member in members
                 for plan in plans
@@ -141,7 +148,9 @@ class CausalScorer:
         return LabelScores(scores, prompt_tokens, len(members) * (prompt_tokens + label_tokens))
 
     def _plan(self, prompts: Sequence[str], labels: Sequence[str], context: int) -> list[_Plan]:
-        """`context`: what the members' adapters leave of the model's."""
+        """Returns a plan for each prompt. `context`: the model's context without the members' virtual tokens.
+
+        Raises LabelError for a prompt that is too long with its longest label."""
         plans = []
         for prompt in prompts:
             self._limit.check_doubtful(prompt)
@@ -149,14 +158,15 @@ class CausalScorer:
             longest = max(len(path.context) + len(path.tokens) for path in paths)
             if longest > context:
                 raise LabelError(
-                    f"The text and its label are {longest} tokens long, and the model has room for {context}: shorten "
-                    "the text."
+                    f"The text with its longest label has {longest} tokens, and the model has room for {context}: "
+                    "shorten the text."
                 )
             plans.append(_Plan(paths))
         return plans
 
     async def _ask(self, question: _Question, member: MemberAdapters) -> list[float]:
-        """Each token's log-probability after a context and a stem; with the stem's where it is longer than one."""
+        """Returns the log-probability of each token of a question. That of the stem is added if the stem has more than
+        one token."""
         stem = question.stem
         return await self.continuations(
             [*question.context, *stem],
@@ -168,8 +178,9 @@ class CausalScorer:
     async def continuations(
         self, prompt: Sequence[int], tokens: list[int], member: MemberAdapters, *, counted: int = 0
     ) -> list[float]:
-        """Log-probability of each of `tokens` (at most 128) right after `prompt`, with that of the prompt's last
-        `counted` tokens."""
+        """Returns the log-probability of each of `tokens` (at most 128) right after `prompt`.
+
+        Adds the log-probability of the prompt's last `counted` tokens to each."""
         params = SamplingParams(
             max_tokens=1,
             temperature=0.0,
@@ -212,4 +223,5 @@ class CausalScorer:
 
 
 def _parted(path: LabelPath) -> tuple[int, tuple[int, ...], int]:
+    """Returns the number of the context's tokens, the stem, and the label's last token."""
     return len(path.context), path.tokens[:-1], path.tokens[-1]

@@ -1,12 +1,12 @@
-"""Prefix tuning in vLLM: a KV connector for which a prefix's keys and values are "remote" ones, to be loaded.
+"""Prefix tuning in vLLM, as a KV connector: a prefix's keys and values are "remote" ones, to be loaded.
 
 To the scheduler, a request with a prefix of n virtual tokens is a prompt whose first n tokens are computed elsewhere.
-So chunked prefill, prefix caching and preemption need nothing of their own: whatever part of the n tokens is not in the
-local cache is loaded, right before the forward pass, with the attention layer's own function for writing its cache.
+So chunked prefill, prefix caching and preemption work as they are. Right before the forward pass, the connector loads
+those of the n tokens that are not in the local cache, with the attention layer's own function for writing its cache.
 
-The same messages carry every request with a soft adapter of either kind to the workers once it is scheduled. A worker
-that lacks the adapter says so, and `scheduler.py` ends the request. Built on vLLM 0.32's `KVConnectorBase_V1`, behind
-the version guard in `arguments.py`.
+The same messages tell the workers about every scheduled request with a soft adapter of either kind. A worker that lacks
+the adapter says so, and `scheduler.py` ends the request. Built on vLLM 0.32's `KVConnectorBase_V1`, behind the version
+guard in `vllm_hooks/arguments.py`.
 """
 
 from dataclasses import dataclass, field
@@ -34,15 +34,15 @@ from serve.engine.soft.store import STORE
 
 @dataclass(frozen=True)
 class Use:
-    """A request that begins (or comes back) in this step, and what of its prefix it needs."""
+    """A request that begins or resumes in this step, and which of its virtual tokens have to be loaded."""
 
     request_id: str
     digest: str
     start: int
     count: int
-    """Virtual tokens [start, start + count) are loaded; none of a prompt adapter, or with a warm cache."""
+    """Virtual tokens [start, start + count) are loaded. 0 for a prompt adapter, and if the cache has all of them."""
     blocks: tuple[int, ...]
-    """Of the KV cache, from the request's first token on."""
+    """Blocks of the KV cache, from the request's first token on."""
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Missing(KVConnectorWorkerMetadata):
 
 
 class SoftConnector(KVConnectorBase_V1, SupportsHMA):
-    """Implements vLLM's connector: one instance in the scheduler, one in each worker."""
+    """Implements vLLM's connector. There is one instance in the scheduler and one in each worker."""
 
     def __init__(
         self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig
@@ -79,7 +79,7 @@ class SoftConnector(KVConnectorBase_V1, SupportsHMA):
         self, request: Request, num_computed_tokens: int
     ) -> tuple[int, bool]:
         soft = SoftAdapter.of(request.sampling_params)
-        return (max(0, soft.given - num_computed_tokens) if soft else 0), False
+        return (max(0, soft.preloaded - num_computed_tokens) if soft else 0), False
 
     def update_state_after_alloc(
         self, request: Request, blocks: KVCacheBlocks, num_external_tokens: int
@@ -90,9 +90,9 @@ class SoftConnector(KVConnectorBase_V1, SupportsHMA):
         self._uses[request.request_id] = Use(
             request.request_id,
             soft.digest,
-            soft.given - num_external_tokens,
+            soft.preloaded - num_external_tokens,
             num_external_tokens,
-            tuple(blocks.get_block_ids()[0][: -(-soft.given // self._block_size)])
+            tuple(blocks.get_block_ids()[0][: -(-soft.preloaded // self._block_size)])
             if num_external_tokens
             else (),
         )
@@ -124,7 +124,7 @@ class SoftConnector(KVConnectorBase_V1, SupportsHMA):
     def _write(
         self, loads: list[tuple[Use, torch.Tensor]], forward_context: ForwardContext
     ) -> None:
-        """Put all prefixes of this step into the cache, a layer at a time."""
+        """Writes all prefixes of this step into the cache, layer by layer."""
         if not self._layers:
             self._layers = [
                 (extract_layer_index(name), layer)
@@ -140,20 +140,20 @@ class SoftConnector(KVConnectorBase_V1, SupportsHMA):
             layer.impl.do_kv_cache_update(layer, keys, values, layer.kv_cache, slots)
 
     def _slots(self, use: Use) -> torch.Tensor:
-        """[count] places in the paged cache."""
-        places = torch.arange(use.start, use.start + use.count)
-        blocks = torch.tensor(use.blocks)[places // self._block_size]
-        return blocks * self._block_size + places % self._block_size
+        """Returns the positions in the paged cache, [count]."""
+        positions = torch.arange(use.start, use.start + use.count)
+        blocks = torch.tensor(use.blocks)[positions // self._block_size]
+        return blocks * self._block_size + positions % self._block_size
 
     def build_connector_worker_meta(self) -> Missing | None:
         missing, self._missing = self._missing, set()
         return Missing(missing) if missing else None
 
     def wait_for_layer_load(self, layer_name: str) -> None:
-        """Everything is loaded before the forward pass begins."""
+        """Does nothing: all layers are loaded before the forward pass begins."""
 
     def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kw: Any) -> None:
-        """Nothing is ever saved."""
+        """Does nothing: nothing is saved."""
 
     def wait_for_save(self) -> None:
-        """Nothing is ever saved."""
+        """Does nothing: nothing is saved."""

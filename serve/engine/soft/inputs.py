@@ -1,11 +1,11 @@
-"""Prompt tuning in vLLM: an adapter's vectors take the place of its virtual tokens' embeddings, inside each worker.
+"""Prompt tuning in vLLM: in each worker, an adapter's vectors replace the embeddings of its virtual tokens.
 
-vLLM's model runner can mix embeddings into its inputs (`enable_prompt_embeds`). It is switched on in the runner alone:
-vLLM's front end would otherwise take embeddings from clients and reserve a token for them. The vectors come from the
-worker's store, by digest, so that no request carries them.
+vLLM's model runner can mix embeddings into its inputs (`enable_prompt_embeds`). Choir switches that on in the runner
+alone. In the front end, it would make vLLM accept embeddings from clients and reserve a token for them. The vectors
+come from the worker's store, by digest, so no request carries them.
 
 `install` touches vLLM 0.32's `GPUModelRunner` (the CPU's derives from it), `InputBatch` and `LogprobsTensors`, behind
-the version guard in `arguments.py`.
+the version guard in `vllm_hooks/arguments.py`.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ SWITCH = "choir_prompt_adapters"
 
 
 def install() -> None:
-    """Let the runner take the vectors of prompt adapters, and forget virtual tokens where they do not count."""
+    """Makes the runner use the vectors of prompt adapters, and hides virtual tokens from vLLM's penalties."""
     start, add_request = GPUModelRunner.__init__, InputBatch.add_request
     empty_cpu = LogprobsTensors.empty_cpu
 
@@ -40,7 +40,7 @@ def install() -> None:
         vectors = STORE.get(soft.digest) if soft else None
         if soft is None or vectors is None:  # the connector reports a missing adapter
             return row
-        # the id that pads the prompts which vLLM's penalties look at: it counts as no token
+        # vLLM pads the prompts that its penalties read with this id, so it counts as no token.
         self.token_ids_cpu[row, : soft.tokens] = self.vocab_size
         if soft.kind == "prompt":
             self.is_token_ids[row, : soft.tokens] = False
@@ -48,7 +48,8 @@ def install() -> None:
         return row
 
     def empty_of_zeros(positions: int, columns: int) -> LogprobsTensors:
-        # log-probabilities of a loaded prefix are never computed, and what memory happened to hold is no token id
+        # vLLM never computes the log-probabilities of a loaded prefix, and uninitialised memory holds no valid token
+        # id.
         tensors: LogprobsTensors = empty_cpu(positions, columns)
         tensors.logprob_token_ids.zero_()
         tensors.logprobs.zero_()

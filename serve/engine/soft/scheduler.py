@@ -1,6 +1,6 @@
-"""Requests with a soft adapter, inside vLLM's own scheduler.
+"""Handles requests with a soft adapter, inside vLLM's own scheduler.
 
-Hooks of vLLM 0.32's `Scheduler`, behind the version guard in `arguments.py`: `add_request`,
+Hooks of vLLM 0.32's `Scheduler`, behind the version guard in `vllm_hooks/arguments.py`: `add_request`,
 `_get_local_prefix_cache_hit`, `update_from_output`, `has_finished_requests`, `has_requests`.
 """
 
@@ -26,29 +26,29 @@ logger = logging.getLogger(__name__)
 
 
 class SoftMixin(_Base):
-    """To be mixed into vLLM's `Scheduler` or `AsyncScheduler`, before it."""
+    """A mixin for vLLM's `Scheduler` or `AsyncScheduler`; it comes before the base in the list of bases."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._failed: list[tuple[int, EngineCoreOutput]] = []
-        """Last outputs of requests that were ended here, by client."""
+        """Client and last output, for requests that this class ended."""
 
     def add_request(self, request: Request) -> None:
         super().add_request(request)
         soft = SoftAdapter.of(request.sampling_params)
         if soft is not None and not salted(request, soft):
-            # it would read what other adapters left in the cache, or leave them something to read
+            # It would read cache entries of other adapters, or write entries that they read.
             logger.error("%s came without the salt of its adapter.", request.request_id)
             self._fail_request(request)
 
     def _get_local_prefix_cache_hit(self, request: Request) -> tuple[KVCacheBlocks, int, int, bool]:
         soft = SoftAdapter.of(request.sampling_params)
         found: tuple[KVCacheBlocks, int, int, bool]
-        if soft is None or not soft.given:
+        if soft is None or not soft.preloaded:
             found = super()._get_local_prefix_cache_hit(request)
             return found
-        # A request that asks for log-probabilities of its prompt reads no cache, by which vLLM would also drop the
-        # prefix, compute the placeholders, and keep what comes out for others to find.
+        # A request for log-probabilities of its prompt reads no cache. vLLM would then also drop the prefix, compute
+        # the placeholders instead, and cache the result for others.
         request.skip_reading_prefix_cache = request.get_skip_reading_prefix_cache()
         found = super()._get_local_prefix_cache_hit(request)
         request.skip_reading_prefix_cache = False
@@ -70,7 +70,7 @@ class SoftMixin(_Base):
         return result
 
     def _fail_missing(self, missing: Missing) -> None:
-        """End requests that were computed without their adapter, and forget what they left in the cache."""
+        """Ends requests that were computed without their adapter, and evicts their blocks from the cache."""
         for request_id in missing.request_ids:
             request = self.requests.get(request_id)
             if request is None:
@@ -88,8 +88,8 @@ class SoftMixin(_Base):
         self._failed.append((request.client_index, output))
 
     def has_finished_requests(self) -> bool:
-        # With a connector, vLLM takes requests outside its queues for ended ones that are still being transferred. The
-        # engine would spin on a group that gathers its members; and nothing is ever transferred.
+        # With a connector, vLLM counts requests outside its queues as ended ones that are still being transferred. The
+        # engine would spin on a group that is still gathering. Choir never transfers anything.
         return bool(self.finished_req_ids)
 
     def has_requests(self) -> bool:

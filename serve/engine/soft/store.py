@@ -1,4 +1,4 @@
-"""The tensors of soft adapters in one worker process: loaded once, verified, found by digest, dropped on unload."""
+"""Holds the tensors of soft adapters in one worker process, by digest."""
 
 from pathlib import Path
 
@@ -19,29 +19,33 @@ from serve.engine.soft.adapter import NO_ROOM, SoftKind
 from serve.errors import UserError
 
 HOST_BYTES = 1 << 30
-"""Host memory that a worker gives to soft adapters, all together: 1 GiB."""
+"""The most host memory that all soft adapters of a worker take together: 1 GiB."""
 
 _PLAIN_CACHES = ("auto", "float32", "bfloat16", "float16")
 
 
 class SoftError(UserError, ValueError):
-    """A soft adapter that a worker cannot hold, in one sentence."""
+    """A worker cannot hold a soft adapter; the message says why, in one sentence."""
 
 
 class SoftStore:
-    """A prefix is held as [layers, 2, n, kv_heads of this rank, head_dim], a prompt as [n, hidden]; both in the model's
-    type, in host memory: what is read often is in vLLM's prefix cache anyway."""
+    """Holds a prefix as [layers, 2, n, kv_heads of this rank, head_dim], and a prompt adapter as [n, hidden].
+
+    Both have the model's type and lie in host memory: a prefix that is used often is in vLLM's prefix cache anyway."""
 
     def __init__(self) -> None:
         self._held: dict[str, torch.Tensor] = {}
 
     def get(self, digest: str) -> torch.Tensor | None:
+        """Returns the adapter's tensor; None if this worker does not hold it."""
         return self._held.get(digest)
 
     def load(
         self, digest: str, kind: SoftKind, folder: str, config: VllmConfig, cache: KVCacheConfig
     ) -> int:
-        """Read and verify an adapter; the number of its virtual tokens. Raises SoftError."""
+        """Reads and verifies an adapter, and returns the number of its virtual tokens.
+
+        Raises SoftError if the adapter is broken, does not fit the base, or takes too much memory."""
         try:
             found = folder_digest(folder)
         except (DigestError, OSError) as error:
@@ -80,17 +84,17 @@ class SoftStore:
 
     @property
     def bytes(self) -> int:
-        """Host memory in use."""
+        """The host memory in use, in bytes."""
         return sum(tensor.nbytes for tensor in self._held.values())
 
 
 def refuse_cache(config: VllmConfig, cache: KVCacheConfig) -> None:
-    """Raises SoftError for a KV cache into which keys and values cannot be put as they are."""
+    """Raises SoftError if keys and values cannot be written into this KV cache as they are."""
     specs = [group.kv_cache_spec for group in cache.kv_cache_groups]
     plain = len(specs) == 1 and type(specs[0]) is FullAttentionSpec
     if not plain or specs[0].sliding_window or specs[0].attention_chunk_size:
         raise SoftError(
-            "a prefix adapter needs plain, full attention in all layers of the base, and this base has others."
+            "a prefix adapter needs full attention in all layers of the base, and this base has other layers."
         )
     if config.cache_config.cache_dtype not in _PLAIN_CACHES:
         raise SoftError(
@@ -103,7 +107,9 @@ def refuse_cache(config: VllmConfig, cache: KVCacheConfig) -> None:
 
 
 def _keys_and_values(rows: torch.Tensor, config: VllmConfig) -> torch.Tensor:
-    """[layers, 2, n, heads, head_dim] of this rank, from PEFT's [n, layers * 2 * kv_heads * head_dim]."""
+    """Returns this rank's keys and values [layers, 2, n, heads, head_dim].
+
+    `rows`: PEFT's tensor [n, layers * 2 * kv_heads * head_dim]. Raises SoftError for another shape."""
     model = config.model_config
     layers = model.hf_text_config.num_hidden_layers
     heads, width = model.get_total_num_kv_heads(), model.get_head_size()
@@ -113,10 +119,10 @@ def _keys_and_values(rows: torch.Tensor, config: VllmConfig) -> torch.Tensor:
         )
     whole = rows.view(-1, layers, 2, heads, width).permute(1, 2, 0, 3, 4)
     ranks, rank = get_tensor_model_parallel_world_size(), get_tensor_model_parallel_rank()
-    # with more ranks than heads, vLLM gives each head to several ranks
+    # If there are more ranks than heads, vLLM gives each head to several ranks.
     first = rank * heads // ranks
     return whole[:, :, :, first : first + max(1, heads // ranks)].contiguous()
 
 
 STORE = SoftStore()
-"""This process's: the worker fills it, its KV connector and its input batch read it."""
+"""The store of this process. The worker fills it; the KV connector and the input batch read it."""

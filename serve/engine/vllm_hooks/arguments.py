@@ -1,4 +1,4 @@
-"""How Choir configures vLLM: what it decides itself, what a user may set, and what differs without a GPU."""
+"""How Choir configures vLLM: what Choir decides, what a user may set, and what differs without a GPU."""
 
 import dataclasses
 import os
@@ -15,10 +15,10 @@ from vllm.usage.usage_lib import UsageContext
 from serve.base.architectures import served_as, unserved_base
 from serve.base.folder import BaseKind, pooling_of
 from serve.base.positions import UNKNOWN, longest_text
-from serve.engine import backbones
+from serve.engine.limits.media import NOWHERE
 from serve.engine.lockstep.client import REPORT_COLUMNS
-from serve.engine.media import NOWHERE
 from serve.engine.soft.inputs import SWITCH
+from serve.engine.vllm_hooks import backbones
 from serve.errors import UserError
 
 SUPPORTED_VLLM = "0.32"
@@ -38,7 +38,7 @@ OWNED: Mapping[str, str] = {
     "runner": "it follows from the kind of the base",
     "convert": "it follows from the kind of the base",
     "pooler_config": "heads read the mean over the tokens, and under a causal model the last one",
-    "enable_lora": "adapters are what Choir serves",
+    "enable_lora": "Choir serves adapters",
     "max_cpu_loras": "it is the setting host_adapters",
     "scheduler_cls": "Choir brings its own",
     "scheduling_policy": "members of an ensemble run together, in order of arrival",
@@ -50,13 +50,13 @@ OWNED: Mapping[str, str] = {
     "trust_remote_code": "no code is ever loaded from a model folder",
     "load_format": "weights are read from safetensors only",
     "logprobs_mode": "scores are the model's own log-probabilities",
-    "kv_transfer_config": "prefix adapters go through it",
-    "kv_offloading_size": "it would take the place of what prefix adapters go through",
+    "kv_transfer_config": "it loads prefix adapters",
+    "kv_offloading_size": "it would replace the connector that loads prefix adapters",
     "enable_prompt_embeds": "embeddings come from verified adapters only, never from clients",
 }
 
 CPU_DEFAULTS: Mapping[str, Any] = {
-    # vLLM takes 128 on CPUs; small blocks leave less of a cached prompt to compute again for each label.
+    # vLLM's default on CPUs is 128. With small blocks, less of a cached prompt is computed again for each label.
     "block_size": 32,
     "kv_cache_memory_bytes": 1 << 30,
     "max_num_batched_tokens": 4096,
@@ -64,14 +64,17 @@ CPU_DEFAULTS: Mapping[str, Any] = {
 
 
 class EngineSettingError(UserError, ValueError):
-    """An engine argument that cannot be used, in words for the person who starts the server."""
+    """An engine argument cannot be used; the message says why, for the person who starts the server."""
 
 
 @dataclasses.dataclass
 class ChoirEngineArgs(AsyncEngineArgs):
-    """vLLM's, for texts no longer than the base has positions for, which vLLM alone does not know of every base."""
+    """vLLM's arguments, with a context no longer than the base has positions for.
+
+    vLLM does not know that of every base."""
 
     longest: int = UNKNOWN
+    """The longest text that the base has positions for, in tokens."""
 
     def create_model_config(self) -> ModelConfig:
         config = super().create_model_config()
@@ -80,9 +83,9 @@ class ChoirEngineArgs(AsyncEngineArgs):
 
 
 def check_vllm_version() -> None:
-    """Fail before anything is loaded when vLLM is not the version whose internals Choir touches.
+    """Checks that vLLM is the version whose internals Choir touches. Call it before anything is loaded.
 
-    Raises EngineSettingError."""
+    Raises EngineSettingError if it is not, or if another model runner is set."""
     if not vllm.__version__.startswith(SUPPORTED_VLLM + "."):
         raise EngineSettingError(
             f"Choir works with vLLM {SUPPORTED_VLLM}, and {vllm.__version__} is installed: "
@@ -105,10 +108,11 @@ def engine_args(
     max_lora_rank: int,
     given: Mapping[str, Any],
 ) -> AsyncEngineArgs:
-    """vLLM's arguments for one base.
+    """Returns vLLM's arguments for one base.
 
-    `given` are the user's, by vLLM's names; they win over Choir's defaults, and those that Choir owns are refused.
-    Raises EngineSettingError."""
+    `given`: the user's arguments, by vLLM's names. They win over Choir's defaults. Raises EngineSettingError for an
+    argument that belongs to Choir, that vLLM does not have, or that does not suit the base, and for a base that is not
+    served."""
     known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
     for name in given:
         if name in OWNED:
@@ -160,7 +164,7 @@ def engine_args(
     else:
         arguments |= {
             "runner": "pooling",
-            # Not "classify", whose one head is the base's: each adapter has a head of its own.
+            # Not "classify", which has one head for the base: here each adapter has a head of its own.
             "convert": "embed",
             "pooler_config": PoolerConfig(
                 pooling_type=pooling_of(config).upper(), use_activation=False
@@ -174,9 +178,9 @@ def engine_args(
         backbones.register()
         arguments["hf_overrides"] = {**overrides, "architectures": [architecture]}
     if not torch.cuda.is_available():
-        _join_the_worker(arguments)
+        _use_one_process(arguments)
     if kind == "causal":
-        # what members think of a token comes back in columns beside the likeliest tokens
+        # The members' reports about a token come back in columns beside the likeliest tokens.
         asked = arguments.get("max_logprobs", AsyncEngineArgs.max_logprobs)
         arguments["max_logprobs"] = asked if asked < 0 else asked + REPORT_COLUMNS
         arguments["additional_config"] = {**arguments.get("additional_config", {}), SWITCH: True}
@@ -184,8 +188,10 @@ def engine_args(
 
 
 def engine_config(args: AsyncEngineArgs) -> VllmConfig:
-    """vLLM's configuration, with Choir's scheduler of the kind that vLLM has decided on: asynchronous or not depends on
-    the platform, the executor and how the model is split, and the rest of vLLM is set up for it."""
+    """Returns vLLM's configuration with Choir's scheduler.
+
+    The scheduler is asynchronous if vLLM has decided so, from the platform, the executor and how the model is split:
+    the rest of vLLM is set up for that choice."""
     config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
     scheduler = config.scheduler_config
     if config.model_config.runner_type == "generate":
@@ -194,16 +200,18 @@ def engine_config(args: AsyncEngineArgs) -> VllmConfig:
 
 
 def _dtype(asked: str) -> str:
-    """vLLM would halve float32 weights by itself; without a GPU that gains little, and exactness goes."""
+    """Returns the type to compute in: float32 on a CPU unless the user asks for another.
+
+    vLLM would choose a 16-bit type for float32 weights. On a CPU that gains little, and answers differ from PEFT's."""
     return "float32" if asked == "auto" and not torch.cuda.is_available() else asked
 
 
-def _join_the_worker(arguments: dict[str, Any]) -> None:
-    """On the CPU, let one process schedule and compute: two of them wait for each other by spinning, at every token
-    twice, on cores that the model wants.
+def _use_one_process(arguments: dict[str, Any]) -> None:
+    """Makes one process schedule and compute, on a CPU without model parallelism.
 
-    vLLM keeps them apart there for the sake of bound threads, which Choir's engines do not have, and is told not to by
-    the environment alone. The front end stays a process of its own all the same."""
+    Two processes would wait for each other by spinning, twice for every token, on cores that the model needs. vLLM
+    separates them because of bound threads, which Choir's engines do not use. Only an environment variable turns that
+    off. The front end stays a process of its own."""
     parallel = ("tensor_parallel_size", "pipeline_parallel_size")
     if any(arguments.get(name, 1) > 1 for name in parallel):
         return

@@ -1,8 +1,9 @@
-"""LoRA on the CPU, repaired and made faster.
+"""Repairs LoRA on the CPU, and makes it faster.
 
-vLLM 0.32 gathers each row's adapter weights by slot number and marks rows without an adapter with -1, which wraps to
-the last slot: once every slot is taken, plain base rows in a batch with LoRA rows get the last adapter's output. Here
-rows are grouped by adapter and those without one are left alone. The groups are found once a step, not once a layer.
+vLLM 0.32 gathers each row's adapter weights by slot number. It marks rows without an adapter with -1, which wraps to
+the last slot. So once every slot is taken, rows of the plain base in a batch with LoRA rows get the last adapter's
+output. Here, rows are grouped by adapter, and rows without an adapter are left alone. The groups are computed once for
+each step, not once for each layer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,16 +18,18 @@ Rows: TypeAlias = slice | torch.Tensor
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of which each of several adapters has as many, as when the members of a group decode."""
+    """Rows of several adapters with the same number of rows each, as when the members of a group decode."""
 
     slots: torch.Tensor
     """[adapters]"""
     rows: Rows
-    """Those of the first adapter, then those of the second, ..."""
+    """The rows of the first adapter, then the rows of the second, and so on."""
 
     @classmethod
     def of(cls, groups: Sequence[tuple[int, Rows]]) -> "Block | None":
-        """None where there is only one adapter, or one has more rows than another."""
+        """Returns the block; None if there is only one adapter, or if one has more rows than another.
+
+        `groups`: each adapter's slot and rows."""
         chosen = [(slot, _numbers(rows)) for slot, rows in groups]
         if len(chosen) < 2 or len({len(rows) for _, rows in chosen}) > 1:
             return None
@@ -49,13 +52,13 @@ class StepRows:
 
     @classmethod
     def of(cls, slots: torch.Tensor) -> "StepRows":
-        """`slots`: each row's; -1 is no adapter."""
+        """`slots`: the slot of each row; -1 for a row without an adapter."""
         groups = list(_groups(slots))
         return cls(len(slots), groups, Block.of(groups))
 
 
 def _groups(slots: torch.Tensor) -> Iterator[tuple[int, Rows]]:
-    """Rows are a slice where they are neighbours."""
+    """Yields each adapter's slot and rows. Rows that are neighbours are a slice."""
     for slot in torch.unique(slots).tolist():
         if slot < 0:
             continue
@@ -76,9 +79,9 @@ def add_lora(
     scale: float,
     rows: StepRows,
 ) -> None:
-    """outputs[row] += scale * B[slot of row] @ A[slot of row] @ inputs[row], without A where it is None.
+    """Adds scale * B[slot of row] @ A[slot of row] @ inputs[row] to outputs[row]. If `a` is None, leaves A out.
 
-    `a` [slots, 1, rank, in] and `b` [slots, 1, out, rank], as vLLM stacks them. As there, the product with A is in
+    `a` [slots, 1, rank, in] and `b` [slots, 1, out, rank], as vLLM stacks them. As in vLLM, the product with A is in
     float32."""
     down = None if a is None else a.squeeze(1)
     if rows.block is None:
@@ -95,7 +98,7 @@ def _add_at_once(
     scale: float,
     block: Block,
 ) -> None:
-    """A step of few rows costs what its calls cost, not what they compute: few calls for all adapters."""
+    """Computes all adapters in a few calls: with few rows, the calls cost more than what they compute."""
     adapters = len(block.slots)
     low = inputs[block.rows].view(adapters, -1, inputs.shape[-1])
     if a is not None:
@@ -130,7 +133,9 @@ _update_metadata = PunicaWrapperCPU.update_metadata
 
 
 def update_metadata(self: Any, *args: Any, **kwargs: Any) -> None:
-    """Also note which rows of the coming step, and which of those that are sampled from, belong to which adapter."""
+    """Replaces vLLM's method.
+
+    Also notes which rows of the coming step, and which sampled rows, belong to which adapter."""
     _update_metadata(self, *args, **kwargs)
     slots, sampled = self.token_lora_indices, self.sampler_indices
     self.choir_rows = StepRows.of(slots)
@@ -147,7 +152,7 @@ def add_lora_linear(
     output_slices: tuple[int, ...],
     **kwargs: Any,
 ) -> None:
-    """Linear layers, several in one with neighbouring columns."""
+    """Replaces vLLM's method for linear layers, which may be several in one, with neighbouring columns."""
     inputs, outputs = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1])
     rows: StepRows = self.choir_rows
     if rows.count != len(inputs):
@@ -161,7 +166,7 @@ def add_lora_linear(
 def add_lora_embedding(
     self: Any, y: torch.Tensor, x: torch.Tensor, lora_b_stacked: torch.Tensor, **kwargs: Any
 ) -> None:
-    """Token embeddings; `x` holds the tokens' columns of A already."""
+    """Replaces vLLM's method for token embeddings. `x` already holds the tokens' columns of A."""
     rows: StepRows = self.choir_rows
     if rows.count != len(x):
         rows = StepRows.of(self.token_lora_indices[: len(x)])
@@ -177,7 +182,7 @@ def add_lora_logits(
     scale: float,
     **kwargs: Any,
 ) -> None:
-    """The language model's head; `y` may be wider than B by vLLM's padding."""
+    """Replaces vLLM's method for the language model's head. `y` may be wider than B, by vLLM's padding."""
     rows: StepRows = self.choir_sampled
     if rows.count != len(x):
         rows = StepRows.of(self.sampler_indices[: len(x)])
@@ -186,6 +191,6 @@ def add_lora_logits(
 
 
 def repair() -> None:
-    """Put these functions in the place of vLLM's."""
+    """Replaces vLLM's methods by these functions."""
     for function in (update_metadata, add_lora_linear, add_lora_embedding, add_lora_logits):
         setattr(PunicaWrapperCPU, function.__name__, function)

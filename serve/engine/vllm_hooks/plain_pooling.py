@@ -1,7 +1,7 @@
-"""A base's vectors as its last layer gives them, without the modules that sentence-transformers stored beside it.
+"""Pools a base's vectors as its last layer gives them, without the modules that sentence-transformers stored beside it.
 
-vLLM 0.32 reads `modules.json` by itself and puts the `Dense` layers that it names behind the pooling, and nothing turns
-that off. Heads are trained on the pooled vector itself (`serve/base/side_files.py`)."""
+vLLM 0.32 reads `modules.json` and applies the `Dense` layers in it after the pooling. No setting turns that off. Heads
+are trained on the pooled vector itself (`serve/base/side_files.py`)."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from vllm.model_executor.models import adapters
 
 
 def install() -> None:
-    """Let vLLM find no such layers."""
+    """Makes vLLM find no such layers."""
     adapters.try_get_dense_modules = _none
 
 

@@ -1,8 +1,8 @@
-"""vLLM's schedulers, taught to keep groups in step (`lockstep/scheduler.py`), what soft adapters need
-(`soft/scheduler.py`), and how far a label-scoring request may read the prefix cache.
+"""vLLM's schedulers with Choir's mixins: for groups (`lockstep/scheduler.py`), for soft adapters
+(`soft/scheduler.py`), and for label scoring (here).
 
-vLLM computes no `prompt_logprobs` for positions that it reads from the cache, and label scoring needs them from the
-label's first token on. So a hit is cut back to the last block that ends before the label begins. The hook is
+vLLM computes no `prompt_logprobs` for positions that it reads from the prefix cache. Label scoring needs them from the
+label's first token on. So a cache hit is cut back to the last block that ends before the label begins. The hook is
 `Scheduler._get_local_prefix_cache_hit` of vLLM 0.32, behind the version guard in `arguments.py`.
 """
 

@@ -1,13 +1,15 @@
-"""What runs inside vLLM's worker processes: vLLM imports this module there, because it is its worker extension.
+"""What runs inside vLLM's worker processes. vLLM imports this module there as its worker extension.
 
-Two faults of vLLM 0.32 are repaired on import, its sampler learns to report fused log-probabilities
-(`lockstep/logprobs.py`), its runner to take the vectors of prompt adapters (`soft/inputs.py`), its pooler to leave
-vectors as they are (`plain_pooling.py`), and its registry to find the backbones of published encoders
-(`backbones.py`), each behind the version guard in `arguments.py`:
+The import installs Choir's changes to vLLM 0.32, each behind the version guard in `arguments.py`:
 
-- LoRA on the CPU: rows without an adapter index the last adapter slot (`lora_cpu`).
-- A batch in which some requests name the tokens whose log-probabilities they want (`logprob_token_ids`, which label
-  scoring uses) and others want the top k (`logprobs`, which OpenAI clients use) loses the latter (`repair_sampler`).
+- The sampler reports fused log-probabilities (`lockstep/logprobs.py`).
+- The model runner uses the vectors of prompt adapters (`soft/inputs.py`).
+- The pooler leaves vectors as they are (`plain_pooling.py`).
+- The registry finds the backbones of published encoders (`backbones.py`).
+- LoRA on the CPU is repaired: rows without an adapter used the last adapter slot (`lora_cpu.py`).
+- The sampler is repaired (`repair_sampler`). Label scoring names the tokens whose log-probabilities it wants
+  (`logprob_token_ids`); OpenAI clients want the top k (`logprobs`). A batch with both lost the latter.
+- The process writes down what ends it (`core_process/start_failure.py`).
 """
 
 from typing import Any
@@ -18,32 +20,35 @@ from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.sampler import Sampler
 
-from serve.engine import backbones, failure
+from serve.engine.core_process import start_failure
 from serve.engine.lockstep import logprobs
 from serve.engine.soft import inputs
 from serve.engine.soft.adapter import SoftKind
 from serve.engine.soft.store import STORE, SoftError
-from serve.engine.vllm_hooks import lora_cpu, plain_pooling
+from serve.engine.vllm_hooks import backbones, lora_cpu, plain_pooling
 
 
 class ChoirWorker:
-    """Mixed into vLLM's worker class; the front end calls these in all workers (`collective_rpc`)."""
+    """A mixin for vLLM's worker class. The front end calls its methods in all workers (`collective_rpc`)."""
 
     model_runner: Any
     vllm_config: VllmConfig
 
     def modules_left_out(self, lora_id: int) -> list[str]:
-        """Modules of a loaded LoRA that vLLM's model has no layer for in this worker, and passes over."""
+        """Returns the modules of a loaded LoRA that vLLM ignores, because its model has no layer for them in this
+        worker."""
         manager = self.model_runner.lora_manager._adapter_manager
         lora = manager.get_adapter(lora_id)
         assert lora is not None, f"the LoRA {lora_id} has just been loaded"
-        there = set(manager.modules)
+        known = set(manager.modules)
         if manager.is_pooling_model:
-            there |= {name.removeprefix("model.") for name in there}
-        return sorted(set(lora.loras) - there)
+            known |= {name.removeprefix("model.") for name in known}
+        return sorted(set(lora.loras) - known)
 
     def load_soft(self, digest: str, kind: SoftKind, folder: str) -> int | str:
-        """The number of virtual tokens, or why the adapter cannot be held: refusals cross processes as values."""
+        """Loads a soft adapter. Returns the number of its virtual tokens, or why this worker cannot hold it.
+
+        A refusal is a value, because exceptions lose their type between processes."""
         cache = self.model_runner.kv_cache_config
         try:
             return STORE.load(digest, kind, folder, self.vllm_config, cache)
@@ -51,13 +56,13 @@ class ChoirWorker:
             return str(error)
 
     def unload_soft(self, digest: str) -> int:
-        """Drop the adapter; the bytes of host memory that others still take."""
+        """Drops a soft adapter. Returns the bytes of host memory that the others still take."""
         STORE.unload(digest)
         return STORE.bytes
 
 
 def repair_sampler() -> None:
-    """Let requests with `logprob_token_ids` and requests with `logprobs` share a batch."""
+    """Makes vLLM's sampler serve requests with `logprob_token_ids` and requests with `logprobs` in one batch."""
     forward, gather = Sampler.forward, Sampler.gather_specific_token_logprobs
 
     def forward_remembering_top_k(
@@ -90,10 +95,10 @@ def repair_sampler() -> None:
 def with_top_k(
     specific: LogprobsTensors, logprobs: torch.Tensor, rows: list[int], top_k: int
 ) -> LogprobsTensors:
-    """`specific` [batch, 1 + ids] with the k most likely tokens of `logprobs` [batch, vocabulary] in `rows`.
+    """Returns `specific` [batch, 1 + ids] with the k most likely tokens of `logprobs` [batch, vocabulary] in `rows`.
 
-    Column 0, the sampled token, stays. Columns are added where k is larger than the number of ids; vLLM's front end
-    reads from each row as many as its request asked for."""
+    Column 0, the sampled token, stays. If k is larger than the number of ids, adds columns; vLLM's front end reads from
+    each row as many as its request asked for."""
     k = min(logprobs.shape[-1] if top_k < 0 else top_k, logprobs.shape[-1])
     ids, values = specific.logprob_token_ids, specific.logprobs
     missing = k + 1 - values.shape[1]
@@ -113,4 +118,4 @@ repair_sampler()
 logprobs.install()
 inputs.install()
 backbones.register()
-failure.listen()
+start_failure.watch_worker()

@@ -32,7 +32,7 @@ Route = Literal["completions", "chat"]
 
 
 def make_models(root: Path) -> dict[str, Path]:
-    """A base and four adapters of different ranks."""
+    """Returns the folders of a base and four adapters of different ranks."""
     base = tiny.causal_base(root / "base", context=256)
     folders = {
         name: tiny.lora(base, root / name, seed=seed, rank=rank)
@@ -51,7 +51,7 @@ def version(
     members: Mapping[str, str | Sequence[str] | None],
     **fields: Any,
 ) -> Version:
-    """`members`: each one's adapter, its adapters, or None for the plain base."""
+    """Returns a version. `members`: name -> its adapter, its adapters, or None for the plain base."""
     adapters = {
         member: [given] if isinstance(given, str) else list(given or ())
         for member, given in members.items()
@@ -81,7 +81,7 @@ def version(
 
 
 async def start(models: Mapping[str, Path]) -> Any:
-    """An engine that is small in every way, with the three ensembles."""
+    """Returns a small engine with the three ensembles."""
     from serve.engine.vllm_engine import VLLMEngine
 
     engine = await VLLMEngine.start(
@@ -106,7 +106,7 @@ async def start(models: Mapping[str, Path]) -> Any:
 
 
 async def stream(engine: Any, body: dict[str, Any], model: str = "five", **fields: Any) -> Any:
-    """The events of a stream."""
+    """Returns the events of a stream, or the refusal."""
     route: Route = "chat" if "messages" in body else "completions"
     call = GenerateCall(f"{model}@1", route, {**body, "stream": True}, "test", **fields)
     parts = [part async for part in engine.generate(call)]
@@ -144,7 +144,7 @@ def greedy(prompt: str, tokens: int = 12, **fields: Any) -> dict[str, Any]:
 
 
 def prompts(count: int, seed: int) -> list[str]:
-    """Of one token to two chunks, some of them beginnings of others."""
+    """Returns prompts of one token to two chunks; some of them are beginnings of others."""
     rng = random.Random(seed)
     words = " ".join(tiny.CORPUS[:7]).split()
     found = ["A", "where is my card and why has it not arrived yet"]
@@ -184,7 +184,7 @@ CASES: list[tuple[str, str, dict[str, Any], Merge]] = [
 
 
 async def compare(engine: Any, judge: Judge, texts: list[str], seed: int) -> None:
-    """All cases on all texts at once, between single requests and label scores."""
+    """Compares all cases on all texts at once, among single requests."""
     rng = random.Random(seed)
     work: list[Any] = []
     for number, text in enumerate(texts):

@@ -1,4 +1,4 @@
-"""One engine that is small in every way, shared by the tests that need no other settings."""
+"""One small engine, shared by the tests that need no other settings."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What PEFT and transformers answer, merged token by token in float64: knows nothing of serve.fusion."""
+"""The answers of PEFT and transformers, merged token by token in float64. It uses nothing of serve.fusion."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

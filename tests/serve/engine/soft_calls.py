@@ -1,4 +1,4 @@
-"""An engine with an adapter of every kind, and what it is asked."""
+"""An engine with an adapter of every kind, and calls of it."""
 
 import asyncio
 import random
@@ -51,7 +51,7 @@ def make_models(root: Path) -> dict[str, Path]:
 
 
 async def start(models: Mapping[str, Path], **arguments: Any) -> Any:
-    """An engine that is small in every way, with three ensembles."""
+    """Returns a small engine with three ensembles."""
     from serve.engine.vllm_engine import VLLMEngine
 
     engine = await VLLMEngine.start(
@@ -83,7 +83,7 @@ def make_judge(models: Mapping[str, Path]) -> Judge:
 
 
 async def sweep(engine: Any, judge: Judge, texts: Sequence[str], seed: int) -> None:
-    """Every member on every text, all mixed."""
+    """Asks every member about every text, all at once."""
     rng = random.Random(seed)
     work = [(name, text, rng.choice([1, 8, 24])) for name in MEMBERS for text in texts]
     rng.shuffle(work)
@@ -110,7 +110,7 @@ def member_of(engine: Any, name: str) -> Member:
 
 
 async def finish(engine: Any, prompt: dict[str, Any], member_adapters: Any) -> str:
-    """Why a request that is sent past the engine's own front ends."""
+    """Returns why a request ends that is sent to vLLM directly, past Choir's front ends."""
     from vllm import SamplingParams
 
     params = member_adapters.params(SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True))

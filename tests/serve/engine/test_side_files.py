@@ -1,4 +1,4 @@
-"""What vLLM itself makes of the files beside a base's weights, without an engine."""
+"""How vLLM itself reads the files beside a base's weights, without an engine."""
 
 import json
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_generation_defaults_are_vllms(
     assert found == read_by_vllm(base)
 
 
-def test_mistrals_own_formats_beside_the_base_are_passed_over(base: Path) -> None:
+def test_mistrals_own_formats_beside_the_base_are_ignored(base: Path) -> None:
     from vllm.tokenizers.registry import tokenizer_args_from_config
 
     for name in ("consolidated.safetensors", "params.json", "tekken.json"):
@@ -102,7 +102,7 @@ def test_another_tokenizer_or_config_than_the_bases_is_refused(base: Path, name:
 
 
 def test_the_probe_has_a_token_in_every_alphabet() -> None:
-    from serve.engine.probe import probe_tokens
+    from serve.engine.scoring.probe import probe_tokens
 
     tokens = Tokenizer(models.BPE({"<s>": 0, "</s>": 1, "δ": 2, "ζ": 3}, []))
     tokens.post_processor = processors.TemplateProcessing(

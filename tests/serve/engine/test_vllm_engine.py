@@ -46,7 +46,7 @@ GREEDY: dict[str, Any] = {"prompt": TEXTS[0], "temperature": 0}
 
 @pytest.fixture(scope="module")
 def folders(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """With an adapter for the only slot that the shared engine's own ensembles leave free."""
+    """One more adapter, for the only slot that the shared engine's own ensembles leave free."""
     last = tiny.lora(models["base"], tmp_path_factory.mktemp("last") / "e", seed=9, rank=4)
     return {**models, "e": last}
 
@@ -114,7 +114,7 @@ async def test_greedy_tokens_equal_peft(full: Any, folders: dict[str, Path]) -> 
         assert answer["model"] == f"talk@1/{member}"
 
 
-async def test_label_scoring_leaves_the_log_probabilities_of_its_batch_mates_alone(
+async def test_label_scoring_does_not_change_log_probabilities_in_the_same_batch(
     full: Any,
 ) -> None:
     body = {"prompt": "how do I", "max_tokens": 6, "temperature": 0, "logprobs": 3}
@@ -145,7 +145,7 @@ async def test_members_vote_on_whole_answers(full: Any) -> None:
 
 
 @pytest.mark.parametrize("field", ["n", "logprobs", "prompt_logprobs"])
-async def test_what_a_vote_cannot_honour_is_refused(full: Any, field: str) -> None:
+async def test_parameters_that_a_vote_cannot_honour_are_refused(full: Any, field: str) -> None:
     refusal = await ask(full, {"prompt": "a", field: 2}, "talk")
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.param) == (400, field)
@@ -175,48 +175,7 @@ async def test_a_version_that_does_not_fit_the_slots_changes_nothing(
     assert full.state() == before
 
 
-async def test_release_waits_for_its_requests_and_frees_the_slot(
-    full: Any, folders: dict[str, Path], tmp_path: Path
-) -> None:
-    """Slots are shared: an adapter leaves with the last version that uses it."""
-
-    def holds(adapter: str) -> bool:
-        digest = folder_digest(folders[adapter])
-        return any(each.digest == digest for each in full.state().adapters)
-
-    for name in ("single", "long"):
-        await full.release(f"{name}@1")
-    assert holds("e"), "talk@1 still uses it"
-
-    body = {"prompt": "a", "max_tokens": 200, "ignore_eos": True, "stream": True}
-    stream = full.generate(GenerateCall("talk@1", "completions", body, "t", member="e"))
-    first = await anext(stream)
-    releasing = asyncio.create_task(full.release("talk@1"))
-    parts = [first, *[part async for part in stream]]
-    await releasing
-    assert b"".join(parts).rstrip().endswith(b"[DONE]"), "the stream ran to its end"
-    assert not holds("e")
-    assert holds("a"), "other ensembles use it"
-    assert "talk@1" not in full.state().versions
-
-    nothing = tiny.lora(folders["base"], tmp_path / "nothing", seed=5, scale=0.0)
-    members = {"a": "a", "n": "n"}
-    probes = await full.prepare(
-        version({**folders, "n": nothing}, "probed", members, labels=SINGLE, **SORT)
-    )
-    changes = {probe.digest: probe.change for probe in probes}
-    assert changes[folder_digest(folders["a"])] > 0.01
-    assert changes[folder_digest(nothing)] == 0
-
-    answer = await full.predict(about("probed@1", TEXTS))
-    await full.release("probed@1")
-    assert isinstance(answer, Prediction)
-    expected = reference(folders, SINGLE, mean=False)
-    np.testing.assert_allclose(member_probabilities(answer)[0], expected[0], atol=1e-4)
-    np.testing.assert_allclose(member_probabilities(answer)[1], expected[3], atol=1e-4)
-
-
-async def test_what_a_member_gets_wrong_is_no_clients_fault(
+async def test_invalid_outputs_of_a_member_are_not_the_clients_fault(
     full: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     score = full._causal.score
@@ -238,7 +197,7 @@ async def test_what_a_member_gets_wrong_is_no_clients_fault(
 
 
 @pytest.mark.parametrize("member", ["a", None])
-async def test_an_answer_that_is_left_is_over_when_its_version_counts_as_idle(
+async def test_an_abandoned_answer_ends_before_its_version_counts_as_idle(
     full: Any, member: str | None
 ) -> None:
     body = {**GREEDY, "max_tokens": 150, "ignore_eos": True}
@@ -274,3 +233,44 @@ async def test_scores_that_fail_leave_nothing_running(
     assert calls > 1
     assert full.state().versions["long@1"] == 0
     assert not running
+
+
+async def test_release_waits_for_its_requests_and_frees_the_slot(
+    full: Any, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """An adapter leaves with the last version that uses it. The last test here: it releases what the others use."""
+
+    def holds(adapter: str) -> bool:
+        digest = folder_digest(folders[adapter])
+        return any(each.digest == digest for each in full.state().adapters)
+
+    for name in ("single", "long"):
+        await full.release(f"{name}@1")
+    assert holds("e"), "talk@1 still uses it"
+
+    body = {"prompt": "a", "max_tokens": 200, "ignore_eos": True, "stream": True}
+    stream = full.generate(GenerateCall("talk@1", "completions", body, "t", member="e"))
+    first = await anext(stream)
+    releasing = asyncio.create_task(full.release("talk@1"))
+    parts = [first, *[part async for part in stream]]
+    await releasing
+    assert b"".join(parts).rstrip().endswith(b"[DONE]"), "the stream ran to its end"
+    assert not holds("e")
+    assert holds("a"), "other ensembles use it"
+    assert "talk@1" not in full.state().versions
+
+    nothing = tiny.lora(folders["base"], tmp_path / "nothing", seed=5, scale=0.0)
+    members = {"a": "a", "n": "n"}
+    probes = await full.prepare(
+        version({**folders, "n": nothing}, "probed", members, labels=SINGLE, **SORT)
+    )
+    changes = {probe.digest: probe.change for probe in probes}
+    assert changes[folder_digest(folders["a"])] > 0.01
+    assert changes[folder_digest(nothing)] == 0
+
+    answer = await full.predict(about("probed@1", TEXTS))
+    await full.release("probed@1")
+    assert isinstance(answer, Prediction)
+    expected = reference(folders, SINGLE, mean=False)
+    np.testing.assert_allclose(member_probabilities(answer)[0], expected[0], atol=1e-4)
+    np.testing.assert_allclose(member_probabilities(answer)[1], expected[3], atol=1e-4)

@@ -69,7 +69,7 @@ async def test_ensembles_that_do_not_fit_together_answer_all_at_once(
 async def test_adapters_come_and_go_while_others_run(
     crowded: Any, judge: Judge, models: dict[str, Path]
 ) -> None:
-    """Each load takes a slot from somebody, who gets another one back."""
+    """Each load takes a slot from another adapter, which gets a slot back later."""
     await crowded.release("cd@1")
 
     async def come_and_go() -> None:
@@ -96,7 +96,7 @@ async def test_an_ensemble_that_could_never_run_is_refused(
 async def test_more_ensembles_than_there_is_room_for_answer_as_peft_does(
     crowded: Any, models: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Twelve adapters over two slots and four places, under the real control plane, with a swap in between."""
+    """Twelve adapters, two slots and four host adapters, under the real control plane, with a swap in between."""
     for name in PAIRS:
         await crowded.release(f"{name}@1")
     names = [f"e{number}" for number in range(12)]

@@ -1,4 +1,4 @@
-"""Requests take adapter slots by turns."""
+"""Requests take adapter slots in turn."""
 
 import asyncio
 from typing import Any
@@ -43,7 +43,7 @@ async def together(*work: Any) -> None:
         await asyncio.gather(*work)
 
 
-async def test_nobody_waits_where_all_fit() -> None:
+async def test_no_request_waits_if_all_adapters_fit() -> None:
     slots = Slots(4)
     await together(*(slots.run(each) for each in ("ab", "cd", "a", "abcd", "")))
     assert slots.done == ["ab", "cd", "a", "abcd", ""]
@@ -57,7 +57,7 @@ async def test_no_more_adapters_run_than_there_are_slots_and_all_get_their_turn(
     assert slots.most == 3
 
 
-async def test_those_that_are_asked_all_the_time_make_room_for_those_that_wait() -> None:
+async def test_busy_adapters_make_room_for_requests_that_wait() -> None:
     slots = Slots(2)
     stop = False
 
@@ -76,7 +76,7 @@ async def test_those_that_are_asked_all_the_time_make_room_for_those_that_wait()
     assert slots.most == 2
 
 
-async def test_requests_for_what_runs_pass_for_one_turn_and_then_wait() -> None:
+async def test_requests_for_running_adapters_overtake_for_one_turn_and_then_wait() -> None:
     slots = Slots(1)
     first = slots.start("a", 0.3)
     await asyncio.sleep(0)
@@ -90,7 +90,7 @@ async def test_requests_for_what_runs_pass_for_one_turn_and_then_wait() -> None:
     assert slots.done == ["a", "a", "b", "a"]
 
 
-async def test_who_needs_no_slot_waits_for_nobody() -> None:
+async def test_a_request_without_adapters_never_waits() -> None:
     slots = Slots(1)
     async with slots.queue.turn(frozenset("a")):
         waiting = slots.start("b")
@@ -100,7 +100,7 @@ async def test_who_needs_no_slot_waits_for_nobody() -> None:
     await together(waiting)
 
 
-async def test_who_gives_up_leaves_the_way_free() -> None:
+async def test_a_cancelled_request_lets_the_next_one_start() -> None:
     slots = Slots(2)
     first = slots.start("a", 0.05)
     await asyncio.sleep(0)
@@ -117,7 +117,7 @@ async def test_who_gives_up_leaves_the_way_free() -> None:
         await blocked
 
 
-async def test_who_gives_up_while_others_wait_for_the_same_counts_for_nothing() -> None:
+async def test_a_cancelled_request_takes_no_slots_when_others_start() -> None:
     slots = Slots(1)
     async with slots.queue.turn(frozenset("a")):
         both = [slots.start("b"), slots.start("b", 0.05)]
@@ -128,7 +128,7 @@ async def test_who_gives_up_while_others_wait_for_the_same_counts_for_nothing() 
     assert slots.done == ["b", "c"]
 
 
-async def test_who_gives_up_in_the_moment_of_its_turn_takes_no_slots() -> None:
+async def test_a_request_cancelled_at_its_start_takes_no_slots() -> None:
     slots = Slots(1)
     async with slots.queue.turn(frozenset("a")):
         late = slots.start("b")

@@ -1,4 +1,4 @@
-"""Token-level fusion in one real engine that is small in every way, against PEFT merged token by token."""
+"""Token-level fusion in one small real engine, against PEFT merged token by token."""
 
 import asyncio
 import contextlib
@@ -33,10 +33,11 @@ def stalls(reason: str) -> float:
 
 
 async def test_fused_texts_equal_peft_merged_token_by_token(engine: Any, judge: Judge) -> None:
-    """With chunked prompts, full slots, preemption, caches warm for one member, and single requests in between."""
+    """Prompts come in chunks, slots are full, groups are preempted, caches are warm for one member, and single requests
+    run in between."""
     texts = prompts(6, seed=1)
     for text in texts[::2]:
-        await ask(engine, greedy(text, 1), member="b")  # warm for b alone
+        await ask(engine, greedy(text, 1), member="b")  # warms the cache for b alone
     await compare(engine, judge, texts, seed=2)
     assert stalls("slots") + stalls("kv_cache") > 0
 
@@ -49,7 +50,7 @@ async def test_two_hundred_prompts_equal_peft(engine: Any, judge: Judge) -> None
 
 
 async def test_preempted_groups_equal_peft(engine: Any, judge: Judge) -> None:
-    """Four groups that fit when they are admitted, and not when they have grown."""
+    """Four groups that fit when they are admitted, and no longer when they have grown."""
     before = stalls("preempted")
     texts = [f"{text}, why" for text in ("where is my card", "top up", "I want", "please tell me")]
     weights = {"method": "weighted_average", "weights": {"yes": 0.7, "no": 0.3}}
@@ -152,7 +153,7 @@ async def test_streams_token_by_token_with_the_members(engine: Any) -> None:
     assert events[-1]["usage"]["member_tokens"] == whole["usage"]["member_tokens"]
 
 
-async def test_chat_and_its_members_prompts(engine: Any, judge: Judge) -> None:
+async def test_chat_with_prompts_of_the_members_own(engine: Any, judge: Judge) -> None:
     body = {
         "messages": [{"role": "user", "content": "where is my card"}],
         "max_tokens": 8,
@@ -179,7 +180,7 @@ async def test_chat_and_its_members_prompts(engine: Any, judge: Judge) -> None:
     assert text == choice["message"]["content"]
 
 
-async def test_stops_bias_bad_words_and_structure(engine: Any) -> None:
+async def test_stops_bias_bad_words_and_structure_hold_for_fused_text(engine: Any) -> None:
     free = (await ask(engine, greedy("I want to top up", 24)))["choices"][0]
     middle = free["text"][len(free["text"]) // 2 :][:2]
     stopped = (await ask(engine, greedy("I want to top up", 24, stop=[middle])))["choices"][0]
@@ -215,7 +216,7 @@ async def test_stops_bias_bad_words_and_structure(engine: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("streaming", [False, True])
-async def test_what_a_group_cannot_honour_is_refused(
+async def test_parameters_that_a_group_cannot_honour_are_refused(
     engine: Any, change: Any, fields: Any, param: str, streaming: bool
 ) -> None:
     body = {**greedy("where is my card and why"), **change}
@@ -241,7 +242,7 @@ async def test_members_vote_when_asked_to(engine: Any) -> None:
     assert "agreement" in answer["choices"][0]
 
 
-async def test_a_member_that_fails_to_load(
+async def test_an_ensemble_degrades_when_a_member_fails_to_load(
     engine: Any, models: dict[str, Path], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"
@@ -277,7 +278,7 @@ async def test_a_member_that_fails_to_load(
 
 
 async def leave(engine: Any, body: dict[str, Any], parts: int) -> None:
-    """A client that goes away."""
+    """Reads a few parts of a stream, then leaves."""
     call = GenerateCall("five@1", "completions", {**body, "stream": True}, "gone")
     answer = engine.generate(call)
     for _ in range(parts):
@@ -286,7 +287,7 @@ async def leave(engine: Any, body: dict[str, Any], parts: int) -> None:
 
 
 async def burst(engine: Any, groups: int, seed: int) -> None:
-    """Groups that are answered, left, cancelled at a deadline, and stopped, at once."""
+    """Runs groups that are answered, abandoned, cancelled at a deadline, or stopped, all at once."""
     rng = random.Random(seed)
     limit = asyncio.Semaphore(24)
 
@@ -307,7 +308,7 @@ async def burst(engine: Any, groups: int, seed: int) -> None:
 
 
 async def nothing_left(engine: Any) -> None:
-    """No request is known any more, the engine sleeps, and it answers."""
+    """Fails unless no request is left, the engine is idle, and it still answers."""
     for _ in range(100):
         if not engine._llm.output_processor.request_states:
             break

@@ -1,4 +1,4 @@
-"""However many groups run, they are fused in a bounded space, to the same tokens and log-probabilities."""
+"""Groups are fused in bounded memory, however many run, with the same tokens and log-probabilities."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +22,7 @@ METHODS = ("average", "weighted_average", "product")
 
 def spec(group: int, rank: int) -> SiblingSpec:
     method = METHODS[group % 3]
-    told = group % 4 == 0
+    reports = group % 4 == 0
     return SiblingSpec(
         group=f"g{group}",
         size=MEMBERS,
@@ -30,8 +30,8 @@ def spec(group: int, rank: int) -> SiblingSpec:
         fusion=TokenFusion(method, (0.5, 0.3, 0.2)),  # type: ignore[arg-type]
         sampling=Sampling(temperature=0.0 if group % 2 else 1.0, seed=group),
         penalties=Penalties(repetition=1.2 if group % 5 == 0 else 1.0),
-        top=3 if told and rank == 0 else None,
-        members=told,
+        top=3 if reports and rank == 0 else None,
+        report_members=reports,
     )
 
 
@@ -41,7 +41,7 @@ def batch() -> BatchUpdate:
     for group in range(GROUPS):
         for rank in range(MEMBERS):
             params = SamplingParams()
-            spec(group, rank).place(params)
+            spec(group, rank).write_to(params)
             index = rank * GROUPS + group if group % 3 == 0 else group * MEMBERS + rank
             added.append((index, params, [1, 2, 3], [group]))
     taken = [index for index, *_ in added]
@@ -56,7 +56,7 @@ def batch() -> BatchUpdate:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, slice_bytes: int) -> tuple[Any, int]:
-    """What a step leaves for vLLM, and the largest tensor of members' rows that it fused, in bytes."""
+    """Returns the tokens and log-probabilities of a step, and the bytes of the largest tensor that it fused."""
     monkeypatch.setattr(module, "SLICE_BYTES", slice_bytes)
     largest = 0
 
@@ -86,20 +86,20 @@ def run(monkeypatch: pytest.MonkeyPatch, slice_bytes: int) -> tuple[Any, int]:
         selected_token_ranks=torch.zeros(GROUPS * MEMBERS, dtype=torch.int32),
     )
     rewrite(tensors, fused)
-    held = sum(told.values.numel() + told.tokens.numel() for told in fused.told)
+    held = sum(row.values.numel() + row.tokens.numel() for row in fused.logprob_rows)
     assert 0 < held < VOCABULARY, "nothing as large as a distribution outlives the step"
     return (chosen, tensors), largest
 
 
 def test_groups_are_fused_in_slices_to_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     group = MEMBERS * VOCABULARY * 4
-    (tokens, told), whole = run(monkeypatch, 1 << 30)
+    (tokens, tensors), whole = run(monkeypatch, 1 << 30)
     assert whole > 4 * group
     for groups in (1, 2, 5):
-        (sliced, sliced_told), largest = run(monkeypatch, groups * group)
+        (sliced, sliced_tensors), largest = run(monkeypatch, groups * group)
         assert largest <= groups * group
         assert torch.equal(sliced, tokens)
-        for mine, theirs in zip(sliced_told, told, strict=True):
+        for mine, theirs in zip(sliced_tensors, tensors, strict=True):
             if isinstance(mine, torch.Tensor):
                 torch.testing.assert_close(mine, theirs)
 

@@ -1,20 +1,15 @@
-"""The group scheduler alone, with a made-up model: thousands of groups in seconds, and steps in flight as on a GPU."""
+"""The group scheduler with a made-up model: thousands of groups in seconds, and no engine."""
 
 import random
-import zlib
-from collections import defaultdict, deque
-from dataclasses import dataclass, field
+from collections import defaultdict
 from typing import Any
 
 import pytest
-import torch
 
 from tests.serve import tiny
+from tests.serve.engine.lockstep.machine import BLOCK, STOP, Machine
 
 pytestmark = pytest.mark.engine
-
-BLOCK = 8
-STOP = 7
 
 
 @pytest.fixture(scope="module")
@@ -35,194 +30,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ).create_engine_config()
 
 
-@dataclass
-class Sent:
-    """One group, and what its streams said."""
-
-    ids: list[str]
-    length: int
-    """`max_tokens`"""
-    tokens: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    finished: dict[str, str] = field(default_factory=dict)
-    accounts: list[dict[str, Any]] = field(default_factory=list)
-
-
-class Machine:
-    """A scheduler and a model whose next token depends on the group and the position alone.
-
-    `depth` steps are in flight at once. Like vLLM's worker, the model remembers nothing of a preempted request."""
-
-    def __init__(
-        self, config: Any, *, depth: int = 1, blocks: int = 64, stock: bool = False
-    ) -> None:
-        from vllm.utils.hashing import sha256
-        from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
-        from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-        from vllm.v1.core.sched.scheduler import Scheduler
-        from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
-        from vllm.v1.structured_output import StructuredOutputManager
-
-        from serve.engine.vllm_hooks.scheduler import AsyncChoirScheduler, ChoirScheduler
-
-        spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=1, dtype=torch.float32)
-        config.cache_config.num_gpu_blocks = blocks
-        kind = {
-            (1, False): ChoirScheduler,
-            (1, True): Scheduler,
-            (2, False): AsyncChoirScheduler,
-            (2, True): AsyncScheduler,
-        }[depth, stock]
-        init_none_hash(sha256)
-        self.hasher = get_request_block_hasher(BLOCK, sha256)
-        self.scheduler: Any = kind(
-            vllm_config=config,
-            kv_cache_config=KVCacheConfig(
-                num_blocks=blocks,
-                kv_cache_tensors=[],
-                kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)],
-            ),
-            structured_output_manager=StructuredOutputManager(config),
-            block_size=BLOCK,
-            log_stats=False,
-        )
-        self.depth = depth
-        self.flying: deque[tuple[Any, dict[str, int]]] = deque()
-        self.groups: dict[str, Sent] = {}
-        self.group_of: dict[str, Sent] = {}
-        self.steps = 0
-        self.splits = 0
-        self.salted = True
-
-    def send(
-        self,
-        key: str,
-        prompts: list[list[int]],
-        *,
-        max_tokens: int = 8,
-        adapters: list[int | None] | None = None,
-        prefixes: list[int] | None = None,
-        missing: int = 0,
-        together: bool = True,
-    ) -> Sent:
-        """Send the siblings of one group, all but the last `missing`; or one request that is in no group.
-
-        `prefixes`: the virtual tokens of each one's prefix adapter."""
-        from vllm import SamplingParams
-        from vllm.lora.request import LoRARequest
-        from vllm.v1.request import Request
-
-        from serve.engine.lockstep.sibling_spec import SiblingSpec, TokenFusion
-        from serve.engine.soft.adapter import SoftAdapter
-        from serve.engine.soft.salt import own_salt
-        from serve.fusion.tokens.penalties import NEUTRAL
-        from serve.fusion.tokens.sampling import Sampling
-
-        size = len(prompts)
-        sent = Sent([f"{key}-{rank}" for rank in range(size)], max_tokens)
-        self.groups[key] = sent
-        for rank, prompt in enumerate(prompts[: size - missing]):
-            params = SamplingParams(
-                max_tokens=max_tokens, temperature=0.0, ignore_eos=True, stop_token_ids=[STOP]
-            )
-            if together:
-                fusion = TokenFusion("average", (1 / size,) * size)
-                SiblingSpec(key, size, rank, fusion, Sampling(0.0), NEUTRAL).place(params)
-            adapter = (adapters or [None] * size)[rank]
-            soft, virtual = None, (prefixes or [0] * size)[rank]
-            if virtual:
-                soft = SoftAdapter("prefix", f"sha256:{virtual}", virtual)
-                soft.place(params)
-                prompt = [0] * virtual + prompt
-            request = Request(
-                sent.ids[rank],
-                prompt,
-                params,
-                None,
-                lora_request=adapter and LoRARequest(f"a{adapter}", adapter, "/nowhere"),
-                cache_salt=own_salt(soft, adapter and f"a{adapter}") if self.salted else None,
-                block_hasher=self.hasher,
-            )
-            self.group_of[request.request_id] = sent
-            self.scheduler.add_request(request)
-        return sent
-
-    def step(self) -> None:
-        """What vLLM's engine loop does once."""
-        from vllm.v1.outputs import ModelRunnerOutput
-
-        self.steps += 1
-        if self.scheduler.has_requests() and len(self.flying) < self.depth:
-            output = self.scheduler.schedule()
-            sampled = {
-                id_: _place(request)
-                for id_ in output.num_scheduled_tokens
-                if not (request := self.scheduler.requests[id_]).is_prefill_chunk
-            }
-            self._watch(output, sampled)
-            self.flying.append((output, sampled))
-            if len(self.flying) < self.depth and output.total_num_scheduled_tokens:
-                return
-        if not self.flying:
-            return
-        output, sampled = self.flying.popleft()
-        ids = list(output.num_scheduled_tokens)
-        tokens = [[self._token(id_, sampled[id_])] if id_ in sampled else [] for id_ in ids]
-        result = self.scheduler.update_from_output(
-            output,
-            ModelRunnerOutput(
-                req_ids=ids,
-                req_id_to_index={id_: place for place, id_ in enumerate(ids)},
-                sampled_token_ids=tokens,
-                logprobs=None,
-                prompt_logprobs_dict={},
-                pooler_output=[],
-            ),
-        )
-        for outputs in result.values():
-            for each in outputs.outputs:
-                sent = self.group_of[each.request_id]
-                sent.tokens[each.request_id] += each.new_token_ids
-                if each.finish_reason is not None:
-                    sent.finished[each.request_id] = str(each.finish_reason)
-                if each.kv_transfer_params:
-                    sent.accounts.append(each.kv_transfer_params["choir_group"])
-
-    def _watch(self, output: Any, sampled: dict[str, int]) -> None:
-        by_group: dict[int, list[str]] = defaultdict(list)
-        for id_ in sampled:
-            by_group[id(self.group_of[id_])].append(id_)
-        for ids in by_group.values():
-            self.splits += len(ids) not in (0, len(self.group_of[ids[0]].ids))
-
-    def _token(self, id_: str, place: int) -> int:
-        return 2 + zlib.crc32(f"{id_.rpartition('-')[0]}:{place}".encode()) % 100
-
-    def run(self, most: int = 5000) -> None:
-        while (self.scheduler.has_requests() or self.flying) and most:
-            self.step()
-            most -= 1
-        assert most, "the engine spins or hangs"
-
-    def idle(self) -> None:
-        """Nothing is left: no request, no group, no block."""
-        scheduler = self.scheduler
-        assert not scheduler.requests
-        assert not scheduler.running
-        assert not scheduler.waiting
-        assert not scheduler.deferred_waiting
-        for name in ("_group_of", "_groups", "_gathering", "_waiting_groups", "_admitted"):
-            assert not getattr(scheduler, name, None), name
-        for name in ("_broken", "_ended", "_to_tell"):
-            assert not getattr(scheduler, name, None), name
-        pool = scheduler.kv_cache_manager.block_pool
-        assert pool.get_num_free_blocks() == pool.num_gpu_blocks - 1
-
-
-def _place(request: Any) -> int:
-    """The output position that a step samples for a request that reaches its end in it."""
-    return int(request.num_output_tokens + max(request.num_output_placeholders - 1, 0))
-
-
 def _prompt(rng: random.Random, length: int) -> list[int]:
     return [rng.randrange(50, 200) for _ in range(length)]
 
@@ -230,7 +37,7 @@ def _prompt(rng: random.Random, length: int) -> list[int]:
 def _expected(machine: Machine, key: str, length: int) -> list[int]:
     tokens = []
     for place in range(length):
-        tokens.append(machine._token(f"{key}-0", place))
+        tokens.append(machine.token(f"{key}-0", place))
         if tokens[-1] == STOP:
             break
     return tokens
@@ -270,14 +77,16 @@ def test_groups_and_single_requests_all_get_their_own_text(config: Any, depth: i
             for reason, count in account["stalls"].items():
                 stalls[reason] += count
     print(f"depth {depth}: {machine.steps} steps, {machine.splits} split, stalls {dict(stalls)}")
-    assert machine.splits == stalls["split"], "a split step is always taken back"
-    assert {"preempted", "kv_cache", "slots"} <= set(stalls), "or this test tests nothing"
-    machine.idle()
+    assert machine.splits == stalls["split"], "a split step is always undone"
+    assert {"preempted", "kv_cache", "slots"} <= set(stalls), (
+        "without these stalls the test shows nothing"
+    )
+    machine.check_idle()
 
 
 @DEPTHS
 def test_the_stock_scheduler_does_not_keep_step(config: Any, depth: int) -> None:
-    """The negative control for the one above."""
+    """The negative control for the test above."""
     machine = Machine(config, depth=depth, stock=True)
     machine.send("g", [[60] * 50, [61] * 3, [62] * 20])
     machine.run()
@@ -286,7 +95,7 @@ def test_the_stock_scheduler_does_not_keep_step(config: Any, depth: int) -> None
 
 @DEPTHS
 def test_two_thousand_groups_leave_nothing_behind(config: Any, depth: int) -> None:
-    """Aborts and failures of any member at any time, stops, groups that never become whole, groups that never fit."""
+    """Aborts and failures of any member at any time, stops, incomplete groups, and groups that never fit."""
     from vllm.v1.request import RequestStatus
 
     rng = random.Random(7 + depth)
@@ -308,7 +117,7 @@ def test_two_thousand_groups_leave_nothing_behind(config: Any, depth: int) -> No
             machine.step()
         if fate in ("abort", "missing"):
             victims = rng.sample(sent.ids, rng.randrange(1, size))
-            # a client that leaves, or a member that fails inside vLLM
+            # A client leaves, or a member fails inside vLLM.
             status = rng.choice([RequestStatus.FINISHED_ABORTED, RequestStatus.FINISHED_ERROR])
             machine.scheduler.finish_requests(victims, status)
             ends[fate] += 1
@@ -326,16 +135,16 @@ def test_two_thousand_groups_leave_nothing_behind(config: Any, depth: int) -> No
     for key, sent in machine.groups.items():
         expected = _expected(machine, key, sent.length)
         text = sent.tokens[sent.ids[0]]
-        assert text == expected[: len(text)], "what was said is right, however it ended"
+        assert text == expected[: len(text)], "the tokens are right, however the group ended"
     assert machine.groups["last"].tokens["last-0"] == _expected(machine, "last", 8)
-    machine.idle()
+    machine.check_idle()
 
 
 @DEPTHS
 def test_a_prompt_of_one_token_after_a_prefix_waits_for_longer_siblings(
     config: Any, depth: int
 ) -> None:
-    """Nothing of it can be computed before its last token, although it is the longest of all."""
+    """It can compute nothing before its last token, although it is the longest of all."""
     machine = Machine(config, depth=depth)
     machine.send("g", [[60], [61] * 3, [62] * 50], prefixes=[40, 0, 8])
     machine.send("h", [[63], [64]], prefixes=[24, 0])
@@ -343,12 +152,12 @@ def test_a_prompt_of_one_token_after_a_prefix_waits_for_longer_siblings(
     for key in ("g", "h"):
         assert machine.groups[key].tokens[f"{key}-0"] == _expected(machine, key, 8)
     assert machine.splits == 0
-    machine.idle()
+    machine.check_idle()
 
 
 @DEPTHS
 def test_a_request_without_the_salt_of_its_prefix_is_ended(config: Any, depth: int) -> None:
-    """Alone, and with its whole group."""
+    """A single request, and one in a group."""
     machine = Machine(config, depth=depth)
     machine.salted = False
     machine.send("g", [[60] * 9, [61] * 3], prefixes=[0, 5])
@@ -360,10 +169,10 @@ def test_a_request_without_the_salt_of_its_prefix_is_ended(config: Any, depth: i
     assert machine.groups["s"].finished == {"s-0": "error"}
     assert not machine.groups["g"].tokens["g-0"]
     assert fine.tokens["h-0"] == _expected(machine, "h", 8)
-    machine.idle()
+    machine.check_idle()
 
 
-def test_a_group_that_misses_a_member_neither_spins_nor_stays(
+def test_an_incomplete_group_neither_spins_nor_stays(
     config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from serve.engine.lockstep import scheduler as module
@@ -377,11 +186,11 @@ def test_a_group_that_misses_a_member_neither_spins_nor_stays(
     assert sent.finished == {"g-0": "error", "g-1": "error"}
     assert sent.accounts == [{"stalls": {"incomplete": 1}, "error": sent.accounts[0]["error"]}]
     assert machine.groups["s"].finished
-    machine.idle()
+    machine.check_idle()
 
 
-def test_members_that_hold_still_count_against_the_adapters(config: Any) -> None:
-    """A fourth adapter must wait while three are held, or vLLM's own assertion ends the engine at their release."""
+def test_members_that_are_held_back_count_against_the_adapters(config: Any) -> None:
+    """A fourth adapter must wait while three are held back; else an assertion of vLLM's ends the engine later."""
     machine = Machine(config)
     machine.send("g", [[60] * 120, [61] * 4, [62] * 4], adapters=[1, 2, 3], max_tokens=4)
     machine.step()
@@ -392,11 +201,11 @@ def test_members_that_hold_still_count_against_the_adapters(config: Any) -> None
     for key in ("g", "h", "s"):
         sent = machine.groups[key]
         assert sent.tokens[sent.ids[0]] == _expected(machine, key, sent.length)
-    machine.idle()
+    machine.check_idle()
 
 
 @DEPTHS
-def test_a_cache_that_is_reset_puts_whole_groups_back(config: Any, depth: int) -> None:
+def test_a_reset_of_the_cache_preempts_whole_groups(config: Any, depth: int) -> None:
     machine = Machine(config, depth=depth)
     machine.send("g", [[60] * 30, [61] * 4])
     for _ in range(5):
@@ -404,4 +213,4 @@ def test_a_cache_that_is_reset_puts_whole_groups_back(config: Any, depth: int) -
     assert machine.scheduler.reset_prefix_cache(reset_running_requests=True)
     machine.run()
     assert machine.groups["g"].tokens["g-0"] == _expected(machine, "g", 8)
-    machine.idle()
+    machine.check_idle()

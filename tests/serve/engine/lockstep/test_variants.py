@@ -35,7 +35,7 @@ async def test_the_asynchronous_scheduler_equals_peft(
         await compare(engine, make_judge(models), prompts(40, seed=21), seed=22)
 
 
-async def test_vllms_own_scheduler_falls_apart(
+async def test_members_diverge_under_vllms_own_scheduler(
     models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same processor under the stock scheduler: the comparison can fail, so it means something where it holds."""

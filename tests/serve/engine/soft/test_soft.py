@@ -1,4 +1,4 @@
-"""Prefix and prompt adapters in one real engine that is small in every way, beside LoRA and the base, against PEFT."""
+"""Prefix and prompt adapters in one small real engine, beside LoRA and the base, against PEFT."""
 
 import asyncio
 import json
@@ -63,7 +63,7 @@ async def engine(models: dict[str, Path]) -> AsyncIterator[Any]:
 
 
 async def test_every_kind_equals_peft_in_the_same_batches(engine: Any, judge: Judge) -> None:
-    """In chunks, with full caches that evict each other, cold and then warm."""
+    """Prompts come in chunks, and the cache is full, cold at first and warm later."""
     texts = prompts(6, seed=1)
     await sweep(engine, judge, texts, seed=2)
     await sweep(engine, judge, texts, seed=3)
@@ -118,7 +118,7 @@ async def test_preempted_groups_of_all_kinds_equal_peft(engine: Any, judge: Judg
 
 
 async def test_preempted_members_equal_peft(engine: Any, judge: Judge) -> None:
-    """Twelve that fit when they begin, and not when they have grown."""
+    """Twelve requests that fit at first, and no longer when they have grown."""
     before = preemptions()
     work = [(name, f"{text}, why") for text in ("I want", "top up") for name in list(MEMBERS)[1:7]]
     bodies = [greedy(text, 90) for _, text in work]
@@ -179,7 +179,7 @@ async def test_labels_scored_by_all_kinds_equal_peft(
 
 @pytest.mark.parametrize("member", ["prefix40", "prefix5", "mlp", "lora-prefix", "plain"])
 async def test_log_probabilities_of_a_prompt(engine: Any, judge: Judge, member: str) -> None:
-    """Nor do they leave anything in the cache that others would stumble over."""
+    """Requests for them leave nothing in the cache that changes other answers."""
     text = "my transfer is still pending, please tell me when the money will be there" * 2
     ids = judge.tokenizer(text)["input_ids"]
     logs = judge.models[member].logits(ids).double().log_softmax(-1)
@@ -211,7 +211,7 @@ async def test_log_probabilities_of_a_prompt(engine: Any, judge: Judge, member: 
 async def test_penalties_do_not_count_virtual_tokens(
     engine: Any, models: dict[str, Path], judge: Judge, member: str
 ) -> None:
-    """The placeholder's token is made likely, so that a penalty on it would change the text."""
+    """The placeholder token is made likely, so that a penalty on it would change the text."""
     text = "where is my card"
     ids = judge.tokenizer(text)["input_ids"]
     logits = judge.models[member].logits
@@ -242,10 +242,10 @@ async def test_penalties_do_not_count_virtual_tokens(
     await engine.release("twice@1")
 
 
-async def test_what_the_context_has_room_for(
+async def test_prompts_and_answers_fit_beside_the_virtual_tokens(
     engine: Any, models: dict[str, Path], judge: Judge
 ) -> None:
-    """In the client's tokens: the virtual ones take their places, and are never counted to the client."""
+    """The limits are in the client's tokens. Virtual tokens take positions, and no count shows them to the client."""
     text = "card " * 60
     tokens = len(judge.tokenizer(text)["input_ids"])
     room = 256 - 40 - tokens
@@ -280,7 +280,7 @@ async def test_what_the_context_has_room_for(
 
 
 async def test_a_request_without_its_salt_is_an_error(engine: Any, judge: Judge) -> None:
-    """And its batch mates, and those who come after it, get their own answers."""
+    """Other requests in the same batch, and later ones, get their own answers."""
     text = "please cancel the payment that I made this morning"
     ids = judge.tokenizer(text)["input_ids"]
     for name in ("prefix40", "prompt", "lora-prefix"):
@@ -308,7 +308,7 @@ async def test_a_request_without_its_salt_is_an_error(engine: Any, judge: Judge)
 async def test_an_adapter_that_a_worker_lacks_is_an_error(
     engine: Any, judge: Judge, models: dict[str, Path]
 ) -> None:
-    """Also where the whole prompt is in the cache; and nothing wrong stays there."""
+    """This holds if the whole prompt is in the cache, too. Nothing wrong stays in the cache."""
     text = "how do I change my address and my phone number " * 3
     for name in ("prefix40", "prompt"):
         member_adapters = engine._member_adapters(member_of(engine, name))
@@ -340,7 +340,7 @@ async def test_an_adapter_that_a_worker_lacks_is_an_error(
 
 
 async def test_clients_cannot_reach_an_adapters_cache(engine: Any, judge: Judge) -> None:
-    """The same token ids, under the same salt as far as a client can say, without the adapter's vectors."""
+    """A client sends the same token ids and the adapter's salt, and gets the plain base's answer."""
     text = "I want to top up my account with another card"
     ids = judge.tokenizer(text)["input_ids"]
     for name in ("prefix40", "prompt"):
@@ -371,7 +371,7 @@ async def test_clients_cannot_reach_an_adapters_cache(engine: Any, judge: Judge)
     ],
 )
 @pytest.mark.parametrize("fields", [{"member": "prefix5"}, {"member": "prompt"}, {}])
-async def test_what_clients_may_not_send(
+async def test_parameters_that_clients_may_not_send_are_refused(
     engine: Any, change: Any, param: str | None, fields: Any
 ) -> None:
     refusal = await ask(
@@ -425,7 +425,7 @@ async def test_a_member_swaps_from_one_kind_to_another(
         assert metrics.REGISTRY.get_sample_value("choir_adapter_info", labels) == 1
 
 
-async def test_what_cannot_be_combined_is_refused(
+async def test_adapters_that_cannot_be_combined_are_refused(
     engine: Any, models: dict[str, Path], tmp_path: Path
 ) -> None:
     base = models["base"]
@@ -444,7 +444,7 @@ async def test_what_cannot_be_combined_is_refused(
         (["prefix5", "prompt"], "prefix and prompt"),
         (["embeds"], "token embeddings"),
         (["long"], "255 virtual tokens leave no room"),
-        (["other"], "has 2 layers"),
+        (["other"], r"the shape \[4, 384\]; by the base it must be \[4, 256\]"),
         (["third"], "All 2 adapter slots"),
     ):
         with pytest.raises(PrepareError, match=reason):

@@ -1,4 +1,4 @@
-"""What a worker refuses to hold, and which engine arguments would take an adapter's way: without an engine."""
+"""Which soft adapters a worker refuses, and which engine arguments exclude them. No engine starts."""
 
 import shutil
 from dataclasses import replace
@@ -58,7 +58,7 @@ def cache(**fields: Any) -> Any:
     return KVCacheConfig(num_blocks=4, kv_cache_tensors=[], kv_cache_groups=[group])
 
 
-def test_holds_what_was_verified_until_it_is_unloaded(models: dict[str, Path], config: Any) -> None:
+def test_an_adapter_is_held_until_it_is_unloaded(models: dict[str, Path], config: Any) -> None:
     from serve.engine.soft.store import SoftStore
 
     store = SoftStore()
@@ -81,7 +81,7 @@ def test_holds_what_was_verified_until_it_is_unloaded(models: dict[str, Path], c
         ("prefix", "prefix", {"attention_chunk_size": 16}, "full attention in all layers"),
     ],
 )
-def test_refuses_what_does_not_fit(
+def test_an_adapter_that_does_not_fit_is_refused(
     models: dict[str, Path], config: Any, kind: Any, folder: str, fields: Any, reason: str
 ) -> None:
     from serve.engine.soft.store import SoftError, SoftStore
@@ -92,7 +92,7 @@ def test_refuses_what_does_not_fit(
     assert store.bytes == 0
 
 
-def test_refuses_a_quantised_cache(models: dict[str, Path], config: Any) -> None:
+def test_a_quantised_cache_is_refused(models: dict[str, Path], config: Any) -> None:
     from serve.engine.soft.store import SoftError, SoftStore
 
     config.cache_config.cache_dtype = "fp8"
@@ -101,7 +101,7 @@ def test_refuses_a_quantised_cache(models: dict[str, Path], config: Any) -> None
         SoftStore().load(folder_digest(path), "prefix", str(path), config, cache())
 
 
-def test_refuses_files_that_have_changed(
+def test_files_that_have_changed_are_refused(
     models: dict[str, Path], config: Any, tmp_path: Path
 ) -> None:
     from serve.engine.soft.store import SoftError, SoftStore
@@ -114,7 +114,7 @@ def test_refuses_files_that_have_changed(
             SoftStore().load(digest, "prompt", str(folder), config, cache())
 
 
-def test_refuses_more_than_its_share_of_memory(
+def test_adapters_beyond_the_memory_limit_are_refused(
     models: dict[str, Path], config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from serve.engine.soft import store as module
@@ -130,10 +130,10 @@ def test_refuses_more_than_its_share_of_memory(
 
 
 @pytest.mark.parametrize("full", [True, False])
-async def test_want_of_memory_is_no_members_fault(
+async def test_a_lack_of_memory_does_not_degrade_an_ensemble(
     models: dict[str, Path], full: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With on_member_error=degrade, an ensemble goes on without a member that cannot be loaded; not without
+    """With on_member_error=degrade, an ensemble answers without a member that cannot be loaded; not without
     one for which others have to make room."""
     from serve.engine import vllm_engine
     from serve.engine.soft.adapter import NO_ROOM
@@ -164,7 +164,7 @@ async def test_want_of_memory_is_no_members_fault(
 @pytest.mark.parametrize(
     "name", ["kv_transfer_config", "kv_offloading_size", "enable_prompt_embeds"]
 )
-def test_engine_arguments_in_an_adapters_way_are_refused(
+def test_engine_arguments_that_exclude_an_adapter_are_refused(
     models: dict[str, Path], name: str
 ) -> None:
     from serve.engine.vllm_hooks.arguments import EngineSettingError

@@ -1,4 +1,4 @@
-"""Prefix and prompt adapters where the engine is another: two tensor parallel ranks."""
+"""Prefix and prompt adapters in an engine with two tensor parallel ranks."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is decided where the engine runs, by what vLLM and the machine are."""
+"""Engine arguments that depend on vLLM and on the machine."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 import torch
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
-from serve.engine.media import NOWHERE
+from serve.engine.limits.media import NOWHERE
 from serve.engine.vllm_hooks.arguments import engine_args, engine_config
 from tests.serve import tiny
 
@@ -31,7 +31,7 @@ def arguments(base: Path, dtype: str = "auto", **given: Any) -> Any:
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])
-def test_the_scheduler_is_of_the_kind_that_vllm_has_decided_on(
+def test_the_scheduler_is_asynchronous_if_vllm_has_decided_so(
     base: Path, monkeypatch: pytest.MonkeyPatch, asynchronous: bool
 ) -> None:
     """vLLM turns asynchronous scheduling off by itself, for pipeline parallelism say."""
@@ -43,7 +43,7 @@ def test_the_scheduler_is_of_the_kind_that_vllm_has_decided_on(
     assert issubclass(scheduler, AsyncScheduler) is asynchronous
 
 
-def test_no_scheduler_is_chosen_by_what_the_machine_has(
+def test_the_choice_of_a_scheduler_does_not_ask_the_machine(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

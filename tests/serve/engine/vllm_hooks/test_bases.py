@@ -1,4 +1,4 @@
-"""What vLLM is told of a base, and the tables of bases against vLLM's own registry. No engine starts."""
+"""How vLLM is configured for a base, and the tables of bases against vLLM's own registry. No engine starts."""
 
 import ast
 from pathlib import Path
@@ -38,7 +38,7 @@ def arguments(base: Path, kind: str = "encoder", **given: Any) -> Any:
         adapter_slots=1,
         host_adapters=1,
         max_lora_rank=8,
-        given={"skip_tokenizer_init": True, **given},
+        given=given,
     )
 
 
@@ -73,14 +73,14 @@ def test_a_base_without_lora_is_refused_before_vllm_starts(tmp_path: Path) -> No
         arguments(base, "causal")
 
 
-def test_what_overrides_a_config_stays_beside_the_backbone(tmp_path: Path) -> None:
+def test_overrides_of_a_config_stay_beside_the_backbone(tmp_path: Path) -> None:
     base = made(tmp_path, "Bert", max_position_embeddings=64)
     overrides = arguments(base, hf_overrides={"hidden_act": "relu"}).hf_overrides
     assert overrides == {"hidden_act": "relu", "architectures": ["ChoirBertBackbone"]}
 
 
 def test_positions_are_those_that_vllm_counts(tmp_path: Path) -> None:
-    """Where vLLM counts them rightly."""
+    """For models whose positions vLLM counts right."""
     import transformers
     from vllm.transformers_utils.model_arch_config_convertor import ModelArchConfigConvertorBase
 
@@ -103,7 +103,7 @@ def test_backbones_are_models_of_vllm_that_take_lora() -> None:
     from vllm import ModelRegistry
     from vllm.model_executor.models.interfaces import supports_lora
 
-    from serve.engine import backbones
+    from serve.engine.vllm_hooks import backbones
 
     backbones.register()
     for family in ENCODERS.values():
@@ -126,7 +126,7 @@ def test_encoders_that_are_refused_have_no_model_that_takes_lora() -> None:
 
 
 def test_a_head_of_pretraining_is_left_behind() -> None:
-    from serve.engine.backbones import backbone
+    from serve.engine.vllm_hooks.backbones import backbone
 
     published: Any = [("bert.encoder.w", 1), ("cls.predictions.bias", 2)]
     assert list(backbone(published, "bert")) == [("encoder.w", 1)]

@@ -1,4 +1,4 @@
-"""LoRA on the CPU, row by row: whatever adapters a step's rows belong to."""
+"""LoRA on the CPU, row by row, for every mix of adapters in a step."""
 
 from types import SimpleNamespace
 
@@ -52,7 +52,7 @@ def test_every_row_gets_its_own_adapter_and_no_other(slots: list[int], dtype: to
     torch.testing.assert_close(outputs.double(), expected, atol=tolerance, rtol=tolerance)
 
 
-def test_a_call_for_other_rows_than_the_steps_looks_them_up_itself() -> None:
+def test_a_call_for_other_rows_than_the_steps_finds_their_adapters() -> None:
     torch.manual_seed(0)
     a, b = torch.randn(SLOTS, 1, RANK, IN), torch.randn(SLOTS, 1, 5, RANK)
     inputs, outputs = torch.randn(2, IN), torch.zeros(2, 5)

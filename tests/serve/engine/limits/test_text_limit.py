@@ -1,4 +1,4 @@
-"""What cannot fit the model's context is refused by its length, before it is read."""
+"""Texts that cannot fit the model's context are refused by their length, before they are tokenized."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from serve.engine.interface import GenerateCall
-from serve.engine.lengths import doubtful_prompts, length_refusal
-from serve.engine.texts import SLICE, TextLimit, few_at_a_time
+from serve.engine.limits.prompt_lengths import doubtful_prompts, length_refusal
+from serve.engine.limits.text_limit import SLICE, TextLimit, few_at_a_time
 from serve.labels import LabelError
 from tests.serve import tiny
 
@@ -46,8 +46,8 @@ def test_a_text_of_30_mb_is_refused_unread(tokenizer: Any) -> None:
     assert counting.read == 0
 
 
-def test_what_may_fit_is_not_refused_unread(tokenizer: Any) -> None:
-    """No text whose tokens fit is longer than the limit, unless it is made of what tokenizers drop."""
+def test_a_text_that_may_fit_is_not_refused_unread(tokenizer: Any) -> None:
+    """A text whose tokens fit has fewer characters than the limit, unless the tokenizer drops some of them."""
     limit = TextLimit(tokenizer, CONTEXT)
     longest = max(tokenizer.get_vocab(), key=len)
     text = tokenizer.convert_tokens_to_string([longest] * (CONTEXT - 2))
@@ -66,7 +66,7 @@ def test_a_doubtful_text_is_read_until_it_is_clear(tokenizer: Any) -> None:
     assert counting.read < 4 * SLICE, "far from all of it"
     counting.read = 0
     limit.check_doubtful("card " * 30_000)
-    assert counting.read == 0, "what is not doubtful is read once, later"
+    assert counting.read == 0, "a text that is not doubtful is tokenized later, once"
 
 
 def test_a_doubtful_text_that_fits_is_let_through() -> None:
@@ -168,13 +168,13 @@ def test_prompts_and_messages_that_cannot_fit_are_refused_unread(
         ),
     ],
 )
-def test_what_may_fit_or_is_wrong_otherwise_is_left_to_vllm(
+def test_prompts_that_may_fit_or_are_malformed_are_left_to_vllm(
     tokenizer: Any, asked: GenerateCall
 ) -> None:
     assert length_refusal(asked, TextLimit(tokenizer, CONTEXT)) is None
 
 
-def test_a_completions_doubtful_prompts_are_those_that_hardly_fit(tokenizer: Any) -> None:
+def test_doubtful_prompts_are_those_that_probably_do_not_fit(tokenizer: Any) -> None:
     limit = TextLimit(tokenizer, CONTEXT)
     long, short = "card " * CONTEXT * 4, "card " * CONTEXT
     asked = call("completions", prompt=[short, long, [1, 2], 7, long])

@@ -1,17 +1,17 @@
-"""Whether what an OpenAI call gives the model to read can fit, before anything of it is read."""
+"""Whether the prompts or messages of an OpenAI call can fit the context, decided before any text is tokenized."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from serve.engine.interface import GenerateCall, Refusal
-from serve.engine.texts import TextLimit
+from serve.engine.limits.text_limit import TextLimit
 
 
 def length_refusal(call: GenerateCall, limit: TextLimit) -> Refusal | None:
-    """Why the prompts or messages of a call cannot fit the model's context, if so.
+    """Returns why the prompts or messages of a call cannot fit the model's context; None if they may.
 
-    Looks at lengths alone, so that a text of any size costs nothing. What it lets through, vLLM reads and counts.
-    Values of a wrong type are left to vLLM too, which says what is wrong with them."""
+    Looks at lengths alone, so that a text of any size costs nothing. vLLM counts the tokens of the rest, and refuses
+    values of a wrong type."""
     for name, text in (call.prompts or {}).items():
         if reason := limit.too_long(len(text)):
             return Refusal(400, f"The prompt of {name!r}: {reason}", param="fusion.prompts")
@@ -24,8 +24,8 @@ def length_refusal(call: GenerateCall, limit: TextLimit) -> Refusal | None:
 
 
 def doubtful_prompts(call: GenerateCall, limit: TextLimit) -> list[str]:
-    """A completion's prompts that may be too long, and that vLLM would read all of before it refuses the first. Not
-    those that it cuts."""
+    """Returns the prompts of a completion that probably do not fit. vLLM would tokenize all of them before it refuses
+    the first. Returns none if the call asks vLLM to truncate its prompts."""
     given = call.body.get("prompt") if call.route == "completions" else None
     texts = given if isinstance(given, list) else [given]
     if call.body.get("truncate_prompt_tokens") is not None:
@@ -34,8 +34,9 @@ def doubtful_prompts(call: GenerateCall, limit: TextLimit) -> list[str]:
 
 
 def _prompts(given: Any, limit: TextLimit, cut: bool) -> str | None:
-    """Of a text, a list of token ids, or a list of either. `cut`: vLLM shortens what is too long, which is taken as
-    long as a text may be at most."""
+    """Returns why a prompt cannot fit. A prompt is a text, a list of token ids, or a list of either.
+
+    `cut`: vLLM truncates the prompt, so only the limit on characters holds, for token ids too."""
     if isinstance(given, str):
         return limit.too_long(len(given))
     if not isinstance(given, list) or not given:
@@ -47,7 +48,8 @@ def _prompts(given: Any, limit: TextLimit, cut: bool) -> str | None:
 
 
 def _messages(given: Any, limit: TextLimit) -> str | None:
-    """All texts of a chat together, and the number of its messages: a template writes at least a token for each."""
+    """Returns why a chat cannot fit: its texts together are too long, or it has too many messages or parts. A chat
+    template writes at least one token for each."""
     if not isinstance(given, list):
         return None
     parts = sum(len(_parts(each)) for each in _dicts(given))

@@ -1,4 +1,4 @@
-"""What an adapter does to the base, in a few numbers: proof that it was loaded, the same on every replica."""
+"""Measures what an adapter changes, in a few numbers that are the same on every replica."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -8,18 +8,18 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve.engine.adapters.member_adapters import MemberAdapters
 from serve.engine.interface import Probe
-from serve.engine.places import Places
+from serve.engine.limits.fair_queue import FairQueue
 from serve.engine.scoring.heads import EncoderPooler
 from serve.engine.scoring.labels_as_text import CausalScorer
 from serve.labels import readable
 
 TEXT = "The quick brown fox jumps over the lazy dog. 0123456789"
 OUTPUTS = 64
-"""How many numbers are compared; with label scoring's own calls at most 128 are possible."""
+"""How many numbers a probe compares; vLLM returns at most 128 in one request."""
 
 
 class Prober:
-    """Runs one fixed input through adapters and compares with the plain base."""
+    """Runs one fixed input through adapters, and compares the outputs with the plain base's."""
 
     def __init__(self, llm: AsyncLLM, kind: Literal["causal", "encoder"], tokenizer: Any) -> None:
         self._causal = CausalScorer(llm, tokenizer) if kind == "causal" else None
@@ -35,19 +35,19 @@ class Prober:
     async def create(
         cls, llm: AsyncLLM, kind: Literal["causal", "encoder"], tokenizer: Any
     ) -> "Prober":
-        """Probes the base, which also builds vLLM's kernels."""
+        """Returns a prober that has probed the plain base, which also builds vLLM's kernels."""
         prober = cls(llm, kind, tokenizer)
         prober._base = await prober._outputs(MemberAdapters())
         return prober
 
     async def probe(self, digest: str, adapter: MemberAdapters) -> Probe:
-        """What the loaded adapter answers, by itself."""
+        """Returns what a loaded adapter answers alone. `digest` only names it in the result."""
         outputs = await self._outputs(adapter)
         change = max(abs(a - b) for a, b in zip(outputs, self._base, strict=True))
         return Probe(digest=digest, outputs=outputs, change=change, epsilon=self._epsilon)
 
     async def _outputs(self, adapter: MemberAdapters) -> tuple[float, ...]:
-        """Log-probabilities of the watched tokens, or the pooled vector's first values."""
+        """Returns the log-probabilities of the watched tokens, or the first values of the pooled vector."""
         values: Sequence[float]
         if self._causal is not None:
             tokens = self._tokens[: self._context - adapter.virtual_tokens - 1]
@@ -56,14 +56,15 @@ class Prober:
             assert self._encoder is not None
             values = (
                 await self._encoder.pool(
-                    [self._tokens[: self._context - 1]], [adapter.lora], Places(1).line()
+                    [self._tokens[: self._context - 1]], [adapter.lora], FairQueue(1).for_call()
                 )
             )[0, 0, :OUTPUTS].tolist()
         return tuple(values)
 
 
 def probe_tokens(tokenizer: Any) -> list[int]:
-    """Ids of the fixed input, one or more of them of ordinary tokens, whatever the tokenizer's alphabet."""
+    """Returns the token ids of the fixed input. If the tokenizer does not know its letters, takes another text, so that
+    at least one token is an ordinary one."""
     known = bool(tokenizer(TEXT, add_special_tokens=False)["input_ids"])
     ids: list[int] = tokenizer(TEXT if known else readable(tokenizer))["input_ids"]
     return ids

@@ -1,4 +1,4 @@
-"""Where images, audio and video of a chat may come from."""
+"""Where the images, audio and video of a chat may come from."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -7,17 +7,18 @@ from urllib.parse import urlsplit
 from serve.engine.interface import Refusal
 
 NOWHERE = "data-urls-only.invalid"
-"""A domain that nothing has. vLLM fetches from everywhere unless it is told some domain."""
+"""A domain that does not exist. vLLM fetches from every domain unless it is given a list of allowed ones."""
 
 
 def media_refusal(
     messages: Any, domains: Sequence[str] | None, local: str | None
 ) -> Refusal | None:
-    """Why a chat's media cannot be taken, if so: they come in `data:` URLs, from the domains that the operator has
-    allowed (vLLM's `allowed_media_domains`), or from below its `allowed_local_media_path`, where vLLM keeps the bounds.
-    """
+    """Returns why a chat's media are refused; None if they are allowed.
+
+    Allowed are `data:` URLs, URLs of `domains` (vLLM's `allowed_media_domains`), and, if `local` is set (vLLM's
+    `allowed_local_media_path`), `file:` URLs; vLLM checks that those lie below that path."""
     for url in _urls(messages):
-        scheme, host = _parted(url)
+        scheme, host = _scheme_and_host(url)
         if scheme == "data" or (scheme == "file" and local):
             continue
         if scheme in ("http", "https") and host in (domains or ()):
@@ -32,7 +33,7 @@ def media_refusal(
 
 
 def _urls(messages: Any) -> Iterator[str]:
-    """Every URL of a part of a message: `{"image_url": {"url": ...}}`, or `{"image_url": ...}`."""
+    """Yields every URL in the messages: `{"image_url": {"url": ...}}`, or `{"image_url": ...}`."""
     for message in _dicts(messages):
         for part in _dicts(message.get("content")):
             for name, value in part.items():
@@ -48,8 +49,8 @@ def _dicts(value: Any) -> Iterator[dict[str, Any]]:
     )
 
 
-def _parted(url: str) -> tuple[str, str | None]:
-    """Its scheme and host. Of a data URL only the scheme: the rest may be megabytes."""
+def _scheme_and_host(url: str) -> tuple[str, str | None]:
+    """Returns the scheme and the host. Does not parse a data URL, which may have megabytes: its host is None."""
     if url[:5].lower() == "data:":
         return "data", None
     try:

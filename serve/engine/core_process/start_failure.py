@@ -1,7 +1,8 @@
-"""Why an engine did not start: what ended vLLM's processes, told in the one that started them.
+"""Why an engine did not start.
 
-Of a core or a worker that ended, vLLM's front end says no more than that it did ('Engine core initialization failed');
-the reason stands in that process's log. So it is also written to a file that the front end reads."""
+When a core process or a worker ends, vLLM's front end says only that it did ('Engine core initialization failed'). The
+reason is in the log of the process that ended. So that process also writes the reason to a file, and the front end
+reads the file."""
 
 import contextlib
 import logging
@@ -17,10 +18,10 @@ from vllm.v1.engine.core import EngineCoreProc
 FILE = "CHOIR_ENGINE_FAILURE"
 """The environment variable that names the file."""
 LONGEST = 600
-"""Characters of a reason that are shown."""
+"""The most characters of a reason that are shown."""
 
 _WORKERS = "vllm.v1.executor.multiproc_executor"
-"""The logger of processes that compute beside the core: their exceptions never leave them but as text."""
+"""The logger of vLLM's worker processes: their exceptions leave them only as log records."""
 _run_engine_core = EngineCoreProc.run_engine_core
 
 
@@ -30,7 +31,7 @@ class EngineStartError(Exception):
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Around an engine's start. Raises EngineStartError instead of any other exception."""
+    """Turns every exception of an engine's start into an EngineStartError that says the reason."""
     with tempfile.TemporaryDirectory(prefix="choir-engine-") as folder:
         file = Path(folder) / "reason"
         os.environ[FILE] = str(file)
@@ -46,23 +47,23 @@ def explained() -> Iterator[None]:
 
 
 def run_engine_core(*args: Any, **kwargs: Any) -> None:
-    """vLLM's core process, which tells what ends it."""
+    """Runs vLLM's core process, and writes down what ends it."""
     try:
         _run_engine_core(*args, **kwargs)
     except Exception as error:
-        tell(error)
+        write_reason(error)
         raise
 
 
-def tell(error: BaseException) -> None:
-    """Write the reason, unless another process of this engine, which ended earlier, has written its own."""
+def write_reason(error: BaseException) -> None:
+    """Writes the reason to the file. The first process of the engine to end writes it; later ones change nothing."""
     if (file := os.environ.get(FILE)) is not None:
         with contextlib.suppress(OSError), open(file, "x", encoding="utf-8") as out:
             out.write(root_cause(error))
 
 
 def root_cause(error: BaseException) -> str:
-    """The exception that all others in the chain came from, in one line."""
+    """Returns the first exception of the chain of causes in one line: its type, and up to LONGEST characters."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = str(error)
@@ -74,12 +75,12 @@ def root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-class _Teller(logging.Handler):
+class _ReasonWriter(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.exc_info and record.exc_info[1] is not None:
-            tell(record.exc_info[1])
+            write_reason(record.exc_info[1])
 
 
-def listen() -> None:
-    """Let this worker process tell what ends it."""
-    logging.getLogger(_WORKERS).addHandler(_Teller(logging.ERROR))
+def watch_worker() -> None:
+    """Makes this worker process write down what ends it."""
+    logging.getLogger(_WORKERS).addHandler(_ReasonWriter(logging.ERROR))

@@ -1,5 +1,7 @@
-"""What a request is told when vLLM's core, the process that does all the work, is dead: that another engine should be
-asked. The replica ends soon after (`app.EngineDeployment`), since its core does not come back."""
+"""What a request is told when vLLM's core process is dead.
+
+The core does all the work and does not come back. So the refusal makes the gateway ask another engine, and the replica
+ends soon after (`EngineDeployment` in `serve/graph/app.py`)."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -11,14 +13,14 @@ from serve.engine.interface import ENGINE_DIED, ENGINE_GONE, Refusal
 T = TypeVar("T")
 
 LOOK_SECONDS = 0.1
-"""How often it is looked whether the core still lives."""
+"""Seconds between two looks at whether the core is alive."""
 
 GONE = Refusal(503, "The engine has failed and is being replaced; try again.", code=ENGINE_GONE)
 DIED = Refusal(503, "The engine that worked on this has failed; try again.", code=ENGINE_DIED)
 
 
 class Core(Protocol):
-    """vLLM's client, as far as it is asked here."""
+    """The part of vLLM's client that this module uses."""
 
     @property
     def errored(self) -> bool:
@@ -33,7 +35,9 @@ async def death_of(core: Core) -> None:
 
 
 async def answered(core: Core, work: Callable[[], Coroutine[Any, Any, T | Refusal]]) -> T | Refusal:
-    """The result of `work`, or GONE or DIED. Whatever `work` raises once the core is dead comes of that."""
+    """Returns the result of `work`; GONE if the core was dead before; DIED if `work` raises after the core died.
+
+    Passes on what `work` raises while the core is alive."""
     if core.errored:
         return GONE
     try:
@@ -47,7 +51,7 @@ async def answered(core: Core, work: Callable[[], Coroutine[Any, Any, T | Refusa
 async def streamed(
     core: Core, parts: AsyncGenerator[bytes | Refusal, None]
 ) -> AsyncGenerator[bytes | Refusal, None]:
-    """The same of an answer in parts, whose last item then is GONE or DIED."""
+    """Yields an answer's parts. If the core is dead, the last item is GONE or DIED, as in `answered`."""
     if core.errored:
         yield GONE
         return

@@ -1,4 +1,4 @@
-"""Where the base of an engine lies on this machine."""
+"""Finds the base of an engine on this machine."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from serve.engine.interface import EngineSettings
 
 
 def base_folder(settings: EngineSettings) -> Path | None:
-    """The folder itself, or the one that the base of a hub was fetched to; None if it is nowhere."""
+    """Returns the base's folder, or the folder in the hub's local cache; None if neither exists. Fetches nothing."""
     folder = Path(settings.model)
     if folder.is_dir():
         return folder

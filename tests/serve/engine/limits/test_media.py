@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from serve.engine.media import NOWHERE, media_refusal
+from serve.engine.limits.media import NOWHERE, media_refusal
 
 
 def chat(*parts: Any) -> list[Any]:
@@ -41,12 +41,12 @@ def test_nothing_is_fetched_by_default(part: Any) -> None:
         assert "data URL" in refusal.message
 
 
-def test_data_urls_are_taken() -> None:
+def test_data_urls_are_accepted() -> None:
     for url in ("data:image/png;base64,AAAA", "DATA:image/png;base64," + "A" * 1_000_000):
         assert media_refusal(chat(image(url)), None, None) is None
 
 
-def test_what_the_operator_has_allowed_is_taken_and_nothing_beside_it() -> None:
+def test_only_what_the_operator_allows_is_accepted() -> None:
     allowed = ["images.example.org"]
     assert media_refusal(chat(image("https://images.example.org/cat.png")), allowed, None) is None
     for url in (

@@ -1,15 +1,15 @@
-"""Calls take places in the engine's queue by turns."""
+"""Calls take places in the engine's queue in turn."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from serve.engine.places import Line, Places
+from serve.engine.limits.fair_queue import CallQueue, FairQueue
 
 
 class Engine:
-    """Runs jobs until they are let go, and remembers in which order they began."""
+    """Runs jobs until `finish` lets them end, and remembers in which order they began."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []
@@ -31,7 +31,7 @@ class Engine:
         return run
 
     async def finish(self, jobs: int) -> None:
-        """Let so many jobs end, and whatever follows from that happen."""
+        """Lets so many jobs end, and everything that follows from it happen."""
         for _ in range(jobs):
             self._going.release()
         await settled()
@@ -42,13 +42,13 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-def call(line: Line, engine: Engine, name: str, jobs: int) -> "asyncio.Task[list[str]]":
-    return asyncio.create_task(line.each(engine.job(f"{name}{n}") for n in range(jobs)))
+def call(queue: CallQueue, engine: Engine, name: str, jobs: int) -> "asyncio.Task[list[str]]":
+    return asyncio.create_task(queue.run_all(engine.job(f"{name}{n}") for n in range(jobs)))
 
 
 async def test_no_more_jobs_run_than_there_are_places_and_all_are_answered_in_order() -> None:
-    places, engine = Places(4), Engine()
-    calls = [call(places.line(), engine, name, 25) for name in "abc"]
+    shared, engine = FairQueue(4), Engine()
+    calls = [call(shared.for_call(), engine, name, 25) for name in "abc"]
     await settled()
     await engine.finish(75)
     async with asyncio.timeout(10):
@@ -58,23 +58,23 @@ async def test_no_more_jobs_run_than_there_are_places_and_all_are_answered_in_or
 
 
 async def test_a_small_call_does_not_wait_for_a_large_one() -> None:
-    places, engine = Places(2), Engine()
-    large = call(places.line(), engine, "large", 10_000)
+    shared, engine = FairQueue(2), Engine()
+    large = call(shared.for_call(), engine, "large", 10_000)
     await settled()
-    small = call(places.line(), engine, "small", 1)
+    small = call(shared.for_call(), engine, "small", 1)
     await settled()
     assert engine.begun == ["large0", "large1"]
     await engine.finish(2)
-    assert "small0" in engine.begun[:4], "the next but one place was its own"
+    assert "small0" in engine.begun[:4], "it got the second free place at the latest"
     large.cancel()
     await engine.finish(10)
     assert await small == ["small0"]
 
 
 async def test_a_large_call_makes_no_more_tasks_than_there_are_places() -> None:
-    places, engine = Places(3), Engine()
+    shared, engine = FairQueue(3), Engine()
     before = len(asyncio.all_tasks())
-    large = call(places.line(), engine, "large", 100_000)
+    large = call(shared.for_call(), engine, "large", 100_000)
     await settled()
     assert len(asyncio.all_tasks()) <= before + 1 + 3
     large.cancel()
@@ -84,19 +84,21 @@ async def test_a_large_call_makes_no_more_tasks_than_there_are_places() -> None:
 
 
 async def test_work_that_needs_several_places_gets_them_at_once() -> None:
-    places, engine = Places(3), Engine()
-    other = call(places.line(), engine, "other", 5)
+    shared, engine = FairQueue(3), Engine()
+    other = call(shared.for_call(), engine, "other", 5)
     await settled()
     inside = asyncio.Event()
 
     async def group(size: int) -> None:
-        async with places.line().place(size):
+        async with shared.for_call().place(size):
             inside.set()
 
     waiting = asyncio.create_task(group(2))
     await engine.finish(2)
-    assert engine.begun == ["other0", "other1", "other2", "other3"], "the other was first in line"
-    assert not inside.is_set(), "one place is free, and nobody takes it from who waits for two"
+    assert engine.begun == ["other0", "other1", "other2", "other3"], (
+        "the other call was first in the queue"
+    )
+    assert not inside.is_set(), "one place is free, and it is kept for the call that waits for two"
     await engine.finish(1)
     assert inside.is_set()
     await waiting
@@ -107,7 +109,7 @@ async def test_work_that_needs_several_places_gets_them_at_once() -> None:
 
 
 async def test_a_job_that_fails_ends_the_others_before_the_call_fails() -> None:
-    places, engine = Places(3), Engine()
+    shared, engine = FairQueue(3), Engine()
 
     async def fail() -> str:
         await settled()
@@ -115,22 +117,22 @@ async def test_a_job_that_fails_ends_the_others_before_the_call_fails() -> None:
 
     jobs = [engine.job("a"), fail, engine.job("b"), engine.job("c")]
     with pytest.raises(ValueError, match=r"^no$"):
-        await places.line().each(jobs)
+        await shared.for_call().run_all(jobs)
     assert engine.running == 0
-    async with asyncio.timeout(10), places.line().place(3):
+    async with asyncio.timeout(10), shared.for_call().place(3):
         pass  # all places are back
 
 
-async def test_whoever_gives_up_leaves_no_place_taken() -> None:
-    places, engine = Places(1), Engine()
-    line = places.line()
-    running = call(line, engine, "a", 3)
+async def test_a_cancelled_call_gives_its_places_back() -> None:
+    shared, engine = FairQueue(1), Engine()
+    queue = shared.for_call()
+    running = call(queue, engine, "a", 3)
     await settled()
-    waiting = call(places.line(), engine, "b", 3)
+    waiting = call(shared.for_call(), engine, "b", 3)
     await settled()
     waiting.cancel()
     running.cancel()
     await settled()
-    async with asyncio.timeout(10), places.line().place(1):
+    async with asyncio.timeout(10), shared.for_call().place(1):
         pass
     assert engine.begun == ["a0"]

@@ -1,4 +1,4 @@
-"""What ends an engine's start is told by the process that started it."""
+"""An engine that does not start says what ended it."""
 
 import logging
 import multiprocessing
@@ -21,7 +21,7 @@ def raise_chained() -> None:
 
 
 def test_the_root_cause_is_one_line() -> None:
-    from serve.engine.failure import root_cause
+    from serve.engine.core_process.start_failure import root_cause
 
     with pytest.raises(RuntimeError) as caught:
         raise_chained()
@@ -32,8 +32,8 @@ def test_the_root_cause_is_one_line() -> None:
     assert len(root_cause(ValueError("x" * 5000))) < 1000
 
 
-def test_a_wrong_setting_is_told_without_pydantics_report() -> None:
-    from serve.engine.failure import root_cause
+def test_the_error_names_a_wrong_setting_without_pydantics_report() -> None:
+    from serve.engine.core_process.start_failure import root_cause
 
     class Config(BaseModel):
         length: PositiveInt
@@ -43,45 +43,51 @@ def test_a_wrong_setting_is_told_without_pydantics_report() -> None:
     assert root_cause(caught.value) == "ValidationError: Input should be greater than 0"
 
 
-def test_what_ends_a_core_process_is_told() -> None:
-    """vLLM's own function, in a process of its own, without what it needs."""
-    from serve.engine import failure
+def test_the_error_says_what_ended_the_core_process() -> None:
+    """Runs vLLM's own function in a process of its own, without the arguments that it needs."""
+    from serve.engine.core_process import start_failure
 
     def start() -> None:
-        with failure.explained():
-            process = multiprocessing.get_context("fork").Process(target=failure.run_engine_core)
+        with start_failure.explained():
+            process = multiprocessing.get_context("fork").Process(
+                target=start_failure.run_engine_core
+            )
             process.start()
             process.join()
             raise RuntimeError("Engine core initialization failed. Failed core proc(s): {}")
 
-    with pytest.raises(failure.EngineStartError, match="did not start: KeyError: 'vllm_config'"):
+    with pytest.raises(
+        start_failure.EngineStartError, match="did not start: KeyError: 'vllm_config'"
+    ):
         start()
 
 
-def test_what_ended_a_worker_is_told_and_not_that_the_core_ended_of_it() -> None:
-    from serve.engine import failure
+def test_the_error_says_what_ended_a_worker_and_not_what_the_core_made_of_it() -> None:
+    from serve.engine.core_process import start_failure
 
-    failure.listen()
+    start_failure.watch_worker()
     worker = logging.getLogger("vllm.v1.executor.multiproc_executor")
 
     def start() -> None:
-        with failure.explained():
+        with start_failure.explained():
             try:
                 raise ValueError("no such weight")
             except ValueError:
                 worker.exception("WorkerProc failed to start.")
-            failure.tell(RuntimeError("WorkerProc initialization failed"))
+            start_failure.write_reason(RuntimeError("WorkerProc initialization failed"))
             raise RuntimeError("Engine core initialization failed")
 
-    with pytest.raises(failure.EngineStartError, match="did not start: ValueError: no such weight"):
+    with pytest.raises(
+        start_failure.EngineStartError, match="did not start: ValueError: no such weight"
+    ):
         start()
 
 
 @pytest.mark.slow
-async def test_a_base_with_wrong_weights_is_told_by_its_tensor(tmp_path: Path) -> None:
+async def test_the_error_names_the_tensor_that_a_base_should_not_have(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    from serve.engine.failure import EngineStartError
+    from serve.engine.core_process.start_failure import EngineStartError
     from serve.engine.vllm_engine import VLLMEngine
     from tests.serve import tiny
 

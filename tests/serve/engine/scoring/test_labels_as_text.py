@@ -1,4 +1,4 @@
-"""What label scoring asks of vLLM: how much at once, and that the answers come together right."""
+"""Label scoring asks vLLM for a few requests at once, and puts the answers together right."""
 
 import asyncio
 import hashlib
@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from vllm.logprobs import FlatLogprobs
 
 from serve.engine.adapters.member_adapters import MemberAdapters
-from serve.engine.places import Places
+from serve.engine.limits.fair_queue import FairQueue
 from serve.engine.scoring.labels_as_text import CausalScorer
 from serve.labels import encoder, label_paths
 from tests.serve import tiny
@@ -26,21 +26,17 @@ LABELS = [
 
 
 def log_probability(prefix: Sequence[int], token: int) -> float:
-    """A model: any number that depends on all that stands before the token."""
+    """A made-up model: any number that depends on the token and on all tokens before it."""
     digest = hashlib.sha256(repr((list(prefix), token)).encode()).digest()
     return -(1 + int.from_bytes(digest[:4], "big") / 2**32)
 
 
 class FakeLLM:
-    """vLLM's engine over that model, which counts what is asked of it at once."""
+    """An engine with that model, which counts the requests that run at once."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self) -> None:
         self.model_config = SimpleNamespace(max_model_len=CONTEXT)
-        self._tokenizer = tokenizer
         self.running = self.most = self.asked = 0
-
-    def get_tokenizer(self) -> Any:
-        return self._tokenizer
 
     async def generate(
         self, prompt: Any, params: Any, request_id: str, lora_request: Any
@@ -51,10 +47,10 @@ class FakeLLM:
         try:
             await asyncio.sleep(0)
             ids = prompt["prompt_token_ids"]
-            told = FlatLogprobs()
+            prompt_logprobs = FlatLogprobs()
             if params.prompt_logprobs is not None:
-                told.start_indices = list(range(len(ids)))
-                told.logprobs = [0.0] + [
+                prompt_logprobs.start_indices = list(range(len(ids)))
+                prompt_logprobs.logprobs = [0.0] + [
                     log_probability(ids[:place], ids[place]) for place in range(1, len(ids))
                 ]
             position = {
@@ -63,7 +59,7 @@ class FakeLLM:
             }
             yield SimpleNamespace(
                 outputs=[SimpleNamespace(finish_reason="length", logprobs=[position])],
-                prompt_logprobs=told,
+                prompt_logprobs=prompt_logprobs,
             )
         finally:
             self.running -= 1
@@ -86,11 +82,13 @@ def expected(tokenizer: Any, prompt: str) -> list[float]:
 
 
 async def test_many_inputs_members_and_labels_are_never_in_vllm_all_at_once(tokenizer: Any) -> None:
-    llm: Any = FakeLLM(tokenizer)
-    places = Places(16)
+    llm: Any = FakeLLM()
+    queue = FairQueue(16)
     prompts = [f"{number} where is my card\nIntent:" for number in range(32)]
-    scored = await CausalScorer(llm).score(prompts, LABELS, [MemberAdapters()] * 4, places.line())
-    assert llm.asked > 32 * 4 * 10, "one request a member, a prompt and a beginning of labels"
+    scored = await CausalScorer(llm, tokenizer).score(
+        prompts, LABELS, [MemberAdapters()] * 4, queue.for_call()
+    )
+    assert llm.asked > 32 * 4 * 10, "one request for each member, prompt and stem of the labels"
     assert llm.most == 16
     assert llm.running == 0
     wanted = np.array([expected(tokenizer, prompt) for prompt in prompts])
@@ -99,10 +97,10 @@ async def test_many_inputs_members_and_labels_are_never_in_vllm_all_at_once(toke
 
 
 async def test_means_are_over_each_labels_own_tokens(tokenizer: Any) -> None:
-    llm: Any = FakeLLM(tokenizer)
+    llm: Any = FakeLLM()
     prompt = "where is my card\nIntent:"
-    scored = await CausalScorer(llm).score(
-        [prompt], LABELS, [MemberAdapters()], Places(4).line(), mean=True
+    scored = await CausalScorer(llm, tokenizer).score(
+        [prompt], LABELS, [MemberAdapters()], FairQueue(4).for_call(), mean=True
     )
     lengths = [len(path.tokens) for path in label_paths(encoder(tokenizer), prompt, LABELS)]
     assert len(set(lengths)) > 1

@@ -1,11 +1,11 @@
-"""What requests are told once vLLM's core is dead."""
+"""What requests are told when vLLM's core is dead."""
 
 import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
 
-from serve.engine.death import DIED, GONE, answered, death_of, streamed
+from serve.engine.core_process.death import DIED, GONE, answered, death_of, streamed
 from serve.engine.interface import Refusal
 
 
@@ -16,22 +16,22 @@ class Core:
 
 
 async def nothing() -> str:
-    raise AssertionError("nobody is to be asked")
+    raise AssertionError("a dead engine must not be asked")
 
 
-async def test_who_comes_after_the_death_is_told_that_nothing_was_begun() -> None:
+async def test_a_request_after_the_death_hears_that_the_engine_is_gone() -> None:
     core = Core()
     core.errored = True
     assert await answered(core, nothing) is GONE
     assert [part async for part in streamed(core, parts(core))] == [GONE]
 
 
-async def test_whatever_is_raised_when_the_core_has_died_comes_of_that() -> None:
+async def test_an_error_after_the_death_is_reported_as_the_death() -> None:
     core = Core()
 
     async def dies() -> str:
         core.errored = True
-        raise AttributeError("vLLM's own words for it")
+        raise AttributeError("any error of vLLM's")
 
     assert await answered(core, dies) is DIED
 

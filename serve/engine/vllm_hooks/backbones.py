@@ -1,7 +1,8 @@
-"""BERTs as they are published, with the head of their pretraining: vLLM's own model of them, which leaves it behind.
+"""Loads BERTs as they are published, without the head of their pretraining.
 
-A checkpoint such as `bert-base-uncased` names its weights after a model with a head (`bert.encoder...`, `cls...`). vLLM
-has a model of the backbone alone, and ends on both. `serve/base/architectures.py` says which bases are served by it."""
+A checkpoint such as `bert-base-uncased` names its weights after a model with a head (`bert.encoder...`, `cls...`).
+vLLM's model has the backbone alone, and fails on both kinds of names. `serve/base/architectures.py` says which bases
+this model serves."""
 
 from collections.abc import Iterable, Iterator
 
@@ -16,12 +17,12 @@ Weights = Iterable[tuple[str, torch.Tensor]]
 
 
 class BertBackbone(BertEmbeddingModel):
-    """Of a BERT, or of an ELECTRA, whose layers are the same."""
+    """The backbone of a BERT, or of an ELECTRA, which has the same layers."""
 
     hf_to_vllm_mapper = BertEmbeddingModel.hf_to_vllm_mapper | WeightsMapper(
         orig_to_new_prefix={"electra.": "model."}
     )
-    """The names of an adapter's modules."""
+    """Also maps the names of an adapter's modules."""
 
     def load_weights(self, weights: Weights) -> set[str]:
         loaded: set[str] = super().load_weights(backbone(weights, self.config.model_type))
@@ -29,8 +30,9 @@ class BertBackbone(BertEmbeddingModel):
 
 
 def backbone(weights: Weights, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights of the backbone `name` by the names that they have in it. A checkpoint without a head has those
-    already."""
+    """Yields the weights of the backbone `name`, by the names that they have in the backbone.
+
+    The names of a checkpoint without a head stay as they are."""
     listed = list(weights)
     prefix = f"{name}."
     inside = [(key.removeprefix(prefix), value) for key, value in listed if key.startswith(prefix)]
@@ -38,5 +40,5 @@ def backbone(weights: Weights, name: str) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def register() -> None:
-    """Tell vLLM's registry of this process."""
+    """Adds the model to vLLM's registry in this process."""
     ModelRegistry.register_model(BERT_BACKBONE, BertBackbone)

@@ -1,4 +1,4 @@
-"""What an engine makes of the names of an adapter's tensors, against PEFT."""
+"""How an engine reads the names of an adapter's tensors, against PEFT."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ async def test_wrapped_names_and_embeddings_answer_as_peft(
             await engine.release(each.key)
 
 
-async def test_half_an_adapter_is_refused_with_the_words_of_the_checks_before(
+async def test_half_an_adapter_is_refused_with_the_message_of_the_admission(
     engine: Any, models: dict[str, Path], tmp_path: Path
 ) -> None:
     half = renamed(models["a"], tmp_path / "half", lambda name: name.replace(*BARE))
@@ -74,7 +74,7 @@ async def test_half_an_adapter_is_refused_with_the_words_of_the_checks_before(
     assert "half@1" not in engine.state().versions
 
 
-async def test_what_vllm_passes_over_is_refused_also_where_nothing_is_known_of_the_base(
+async def test_modules_that_vllm_ignores_are_refused_even_for_an_unknown_base(
     engine: Any, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half = renamed(models["a"], tmp_path / "half", lambda name: name.replace(*BARE))
