@@ -10,8 +10,7 @@ from choir_cli.demo.load import Load
 from choir_cli.demo.scoring import scores
 from choir_cli.demo.server import Server, ServerFailed, require_free
 from choir_client import Choir, ChoirError
-
-from .conftest import LocalServer
+from tests.clients.conftest import LocalServer
 
 TEXTS = ["a", "b", "c", "d"]
 
