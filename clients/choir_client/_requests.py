@@ -105,8 +105,12 @@ def swap(
 ) -> Call[Rollout]:
     given = {"members": members, "manifest": manifest, "version": version}
     if sum(value is not None for value in given.values()) != 1:
-        found = ", ".join(key for key, value in given.items() if value is not None) or "none of them"
-        raise ValueError(f"a swap takes exactly one of members, manifest and version, but got {found}")
+        found = (
+            ", ".join(key for key, value in given.items() if value is not None) or "none of them"
+        )
+        raise ValueError(
+            f"a swap takes exactly one of members, manifest and version, but got {found}"
+        )
     body = {
         **given,
         "expected_version": expected_version,

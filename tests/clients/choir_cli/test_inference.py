@@ -24,7 +24,7 @@ class TestPredict:
         "usage": {"prompt_tokens": 4, "member_tokens": 12},
     }
 
-    def test_finds_the_only_ensemble_and_shows_labels(
+    def test_asks_the_only_ensemble_and_shows_labels(
         self, choir: Choir, local_server: LocalServer
     ) -> None:
         local_server.answers["GET /v1/ensembles"] = (200, {"data": [ENSEMBLE]})
@@ -47,9 +47,7 @@ class TestPredict:
         ran = choir("predict", "money back", "--model", "intents", "--json")
         assert json.loads(ran.out) == self.ANSWER
 
-    def test_a_choice_of_ensembles_is_left_to_the_person(
-        self, choir: Choir, local_server: LocalServer
-    ) -> None:
+    def test_several_ensembles_need_model(self, choir: Choir, local_server: LocalServer) -> None:
         other = {**ENSEMBLE, "name": "replies"}
         local_server.answers["GET /v1/ensembles"] = (200, {"data": [ENSEMBLE, other]})
         ran = choir("predict", "money back")

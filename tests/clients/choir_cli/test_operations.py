@@ -1,10 +1,12 @@
 """`choir status`, `swap`, `rollback`, `rollouts`, `promote` and `abort`: what they send and print."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from serve.protocol.strategy import MAX_ERROR_RATE, MAX_SECONDS, MIN_REQUESTS, SHARE
 from tests.clients.choir_cli.conftest import ENSEMBLE, ROLLOUT, Choir
 from tests.clients.conftest import LocalServer
 
@@ -20,6 +22,18 @@ AUDIT = {
 }
 
 
+def test_help_names_the_defaults_of_the_gates(choir: Choir) -> None:
+    text = " ".join(choir("swap", "--help").out.split())
+    defaults = {
+        "share": SHARE,
+        "min-requests": MIN_REQUESTS,
+        "max-error-rate": MAX_ERROR_RATE,
+        "max-seconds": int(MAX_SECONDS),
+    }
+    for name, default in defaults.items():
+        assert re.search(rf"--{name} .*?\[default: \({default}\b", text), name
+
+
 class TestOperations:
     def test_status(self, choir: Choir, local_server: LocalServer) -> None:
         local_server.answers["GET /ready"] = (503, {"error": {"message": "engines start"}})
@@ -29,7 +43,9 @@ class TestOperations:
         for shown in ("not ready", "intents", "3", "1, 3", f"a: intents-a {'ab' * 6}"):
             assert shown in ran.out
 
-    def test_status_says_what_is_odd(self, choir: Choir, local_server: LocalServer) -> None:
+    def test_status_shows_differences_and_a_stale_fusion(
+        self, choir: Choir, local_server: LocalServer
+    ) -> None:
         odd = {
             **ENSEMBLE,
             "differences": ["a newer version lies in the bundle"],
@@ -41,7 +57,7 @@ class TestOperations:
         assert "intents: a newer version lies in the bundle\n" in ran.out
         assert "intents: the fusion was fitted on other adapters" in ran.out
 
-    def test_status_says_what_was_fitted_again(
+    def test_status_shows_a_fusion_that_was_fitted_again(
         self, choir: Choir, local_server: LocalServer
     ) -> None:
         fit = {"state": "refitted", "parts": ["temperature"], "stale_members": []}
@@ -58,7 +74,7 @@ class TestOperations:
         ("loaded_on", "says"),
         [(["engine/0", "engine/2"], "now on engine/0, engine/2"), ([], "on no engine now")],
     )
-    def test_status_says_where_an_ensemble_on_demand_is_loaded(
+    def test_status_shows_where_an_on_demand_ensemble_is_loaded(
         self, choir: Choir, local_server: LocalServer, loaded_on: list[str], says: str
     ) -> None:
         versions = [{"version": 1}, {"version": 3, "loaded_on": loaded_on}]
@@ -69,7 +85,7 @@ class TestOperations:
         )
         assert f"intents: loaded on demand, {says}\n" in choir("status").out
 
-    def test_status_says_how_many_versions_are_not_shown(
+    def test_status_counts_the_versions_that_it_leaves_out(
         self, choir: Choir, local_server: LocalServer
     ) -> None:
         local_server.answers["GET /ready"] = (200, {})
@@ -137,7 +153,9 @@ class TestOperations:
             "POST /v1/rollouts/r1/abort",
         ]
 
-    def test_an_aborted_rollout_is_a_failure(self, choir: Choir, local_server: LocalServer) -> None:
+    def test_an_aborted_rollout_ends_with_status_1(
+        self, choir: Choir, local_server: LocalServer
+    ) -> None:
         aborted = {**ROLLOUT, "state": "aborted", "reason": "the adapter changes nothing"}
         local_server.answers["POST /v1/ensembles/intents/rollback"] = (202, aborted)
         ran = choir("rollback", "intents", "--to", "2", "--no-wait")
@@ -153,7 +171,7 @@ class TestOperations:
             assert shown in ran.out
         assert json.loads(choir("rollouts", "--json").out) == [ROLLOUT]
 
-    def test_the_audit_lists_what_was_refused_too(
+    def test_the_audit_lists_refused_changes_too(
         self, choir: Choir, local_server: LocalServer
     ) -> None:
         answer = {"data": [ROLLOUT], "audit": [AUDIT]}

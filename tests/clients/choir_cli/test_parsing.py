@@ -9,7 +9,7 @@ from choir_cli.console import UsageError
 
 
 class TestParsing:
-    def test_labels_one_a_line_or_as_json(self, tmp_path: Path) -> None:
+    def test_labels_are_one_on_each_line_or_json(self, tmp_path: Path) -> None:
         lines, listed = tmp_path / "labels.txt", tmp_path / "labels.json"
         lines.write_text("card arrival\n\nrefund\n")
         listed.write_text('["card arrival", "refund"]')
@@ -33,7 +33,7 @@ class TestParsing:
             ("2024, autumn\n1999, spring\n", ["2024, autumn", "1999, spring"]),
         ],
     )
-    def test_labels_files_as_people_have_them(
+    def test_files_that_are_read_as_labels(
         self, tmp_path: Path, content: str, labels: list[str]
     ) -> None:
         file = tmp_path / "labels"
@@ -53,10 +53,10 @@ class TestParsing:
             ('["card", "card"]', "one label twice"),
             ("caf\u00e9\ncafe\u0301\n", "one label twice"),
             ('["card",\n"parcel"', "not JSON"),
-            ("[0, 1, 2]", "a list of texts"),
+            ("[0, 1, 2]", "not texts"),
         ],
     )
-    def test_files_that_hold_no_labels_are_refused_with_what_they_hold(
+    def test_a_refusal_says_what_a_file_holds_instead_of_labels(
         self, tmp_path: Path, content: str, says: str
     ) -> None:
         file = tmp_path / "labels"
@@ -71,7 +71,7 @@ class TestParsing:
         with pytest.raises(UsageError, match="labels"):
             parsing.read_labels(file)
 
-    def test_pairs_keep_order_and_later_equal_signs(self) -> None:
+    def test_pairs_keep_their_order_and_further_equal_signs(self) -> None:
         assert list(parsing.pairs("--adapter", ["b=x=1", "a=y"]).items()) == [
             ("b", "x=1"),
             ("a", "y"),

@@ -1,12 +1,21 @@
 """`choir serve` and the options of a bundle: what they hand to the server."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from serve.config import Settings
 from tests.clients.choir_cli.conftest import Choir
+
+
+def test_help_names_the_defaults_of_the_settings(choir: Choir) -> None:
+    text = " ".join(choir("serve", "--help").out.split())
+    fields = Settings.model_fields
+    for name in ("host", "port", "dtype", "replicas", "gateways"):
+        assert re.search(rf"--{name} .*?\[default: \({fields[name].default}\)\]", text), name
 
 
 class TestServeAndPack:

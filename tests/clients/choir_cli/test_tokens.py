@@ -10,7 +10,7 @@ from tests.clients.choir_cli.conftest import Choir
 
 
 class TestTokens:
-    def test_what_is_printed_is_a_setting_that_takes_the_secret(
+    def test_the_printed_line_is_a_setting_that_accepts_the_secret(
         self, choir: Choir, tmp_path: Path
     ) -> None:
         ran = choir("token", "ann", "--role", "admin")
@@ -22,7 +22,17 @@ class TestTokens:
         assert found is not None
         assert (found.name, found.role) == ("ann", "admin")
 
-    @pytest.mark.parametrize("wrong", [("An n",), ("admin",), ("ann", "--role", "root")])
-    def test_what_cannot_be_a_token_is_said(self, choir: Choir, wrong: tuple[str, ...]) -> None:
+    @pytest.mark.parametrize(
+        ("wrong", "says"),
+        [
+            (("An n",), "'An n' cannot be the name of a token: use small letters"),
+            (("admin",), "reserved"),
+            (("ann", "--role", "root"), "'root' is not one of"),
+        ],
+    )
+    def test_a_wrong_name_or_role_is_a_usage_error(
+        self, choir: Choir, wrong: tuple[str, ...], says: str
+    ) -> None:
         ran = choir("token", *wrong)
         assert (ran.status, ran.out) == (2, "")
+        assert says in ran.err
