@@ -114,7 +114,7 @@ async def test_an_answer_that_ends_before_it_has_begun_is_an_error(start: Start)
     gateway = await start(trying(share=1, task="generation"))
     answering(gateway, {"replies@4": []})
     for body in (GREEDY, STREAM):
-        refused(await gateway.http.post(CHAT, json=body), 503, "before it had begun")
+        refused(await gateway.http.post(CHAT, json=body), 503, "before it began")
     assert tally(gateway) == (2, 2)
 
 

@@ -86,7 +86,7 @@ async def test_admin_routes_need_the_admin_token_where_there_is_one(
     gateway = await start(**TOKENS)
     for headers in ({}, bearer("eve"), bearer("bos"), bearer("bosss")):
         refused(await gateway.http.post(path, json={}, headers=headers), 401)
-    refused(await gateway.http.post(path, json={}, headers=bearer("ann")), 403, "needs admin")
+    refused(await gateway.http.post(path, json={}, headers=bearer("ann")), 403, "needs the role admin")
     assert gateway.control.asked == []
     answered = await gateway.http.post(path, json={}, headers=bearer("boss"))
     assert answered.status_code not in (401, 403)
@@ -204,7 +204,7 @@ async def test_a_named_token_may_what_its_role_says(
     answer = await swap(gateway, **bearer(secret))
     assert answer.status_code == swaps
     if swaps == 403:
-        assert "this needs admin" in refused(answer, 403)["message"]
+        assert "needs the role admin" in refused(answer, 403)["message"]
     asked = [each[0] for each in gateway.control.asked]
     assert ("swap" in asked) == (swaps == 202)
 

@@ -88,7 +88,7 @@ async def test_who_waits_for_ensembles_on_demand_leaves_places_for_the_others(st
         gateway.engines.stuck.clear()
     async with asyncio.timeout(20):
         full, new = [await gateway.predict(model=model) for model in ("cold", "new")]
-    refused(full, 429, "2 requests wait for cold already")
+    refused(full, 429, "cold is loaded on demand, and 2 requests")
     assert full.headers["retry-after"] == "1"
     refused(new, 429, "new is loaded on demand, and 4 requests")
     running.append(asyncio.create_task(gateway.predict()))

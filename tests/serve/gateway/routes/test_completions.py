@@ -197,7 +197,7 @@ async def test_more_answers_than_a_request_may_have_are_refused(
 ) -> None:
     gateway = await start(max_inputs=4)
     response = await gateway.http.post(COMPLETIONS, json={"model": "replies", **fields})
-    assert refused(response, 400, "4 that one request may have")["param"] == param
+    assert refused(response, 400, "the 4 answers that one request may have")["param"] == param
     assert gateway.engines.calls == []
 
 
