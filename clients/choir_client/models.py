@@ -175,7 +175,7 @@ class Trial(Answer):
     stable: Tally = Tally()
     """Counts of the active version."""
     compared: int = 0
-    """Requests whose answers of both versions were compared."""
+    """Requests whose two answers, one of each version, were compared."""
     agreement: float | None = None
     """Share of the compared answers that were the same."""
     dropped: int = 0

@@ -23,7 +23,7 @@ from serve.protocol.figures import Side
 T = TypeVar("T")
 
 PAUSES = (0.0, 0.1, 0.4, 1.0, 2.0)
-"""Seconds before each further attempt, after an engine was gone that had not begun to work on the request. Ray may
+"""Seconds before each further attempt, after an engine went away before it began to work on the request. Ray may
 choose the same engine again until it has noticed its end."""
 
 
@@ -121,8 +121,8 @@ class _Outcome:
     def refused(self, refusal: Refusal) -> None:
         """Count a refusal as a failure if the version is at fault.
 
-        It is not if the engine lacks the version. It is if another version has answered the same request, or
-        if the status says that the client is not at fault."""
+        The version is not at fault if the engine lacks it. It is at fault if another version has answered the
+        same request, or if the status is 500 or more."""
         again = self._target.track == "shadow"
         if refusal.code != VERSION_NOT_LOADED and (again or refusal.status >= 500):
             self.end(failed=True)
@@ -168,9 +168,8 @@ class _Counted:
                     break
                 if isinstance(part, Refusal):
                     raise RefusedError(part)
-                if part.rstrip().endswith(
-                    DONE
-                ):  # the last event: a client may leave as soon as it has it
+                # A client may leave as soon as it has the last event.
+                if part.rstrip().endswith(DONE):
                     self._outcome.end(failed=False)
                 yield part
         self._outcome.end(failed=False)

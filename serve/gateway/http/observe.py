@@ -73,11 +73,9 @@ def exchange_of(request: Request) -> Exchange:
 
 
 class Observer:
-    """ASGI middleware around everything: gives each request its id, counts it once, and writes one
-    log line.
+    """The outermost ASGI middleware. It gives each request its id, counts it once, and writes one log line.
 
-    An exception that nothing foresaw becomes a 500 with a fixed sentence and the id to search the
-    log for."""
+    An unexpected exception becomes a 500 with a fixed sentence and the request id, which is also in the log."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -33,7 +33,7 @@ MEANINGS: Mapping[int, str] = {
     408: "The body did not arrive in time.",
     409: "Another version is active, a rollout is running, or there is no room.",
     413: "The body is too large.",
-    429: "The server is full; Retry-After says when to come back.",
+    429: "The server is full, or the caller has sent too many requests; Retry-After says when to try again.",
     503: "No engine is ready, or the controller cannot be reached.",
 }
 _BODIES = (PredictRequest, GenerateRequest, SwapRequest, RollbackRequest)

@@ -70,7 +70,9 @@ def admin_router(control: ControlLink, guard: Guard, bodies: BodyReader) -> APIR
 
     @router.post(
         "/v1/rollouts/{rollout_id}/promote",
-        **described("Commit a candidate that is tried out", ADMIN_ERRORS, answer=RolloutView),
+        **described(
+            "Make the candidate of a shadow or canary active", ADMIN_ERRORS, answer=RolloutView
+        ),
     )
     async def promote(request: Request, rollout_id: str, wait: bool = False) -> Response:
         await bodies.nothing(request)

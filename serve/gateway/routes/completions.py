@@ -37,6 +37,7 @@ def completions_router(
     bodies: BodyReader,
     max_inputs: int,
 ) -> APIRouter:
+    """Return the routes of OpenAI's API. One request may ask for at most `max_inputs` answers."""
     router = APIRouter()
 
     @router.post(

@@ -40,6 +40,7 @@ def predict_router(
     bodies: BodyReader,
     max_inputs: int,
 ) -> APIRouter:
+    """Return the route of predictions. One request may have at most `max_inputs` inputs."""
     router = APIRouter()
 
     @router.post(
