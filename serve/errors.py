@@ -8,6 +8,7 @@
     ├── StartError            the controller cannot start
     ├── DatabaseError         the durable state
     │   └── Conflict          it has changed meanwhile
+    │       └── TakenOver     by a later server
     ├── StoreError            the store of adapters
     │   └── NotAllowed        a place that adapters may not come from
     ├── BundleError           a bundle on disk
@@ -21,6 +22,7 @@
     ├── DigestError           a folder that has no digest
     ├── LocationError         a remote place
     ├── FusionError           inputs, weights or parameters of a fusion
+    │   ├── OutputError       a member, or a fitted parameter, gives what is no number
     │   └── StaleFusionError  parameters that were fitted to other adapters
     ├── RecipeError           a recipe, or data that it names
     └── ClusterError          the Ray cluster that trains
@@ -35,13 +37,16 @@ class UserError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message that is not blank; its name and arguments where there is none."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+    """The first line of an error's message that is not blank; the name of its type where there is none."""
+    return next(
+        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+    )
 
 
 def last_line(error: BaseException) -> str:
-    """The last line of an error's message that is not blank, which is where libraries name the cause; its name and
-    arguments where there is none."""
+    """The last line of an error's message that is not blank, which is where libraries name the cause; the name of its
+    type where there is none."""
     return next(
-        (line.strip() for line in reversed(str(error).splitlines()) if line.strip()), repr(error)
+        (line.strip() for line in reversed(str(error).splitlines()) if line.strip()),
+        type(error).__name__,
     )

@@ -51,7 +51,8 @@ def tokens_behind(tokenizer: Any) -> int:
 def readable(tokenizer: Any) -> str:
     """A short text that `tokenizer` reads as ordinary tokens: one of its own vocabulary, since no letter is in every
     alphabet. Raises LabelError if it has none."""
-    special = set(tokenizer.all_special_ids)
+    # A tokenizer may hold special tokens that its files give no role; added ones are never what a text is made of.
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     for token in range(len(tokenizer)):
         if token in special:
             continue

@@ -1,6 +1,7 @@
 """The pages of docs/ as a site."""
 
 import os
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -12,12 +13,14 @@ ROOT = Path(__file__).parents[2]
 
 
 class _Page(HTMLParser):
-    """Collects what a browser would load for a page by itself, and the classes of its elements."""
+    """Collects what a browser would load for a page by itself, the classes of its elements, and its paragraphs."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.loaded: list[str] = []
         self.classes: set[str] = set()
+        self.paragraphs: list[str] = []
+        self._in_paragraph = False
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -27,6 +30,17 @@ class _Page(HTMLParser):
             self.loaded.append(given.get("src", ""))
         if tag == "link":
             self.loaded.append(given.get("href", ""))
+        if tag == "p":
+            self.paragraphs.append("")
+            self._in_paragraph = True
+
+    def handle_data(self, data: str) -> None:
+        if self._in_paragraph:
+            self.paragraphs[-1] += data
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "p":
+            self._in_paragraph = False
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +77,14 @@ def test_pages_load_nothing_from_another_host(site: Path) -> None:
     assert not foreign
     # The theme fetches Mermaid from a CDN where a page has such an element, and GitHub's figures where it has a source.
     assert not {"mermaid", "md-source"} & set().union(*(page.classes for page in pages.values()))
+
+
+def test_lists_and_tables_are_not_left_as_text(site: Path) -> None:
+    left = {
+        str(path.relative_to(site)): paragraph
+        for path in site.rglob("index.html")
+        for paragraph in _Page(path.read_text(encoding="utf-8")).paragraphs
+        if re.search(r"^([-*|]|\d+\.) ", paragraph, re.MULTILINE)
+    }
+
+    assert not left

@@ -38,4 +38,4 @@ def test_lines_of_a_message() -> None:
     error = RuntimeError("\n  the engine ended \nwith a cause\n\n")
     assert first_line(error) == "the engine ended"
     assert last_line(error) == "with a cause"
-    assert first_line(KeyError()) == last_line(KeyError()) == "KeyError()"
+    assert first_line(KeyError()) == last_line(KeyError()) == "KeyError"

@@ -63,4 +63,5 @@ class ClassificationRules(Rules):
     def from_scores(self, scores: Floats) -> Floats:
         """Each label's probability, normalised over the labels as scikit-learn's OneVsRestClassifier
         does it."""
-        return softmax(-np.logaddexp(0.0, -scores))
+        with np.errstate(invalid="ignore"):  # what is no number is found in the answer
+            return softmax(-np.logaddexp(0.0, -scores))

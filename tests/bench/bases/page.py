@@ -1,4 +1,4 @@
-"""docs/bases.md: its table, written and read."""
+"""Writes docs/bases.md, and reads its table."""
 
 import re
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Row:
 
 
 def kinds(candidate: Candidate) -> tuple[BaseKind, ...]:
-    """As what a base may be used."""
+    """Returns how a base may be used: as an encoder, as a causal base, or as both."""
     config = candidate.make_config().to_dict()
     if kind_of(config) == "encoder":
         return ("encoder",)
@@ -62,32 +62,40 @@ def read(text: str) -> list[Row]:
 
 def render(rows: Sequence[Row]) -> str:
     seen = {row.base.partition(" ")[0] for row in rows}
-    others = sorted(TEXT - seen, key=str.lower)
+    others = sorted(TEXT - seen, key=lambda name: (name.lower(), name))
     return f"""# Bases
 
-Which bases are served, by the architecture in their `config.json`. A base is served where vLLM 0.32 has a model of it
-that takes LoRA and that answers as transformers does. Anything else is refused by `choir pack`, `choir verify`,
-`choir train` and `choir serve`, with the reason, before a model is loaded.
+Which bases can be served. Look up the architecture that your base has in its `config.json`:
 
-An encoder that is published with the head of its pretraining (`BertForMaskedLM`, as `bert-base-uncased` is) is served
-as its backbone; the head is left behind, as transformers' `AutoModel` does. A base with a head that was trained for a
-task (`...ForSequenceClassification`) is refused: save it without that head.
+```
+grep -A1 architectures my-base/config.json      # "architectures": ["BertForMaskedLM"]
+choir bases --data train.csv ./my-base          # how well it suits your data
+```
 
-A text may be as long as the base has positions for. A RoBERTa has fewer than its `max_position_embeddings`, because its
-first position is the one behind the padding token's id: 512 of 514. The engine refuses a longer text with a 400,
-offline and in training it is cut.
+A base is served if vLLM 0.32 has a model of it, and that model takes LoRA and answers as transformers does. Any other
+base is refused by `choir pack`, `choir verify`, `choir train` and `choir serve`, with the reason, before a model is
+loaded.
 
-The table is made by `python -m tests.bench.bases`: a tiny model of each architecture, with random weights and a LoRA
-over its linear layers, in the engine's worker on the CPU in float32, against PEFT and transformers (eager attention).
-The figure is the largest absolute difference of pooled vectors (`heads`) or of log-probabilities of the next token
-(`text`), with the adapter and without it, for texts of 3 and 11 tokens and of all positions, over the standard
-deviation of the values.
+**Heads of encoders.** Many encoders are published with the head of their pretraining, as `bert-base-uncased` is
+(`BertForMaskedLM`). Such an encoder is served as its backbone: the head is left behind, as transformers' `AutoModel`
+does. An encoder with a head that was trained for a task (`...ForSequenceClassification`) is refused: save it without
+that head.
+
+**Length of texts.** A text may be as long as the base has positions for. A RoBERTa has fewer than its
+`max_position_embeddings`, because its first position is the one behind the padding token's id: 512 of 514. The engine
+refuses a longer text with a 400; training and offline evaluation cut it.
+
+**The table** is made by `python -m tests.bench.bases`. For each architecture it makes a tiny model with random weights
+and a LoRA over its linear layers. It compares what the engine's worker computes on the CPU in float32 with PEFT and
+transformers (eager attention). Compared are pooled vectors (`heads`) or log-probabilities of the next token (`text`),
+with the adapter and without it, for texts of 3 and 11 tokens and of all positions. The figure is the largest absolute
+difference over the standard deviation of the values.
 
 | base | answers by | seen |
 |---|---|---|
 {chr(10).join(map(_line, rows))}
 
-These take LoRA in vLLM too, and are served as they are; nobody has compared them here yet:
+These take LoRA in vLLM too, and are served. Nobody has compared them with transformers here yet:
 
 {", ".join(f"`{name}`" for name in others)}.
 
