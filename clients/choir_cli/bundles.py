@@ -11,7 +11,9 @@ from choir_cli.console import out as console
 
 def pack(
     base: Annotated[str, typer.Option(help="Folder or hub id of the base model.")],
-    out: Annotated[Path, typer.Option(help="Where the bundle is written.")],
+    out: Annotated[
+        Path, typer.Option(help="The folder to write the bundle to; it must not exist yet.")
+    ],
     adapter: packing.Adapters = None,
     task: packing.Task = None,
     fusion: packing.Fusion = None,
@@ -22,7 +24,7 @@ def pack(
     name: packing.EnsembleName = "ensemble",
     revision: packing.Revision = None,
 ) -> None:
-    """Write a bundle from a base and PEFT folders as they are."""
+    """Write a bundle from a base model and PEFT folders, without training."""
     bundle = packing.pack_bundle(
         out,
         base=base,
@@ -41,9 +43,9 @@ def pack(
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="The bundle to check.")],
+    bundle: Annotated[Path, typer.Argument(help="The folder of the bundle.")],
 ) -> None:
-    """Say everything that serving would refuse, without serving; status 1 if there is anything."""
+    """Check a bundle without serving it. Prints each problem; ends with status 1 if there is one."""
     from serve.bundle import Bundle
 
     opened = Bundle.open(bundle)
@@ -53,4 +55,4 @@ def verify(
     if problems:
         raise typer.Exit(1)
     names = ", ".join(ensemble.id for ensemble in opened.ensembles())
-    console.print(f"{bundle} is sound: {names}.")
+    console.print(f"{bundle} has no problems: {names}.")

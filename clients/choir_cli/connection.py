@@ -1,4 +1,4 @@
-"""How the commands that talk to a server find it."""
+"""The options of the commands that talk to a server: its address, the token, the model."""
 
 from typing import Annotated
 
@@ -8,24 +8,31 @@ from choir_cli.console import UsageError
 from choir_client import Choir
 
 Url = Annotated[
-    str | None, typer.Option(envvar="CHOIR_URL", help="The server; http://127.0.0.1:8000.")
+    str | None,
+    typer.Option(
+        envvar="CHOIR_URL", help="Address of the server.", show_default="http://127.0.0.1:8000"
+    ),
 ]
 Token = Annotated[
-    str | None, typer.Option(envvar="CHOIR_TOKEN", help="An inference or admin token.")
+    str | None, typer.Option(envvar="CHOIR_TOKEN", help="Bearer token, if the server needs one.")
 ]
 ModelName = Annotated[
     str | None,
     typer.Option(
         "--model",
         "--ensemble",
-        help="name, name@version or name/member; not needed where the server has one ensemble.",
+        help="NAME, NAME@VERSION or NAME/MEMBER. Needed if the server has more than one ensemble.",
     ),
 ]
 
 
 def only_ensemble(choir: Choir) -> str:
-    """The name of the server's one ensemble. Raises UsageError where a choice is needed."""
+    """Return the name of the server's only ensemble. Raises UsageError if it serves none or several."""
     names = [ensemble.name for ensemble in choir.ensembles()]
-    if len(names) != 1:
-        raise UsageError(f"Choose with --model, one of: {', '.join(names) or 'none is served'}.")
+    if not names:
+        raise UsageError(f"{choir.url} serves no ensemble.")
+    if len(names) > 1:
+        raise UsageError(
+            f"The server has {len(names)} ensembles: choose one with --model, of {', '.join(names)}."
+        )
     return names[0]

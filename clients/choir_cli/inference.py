@@ -1,4 +1,4 @@
-"""`choir predict` and `choir chat`: one request, or an interactive one."""
+"""`choir predict` and `choir chat`: one request, or a conversation."""
 
 import sys
 from collections.abc import Iterator
@@ -14,27 +14,35 @@ from choir_client import Choir, ChoirError, Input, MemberPrediction, Prediction,
 
 def predict(
     text: Annotated[
-        list[str] | None, typer.Argument(help="Texts; without any, the lines of stdin.")
+        list[str] | None, typer.Argument(help="The texts.", show_default="the lines of stdin")
     ] = None,
     pair: Annotated[
         list[str] | None,
         typer.Option(
-            help="The second text of a pair, for an ensemble that reads pairs; one a text."
+            help="Second text of a pair, for an ensemble that reads pairs. Give one for each text, in order."
         ),
     ] = None,
     model: ModelName = None,
-    fusion: Annotated[str | None, typer.Option(help="Another fusion method.")] = None,
-    members: Annotated[bool, typer.Option("--members", help="Also show each member.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the answer as it came.")] = False,
+    fusion: Annotated[
+        str | None, typer.Option(help="Use this fusion method instead of the ensemble's.")
+    ] = None,
+    members: Annotated[
+        bool, typer.Option("--members", help="Also show the answer of each member.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the server's answer as JSON.")
+    ] = False,
     url: Url = None,
     token: Token = None,
 ) -> None:
     """Ask an ensemble for the label, the labels or the value of each text."""
     texts = text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:
-        raise UsageError("There is no text to predict: give it as an argument or on stdin.")
+        raise UsageError("There is no text: give it as an argument, or one on each line of stdin.")
     if pair and len(pair) != len(texts):
-        raise UsageError(f"There are {len(texts)} texts and {len(pair)} --pair; give one a text.")
+        raise UsageError(
+            f"There are {len(texts)} texts but {len(pair)} --pair: give one for each text."
+        )
     inputs: list[Input] = [*texts]
     if pair:
         inputs = [{"text": one, "text_pair": two} for one, two in zip(texts, pair, strict=True)]
@@ -66,7 +74,7 @@ def _view(answer: Prediction, texts: list[str]) -> Table:
 
 
 def _columns(item: PredictionItem) -> dict[str, str]:
-    """What the table shows of an answer, by heading."""
+    """Return the cells of an answer's row in the table, by heading."""
     apart = "" if item.disagreement is None else f"{item.disagreement:.3f}"
     if item.value is not None:
         return {"value": _said(item), "std": f"{item.std or 0.0:.3f}"}
@@ -78,7 +86,7 @@ def _columns(item: PredictionItem) -> dict[str, str]:
 
 
 def _said(item: PredictionItem | MemberPrediction) -> str:
-    """The label, the labels or the value."""
+    """Return the label, the labels or the value as text."""
     if item.value is not None:
         return f"{item.value:.3f}"
     return item.label or ", ".join(item.labels or [])
@@ -86,12 +94,15 @@ def _said(item: PredictionItem | MemberPrediction) -> str:
 
 def chat(
     model: ModelName = None,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
-    temperature: Annotated[float, typer.Option(help="0 always gives the same answer.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(help="The most tokens of one answer.")] = 256,
+    temperature: Annotated[
+        float,
+        typer.Option(help="Randomness of the sampling. At 0 it always picks the likeliest token."),
+    ] = 0.0,
     url: Url = None,
     token: Token = None,
 ) -> None:
-    """Talk with an ensemble; answers are streamed. Ctrl-D or an empty line ends."""
+    """Talk with an ensemble; answers are streamed. An empty line or Ctrl-D ends the conversation."""
     with Choir(url, token) as choir:
         name = model or only_ensemble(choir)
         messages: list[dict[str, Any]] = []
@@ -105,7 +116,7 @@ def chat(
                     typer.echo(chunk.text, nl=False)
                     answer += chunk.text
             except ChoirError as error:
-                # One refused turn (too long, say) does not end the conversation.
+                # One refused turn, such as one that is too long, does not end the conversation.
                 messages.pop()
                 typer.echo(f"choir: {error}", err=True)
                 continue

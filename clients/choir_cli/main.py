@@ -1,4 +1,4 @@
-"""The command line: `choir COMMAND --help` says what each takes."""
+"""The `choir` command. `choir COMMAND --help` lists the options of each subcommand."""
 
 import typer
 
@@ -35,7 +35,7 @@ for command in (
 
 
 def run() -> None:
-    """The `choir` script: whatever goes wrong is one sentence on stderr and a status."""
+    """Run the `choir` script. Every failure ends as one sentence on stderr and a status other than 0."""
     try:
         app()
     except KeyboardInterrupt:

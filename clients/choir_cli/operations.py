@@ -1,4 +1,4 @@
-"""`choir status`, `swap`, `rollback`, `rollouts`, `promote` and `abort`: a running server."""
+"""`choir status`, `swap`, `rollback`, `rollouts`, `promote` and `abort`: operate a running server."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -11,9 +11,11 @@ from choir_cli.console import UsageError, out, show_json, table
 from choir_cli.parsing import json_object, read_text, several
 from choir_client import AdapterRef, AuditEntry, Choir, EnsembleStatus, Rollout, Tally
 
-Json = Annotated[bool, typer.Option("--json", help="Print the answer as it came.")]
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Return once the rollout has started.")]
-RolloutId = Annotated[str, typer.Argument(help="The rollout; `choir rollouts` lists them.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the server's answer as JSON.")]
+NoWait = Annotated[
+    bool, typer.Option("--no-wait", help="Return as soon as the rollout has started.")
+]
+RolloutId = Annotated[str, typer.Argument(help="Id of the rollout; `choir rollouts` lists them.")]
 
 
 class StrategyChoice(StrEnum):
@@ -23,7 +25,7 @@ class StrategyChoice(StrEnum):
 
 
 def status(json: Json = False, url: Url = None, token: Token = None) -> None:
-    """What the server serves: ensembles, versions, members, rollouts in progress."""
+    """Show what the server serves: ensembles, versions, members, and rollouts in progress."""
     with Choir(url, token) as choir:
         ready = choir.ready()
         ensembles = choir.ensembles()
@@ -64,7 +66,7 @@ def status(json: Json = False, url: Url = None, token: Token = None) -> None:
 
 
 def _where(ensemble: EnsembleStatus) -> str:
-    """The engines that have the active version now."""
+    """Return in words which engines have the active version loaded."""
     for version in ensemble.versions:
         if version.get("version") == ensemble.active_version and version.get("loaded_on"):
             return f"now on {', '.join(version['loaded_on'])}"
@@ -76,59 +78,82 @@ def swap(
     members: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MEMBER=URI]...",
-            help="New adapters, as file:///folder; twice for a member with two.",
+            metavar="MEMBER=URI",
+            help="New adapter of a member, such as a=file:///data/adapter. Repeat for each member, and for a second "
+            "adapter of a member.",
         ),
     ] = None,
     version: Annotated[
-        int | None, typer.Option(help="Instead of adapters: a version that exists already.")
+        int | None, typer.Option(help="Instead of adapters: an existing version.")
     ] = None,
     manifest: Annotated[
         Path | None,
-        typer.Option(help="Instead of adapters: a file with a whole new manifest, as JSON."),
+        typer.Option(help="Instead of adapters: a JSON file with a new manifest."),
     ] = None,
     expected_version: Annotated[
-        int | None, typer.Option(help="Refuse unless this version is active now.")
+        int | None, typer.Option(help="Refuse the swap unless this version is active.")
     ] = None,
     allow_stale_fusion: Annotated[
         bool,
         typer.Option(
             "--allow-stale-fusion",
-            help="Keep a fusion fitted on the old adapters where it cannot be fitted again.",
+            help="If the fusion cannot be fitted again, keep the one that was fitted on the old adapters.",
         ),
     ] = False,
     strategy: Annotated[
-        StrategyChoice, typer.Option(help="At once, or tried out on a share of the requests first.")
+        StrategyChoice,
+        typer.Option(
+            metavar="NAME",
+            help="immediate: switch at once. shadow: first compare on copies of requests. canary: first answer "
+            "a share of the requests.",
+        ),
     ] = StrategyChoice.immediate,
     share: Annotated[
-        float | None, typer.Option(help="Share of the requests that the candidate gets, 0 to 1.")
+        float | None,
+        typer.Option(
+            help="Share of the requests that the candidate gets, from 0 to 1.", show_default="0.1"
+        ),
     ] = None,
     min_requests: Annotated[
-        int | None, typer.Option(help="Requests that the candidate must have answered.")
+        int | None,
+        typer.Option(help="Requests that the candidate must answer first.", show_default="100"),
     ] = None,
     max_error_rate: Annotated[
-        float | None, typer.Option(help="Largest share of its requests that may fail.")
+        float | None,
+        typer.Option(
+            help="Largest share of the candidate's requests that may fail.", show_default="0.01"
+        ),
     ] = None,
     min_agreement: Annotated[
-        float | None, typer.Option(help="Least share of answers as the active version gives.")
+        float | None,
+        typer.Option(help="Smallest share of answers that must equal the active version's."),
     ] = None,
     max_latency_ratio: Annotated[
-        float | None, typer.Option(help="Largest mean latency, relative to the active version's.")
+        float | None,
+        typer.Option(help="Largest mean latency, as a multiple of the active version's."),
     ] = None,
     max_seconds: Annotated[
-        float | None, typer.Option(help="Seconds after which an undecided candidate is given up.")
+        float | None,
+        typer.Option(
+            help="Abort if the gates have not passed after so many seconds.",
+            show_default="3600; none with --no-auto-promote",
+        ),
     ] = None,
     no_auto_promote: Annotated[
-        bool, typer.Option("--no-auto-promote", help="Wait for `choir promote`.")
+        bool,
+        typer.Option(
+            "--no-auto-promote",
+            help="Do not promote the candidate when the gates pass; wait for `choir promote`.",
+        ),
     ] = False,
     no_wait: NoWait = False,
     url: Url = None,
     token: Token = None,
 ) -> None:
-    """Replace adapters of an ensemble while it serves."""
+    """Make new adapters, another version or a new manifest active, without downtime."""
     if sum((bool(members), version is not None, manifest is not None)) != 1:
         raise UsageError(
-            "Say what to swap in: MEMBER=URI pairs, --version N or --manifest FILE, one of them."
+            "Say what to swap in: either MEMBER=URI pairs, --version N or --manifest FILE."
         )
     gates = {
         "min_requests": min_requests,
@@ -143,7 +168,9 @@ def swap(
         "auto_promote": False if no_auto_promote else None,
     }
     if strategy is StrategyChoice.immediate and _given(options):
-        raise UsageError("A share, gates and --no-auto-promote need --strategy shadow or canary.")
+        raise UsageError(
+            "--share, --no-auto-promote and the gates need --strategy shadow or --strategy canary."
+        )
     tried = strategy is not StrategyChoice.immediate
     with Choir(url, token) as choir:
         rollout = choir.swap(
@@ -164,12 +191,15 @@ def swap(
 
 def rollback(
     name: Annotated[str, typer.Argument(help="The ensemble.")],
-    to: Annotated[int | None, typer.Option(help="The version; the previous one without.")] = None,
+    to: Annotated[
+        int | None,
+        typer.Option(help="Version to go back to.", show_default="the one that was active before"),
+    ] = None,
     no_wait: NoWait = False,
     url: Url = None,
     token: Token = None,
 ) -> None:
-    """Go back to the version that was active before."""
+    """Go back to a version that was active before."""
     with Choir(url, token) as choir:
         rollout = choir.rollback(name, to, wait=not no_wait)
     _say(name, rollout)
@@ -178,14 +208,14 @@ def rollback(
 def promote(
     rollout_id: RolloutId, no_wait: NoWait = False, url: Url = None, token: Token = None
 ) -> None:
-    """Make a candidate that is tried out the active version, whatever its gates say."""
+    """Make the candidate of a shadow or canary active, whatever its gates say."""
     with Choir(url, token) as choir:
         rollout = choir.promote(rollout_id, wait=not no_wait)
     _say(rollout.ensemble or "", rollout)
 
 
 def abort(rollout_id: RolloutId, url: Url = None, token: Token = None) -> None:
-    """End a rollout before its commit; the active version stays."""
+    """End a rollout before its commit. The active version stays."""
     with Choir(url, token) as choir:
         rollout = choir.abort(rollout_id)
     out.print(f"{rollout.ensemble}: version {rollout.from_version} stays (rollout {rollout.id})")
@@ -193,13 +223,16 @@ def abort(rollout_id: RolloutId, url: Url = None, token: Token = None) -> None:
 
 def rollouts(
     audit: Annotated[
-        bool, typer.Option("--audit", help="Who asked for what and when, refused changes too.")
+        bool,
+        typer.Option(
+            "--audit", help="List who requested which change and when, refused changes included."
+        ),
     ] = False,
     json: Json = False,
     url: Url = None,
     token: Token = None,
 ) -> None:
-    """List the changes of version, newest first as the server gives them."""
+    """List the latest rollouts, newest first."""
     with Choir(url, token) as choir:
         if audit:
             _show_audit(choir.audit(), json=json)

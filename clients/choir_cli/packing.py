@@ -1,6 +1,4 @@
-"""The options that describe an ensemble without a bundle, shared by `choir pack` and `choir serve
---base`.
-"""
+"""The options that describe an ensemble: `choir pack` and `choir serve --base` share them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,31 +16,50 @@ Adapters = Annotated[
     typer.Option(
         "--adapter",
         metavar="NAME=DIR",
-        help="A PEFT folder; repeat it for each member, and for a member's second adapter.",
+        help="PEFT folder of the member NAME. Repeat for each member, and for a second adapter of a member.",
     ),
 ]
 Task = Annotated[
-    str | None, typer.Option("--task", help="classification, multilabel, regression or generation.")
+    str | None,
+    typer.Option("--task", help="Task: classification, multilabel, regression or generation."),
 ]
 Fusion = Annotated[
-    str | None, typer.Option("--fusion", help="average, weighted_average, vote or product.")
+    str | None,
+    typer.Option(
+        "--fusion",
+        help="Fusion method: average, weighted_average, vote; for generation also product or mbr.",
+    ),
 ]
 Labels = Annotated[
-    Path | None, typer.Option("--labels", help="Labels: one a line, or a JSON list.")
+    Path | None,
+    typer.Option(
+        "--labels",
+        help="File with the labels in the adapters' order: one on each line, or a JSON list.",
+    ),
 ]
 Weights = Annotated[
     list[str] | None,
-    typer.Option("--weight", metavar="NAME=NUMBER", help="A member's weight; equal without."),
+    typer.Option(
+        "--weight",
+        metavar="NAME=NUMBER",
+        help="Weight of a member. Repeat for each.",
+        show_default="equal weights",
+    ),
 ]
 Template = Annotated[
-    str, typer.Option("--template", help="The prompt around {text}, for a causal base.")
+    str,
+    typer.Option("--template", help="The prompt for a causal base; {text} stands for the text."),
 ]
 Verbalizers = Annotated[
     Path | None,
-    typer.Option("--verbalizers", help="JSON: the text that is scored for each label."),
+    typer.Option(
+        "--verbalizers", help="JSON file that maps each label to the text that stands for it."
+    ),
 ]
-EnsembleName = Annotated[str, typer.Option("--name", help="The ensemble's name.")]
-Revision = Annotated[str | None, typer.Option("--revision", help="Revision of a hub id.")]
+EnsembleName = Annotated[str, typer.Option("--name", help="Name of the ensemble.")]
+Revision = Annotated[
+    str | None, typer.Option("--revision", help="Revision of the base, if --base is a hub id.")
+]
 
 
 def pack_bundle(
@@ -59,26 +76,29 @@ def pack_bundle(
     name: str,
     revision: str | None,
 ) -> "Bundle":
-    """Read the options and write the bundle `out`. Raises UsageError, or BundleError for what is in
-    the folders.
+    """Write the bundle `out` as the options say, and return it.
+
+    Raises UsageError for a wrong or missing option, BundleError for folders that cannot be packed.
     """
     if not adapters or task is None or fusion is None:
-        raise UsageError("--base goes with --adapter NAME=DIR (at least one), --task and --fusion.")
+        raise UsageError("--base needs --task, --fusion and at least one --adapter NAME=DIR.")
     if task in ("classification", "multilabel") and labels is None:
-        raise UsageError(f"--task {task} needs --labels FILE, in the order the adapters know.")
+        raise UsageError(
+            f"--task {task} needs --labels FILE, with the labels in the adapters' order."
+        )
     from serve.pack import pack
 
     return pack(
         base,
         {
             member: [Path(folder) for folder in folders]
-            for member, folders in several("--adapter", adapters).items()
+            for member, folders in several("--adapter NAME=DIR", adapters).items()
         },
         out,
         task=task,
         fusion=fusion,
         labels=None if labels is None else read_labels(labels),
-        weights=numbers("--weight", weights or []),
+        weights=numbers("--weight NAME=NUMBER", weights or []),
         template=template,
         verbalizers=None if verbalizers is None else read_verbalizers(verbalizers),
         name=name,

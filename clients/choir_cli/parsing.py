@@ -1,4 +1,4 @@
-"""Command-line values that are more than one word: NAME=VALUE pairs, JSON and small files."""
+"""Readers of structured command-line values: NAME=VALUE pairs, JSON and small files."""
 
 import json
 import re
@@ -10,40 +10,43 @@ from typing import Any
 from choir_cli.console import UsageError
 
 
-def pairs(option: str, values: Sequence[str]) -> dict[str, str]:
-    """`["a=x", "b=y"]` as a mapping, in order. Raises UsageError for a missing `=` and for a name
-    given twice.
+def pairs(form: str, values: Sequence[str]) -> dict[str, str]:
+    """Return `["a=x", "b=y"]` as a mapping, in order.
+
+    `form` is what the user must write, such as `--adapter NAME=DIR`. Raises UsageError if a name, an `=`
+    or a value is missing, or if a name is given twice.
     """
     found: dict[str, str] = {}
     for value in values:
         name, equals, rest = value.partition("=")
         if not (name and equals and rest):
-            raise UsageError(f"{option} takes NAME=VALUE, not {value!r}.")
+            raise UsageError(f"{value!r} must be given as {form}.")
         if name in found:
-            raise UsageError(f"{option} gives {name!r} twice.")
+            raise UsageError(f"{form} gives {name!r} twice.")
         found[name] = rest
     return found
 
 
-def several(option: str, values: Sequence[str]) -> dict[str, list[str]]:
-    """`["a=x", "b=y", "a=z"]` as a mapping to lists, in order. Raises UsageError for a missing `=`."""
+def several(form: str, values: Sequence[str]) -> dict[str, list[str]]:
+    """Return `["a=x", "b=y", "a=z"]` as a mapping to lists, in order. Raises UsageError as `pairs` does,
+    but takes a name several times."""
     found: dict[str, list[str]] = {}
     for value in values:
-        for name, rest in pairs(option, [value]).items():
+        for name, rest in pairs(form, [value]).items():
             found.setdefault(name, []).append(rest)
     return found
 
 
-def numbers(option: str, values: Sequence[str]) -> dict[str, float]:
-    """`["a=0.7"]` as a mapping to numbers."""
+def numbers(form: str, values: Sequence[str]) -> dict[str, float]:
+    """Return `["a=0.7"]` as a mapping to numbers. Raises UsageError if a value is no number."""
     try:
-        return {name: float(value) for name, value in pairs(option, values).items()}
+        return {name: float(value) for name, value in pairs(form, values).items()}
     except ValueError:
-        raise UsageError(f"{option} takes NAME=NUMBER, not {', '.join(values)}.") from None
+        raise UsageError(f"{form} needs a number, not {', '.join(values)}.") from None
 
 
 def json_object(option: str, text: str) -> dict[str, Any]:
-    """A JSON object. Raises UsageError."""
+    """Return the JSON object in `text`. Raises UsageError, naming `option`, if it is not one."""
     try:
         value = json.loads(text)
     except ValueError as error:
@@ -54,9 +57,9 @@ def json_object(option: str, text: str) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, without the byte order mark that some editors write.
+    """Return the text of a file, without the byte order mark that some editors write.
 
-    Raises UsageError for a file that is not there or not UTF-8.
+    Raises UsageError if the file cannot be read or is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -67,10 +70,11 @@ def read_text(path: Path) -> str:
 
 
 def read_labels(path: Path) -> list[str]:
-    """Labels in their order: one a line, without space around them; or as JSON a list of texts, or an
-    object with the labels by their numbers (`id2label`).
+    """Return the labels of a file in their order.
 
-    Raises UsageError for a file that holds something else, such as a table.
+    The file has one label on each line, whose outer space is removed; or it is JSON: a list of texts, or
+    an object with the labels by their numbers (`id2label`). Raises UsageError if it holds something
+    else, such as a table.
     """
     text = read_text(path)
     try:
@@ -85,9 +89,7 @@ def read_labels(path: Path) -> list[str]:
     for label in labels:
         spelled = unicodedata.normalize("NFC", label).strip()
         if spelled in same:
-            raise UsageError(
-                f"{path} holds {same[spelled]!a} and {label!a}, which are one label twice."
-            )
+            raise UsageError(f"{path} holds one label twice: {same[spelled]!a} and {label!a}.")
         same[spelled] = label
     return labels
 
@@ -97,34 +99,34 @@ def _labels_of_json(path: Path, content: list[Any] | dict[str, Any]) -> list[str
         numbers = [str(number) for number in range(len(content))]
         if set(content) != set(numbers):
             raise UsageError(
-                f"{path} is a JSON object whose keys are not the numbers from 0 on; give the labels "
-                "one a line, as a list, or by their numbers (id2label)."
+                f"{path} is a JSON object whose keys are not the numbers from 0 on; write one label on "
+                "each line, a JSON list, or the labels by their numbers (id2label)."
             )
         content = [content[number] for number in numbers]
     if not all(isinstance(label, str) for label in content):
-        raise UsageError(f"{path} must hold a list of texts.")
+        raise UsageError(f"{path} holds labels that are not texts: put each in quotes.")
     return list(content)
 
 
 def _labels_by_line(path: Path, text: str, error: ValueError) -> list[str]:
-    """`error`: why the file as a whole is not JSON."""
-    # No other line ends: a label may hold what Unicode calls one.
+    """Return one label for each line. `error` says why the file as a whole is not JSON."""
+    # Only \n ends a line: a label may hold the other characters that Unicode counts as line ends.
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     if lines and (lines[0] in ("[", "{") or re.match(r'\[\s*"|\{\s*"', lines[0])):
         what = "JSON Lines" if lines[0].endswith("}") else f"not JSON: {error}"
-        raise UsageError(f"{path} is {what}; give the labels one a line, or as a JSON list.")
+        raise UsageError(f"{path} is {what}; write one label on each line, or a JSON list.")
     if any(_numbered(rows) for rows in (lines, lines[1:])):
         raise UsageError(
-            f"{path} has a number before each label; give the labels alone, one a line, in the order "
-            "of their numbers."
+            f"{path} has a number before each label; write only the labels, one on each line, in the "
+            "order of their numbers."
         )
     if lines and all(re.fullmatch(r'".*"', line) for line in lines):
-        raise UsageError(f"{path} has each label in quotes; give them without, or as a JSON list.")
+        raise UsageError(f"{path} has each label in quotes; write them without, or as a JSON list.")
     return lines
 
 
 def _numbered(lines: Sequence[str]) -> bool:
-    """Whether two lines or more are counted from 0 or 1, as rows of a table."""
+    """Return whether the lines, at least two, start with numbers that count up from 0 or 1."""
     found = [re.match(r"(\d+)\s*[,;:\t]", line) for line in lines]
     counted = [int(each[1]) for each in found if each]
     first = counted[0] if counted else 0
@@ -132,8 +134,9 @@ def _numbered(lines: Sequence[str]) -> bool:
 
 
 def read_verbalizers(path: Path) -> dict[str, str]:
-    """What is scored for each label, from a file with a JSON object."""
+    """Return the verbalizer of each label, from a file with a JSON object. Raises UsageError if it holds
+    something else."""
     values = json_object(str(path), read_text(path))
     if not all(isinstance(value, str) for value in values.values()):
-        raise UsageError(f"{path} must map each label to a text.")
+        raise UsageError(f"{path} must hold a JSON object that maps each label to a text.")
     return values

@@ -1,4 +1,4 @@
-"""`choir serve`: the server, until it is stopped."""
+"""`choir serve`: run the server until it is stopped."""
 
 import os
 import tempfile
@@ -14,42 +14,72 @@ from choir_cli.parsing import json_object
 
 def serve(
     bundles: Annotated[
-        list[Path] | None, typer.Argument(help="Bundles of one base.", metavar="BUNDLE...")
+        list[Path] | None,
+        typer.Argument(help="Folders of bundles, all with the same base.", metavar="BUNDLE"),
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to bind.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to bind.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or auto.")] = None,
-    replicas: Annotated[int | None, typer.Option(help="Engines.")] = None,
-    gateways: Annotated[int | None, typer.Option(help="HTTP gateways.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on.", show_default="8000")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Number format of the base's weights: float32, bfloat16, float16 or auto.",
+            show_default="auto",
+        ),
+    ] = None,
+    replicas: Annotated[
+        int | None, typer.Option(help="Number of engines.", show_default="1")
+    ] = None,
+    gateways: Annotated[
+        int | None, typer.Option(help="Number of HTTP gateways.", show_default="1")
+    ] = None,
     store: Annotated[
-        Path | None, typer.Option(help="Folder of artifacts and state; .choir/ in the bundle.")
+        Path | None,
+        typer.Option(
+            help="Folder for adapters and state.", show_default=".choir/ in the first bundle"
+        ),
     ] = None,
     adapter_root: Annotated[
         list[Path] | None,
-        typer.Option(help="A folder that file:// adapters may come from; may be repeated."),
+        typer.Option(help="Folder from which a swap may take file:// adapters. May be repeated."),
     ] = None,
     adapter_prefix: Annotated[
         list[str] | None,
         typer.Option(
             metavar="URI",
-            help="A remote place (s3://, gs://, hf://) that adapters may come from; may be repeated.",
+            help="Remote place (s3://, gs:// or hf://) from which a swap may take adapters. May be repeated.",
         ),
     ] = None,
     allowed_host: Annotated[
-        list[str] | None, typer.Option(help="A Host that admin routes accept; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Host name under which admin routes may be called. May be repeated."),
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(metavar="JSON", help="vLLM's engine arguments by name.")
+        str | None, typer.Option(metavar="JSON", help="JSON object with engine arguments of vLLM.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="A file with these settings.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="YAML or JSON file with settings. Options on the command line win."),
+    ] = None,
     address: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Join this Ray cluster.")
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Join this Ray cluster instead of starting Ray."),
     ] = None,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Serve beyond loopback without an admin token.")
+        bool,
+        typer.Option(
+            "--insecure",
+            help="Start without an admin token even if other machines can reach --host.",
+        ),
     ] = False,
     base: Annotated[
-        str | None, typer.Option(help="Without a bundle: folder or hub id of the base.")
+        str | None,
+        typer.Option(
+            help="Instead of bundles: folder or hub id of a base model. Needs --adapter, --task and --fusion."
+        ),
     ] = None,
     adapter: packing.Adapters = None,
     task: packing.Task = None,
@@ -61,13 +91,17 @@ def serve(
     name: packing.EnsembleName = "ensemble",
     revision: packing.Revision = None,
 ) -> None:
-    """Serve bundles, or a base and PEFT folders as they are, until stopped."""
+    """Serve bundles, or a base model and PEFT folders, until stopped."""
     if base is not None and bundles:
-        raise UsageError("Serve bundles, or --base with its adapters, not both.")
+        raise UsageError("Give either bundles or --base with its adapters, not both.")
     if base is None and (adapter or task or fusion or labels):
-        raise UsageError("--adapter, --task, --fusion and --labels go with --base.")
+        raise UsageError(
+            "--adapter, --task, --fusion and --labels need --base; a bundle has its own."
+        )
     if not (base or bundles or config or os.environ.get("CHOIR_BUNDLES")):
-        raise UsageError("Say what to serve: bundles, or --base with --adapter NAME=DIR.")
+        raise UsageError(
+            "Say what to serve: folders of bundles, or --base with --adapter NAME=DIR."
+        )
     flags: dict[str, Any] = {
         "bundles": bundles,
         "host": host,
@@ -106,7 +140,7 @@ def serve(
 def _run(flags: dict[str, Any], config: Path | None) -> int:
     from serve.config import Settings
 
-    # Wrong settings are said before Ray and vLLM take their seconds to load.
+    # Check the settings before the imports of Ray and vLLM, which take seconds.
     settings = Settings.load(flags, config)
     from serve.graph.server import run
 

@@ -1,5 +1,6 @@
-"""`choir token`: a new bearer token, for the settings of a server."""
+"""`choir token`: a new bearer token for a server."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -7,28 +8,43 @@ import typer
 from choir_cli.console import UsageError, out
 
 
+class RoleChoice(StrEnum):
+    read = "read"
+    predict = "predict"
+    admin = "admin"
+
+
 def token(
-    name: Annotated[str, typer.Argument(help="Who or what holds it; the audit shows this name.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of the holder. The audit and error messages show it.")
+    ],
     role: Annotated[
-        str, typer.Option(help="read (what runs), predict (that, and inference) or admin (all).")
-    ] = "predict",
+        RoleChoice,
+        typer.Option(
+            metavar="NAME", help="read: status only. predict: also inference. admin: also changes."
+        ),
+    ] = RoleChoice.predict,
 ) -> None:
-    """Make a token: the secret to hand out, and the line for `tokens` in the server's --config file."""
+    """Make a bearer token. Prints its secret, and the line for `tokens` in the file of `choir serve --config`."""
     from pydantic import ValidationError
 
     from serve.bearer import RESERVED, Token, hashed, new_secret
-    from serve.manifest import explain
 
     if name in RESERVED:
         raise UsageError(
-            f"The name {name!r} is reserved for a token without a name: choose another."
+            f"The name {name!r} is reserved for the tokens that have no name: choose another."
         )
     secret = new_secret()
     try:
-        made = Token.model_validate({"name": name, "role": role, "sha256": hashed(secret)})
+        made = Token.model_validate({"name": name, "role": role.value, "sha256": hashed(secret)})
     except ValidationError as error:
-        raise UsageError(f"{explain(error)}.") from error
-    out.print(f"secret, shown only now: {secret}", soft_wrap=True, markup=False, highlight=False)
-    out.print("in the config file, below tokens:", soft_wrap=True)
+        raise UsageError(
+            f"{name!r} cannot be the name of a token: use small letters, digits, '.', '_' and '-', "
+            "a letter or a digit first, and at most 63 characters."
+        ) from error
+    out.print(
+        f"secret, shown only this once: {secret}", soft_wrap=True, markup=False, highlight=False
+    )
+    out.print("line for the config file, below `tokens:`", soft_wrap=True)
     line = f"  - {{name: {made.name}, role: {made.role}, sha256: {made.sha256}}}"
     out.print(line, soft_wrap=True, markup=False, highlight=False)

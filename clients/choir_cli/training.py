@@ -1,4 +1,4 @@
-"""`choir train` and `choir evaluate`: what happens before serving."""
+"""`choir train` and `choir evaluate`: write a bundle, and measure it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,26 +8,24 @@ import typer
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
-    out: Annotated[Path, typer.Option(help="The bundle to write.")],
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run that was interrupted.")
-    ] = False,
+    out: Annotated[Path, typer.Option(help="The folder to write the bundle to.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     ray_address: Annotated[
         str | None,
         typer.Option(
             metavar="auto|HOST:PORT",
-            help="Train members at once on this Ray cluster. Several machines need a shared file system.",
+            help="Train members in parallel on this Ray cluster. Several machines need a shared file system.",
         ),
     ] = None,
     parallel: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="At most so many members at once; without --ray-address, on this machine.",
+            help="Train up to this many members in parallel: on this machine, or with --ray-address on its cluster.",
         ),
     ] = None,
 ) -> None:
-    """Run a recipe: train the members, fit the fusion, write a bundle."""
+    """Run a recipe: train the members, fit the fusion and write a bundle."""
     from training.parallel.options import Parallel
     from training.pipeline import train as run
 
@@ -37,14 +35,15 @@ def train(
 
 
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="The bundle.")],
+    bundle: Annotated[Path, typer.Argument(help="The folder of the bundle.")],
     ensemble: Annotated[str, typer.Option(help="The ensemble's name.")],
     data: Annotated[
-        Path | None, typer.Option(help="Rows to use instead of the recipe's test split.")
+        Path | None,
+        typer.Option(help="File with the rows to use instead of the recipe's test split."),
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the figures to this file.")] = None,
 ) -> None:
-    """Compare the members and every fusion method, side by side."""
+    """Compare each member and each fusion method on the test rows."""
     from training.evaluation.evaluation import evaluate_bundle
 
     evaluate_bundle(bundle, ensemble, data, json)

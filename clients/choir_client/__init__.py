@@ -2,6 +2,8 @@
 
 >>> with Choir("http://127.0.0.1:8000") as choir:
 ...     choir.predict("intents", "where is my card?").labels
+
+The package needs only httpx, httpx-sse and pydantic, and nothing of the server.
 """
 
 from choir_client._flows import Retries

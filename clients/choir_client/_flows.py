@@ -1,9 +1,8 @@
-"""What a client does around one call, without doing it: when to try again, and how to split a large
-batch.
+"""The steps of each operation: which calls to send, when to try again, how to split a large batch.
 
-A flow is a generator in the manner of httpx's auth flows: it yields a `Call` to send or a `Pause`
-to wait, is sent the response (or thrown the connection's error), and returns the answer. `Choir`
-and `AsyncChoir` differ only in how they carry the steps out.
+A flow is a generator, like httpx's auth flows. It yields a `Call` to send or a `Pause` to wait. The client
+sends the response back into it, or throws a ConnectionFailed. The flow returns the answer. `Choir` and
+`AsyncChoir` carry out the same flows: one blocks, the other awaits.
 """
 
 import random
@@ -28,11 +27,13 @@ from choir_client.models import Prediction, Rollout, Usage
 T = TypeVar("T")
 
 MAX_INPUTS = 1024
-"""Inputs that a server takes in one predict request by default."""
+"""The most inputs that a server takes in one predict request, by default."""
 
 
 @dataclass(frozen=True)
 class Pause:
+    """A step of a flow: wait before the next one."""
+
     seconds: float
 
 
@@ -42,19 +43,20 @@ Flow = Generator[FlowStep, httpx.Response | None, T]
 
 @dataclass(frozen=True)
 class Retries:
-    """How often and how patiently a call that does no harm twice is sent again.
+    """When a client sends a call again. Only calls that may safely be sent twice are.
 
-    The pauses double from `first_pause` up to `longest_pause` seconds, with jitter; a `Retry-After`
-    of the server is honoured instead, and ends the retries when it asks for more than
-    `longest_pause`.
+    The pauses double from `first_pause` to at most `longest_pause` seconds, with jitter. If the
+    server sends a `Retry-After`, the client waits that long instead; if it is longer than
+    `longest_pause`, the client gives up.
     """
 
     attempts: int = 4
+    """The most times that one call is sent."""
     first_pause: float = 0.25
     longest_pause: float = 8.0
 
     def pause(self, attempt: int, error: ChoirError) -> float | None:
-        """Seconds to wait after failed attempt number `attempt` (from 1), or None to give up."""
+        """Return the seconds to wait after failed attempt number `attempt` (from 1), or None to give up."""
         if attempt >= self.attempts:
             return None
         if isinstance(error, RateLimited | Unavailable) and error.retry_after is not None:
@@ -66,8 +68,9 @@ class Retries:
 
 
 def send(call: Call[T], retries: Retries) -> Flow[T]:
-    """Send `call`, again if that is safe and promising; return its parsed answer or raise a
-    ChoirError.
+    """Send `call`, and again as `retries` says if that is safe. Return the parsed answer.
+
+    Raises ChoirError if the last attempt fails.
     """
     attempt = 0
     while True:
@@ -93,10 +96,10 @@ def predict(
     retries: Retries,
     max_inputs: int = MAX_INPUTS,
 ) -> Flow[Prediction]:
-    """One answer for any number of inputs, all given by one version.
+    """Return one answer for any number of inputs. One version answers all of them.
 
-    A list over `max_inputs` is sent in parts. The parts after the first name the version that
-    answered it, so that a swap in between cannot mix two.
+    A list of more than `max_inputs` is sent in parts. Each later part asks for the version that
+    answered the first, so that a swap in between cannot mix versions.
     """
     if isinstance(inputs, str | Mapping) or len(inputs) <= max_inputs:
         return (yield from send(_requests.predict(model, inputs, fusion, return_members), retries))
@@ -118,17 +121,20 @@ def predict(
 
 
 def wait(rollout_id: str, retries: Retries, pause: float) -> Flow[Rollout]:
-    """The rollout once it is committed on every replica, or aborted."""
+    """Return the rollout once every replica has committed it, or it is aborted."""
     while (rollout := (yield from send(_requests.rollout(rollout_id), retries))).open:
         yield Pause(pause)
     return rollout
 
 
-def try_out(swap: Call[Rollout], retries: Retries, pause: float) -> Flow[Rollout]:
-    """Start a trial and wait for its end, which may take hours: no request waits for it. Raises
-    RolloutAborted."""
-    begun = yield from send(swap, retries)
-    rollout = yield from wait(begun.id, retries, pause)
+def await_trial(swap: Call[Rollout], retries: Retries, pause: float) -> Flow[Rollout]:
+    """Start a trial and return the rollout once it is committed. Raises RolloutAborted if it is aborted.
+
+    A trial may take hours. So the flow looks at the rollout every `pause` seconds, instead of sending
+    one request that waits.
+    """
+    started = yield from send(swap, retries)
+    rollout = yield from wait(started.id, retries, pause)
     if rollout.state == "aborted":
         raise RolloutAborted(rollout)
     return rollout

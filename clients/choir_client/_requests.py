@@ -1,6 +1,4 @@
-"""The API as data: one function a route, each giving the `Call` that both clients send the same
-way.
-"""
+"""The API as data: one function for each route returns the `Call` that both clients send."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +22,12 @@ from choir_client.models import (
 
 T = TypeVar("T")
 Input = str | Mapping[str, Any]
-"""A text, or an object such as `{"text": ..., "text_pair": ...}`."""
+"""A text, or an object: `{"text": ..., "text_pair": ...}`."""
 
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One HTTP request and how its answer is read."""
+    """One HTTP request, and the function that reads its answer."""
 
     method: str
     path: str
@@ -37,11 +35,11 @@ class Call(Generic[T]):
     json: Mapping[str, Any] | None = None
     params: Mapping[str, str] | None = None
     retry: bool = True
-    """Whether sending it twice does no harm."""
-    patient: bool = False
-    """Whether it changes a version, which may take long, and goes on if nobody waits for it."""
+    """Whether the request may safely be sent twice."""
+    changes: bool = False
+    """Whether the request changes a version. That may take long, and goes on if the client gives up."""
     answers: frozenset[int] = frozenset()
-    """Error statuses that are answers here, such as the 503 of a server that is not ready."""
+    """Error statuses that are answers here: a server that is not ready answers `/ready` with 503."""
 
 
 def predict(
@@ -107,7 +105,12 @@ def swap(
 ) -> Call[Rollout]:
     given = {"members": members, "manifest": manifest, "version": version}
     if sum(value is not None for value in given.values()) != 1:
-        raise ValueError("a swap takes exactly one of members, manifest and version")
+        found = (
+            ", ".join(key for key, value in given.items() if value is not None) or "none of them"
+        )
+        raise ValueError(
+            f"a swap takes exactly one of members, manifest and version, but got {found}"
+        )
     body = {
         **given,
         "expected_version": expected_version,
@@ -154,9 +157,9 @@ def _rollout_call(path: str, body: Mapping[str, Any], wait: bool) -> Call[Rollou
         _model(Rollout),
         json=given,
         params={"wait": "true"} if wait else None,
-        # A second try would meet the first one's rollout, or start another.
+        # A second attempt would be refused because of the first one's rollout, or start another rollout.
         retry=False,
-        patient=True,
+        changes=True,
     )
 
 
@@ -172,7 +175,7 @@ def _model(model: type[M]) -> Callable[[httpx.Response], M]:
 
 
 def _listing(model: type[M], field: str = "data") -> Callable[[httpx.Response], list[M]]:
-    """Lists come as `{"object": "list", "data": [...]}`; the audit beside the rollouts."""
+    """Return a reader of the list in `field`: `{"object": "list", "data": [...]}`, or `audit` for the audit."""
 
     class Listing(BaseModel):
         found: list[model] = Field(alias=field)  # type: ignore[valid-type]
@@ -184,12 +187,12 @@ def _listing(model: type[M], field: str = "data") -> Callable[[httpx.Response], 
 
 
 def read(content: bytes | str, adapter: TypeAdapter[T], source: str) -> T:
-    """`content` as `adapter`'s type; raises InvalidAnswer naming `source`."""
+    """Return `content` as `adapter`'s type. Raises InvalidAnswer, which names `source`, if it does not fit."""
     try:
         return adapter.validate_json(content)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"]) or "the body"
         raise InvalidAnswer(
-            f"{source} answered something that is not Choir's API ({where}: {problem['msg']})"
+            f"{source} gave an answer that is not part of Choir's API ({where}: {problem['msg']})"
         ) from None

@@ -1,7 +1,7 @@
-"""What the server-sent events of OpenAI-compatible servers hold: JSON documents, then `[DONE]`.
+"""Server-sent events of OpenAI-compatible servers: JSON documents, then `[DONE]`.
 
-httpx-sse takes the stream apart. httpx's own lines end at U+2028, U+2029 and U+0085 too, which JSON may hold as they
-are.
+httpx-sse splits the stream into events. httpx's own line iterator would not do: it also ends lines at U+2028,
+U+2029 and U+0085, which may stand unescaped in JSON.
 """
 
 import json
@@ -18,7 +18,7 @@ DONE = "[DONE]"
 
 
 def chunk_of(data: str, model: type[M]) -> M:
-    """One event as `model`. Raises the APIError that an event with an `error` stands for."""
+    """Return one event's data as `model`. Raises APIError for an event that holds an `error`."""
     try:
         body = json.loads(data)
     except ValueError:
@@ -31,5 +31,5 @@ def chunk_of(data: str, model: type[M]) -> M:
 
 
 def cut_off() -> ConnectionFailed:
-    """For a stream that ended without its last event."""
+    """Return the exception for a stream that ended without `[DONE]`."""
     return ConnectionFailed("the stream ended before the answer was complete")

@@ -1,7 +1,6 @@
-"""The clients: `Choir` blocks, `AsyncChoir` awaits; everything else about them is the same."""
+"""The two clients: `Choir` blocks, `AsyncChoir` is for asyncio. They have the same methods."""
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -11,10 +10,11 @@ import httpx
 from httpx_sse import EventSource
 from pydantic import BaseModel
 
-from choir_client import _flows, _requests, _streaming
+from choir_client import _requests, _streaming
+from choir_client._connection import Connection
 from choir_client._flows import Flow, Pause, Retries
 from choir_client._requests import Call, Input
-from choir_client.exceptions import ChoirError, ConnectionFailed, error_from_response
+from choir_client.exceptions import error_from_response
 from choir_client.models import (
     AuditEntry,
     ChatChunk,
@@ -30,72 +30,16 @@ from choir_client.models import (
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
-DEFAULT_URL = "http://127.0.0.1:8000"
-DEFAULT_TIMEOUT = httpx.Timeout(120.0, connect=5.0)
-CHANGE_TIMEOUT = httpx.Timeout(3600.0, connect=5.0)
-"""For changes of version: a server fetches an adapter for up to half an hour, and then has it prepared."""
-POLL_SECONDS = 1.0
-"""How often a rollout that is waited for is looked at."""
 
+class Choir(Connection):
+    """A blocking client. Use it as a context manager, or call `close`.
 
-class _Connection:
-    """What both clients know of their server."""
+    `url` and `token` default to the environment variables CHOIR_URL and CHOIR_TOKEN, `url` then to
+    http://127.0.0.1:8000. `timeout` is in seconds; by default 120 s, and one hour for calls that
+    change a version. Every method raises `ChoirError` or one of its subclasses if it fails.
 
-    def __init__(
-        self,
-        url: str | None,
-        token: str | None,
-        timeout: httpx.Timeout | float | None,
-        retries: Retries | None,
-    ) -> None:
-        self._timeout = DEFAULT_TIMEOUT if timeout is None else timeout
-        self._patience = CHANGE_TIMEOUT if timeout is None else timeout
-        self.url = (url or os.environ.get("CHOIR_URL") or DEFAULT_URL).rstrip("/")
-        try:
-            scheme = httpx.URL(self.url).scheme
-        except httpx.InvalidURL as error:
-            raise ChoirError(f"{self.url!r} is not a URL: {error}") from None
-        if scheme not in ("http", "https"):
-            raise ChoirError(f"{self.url!r} is not a server's address: write http://HOST:PORT")
-        token = token or os.environ.get("CHOIR_TOKEN")
-        self._headers = {"authorization": f"Bearer {token}"} if token else {}
-        self._retries = retries or Retries()
-
-    def _failed(self, error: httpx.HTTPError, call: Call[Any] | None = None) -> ConnectionFailed:
-        reason = str(error) or type(error).__name__
-        goes_on = call is not None and call.patient and not isinstance(error, httpx.ConnectError)
-        rest = "; the change goes on there if it was accepted: see the rollouts" if goes_on else ""
-        return ConnectionFailed(f"no answer from {self.url}: {reason}{rest}")
-
-    def _predict(
-        self,
-        model: str,
-        inputs: Input | Sequence[Input],
-        fusion: Mapping[str, Any] | None,
-        return_members: bool,
-    ) -> Flow[Prediction]:
-        return _flows.predict(model, inputs, fusion, return_members, self._retries)
-
-    def _send(self, call: Call[T]) -> Flow[T]:
-        return _flows.send(call, self._retries)
-
-    def _swap(
-        self, name: str, *, strategy: Mapping[str, Any] | None, wait: bool, **candidate: Any
-    ) -> Flow[Rollout]:
-        tried = strategy is not None and strategy.get("kind", "immediate") != "immediate"
-        call = _requests.swap(name, strategy=strategy, wait=wait and not tried, **candidate)
-        if wait and tried:
-            return _flows.try_out(call, self._retries, POLL_SECONDS)
-        return self._send(call)
-
-
-class Choir(_Connection):
-    """A synchronous client. Use it as a context manager, or call `close`.
-
-    `url` and `token` default to CHOIR_URL and CHOIR_TOKEN. Without a `timeout` of your own, an
-    answer is waited for 120 s, and that to a change of version an hour. Every method raises a `ChoirError`.
-    Reads, predictions and completions are tried again after a broken connection, a 429, 502, 503
-    and 504 (see `Retries`); swaps and rollbacks never.
+    Reads, predictions and completions are sent again after a broken connection and after the statuses
+    429, 502, 503 and 504 (see `Retries`). Streams and calls that change a version are sent once.
     """
 
     def __init__(
@@ -108,12 +52,7 @@ class Choir(_Connection):
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         super().__init__(url, token, timeout, retries)
-        self._http = httpx.Client(
-            base_url=self.url,
-            headers=self._headers,
-            timeout=self._timeout,
-            transport=transport,
-        )
+        self._http = httpx.Client(**self._options, transport=transport)
 
     def __enter__(self) -> Self:
         return self
@@ -127,6 +66,7 @@ class Choir(_Connection):
         self.close()
 
     def close(self) -> None:
+        """Close the connections to the server."""
         self._http.close()
 
     def predict(
@@ -137,40 +77,43 @@ class Choir(_Connection):
         fusion: Mapping[str, Any] | None = None,
         return_members: bool = False,
     ) -> Prediction:
-        """The fused answer to each input; lists over 1,024 are sent in parts, answered by one
-        version.
+        """Return the fused answer to each input, in the order of `input`.
+
+        A list of more than 1,024 inputs is sent in parts. The same version answers all parts.
         """
         return self._run(self._predict(model, input, fusion, return_members))
 
     def complete(self, model: str, prompt: Any, **options: Any) -> Completion:
-        """A completion; `options` are those of OpenAI's API, and `fusion`."""
+        """Return a completion. `options` are those of OpenAI's API, and `fusion`."""
         return self._run(self._send(_requests.completion(model, prompt, options)))
 
     def chat(
         self, model: str, messages: Sequence[Mapping[str, Any]], **options: Any
     ) -> ChatCompletion:
-        """A chat completion; `options` are those of OpenAI's API, and `fusion`."""
+        """Return a chat completion. `options` are those of OpenAI's API, and `fusion`."""
         return self._run(self._send(_requests.chat(model, messages, options)))
 
     def stream_complete(self, model: str, prompt: Any, **options: Any) -> Iterator[Completion]:
-        """The chunks of a completion as they come."""
+        """Yield the chunks of a completion as they arrive."""
         call = _requests.completion(model, prompt, {**options, "stream": True})
         return self._stream(call, Completion)
 
     def stream_chat(
         self, model: str, messages: Sequence[Mapping[str, Any]], **options: Any
     ) -> Iterator[ChatChunk]:
-        """The chunks of a chat completion as they come."""
+        """Yield the chunks of a chat completion as they arrive."""
         return self._stream(_requests.chat(model, messages, {**options, "stream": True}), ChatChunk)
 
     def models(self) -> list[Model]:
-        """Every name that `model` may have."""
+        """Return every name that a request may give as `model`."""
         return self._run(self._send(_requests.models()))
 
     def ensembles(self) -> list[EnsembleStatus]:
+        """Return the status of every ensemble."""
         return self._run(self._send(_requests.ensembles()))
 
     def ensemble(self, name: str) -> EnsembleStatus:
+        """Return the status of one ensemble."""
         return self._run(self._send(_requests.ensemble(name)))
 
     def swap(
@@ -185,11 +128,14 @@ class Choir(_Connection):
         allow_stale_fusion: bool = False,
         wait: bool = True,
     ) -> Rollout:
-        """Make new adapters, a new manifest or another version the active one.
+        """Replace the active version: by new adapters for `members`, by a `manifest`, or by an
+        existing `version`. Give exactly one of the three.
 
-        With `wait`, the next request after the return is answered by the new version. A shadow or
-        a canary, such as `{"kind": "canary", "share": 0.1}`, is waited for until its gates or
-        somebody have decided; raises RolloutAborted if it does not go live.
+        With `wait`, the method returns once the new version is active: the next request gets its
+        answer from it. With a shadow or a canary, such as `{"kind": "canary", "share": 0.1}`, the
+        method waits until the gates or a person have decided. Raises RolloutAborted if such a
+        candidate is not promoted, Conflict if `expected_version` is not the active one, and
+        ValueError if not exactly one of the three is given.
         """
         return self._run(
             self._swap(
@@ -205,41 +151,43 @@ class Choir(_Connection):
         )
 
     def rollback(self, name: str, to: int | None = None, *, wait: bool = True) -> Rollout:
-        """Back to the version that was active before, or to version `to`."""
+        """Make the version that was active before, or version `to`, active again."""
         return self._run(self._send(_requests.rollback(name, to=to, wait=wait)))
 
     def rollouts(self) -> list[Rollout]:
+        """Return the latest rollouts, newest first."""
         return self._run(self._send(_requests.rollouts()))
 
     def audit(self) -> list[AuditEntry]:
-        """Every change that was asked for, refused ones too; the latest first."""
+        """Return the latest changes that were requested, refused ones included, newest first."""
         return self._run(self._send(_requests.audit()))
 
     def rollout(self, rollout_id: str) -> Rollout:
+        """Return one rollout."""
         return self._run(self._send(_requests.rollout(rollout_id)))
 
     def wait(self, rollout_id: str) -> Rollout:
-        """The rollout, once it is committed on every replica or aborted."""
-        return self._run(_flows.wait(rollout_id, self._retries, POLL_SECONDS))
+        """Return the rollout once every replica has committed it, or it is aborted."""
+        return self._run(self._wait(rollout_id))
 
     def promote(self, rollout_id: str, *, wait: bool = True) -> Rollout:
-        """Commit the candidate of a shadow or canary, whatever its gates say."""
+        """Commit the candidate of a shadow or a canary, whatever its gates say."""
         return self._run(self._send(_requests.promote(rollout_id, wait=wait)))
 
     def abort(self, rollout_id: str) -> Rollout:
-        """End a rollout that is not committed; nothing changes."""
+        """End a rollout before its commit. The active version stays."""
         return self._run(self._send(_requests.abort(rollout_id)))
 
     def health(self) -> Health:
-        """Whether the gateway lives."""
+        """Return whether the gateway is alive."""
         return self._run(self._send(_requests.probe("/health")))
 
     def ready(self) -> Health:
-        """Whether requests are answered now; `ok` is False while engines start."""
+        """Return whether the server answers requests now. `ok` is False while engines start."""
         return self._run(self._send(_requests.probe("/ready")))
 
     def metrics(self) -> str:
-        """Prometheus text."""
+        """Return the metrics of all replicas in Prometheus' text format."""
         return self._run(self._send(_requests.metrics()))
 
     def _run(self, flow: Flow[T]) -> T:
@@ -251,13 +199,7 @@ class Choir(_Connection):
                     step = next(flow)
                     continue
                 try:
-                    response = self._http.request(
-                        step.method,
-                        step.path,
-                        json=step.json,
-                        params=step.params,
-                        timeout=self._patience if step.patient else self._timeout,
-                    )
+                    response = self._http.request(**self._request(step))
                 except httpx.HTTPError as error:
                     step = flow.throw(self._failed(error, step))
                 else:
@@ -282,10 +224,8 @@ class Choir(_Connection):
         raise _streaming.cut_off()
 
 
-class AsyncChoir(_Connection):
-    """An asynchronous client with the methods of `Choir`; use it with `async with`, or await
-    `aclose`.
-    """
+class AsyncChoir(Connection):
+    """A client for asyncio with the methods of `Choir`. Use it with `async with`, or await `aclose`."""
 
     def __init__(
         self,
@@ -297,12 +237,7 @@ class AsyncChoir(_Connection):
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         super().__init__(url, token, timeout, retries)
-        self._http = httpx.AsyncClient(
-            base_url=self.url,
-            headers=self._headers,
-            timeout=self._timeout,
-            transport=transport,
-        )
+        self._http = httpx.AsyncClient(**self._options, transport=transport)
 
     async def __aenter__(self) -> Self:
         return self
@@ -316,6 +251,7 @@ class AsyncChoir(_Connection):
         await self.aclose()
 
     async def aclose(self) -> None:
+        """Close the connections to the server."""
         await self._http.aclose()
 
     async def predict(
@@ -355,9 +291,11 @@ class AsyncChoir(_Connection):
         return await self._run(self._send(_requests.models()))
 
     async def ensembles(self) -> list[EnsembleStatus]:
+        """See `Choir.ensembles`."""
         return await self._run(self._send(_requests.ensembles()))
 
     async def ensemble(self, name: str) -> EnsembleStatus:
+        """See `Choir.ensemble`."""
         return await self._run(self._send(_requests.ensemble(name)))
 
     async def swap(
@@ -391,6 +329,7 @@ class AsyncChoir(_Connection):
         return await self._run(self._send(_requests.rollback(name, to=to, wait=wait)))
 
     async def rollouts(self) -> list[Rollout]:
+        """See `Choir.rollouts`."""
         return await self._run(self._send(_requests.rollouts()))
 
     async def audit(self) -> list[AuditEntry]:
@@ -398,11 +337,12 @@ class AsyncChoir(_Connection):
         return await self._run(self._send(_requests.audit()))
 
     async def rollout(self, rollout_id: str) -> Rollout:
+        """See `Choir.rollout`."""
         return await self._run(self._send(_requests.rollout(rollout_id)))
 
     async def wait(self, rollout_id: str) -> Rollout:
         """See `Choir.wait`."""
-        return await self._run(_flows.wait(rollout_id, self._retries, POLL_SECONDS))
+        return await self._run(self._wait(rollout_id))
 
     async def promote(self, rollout_id: str, *, wait: bool = True) -> Rollout:
         """See `Choir.promote`."""
@@ -433,13 +373,7 @@ class AsyncChoir(_Connection):
                     step = next(flow)
                     continue
                 try:
-                    response = await self._http.request(
-                        step.method,
-                        step.path,
-                        json=step.json,
-                        params=step.params,
-                        timeout=self._patience if step.patient else self._timeout,
-                    )
+                    response = await self._http.request(**self._request(step))
                 except httpx.HTTPError as error:
                     step = flow.throw(self._failed(error, step))
                 else:

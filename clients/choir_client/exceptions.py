@@ -1,15 +1,15 @@
-"""Everything that can go wrong between a caller and a Choir server.
+"""The exceptions of this package.
 
 ChoirError
 ├── ConnectionFailed        no answer: refused, timed out, or cut off
-├── InvalidAnswer           an answer that is not what a Choir server sends
-├── RolloutAborted          a shadow or a canary that was waited for did not go live: `rollout`
-└── APIError                the server said no: `status`, `type`, `param`, `code`, `message`, `request_id`
+├── InvalidAnswer           the answer is not part of Choir's API
+├── RolloutAborted          a shadow or a canary was aborted while the caller waited: `rollout`
+└── APIError                the server refused the request: `status`, `type`, `param`, `code`, `message`, `request_id`
     ├── BadRequest          400
     ├── Unauthorized        401
     ├── Forbidden           403
     ├── NotFound            404
-    ├── Conflict            409  another version is active, or a rollout is running
+    ├── Conflict            409  another version is active, a rollout is running, or there is no room
     ├── TooLarge            413
     ├── RateLimited         429  `retry_after`
     └── Unavailable         502, 503, 504  `retry_after`
@@ -23,7 +23,7 @@ from choir_client.models import Rollout
 
 
 class ChoirError(Exception):
-    """The root of all errors of this package."""
+    """The base class of all exceptions of this package."""
 
 
 class ConnectionFailed(ChoirError):
@@ -35,7 +35,7 @@ class InvalidAnswer(ChoirError):
 
 
 class RolloutAborted(ChoirError):
-    """The candidate that was tried out did not become the active version; `rollout` says why."""
+    """The candidate did not become the active version; `rollout.reason` says why."""
 
     def __init__(self, rollout: Rollout) -> None:
         super().__init__(f"The rollout {rollout.id} was aborted: {rollout.reason}")
@@ -43,7 +43,7 @@ class RolloutAborted(ChoirError):
 
 
 class APIError(ChoirError):
-    """The server refused the request; its fields are those of the OpenAI-shaped error body."""
+    """The server refused the request. The attributes are those of the OpenAI-shaped error body."""
 
     def __init__(
         self,
@@ -64,11 +64,11 @@ class APIError(ChoirError):
         self.code = code
         self.request_id = request_id
         self.retry_after = retry_after
-        """Seconds the server asked to wait, where it did."""
+        """Seconds that the server asks to wait; None if it does not say."""
 
 
 class BadRequest(APIError):
-    """400: the request is malformed or asks for something that this ensemble cannot do."""
+    """400: the request is malformed, or asks for something that the ensemble cannot do."""
 
 
 class Unauthorized(APIError):
@@ -76,7 +76,7 @@ class Unauthorized(APIError):
 
 
 class Forbidden(APIError):
-    """403: the token, host or origin may not do this."""
+    """403: the token, the host or the origin may not do this."""
 
 
 class NotFound(APIError):
@@ -84,19 +84,19 @@ class NotFound(APIError):
 
 
 class Conflict(APIError):
-    """409: `expected_version` is not the active one, a rollout is running, or there is no room."""
+    """409: `expected_version` is not active, a rollout is running, or there is no room."""
 
 
 class TooLarge(APIError):
-    """413: the body is over the server's limit."""
+    """413: the body is larger than the server allows."""
 
 
 class RateLimited(APIError):
-    """429: the queues are full."""
+    """429: the server is full, or this caller has sent too many requests."""
 
 
 class Unavailable(APIError):
-    """502, 503 or 504: no gateway or engine is ready."""
+    """502, 503 or 504: no gateway or engine is ready, or the controller cannot be reached."""
 
 
 _BY_STATUS: dict[int, type[APIError]] = {
@@ -114,7 +114,7 @@ _BY_STATUS: dict[int, type[APIError]] = {
 
 
 def error_from_fields(fields: dict[str, Any], status: int, **known: Any) -> APIError:
-    """The exception for the `error` object of a body, or of one event of a stream."""
+    """Return the exception for the `error` object of a body or of a stream's event."""
     return _BY_STATUS.get(status, APIError)(
         str(fields.get("message") or f"the server answered {status} without a reason"),
         status=status,
@@ -126,9 +126,9 @@ def error_from_fields(fields: dict[str, Any], status: int, **known: Any) -> APIE
 
 
 def error_from_response(response: httpx.Response) -> APIError:
-    """The exception for a response of status 400 or more whose body has been read.
+    """Return the exception for a response with status 400 or more, whose body must have been read.
 
-    A body that is not ours (a proxy's page, say) is left out of the message: the status says more.
+    A body that is not Choir's, such as a proxy's page, is left out of the message: the status says more.
     """
     try:
         body = response.json()

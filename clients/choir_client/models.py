@@ -1,6 +1,4 @@
-"""What a Choir server answers. Fields that a newer server adds are kept and reachable as
-attributes.
-"""
+"""The answers of a Choir server. Fields that a newer server adds are kept, as attributes."""
 
 from typing import Any
 
@@ -19,7 +17,7 @@ class AdapterRef(Answer):
 
 
 class MemberPrediction(Answer):
-    """What one member alone answered."""
+    """The answer of one member alone to one input."""
 
     name: str
     adapters: list[AdapterRef] = []
@@ -30,23 +28,23 @@ class MemberPrediction(Answer):
 
 
 class PredictionItem(Answer):
-    """The fused answer to one input; which fields are set depends on the ensemble's task."""
+    """The fused answer to one input. The ensemble's task decides which fields are set."""
 
     index: int
     label: str | None = None
-    """Classification."""
+    """Classification: the answered label."""
     labels: list[str] | None = None
-    """Multilabel: those at or over their thresholds."""
+    """Multilabel: the labels at or over their thresholds."""
     probabilities: dict[str, float] = {}
-    """Label -> probability, for every label; multilabel: each label's own."""
+    """Label -> probability, for every label. Multilabel: they do not sum to 1."""
     value: float | None = None
-    """Regression."""
+    """Regression: the value."""
     std: float | None = None
     """Regression: the standard deviation of the members' values."""
     entropy: float | None = None
-    """Of the fused probabilities, in nats."""
+    """Entropy of the fused probabilities, in nats."""
     disagreement: float | None = None
-    """Mutual information between member and label, in nats."""
+    """Mutual information between member and label, in nats. Multilabel: summed over the labels."""
     members: list[MemberPrediction] | None = None
 
 
@@ -59,7 +57,7 @@ class Usage(Answer):
 
 
 class Prediction(Answer):
-    """The answers to all inputs, in their order, and the version that gave them."""
+    """The answers to all inputs, in the order of the inputs, and the version that gave them."""
 
     model: str
     data: list[PredictionItem]
@@ -67,17 +65,17 @@ class Prediction(Answer):
 
     @property
     def labels(self) -> list[str | None]:
-        """The fused label of every input (classification)."""
+        """The fused label of each input (classification)."""
         return [item.label for item in self.data]
 
     @property
     def label_sets(self) -> list[list[str]]:
-        """The fused labels of every input (multilabel)."""
+        """The fused labels of each input (multilabel)."""
         return [item.labels or [] for item in self.data]
 
     @property
     def values(self) -> list[float | None]:
-        """The fused value of every input (regression)."""
+        """The fused value of each input (regression)."""
         return [item.value for item in self.data]
 
 
@@ -97,7 +95,7 @@ class Completion(Answer):
 
     @property
     def text(self) -> str:
-        """Text of the first choice; empty in a chunk that only carries usage."""
+        """The text of the first choice; empty in a chunk that holds only usage."""
         return self.choices[0].text if self.choices else ""
 
 
@@ -120,7 +118,7 @@ class ChatCompletion(Answer):
 
     @property
     def text(self) -> str:
-        """Content of the first choice."""
+        """The text of the first choice."""
         return (self.choices[0].message.content if self.choices else None) or ""
 
 
@@ -140,12 +138,12 @@ class ChatChunk(Answer):
 
     @property
     def text(self) -> str:
-        """What this chunk adds to the first choice; empty in a chunk that only carries usage."""
+        """The text that this chunk adds to the first choice; empty in a chunk that holds only usage."""
         return (self.choices[0].delta.content if self.choices else None) or ""
 
 
 class Model(Answer):
-    """A name that `model` of a request may have: `name`, `name@version` or `name/member`."""
+    """A name that a request may give as `model`: `name`, `name@version` or `name/member`."""
 
     id: str
 
@@ -157,29 +155,31 @@ class EnsembleMember(Answer):
 
 
 class Tally(Answer):
-    """Requests that one version answered while a candidate was tried out."""
+    """Counts of the requests that one version answered during a trial."""
 
     requests: int = 0
     errors: int = 0
     mean_ms: float | None = None
-    """Until the answer, or the first part of a stream."""
+    """Mean milliseconds until the answer, or until the first part of a stream."""
 
 
 class Trial(Answer):
-    """How a candidate is tried out, and what was counted so far."""
+    """The settings of a shadow or a canary, and the counts so far."""
 
     share: float
     auto_promote: bool = True
     gates: dict[str, float | None] = {}
     decision: str | None = None
-    """promote or abort, if somebody has decided."""
+    """`promote` or `abort`, once it is decided."""
     candidate: Tally = Tally()
     stable: Tally = Tally()
-    """The active version's."""
+    """Counts of the active version."""
     compared: int = 0
-    """Requests that both versions answered."""
+    """Requests whose two answers, one of each version, were compared."""
     agreement: float | None = None
+    """Share of the compared answers that were the same."""
     dropped: int = 0
+    """Requests that were not compared because the queue was full or they were too large."""
 
 
 class Rollout(Answer):
@@ -187,66 +187,69 @@ class Rollout(Answer):
 
     id: str
     state: str
-    """preparing, shadowing, canarying, committing, draining, done or aborted."""
+    """`preparing`, `shadowing`, `canarying`, `committing`, `draining`, `done` or `aborted`."""
     ensemble: str | None = None
     from_version: int | None = Field(default=None, alias="from")
     to_version: int | None = Field(default=None, alias="to")
     replicas: Any = None
     """Progress of the engine replicas."""
     reason: str | None = None
-    """Why it was aborted."""
+    """Why the rollout was aborted."""
     strategy: str = "immediate"
     trial: Trial | None = None
-    """For shadow and canary."""
+    """For a shadow or a canary; else None."""
 
     @property
     def finished(self) -> bool:
+        """Whether the rollout is done or aborted."""
         return self.state in ("done", "aborted")
 
     @property
     def open(self) -> bool:
-        """Whether it is not committed on every replica, nor aborted."""
+        """Whether the rollout is neither committed on every replica nor aborted."""
         return self.state in ("preparing", "shadowing", "canarying", "committing")
 
 
 class AuditEntry(Answer):
-    """Who changed which ensemble, from which version to which, and with what outcome."""
+    """One requested change: who asked for it, when, from which version to which, and the outcome."""
 
     at: str
     """ISO 8601, UTC."""
     actor: str
     action: str
-    """import, swap, rollback, ..."""
+    """`import`, `swap`, `rollback`, ..."""
     ensemble: str
     from_version: int | None = Field(default=None, alias="from")
     to_version: int | None = Field(default=None, alias="to")
     outcome: str
-    """refused, committed, done or aborted."""
+    """`refused`, `committed`, `done` or `aborted`."""
     reason: str | None = None
 
 
 class EnsembleStatus(Answer):
-    """An ensemble: its active version, the versions there are, and the rollout in progress."""
+    """An ensemble: its active version, its other versions, and the rollout in progress."""
 
     name: str
     active_version: int | None = None
     versions: list[dict[str, Any]] = []
-    """Those in use, and the newest of the others."""
+    """The versions in use, and the newest of the others."""
     version_count: int | None = None
-    """How many there are in all."""
+    """The number of all versions."""
     members: list[EnsembleMember] = []
     rollout: Rollout | None = None
     differences: list[str] = []
-    """Where the bundle on disk says something else than what is served, in sentences."""
+    """Sentences, one for each difference between the bundle on disk and what is served."""
     stale_fusion: bool = False
-    """Whether the active fusion was fitted on other adapters."""
+    """Whether the active fusion was fitted on other adapters than the active ones."""
     pinned: bool = True
-    """Whether it is always loaded; else requests load it, and `loaded_on` of its versions says where they are."""
+    """Whether the ensemble is always loaded. Otherwise requests load it, and the `loaded_on` of a version lists the
+    engines that have it."""
     fusion_fit: dict[str, Any] = {}
-    """`state` (none, manual, fitted, refitted or stale), and which `parts` of the active fusion that is about."""
+    """`state` (`none`, `manual`, `fitted`, `refitted` or `stale`), and the `parts` of the active fusion that it
+    describes."""
 
 
 class Health(Answer):
-    """The body of `/health` or `/ready`, and whether its status was 200."""
+    """The body of `/health` or `/ready`. `ok` says whether the status was 200."""
 
     ok: bool

@@ -1,4 +1,4 @@
-"""The gateway's HTTP application: every route, and what stands around them."""
+"""The HTTP application of a gateway: its routes and its middleware."""
 
 from fastapi import Depends, FastAPI
 
@@ -28,11 +28,11 @@ INFERENCE_PATHS = (PREDICT_PATH, COMPLETIONS_PATH, CHAT_PATH)
 def create_app(
     engines: EngineLink, control: ControlLink, agent: GatewayAgent, settings: Settings
 ) -> FastAPI:
-    """The application of one gateway. The caller starts and stops `agent`."""
+    """Return the application of one gateway. The caller starts and stops `agent`."""
     app = FastAPI(
         title="Choir",
         description="One base model, many adapters, one fused answer.",
-        docs_url=None,  # its page loads scripts from another host
+        docs_url=None,  # the page would load scripts from another host
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -62,7 +62,7 @@ def create_app(
 
     install_handlers(app)
     install_schema(app)
-    # The last one added is the outermost.
+    # The middleware that is added last is the outermost.
     app.add_middleware(InFlightLimit, paths=INFERENCE_PATHS, most=settings.max_in_flight)
     app.add_middleware(Observer)
     return app

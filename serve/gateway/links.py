@@ -1,6 +1,6 @@
-"""What the gateway asks of engines and of the controller, as two small protocols.
+"""The calls that a gateway makes to engines and to the controller, as two protocols.
 
-`serve/graph/ray_links.py` implements them over Ray Serve's handles."""
+`serve/graph/ray_links.py` implements them with Ray Serve's handles."""
 
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
@@ -12,34 +12,35 @@ from serve.protocol.requests import SwapRequest
 
 
 class Unavailable(Exception):
-    """Engines or the controller cannot be reached now; the message says so to the client (503)."""
+    """An engine or the controller cannot be reached. The client gets the message with status 503."""
 
     def __init__(self, message: str, *, begun: bool = True) -> None:
-        """`begun`: whether somebody may have begun to work on the call, so that the call may be what ended it."""
+        """`begun`: whether an engine may have begun to work on the call, so that the call may have crashed it."""
         super().__init__(message)
         self.begun = begun
 
 
 class EngineLink(Protocol):
-    """The way to some engine."""
+    """Calls to one of the engines; the implementation chooses which."""
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
-        """Raises Unavailable."""
+        """Return the prediction, or the engine's refusal. Raises Unavailable."""
         ...
 
     def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
-        """The parts of the answer as they come; a refusal is the last one. Closing it ends the work
-        in the engine. Raises Unavailable."""
+        """Yield the parts of the answer as they arrive. A refusal is the last part. Closing the generator
+        ends the work in the engine. Raises Unavailable."""
         ...
 
 
 class ControlLink(Protocol):
-    """The way to the controller. Every method raises Unavailable."""
+    """Calls to the controller. Every method raises Unavailable if it cannot be reached."""
 
     async def swap(
         self, name: str, request: SwapRequest, actor: str, wait: bool
     ) -> RolloutView | Refusal:
-        """With `wait`, returns when it is committed everywhere, or refused."""
+        """Start a swap for `actor`, whom the audit names. With `wait`, returns once every replica has
+        committed it, or it is refused."""
         ...
 
     async def rollback(
@@ -49,7 +50,7 @@ class ControlLink(Protocol):
     async def promote(self, rollout_id: str, actor: str, wait: bool) -> RolloutView | Refusal: ...
 
     async def abort(self, rollout_id: str, actor: str) -> RolloutView | Refusal:
-        """Returns when it is aborted, or refused."""
+        """Abort a rollout. Returns once it is aborted, or the abort is refused."""
         ...
 
     async def rollouts(self) -> Sequence[RolloutView] | Refusal: ...
@@ -63,5 +64,5 @@ class ControlLink(Protocol):
     async def ensemble(self, name: str) -> EnsembleView | Refusal: ...
 
     async def metrics(self) -> bytes:
-        """Prometheus text of all replicas."""
+        """Return the metrics of all replicas in Prometheus' text format."""
         ...

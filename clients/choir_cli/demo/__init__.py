@@ -1,1 +1,1 @@
-"""`make demo`: the whole way once, on data that the project generates itself."""
+"""`make demo`: train, serve, ask and swap once, on data that the project generates."""

@@ -1,7 +1,7 @@
-"""Train the example, serve it, ask it, swap an adapter under load, and say what happened.
+"""Train the example, serve it, ask it, swap an adapter under load, and print what happened.
 
-DEMO_EXIT=1 stops the server at the end, with status 0 only if all worked; DEMO_PORT chooses another
-port than 8000.
+With DEMO_EXIT=1 the server stops at the end, and the status is 0 only if everything worked. DEMO_PORT sets the
+port; the default is 8000.
 """
 
 import contextlib
@@ -32,33 +32,33 @@ REQUESTS_AFTER = 50
 
 @dataclass(frozen=True)
 class Swap:
-    """What the clients saw while an adapter was replaced."""
+    """The answers that clients got while an adapter was replaced."""
 
     before: str
     after: str
     first_after: str
-    """Version that answered the first request after the swap returned."""
+    """The version that answered the first request after the swap returned."""
     fit: str
-    """Whether the fusion was fitted again for the new adapter, by what the bundle stores of it."""
+    """The state of the fusion after the swap: `refitted` if it was fitted again for the new adapter."""
     seconds: float
     requests: int
     failures: Sequence[str]
-    strangers: Sequence[str]
-    """Answers by any version but the two."""
+    unexpected: Sequence[str]
+    """Versions that answered, other than the two."""
 
     @property
     def worked(self) -> bool:
-        return not self.failures and not self.strangers and self.first_after == self.after
+        return not self.failures and not self.unexpected and self.first_after == self.after
 
 
 def main() -> None:
-    # The demo talks to this machine alone, whatever proxy is set for the rest of the world.
+    # The demo talks only to this machine, whatever proxy is set.
     os.environ["NO_PROXY"] = "127.0.0.1"
-    # Being asked to end takes the same way out as Ctrl-C, past the server's own end.
+    # On SIGTERM, leave as on Ctrl-C: through the context that stops the server.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     port = _port()
     stop_at_end = os.environ.get("DEMO_EXIT", "") not in ("", "0")
-    # Said before minutes of training rather than after them.
+    # Check now, not after minutes of training.
     require_free(port)
     _train()
     shutil.rmtree(FOLDER / "store", ignore_errors=True)
@@ -119,7 +119,7 @@ def _ask(choir: Choir, texts: Sequence[str]) -> None:
 
 
 def _stream(choir: Choir, text: str) -> None:
-    """One member alone, and all members fused at every token."""
+    """Print the streamed answers of one member, and of all members fused at every token."""
     question = [{"role": "user", "content": text}]
     out.print(f"[bold]chat[/bold], streamed: {text}")
     for model in (f"replies/{MEMBER}", "replies"):
@@ -131,7 +131,7 @@ def _stream(choir: Choir, text: str) -> None:
 
 def _swap(choir: Choir, texts: Sequence[str]) -> Swap:
     before = choir.predict("intents", texts[0]).model
-    out.print(f"4 clients ask {before} without a pause; meanwhile {MEMBER} gets another adapter")
+    out.print(f"4 clients ask {before} without a pause, while {MEMBER} gets another adapter")
     with Load(choir.url, "intents", texts) as load:
         load.wait_for(REQUESTS_BEFORE)
         started = time.monotonic()
@@ -153,7 +153,7 @@ def _swap(choir: Choir, texts: Sequence[str]) -> Swap:
         seconds=seconds,
         requests=load.requests,
         failures=load.failures,
-        strangers=sorted(set(load.versions) - {before, after}),
+        unexpected=sorted(set(load.versions) - {before, after}),
     )
 
 
@@ -177,8 +177,8 @@ def _show(found: Sequence[Score], served: str, swap: Swap) -> None:
         out.print(f"  failed: {problem}")
     if swap.first_after != swap.after:
         out.print(f"  wrong: the first request after the swap was answered by {swap.first_after}")
-    if swap.strangers:
-        out.print(f"  wrong: answers by {', '.join(swap.strangers)}")
+    if swap.unexpected:
+        out.print(f"  wrong: answers by {', '.join(swap.unexpected)}")
     out.print(
         "\nNext: .venv/bin/choir status, .venv/bin/choir rollback intents, "
         f".venv/bin/choir chat --model replies; {BUNDLE}/report/index.html; README.md"
@@ -186,19 +186,19 @@ def _show(found: Sequence[Score], served: str, swap: Swap) -> None:
 
 
 def _train() -> None:
-    """Train into the demo's folder; a finished run is used again, an interrupted one goes on."""
+    """Train into the demo's folder. Uses a finished run again, and continues an interrupted one."""
     out.rule("train")
     if BUNDLE.exists() and _choir_train("--resume") == 0:
         return
-    # Its recipe was another one, or it is damaged; the folder is the demo's own.
+    # The run had another recipe, or it is damaged. The folder belongs to the demo, so start again.
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir()
     if _choir_train() != 0:
-        raise ChoirError("training did not finish; its reason stands above")
+        raise ChoirError("training failed; the reason is printed above")
 
 
 def _choir_train(*flags: str) -> int:
-    # A process of its own gives its memory back before the server starts.
+    # Train in another process, so that its memory is free before the server starts.
     command = ("train", str(_recipe()), "--out", str(BUNDLE), *flags)
     return subprocess.run(
         [sys.executable, "-m", "choir_cli.main", *command], check=False

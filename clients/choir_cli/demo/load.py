@@ -1,4 +1,4 @@
-"""Clients that never pause, to see what a swap does to them."""
+"""Clients that send requests without a pause while a swap takes place."""
 
 import itertools
 import threading
@@ -12,9 +12,9 @@ from choir_client import Choir, ChoirError, Retries
 
 
 class Load:
-    """`clients` threads that predict one text after the other while the context is open.
+    """Runs `clients` threads that predict one text after another while the context is open.
 
-    Nothing is retried, so every failure is counted.
+    The threads do not retry, so every failure is counted.
     """
 
     def __init__(self, url: str, model: str, texts: Sequence[str], clients: int = 4) -> None:
@@ -44,10 +44,11 @@ class Load:
 
     @property
     def requests(self) -> int:
+        """The number of requests that have ended."""
         return self.versions.total() + len(self.failures)
 
     def wait_for(self, requests: int, within: float = 60.0) -> None:
-        """Until that many more requests have ended. Raises ChoirError if they take too long."""
+        """Wait until `requests` more have ended. Raises ChoirError if that takes longer than `within` seconds."""
         with self._progress:
             goal = self.requests + requests
             if not self._progress.wait_for(lambda: self.requests >= goal, within):
@@ -69,5 +70,5 @@ class Load:
                         self.versions[outcome] += 1
                     self._progress.notify_all()
                 if failed:
-                    # A server that refuses at once must not be asked thousands of times a second.
+                    # Do not send thousands of requests a second to a server that refuses at once.
                     time.sleep(0.05)

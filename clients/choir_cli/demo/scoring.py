@@ -1,4 +1,4 @@
-"""How good and how quick each member and each fusion method is, asked over HTTP."""
+"""Accuracy and latency of each member and each fusion method, measured over HTTP."""
 
 import statistics
 import time
@@ -15,9 +15,9 @@ class Score:
     name: str
     accuracy: float
     latency: float
-    """Median of requests with one text, in seconds."""
+    """Median seconds of a request with one text."""
     passes: int
-    """How many members one answer runs."""
+    """Number of members that run for one answer."""
 
 
 def scores(
@@ -28,7 +28,7 @@ def scores(
     texts: Sequence[str],
     labels: Sequence[str],
 ) -> Iterator[Score]:
-    """One score for each member alone, then one for each fusion method."""
+    """Yield one score for each member alone, then one for each fusion method."""
     for member in members:
         yield _score(choir, member, f"{ensemble}/{member}", None, 1, texts, labels)
     for method in methods:

@@ -1,4 +1,4 @@
-"""`choir serve` as a process of its own, from its start to its end."""
+"""Start, watch and stop `choir serve` as a process."""
 
 import os
 import signal
@@ -19,11 +19,11 @@ STOP_WITHIN = 90.0
 
 
 class ServerFailed(ChoirError):
-    """The server ended, or did not become ready; the message has its last words."""
+    """The server ended or did not become ready. The message holds the last line of its log."""
 
 
 class Server:
-    """A server for `bundle` on loopback; leaving the context stops it."""
+    """A server for `bundle` on 127.0.0.1. Leaving the context stops it."""
 
     def __init__(self, bundle: Path, port: int, store: Path, log: Path) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -38,7 +38,7 @@ class Server:
     def __enter__(self) -> Self:
         require_free(self._port)
         with self._log.open("wb") as log:
-            # A session of its own: Ctrl-C reaches the demo alone, which then stops the server.
+            # In a session of its own, so that Ctrl-C reaches only the demo, which then stops the server.
             self._process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,
@@ -57,7 +57,8 @@ class Server:
         self.stop()
 
     def wait_until_ready(self) -> float:
-        """Seconds until `/ready` answered 200. Raises ServerFailed."""
+        """Wait until `/ready` answers 200. Returns the seconds that it took. Raises ServerFailed if the server
+        ends or is not ready in time."""
         started = time.monotonic()
         with (
             Choir(self.url) as choir,
@@ -69,19 +70,19 @@ class Server:
                     if choir.ready().ok:
                         return waited
                 except ChoirError:
-                    pass  # Nobody listens yet.
+                    pass  # The server does not listen yet.
                 status.update(f"starting Ray Serve and vLLM (about a minute) ... {waited:.0f} s")
                 time.sleep(0.5)
-        raise ServerFailed(f"the server was not ready after {READY_WITHIN:.0f} s: see {self._log}")
+        raise ServerFailed(f"the server was not ready after {READY_WITHIN:.0f} s; see {self._log}")
 
     def wait(self) -> None:
-        """Until the server ends by itself. Raises ServerFailed when it does."""
+        """Wait for the server to end by itself. Raises ServerFailed when it does."""
         assert self._process is not None
         self._process.wait()
         self._require_alive()
 
     def stop(self) -> int | None:
-        """Ask the server to end, insist after a while, and return its status."""
+        """Stop the server, with SIGKILL if it takes too long. Returns its status, None if it never started."""
         process = self._process
         if process is None:
             return None
@@ -98,12 +99,12 @@ class Server:
         assert self._process is not None
         if self._process.poll() is None:
             return
-        lines = self._log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-        raise ServerFailed(f"the server ended: {lines[-1]} (all of it: {self._log})")
+        lines = self._log.read_text(errors="replace").strip().splitlines() or ["its log is empty"]
+        raise ServerFailed(f"the server ended: {lines[-1]} (full log: {self._log})")
 
 
 def require_free(port: int) -> None:
-    """Raises UsageError if something listens on the loopback port already."""
+    """Raises UsageError if the port of 127.0.0.1 is in use."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -111,5 +112,5 @@ def require_free(port: int) -> None:
         except OSError as error:
             raise UsageError(
                 f"port {port} of 127.0.0.1 cannot be used ({os.strerror(error.errno or 0)}): "
-                "stop what listens there, or choose another with DEMO_PORT."
+                "stop the process that uses it, or set DEMO_PORT to another port."
             ) from None

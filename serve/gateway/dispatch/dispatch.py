@@ -1,4 +1,4 @@
-"""From a model name to an engine's answer: resolve, stamp, ask."""
+"""Resolve a model name to a version, and get the version's answer from an engine."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -20,22 +20,22 @@ T = TypeVar("T")
 
 STICKY_HEADER = "x-choir-sticky"
 REFRESH_SECONDS = 2.0
-"""How long newer routes are waited for after an engine lacked a version."""
+"""How long a request waits for newer routes after an engine lacked its version."""
 PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8)
-"""Seconds before a version that an engine lacked is asked for again, each time with newer routes. An
-engine that was cut off for a while lacks what was made active meanwhile until it has caught up."""
+"""Seconds before each further attempt after an engine lacked the version. Each attempt uses newer routes.
+An engine that was cut off lacks a newly active version until it has loaded it."""
 UNREADY_SECONDS = 5.0
-"""How long an answer is waited for while no engine is known to be ready. Not zero: a controller
-that restarts knows of none until the engines have reported again, and they answer all the while."""
+"""How long a request waits for an answer while no engine is known to be ready. It is not zero, because a restarted
+controller knows of no engine until the engines have reported again, and they answer requests meanwhile."""
 
 
 class Dispatcher:
-    """Sends a call to an engine under the version that the gateway's routes name."""
+    """Sends each call to an engine, for the version that the gateway's routes choose."""
 
     def __init__(
         self, agent: GatewayAgent, outcomes: Outcomes, seconds: float, on_demand: OnDemandShare
     ) -> None:
-        """`seconds`: after which an answer that has not begun is given up."""
+        """`seconds`: how long a request waits for its answer to begin."""
         self._agent = agent
         self._outcomes = outcomes
         self._seconds = seconds
@@ -48,12 +48,13 @@ class Dispatcher:
         ask: Ask[T],
         user: str | None = None,
     ) -> tuple[Target, Answer[T]]:
-        """Who answers `model`, and the answer of `ask` for it. While a canary runs, requests with
-        the same sticky header, or else the same `user`, are answered by the same version.
+        """Resolve `model`, call `ask` for it, and return the target that answered with its answer.
 
-        An engine that lacks the version (a swap has just unloaded it) is asked again with newer
-        routes, and when one is gone before it has answered, another one is. Raises UnknownModel,
-        RefusedError, Unavailable, ClientGoneError."""
+        During a canary, requests with the same sticky header get the same version; without the header,
+        requests with the same `user` do. If an engine lacks the version, because a swap has just
+        unloaded it, the call is made again with newer routes. If an engine ends before it has
+        answered, another one is asked. Raises UnknownModel, RefusedError, Unavailable or
+        ClientGoneError."""
         key = request.headers.get(STICKY_HEADER) or user
         target = self._resolved(request, self._routes.resolve(model, key))
         with self._on_demand.place(target):
@@ -87,7 +88,7 @@ class Dispatcher:
     def _routes(self) -> Routes:
         routes = self._agent.routes
         if not routes.models():
-            raise refused(503, "No model can be asked yet: the server is still starting.")
+            raise refused(503, "The server is still starting and has no model yet; try again.")
         return routes
 
     @staticmethod
@@ -96,7 +97,7 @@ class Dispatcher:
         return target
 
     async def _ask(self, request: Request, target: Target, ask: Ask[T]) -> Answer[T] | Refusal:
-        """The answer of one version."""
+        """Ask one version, and give up when the client leaves or the time is over."""
 
         async def while_there(
             work: Coroutine[Any, Any, Answer[T] | Refusal],
@@ -110,12 +111,12 @@ class Dispatcher:
 
 
 def _lacks(answer: object) -> bool:
-    """Whether an engine has said that it does not have the version."""
+    """Return whether the answer is an engine's refusal because it does not have the version."""
     return isinstance(answer, Refusal) and answer.code == VERSION_NOT_LOADED
 
 
 def _for_client(refusal: Refusal, target: Target) -> Refusal:
-    """An engine's refusal in words that concern the client."""
+    """Return an engine's refusal in words that help the client."""
     if not _lacks(refusal):
         return refusal
     if target.track == "pinned":

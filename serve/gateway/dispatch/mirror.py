@@ -1,4 +1,4 @@
-"""Asks another version the same again, after the client has its answer, and compares the two."""
+"""Sends answered requests to another version too, and compares the two answers."""
 
 import asyncio
 import logging
@@ -21,14 +21,14 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LARGEST_BODY = 1_000_000
-"""Bytes of a request that is asked again; what waits in the queue is held in memory."""
+"""The most bytes of a request that is sent again. Waiting requests are held in memory."""
 
 UNANSWERED = (RefusedError, TimeoutError, Unavailable)
-"""How an answer can fail that is counted and needs no stack trace."""
+"""Failures of an answer that are counted, but need no stack trace in the log."""
 
 Compare = Callable[[Answer[Any]], Coroutine[Any, Any, float | None]]
-"""Reads an answer to its end; the share of it that equals the client's, or None if the two cannot be
-compared."""
+"""Reads an answer to its end. Returns the share of it that equals the client's answer, or None if the two cannot
+be compared."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,10 @@ class _Job:
 
 
 class Mirror:
-    """A bounded queue of requests to ask again, and the few workers that do. What does not fit is
-    dropped and counted, so that no client waits for it and no engine is flooded by it."""
+    """A bounded queue of requests to send again, and a few workers that send them.
+
+    Requests that do not fit are dropped and counted. So no client waits for the mirror, and it cannot
+    flood the engines."""
 
     def __init__(
         self,
@@ -56,7 +58,7 @@ class Mirror:
         concurrency: int,
         seconds: float,
     ) -> None:
-        """`seconds`: after which an answer that has not begun, or that has stopped coming, is given up."""
+        """`seconds`: how long a worker waits for an answer to begin, and for each further part."""
         self._ledger = ledger
         self._outcomes = outcomes
         self._most = queue
@@ -68,7 +70,7 @@ class Mirror:
     def after(
         self, exchange: Exchange, other: Target, route: str, ask: Ask[Any], compare: Compare
     ) -> None:
-        """Once the client has its answer, ask `other` as well."""
+        """Queue the request for `other`, once the client has its answer."""
         job = _Job(other, route, ask, compare)
         exchange.afterwards(lambda: self._offer(job, exchange.body_bytes))
 
@@ -85,15 +87,17 @@ class Mirror:
             worker.add_done_callback(self._workers.discard)
 
     async def _work(self) -> None:
-        """Until nothing waits."""
+        """Send the waiting requests until the queue is empty."""
         while self._waiting:
             job = self._waiting.popleft()
             try:
                 await self._ask_again(job)
             except UNANSWERED as error:
-                logger.info("%s did not answer what was asked again: %s", job.target.key, error)
-            except Exception:  # nobody is sent this answer; the next one is asked all the same
-                logger.exception("A request could not be asked again of %s.", job.target.key)
+                logger.info(
+                    "%s did not answer a request that was sent again: %s", job.target.key, error
+                )
+            except Exception:  # no client waits for this answer; go on with the next request
+                logger.exception("A request could not be sent again to %s.", job.target.key)
 
     async def _ask_again(self, job: _Job) -> None:
         try:
@@ -120,9 +124,10 @@ class Mirror:
 
 
 def asked_too(target: Target) -> Target | None:
-    """Who is to be asked again after `target` has answered, if anybody. Of a canary, requests that
-    the candidate has answered are compared; of a shadow, a share of those that the active version
-    has."""
+    """Return the target that must answer a request too, after `target` has answered it; None if there is none.
+
+    During a canary, these are the requests that the candidate has answered. During a shadow, they
+    are a share of those that the active version has answered."""
     trial = target.trial
     if trial is None or not trial.strategy.compares:
         return None

@@ -1,8 +1,8 @@
-"""How a version answers a request: the one place that decides whether it has failed, and counts it.
+"""Asks a version, decides whether it failed, and counts the outcome.
 
-Clients' requests and those that are asked again pass through here alike, whatever their route. A version has failed
-where the answer is an error of the server, whatever raised it; where the engine is gone or takes too long; and where a
-stream breaks off after it has begun."""
+All requests pass through here: those of clients and those that the mirror sends again, on every route. A version has
+failed if the answer is a server error, if the engine is gone or takes too long, or if a stream breaks off after its
+first part."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -23,31 +23,32 @@ from serve.protocol.figures import Side
 T = TypeVar("T")
 
 PAUSES = (0.0, 0.1, 0.4, 1.0, 2.0)
-"""Seconds before another engine is asked, each time that one is gone which has done nothing for the request. It may be
-chosen again until it has ended."""
+"""Seconds before each further attempt, after an engine went away before it began to work on the request. Ray may
+choose the same engine again until it has noticed its end."""
 
 
 @dataclass(frozen=True)
 class Answer(Generic[T]):
-    """What a version has said, once it is known not to be a refusal."""
+    """The answer of a version that is not a refusal."""
 
     said: T
+    """The whole answer, or the first part of a stream."""
     rest: Parts | None = None
-    """What is still to come of a stream."""
+    """The further parts of a stream; None for a whole answer."""
     at: float = field(default_factory=perf_counter)
-    """When it was said."""
+    """The time at which `said` arrived (`perf_counter`)."""
 
 
 Ask: TypeAlias = Callable[[Target], Coroutine[Any, Any, Answer[T] | Refusal]]
-"""Asks some engine for the answer of a version. Raises whatever the way there does."""
+"""Asks one of the engines for the answer of a version. Raises what the link to it raises."""
 Wait: TypeAlias = Callable[
     [Coroutine[Any, Any, Answer[T] | Refusal]], Coroutine[Any, Any, Answer[T] | Refusal]
 ]
-"""Waits for what an engine is asked, for as long as whoever asks has patience."""
+"""Waits for an engine's answer; the caller decides for how long."""
 
 
 class Outcomes:
-    """Asks versions, and counts how each has answered on its side of the trial that it takes part in."""
+    """Asks versions, and counts the outcomes of those that take part in a trial."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -55,12 +56,14 @@ class Outcomes:
     async def asked(
         self, target: Target, ask: Ask[T], wait: Wait[T], patience: float | None = None
     ) -> Answer[T] | Refusal:
-        """The answer of `target`. Another engine is asked when one is gone: once if it had begun,
-        since the request may be what ended it.
+        """Return the answer of `target`.
 
-        A stream is counted when it has ended; reading it raises what breaks it off, RefusedError
-        for a refusal, and TimeoutError when no part comes for `patience` seconds. Raises
-        Unavailable, ClientGoneError, and whatever `ask` and `wait` raise."""
+        If an engine is gone, another one is asked. If the engine had begun to work on the request, that
+        happens only once, because the request may have crashed it.
+
+        A stream is counted when it has ended. Reading its rest raises the exception that breaks it off:
+        RefusedError for a refusal, TimeoutError if no part arrives for `patience` seconds. Raises
+        Unavailable, ClientGoneError, and what `ask` and `wait` raise."""
         outcome = _Outcome(self._ledger, target)
         with outcome.deciding():
             answer = await _failing_over(lambda: wait(ask(target)))
@@ -91,7 +94,7 @@ async def _failing_over(
 
 
 class _Outcome:
-    """Of one request to one version: counted once, or never where the client left before it was known."""
+    """The outcome of one request to one version. It is counted once; never, if the client left before it was known."""
 
     def __init__(self, ledger: Ledger, target: Target) -> None:
         self._ledger = ledger
@@ -102,7 +105,7 @@ class _Outcome:
 
     @contextmanager
     def deciding(self) -> Iterator[None]:
-        """Around the work for the answer: whatever it raises is a failure, unless the client has left."""
+        """Wrap the work for the answer: every exception counts as a failure, unless the client has left."""
         try:
             yield
         except ClientGoneError:
@@ -112,18 +115,20 @@ class _Outcome:
             raise
 
     def said(self, at: float) -> None:
-        """The answer has come, or its first part."""
+        """Note that the answer, or its first part, arrived at the time `at`."""
         self._seconds = at - self._began
 
     def refused(self, refusal: Refusal) -> None:
-        """An engine that lacks the version has not asked it. Of a request that another version has answered, any other
-        refusal is a failure, and else those that are no client's fault."""
+        """Count a refusal as a failure if the version is at fault.
+
+        The version is not at fault if the engine lacks it. It is at fault if another version has answered the
+        same request, or if the status is 500 or more."""
         again = self._target.track == "shadow"
         if refusal.code != VERSION_NOT_LOADED and (again or refusal.status >= 500):
             self.end(failed=True)
 
     def end(self, *, failed: bool) -> None:
-        """It is known how the version has answered."""
+        """Count the outcome, unless it is counted already or the version takes part in no trial."""
         trial, side = self._target.trial, _side(self._target)
         if self._ended or trial is None or side is None:
             return
@@ -133,8 +138,9 @@ class _Outcome:
 
 
 def _side(target: Target) -> Side | None:
-    """On which side of its trial a version answers. The active version of a canary is asked again only to be compared
-    with."""
+    """Return the side of the trial on which the answer counts, or None.
+
+    During a canary, the mirror asks the active version only for comparison: that answer counts on no side."""
     if target.trial is None:
         return None
     if target.track == "shadow":
@@ -143,8 +149,9 @@ def _side(target: Target) -> Side | None:
 
 
 class _Counted:
-    """The rest of a stream, which decides how the version has answered. One that its reader leaves counts as nothing:
-    whether it would have ended is not known."""
+    """The rest of a stream, which counts the outcome when it ends.
+
+    A stream that its reader leaves is not counted: nobody knows how it would have ended."""
 
     def __init__(self, parts: Parts, outcome: _Outcome, patience: float | None) -> None:
         self._parts = parts
@@ -161,7 +168,8 @@ class _Counted:
                     break
                 if isinstance(part, Refusal):
                     raise RefusedError(part)
-                if part.rstrip().endswith(DONE):  # a client may leave as soon as it has this
+                # A client may leave as soon as it has the last event.
+                if part.rstrip().endswith(DONE):
                     self._outcome.end(failed=False)
                 yield part
         self._outcome.end(failed=False)

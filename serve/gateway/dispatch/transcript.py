@@ -1,4 +1,4 @@
-"""What an OpenAI answer says, in a document or in events, so that two answers can be compared."""
+"""The texts of OpenAI answers, documents or event streams, so that two answers can be compared."""
 
 import json
 from collections import defaultdict
@@ -11,13 +11,13 @@ from serve.gateway.http.stream import Parts
 from serve.manifest import Ensemble
 
 LARGEST_ANSWER = 1_000_000
-"""Bytes of an answer that is kept to be compared."""
+"""The most bytes of an answer that is kept for comparison."""
 
 DONE = b"data: [DONE]"
 
 
 class Transcript:
-    """Collects the parts of one answer as they pass by."""
+    """Collects the parts of one answer."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -31,8 +31,9 @@ class Transcript:
             self._parts.append(part)
 
     def texts(self) -> dict[int, str] | None:
-        """The text of each choice, or None of an answer that is not whole, too long, or calls
-        tools."""
+        """Return the text of each choice by its index.
+
+        Returns None if the answer is incomplete or too long, or if it calls tools."""
         whole = b"".join(self._parts) if self._size <= LARGEST_ANSWER else b""
         try:
             if whole.startswith(b"data:"):
@@ -43,7 +44,7 @@ class Transcript:
 
 
 class Recorded:
-    """Parts that leave a copy in a transcript as they pass."""
+    """Passes the parts of an answer on, and copies them into a transcript."""
 
     def __init__(self, parts: Parts, into: Transcript) -> None:
         self._parts = parts
@@ -62,10 +63,10 @@ class Recorded:
 def agreement(
     one: Transcript, other: Transcript, ensemble: Ensemble, body: Mapping[str, Any]
 ) -> float | None:
-    """The share of choices with the same answer, as a vote compares answers.
+    """Return the share of choices that have the same answer. Answers are compared as by the fusion `vote`.
 
-    None if the two cannot be compared: one is not whole, or the texts are sampled at random and
-    the ensemble has no rule that extracts the answer from them."""
+    Returns None if the two cannot be compared: one is incomplete, or the texts are sampled at random and
+    the ensemble has no rule that extracts the answer from a text."""
     extract = ensemble.fusion.extract
     if extract is None and body.get("temperature") != 0:
         return None

@@ -1,4 +1,4 @@
-"""Who may do what: tokens, and for admin routes also where the request comes from."""
+"""Authorization: tokens and rate limits, and for admin routes also the host and origin of the request."""
 
 import ipaddress
 import math
@@ -16,7 +16,7 @@ _CALLER = "choir.caller"
 
 
 class Guard:
-    """Three FastAPI dependencies: `reading`, `inference` and `admin`. They run before a body is read."""
+    """Three FastAPI dependencies: `reading`, `inference` and `admin`. They run before the body is read."""
 
     def __init__(self, settings: Settings) -> None:
         self._tokens = settings.sealed().tokens
@@ -28,31 +28,36 @@ class Guard:
         self._hosts = {settings.host.lower(), *self._allowed_hosts}
 
     async def reading(self, request: Request) -> None:
-        """A token is needed only where others than an admin's are configured.
+        """Admit a request that reads. It needs a token only if the server has tokens other than an admin's.
 
-        Raises RefusedError: 401, 403 or 429."""
+        Raises RefusedError (401, 403 or 429)."""
         self._admit(request, "read", needed=self._closed)
 
     async def inference(self, request: Request) -> None:
-        """The same with a token of the role `predict`."""
+        """Admit an inference request: as `reading`, but the token needs the role `predict`."""
         self._admit(request, "predict", needed=self._closed)
 
     async def admin(self, request: Request) -> None:
-        """A token of the role `admin`, from a host and a page that are ours, and no form that any page can send.
+        """Admit a request that changes a version.
 
-        Raises RefusedError: 400, 401, 403, 429, or 404 where there are no admin routes."""
+        It needs a token of the role `admin` if the server has one, a host and an origin of this server, and
+        the content type of JSON, which a form on a foreign page cannot send. Raises RefusedError (400, 401,
+        403 or 429; 404 if the server has no admin routes)."""
         if not self._administered and not self._loopback:
             raise refused(
                 404,
-                "Admin routes do not exist on this server: it can be reached from other machines "
-                "and has no admin token; start it with CHOIR_ADMIN_TOKEN.",
+                "This server has no admin routes, because other machines can reach it and it has no admin "
+                "token; start it with CHOIR_ADMIN_TOKEN.",
             )
         self._check_host(request)
         self._check_origin(request)
         self._admit(request, "admin", needed=self._administered)
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
-            raise refused(400, "Admin routes take application/json only: set the content-type.")
+            raise refused(
+                400,
+                "Admin routes take only JSON: send the header `content-type: application/json`.",
+            )
 
     def _admit(self, request: Request, role: Role, *, needed: bool) -> None:
         given = _given(request)
@@ -67,33 +72,38 @@ class Guard:
             raise RefusedError(Refusal(401, f"The token {what}."), {"www-authenticate": "Bearer"})
         if not token.may(role):
             raise refused(
-                403, f"The token {token.name!r} has the role {token.role}, and this needs {role}."
+                403,
+                f"The token {token.name!r} has the role {token.role}; this route needs the role {role}.",
             )
 
     def _check_rate(self, request: Request, token: Token | None) -> None:
-        """Wrong tokens are counted on the address that they come from, so that guessing is slow."""
+        """Refuse a caller that has sent too many requests. Requests with a wrong token count for their address, so
+        that guessing tokens is slow."""
         caller = f"token {token.name}" if token else f"address {_address(request)}"
-        # by its hash: tokens of CHOIR_INFERENCE_TOKENS have a name in common
+        # Count by the hash: all tokens of CHOIR_INFERENCE_TOKENS have the same name.
         seconds = self._rate.wait(f"token {token.sha256}" if token else caller)
         if seconds:
-            refusal = Refusal(429, f"Too many requests of the {caller}; try again later.")
+            refusal = Refusal(
+                429, f"Too many requests of the {caller}; wait as long as Retry-After says."
+            )
             raise RefusedError(refusal, {"retry-after": str(math.ceil(seconds))})
 
     def _check_host(self, request: Request) -> None:
-        """A page whose DNS name was re-pointed to this server still sends its own name."""
+        """Refuse foreign host names. A page that points its own DNS name at this server (DNS rebinding) sends that
+        name."""
         host = _hostname(f"//{request.headers.get('host', '')}")
         if not self._is_ours(host):
             raise refused(
                 403,
-                f"The host {host!r} is not one of this server's; if it is, start the server with "
-                "--allowed-host.",
+                f"The host {host!r} is not a known name of this server; if it is one, start the server "
+                "with --allowed-host.",
             )
 
     def _check_origin(self, request: Request) -> None:
         origin = request.headers.get("origin")
         if origin is None:
             return
-        # Another port of this machine is another origin.
+        # The port counts: another port of this machine is another origin.
         same = origin.partition("://")[2].lower() == request.headers.get("host", "").lower()
         if not same and _hostname(origin) not in self._allowed_hosts:
             raise refused(
@@ -105,12 +115,12 @@ class Guard:
     def _is_ours(self, host: str) -> bool:
         if host in self._hosts or is_loopback(host):
             return True
-        # DNS cannot re-point an address, and a server on all interfaces cannot know its own.
+        # An address needs no DNS, so it is safe; and a server on all interfaces cannot know its own addresses.
         return not self._loopback and _is_address(host)
 
 
 def actor(request: Request) -> str:
-    """Who sent a request that was admitted, for the audit."""
+    """Return who sent an admitted request, for the audit: `TOKEN_NAME@ADDRESS`."""
     return f"{request.scope.get(_CALLER, 'admin')}@{_address(request)}"
 
 

@@ -16,12 +16,13 @@ M = TypeVar("M", bound=BaseModel)
 BYTES_PER_MB = 1_000_000
 _ALIKE = bytes.maketrans(b"123456789E", b"000000000e")
 _LARGE_NUMBERS = (b"e000", b"e+000", b"0" * 300)
-"""Only such a number can become infinity, which the parser lets through; with all digits written as 0."""
+"""A number that becomes infinity, which the parser accepts, contains one of these once every digit is written as 0."""
 
 
 class BodyReader:
-    """Reads JSON objects of at most `limit_mb` megabytes (1 MB is 1,000,000 bytes) that arrive
-    within `seconds`."""
+    """Reads bodies that are JSON objects.
+
+    A body may have at most `limit_mb` megabytes (of 1,000,000 bytes) and must arrive within `seconds`."""
 
     def __init__(self, limit_mb: float, seconds: float) -> None:
         self._limit_mb = limit_mb
@@ -29,14 +30,16 @@ class BodyReader:
         self._seconds = seconds
 
     async def object(self, request: Request) -> dict[str, Any]:
-        """The body, a JSON object. Raises RefusedError: 413 when it is too large, 408 when it takes
-        too long, 400 when it is no JSON object."""
+        """Return the body, a JSON object.
+
+        Raises RefusedError: 413 if it is too large, 408 if it takes too long, 400 if it is not a JSON
+        object."""
         raw = await self._bytes(request)
         if not raw:
             raise refused(400, "The body is empty; it must be a JSON object.")
         try:
-            # Strict JSON: NaN, lone surrogates and endless nesting would break whoever writes the
-            # value again further down.
+            # Strict JSON: code that later writes the value again would fail on NaN, lone surrogates and
+            # deep nesting.
             value = from_json(raw, allow_inf_nan=False)
         except ValueError as error:
             raise refused(400, f"The body is not valid JSON: {error}.") from error
@@ -47,16 +50,16 @@ class BodyReader:
         return value
 
     async def model(self, request: Request, model: type[M]) -> M:
-        """The body as `model`. Raises RefusedError."""
+        """Return the body as `model`. Raises RefusedError as `object` does, and 400 for a wrong field."""
         return validated(model, await self.object(request))
 
     async def nothing(self, request: Request) -> None:
-        """For routes that take no fields. Raises RefusedError (400) for a body that has any."""
+        """Read the body of a route that takes no fields. Raises RefusedError (400) if it has any."""
         if (await self._bytes(request)).strip() not in (b"", b"{}"):
             raise refused(400, "This route takes no fields; send {}.")
 
     async def _bytes(self, request: Request) -> bytes:
-        # Refused by what it announces first, so that a client learns it before it has sent it all.
+        # Check the announced size first, so that the client is told before it has sent everything.
         announced = request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > self._limit:
             raise self._too_large()
@@ -82,7 +85,7 @@ class BodyReader:
 
 
 def validated(model: type[M], value: object) -> M:
-    """`value` as `model`. Raises RefusedError naming the field that is wrong."""
+    """Return `value` as `model`. Raises RefusedError (400), which names the wrong field."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -90,13 +93,13 @@ def validated(model: type[M], value: object) -> M:
 
 
 def _may_hold_infinity(raw: bytes) -> bool:
-    """Takes time in proportion to the body, whatever is in it."""
+    """Return whether a number in `raw` may be infinite. Takes linear time, whatever the body holds."""
     alike = raw.translate(_ALIKE)
     return any(number in alike for number in _LARGE_NUMBERS)
 
 
 def _holds_infinity(value: object) -> bool:
-    """Nesting is bounded by the parser."""
+    """Return whether `value` holds an infinite number. The parser has bounded the depth of nesting."""
     if isinstance(value, dict):
         return any(map(_holds_infinity, value.values()))
     if isinstance(value, list):
@@ -105,7 +108,7 @@ def _holds_infinity(value: object) -> bool:
 
 
 def kind_of(value: object) -> str:
-    """What JSON calls a value's type, for an error message."""
+    """Return the JSON type of a value, in words for an error message."""
     kinds = {
         dict: "an object",
         list: "a list",

@@ -1,4 +1,4 @@
-"""Work that ends when its client leaves."""
+"""Cancels work when its client disconnects."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -14,10 +14,10 @@ T = TypeVar("T")
 async def until_gone(
     receive: Receive, work: Coroutine[Any, Any, T], seconds: float | None = None
 ) -> T:
-    """The result of `work`, which is cancelled when the client disconnects or time is up.
+    """Return the result of `work`. Cancels it if the client disconnects or `seconds` have passed.
 
-    The request's body must have been read. Raises ClientGoneError, or RefusedError (503) after
-    `seconds`."""
+    The body of the request must have been read before. Raises ClientGoneError if the client
+    disconnects, RefusedError (503) if the time is over."""
     working = asyncio.create_task(work)
     leaving = asyncio.create_task(_disconnected(receive))
     try:
@@ -39,7 +39,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def _cancel(*tasks: "asyncio.Task[Any]") -> None:
-    """Cancel what still runs, and wait until it has cleaned up."""
+    """Cancel the tasks that still run, and wait until they have ended."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Errors as clients see them: OpenAI-shaped, one sentence, never a stack trace."""
+"""Error answers: OpenAI-shaped, one sentence, never a stack trace."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,16 +30,15 @@ TYPES: Mapping[int, str] = {
     503: "unavailable_error",
 }
 CLIENT_GONE = 499
-"""Nobody reads this status: it tells logs and metrics that the client left before the answer, as
-nginx's does."""
+"""The status that logs and metrics show if the client left before the answer, as in nginx. No client gets it."""
 
 RETRY_AFTER_SECONDS = 1
 SHOWN_PATH = 200
-"""How many characters of an unknown path an error repeats."""
+"""The most characters of an unknown path that an error message repeats."""
 
 
 class RefusedError(Exception):
-    """Ends a request with a refusal: the exception handlers turn it into the answer."""
+    """Ends a request with a refusal. An exception handler turns it into the answer."""
 
     def __init__(self, refusal: Refusal, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(refusal.message)
@@ -48,24 +47,24 @@ class RefusedError(Exception):
 
 
 class ClientGoneError(Exception):
-    """The client closed its connection before it was answered."""
+    """The client closed its connection before it got the answer."""
 
 
 def refused(
     status: int, message: str, *, param: str | None = None, code: str | None = None
 ) -> RefusedError:
-    """The exception for a refusal that the gateway itself decides."""
+    """Return the exception for a refusal by the gateway itself."""
     return RefusedError(Refusal(status, message, code=code, param=param))
 
 
 def invalid(error: ValidationError) -> RefusedError:
-    """The 400 that names the first field that is wrong, and what is wrong with it."""
+    """Return the refusal (400) that names the first wrong field and says what is wrong with it."""
     location = error.errors(include_url=False)[0]["loc"]
     return refused(400, explain(error), param=str(location[0]) if location else None)
 
 
 def error_body(refusal: Refusal) -> dict[str, Any]:
-    """`{"error": {"message", "type", "param", "code"}}`."""
+    """Return the body of an error answer: `{"error": {"message", "type", "param", "code"}}`."""
     default = "internal_error" if refusal.status >= 500 else "invalid_request_error"
     return {
         "error": {
@@ -78,7 +77,7 @@ def error_body(refusal: Refusal) -> dict[str, Any]:
 
 
 def error_response(refusal: Refusal, headers: Mapping[str, str] | None = None) -> Response:
-    """The answer to a request that is refused."""
+    """Return the answer to a refused request."""
     response = Response(
         to_json(error_body(refusal)),
         refusal.status,
@@ -91,7 +90,7 @@ def error_response(refusal: Refusal, headers: Mapping[str, str] | None = None) -
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Turn every foreseen exception of a route into an OpenAI-shaped answer."""
+    """Register handlers that turn the expected exceptions of routes into OpenAI-shaped answers."""
     app.add_exception_handler(RefusedError, _on_refused)
     app.add_exception_handler(UnknownModel, _on_unknown_model)
     app.add_exception_handler(Unavailable, _on_unavailable)
@@ -115,7 +114,7 @@ async def _on_unavailable(_: Request, error: Exception) -> Response:
 
 
 async def _on_invalid_parameter(_: Request, error: Exception) -> Response:
-    """A query or path parameter; bodies are read and checked in `body.py`."""
+    """Answer 400 for a wrong query or path parameter. Bodies are checked in `body.py`."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     name = str(first["loc"][-1])
@@ -123,12 +122,12 @@ async def _on_invalid_parameter(_: Request, error: Exception) -> Response:
 
 
 async def _on_unknown_route(request: Request, error: Exception) -> Response:
-    """Starlette raises these for a path without a route and for a method that a route lacks."""
+    """Answer 404 for a path without a route, and 405 for a method that the route does not take."""
     assert isinstance(error, HTTPException)
     path = request.url.path[:SHOWN_PATH]
     message = str(error.detail)
     if error.status_code == 404:
-        message = f"There is no route {path}; GET /openapi.json lists those that there are."
+        message = f"There is no route {path}; GET /openapi.json lists all routes."
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         message = f"{path} does not take {request.method}; use {allowed}."

@@ -1,8 +1,8 @@
-"""What stands before Ray Serve's own HTTP server, in proxies and gateways.
+"""Middleware in front of Ray Serve's own HTTP server. Ray's proxies and the gateways run it.
 
-Ray reads some headers of clients as its own: one sets a time limit after which Ray answers in plain text, one turns off
-that a client who leaves ends its work, one asks for a certain replica. And it answers `/-/routes` itself. Limits and
-routes are Choir's, so none of it reaches Ray. `ray_options` tells Ray to call `middlewares`."""
+Ray obeys some headers of clients. One sets a time limit, after which Ray answers in plain text. One keeps a request
+running after its client has left. One asks for a certain replica. Ray also answers `/-/routes` itself. Limits and
+routes belong to Choir, so this middleware hides all of them from Ray. `ray_options` tells Ray to call `middlewares`."""
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -14,13 +14,13 @@ from serve.ray_options import RAYS_ROUTES
 RAYS_HEADERS = frozenset(
     {b"x-request-timeout-seconds", b"x-request-disconnect-disabled", b"serve-multiplexed-model-id"}
 )
-"""Ray takes the last one with underscores too."""
+"""Ray also accepts the last one with underscores."""
 
 
 class Ingress:
-    """ASGI middleware: takes Ray's headers off, and its routes away.
+    """ASGI middleware that removes Ray's headers and hides its routes.
 
-    `/-/healthz` stays: HAProxy asks it whether a gateway lives."""
+    `/-/healthz` stays: HAProxy uses it to check that a gateway is alive."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -30,9 +30,7 @@ class Ingress:
             await self._app(scope, receive, send)
             return
         if scope["path"].lower() == RAYS_ROUTES:
-            missing = (
-                f"There is no route {RAYS_ROUTES}; GET /openapi.json lists those that there are."
-            )
+            missing = f"There is no route {RAYS_ROUTES}; GET /openapi.json lists all routes."
             await error_response(Refusal(404, missing))(scope, receive, send)
             return
         headers = [
@@ -44,5 +42,5 @@ class Ingress:
 
 
 def middlewares() -> list[Middleware]:
-    """Ray Serve's callback (`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`)."""
+    """Return the middleware for Ray Serve, which calls this by `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`."""
     return [Middleware(Ingress)]

@@ -1,4 +1,4 @@
-"""How many inference requests a gateway works on at once."""
+"""Limits on the inference requests that a gateway works on at once."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -12,10 +12,10 @@ from serve.gateway.http.errors import error_response, refused
 
 
 class InFlightLimit:
-    """ASGI middleware: one request to `paths` more than `most` at once is a 429.
+    """ASGI middleware that answers 429 while `most` requests to `paths` are in progress.
 
     Reads and admin requests are not counted, so that a full server can still be watched and
-    steered."""
+    changed."""
 
     def __init__(self, app: ASGIApp, paths: Collection[str], most: int) -> None:
         self._app = app
@@ -29,7 +29,7 @@ class InFlightLimit:
             return
         if self._running >= self._most:
             full = Refusal(
-                429, f"The server works on {self._most} requests already; try again later."
+                429, f"The gateway already works on {self._most} requests; try again later."
             )
             await error_response(full)(scope, receive, send)
             return
@@ -41,19 +41,21 @@ class InFlightLimit:
 
 
 class OnDemandShare:
-    """How many of a gateway's places may wait for ensembles that are loaded on demand: a quarter for one of them, half
-    for all. The rest is left for those that are always loaded, whose requests would find all places taken while others
-    wait for a load."""
+    """Limits the requests that wait for ensembles on demand: to a quarter of the gateway's places for one such
+    ensemble, and to half for all of them.
+
+    The other places stay free for ensembles that are always loaded. Otherwise requests that wait for a load could take
+    every place."""
 
     def __init__(self, most: int) -> None:
-        """`most`: the gateway's places."""
+        """`most`: the places of the gateway, that is, the requests that it works on at once."""
         self._of_one = max(1, most // 4)
         self._of_all = max(1, most // 2)
         self._waiting: Counter[str] = Counter()
 
     @contextmanager
     def place(self, target: Target) -> Iterator[None]:
-        """Around the wait for an answer to begin. Raises RefusedError."""
+        """Hold a place while an answer has not begun. Raises RefusedError (429) if none is free."""
         if not target.on_demand:
             yield
             return
@@ -61,12 +63,12 @@ class OnDemandShare:
         if self._waiting[name] >= self._of_one:
             raise refused(
                 429,
-                f"{self._of_one} requests wait for {name} already, which is loaded on demand; try again later.",
+                f"{name} is loaded on demand, and {self._of_one} requests already wait for it; try again later.",
             )
         if self._waiting.total() >= self._of_all:
             raise refused(
                 429,
-                f"{name} is loaded on demand, and {self._of_all} requests wait for such ensembles already; try again "
+                f"{name} is loaded on demand, and {self._of_all} requests already wait for such ensembles; try again "
                 "later.",
             )
         self._waiting[name] += 1

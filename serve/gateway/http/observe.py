@@ -1,4 +1,4 @@
-"""What is seen of a request: its id, its log line, and its metrics."""
+"""Observability of requests: the request id, the log line and the metrics."""
 
 import json
 import logging
@@ -39,27 +39,27 @@ class Exchange:
     status: int | None = None
     target: Target | None = None
     body_bytes: int = 0
-    """The size of the request's body, once it is read."""
+    """Bytes of the request's body; 0 until it has been read."""
     _open: ExitStack = field(default_factory=ExitStack)
 
     @property
     def seconds(self) -> float:
-        """Since the request arrived."""
+        """Seconds since the request arrived."""
         return perf_counter() - self.started
 
     @property
     def ensemble(self) -> str:
-        """The ensemble that answers; empty where none was resolved."""
+        """The name of the ensemble that answers; empty if none was resolved."""
         return self.target.ensemble.name if self.target else ""
 
     def resolved(self, target: Target) -> None:
-        """`target` answers this request."""
+        """Note that `target` answers this request."""
         if self.target is None:
             self._open.enter_context(metrics.request_in_flight(target.ensemble.name))
         self.target = target
 
     def afterwards(self, act: Callable[[], None]) -> None:
-        """Call `act` when the client has its answer, or has left."""
+        """Call `act` once the client has its answer or has left."""
         self._open.callback(act)
 
     def close(self) -> None:
@@ -67,17 +67,15 @@ class Exchange:
 
 
 def exchange_of(request: Request) -> Exchange:
-    """The exchange that the `Observer` opened for a request."""
+    """Return the exchange that the `Observer` opened for a request."""
     exchange: Exchange = request.scope[_SCOPE_KEY]
     return exchange
 
 
 class Observer:
-    """ASGI middleware around everything: gives each request its id, counts it once, and writes one
-    log line.
+    """The outermost ASGI middleware. It gives each request its id, counts it once, and writes one log line.
 
-    An exception that nothing foresaw becomes a 500 with a fixed sentence and the id to search the
-    log for."""
+    An unexpected exception becomes a 500 with a fixed sentence and the request id, which is also in the log."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -109,13 +107,13 @@ class Observer:
 
 
 def log(level: int, event: str, request_id: str, **fields: Any) -> None:
-    """One JSON line. Never a prompt, an answer or a token."""
+    """Log one line of JSON. `fields` must never hold a prompt, an answer or a token."""
     if logger.isEnabledFor(level):
         logger.log(level, json.dumps({"event": event, "request_id": request_id, **fields}))
 
 
 def log_error(request_id: str, error: Exception) -> None:
-    """One JSON line with the stack trace, which the client never sees."""
+    """Log one line of JSON with the stack trace. The client never sees it."""
     trace = "".join(traceback.format_exception(error))
     log(logging.ERROR, "error", request_id, error=trace)
 
@@ -131,13 +129,14 @@ def _exchange(headers: Headers) -> Exchange:
 def _unexpected(exchange: Exchange) -> Refusal:
     return Refusal(
         500,
-        "Something went wrong inside Choir; its log says what under the request id "
+        "Something went wrong inside Choir; the server's log has the reason under the request id "
         f"{exchange.request_id}.",
     )
 
 
 def _count_and_log(exchange: Exchange, scope: Scope) -> None:
-    # The template keeps what clients make up out of the metrics; an unknown path has none.
+    # Take the route's template, so that paths that clients invent do not become labels of metrics. An unknown path
+    # has none.
     route = getattr(scope.get("route"), "path_format", "")
     status = CLIENT_GONE if exchange.status is None else exchange.status
     target, seconds = exchange.target, exchange.seconds

@@ -1,6 +1,6 @@
-"""`GET /openapi.json`: the bodies and errors of every route.
+"""`GET /openapi.json`: the schema of the routes, their bodies and their errors.
 
-Routes read their bodies themselves (`body.py`), so FastAPI is told here what they take."""
+FastAPI cannot see the bodies, because the routes read them themselves (`body.py`). So this module describes them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,7 +33,7 @@ MEANINGS: Mapping[int, str] = {
     408: "The body did not arrive in time.",
     409: "Another version is active, a rollout is running, or there is no room.",
     413: "The body is too large.",
-    429: "The server is full; Retry-After says when to come back.",
+    429: "The server is full, or the caller has sent too many requests; Retry-After says when to try again.",
     503: "No engine is ready, or the controller cannot be reached.",
 }
 _BODIES = (PredictRequest, GenerateRequest, SwapRequest, RollbackRequest)
@@ -49,7 +49,7 @@ def described(
     answer: type[BaseModel] | None = None,
     streams: bool = False,
 ) -> dict[str, Any]:
-    """A route's keyword arguments that describe it in the schema."""
+    """Return the keyword arguments of a route that describe it in the schema."""
     responses: dict[int, dict[str, Any]] = {
         error: {"description": MEANINGS[error], "content": _json(ErrorAnswer)} for error in errors
     }
@@ -63,7 +63,7 @@ def described(
 
 
 def install_schema(app: FastAPI) -> None:
-    """Make `/openapi.json` answer the schema of `app`'s routes and of the models above."""
+    """Make `/openapi.json` answer with the schema of the routes of `app` and of the models above."""
 
     def schema() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -90,7 +90,7 @@ def _schema(app: FastAPI) -> dict[str, Any]:
     }
     for path in document["paths"].values():
         for operation in path.values():
-            # FastAPI announces a 422 for whatever has parameters; here that is a 400.
+            # FastAPI adds a 422 to every route with parameters; Choir answers 400 instead.
             operation["responses"].pop("422", None)
     return document
 

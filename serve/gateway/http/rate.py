@@ -1,4 +1,4 @@
-"""How many requests each caller may send."""
+"""The rate limit: how many requests each caller may send."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 CALLERS = 10_000
-"""How many are remembered at most; whoever was quiet for longest is forgotten first."""
+"""The most callers that are remembered. The one that was quiet for longest is forgotten first."""
 
 
 @dataclass
@@ -16,16 +16,16 @@ class _Bucket:
 
 
 class RateLimit:
-    """A bucket for each caller that holds a minute's requests and fills at an even pace."""
+    """A token bucket for each caller. It holds one minute's requests and refills at an even pace."""
 
     def __init__(self, per_minute: int | None, clock: Callable[[], float] = monotonic) -> None:
-        """`per_minute`: None for no limit."""
+        """`per_minute`: requests per minute of one caller; None for no limit."""
         self._size = per_minute
         self._clock = clock
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def wait(self, caller: str) -> float:
-        """Take one request; 0 if there was one, else the seconds until there is."""
+        """Take one request from the caller's bucket. Return 0, or the seconds to wait if the bucket is empty."""
         if self._size is None:
             return 0
         now, pace = self._clock(), self._size / 60

@@ -1,4 +1,4 @@
-"""Bodies of requests, for checking and for the OpenAPI schema. Unknown fields are refused."""
+"""The bodies of requests and answers, for validation and for the OpenAPI schema. Bodies refuse unknown fields."""
 
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -22,7 +22,7 @@ _ONE_INPUT = {
 Inputs: TypeAlias = Annotated[
     Any, WithJsonSchema({"anyOf": [*_ONE_INPUT["anyOf"], {"type": "array", "items": _ONE_INPUT}]})
 ]
-"""Checked by `predict.read_inputs`, which says more about what is wrong than a union of types."""
+"""Checked by `predict.read_inputs`, whose errors are clearer than those of a union of types."""
 
 
 class Body(BaseModel):
@@ -30,7 +30,7 @@ class Body(BaseModel):
 
 
 class PredictFusion(Body):
-    """Another fusion than the ensemble's, for one request."""
+    """The fusion of one request, instead of the ensemble's."""
 
     method: Method | None = None
     weights: dict[str, Number] | None = Field(
@@ -62,7 +62,7 @@ class GenerateFusion(PredictFusion):
 
 
 class GenerateRequest(BaseModel):
-    """What Choir reads of an OpenAI body; all other fields are vLLM's and go to it untouched."""
+    """The fields of an OpenAI body that Choir reads. All others go to vLLM unchanged."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -80,7 +80,7 @@ class RollbackRequest(Body):
 
 
 class Said(BaseModel):
-    """What is answered to one input; which fields there are depends on the ensemble's task."""
+    """The answer to one input. The ensemble's task decides which fields it has."""
 
     label: str | None = Field(None, description="Classification: the answered label.")
     labels: list[str] | None = Field(
@@ -94,7 +94,7 @@ class Said(BaseModel):
 
 
 class MemberAnswer(Said):
-    """What one member answered to one input, never tempered."""
+    """The answer of one member to one input, without the fusion's temperature."""
 
     name: str
     adapters: list[AdapterRef]
@@ -121,8 +121,8 @@ class PredictUsage(BaseModel):
 
 
 class PredictAnswer(BaseModel):
-    """The answer of `/v1/predict`. It only documents: `predict.answer` writes the document without
-    a model object for each row."""
+    """The answer of `/v1/predict`, for the schema only: `predict.answer` writes the document, without an
+    object for each row."""
 
     object: Literal["list"]
     model: str = Field(description="The resolved `name@version` or `name@version/member`.")
@@ -141,6 +141,6 @@ class ErrorFields(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """What every error answers."""
+    """The body of every error answer."""
 
     error: ErrorFields

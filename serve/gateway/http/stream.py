@@ -1,4 +1,4 @@
-"""Server-sent events from an engine to a client."""
+"""Streams server-sent events from an engine to a client."""
 
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
@@ -16,7 +16,7 @@ from serve.gateway.links import Unavailable
 
 
 class Parts(Protocol):
-    """The parts of an answer as they come."""
+    """The parts of a streamed answer."""
 
     def __aiter__(self) -> AsyncIterator[bytes | Refusal]: ...
 
@@ -26,7 +26,7 @@ class Parts(Protocol):
 
 
 class EventStream(Response):
-    """Passes an engine's events on as they come, and closes the engine's stream however it ends."""
+    """Passes an engine's events on as they arrive. Always closes the engine's stream in the end."""
 
     media_type = "text/event-stream"
 
@@ -52,7 +52,7 @@ class EventStream(Response):
                 assert isinstance(part, bytes), "a refusal is raised where it is counted"
                 await send({"type": "http.response.body", "body": part, "more_body": True})
         except Exception as error:
-            # The status is sent, so the error can only be an event, as OpenAI's clients expect it.
+            # The status is already sent, so send the error as an event, as OpenAI's clients expect.
             log_error(self._request_id, error)
             await send({"type": "http.response.body", "body": _event(error), "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

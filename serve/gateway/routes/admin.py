@@ -1,4 +1,4 @@
-"""The control plane over HTTP: ensembles, swap, rollback, rollouts."""
+"""The routes of the control plane: ensembles, swaps, rollbacks and rollouts."""
 
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def reading_router(control: ControlLink) -> APIRouter:
-    """What runs, and what is being changed."""
+    """Return the routes that read: ensembles, rollouts and the audit."""
     router = APIRouter()
 
     @router.get("/v1/ensembles", **described("All ensembles", LIST_ERRORS))
@@ -49,7 +49,7 @@ def reading_router(control: ControlLink) -> APIRouter:
 
 
 def admin_router(control: ControlLink, guard: Guard, bodies: BodyReader) -> APIRouter:
-    """What changes which version answers."""
+    """Return the routes that change versions. All need `guard.admin`."""
     router = APIRouter(dependencies=[Depends(guard.admin)])
 
     @router.post(
@@ -70,7 +70,9 @@ def admin_router(control: ControlLink, guard: Guard, bodies: BodyReader) -> APIR
 
     @router.post(
         "/v1/rollouts/{rollout_id}/promote",
-        **described("Commit a candidate that is tried out", ADMIN_ERRORS, answer=RolloutView),
+        **described(
+            "Make the candidate of a shadow or canary active", ADMIN_ERRORS, answer=RolloutView
+        ),
     )
     async def promote(request: Request, rollout_id: str, wait: bool = False) -> Response:
         await bodies.nothing(request)
@@ -88,7 +90,7 @@ def admin_router(control: ControlLink, guard: Guard, bodies: BodyReader) -> APIR
 
 
 def _begun(answer: RolloutView | Refusal, wait: bool) -> Response:
-    """200 once it is committed everywhere, 202 while it goes on."""
+    """Return 200 if the caller waited for the commit, else 202."""
     return _document(answer, 200 if wait else 202)
 
 

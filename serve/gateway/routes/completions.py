@@ -1,5 +1,5 @@
-"""`POST /v1/completions` and `/v1/chat/completions`: OpenAI's routes, answered by vLLM's own code
-in the engine."""
+"""`POST /v1/completions` and `/v1/chat/completions`: OpenAI's routes. vLLM's own code in the engine
+answers them."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -26,7 +26,7 @@ from serve.gateway.links import EngineLink, Unavailable
 
 COMPLETIONS_PATH = "/v1/completions"
 CHAT_PATH = "/v1/chat/completions"
-NOTHING = "The engine ended its answer before it had begun; try again."
+NOTHING = "The engine ended its answer before it began; try again."
 PATHS = {"completions": COMPLETIONS_PATH, "chat": CHAT_PATH}
 
 
@@ -37,6 +37,7 @@ def completions_router(
     bodies: BodyReader,
     max_inputs: int,
 ) -> APIRouter:
+    """Return the routes of OpenAI's API. One request may ask for at most `max_inputs` answers."""
     router = APIRouter()
 
     @router.post(
@@ -99,8 +100,9 @@ def completions_router(
 
 
 def check_answers(body: dict[str, Any], most: int) -> None:
-    """Raises RefusedError (400) for more than `most` answers to one request: `n` for each prompt. Values of a wrong
-    type are left to the engine."""
+    """Check that a request asks for at most `most` answers, counting `n` for each prompt.
+
+    Leaves values of a wrong type to the engine. Raises RefusedError (400)."""
     given, n = body.get("prompt"), body.get("n")
     prompts = (
         len(given) if isinstance(given, list) and given and not isinstance(given[0], int) else 1
@@ -109,14 +111,14 @@ def check_answers(body: dict[str, Any], most: int) -> None:
     if prompts * each > most:
         raise refused(
             400,
-            f"{prompts:,} prompts with {each:,} answers each are more than the {most:,} that one request may have; "
-            "send them in several.",
+            f"{prompts:,} prompts with {each:,} answers each are more than the {most:,} answers that one request may "
+            "have; send several requests.",
             param="prompt" if prompts > 1 else "n",
         )
 
 
 async def _begin(parts: AsyncGenerator[bytes | Refusal, None]) -> Answer[bytes] | Refusal:
-    """The first part, and the rest to come. Raises Unavailable if there is none."""
+    """Return the first part as the answer, with the rest of the stream. Raises Unavailable if there is no part."""
     try:
         first = await anext(parts, None)
     except BaseException:
@@ -131,7 +133,7 @@ async def _begin(parts: AsyncGenerator[bytes | Refusal, None]) -> Answer[bytes] 
 
 
 def _recorded(begun: Answer[bytes]) -> tuple[Answer[bytes], Transcript]:
-    """The same answer, and what it has said by the time that the client has it."""
+    """Return the same answer, and a transcript that fills as the answer is read."""
     said = Transcript()
     said.add(begun.said)
     if begun.rest is None:
@@ -140,7 +142,7 @@ def _recorded(begun: Answer[bytes]) -> tuple[Answer[bytes], Transcript]:
 
 
 async def _read(begun: Answer[bytes]) -> Transcript:
-    """All that an answer says. Raises what breaks it off."""
+    """Read an answer to its end and return its transcript. Raises the exception that breaks it off."""
     begun, said = _recorded(begun)
     if begun.rest is not None:
         async with aclosing(begun.rest):
@@ -150,7 +152,8 @@ async def _read(begun: Answer[bytes]) -> Transcript:
 
 
 async def _whole(parts: AsyncGenerator[bytes | Refusal, None]) -> Answer[bytes] | Refusal:
-    """All parts as one document; a long one may come in several. Raises Unavailable if there is none."""
+    """Return all parts joined as one document: a long document arrives in several. Raises Unavailable if there is no
+    part."""
     received = []
     async with aclosing(parts):
         async for part in parts:

@@ -1,4 +1,4 @@
-"""`/health`, `/ready` and `/metrics`: what machines watch, without a token."""
+"""`/health`, `/ready` and `/metrics`: routes for monitoring. They need no token."""
 
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
@@ -12,6 +12,7 @@ from serve.gateway.links import ControlLink
 
 
 def health_router(agent: GatewayAgent, control: ControlLink) -> APIRouter:
+    """Return the routes that tell the state of the gateway with `agent`."""
     router = APIRouter()
 
     @router.get("/health", **described("Whether this gateway lives"))
@@ -35,7 +36,7 @@ def health_router(agent: GatewayAgent, control: ControlLink) -> APIRouter:
         return Response(await control.metrics(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     def _status(status: str) -> Response:
-        # A degraded gateway answers with the last versions that it heard of.
+        # A degraded gateway goes on with the last versions that the controller told it.
         body = {"status": status, "degraded": agent.degraded}
         return Response(to_json(body), media_type="application/json")
 

@@ -1,4 +1,4 @@
-"""`GET /`: a plain page that says what runs and where to look."""
+"""`GET /`: a plain page that lists the active ensembles and links to the other routes."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ _HEADERS = {
 
 
 def home_router(agent: GatewayAgent) -> APIRouter:
-    """The page of what `agent` routes to."""
+    """Return the route of the page, which lists the ensembles that `agent` routes to."""
     router = APIRouter()
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     page = templates.get_template("home.html")

@@ -1,4 +1,4 @@
-"""`GET /v1/models`: every name that `model` of a request may have, as OpenAI lists models."""
+"""`GET /v1/models`: every name that a request may give as `model`, in OpenAI's format."""
 
 from time import time
 from typing import Any
@@ -13,8 +13,9 @@ from serve.gateway.http.openapi import described
 
 
 def models_router(agent: GatewayAgent) -> APIRouter:
+    """Return the routes that list the names that `agent` can route."""
     router = APIRouter()
-    # OpenAI's shape wants a time; names move between versions, so it is when this gateway began.
+    # OpenAI's format needs a time of creation. A name moves between versions, so take the start of this gateway.
     created = int(time())
 
     @router.get("/v1/models", **described("Names that can be asked", (401, 403, 429)))
@@ -22,7 +23,7 @@ def models_router(agent: GatewayAgent) -> APIRouter:
         data = [_entry(name, target, created) for name, target in agent.routes.models().items()]
         return Response(to_json({"object": "list", "data": data}), media_type="application/json")
 
-    # A path, because a member's name is `ensemble/member`.
+    # `:path`, because the name of a member has a slash: `ensemble/member`.
     @router.get("/v1/models/{model_id:path}", **described("One model", (401, 403, 404, 429)))
     async def model(model_id: str) -> Response:
         entry = _entry(model_id, agent.routes.named(model_id), created)

@@ -27,7 +27,7 @@ PATH = "/v1/predict"
 
 @dataclass(frozen=True)
 class Said:
-    """What an engine has answered, and the document that says so to the client."""
+    """An engine's prediction, and the document that the client gets for it."""
 
     prediction: Prediction
     document: bytes
@@ -40,6 +40,7 @@ def predict_router(
     bodies: BodyReader,
     max_inputs: int,
 ) -> APIRouter:
+    """Return the route of predictions. One request may have at most `max_inputs` inputs."""
     router = APIRouter()
 
     @router.post(
@@ -68,7 +69,7 @@ def predict_router(
             prediction = await engines.predict(call)
             if isinstance(prediction, Refusal):
                 return prediction
-            # Written here, so that an answer that cannot be is the version's failure.
+            # Write the document here, so that a prediction that cannot be written counts as the version's failure.
             return Answer(Said(prediction, to_json(answer(target.model, prediction))))
 
         target, given = await dispatcher.ask(request, body.model, ask)
@@ -86,7 +87,9 @@ def predict_router(
 
 
 def read_inputs(value: object, most: int) -> tuple[Text, ...]:
-    """The field `input`: a text, an object, or a list of either. Raises RefusedError (400)."""
+    """Return the inputs in the field `input`: a text, an object, or a list of either.
+
+    Raises RefusedError (400) if there are more than `most`, or one is malformed."""
     if not isinstance(value, list):
         return (_read_input(value, "input"),)
     if not value:
@@ -95,7 +98,7 @@ def read_inputs(value: object, most: int) -> tuple[Text, ...]:
         raise refused(
             400,
             f"input: {len(value):,} inputs are more than the {most:,} that one request may have; "
-            "send them in several.",
+            "send several requests.",
             param="input",
         )
     return tuple(_read_input(each, f"input[{index}]") for index, each in enumerate(value))
@@ -116,7 +119,7 @@ def _read_input(value: object, where: str) -> Text:
     if unknown:
         raise refused(
             400,
-            f"{where}: the field {min(unknown)!r} is not known; there are 'text' and 'text_pair'.",
+            f"{where}: the field {min(unknown)!r} is not known; known are 'text' and 'text_pair'.",
             param="input",
         )
     pair = value.get("text_pair")
@@ -135,7 +138,7 @@ def _text(value: object, where: str) -> str:
 
 
 def answer(model: str, prediction: Prediction) -> dict[str, Any]:
-    """The answer's document, in Python's own types."""
+    """Return the document of the answer, as dicts, lists, strings and numbers."""
     labels = prediction.labels
     data: list[dict[str, Any]] = [
         {"index": index, **said, **apart}
@@ -166,7 +169,9 @@ def answer(model: str, prediction: Prediction) -> dict[str, Any]:
 
 
 def agreement(one: Prediction, other: Prediction) -> float | None:
-    """The share of inputs with the same label or the same set of labels; None for values, which never quite agree."""
+    """Return the share of inputs for which both predictions have the same label or labels.
+
+    Returns None for values: floating-point numbers hardly ever are equal."""
     if isinstance(one.answers, FusedValues):
         return None
     pairs = zip(_named(one), _named(other), strict=True)
@@ -175,7 +180,7 @@ def agreement(one: Prediction, other: Prediction) -> float | None:
 
 
 def _named(prediction: Prediction) -> list[set[str]]:
-    """For each input, the answered labels."""
+    """Return the answered labels of each input; of values none."""
     labels, answers = prediction.labels, prediction.answers
     match answers:
         case Fused():
@@ -187,7 +192,7 @@ def _named(prediction: Prediction) -> list[set[str]]:
 
 
 def _said(labels: Sequence[str], answers: Answers) -> list[dict[str, Any]]:
-    """For each input, what is answered: the fields that members have too."""
+    """Return for each input the fields that fused answers and members' answers have in common."""
     match answers:
         case Fused():
             winners, rows = answers.winners.tolist(), answers.probabilities.tolist()
@@ -209,7 +214,7 @@ def _said(labels: Sequence[str], answers: Answers) -> list[dict[str, Any]]:
 
 
 def _apart(answers: Answers) -> list[dict[str, float]]:
-    """For each input, how sure the fused answer is and how far members are apart."""
+    """Return for each input the fields of the fused answer alone: its uncertainty and the members' disagreement."""
     if isinstance(answers, FusedValues):
         return [{"std": std} for std in answers.std.tolist()]
     return [

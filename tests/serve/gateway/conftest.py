@@ -1,4 +1,4 @@
-"""A gateway between faked links, asked through its ASGI application."""
+"""A gateway with faked links. Tests call its ASGI application."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -73,7 +73,7 @@ async def gateway(start: Start) -> Gateway:
 
 
 def refused(response: httpx.Response, status: int, words: str = "") -> dict[str, Any]:
-    """Check the error's shape; its fields."""
+    """Check the status and the shape of an error answer, and return its fields."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     (key,) = response.json()

@@ -1,4 +1,4 @@
-"""What stands around the gateway, faked at its narrowest edges: the two links and the way to the controller.
+"""Fakes of everything around the gateway: its two links, and its connection to the controller.
 
 The gateway's routes are a real `GatewayAgent` that pulls from a `FakeController`."""
 
@@ -72,30 +72,30 @@ class FakeController:
         return self._desired
 
     def will_say(self, new: Desired) -> None:
-        """What the next report is answered with; nobody who waits is told."""
+        """Set the answer to the next report, without waking a report that waits."""
         self._desired = replace(new, revision=self._desired.revision + 1)
 
 
 class FakeEngines:
-    """Answers every call with fixed numbers, or as a test says."""
+    """Answers every call with fixed numbers, or as the test has set."""
 
     def __init__(self) -> None:
         self.calls: list[PredictCall | GenerateCall] = []
         self.loaded: set[str] | None = None
-        """The versions there are; None: all."""
+        """The versions that are loaded; None: all."""
         self.lacking = 0
-        """How many calls more are told that their version is not loaded."""
+        """The number of further calls that are told that their version is not loaded."""
         self.refusals: dict[str, Refusal] = {}
         """By version."""
         self.refusal: Refusal | None = None
         self.prediction: Callable[[PredictCall], Prediction] = prediction
         self.error: Exception | None = None
         self.errors: list[Exception] = []
-        """Raised one after another, before all else."""
+        """Exceptions that the next calls raise, one each, before anything else."""
         self.stuck: asyncio.Event | None = None
-        """Set when a call has come; it is then answered never."""
+        """Set when a call has arrived. If it is not None, calls are never answered."""
         self.ended = asyncio.Event()
-        """Set when a call's work ended, whatever ended it."""
+        """Set when the work of a call has ended, for whatever reason."""
         self.parts: Callable[[], AsyncIterator[bytes]] = _two_parts
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
@@ -167,7 +167,7 @@ def _labels(probabilities: np.ndarray, entropy: float = 0, disagreement: float =
 
 
 class FakeControl:
-    """The controller's answers to what administrators ask."""
+    """Answers the calls of administrators as a controller does."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
@@ -259,7 +259,7 @@ ROLLOUT = RolloutView.model_validate(
 
 @contextlib.asynccontextmanager
 async def listening(app: ASGIApp) -> AsyncIterator[str]:
-    """The application behind a real server and a real socket, whose address this gives."""
+    """Serve the application on a real socket, and yield its address."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

@@ -1,4 +1,4 @@
-"""Gateways, controller and agents together, without Ray; only vLLM is faked: trials as clients meet them."""
+"""Trials with real gateways, agents and a real controller, without Ray. Only vLLM is faked."""
 
 import asyncio
 import random
@@ -35,15 +35,15 @@ SWAP = "/v1/ensembles/intents/swap"
 
 
 class Engines:
-    """Chooses an engine for each call, as Ray's handle does; a dead one is found out by asking it."""
+    """Chooses an engine for each call, as Ray's handle does. A call to a dead engine fails."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self.dead: set[FakeEngine] = set()
         self.wrong: set[str] = set()
-        """Digests that answer another label than all others."""
+        """Digests of adapters that answer another label than all others."""
         self.raising: set[str] = set()
-        """Digests that raise in every tenth of their answers."""
+        """Digests of adapters that raise in every tenth answer."""
         self._turn = 0
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
@@ -78,16 +78,16 @@ class Engines:
 
 
 class Clients:
-    """Ask one request after another, through every gateway, and note what they are answered."""
+    """Send one request after another, through every gateway, and record the answers."""
 
     def __init__(self, gateways: list[httpx.AsyncClient]) -> None:
         self._gateways = gateways
         self.failures: list[str] = []
         self.failed_by: Counter[str] = Counter()
-        """Model -> how many of its answers failed."""
+        """Model -> number of its failed answers."""
         self.models: Counter[str] = Counter()
         self.contents: dict[str, set[tuple[str, ...]]] = {}
-        """Model -> the digests that answered in its name."""
+        """Model -> digests of the adapters that answered as it."""
 
     @asynccontextmanager
     async def asking(self) -> AsyncIterator[None]:
@@ -127,7 +127,7 @@ def _figures_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def served(world: World) -> AsyncIterator[tuple[Engines, list[httpx.AsyncClient]]]:
-    """Two engines behind two gateways."""
+    """Start two gateways and two engines."""
     await world.start(engines=2, gateways=2)
     await until(lambda: all(gateway.ready for gateway in world.gateways))
     engines = Engines(world)
@@ -151,7 +151,9 @@ def canary(**gates: Any) -> dict[str, Any]:
     return {"kind": "canary", "share": 0.3, "gates": {"min_requests": 50, **gates}}
 
 
-async def test_canaries_swaps_and_a_dead_engine_fail_no_request(world: World) -> None:
+async def test_no_request_fails_during_canaries_swaps_and_the_death_of_an_engine(
+    world: World,
+) -> None:
     world.options = {"keep_warm": 0, "lease_seconds": 2}
     async with served(world) as (engines, gateways):
         clients = Clients(gateways)
@@ -173,7 +175,7 @@ async def test_canaries_swaps_and_a_dead_engine_fail_no_request(world: World) ->
             assert answer.json()["model"] == "intents@4"
 
 
-async def test_a_canary_that_disagrees_goes_away_unnoticed(world: World) -> None:
+async def test_a_canary_that_disagrees_is_aborted_without_failed_requests(world: World) -> None:
     async with served(world) as (engines, gateways):
         clients = Clients(gateways)
         async with clients.asking():
@@ -202,7 +204,7 @@ async def test_a_canary_that_disagrees_goes_away_unnoticed(world: World) -> None
 
 
 @pytest.mark.parametrize("kind", ["canary", "shadow"])
-async def test_a_candidate_that_raises_in_a_tenth_of_its_answers_is_aborted_by_its_gate(
+async def test_a_candidate_with_a_tenth_of_errors_is_aborted_by_its_gate(
     world: World, kind: str
 ) -> None:
     async with served(world) as (engines, gateways):
@@ -230,7 +232,7 @@ async def test_a_candidate_that_raises_in_a_tenth_of_its_answers_is_aborted_by_i
         assert await world.active() == 1
 
 
-async def test_a_shadow_is_promoted_and_never_answers_before(world: World) -> None:
+async def test_a_shadow_answers_clients_only_after_its_promotion(world: World) -> None:
     async with served(world) as (_, gateways):
         clients = Clients(gateways)
         async with clients.asking():

@@ -135,7 +135,7 @@ def test_the_command_prints_a_table_or_json(encoder_base: Path, tmp_path: Path) 
     shown = CliRunner().invoke(app, asked)
     assert shown.exit_code == 0, shown.output
     assert "linear probe" in shown.output
-    assert "1 rows of labels with too few texts were left out" in shown.output
+    assert "1 rows were left out: their labels have too few texts" in shown.output
     assert "the best probe" in shown.output
     found = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
     assert found["recommended"] == str(encoder_base)

@@ -1,4 +1,4 @@
-"""Every way in which a version can fail to answer: what its client gets, and that it counts as the version's error."""
+"""All ways in which a version can fail: what the client gets, and that the failure counts for the version."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tally(gateway: Gateway) -> tuple[int, int]:
-    """Requests and errors of the candidate."""
+    """Return the requests and the errors of the candidate."""
     candidate = figures(gateway).candidate
     return candidate.requests, candidate.errors
 
@@ -50,7 +50,7 @@ def raises(error: Exception) -> Callable[[PredictCall], Prediction]:
 
 
 def without_labels(call: PredictCall) -> Prediction:
-    """An answer of the candidate that no document can be made of."""
+    """Let the candidate give an answer that cannot be written as a document."""
     given = prediction(call)
     if call.version == "intents@4":
         object.__setattr__(given, "labels", given.labels[:1])
@@ -66,7 +66,7 @@ WAYS = [
 
 
 @pytest.mark.parametrize(("answer", "status"), WAYS)
-async def test_whatever_a_canary_raises_is_its_error(
+async def test_every_exception_of_a_canary_is_its_error(
     start: Start, answer: Callable[[PredictCall], Prediction], status: int
 ) -> None:
     gateway = await start(trying(share=1))
@@ -77,7 +77,7 @@ async def test_whatever_a_canary_raises_is_its_error(
 
 
 @pytest.mark.parametrize(("answer", "status"), WAYS)
-async def test_whatever_a_shadow_raises_is_its_error(
+async def test_every_exception_of_a_shadow_is_its_error(
     start: Start, answer: Callable[[PredictCall], Prediction], status: int
 ) -> None:
     gateway = await start(trying("shadow", 1.0))
@@ -90,7 +90,7 @@ async def test_whatever_a_shadow_raises_is_its_error(
     assert counted(before, "choir_requests_total")[series(**shadow, status=str(status))] == 1
 
 
-async def test_a_canary_that_always_raises_does_not_pass(start: Start) -> None:
+async def test_a_canary_that_always_raises_fails_its_gates(start: Start) -> None:
     state = trying(share=1, max_error_rate=0, min_requests=10)
     gateway = await start(state)
     gateway.engines.prediction = raises(RuntimeError("the engine raised"))
@@ -103,23 +103,23 @@ async def test_a_canary_that_always_raises_does_not_pass(start: Start) -> None:
     assert "10 of 10 requests to the candidate failed" in verdict.reason
 
 
-async def test_an_answer_that_does_not_come_is_an_error(start: Start) -> None:
+async def test_an_answer_that_never_comes_is_an_error(start: Start) -> None:
     gateway = await start(trying(share=1), request_timeout_seconds=0.05)
     gateway.engines.stuck = asyncio.Event()
     refused(await gateway.predict(), 503, "0.05 seconds")
     assert tally(gateway) == (1, 1)
 
 
-async def test_an_answer_that_ends_before_it_has_begun_is_an_error(start: Start) -> None:
+async def test_an_empty_answer_is_an_error(start: Start) -> None:
     gateway = await start(trying(share=1, task="generation"))
     answering(gateway, {"replies@4": []})
     for body in (GREEDY, STREAM):
-        refused(await gateway.http.post(CHAT, json=body), 503, "before it had begun")
+        refused(await gateway.http.post(CHAT, json=body), 503, "before it began")
     assert tally(gateway) == (2, 2)
 
 
 def breaking(gateway: Gateway, how: Exception | Refusal | None) -> None:
-    """The candidate's streams end that way after their first part; None: they stand still."""
+    """Let the candidate's streams break off like this after their first part; None: let them stall."""
 
     async def generate(call: GenerateCall) -> AsyncIterator[bytes | Refusal]:
         yield WHOLE[0]
@@ -146,7 +146,7 @@ def breaking(gateway: Gateway, how: Exception | Refusal | None) -> None:
         (Refusal(400, "There is no room for it any more."), "There is no room for it any more."),
     ],
 )
-async def test_a_canarys_stream_that_breaks_off_is_its_error(
+async def test_a_stream_of_a_canary_that_breaks_off_is_its_error(
     start: Start, how: Exception | Refusal, message: str
 ) -> None:
     gateway = await start(trying(share=1, task="generation"))
@@ -159,7 +159,7 @@ async def test_a_canarys_stream_that_breaks_off_is_its_error(
 
 
 @pytest.mark.parametrize("how", [RuntimeError("inside"), Unavailable("gone"), Refusal(500, "x")])
-async def test_a_shadows_stream_that_breaks_off_is_its_error(
+async def test_a_stream_of_a_shadow_that_breaks_off_is_its_error(
     start: Start, how: Exception | Refusal
 ) -> None:
     gateway = await start(trying("shadow", 1.0, task="generation"))
@@ -171,14 +171,14 @@ async def test_a_shadows_stream_that_breaks_off_is_its_error(
     assert figures(gateway).compared == 0
 
 
-async def test_a_shadows_stream_that_stands_still_is_its_error(start: Start) -> None:
+async def test_a_stream_of_a_shadow_that_stalls_is_its_error(start: Start) -> None:
     gateway = await start(trying("shadow", 1.0, task="generation"), request_timeout_seconds=0.05)
     breaking(gateway, None)
     assert (await gateway.http.post(CHAT, json=STREAM)).status_code == 200
     await until(lambda: tally(gateway) == (1, 1))
 
 
-async def test_a_whole_stream_is_counted_once_and_by_its_first_part(start: Start) -> None:
+async def test_a_stream_is_counted_once_with_the_time_of_its_first_part(start: Start) -> None:
     gateway = await start(trying(share=1, task="generation"))
     read = asyncio.Event()
 
@@ -205,7 +205,7 @@ async def test_a_whole_stream_is_counted_once_and_by_its_first_part(start: Start
 
 
 @pytest.mark.parametrize(("leaves_after", "requests"), [(WHOLE[0], 0), (WHOLE[-1], 1)])
-async def test_a_stream_that_its_client_leaves_counts_if_it_was_whole(
+async def test_a_stream_that_its_client_leaves_counts_only_if_it_was_complete(
     start: Start, leaves_after: bytes, requests: int
 ) -> None:
     gateway = await start(trying(share=1, task="generation"))
@@ -233,7 +233,7 @@ async def test_a_stream_that_its_client_leaves_counts_if_it_was_whole(
     assert tally(gateway) == (requests, 0)
 
 
-async def test_another_engine_is_asked_as_long_as_those_that_are_gone_have_done_nothing(
+async def test_another_engine_is_asked_while_engines_are_gone_before_they_begin(
     start: Start,
 ) -> None:
     gateway = await start(trying(share=1))
@@ -245,7 +245,7 @@ async def test_another_engine_is_asked_as_long_as_those_that_are_gone_have_done_
     assert tally(gateway) == (2, 1)
 
 
-async def test_a_request_that_engines_die_of_is_tried_twice_only(start: Start) -> None:
+async def test_a_request_that_crashes_engines_is_sent_only_twice(start: Start) -> None:
     gateway = await start()
     gateway.engines.errors = [Unavailable("died")]
     assert (await gateway.predict()).status_code == 200

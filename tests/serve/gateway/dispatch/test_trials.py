@@ -1,4 +1,4 @@
-"""A candidate on live traffic: who answers, who is asked too, what is counted, and that clients never notice."""
+"""Shadows and canaries: which version answers, which requests are mirrored, and what is counted."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ def trying(
     change: dict[str, Any] | None = None,
     **gates: Any,
 ) -> Desired:
-    """Version 3 is active, and version 4 is tried out."""
+    """Return a state with version 3 active and version 4 on trial."""
     name = "intents" if task == "classification" else "replies"
     strategy = Strategy.model_validate({"kind": kind, "share": share, "gates": gates})
     candidate = held(ensemble(name, 4, task), "candidate")
@@ -56,7 +56,7 @@ def versions(gateway: Gateway) -> Counter[str]:
 
 
 def hold_back(gateway: Gateway) -> asyncio.Event:
-    """The candidate answers once the event is set."""
+    """Let the candidate answer only once the event is set."""
     release = asyncio.Event()
     answer = gateway.engines.predict
 
@@ -69,7 +69,7 @@ def hold_back(gateway: Gateway) -> asyncio.Event:
     return release
 
 
-async def test_a_canary_answers_its_share(start: Start) -> None:
+async def test_a_canary_answers_its_share_of_the_requests(start: Start) -> None:
     gateway = await start(trying(share=0.25))
     before = samples()
     for _ in range(400):
@@ -95,7 +95,7 @@ async def test_a_whole_answer_names_the_version_that_gave_it(start: Start) -> No
 
 
 @pytest.mark.parametrize("model", ["intents@3", "intents@4", "intents@3/a"])
-async def test_pinned_requests_take_no_part(start: Start, model: str) -> None:
+async def test_pinned_requests_take_no_part_in_a_trial(start: Start, model: str) -> None:
     gateway = await start(trying(share=1))
     response = await gateway.predict(model=model)
     assert response.json()["model"] == model
@@ -127,7 +127,7 @@ async def test_the_same_key_gets_the_same_version_on_every_gateway(start: Start)
     assert set.union(*answered.values()) == {"intents@3", "intents@4"}
 
 
-async def test_the_openai_user_is_sticky_unless_the_header_says_otherwise(start: Start) -> None:
+async def test_the_openai_user_is_sticky_unless_the_header_is_given(start: Start) -> None:
     gateway = await start(trying(task="generation"))
 
     async def version(user: str, **headers: str) -> str:
@@ -142,7 +142,7 @@ async def test_the_openai_user_is_sticky_unless_the_header_says_otherwise(start:
     assert len(sticky) == 1
 
 
-async def test_errors_of_the_candidate_are_the_clients_answer_and_counted(start: Start) -> None:
+async def test_an_error_of_the_candidate_reaches_the_client_and_is_counted(start: Start) -> None:
     gateway = await start(trying(share=1))
     gateway.engines.refusals = {"intents@4": Refusal(500, "The adapter is broken.")}
     refused(await gateway.predict(), 500, "broken")
@@ -155,7 +155,7 @@ async def test_errors_of_the_candidate_are_the_clients_answer_and_counted(start:
     assert (counts.candidate.requests, counts.candidate.errors) == (2, 2)
 
 
-async def test_an_engine_without_the_candidate_lets_the_active_version_answer(
+async def test_the_active_version_answers_if_the_engine_lacks_the_candidate(
     start: Start,
 ) -> None:
     gateway = await start(trying(share=1))
@@ -207,7 +207,7 @@ async def test_agreement_is_the_share_of_inputs_with_the_same_label(start: Start
     assert figures(gateway).agreed == 0.5
 
 
-async def test_a_refusal_of_the_shadow_is_an_error_and_no_clients(start: Start) -> None:
+async def test_a_refusal_of_the_shadow_is_counted_but_not_sent(start: Start) -> None:
     gateway = await start(trying("shadow", 1.0))
     gateway.engines.refusals = {"intents@4": Refusal(400, "Cannot.")}
     assert (await gateway.predict()).status_code == 200
@@ -216,7 +216,7 @@ async def test_a_refusal_of_the_shadow_is_an_error_and_no_clients(start: Start) 
     assert figures(gateway).compared == 0
 
 
-async def test_a_full_queue_drops_and_counts(start: Start) -> None:
+async def test_a_full_queue_drops_and_counts_requests(start: Start) -> None:
     gateway = await start(trying("shadow", 1.0), shadow_queue=3, shadow_concurrency=1)
     release = hold_back(gateway)
     before = samples()
@@ -229,13 +229,13 @@ async def test_a_full_queue_drops_and_counts(start: Start) -> None:
     await until(lambda: figures(gateway).candidate.requests == 4)
 
 
-async def test_a_large_request_is_not_kept_to_be_asked_again(start: Start) -> None:
+async def test_a_large_request_is_not_mirrored(start: Start) -> None:
     gateway = await start(trying("shadow", 1.0))
     assert (await gateway.predict(input="x" * LARGEST_BODY)).status_code == 200
     assert figures(gateway).dropped == 1
 
 
-async def test_a_canary_compares_only_where_a_gate_needs_it(start: Start) -> None:
+async def test_a_canary_compares_answers_only_if_a_gate_needs_it(start: Start) -> None:
     gateway = await start(trying(share=1.0, min_agreement=0.5))
     assert (await gateway.predict()).json()["model"] == "intents@4"
     await until(lambda: figures(gateway).compared)
@@ -259,7 +259,7 @@ def events(*texts: str) -> list[bytes]:
 
 
 def answering(gateway: Gateway, parts: dict[str, list[bytes]]) -> None:
-    """What each version says."""
+    """Let each version answer with these parts."""
 
     async def generate(call: GenerateCall) -> AsyncIterator[bytes | Refusal]:
         gateway.engines.calls.append(call)
@@ -278,7 +278,7 @@ def answering(gateway: Gateway, parts: dict[str, list[bytes]]) -> None:
         (events("It ", "is lost."), events("It is", " late", "."), 0.0),
     ],
 )
-async def test_texts_agree_as_votes_count_them(
+async def test_texts_are_compared_as_in_a_vote(
     start: Start, mine: list[bytes], theirs: list[bytes], agreed: float
 ) -> None:
     gateway = await start(trying("shadow", 1.0, task="generation"))
@@ -291,7 +291,7 @@ async def test_texts_agree_as_votes_count_them(
     assert figures(gateway).candidate.requests == 1
 
 
-async def test_what_a_rule_extracts_is_compared_even_of_sampled_texts(start: Start) -> None:
+async def test_extracted_answers_of_sampled_texts_are_compared(start: Start) -> None:
     rule = {"method": "vote", "extract": {"regex": r"answer: (\d+)", "group": 1}}
     state = trying("shadow", 1.0, task="generation")
     ruled = [_with_fusion(each, rule) for each in state.versions]
@@ -311,7 +311,7 @@ def _with_fusion(assigned: AssignedVersion, fusion: dict[str, Any]) -> AssignedV
     return replace(assigned, version=version)
 
 
-async def test_sampled_texts_count_for_errors_and_latency_only(start: Start) -> None:
+async def test_sampled_texts_count_only_for_errors_and_latency(start: Start) -> None:
     gateway = await start(trying("shadow", 1.0, task="generation"))
     answering(gateway, {"replies@3": [document("a")], "replies@4": [document("a")]})
     await gateway.http.post(CHAT, json=GREEDY | {"temperature": 0.7})
@@ -351,7 +351,7 @@ async def test_counts_end_with_the_trial(start: Start) -> None:
     assert gateway.agent.ledger.figures() == {}
 
 
-async def test_the_last_try_is_the_active_versions(
+async def test_the_active_version_gets_the_last_attempt(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "PAUSES", (0.0, 0.0))

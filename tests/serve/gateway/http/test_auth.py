@@ -29,7 +29,7 @@ async def swap(gateway: Gateway, **headers: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("path", OPEN)
-async def test_these_need_no_token(start: Start, path: str) -> None:
+async def test_public_routes_need_no_token(start: Start, path: str) -> None:
     assert (await (await start(**TOKENS)).http.get(path)).status_code == 200
 
 
@@ -48,7 +48,9 @@ async def test_these_need_no_token(start: Start, path: str) -> None:
         (bearer("boss"), 200),
     ],
 )
-async def test_inference_tokens(start: Start, headers: dict[str, str], status: int) -> None:
+async def test_inference_routes_need_an_inference_token(
+    start: Start, headers: dict[str, str], status: int
+) -> None:
     gateway = await start(**TOKENS)
     encoded = {name.encode(): value.encode() for name, value in headers.items()}
     body = {"model": "intents", "input": "x"}
@@ -71,7 +73,7 @@ async def test_a_token_is_checked_before_the_body_is_read(start: Start) -> None:
     refused(await gateway.http.post("/v1/predict", content=endless()), 401)
 
 
-async def test_without_inference_tokens_any_token_or_none_will_do(start: Start) -> None:
+async def test_without_inference_tokens_inference_is_open(start: Start) -> None:
     gateway = await start(admin_token="boss")
     for headers in ({}, bearer("unused")):
         body = {"model": "intents", "input": "x"}
@@ -80,13 +82,13 @@ async def test_without_inference_tokens_any_token_or_none_will_do(start: Start) 
 
 
 @pytest.mark.parametrize("path", ADMIN)
-async def test_admin_routes_need_the_admin_token_where_there_is_one(
-    start: Start, path: str
-) -> None:
+async def test_admin_routes_need_the_admin_token_if_there_is_one(start: Start, path: str) -> None:
     gateway = await start(**TOKENS)
     for headers in ({}, bearer("eve"), bearer("bos"), bearer("bosss")):
         refused(await gateway.http.post(path, json={}, headers=headers), 401)
-    refused(await gateway.http.post(path, json={}, headers=bearer("ann")), 403, "needs admin")
+    refused(
+        await gateway.http.post(path, json={}, headers=bearer("ann")), 403, "needs the role admin"
+    )
     assert gateway.control.asked == []
     answered = await gateway.http.post(path, json={}, headers=bearer("boss"))
     assert answered.status_code not in (401, 403)
@@ -132,7 +134,9 @@ async def test_hosts_on_loopback(start: Start, host: str, status: int) -> None:
     ("host", "status"),
     [("10.0.0.1:8000", 202), ("localhost", 202), ("evil.example", 403), ("choir.example", 202)],
 )
-async def test_hosts_on_all_interfaces(start: Start, host: str, status: int) -> None:
+async def test_the_host_header_of_a_server_on_all_interfaces(
+    start: Start, host: str, status: int
+) -> None:
     gateway = await start(host="0.0.0.0", admin_token="boss", allowed_hosts=["choir.example"])
     assert (await swap(gateway, host=host, **bearer("boss"))).status_code == status
 
@@ -150,7 +154,9 @@ async def test_hosts_on_all_interfaces(start: Start, host: str, status: int) -> 
         ("http://[", 403),
     ],
 )
-async def test_origins(start: Start, origin: str, status: int) -> None:
+async def test_only_allowed_origins_may_use_admin_routes(
+    start: Start, origin: str, status: int
+) -> None:
     gateway = await start(allowed_hosts=["choir.example"])
     response = await swap(gateway, origin=origin)
     assert response.status_code == status
@@ -162,7 +168,7 @@ async def test_origins(start: Start, origin: str, status: int) -> None:
 @pytest.mark.parametrize(
     "content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""]
 )
-async def test_no_form_of_another_page_can_swap(gateway: Gateway, content_type: str) -> None:
+async def test_a_form_on_a_foreign_page_cannot_swap(gateway: Gateway, content_type: str) -> None:
     for path in ADMIN:
         response = await gateway.http.post(
             path, content=b'{"version": 2}', headers={"content-type": content_type}
@@ -171,7 +177,7 @@ async def test_no_form_of_another_page_can_swap(gateway: Gateway, content_type: 
     assert gateway.control.asked == []
 
 
-async def test_json_with_a_charset_is_json(gateway: Gateway) -> None:
+async def test_the_content_type_may_name_a_charset(gateway: Gateway) -> None:
     response = await gateway.http.post(
         "/v1/ensembles/intents/rollback",
         content=b"{}",
@@ -204,7 +210,7 @@ async def test_a_named_token_may_what_its_role_says(
     answer = await swap(gateway, **bearer(secret))
     assert answer.status_code == swaps
     if swaps == 403:
-        assert "this needs admin" in refused(answer, 403)["message"]
+        assert "needs the role admin" in refused(answer, 403)["message"]
     asked = [each[0] for each in gateway.control.asked]
     assert ("swap" in asked) == (swaps == 202)
 

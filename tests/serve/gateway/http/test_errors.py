@@ -1,4 +1,4 @@
-"""Whatever is wrong: the right status, OpenAI's shape, a sentence, and never the inside."""
+"""Error answers have the right status, OpenAI's shape and one sentence, and reveal no internals."""
 
 import logging
 
@@ -34,7 +34,7 @@ POSTS = [
     ],
     ids=lambda body: body[:12],
 )
-async def test_a_body_that_is_no_json_object(gateway: Gateway, path: str, body: bytes) -> None:
+async def test_a_body_that_is_not_a_json_object(gateway: Gateway, path: str, body: bytes) -> None:
     response = await gateway.http.post(path, content=body, headers=JSON)
     assert refused(response, 400)["type"] == "invalid_request_error"
     assert gateway.engines.calls == gateway.control.asked == []
@@ -48,21 +48,21 @@ async def test_unknown_routes(gateway: Gateway, path: str) -> None:
     refused(await gateway.http.post(path, json={}), 404, path)
 
 
-async def test_a_method_that_a_route_lacks(gateway: Gateway) -> None:
+async def test_a_method_that_a_route_does_not_take(gateway: Gateway) -> None:
     response = await gateway.http.get("/v1/predict")
     refused(response, 405, "POST")
     assert response.headers["allow"] == "POST"
     refused(await gateway.http.post("/v1/models"), 405, "GET")
 
 
-async def test_a_query_parameter_that_is_none(gateway: Gateway) -> None:
+async def test_a_malformed_query_parameter(gateway: Gateway) -> None:
     response = await gateway.http.post(
         "/v1/ensembles/intents/swap?wait=perhaps", json={"version": 2}
     )
     assert refused(response, 400, "wait")["param"] == "wait"
 
 
-async def test_what_nobody_foresaw_is_logged_and_stays_inside(
+async def test_an_unexpected_error_is_logged_and_not_shown(
     gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.engines.error = RuntimeError("a secret of the inside")

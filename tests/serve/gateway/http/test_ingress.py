@@ -1,4 +1,4 @@
-"""What stands before Ray Serve's own HTTP server."""
+"""The middleware in front of Ray Serve's own HTTP server."""
 
 import httpx
 import pytest
@@ -43,13 +43,13 @@ async def test_what_ray_would_obey_does_not_reach_it(http: httpx.AsyncClient, he
     assert seen["x-request-id"] == "mine"
 
 
-async def test_rays_routes_are_no_routes_of_ours(http: httpx.AsyncClient) -> None:
+async def test_the_routes_of_ray_are_unknown(http: httpx.AsyncClient) -> None:
     async with http:
         refused(await http.get("/-/routes"), 404, "/-/routes")
         assert (await http.get("/-/healthz")).json()["path"] == "/-/healthz", "HAProxy asks for it"
 
 
-def test_ray_calls_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_installs_the_middleware(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.serve._private import http_util
 
     [(name, path)] = INGRESS.items()

@@ -1,4 +1,4 @@
-"""How large a body may be, and how many requests are worked on at once."""
+"""Limits on the size of a body and on the requests in progress."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -57,7 +57,7 @@ async def test_the_default_is_32_mb(start: Start) -> None:
     refused(await gateway.http.post("/v1/predict", content=body_of(32_000_001)), 413, "32 MB")
 
 
-async def test_one_request_too_many_is_a_429_and_room_comes_back(start: Start) -> None:
+async def test_one_request_too_many_is_a_429_until_another_ends(start: Start) -> None:
     gateway = await start(max_in_flight=2)
     gateway.engines.stuck = asyncio.Event()
     running = []
@@ -77,7 +77,7 @@ async def test_one_request_too_many_is_a_429_and_room_comes_back(start: Start) -
     assert (await gateway.predict()).status_code == 200
 
 
-async def test_who_waits_for_ensembles_on_demand_leaves_places_for_the_others(start: Start) -> None:
+async def test_requests_for_on_demand_ensembles_leave_places_for_the_others(start: Start) -> None:
     cold = [replace(held(ensemble(name)), on_demand=True) for name in ("cold", "cool", "new")]
     gateway = await start(desired(held(ensemble()), *cold), max_in_flight=8)
     gateway.engines.stuck = asyncio.Event()
@@ -88,7 +88,7 @@ async def test_who_waits_for_ensembles_on_demand_leaves_places_for_the_others(st
         gateway.engines.stuck.clear()
     async with asyncio.timeout(20):
         full, new = [await gateway.predict(model=model) for model in ("cold", "new")]
-    refused(full, 429, "2 requests wait for cold already")
+    refused(full, 429, "cold is loaded on demand, and 2 requests")
     assert full.headers["retry-after"] == "1"
     refused(new, 429, "new is loaded on demand, and 4 requests")
     running.append(asyncio.create_task(gateway.predict()))
@@ -112,8 +112,8 @@ async def test_a_body_that_trickles_in_is_given_up(start: Start) -> None:
 
 
 @pytest.mark.parametrize("text", [b"1" * 299 + b" ", b"e00 ", b"e+00", b"E99"])
-def test_looking_for_numbers_that_are_too_large_takes_no_longer_than_reading(text: bytes) -> None:
-    """Texts that nearly hold one at every place."""
+def test_the_search_for_infinite_numbers_takes_linear_time(text: bytes) -> None:
+    """The texts look like an infinite number at every position."""
     raw = b'{"model": "intents", "input": "' + text * (4_000_000 // len(text)) + b'"}'
     started = perf_counter()
     assert not body._may_hold_infinity(raw)

@@ -1,4 +1,4 @@
-"""What is seen of a request from outside: its id, its metrics, its log line."""
+"""The request id, the metrics and the log line of a request."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def samples() -> Samples:
-    """Of this process, as a scraper reads them."""
+    """Return the metrics of this process, as a scraper reads them."""
     text = generate_latest(metrics.REGISTRY).decode()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -29,7 +29,7 @@ def samples() -> Samples:
 
 
 def counted(before: Samples, name: str) -> dict[frozenset[tuple[str, str]], float]:
-    """What a metric grew by since `before`, by labels."""
+    """Return the growth of a metric since `before`, by labels."""
     return {
         labels: value - before.get((sample, labels), 0)
         for (sample, labels), value in samples().items()
@@ -42,14 +42,14 @@ def series(**labels: str) -> frozenset[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("given", ["mine", "a b", "x" * 128, "~!{}"])
-async def test_a_clients_request_id_comes_back(gateway: Gateway, given: str) -> None:
+async def test_the_request_id_of_a_client_is_returned(gateway: Gateway, given: str) -> None:
     for path in ("/health", "/v1/nothing", "/v1/models/nobody"):
         response = await gateway.http.get(path, headers={"x-request-id": given})
         assert response.headers["x-request-id"] == given
 
 
 @pytest.mark.parametrize("given", [b"x" * 129, b"", b"a\tb", "ä".encode(), b" "])
-async def test_an_id_that_is_not_sane_is_replaced(gateway: Gateway, given: bytes) -> None:
+async def test_a_malformed_request_id_is_replaced(gateway: Gateway, given: bytes) -> None:
     headers = {b"x-request-id": given}
     first = await gateway.http.get("/health", headers=headers)
     second = await gateway.http.get("/health", headers=headers)
@@ -58,7 +58,7 @@ async def test_an_id_that_is_not_sane_is_replaced(gateway: Gateway, given: bytes
     assert all(len(each) == 32 and each.isalnum() for each in ids)
 
 
-async def test_every_request_is_counted_once_where_it_is_answered(gateway: Gateway) -> None:
+async def test_every_request_is_counted_once(gateway: Gateway) -> None:
     before = samples()
     for model in ("intents", "intents", "intents@2", "intents/a", "nobody"):
         await gateway.predict(model=model)
@@ -108,7 +108,7 @@ async def test_requests_in_flight_rise_and_fall(gateway: Gateway) -> None:
     assert counted(before, "choir_requests_in_flight") == {}
 
 
-async def test_a_request_whose_client_left_is_counted_as_such(gateway: Gateway) -> None:
+async def test_a_request_whose_client_left_has_its_own_status(gateway: Gateway) -> None:
     before = samples()
     gateway.engines.stuck = asyncio.Event()
     async with listening(gateway.app) as url, httpx.AsyncClient() as client:
@@ -122,7 +122,7 @@ async def test_a_request_whose_client_left_is_counted_as_such(gateway: Gateway) 
     assert counted(before, "choir_requests_total") == {gone: 1}
 
 
-async def test_one_log_line_without_what_is_private(
+async def test_the_log_line_holds_nothing_private(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway = await start(inference_tokens=["token-of-ann"])

@@ -1,4 +1,4 @@
-"""What /openapi.json says of every route, and requests made from it by schemathesis: none is answered by a fault.
+"""The schema of every route, and requests that schemathesis makes from it: no answer is a server error.
 
 Gateway, controller, store and database are real and behind a real socket; only vLLM is not."""
 
@@ -43,7 +43,7 @@ CHECKS = [
 
 @contextmanager
 def running(folder: Path) -> Iterator[str]:
-    """A server in a thread of its own; its address."""
+    """Run a server in a thread, and yield its address."""
     loop = asyncio.new_event_loop()
     started = threading.Event()
     address: list[str] = []
@@ -81,7 +81,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def operations() -> list[Any]:
-    """Every route and method of the schema."""
+    """Return every route and method of the schema."""
     agent = GatewayAgent(FakeController(desired()))
     plain = Settings.model_validate({"bundles": [Path("bundle")]})
     document = create_app(FakeEngines(), FakeControl(), agent, plain).openapi()
@@ -107,7 +107,7 @@ def test_no_request_is_answered_by_a_fault(server: str, operation: Any, data: An
 
 
 def _name_what_is_there(case: Any) -> None:
-    """So that requests come further than to a 404."""
+    """Put known names into the paths, so that requests get further than a 404."""
     if "name" in (case.path_parameters or {}):
         case.path_parameters["name"] = "intents"
     if isinstance(case.body, dict):

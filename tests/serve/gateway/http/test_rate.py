@@ -1,4 +1,4 @@
-"""How many requests each caller may send."""
+"""The rate limit of each caller."""
 
 import pytest
 
@@ -15,7 +15,7 @@ class Clock:
         return self.now
 
 
-def test_a_minutes_requests_at_once_and_then_at_an_even_pace() -> None:
+def test_a_minute_of_requests_may_come_at_once_and_then_at_an_even_pace() -> None:
     clock = Clock()
     limit = RateLimit(30, clock)
     assert [limit.wait("ann") for _ in range(30)] == [0] * 30
@@ -30,7 +30,9 @@ def test_a_minutes_requests_at_once_and_then_at_an_even_pace() -> None:
     assert limit.wait("ann") > 0
 
 
-def test_whoever_was_quiet_for_longest_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_caller_that_was_quiet_longest_is_forgotten_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(rate, "CALLERS", 2)
     limit = RateLimit(1, Clock())
     for caller in ("ann", "bob", "bob", "eve"):

@@ -1,4 +1,4 @@
-"""Ensembles, swap, rollback and rollouts over a faked controller."""
+"""The routes of ensembles, swaps, rollbacks and rollouts, with a faked controller."""
 
 from typing import Any
 
@@ -78,7 +78,7 @@ async def test_rollback(
         (ROLLBACK, {"too": 2}, "too"),
     ],
 )
-async def test_what_is_wrong_is_named(
+async def test_an_error_names_the_wrong_field(
     gateway: Gateway, path: str, body: dict[str, Any], words: str
 ) -> None:
     refused(await gateway.http.post(path, json=body), 400, words)
@@ -86,14 +86,14 @@ async def test_what_is_wrong_is_named(
 
 
 @pytest.mark.parametrize("path", [SWAP, ROLLBACK])
-async def test_the_controllers_refusal_is_the_answer(gateway: Gateway, path: str) -> None:
+async def test_a_refusal_of_the_controller_reaches_the_client(gateway: Gateway, path: str) -> None:
     gateway.control.refusal = Refusal(409, "Version 3 is active.", code="version_conflict")
     body = {"version": 2} if path == SWAP else {}
     error = refused(await gateway.http.post(f"{path}?wait=true", json=body), 409, "3 is active")
     assert (error["type"], error["code"]) == ("conflict_error", "version_conflict")
 
 
-async def test_a_dead_controller_stops_swaps_and_no_answer(gateway: Gateway) -> None:
+async def test_without_a_controller_swaps_fail_and_predictions_go_on(gateway: Gateway) -> None:
     gateway.control.error = Unavailable("The controller is away.")
     refused(await gateway.http.post(SWAP, json={"version": 2}), 503, "controller")
     for path in ("/v1/ensembles", "/v1/ensembles/intents", "/v1/rollouts", "/metrics"):
@@ -127,7 +127,7 @@ async def test_promote(gateway: Gateway, query: str, wait: bool, status: int) ->
 
 
 @pytest.mark.parametrize("what", ["promote", "abort"])
-async def test_steering_takes_no_fields(gateway: Gateway, what: str) -> None:
+async def test_promote_and_abort_take_no_fields(gateway: Gateway, what: str) -> None:
     path = f"/v1/rollouts/r1/{what}"
     refused(await gateway.http.post(path, json={"wait": True}), 400, "no fields")
     assert gateway.control.asked == []
@@ -142,13 +142,13 @@ async def test_abort(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("what", ["promote", "abort"])
-async def test_a_rollout_that_cannot_be_steered(gateway: Gateway, what: str) -> None:
+async def test_a_rollout_that_cannot_be_promoted_or_aborted(gateway: Gateway, what: str) -> None:
     gateway.control.refusal = Refusal(409, f"There is nothing to {what}.")
     response = await gateway.http.post(f"/v1/rollouts/r1/{what}", json={})
     refused(response, 409, f"nothing to {what}")
 
 
-async def test_who_asked_is_known_to_the_audit(start: Start) -> None:
+async def test_the_audit_gets_the_name_of_the_caller(start: Start) -> None:
     gateway = await start(admin_token="boss")
     await gateway.http.post(ROLLBACK, json={}, headers={"authorization": "Bearer boss"})
     assert gateway.control.asked == [("rollback", "intents", None, "admin@127.0.0.1", False)]

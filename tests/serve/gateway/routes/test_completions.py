@@ -1,4 +1,4 @@
-"""Completions and chat over a faked engine: what passes through, in which order, and how it ends."""
+"""Completions and chats with a faked engine: what the engine gets, and how answers and streams end."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from tests.serve.gateway.fakes import desired, ensemble, held, listening
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 PROMPT = {"model": "replies", "prompt": "hello"}
 PATIENCE = 10
-"""Seconds after which a condition that should come has not."""
+"""Seconds to wait for a condition before a test fails."""
 
 
 @pytest.mark.parametrize(("path", "route"), [(COMPLETIONS, "completions"), (CHAT, "chat")])
@@ -62,7 +62,9 @@ async def test_the_body_goes_to_the_engine_without_fusion(
         ({"fusion": {"colour": 1}}, "fusion"),
     ],
 )
-async def test_what_is_wrong_is_named(gateway: Gateway, fields: dict[str, Any], param: str) -> None:
+async def test_an_error_names_the_wrong_field(
+    gateway: Gateway, fields: dict[str, Any], param: str
+) -> None:
     error = refused(await gateway.http.post(COMPLETIONS, json=PROMPT | fields), 400, param)
     assert error["param"] == param
     assert gateway.engines.calls == []
@@ -74,7 +76,7 @@ async def test_unknown_models(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_refusal_comes_as_a_status_streaming_or_not(gateway: Gateway, stream: bool) -> None:
+async def test_a_refusal_has_its_status_also_for_a_stream(gateway: Gateway, stream: bool) -> None:
     gateway.engines.refusal = Refusal(400, "messages: too long.", param="messages")
     response = await gateway.http.post(COMPLETIONS, json=PROMPT | {"stream": stream})
     assert refused(response, 400, "too long")["param"] == "messages"
@@ -97,7 +99,7 @@ async def test_an_engine_that_cannot_be_reached_is_a_503(gateway: Gateway) -> No
     refused(await gateway.http.post(CHAT, json=PROMPT | {"stream": True}), 503, "No engine")
 
 
-async def test_a_stream_passes_on_each_part_when_it_comes(gateway: Gateway) -> None:
+async def test_each_part_of_a_stream_is_passed_on_at_once(gateway: Gateway) -> None:
     events = [b"data: 1\n\n", b"data: 2\n\n", b"data: [DONE]\n\n"]
     read = [asyncio.Event() for _ in events]
 
@@ -136,7 +138,7 @@ async def test_a_stream_that_breaks_off_ends_with_an_error_event(gateway: Gatewa
     assert json.loads(error.removeprefix("data: "))["error"]["message"] == "The engine died."
 
 
-async def test_what_breaks_a_stream_unforeseen_stays_inside(gateway: Gateway) -> None:
+async def test_an_unexpected_error_in_a_stream_is_not_shown(gateway: Gateway) -> None:
     async def parts() -> AsyncIterator[bytes]:
         yield b"data: 1\n\n"
         raise RuntimeError("a secret of the inside")
@@ -175,7 +177,7 @@ async def test_a_client_that_leaves_before_the_answer_ends_the_engines_work(
         await asyncio.wait_for(gateway.engines.ended.wait(), PATIENCE)
 
 
-async def test_a_stream_that_does_not_begin_is_given_up(start: Start) -> None:
+async def test_a_stream_that_does_not_begin_in_time_is_a_503(start: Start) -> None:
     gateway = await start(request_timeout_seconds=0.05)
     gateway.engines.stuck = asyncio.Event()
     response = await gateway.http.post(COMPLETIONS, json=PROMPT | {"stream": True})
@@ -197,7 +199,7 @@ async def test_more_answers_than_a_request_may_have_are_refused(
 ) -> None:
     gateway = await start(max_inputs=4)
     response = await gateway.http.post(COMPLETIONS, json={"model": "replies", **fields})
-    assert refused(response, 400, "4 that one request may have")["param"] == param
+    assert refused(response, 400, "the 4 answers that one request may have")["param"] == param
     assert gateway.engines.calls == []
 
 
@@ -211,7 +213,7 @@ async def test_more_answers_than_a_request_may_have_are_refused(
         {"messages": [{}] * 100},
     ],
 )
-async def test_as_many_as_it_may_have_and_values_of_a_wrong_type_go_to_the_engine(
+async def test_allowed_numbers_and_values_of_a_wrong_type_reach_the_engine(
     start: Start, fields: dict[str, Any]
 ) -> None:
     gateway = await start(max_inputs=4)

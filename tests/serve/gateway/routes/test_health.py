@@ -1,4 +1,4 @@
-"""What machines and people look at: liveness, readiness, metrics, the schema, the page."""
+"""Liveness, readiness, metrics, the schema and the home page."""
 
 import json
 import re
@@ -15,23 +15,23 @@ async def test_a_gateway_with_routes_and_an_engine_is_ready(gateway: Gateway) ->
         assert response.json() == {"status": status, "degraded": False}
 
 
-async def test_without_an_engine_it_lives_and_is_not_ready(start: Start) -> None:
+async def test_without_an_engine_a_gateway_is_alive_but_not_ready(start: Start) -> None:
     gateway = await start(desired(held(ensemble()), ready_engines=0))
     refused(await gateway.http.get("/ready"), 503, "engine")
     assert (await gateway.http.get("/health")).status_code == 200
 
 
-async def test_without_routes_it_is_not_ready(start: Start) -> None:
+async def test_without_routes_a_gateway_is_not_ready(start: Start) -> None:
     refused(await (await start(desired())).http.get("/ready"), 503, "version")
 
 
-async def test_a_gateway_that_lost_its_lease_answers_and_says_so(start: Start) -> None:
+async def test_a_gateway_that_lost_its_lease_is_degraded_but_ready(start: Start) -> None:
     gateway = await start(desired(held(ensemble()), lease=1e-9))
     assert (await gateway.http.get("/ready")).json() == {"status": "ready", "degraded": True}
     assert (await gateway.predict()).status_code == 200
 
 
-async def test_metrics_are_the_controllers(gateway: Gateway) -> None:
+async def test_metrics_come_from_the_controller(gateway: Gateway) -> None:
     response = await gateway.http.get("/metrics")
     assert response.content == b"choir_active_version 3.0\n"
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -67,7 +67,7 @@ async def test_the_schema_holds_every_route_with_its_body_and_errors(gateway: Ga
     assert not any("422" in operation["responses"] for operation in operations.values())
 
 
-async def test_every_reference_of_the_schema_leads_somewhere(gateway: Gateway) -> None:
+async def test_every_reference_of_the_schema_exists(gateway: Gateway) -> None:
     schema = (await gateway.http.get("/openapi.json")).json()
     references = set(re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(schema)))
     assert "components/schemas/ErrorAnswer" in references
@@ -77,7 +77,7 @@ async def test_every_reference_of_the_schema_leads_somewhere(gateway: Gateway) -
             part = part[step]
 
 
-async def test_the_page_says_what_runs(gateway: Gateway) -> None:
+async def test_the_page_lists_the_active_ensembles(gateway: Gateway) -> None:
     response = await gateway.http.get("/")
     assert response.headers["content-type"].startswith("text/html")
     assert "intents@3" in response.text

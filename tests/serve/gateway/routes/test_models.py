@@ -5,7 +5,7 @@ from openai.types import Model
 from tests.serve.gateway.conftest import Gateway, refused
 
 
-async def test_all_names_that_can_be_asked(gateway: Gateway) -> None:
+async def test_every_name_of_a_model_is_listed(gateway: Gateway) -> None:
     listing = (await gateway.http.get("/v1/models")).json()
     assert listing["object"] == "list"
     roots = {entry["id"]: entry["root"] for entry in listing["data"]}

@@ -1,4 +1,4 @@
-"""`POST /v1/predict` over a faked engine: what it is asked, and how its numbers are written."""
+"""`POST /v1/predict` with a faked engine: the call that the engine gets, and the document of the answer."""
 
 import asyncio
 from typing import Any
@@ -22,7 +22,7 @@ def only_call(gateway: Gateway) -> PredictCall:
     return call
 
 
-async def test_the_answer_is_the_contracts(gateway: Gateway) -> None:
+async def test_the_answer_follows_the_contract(gateway: Gateway) -> None:
     response = await gateway.predict(input=["where is my card?", "top up"], return_members=True)
     assert response.status_code == 200
     assert response.headers["x-choir-model"] == "intents@3"
@@ -66,7 +66,7 @@ async def test_the_schema_describes_the_answer(gateway: Gateway) -> None:
 
 
 def sets(call: PredictCall) -> Prediction:
-    """Multilabel: the fused answer has two labels, member a none, member b all three."""
+    """Return a multilabel prediction: two labels fused, none by member a, all three by member b."""
     members = tuple(ensemble().members)
 
     def of(probabilities: list[float]) -> FusedSets:
@@ -160,7 +160,7 @@ async def test_forms_of_input(gateway: Gateway, given: Any, expected: tuple[Text
         ({"fusion": "vote"}, "fusion", "fusion"),
     ],
 )
-async def test_what_is_wrong_is_named(
+async def test_an_error_names_the_wrong_field(
     gateway: Gateway, fields: dict[str, Any], param: str, words: str
 ) -> None:
     error = refused(await gateway.predict(**fields), 400, words)
@@ -218,7 +218,7 @@ async def test_unknown_models(gateway: Gateway, model: str) -> None:
     assert "x-choir-model" not in response.headers
 
 
-async def test_an_engines_refusal_is_the_answer(gateway: Gateway) -> None:
+async def test_a_refusal_of_the_engine_reaches_the_client(gateway: Gateway) -> None:
     gateway.engines.refusal = Refusal(400, "Too long.", code="too_long", param="input")
     error = refused(await gateway.predict(), 400, "Too long.")
     assert error == {
@@ -237,7 +237,7 @@ async def test_a_version_that_a_swap_unloaded_is_resolved_once_more(gateway: Gat
     assert [call.version for call in gateway.engines.calls] == ["intents@3", "intents@4"]
 
 
-async def test_a_version_that_no_engine_has_is_a_503_after_some_tries(
+async def test_a_version_that_no_engine_has_is_a_503_after_several_attempts(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "PAUSES", (0.0, 0.0))
@@ -248,7 +248,7 @@ async def test_a_version_that_no_engine_has_is_a_503_after_some_tries(
     assert len(gateway.engines.calls) == 3
 
 
-async def test_an_engine_that_has_to_catch_up_is_waited_for(
+async def test_requests_wait_for_an_engine_that_is_catching_up(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "PAUSES", (0.0, 0.0))
@@ -268,7 +268,7 @@ async def test_a_pinned_version_that_is_gone_is_a_404(
     refused(await gateway.predict(model="intents@2"), 404, "intents@3")
 
 
-async def test_before_anything_is_known_requests_are_a_503(start: Start) -> None:
+async def test_requests_are_a_503_before_the_gateway_knows_a_version(start: Start) -> None:
     response = await (await start(desired())).predict()
     refused(response, 503, "starting")
     assert response.headers["retry-after"] == "1"
@@ -286,7 +286,7 @@ async def test_an_engine_that_cannot_be_reached_is_a_503(gateway: Gateway) -> No
     refused(await gateway.predict(), 503, "No engine is running.")
 
 
-async def test_an_engine_that_does_not_answer_is_given_up(start: Start) -> None:
+async def test_an_engine_that_does_not_answer_in_time_is_a_503(start: Start) -> None:
     gateway = await start(request_timeout_seconds=0.05)
     gateway.engines.stuck = asyncio.Event()
     error = refused(await gateway.predict(), 503, "0.05 seconds")
@@ -294,7 +294,7 @@ async def test_an_engine_that_does_not_answer_is_given_up(start: Start) -> None:
     assert gateway.engines.ended.is_set(), "its work must end with the request"
 
 
-async def test_without_a_ready_engine_little_is_waited_for(
+async def test_without_a_ready_engine_the_wait_is_short(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "UNREADY_SECONDS", 0.05)

@@ -1,4 +1,4 @@
-"""The demo's own parts: what it counts under load, and how it minds its server."""
+"""The parts of the demo: the load, the scores, and the server process."""
 
 import socket
 from pathlib import Path
@@ -10,8 +10,7 @@ from choir_cli.demo.load import Load
 from choir_cli.demo.scoring import scores
 from choir_cli.demo.server import Server, ServerFailed, require_free
 from choir_client import Choir, ChoirError
-
-from .conftest import LocalServer
+from tests.clients.conftest import LocalServer
 
 TEXTS = ["a", "b", "c", "d"]
 
@@ -65,7 +64,7 @@ def test_scores_members_alone_and_methods_fused(local_server: LocalServer) -> No
 
 
 class TestServer:
-    def test_a_port_in_use_is_said_in_one_sentence(self) -> None:
+    def test_a_port_in_use_is_a_usage_error(self) -> None:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
@@ -73,7 +72,7 @@ class TestServer:
             with pytest.raises(UsageError, match=rf"port {port} .* in use.*DEMO_PORT"):
                 require_free(port)
 
-    def test_a_server_that_cannot_start_is_quoted(self, tmp_path: Path) -> None:
+    def test_the_error_of_a_server_that_cannot_start_is_quoted(self, tmp_path: Path) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
