@@ -28,36 +28,8 @@ from serve.files import write_atomically
 from serve.fusion.errors import FusionError
 from serve.fusion.fitting.stored_scores import FOLDER, ValidationScores
 from serve.fusion.fuse import Fusion
-from serve.manifest import (
-    AdapterRef,
-    Contract,
-    Digest,
-    Ensemble,
-    Extract,
-    FusionSpec,
-    Golden,
-    Member,
-    Name,
-    explain,
-)
+from serve.manifest import AdapterRef, Contract, Ensemble, Name, explain
 from serve.servable import unserved_ensemble, unserved_golden
-
-__all__ = [
-    "AdapterRef",
-    "BaseSpec",
-    "Bundle",
-    "BundleError",
-    "BundleInfo",
-    "Contract",
-    "Digest",
-    "Ensemble",
-    "Extract",
-    "FusionSpec",
-    "Golden",
-    "Member",
-    "Name",
-    "folder_digest",
-]
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 

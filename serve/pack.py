@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from serve.adapter import has_head
 from serve.base.folder import BaseKind
-from serve.bundle import BaseSpec, Bundle, BundleError, Ensemble, Member
-from serve.manifest import adapter_name, explain
+from serve.bundle import BaseSpec, Bundle, BundleError
+from serve.manifest import Ensemble, Member, adapter_name, explain
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 

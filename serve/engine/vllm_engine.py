@@ -44,8 +44,8 @@ from serve.engine.remaining import without
 from serve.engine.scoring.heads import PAIR_UNUSED, EncoderPooler, refuse_mixed
 from serve.engine.scoring.labels_as_text import PAIR_MISSING, CausalScorer
 from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args, engine_config
-from serve.fusion.errors import OutputError
-from serve.fusion.fuse import Fusion, FusionError
+from serve.fusion.errors import FusionError, OutputError
+from serve.fusion.fuse import Fusion
 from serve.manifest import Ensemble, Member
 from serve.servable import unserved_ensemble
 from serve.together import together

@@ -8,15 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from serve.fusion.errors import FusionError, OutputError, StaleFusionError
-from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
+from serve.fusion.fused import Answers
 from serve.fusion.labels.pooling import uniform
 from serve.fusion.labels.tasks import rules_of
 from serve.fusion.labels.temperature import temper
 from serve.fusion.members import Floats, check_weights
 from serve.fusion.stack import Stack, read_stack
 from serve.manifest import METHODS, Ensemble, Method
-
-__all__ = ["Fused", "FusedSets", "FusedValues", "Fusion", "FusionError", "StaleFusionError"]
 
 WEIGHTED: tuple[Method, ...] = ("weighted_average", "vote")
 """The methods that read weights."""

@@ -12,16 +12,9 @@ import pytest
 from pydantic import ValidationError
 from safetensors.numpy import save_file
 
-from serve.bundle import (
-    AdapterRef,
-    BaseSpec,
-    Bundle,
-    BundleError,
-    Ensemble,
-    FusionSpec,
-    Member,
-    folder_digest,
-)
+from serve.bundle import BaseSpec, Bundle, BundleError
+from serve.digest import folder_digest
+from serve.manifest import AdapterRef, Ensemble, FusionSpec, Member
 
 DIGEST = "sha256:" + "0" * 64
 

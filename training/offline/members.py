@@ -17,12 +17,12 @@ from serve.adapter.folder import read_config
 from serve.base.folder import pooling_of
 from serve.base.positions import longest_text
 from serve.base.side_files import read_generation_defaults, read_tokenizer
-from serve.bundle import Bundle, Ensemble, Member
+from serve.bundle import Bundle
 from serve.fusion.labels.tasks import outputs
 from serve.fusion.token_weights import token_weights
 from serve.fusion.tokens.merge import merge
 from serve.labels import LabelError, LabelPath, encoder, fill, label_paths, label_texts
-from serve.manifest import TokenMethod
+from serve.manifest import Ensemble, Member, TokenMethod
 from training.offline.adapters import LoadedAdapters
 from training.offline.writing import Writer, equal_length
 from training.progress import Advance

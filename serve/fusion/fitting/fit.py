@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from serve.fusion.fitting.options import FusionOptions
 from serve.fusion.fitting.thresholds import common_threshold, label_thresholds
 from serve.fusion.fitting.weights import greedy_weights, merit_weights
-from serve.fusion.fuse import Fused, FusedSets, FusedValues, Fusion
-from serve.fusion.fused import Answers
+from serve.fusion.fuse import Fusion
+from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
 from serve.fusion.labels.measures import micro_f1
 from serve.fusion.labels.rules import Loss
 from serve.fusion.labels.tasks import rules_of
