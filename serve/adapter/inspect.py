@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve.adapter.config import check_config, check_task
 from serve.adapter.folder import (
     SOFT,
     AdapterError,
@@ -13,8 +12,9 @@ from serve.adapter.folder import (
     kind_of_config,
     read_config,
 )
-from serve.adapter.head import HeadShape, check_head
-from serve.adapter.lora import check_tensors
+from serve.adapter.head.check import HeadShape, check_head
+from serve.adapter.lora.config import check_config, check_task
+from serve.adapter.lora.tensors import check_tensors
 from serve.adapter.origin import OriginError, check_base
 from serve.adapter.soft import check_soft
 from serve.adapter.wrappers import adapter_tensors

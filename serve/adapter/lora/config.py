@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from serve.adapter.folder import CONFIG, HEAD, AdapterError, named
-from serve.adapter.score import LISTED
+from serve.adapter.head.peft_score import LISTED
 
 RANK_LIMITS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that an engine's `max_lora_rank` may take."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from serve.adapter.folder import CONFIG, AdapterError
-from serve.adapter.patterns import PatternError, matches_end, matches_whole, number_after
+from serve.adapter.lora.patterns import PatternError, matches_end, matches_whole, number_after
 from serve.adapter.wrappers import WRAPPERS, unwrapped
 
 _ALL_LINEAR = "all-linear"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serve.adapter.folder import HEAD, WEIGHTS, AdapterError, named
-from serve.adapter.score import BIAS, SCORE, WEIGHT
+from serve.adapter.head.peft_score import BIAS, SCORE, WEIGHT
 from serve.adapter.wrappers import adapter_tensors
 from serve.base.folder import BaseKind, BaseShapes, pooling_of
 from serve.tensors import TensorError, TensorFile

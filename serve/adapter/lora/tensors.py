@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from serve.adapter.embeddings import LAYERS, unserved_embedding
 from serve.adapter.folder import CONFIG, HEAD, WEIGHTS, AdapterError
-from serve.adapter.modules import Modules
-from serve.adapter.score import SCORE
-from serve.adapter.targets import Targets, rank_and_alpha
+from serve.adapter.head.peft_score import SCORE
+from serve.adapter.lora.embeddings import LAYERS, unserved_embedding
+from serve.adapter.lora.modules import Modules
+from serve.adapter.lora.targets import Targets, rank_and_alpha
 from serve.base.folder import BaseKind, BaseShapes
 from serve.tensors import Tensor, TensorFile
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from serve.adapter.folder import CONFIG, WEIGHTS, kind_of_config, read_config
-from serve.adapter.lora import LoraModule, read_lora
+from serve.adapter.lora.tensors import LoraModule, read_lora
 from serve.adapter.wrappers import adapter_tensors
 from serve.base.folder import BaseKind, BaseShapes
 from serve.tensors import Tensor

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.adapter.folder import HEAD
-from serve.adapter.score import BIAS, WEIGHT
+from serve.adapter.head.peft_score import BIAS, WEIGHT
 from serve.adapter.wrappers import adapter_tensors
 from serve.tensors import TensorFile
 
