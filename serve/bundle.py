@@ -29,7 +29,7 @@ from serve.fusion.errors import FusionError
 from serve.fusion.fitting.stored_scores import FOLDER, ValidationScores
 from serve.fusion.fuse import Fusion
 from serve.manifest import AdapterRef, Contract, Ensemble, Name, explain
-from serve.servable import unserved_ensemble, unserved_golden
+from serve.servable import unserved_ensemble
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
@@ -287,8 +287,6 @@ class Bundle:
         with contextlib.suppress(BundleError):  # told already, as the base's
             if (unserved := unserved_ensemble(ensemble, self.base_kind())) is not None:
                 yield f"{ensemble.id}: {unserved}"
-        if (unserved := unserved_golden(ensemble)) is not None:
-            yield f"{ensemble.id}: {unserved}."
         try:
             parameters = self.fusion_path(ensemble)
             if parameters is not None:

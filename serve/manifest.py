@@ -25,6 +25,8 @@ Task: TypeAlias = Literal["classification", "multilabel", "regression", "generat
 Method: TypeAlias = Literal["average", "weighted_average", "vote", "stack", "product", "mbr"]
 Space: TypeAlias = Literal["probability", "log"]
 StackModel: TypeAlias = Literal["logistic_regression", "linear_regression", "gradient_boosting"]
+PredictMethod: TypeAlias = Literal["average", "weighted_average", "vote", "stack"]
+"""The methods of the tasks that answer with labels or values."""
 TokenMethod: TypeAlias = Literal["average", "weighted_average", "product"]
 """The methods of the task generation that fuse at every token; its others choose among whole answers."""
 
@@ -138,7 +140,7 @@ class FusionSpec(Contract):
 class Golden(Contract):
     """An input whose answer is known, to check an ensemble with. Which fields the answer has depends on the task."""
 
-    input: str | dict[Literal["text", "text_pair", "image"], str]
+    input: str | dict[Literal["text", "text_pair"], str]
     label: str | None = None
     """Classification."""
     labels: list[str] | None = None
@@ -152,6 +154,19 @@ class Golden(Contract):
     max_tokens: Annotated[Whole, Field(ge=1)] | None = None
     """Generation: how long `text` may be; it is the answer's beginning where that is longer."""
 
+    @field_validator("input", mode="before")
+    @classmethod
+    def _check_input(cls, given: Any) -> Any:
+        texts = {"text": given} if isinstance(given, str) else given
+        sound = (
+            isinstance(texts, dict) and "text" in texts and texts.keys() <= {"text", "text_pair"}
+        )
+        if not sound or not all(isinstance(text, str) for text in texts.values()):
+            raise ValueError(
+                "the input must be a text, or an object with 'text' and, for a pair, 'text_pair'"
+            )
+        return given
+
 
 GOLDEN_ANSWERS: dict[Task, tuple[str, ...]] = {
     "classification": ("label",),
@@ -159,7 +174,9 @@ GOLDEN_ANSWERS: dict[Task, tuple[str, ...]] = {
     "regression": ("value", "tolerance"),
     "generation": ("text",),
 }
-"""What a golden input has to say beside the input."""
+"""The fields that a golden input of each task needs beside its input."""
+GOLDEN_TOKENS = 64
+"""`max_tokens` of a golden input that gives none."""
 
 
 class Ensemble(Contract):
@@ -218,14 +235,14 @@ class Ensemble(Contract):
     @model_validator(mode="after")
     def _check_members(self) -> Self:
         _refuse_twice("member", [member.name for member in self.members])
+        if all(member.weight == 0 for member in self.members):
+            raise ValueError("all weights are 0; give at least one member another one")
         if self.fusion.method != "product":
             negative = [m.name for m in self.members if m.weight is not None and m.weight < 0]
             if negative:
                 raise ValueError(
                     f"the weight of {negative[0]!r} is negative; only product allows that"
                 )
-            if all(member.weight == 0 for member in self.members):
-                raise ValueError("all weights are 0; at least one member needs a positive weight")
         else:
             large = [m.name for m in self.members if abs(m.weight or 0) > LARGEST_FACTOR]
             if large:

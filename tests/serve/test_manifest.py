@@ -76,6 +76,15 @@ def test_digests_are_distinct_and_in_order():
             },
             "the weight of 'a' is too large for product",
         ),
+        (
+            {
+                "task": "generation",
+                "labels": None,
+                "fusion": {"method": "product"},
+                "members": [ONE | {"weight": 0}],
+            },
+            "all weights are 0",
+        ),
         ({"members": [ONE | {"weight": "1"}]}, "weight"),
         ({"members": [ONE | {"adapters": [{"adapter": "x", "digest": "abc"}]}]}, "digest"),
         ({"members": [ONE | {"adapters": [{"adapter": "x", "digest": DIGEST}] * 2}]}, "twice"),
@@ -97,6 +106,16 @@ def test_digests_are_distinct_and_in_order():
         ({"thresholds": {"yes": 0.5}}, "for multilabel"),
         ({"task": "multilabel", "thresholds": {"yes": 1.5}}, "thresholds"),
         ({"golden": [{"input": "x", "label": "maybe"}]}, "not one of the labels"),
+        (
+            {"golden": [{"input": {"text_pair": "x"}, "label": "yes"}]},
+            "golden.0.input: the input must be a text",
+        ),
+        ({"golden": [{"input": {"text": "x", "image": "y"}, "label": "yes"}]}, "golden.0.input"),
+        (
+            {"golden": [{"input": {"text": "x", "text_pair": None}, "label": "yes"}]},
+            "golden.0.input",
+        ),
+        ({"golden": [{"input": 3, "label": "yes"}]}, "golden.0.input: the input must be a text"),
         ({"label_scoring": "max"}, "label_scoring"),
     ],
 )
