@@ -90,7 +90,8 @@ class Fusion:
             return self._rules.vote(members, values)
         if chosen == "stack":
             assert self._stack is not None, "it is among the methods only if it was fitted"
-            fused = self._rules.from_scores(self._stack.scores(self._rules.evidence(members)))
+            with np.errstate(over="ignore", invalid="ignore"):  # an unsound result is refused below
+                fused = self._rules.from_scores(self._stack.scores(self._rules.evidence(members)))
         else:
             fused = self._rules.pool(members, values, own.space)
         if chosen == own.method and own.temperature != 1:

@@ -142,7 +142,8 @@ class Stack(ABC):
 
 
 def grouped(columns: Floats, most: int) -> Floats:
-    """Returns at most `most` of M columns [M, ...]. If there are more, neighbours in the members' order are averaged."""
+    """Returns at most `most` of M columns [M, ...]. If there are more, neighbours in the members' order are
+    averaged."""
     if len(columns) <= most:
         return columns
     return np.stack([group.mean(axis=0) for group in np.array_split(columns, most)])

@@ -68,7 +68,8 @@ class Tree:
         return int(depths[0])
 
     def _check_nodes(self, features: int) -> None:
-        """Raises FusionError unless every child exists and comes after its parent, so that every walk ends in a leaf."""
+        """Raises FusionError unless every child exists and comes after its parent, so that every walk ends in a
+        leaf."""
         parents = np.arange(len(self.feature))
         for child in (self.left, self.right):
             inner = child >= 0

@@ -10,7 +10,8 @@ from serve.fusion.tokens.merge import Tensor
 
 @dataclass(frozen=True)
 class Penalties:
-    """Penalties as in vLLM's sampling parameters. `repetition` counts prompt and output, the other two the output only."""
+    """Penalties as in vLLM's sampling parameters. `repetition` counts prompt and output, the other two the output
+    only."""
 
     repetition: float = 1.0
     frequency: float = 0.0
