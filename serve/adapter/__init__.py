@@ -1,4 +1,4 @@
-"""Adapters without torch, PEFT or vLLM: what serving refuses of them, and why, and the heads that they bring."""
+"""Checks adapters without torch, PEFT or vLLM, and applies the heads that they bring."""
 
 from serve.adapter.folder import (
     ADAPTER_FILES,
