@@ -1,4 +1,4 @@
-"""What of a manifest an engine can serve, whatever its adapters hold."""
+"""Whether an engine can serve a manifest at all, before its adapters are looked at."""
 
 from serve.base.folder import BaseKind
 from serve.fusion.errors import FusionError
@@ -7,7 +7,8 @@ from serve.manifest import Ensemble
 
 
 def unserved_ensemble(ensemble: Ensemble, kind: BaseKind) -> str | None:
-    """What the manifest says that this version of Choir cannot serve over a base of this kind, as a sentence."""
+    """Returns why this version of Choir cannot serve the manifest over a base of this kind, in a sentence; None if it
+    can."""
     if kind == "causal" and ensemble.task in ("multilabel", "regression"):
         return (
             f"The task {ensemble.task} needs adapters with heads: an encoder base, or a causal one whose bundle.json "
