@@ -21,6 +21,7 @@ from transformers import (
     set_seed,
 )
 
+from serve.base.attention import attention_of
 from serve.base.positions import longest_text
 from training.data.splits import hold_out
 from training.recipe import Objective, RecipeError
@@ -62,9 +63,13 @@ def model_of(folder: Path, objective: Objective) -> Any:
     """The model in `folder` with the head that the objective needs; one that is not there starts at random.
 
     Raises RecipeError for a model that cannot have it."""
+    config = AutoConfig.from_pretrained(folder)
     if objective == "autoregressive":
-        return AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
-    if AutoConfig.from_pretrained(folder).model_type == "bert":
+        attention = attention_of(config.to_dict())
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype="float32", attn_implementation=attention
+        )
+    if config.model_type == "bert":
         return BertForPreTraining.from_pretrained(folder, dtype="float32")
     if objective == "masked_next_sentence":
         raise RecipeError(

@@ -96,7 +96,11 @@ async def test_adapters(server: Server, spoil: Spoil, says: str) -> None:
     spoil(folder)
     message = await server.check(Hostile(SWAP, 400, says, {"members": {"a": folder.as_uri()}}))
     latest = (await server.world.controller.audit())[0]
-    assert (latest.actor, latest.outcome, latest.reason) == ("a-admin@127.0.0.1", "refused", message)
+    assert (latest.actor, latest.outcome, latest.reason) == (
+        "a-admin@127.0.0.1",
+        "refused",
+        message,
+    )
 
 
 @pytest.mark.parametrize(("uri", "status", "says"), URIS, ids=[uri[:40] for uri, _, _ in URIS])
