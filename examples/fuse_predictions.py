@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from serve.fusion.fitting.fit import fit_fusion
 from serve.fusion.fitting.options import FusionOptions
-from serve.fusion.fuse import Fused, Fusion
+from serve.fusion.fuse import Fusion
+from serve.fusion.fused import Fused
 from serve.manifest import Ensemble, FusionSpec, Member
 
 Probabilities = NDArray[np.float64]

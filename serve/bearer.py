@@ -1,4 +1,4 @@
-"""Bearer tokens: a name, a role, and the hash of a secret that is written down nowhere."""
+"""Bearer tokens: a name, a role, and the hash of a secret that is stored nowhere."""
 
 import hashlib
 import hmac
@@ -16,26 +16,26 @@ ROLES: tuple[Role, ...] = ("read", "predict", "admin")
 
 
 RESERVED = ("admin", "inference")
-"""Names of the tokens that settings give without one (CHOIR_ADMIN_TOKEN, CHOIR_INFERENCE_TOKENS)."""
+"""Names of the tokens that settings give without a name (CHOIR_ADMIN_TOKEN, CHOIR_INFERENCE_TOKENS)."""
 
 
 class Token(BaseModel):
-    """Who holds a token, and what it may do."""
+    """A token's name, its role, and the hash of its secret."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
     role: Role
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    """Of the secret's UTF-8 bytes. A plain hash does, because secrets are random: there is nothing to guess."""
+    """SHA-256 of the secret's UTF-8 bytes. No salt is needed, because secrets are random and cannot be guessed."""
 
     def may(self, role: Role) -> bool:
-        """Whether it may do what `role` may."""
+        """Returns whether this token may do what `role` may."""
         return ROLES.index(self.role) >= ROLES.index(role)
 
 
 def new_secret() -> str:
-    """256 random bits."""
+    """Returns a new secret of 256 random bits."""
     return f"choir-{secrets.token_urlsafe(32)}"
 
 
@@ -44,8 +44,8 @@ def hashed(secret: str) -> str:
 
 
 def find_token(tokens: Iterable[Token], given: bytes) -> Token | None:
-    """The token whose secret was given. Every one is compared, each in constant time, so that timing tells nothing
-    about any."""
+    """Returns the token with this secret; None if there is none. All tokens are compared, each in constant time, so
+    that timing tells nothing about any of them."""
     digest = hashlib.sha256(given).hexdigest()
     found = None
     for token in tokens:

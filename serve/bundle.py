@@ -28,47 +28,18 @@ from serve.files import write_atomically
 from serve.fusion.errors import FusionError
 from serve.fusion.fitting.stored_scores import FOLDER, ValidationScores
 from serve.fusion.fuse import Fusion
-from serve.manifest import (
-    AdapterRef,
-    Contract,
-    Digest,
-    Ensemble,
-    Extract,
-    FusionSpec,
-    Golden,
-    Member,
-    Name,
-    explain,
-)
-from serve.servable import unserved_ensemble, unserved_golden
-
-__all__ = [
-    "AdapterRef",
-    "BaseSpec",
-    "Bundle",
-    "BundleError",
-    "BundleInfo",
-    "Contract",
-    "Digest",
-    "Ensemble",
-    "Extract",
-    "FusionSpec",
-    "Golden",
-    "Member",
-    "Name",
-    "folder_digest",
-]
+from serve.manifest import AdapterRef, Contract, Ensemble, Name, explain
+from serve.servable import unserved_ensemble
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
 class BundleError(UserError, ValueError):
-    """A bundle that cannot be read or written, in one sentence for its owner."""
+    """A bundle that cannot be read or written. The message is for its owner."""
 
 
 class BaseSpec(Contract):
-    """Where the base is: a folder (relative to the bundle, or absolute), or a hub id and
-    revision."""
+    """Where the base is: a folder (absolute, or relative to the bundle), or a hub id and a revision."""
 
     path: Annotated[str, Field(min_length=1)] | None = None
     id: Annotated[str, Field(min_length=1)] | None = None
@@ -94,7 +65,7 @@ class BundleInfo(Contract):
 
 
 class Bundle:
-    """A bundle on disk. Every write is atomic, and what was written never changes."""
+    """A bundle on disk. Every write is atomic, and what is written never changes."""
 
     def __init__(self, path: Path, info: BundleInfo) -> None:
         self.path = path
@@ -102,8 +73,8 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "Bundle":
-        """Raises BundleError if there is no readable `bundle.json`. Manifests are read when they
-        are asked for."""
+        """Opens a bundle; manifests are read when they are needed. Raises BundleError if there is no readable
+        `bundle.json`."""
         folder = Path(path)
         file = folder / "bundle.json"
         if not file.is_file():
@@ -117,7 +88,7 @@ class Bundle:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], base: BaseSpec) -> "Bundle":
-        """Write `bundle.json`. Raises BundleError if there is one already."""
+        """Writes `bundle.json` into a new bundle. Raises BundleError if there is one already."""
         folder = Path(path)
         if (folder / "bundle.json").exists():
             raise BundleError(f"{folder} is a bundle already; choose another folder.")
@@ -143,11 +114,11 @@ class Bundle:
 
     @property
     def base_folder(self) -> Path | None:
-        """The base's folder; None where the base is on a hub."""
+        """The base's folder; None if the base is on a hub."""
         return Path(self.base_source) if self.info.base.path is not None else None
 
     def base_kind(self) -> BaseKind:
-        """What `bundle.json` says, else what the base's `config.json` does. Raises BundleError."""
+        """Returns the kind that `bundle.json` gives, or else that of the base's `config.json`. Raises BundleError."""
         if self.info.base.kind:
             return self.info.base.kind
         try:
@@ -156,22 +127,21 @@ class Bundle:
             raise BundleError(str(error)) from error
 
     def check_base(self) -> None:
-        """Raises BaseError with the reason where no engine could serve the base. One on a hub that is not on this
-        machine is left to the engine, which has to fetch it."""
+        """Raises BaseError with the reason if no engine can serve the base. A base on a hub that is not on this machine
+        is left to the engine, which has to fetch it."""
         kind, folder = self.base_kind(), self.base_folder or self._cached()
         if folder is not None:
             check_served(read_config(folder), kind)
 
     def ensembles(self) -> list[Ensemble]:
-        """Every version of every ensemble, by name and version. Raises BundleError at the first
-        unsound manifest."""
+        """Returns every version of every ensemble, sorted by name and version. Raises BundleError at the first unsound
+        manifest."""
         return sorted(
             map(self._read, self._manifests()), key=lambda each: (each.name, each.version)
         )
 
     def ensemble(self, name: str, version: int | None = None) -> Ensemble:
-        """One version of an ensemble, by default the highest. Raises BundleError if there is
-        none."""
+        """Returns one version of an ensemble, by default the highest. Raises BundleError if there is none."""
         known = self.ensembles()
         found = [e for e in known if e.name == name and version in (None, e.version)]
         if not found:
@@ -181,7 +151,7 @@ class Bundle:
         return found[-1]
 
     def adapter_dir(self, ref: AdapterRef) -> Path:
-        """The folder of an adapter, below the bundle. Raises BundleError if it is not there."""
+        """Returns the folder of an adapter in the bundle. Raises BundleError if it is missing."""
         folder = self._below(_adapter_path(ref))
         if not folder.is_dir():
             raise BundleError(
@@ -190,8 +160,8 @@ class Bundle:
         return folder
 
     def fusion_path(self, ensemble: Ensemble) -> Path | None:
-        """The file of an ensemble's fitted parameters, if it names one. Raises BundleError if it is
-        not there."""
+        """Returns the file of an ensemble's fitted parameters; None if the manifest names none. Raises BundleError if
+        it is missing."""
         if ensemble.fusion.parameters is None:
             return None
         file = self._below(ensemble.fusion.parameters)
@@ -202,15 +172,16 @@ class Bundle:
         return file
 
     def validation_scores(self, ensemble: str) -> ValidationScores:
-        """What members said to the rows that an ensemble's fusion was fitted on, candidates too. Raises BundleError
-        for a folder that leads out of the bundle."""
+        """Returns the stored outputs of the ensemble's members and candidates for the rows that its fusion was fitted
+        on. Raises BundleError for a folder outside the bundle."""
         return ValidationScores(self._below(f"fusion/{ensemble}/{FOLDER}"))
 
     def add_adapter(self, name: str, source_dir: str | os.PathLike[str]) -> AdapterRef:
-        """Copy an adapter in and name it by its digest, which is that of `source_dir` if nothing but an adapter and
-        texts lie there. What a training run left beside them (checkpoints, optimizer states) stays behind.
+        """Copies an adapter into the bundle and returns it with its digest.
 
-        Raises BundleError for a wrong name or a folder without an adapter."""
+        The digest is that of `source_dir` if only an adapter and texts lie there. Other files of a training run, such
+        as checkpoints and optimizer states, are not copied. Raises BundleError for a wrong name or a folder without an
+        adapter."""
         source = Path(source_dir)
         try:
             _NAME.validate_python(name)
@@ -237,8 +208,8 @@ class Bundle:
         return ref
 
     def write_ensemble(self, ensemble: Ensemble) -> Path:
-        """Write a manifest. The same content again is fine; raises BundleError where another
-        content has the version."""
+        """Writes a manifest and returns its file. Does nothing if it is there already. Raises BundleError if the
+        version exists with another content."""
         file = self.path / "ensembles" / ensemble.name / f"{ensemble.version}.json"
         if file.exists():
             if self._read(file) != ensemble:
@@ -251,10 +222,10 @@ class Bundle:
         return file
 
     def verify(self, deep: bool = True, *, max_rank: int | None = DEFAULT_RANK_LIMIT) -> list[str]:
-        """Every reason why serving would refuse the bundle, as sentences; none for a sound one.
+        """Returns every reason why serving would refuse the bundle, as sentences; none for a sound bundle.
 
-        `deep` also reads every tensor of the adapters and compares their shapes with the base's.
-        `max_rank` is the engine's limit."""
+        With `deep`, also reads every tensor of the adapters and compares their shapes with the base's. `max_rank` is
+        the engine's limit."""
         problems = list(self._base_problems())
         ensembles: list[Ensemble] = []
         for file in self._manifests():
@@ -315,8 +286,6 @@ class Bundle:
         with contextlib.suppress(BundleError):  # told already, as the base's
             if (unserved := unserved_ensemble(ensemble, self.base_kind())) is not None:
                 yield f"{ensemble.id}: {unserved}"
-        if (unserved := unserved_golden(ensemble)) is not None:
-            yield f"{ensemble.id}: {unserved}."
         try:
             parameters = self.fusion_path(ensemble)
             if parameters is not None:
@@ -356,7 +325,7 @@ class Bundle:
         return Path(file).parent if isinstance(file, str) else None
 
     def _fetched_config(self) -> Path:
-        """A folder with the `config.json` of a base on a hub, from the local cache where it is."""
+        """Returns a folder with the `config.json` of a base on a hub, from the local cache if it is there."""
         from huggingface_hub import hf_hub_download
 
         try:
@@ -383,7 +352,7 @@ def _choir_version() -> str | None:
 
 @contextlib.contextmanager
 def _scratch(parent: Path) -> Iterator[Path]:
-    """A folder on the same disk as `parent`, gone at the end unless it was renamed."""
+    """Yields a new folder on the same disk as `parent`. It is removed at the end unless it was renamed."""
     folder = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
     try:
         yield folder

@@ -1,4 +1,4 @@
-"""Every setting: name, unit, default, and what it does."""
+"""The settings of a server: name, unit, default, and what each one does."""
 
 import ipaddress
 import os
@@ -26,13 +26,13 @@ ENV_PREFIX = "CHOIR_"
 
 
 class ConfigError(UserError, ValueError):
-    """A setting that cannot be used, in one sentence for whoever starts the server."""
+    """A setting that cannot be used. The message is one sentence for the person who starts the server."""
 
 
 class Settings(BaseSettings):
-    """What a server is started with. Secrets do not show when this is printed or logged.
+    """The settings of a server. Printing and logging them shows no secrets.
 
-    Only `load` reads variables: the constructor takes what it is given."""
+    Only `load` reads environment variables. The constructor uses only its arguments."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
@@ -182,11 +182,10 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, flags: Mapping[str, Any], config_file: Path | None = None) -> "Settings":
-        """Merge flags, then `CHOIR_*` variables, then the YAML or JSON file, then the defaults.
+        """Merges flags, then `CHOIR_*` variables, then the YAML or JSON file, then the defaults.
 
-        Variables are named after settings (`CHOIR_MAX_INPUTS`); lists are separated by commas, or
-        JSON. Empty ones count as unset, and those that are no setting are left alone. Raises
-        ConfigError."""
+        Variables are named after settings (`CHOIR_MAX_INPUTS`). Lists are separated by commas, or JSON. Empty variables
+        count as unset, and unknown ones are ignored. Raises ConfigError."""
         layers = [
             *([_from_file(config_file, set(cls.model_fields))] if config_file else []),
             _from_environment(),
@@ -203,7 +202,7 @@ class Settings(BaseSettings):
     @field_validator("bundles", "store", "adapter_roots")
     @classmethod
     def _make_absolute(cls, paths: Any) -> Any:
-        """Paths are meant from where the server is started, and read in other processes."""
+        """Paths are relative to where the server is started, but other processes read them."""
         if isinstance(paths, tuple):
             return tuple(path.expanduser().absolute() for path in paths)
         return paths and paths.expanduser().absolute()
@@ -221,7 +220,7 @@ class Settings(BaseSettings):
         return self.store if self.store is not None else self.bundles[0] / ".choir"
 
     def sealed(self) -> "Settings":
-        """The same with the hashes of tokens instead of their secrets, to be passed to other processes."""
+        """Returns the settings with hashes of tokens instead of secrets, to pass to other processes."""
         admin, inference = RESERVED
         given = [(admin, "admin", self.admin_token)]
         given += [(inference, "predict", token) for token in self.inference_tokens]
@@ -247,13 +246,12 @@ class Settings(BaseSettings):
         return is_loopback(self.host)
 
     def slots(self, distinct_adapters: int) -> int:
-        """Distinct LoRAs that an engine holds at once, when it starts with `distinct_adapters` of
-        any kind."""
+        """Returns how many distinct LoRAs an engine holds at once if it starts with `distinct_adapters` of any kind."""
         given: int | None = self.engine.get("max_loras", self.adapter_slots)
         return 2 * distinct_adapters + 1 if given is None else given
 
     def loadable(self, slots: int) -> int:
-        """Distinct LoRAs that an engine with these slots keeps loaded, in them or in host memory."""
+        """Returns how many distinct LoRAs an engine with these slots keeps loaded, in slots or in host memory."""
         return max(slots, self.host_adapters or 0)
 
     @field_validator("tokens")
@@ -296,14 +294,14 @@ class Settings(BaseSettings):
 
 
 def forget_secrets() -> None:
-    """Remove secrets from this process's environment, so that none that it starts inherits them."""
+    """Removes secrets from this process's environment, so that its child processes do not inherit them."""
     for name, field in Settings.model_fields.items():
         if "SecretStr" in str(field.annotation):
             os.environ.pop(ENV_PREFIX + name.upper(), None)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` is a loopback address, or the name of one."""
+    """Returns whether `host` is a loopback address, or `localhost`."""
     if host == "localhost":
         return True
     try:
@@ -334,7 +332,7 @@ def _from_file(file: Path, known: set[str]) -> dict[str, tuple[Any, str]]:
 
 
 class _Variables(EnvSettingsSource):
-    """`CHOIR_*` variables. What holds several values is JSON, or, for a list, separated by commas."""
+    """Reads `CHOIR_*` variables. A list is JSON or separated by commas; any other structure is JSON."""
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
         if not value.lstrip().startswith(("[", "{")):

@@ -1,4 +1,4 @@
-"""The digest of a folder: an adapter's identity everywhere."""
+"""The digest of a folder, which is an adapter's identity everywhere."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ _CHUNK = 1 << 20
 
 
 class DigestError(UserError, ValueError):
-    """A folder that has no digest, in words for whoever made the folder."""
+    """A folder that has no digest. The message is for the person who made it."""
 
 
 def folder_digest(path: str | os.PathLike[str]) -> str:
@@ -37,7 +37,7 @@ def folder_digest(path: str | os.PathLike[str]) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """Returns the SHA-256 of a file's bytes, in hexadecimal."""
     content = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -46,7 +46,8 @@ def file_digest(path: Path) -> str:
 
 
 def _check_name(name: bytes, root: Path) -> None:
-    """A name of two lines could pass for two files, and `sha256sum` writes such names otherwise."""
+    """Raises DigestError for a name with a line break or backslash: a name of two lines could pass for two files, and
+    `sha256sum` escapes such names."""
     if b"\n" in name or b"\r" in name or b"\\" in name:
         raise DigestError(
             f"{root} holds a file whose name has a line break or backslash: {name!r}."

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Writes files whole or not at all."""
 
 import contextlib
 import os
@@ -10,10 +10,10 @@ MODE = 0o644
 
 
 def write_atomically(file: Path, content: str | bytes, mode: int = MODE) -> None:
-    """Write `content` (text as UTF-8) into `file`; its folder is made if there is none.
+    """Writes `content` (text as UTF-8) into `file`, and makes its folder if there is none.
 
-    A reader sees the old file or the new one, also after a crash: the new one is on the disk before it takes the old
-    one's place. Raises OSError."""
+    A reader sees the old file or the new one, also after a crash, because the new file is on the disk before it
+    replaces the old one. Raises OSError."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=".new-")
     draft = Path(name)

@@ -16,7 +16,7 @@ Encode = Callable[[Sequence[str]], list[list[int]]]
 
 
 class LabelError(UserError, ValueError):
-    """Labels or a prompt that cannot be scored, in words for whoever wrote them."""
+    """Labels or a prompt that cannot be scored. The message is for the person who wrote them."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class LabelPath:
 
 
 def encoder(tokenizer: Any) -> Encode:
-    """`tokenizer` (a Hugging Face one) as an `Encode`: what it puts at a text's end (a separator, say) is cut off."""
+    """Returns a Hugging Face `tokenizer` as an `Encode`. Tokens that it puts at a text's end, such as a separator, are
+    cut off."""
     tail = tokens_behind(tokenizer)
 
     def encode(texts: Sequence[str]) -> list[list[int]]:
@@ -39,7 +40,7 @@ def encoder(tokenizer: Any) -> Encode:
 
 
 def tokens_behind(tokenizer: Any) -> int:
-    """How many special tokens `tokenizer` puts at a text's end."""
+    """Returns how many special tokens `tokenizer` puts at a text's end."""
     probe = readable(tokenizer)
     bare, full = (
         tokenizer(probe, add_special_tokens=special)["input_ids"] for special in (False, True)
@@ -49,9 +50,9 @@ def tokens_behind(tokenizer: Any) -> int:
 
 
 def readable(tokenizer: Any) -> str:
-    """A short text that `tokenizer` reads as ordinary tokens: one of its own vocabulary, since no letter is in every
-    alphabet. Raises LabelError if it has none."""
-    # A tokenizer may hold special tokens that its files give no role; added ones are never what a text is made of.
+    """Returns a short text of ordinary tokens. It comes from the tokenizer's own vocabulary, since no letter is in
+    every alphabet. Raises LabelError if there is none."""
+    # A tokenizer may hold special tokens that its files give no role: no added token counts as text.
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     for token in range(len(tokenizer)):
         if token in special:
@@ -64,29 +65,30 @@ def readable(tokenizer: Any) -> str:
 
 
 def label_texts(labels: Sequence[str], verbalizers: Mapping[str, str]) -> list[str]:
-    """What is scored for each label: its verbaliser, by default a space and the label."""
+    """Returns the text that is scored for each label: its verbalizer, by default a space and the label."""
     return [verbalizers.get(label, f" {label}") for label in labels]
 
 
 def fill(template: str, text: str, text_pair: str | None = None) -> str:
-    """The prompt of one input. Only the two known fields are replaced, so that braces in a text stay as they are."""
+    """Returns the prompt of one input. Only the two known fields are replaced, so that braces in a text stay as they
+    are."""
     before, *rest = template.split("{text_pair}")
     filled = [part.replace("{text}", text) for part in (before, *rest)]
     return (text_pair or "").join(filled)
 
 
 NEAR = 256
-"""Characters at a prompt's end that are tokenised again with each label."""
+"""Characters at the prompt's end that are tokenised again with each label."""
 _UNMOVED = 4
-"""Tokens at the beginning of these that must be the prompt's own, whatever label follows."""
+"""Tokens at the start of that part which must equal the prompt's own, whatever label follows."""
 
 
 def label_paths(encode: Encode, prompt: str, labels: Sequence[str]) -> list[LabelPath]:
-    """The path of each label text after `prompt`, in order.
+    """Returns the path of each label text after `prompt`, in order.
 
-    Trailing spaces of the prompt move to the labels, because a prompt that ends in one is not a token prefix of prompt
-    and label under byte-level BPE. The prompt is tokenised once, and its end with each label (`_Prompt`). Raises
-    LabelError for an empty context, for a label that adds no token, and for two labels with the same tokens."""
+    Trailing spaces of the prompt move to the labels. A prompt that ends in a space is not a token prefix of prompt and
+    label under byte-level BPE. The prompt is tokenised once, and its end with each label (see `_Prompt`). Raises
+    LabelError if the context is empty, a label adds no token, or two labels have the same tokens."""
     stem = prompt.rstrip(" ")
     spaces = prompt[len(stem) :]
     read = _Prompt(encode, stem, [spaces + label for label in labels])
@@ -110,13 +112,13 @@ def label_paths(encode: Encode, prompt: str, labels: Sequence[str]) -> list[Labe
 
 
 class _Prompt:
-    """A prompt's tokens, and how they go on with each of some texts behind it.
+    """A prompt's tokens, and the tokens of some texts after it.
 
-    What follows a prompt changes its tokens near the end only. So a text is tokenised with the prompt's last characters
-    and not with all of it. Those have the prompt's own tokens, but for the first few, which lack what stands before
-    them; the rest is common to both. Where a text leaves the first of the common ones alone, nothing before them can
-    change either: no merge has crossed to their left in the prompt, nor to their right with the text. Where it does
-    not, prompt and text are tokenised as a whole."""
+    A text after a prompt changes the prompt's tokens near its end only. So only the prompt's last characters are
+    tokenised again with each text, not the whole prompt. Their tokens equal the prompt's own, except for the first few,
+    which lack what stands before them. If a text leaves the first equal token unchanged, no tokens before it can change
+    either: no merge crosses to its left, neither in the prompt nor with the text. If it does change it, prompt and text
+    are tokenised as a whole."""
 
     def __init__(self, encode: Encode, prompt: str, texts: Sequence[str]) -> None:
         self._encode = encode
@@ -145,7 +147,7 @@ class _Prompt:
 
 
 def _near_start(text: str) -> int:
-    """Where the end of a text begins that is tokenised with each label: at a space, where there is one nearby."""
+    """Returns where the part of a text begins that is tokenised with each label: at a space, if there is one nearby."""
     if len(text) <= 2 * NEAR:
         return 0
     space = text.rfind(" ", len(text) - 2 * NEAR, len(text) - NEAR)
@@ -153,7 +155,7 @@ def _near_start(text: str) -> int:
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two rows begin with in common."""
+    """Returns how many tokens two rows have in common at their start."""
     return next(
         (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
         min(len(one), len(other)),

@@ -1,4 +1,4 @@
-"""Remote places that adapters may come from, as URIs: what is read out of one, and which ones it covers."""
+"""Remote places that adapters may come from, as URIs."""
 
 import re
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _REPOSITORY_TYPES = ("datasets", "spaces", "buckets", "models", "kernels")
 
 
 class LocationError(UserError, ValueError):
-    """A URI that names no remote place, in one sentence."""
+    """A URI that names no remote place. The message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Location:
 
     @classmethod
     def parse(cls, uri: str) -> Self:
-        """Raises LocationError. No secret can hide in what is accepted, so that it may be logged."""
+        """Reads a URI. Raises LocationError if it is unsound. An accepted URI holds no secret, so it may be logged."""
         scheme, separator, rest = uri.partition("://")
         if not separator or scheme not in SCHEMES:
             raise LocationError(f"expected {_listed()}, followed by ://")
@@ -52,14 +52,14 @@ class Location:
 
     @property
     def path(self) -> str:
-        """As drivers take it: without the scheme."""
+        """The place without its scheme, as drivers take it."""
         return "/".join(self.parts)
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.path}"
 
     def covers(self, other: "Location") -> bool:
-        """Whether `other` is this place or below it. A repository without a revision covers all of its branches,
+        """Returns whether `other` is this place or below it. A repository without a revision covers all its branches,
         tags and commits."""
         mine, theirs = self.parts, other.parts[: len(self.parts)]
         if self.scheme == "hf" and len(mine) > 1 and "@" not in mine[1] and len(theirs) > 1:

@@ -1,4 +1,4 @@
-"""The ensemble manifest: which members answer, and how their answers become one."""
+"""The ensemble manifest: its members, and how their outputs are fused."""
 
 import math
 import re
@@ -25,8 +25,10 @@ Task: TypeAlias = Literal["classification", "multilabel", "regression", "generat
 Method: TypeAlias = Literal["average", "weighted_average", "vote", "stack", "product", "mbr"]
 Space: TypeAlias = Literal["probability", "log"]
 StackModel: TypeAlias = Literal["logistic_regression", "linear_regression", "gradient_boosting"]
+PredictMethod: TypeAlias = Literal["average", "weighted_average", "vote", "stack"]
+"""The methods of the tasks that answer with labels or values."""
 TokenMethod: TypeAlias = Literal["average", "weighted_average", "product"]
-"""The methods of the task generation that fuse at every token; its others choose among whole answers."""
+"""The methods of generation that fuse at every token. The others choose among whole answers."""
 
 METHODS: dict[Task, tuple[Method, ...]] = {
     "classification": ("average", "weighted_average", "vote", "stack"),
@@ -35,7 +37,7 @@ METHODS: dict[Task, tuple[Method, ...]] = {
     "generation": ("average", "weighted_average", "product", "vote", "mbr", "stack"),
 }
 LARGEST_FACTOR = 1e30
-"""The largest weight of `product`: beyond it float32 has no number for what the members say times their weights."""
+"""The largest weight of `product`. Beyond it, log-probabilities times weights overflow float32."""
 LABELLED: tuple[Task, ...] = ("classification", "multilabel")
 STACK_MODELS: dict[Task, tuple[StackModel, ...]] = {
     "classification": ("logistic_regression", "gradient_boosting"),
@@ -46,8 +48,7 @@ STACK_MODELS: dict[Task, tuple[StackModel, ...]] = {
 
 
 class Contract(BaseModel):
-    """Anything that is written to disk: unknown fields are refused, and nothing changes after
-    reading."""
+    """A model that is written to disk. It refuses unknown fields and cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -60,8 +61,7 @@ class AdapterRef(Contract):
 
 
 class Member(Contract):
-    """What answers once: the base with no, one or two adapters (a LoRA, and a prefix or prompt
-    adapter)."""
+    """One member: the base with no adapter, with one, or with two (a LoRA, and a prefix or prompt adapter)."""
 
     name: Name
     weight: Number | None = None
@@ -75,8 +75,8 @@ class Member(Contract):
 
 
 class Extract(Contract):
-    """What of a generated answer is compared: a group of the first match of a regular expression
-    (Python's `re`)."""
+    """The part of a generated answer that is compared: a group of the first match of a regular expression (Python's
+    `re`)."""
 
     regex: Annotated[str, Field(min_length=1)]
     """The regular expression."""
@@ -96,8 +96,8 @@ class Extract(Contract):
 
 
 class FusionSpec(Contract):
-    """How member outputs become one. `model` and `parameters` of a fitted stacker may stand beside
-    any method, so that a request can choose `stack`."""
+    """How the members' outputs are fused. A fitted stacker (`model` and `parameters`) may stand beside any method, so
+    that a request can choose `stack`."""
 
     method: Method
     space: Space = "probability"
@@ -136,21 +136,34 @@ class FusionSpec(Contract):
 
 
 class Golden(Contract):
-    """An input whose answer is known, to check an ensemble with. Which fields the answer has depends on the task."""
+    """An input whose answer is known, to check an ensemble with. The task decides which fields the answer has."""
 
-    input: str | dict[Literal["text", "text_pair", "image"], str]
+    input: str | dict[Literal["text", "text_pair"], str]
     label: str | None = None
     """Classification."""
     labels: list[str] | None = None
-    """Multilabel: all that are answered, perhaps none."""
+    """Multilabel: all labels of the answer; there may be none."""
     value: Number | None = None
     """Regression."""
     tolerance: Annotated[Number, Field(gt=0)] | None = None
     """Regression: how far the answer may be from the value."""
     text: str | None = None
-    """Generation: what is written greedily after the template, less surrounding space."""
+    """Generation: the greedy answer to the filled template, without surrounding space."""
     max_tokens: Annotated[Whole, Field(ge=1)] | None = None
-    """Generation: how long `text` may be; it is the answer's beginning where that is longer."""
+    """Generation: the limit for the answer. `text` is its beginning if the whole is longer."""
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _check_input(cls, given: Any) -> Any:
+        texts = {"text": given} if isinstance(given, str) else given
+        sound = (
+            isinstance(texts, dict) and "text" in texts and texts.keys() <= {"text", "text_pair"}
+        )
+        if not sound or not all(isinstance(text, str) for text in texts.values()):
+            raise ValueError(
+                "the input must be a text, or an object with 'text' and, for a pair, 'text_pair'"
+            )
+        return given
 
 
 GOLDEN_ANSWERS: dict[Task, tuple[str, ...]] = {
@@ -159,12 +172,14 @@ GOLDEN_ANSWERS: dict[Task, tuple[str, ...]] = {
     "regression": ("value", "tolerance"),
     "generation": ("text",),
 }
-"""What a golden input has to say beside the input."""
+"""The fields that a golden input of each task needs beside its input."""
+GOLDEN_TOKENS = 64
+"""`max_tokens` of a golden input that gives none."""
 
 
 class Ensemble(Contract):
-    """Members + fusion + task + labels: one immutable version. `ensembles/<name>/<version>.json` in
-    a bundle."""
+    """One immutable version of an ensemble: members, fusion, task and labels. In a bundle,
+    `ensembles/<name>/<version>.json`."""
 
     format: Literal[1]
     name: Name
@@ -195,15 +210,14 @@ class Ensemble(Contract):
 
     @property
     def head_rows(self) -> int | None:
-        """Rows of each member's head where heads answer: one a label, or one for regression's
-        value; None for generation."""
+        """Rows of each member's head: one for each label, or 1 for the value of regression; None for generation."""
         if self.task == "regression":
             return 1
         return None if self.labels is None else len(self.labels)
 
     def weights(self) -> list[float]:
-        """One weight a member, 1/n where none is given; they sum to 1, except for `product`, which
-        takes them as given."""
+        """Returns one weight for each member; 1/n where none is given. They are scaled to sum to 1, except for
+        `product`, which uses them as they are."""
         n = len(self.members)
         weights = [1 / n if m.weight is None else m.weight for m in self.members]
         if self.fusion.method == "product":
@@ -218,14 +232,14 @@ class Ensemble(Contract):
     @model_validator(mode="after")
     def _check_members(self) -> Self:
         _refuse_twice("member", [member.name for member in self.members])
+        if all(member.weight == 0 for member in self.members):
+            raise ValueError("all weights are 0; give at least one member another one")
         if self.fusion.method != "product":
             negative = [m.name for m in self.members if m.weight is not None and m.weight < 0]
             if negative:
                 raise ValueError(
                     f"the weight of {negative[0]!r} is negative; only product allows that"
                 )
-            if all(member.weight == 0 for member in self.members):
-                raise ValueError("all weights are 0; at least one member needs a positive weight")
         else:
             large = [m.name for m in self.members if abs(m.weight or 0) > LARGEST_FACTOR]
             if large:
@@ -302,13 +316,13 @@ class Ensemble(Contract):
 
 
 def adapter_name(member: str, place: int) -> str:
-    """What a member's adapter is called where nobody named it: like the member; the second one with
-    a number."""
+    """Returns the name for a member's adapter that was given none: the member's name, with a number for the second
+    adapter."""
     return member if place == 0 else f"{member[:60]}-{place + 1}"
 
 
 def explain(error: ValidationError) -> str:
-    """A validation error as one sentence: the field, what is wrong with it, and how many more there
+    """Returns a validation error as one sentence: the field, what is wrong with it, and how many more errors there
     are."""
     first, *more = error.errors(include_url=False)
     where = ".".join(str(part) for part in first["loc"])

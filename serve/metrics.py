@@ -131,12 +131,12 @@ def request_answered(ensemble: str, route: str, status: int, track: str, seconds
 
 
 def request_asked_again(ensemble: str, route: str, status: int) -> None:
-    """Count a request that was asked another version too, whose answer nobody is sent."""
+    """Count a request that was also sent to another version, whose answer goes to no one."""
     _REQUESTS.labels(ensemble, route, str(status), "shadow").inc()
 
 
 def shadow_dropped(ensemble: str) -> None:
-    """A request that was to be asked another version too was not, because the queue was full."""
+    """Count a request that was not sent to another version too, because the queue was full."""
     _SHADOWS_DROPPED.labels(ensemble).inc()
 
 
@@ -164,7 +164,7 @@ def member_agreed(ensemble: str, member: str, agreeing: int, disagreeing: int) -
 
 
 def disagreement_seen(ensemble: str, nats: Iterable[float]) -> None:
-    """One value an answer."""
+    """Observe one disagreement for each answer, in nats."""
     histogram = _DISAGREEMENT.labels(ensemble)
     for value in nats:
         histogram.observe(value)
@@ -172,7 +172,7 @@ def disagreement_seen(ensemble: str, nats: Iterable[float]) -> None:
 
 @contextmanager
 def fusing(ensemble: str, method: str) -> Iterator[None]:
-    """Time one fusion. One that fails is not recorded: its method may be any text."""
+    """Time one fusion. A failed one is not recorded, because its method may be any text."""
     start = perf_counter()
     yield
     _FUSION_SECONDS.labels(ensemble, method).observe(perf_counter() - start)
@@ -185,12 +185,12 @@ def tokens_generated(ensemble: str, user: int, members: int) -> None:
 
 
 def group_stalled(reason: str, times: int) -> None:
-    """A group that has ended was held back `times` times for `reason`, one of a few words."""
+    """Count how often a group that has ended was held back, by `reason` (one of a few words)."""
     _GROUP_STALLS.labels(reason).inc(times)
 
 
 def members_absent(ensemble: str, version: int, count: int) -> None:
-    """How many members a version that is loaded goes on without; nothing is shown for 0."""
+    """Set how many members a loaded version lacks; with 0, nothing is shown."""
     if count:
         _MEMBERS_ABSENT.labels(ensemble, str(version)).set(count)
     else:
@@ -199,12 +199,12 @@ def members_absent(ensemble: str, version: int, count: int) -> None:
 
 
 def ensemble_loaded(ensemble: str, version: int) -> None:
-    """This engine holds the version."""
+    """Note that this engine holds the version."""
     _ENSEMBLE_INFO.labels(ensemble, str(version)).set(1)
 
 
 def ensemble_unloaded(ensemble: str, version: int) -> None:
-    """This engine holds the version no more."""
+    """Note that this engine no longer holds the version."""
     _ENSEMBLE_INFO.remove(ensemble, str(version))
 
 
@@ -216,7 +216,7 @@ def adapters_loaded(adapters: Iterable[tuple[str, str, str]]) -> None:
 
 
 def version_active(ensemble: str, version: int) -> None:
-    """The version that answers from now on."""
+    """Note which version answers from now on."""
     _ACTIVE_VERSION.labels(ensemble).set(version)
 
 
@@ -281,8 +281,8 @@ class _Live:
 class MetricsBoard:
     """The metrics of all processes, each under the slot of its replica.
 
-    Sums never fall: what a process counted stays when it dies, and whoever takes its slot over
-    counts on from there. Gauges go with their process."""
+    Counters never fall. The counts of a process stay when it dies, and the next process in its slot adds to them.
+    Gauges go with their process."""
 
     def __init__(self) -> None:
         self._live: dict[tuple[str, int], _Live] = {}
@@ -294,7 +294,7 @@ class MetricsBoard:
         """What an incarnation that was retired had counted, should it come back."""
 
     def push(self, kind: str, slot: int, incarnation: str, snapshot: tuple[Family, ...]) -> None:
-        """Replace what the incarnation of a process said before."""
+        """Replace what this incarnation of a process sent before."""
         for place, live in list(self._live.items()):
             replaced = place == (kind, slot) and live.incarnation != incarnation
             moved = live.incarnation == incarnation and place != (kind, slot)
@@ -307,13 +307,13 @@ class MetricsBoard:
                 self._owners[sample] = family.name
 
     def retire(self, incarnation: str) -> None:
-        """The process is gone: keep its counts, drop its gauges."""
+        """Keep the counts of a process that is gone, and drop its gauges."""
         for place, live in list(self._live.items()):
             if live.incarnation == incarnation:
                 self._retire(place)
 
     def render(self) -> bytes:
-        """Prometheus text, every sample labelled with its `replica`."""
+        """Return Prometheus text, with the label `replica` on every sample."""
         merged = {
             name: Metric(name, family.help, family.type) for name, family in self._families.items()
         }

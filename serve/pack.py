@@ -1,4 +1,4 @@
-"""A bundle out of a base and PEFT folders as they are."""
+"""Makes a bundle from a base and PEFT folders."""
 
 import re
 import shutil
@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from serve.adapter import has_head
 from serve.base.folder import BaseKind
-from serve.bundle import BaseSpec, Bundle, BundleError, Ensemble, Member
-from serve.manifest import adapter_name, explain
+from serve.bundle import BaseSpec, Bundle, BundleError
+from serve.manifest import Ensemble, Member, adapter_name, explain
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -30,12 +30,11 @@ def pack(
     name: str = "ensemble",
     revision: str | None = None,
 ) -> Bundle:
-    """Write the bundle `out` with version 1 of one ensemble. `adapters` are by member: one, or a
-    LoRA and a prefix or prompt adapter.
+    """Writes the bundle `out` with version 1 of one ensemble.
 
-    The base is referenced (a folder by its absolute path, anything else as a hub id), the adapters
-    are copied. Where every member has a head, a causal base is read by heads too. `out` appears only
-    once everything in it was verified. Raises BundleError otherwise.
+    `adapters` maps each member to one adapter, or to a LoRA and a prefix or prompt adapter. The base is referenced (a
+    folder by its absolute path, anything else as a hub id); the adapters are copied. If every member has a head, heads
+    read a causal base too. `out` appears only when everything in it was verified. Raises BundleError if it is refused.
     """
     folders = [[given] if isinstance(given, Path) else list(given) for given in adapters.values()]
     heads = all(any(has_head(folder) for folder in each) for each in folders)

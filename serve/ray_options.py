@@ -1,4 +1,4 @@
-"""How Choir starts Ray: closed to the network, and with the options under which Ray Serve is fastest.
+"""How Choir starts Ray: closed to the network, and with the options that make Ray Serve fastest.
 
 Ray reads these variables when its processes start, so they are set before `ray.init`. A cluster that already runs keeps
 its own.
@@ -72,8 +72,8 @@ def _haproxy(script: Path, config: Path) -> Path:
 
 
 def own_cluster() -> dict[str, str]:
-    """A Ray that is closed to the network: its ports run code for whoever reaches them, and some listen on every
-    interface, so that all require a secret token."""
+    """Returns the environment variables for a Ray that is closed to the network. Ray's ports run code for anyone who
+    reaches them, and some listen on every interface, so all require a secret token."""
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -103,7 +103,7 @@ def engine_environment(replicas: int) -> Mapping[str, str]:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on now."""
+    """Returns a TCP port on which nothing listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

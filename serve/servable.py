@@ -1,16 +1,14 @@
-"""What of a manifest an engine can serve, whatever its adapters hold."""
+"""Whether an engine can serve a manifest at all, before its adapters are looked at."""
 
 from serve.base.folder import BaseKind
 from serve.fusion.errors import FusionError
 from serve.fusion.token_weights import token_method
 from serve.manifest import Ensemble
 
-GOLDEN_TOKENS = 64
-"""Longest text that is asked for where a golden input of generation does not say how long."""
-
 
 def unserved_ensemble(ensemble: Ensemble, kind: BaseKind) -> str | None:
-    """What the manifest says that this version of Choir cannot serve over a base of this kind, as a sentence."""
+    """Returns why this version of Choir cannot serve the manifest over a base of this kind, in a sentence; None if it
+    can."""
     if kind == "causal" and ensemble.task in ("multilabel", "regression"):
         return (
             f"The task {ensemble.task} needs adapters with heads: an encoder base, or a causal one whose bundle.json "
@@ -26,15 +24,4 @@ def unserved_ensemble(ensemble: Ensemble, kind: BaseKind) -> str | None:
     for member in ensemble.members:
         if kind == "encoder" and not member.adapters:
             return f"Member {member.name!r} is the plain base, and an encoder base has no head to answer with."
-    return None
-
-
-def unserved_golden(ensemble: Ensemble) -> str | None:
-    """Why golden inputs of this ensemble cannot be checked, if they cannot."""
-    for number, golden in enumerate(ensemble.golden):
-        fields = {"text"} if isinstance(golden.input, str) else golden.input.keys()
-        if "text" not in fields or fields - {"text", "text_pair"}:
-            return (
-                f"golden.{number}: the input must be a text, or have 'text' and perhaps 'text_pair'"
-            )
     return None

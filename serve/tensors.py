@@ -1,4 +1,4 @@
-"""Safetensors files read with numpy alone: shapes first, values a piece at a time, bfloat16 too."""
+"""Reads safetensors files with numpy alone: shapes first, values piece by piece, also in bfloat16."""
 
 import json
 import struct
@@ -30,7 +30,7 @@ _WIDTHS = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
 
 
 class TensorError(UserError, ValueError):
-    """A safetensors file that cannot be used, in words for whoever made it."""
+    """A safetensors file that cannot be used. The message is for the person who made it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Tensor:
 
 
 class TensorFile:
-    """The tensors of one safetensors file. Raises TensorError unless the file is a sound one."""
+    """The tensors of one safetensors file. Raises TensorError if the file is unsound."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -75,7 +75,8 @@ class TensorFile:
         }
 
     def renamed(self, name_of: Callable[[str], str]) -> Self:
-        """The same file with other names for its tensors. Raises TensorError if two would have one name."""
+        """Returns the same file with other names for its tensors. Raises TensorError if two would have the same
+        name."""
         view = copy(self)
         view.tensors = {}
         for name, tensor in self.tensors.items():
@@ -88,7 +89,7 @@ class TensorFile:
         return view
 
     def write(self, target: Path, tensors: Mapping[str, Tensor]) -> None:
-        """A new file with some of the tensors, each under the name that is given for it."""
+        """Writes a new file with some of the tensors, each under the given name."""
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         at = 0
         for name, tensor in tensors.items():
@@ -109,8 +110,8 @@ class TensorFile:
                     left -= len(piece)
 
     def has_values_of(self, name: str, other: "TensorFile", others_name: str) -> bool:
-        """Whether a tensor of floats holds what another file's does: the same values, or those rounded to its own
-        type. The shapes have to be equal."""
+        """Returns whether a float tensor holds the values of another file's tensor of the same shape, possibly rounded
+        to its own type."""
         own, given = self.tensors[name], other.tensors[others_name]
         if own.dtype not in _WIDTHS or given.dtype not in _WIDTHS or own.shape != given.shape:
             return False
@@ -118,7 +119,7 @@ class TensorFile:
         return all(np.array_equal(a, _rounded(b, own.dtype)) for a, b in pairs)
 
     def _pieces(self, tensor: Tensor) -> Iterator[NDArray[np.float64]]:
-        """The values in order, a piece at a time."""
+        """Yields the values in order, a piece at a time."""
         kind, _ = _EXPONENTS[tensor.dtype]
         shape = (tensor.values,)
         raw = np.memmap(self.path, dtype=kind, mode="r", offset=tensor.start, shape=shape)
@@ -126,7 +127,7 @@ class TensorFile:
             yield _as_floats(raw[first : first + _PIECE], tensor.dtype)
 
     def floats(self, name: str) -> NDArray[np.float32]:
-        """The values of a tensor of floats, whatever their width. Raises TensorError for one of another type."""
+        """Returns the values of a float tensor of any width. Raises TensorError if it is of another type."""
         tensor = self.tensors[name]
         if tensor.dtype not in _EXPONENTS:
             raise TensorError(_no_floats(name, tensor))
@@ -153,7 +154,7 @@ class TensorFile:
 
 
 def _as_floats(raw: NDArray[Any], dtype: str) -> NDArray[np.float64]:
-    """Values from the bits of a piece."""
+    """Returns the values that the bits of a piece stand for."""
     floats = (
         (raw.astype("<u4") << 16).view("<f4")
         if dtype == "BF16"
@@ -163,7 +164,7 @@ def _as_floats(raw: NDArray[Any], dtype: str) -> NDArray[np.float64]:
 
 
 def _rounded(values: NDArray[np.float64], dtype: str) -> NDArray[np.float64]:
-    """Values as a float type holds them, rounded to the nearest, half to even."""
+    """Returns the values rounded to a float type, to the nearest, half to even."""
     if dtype == "BF16":
         bits = values.astype("<f4").view("<u4")
         kept = bits + 0x7FFF + ((bits >> 16) & 1) & 0xFFFF0000

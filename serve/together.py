@@ -1,4 +1,4 @@
-"""Several pieces of work at once, none of which outlives the whole."""
+"""Runs several pieces of work at once; none of them outlives the whole."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
@@ -8,8 +8,10 @@ T = TypeVar("T")
 
 
 async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results, in order. When one fails, or the whole is cancelled, the others are cancelled, and all have ended
-    before this returns or raises: `asyncio.gather` leaves them running. Raises what failed first."""
+    """Returns the results, in order. Raises the first failure.
+
+    If one fails or the whole is cancelled, the others are cancelled. All have ended when this returns or raises, which
+    `asyncio.gather` does not do."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(each) for each in work]
@@ -19,8 +21,8 @@ async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
-    """What the streams yield as it comes, each piece with its stream's place. However it ends, all streams have ended
-    with it. Raises what a stream raises."""
+    """Yields the streams' pieces as they come, each with its stream's index. When this ends, all streams have ended.
+    Raises what a stream raises."""
     turns = {asyncio.create_task(anext(each)): place for place, each in enumerate(streams)}
     try:
         while turns:

@@ -6,7 +6,8 @@ from pathlib import Path
 from datasets import Dataset, concatenate_datasets
 
 from serve.bundle import Bundle
-from serve.fusion.fuse import Fused, Fusion
+from serve.fusion.fuse import Fusion
+from serve.fusion.fused import Fused
 from training.data.annotation.annotators import merged_labels
 from training.data.annotation.labelled import Guess, sure_rows
 from training.data.annotation.review import read_decisions

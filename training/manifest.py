@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from serve.bundle import Ensemble, FusionSpec, Member
+from serve.manifest import Ensemble, FusionSpec, Member
 from training.recipe import EnsembleRecipe
 
 

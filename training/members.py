@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
-from serve.bundle import AdapterRef, Bundle, Member
+from serve.bundle import Bundle
+from serve.manifest import AdapterRef, Member
 from training.evaluation.stage_gains import StageGains
 from training.execution.jobs import Job, Workers
 from training.execution.run import Run

@@ -6,10 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from serve.bundle import Bundle, Ensemble
+from serve.bundle import Bundle
 from serve.fusion.fitting.fit import fit_fusion
 from serve.fusion.fitting.note import FIGURES, noted
 from serve.fusion.fuse import Fusion
+from serve.manifest import Ensemble
 from training.base_stages import BaseStages
 from training.data.splits import Splits
 from training.data.targets import known_labels, targets, unknown_label

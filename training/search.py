@@ -13,7 +13,8 @@ from typing import TypeVar
 from datasets import Dataset
 from pydantic import BaseModel, ConfigDict
 
-from serve.bundle import BaseSpec, Bundle, Member
+from serve.bundle import BaseSpec, Bundle
+from serve.manifest import Member
 from training.data.cleaning.families import families_of
 from training.data.splits import hold_out
 from training.evaluation.evaluation import Evaluation, labelled

@@ -1,6 +1,5 @@
-"""Adapters without torch, PEFT or vLLM: what serving refuses of them, and why, and the heads that they bring."""
+"""Checks adapters without torch, PEFT or vLLM, and applies the heads that they bring."""
 
-from serve.adapter.config import DEFAULT_RANK_LIMIT, RANK_LIMITS
 from serve.adapter.folder import (
     ADAPTER_FILES,
     HEAD,
@@ -11,10 +10,11 @@ from serve.adapter.folder import (
     adapter_kind,
     belongs,
 )
-from serve.adapter.head import HeadShape, has_head
+from serve.adapter.head.check import HeadShape, has_head
+from serve.adapter.head.scoring import Head
 from serve.adapter.inspect import AdapterInfo, check_together, inspect_adapter
-from serve.adapter.plain import plain_adapter
-from serve.adapter.scoring import Head
+from serve.adapter.lora.config import DEFAULT_RANK_LIMIT, RANK_LIMITS
+from serve.adapter.lora.plain import plain_adapter
 from serve.adapter.wrappers import adapter_tensors
 
 __all__ = [

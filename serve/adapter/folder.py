@@ -1,4 +1,4 @@
-"""What may lie in an adapter's folder, and its configuration."""
+"""The files of an adapter's folder, and its configuration."""
 
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -11,11 +11,11 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 HEAD = "head.safetensors"
 ADAPTER_FILES = (CONFIG, WEIGHTS, HEAD)
-"""What an adapter consists of; anything else in a trained folder is not part of it."""
+"""The files that make up an adapter. Anything else in a trained folder is not part of it."""
 
 AdapterKind: TypeAlias = Literal["lora", "prefix", "prompt"]
 SOFT: tuple[AdapterKind, ...] = ("prefix", "prompt")
-"""Kinds that put virtual tokens before the prompt."""
+"""The kinds that put virtual tokens before the prompt."""
 
 _KINDS: dict[str, AdapterKind] = {
     "LORA": "lora",
@@ -28,16 +28,16 @@ _TEXTS = {".md", ".json", ".txt", ".jinja", ".gitattributes", ".yaml", ".yml"}
 
 
 class AdapterError(UserError, ValueError):
-    """An adapter that is not served, in one sentence for whoever made it."""
+    """An adapter that is not served. The message is one sentence for the person who made it."""
 
 
 def adapter_kind(folder: Path) -> AdapterKind:
-    """What kind of adapter a folder says it holds. Raises AdapterError if it is one that is not served."""
+    """Returns the kind of the adapter in a folder. Raises AdapterError if it is not served."""
     return kind_of_config(read_config(folder))
 
 
 def kind_of_config(config: dict[str, Any]) -> AdapterKind:
-    """The kind that PEFT's `peft_type` stands for. Raises AdapterError if it is not served."""
+    """Returns the kind that PEFT's `peft_type` stands for. Raises AdapterError if it is not served."""
     peft_type = config.get("peft_type")
     kind = _KINDS.get(peft_type) if isinstance(peft_type, str) else None
     if kind is None:
@@ -48,14 +48,14 @@ def kind_of_config(config: dict[str, Any]) -> AdapterKind:
 
 
 def belongs(file: Path) -> bool:
-    """Whether a file may lie in an adapter's folder: its own files, and texts such as PEFT's model card."""
+    """Returns whether a file may lie in an adapter's folder: one of its own files, or a text such as PEFT's model
+    card."""
     return file.name in ADAPTER_FILES or bool({file.suffix, file.name} & _TEXTS)
 
 
 def check_files(folder: Path) -> str:
-    """The folder's digest, once it holds nothing but an adapter and texts beside it.
-
-    Raises AdapterError and DigestError."""
+    """Returns the folder's digest. Raises AdapterError unless the folder holds an adapter and no other files than
+    texts, and DigestError if it has no digest."""
     digest = folder_digest(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
@@ -78,7 +78,7 @@ def check_files(folder: Path) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """`adapter_config.json`. Raises AdapterError."""
+    """Reads `adapter_config.json`. Raises AdapterError if it is missing or unsound."""
     try:
         return read_object(folder / CONFIG)
     except OSError as error:
@@ -88,5 +88,5 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def named(values: Any) -> str:
-    """Several values for a sentence."""
+    """Returns several values as a list in a sentence."""
     return ", ".join(map(str, values)) if isinstance(values, (list, tuple)) else str(values)

@@ -1,10 +1,9 @@
-"""One adapter folder, checked as a whole."""
+"""Checks one adapter's folder as a whole."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve.adapter.config import check_config, check_task
 from serve.adapter.folder import (
     SOFT,
     AdapterError,
@@ -13,8 +12,9 @@ from serve.adapter.folder import (
     kind_of_config,
     read_config,
 )
-from serve.adapter.head import HeadShape, check_head
-from serve.adapter.lora import check_tensors
+from serve.adapter.head.check import HeadShape, check_head
+from serve.adapter.lora.config import check_config, check_task
+from serve.adapter.lora.tensors import check_tensors
 from serve.adapter.origin import OriginError, check_base
 from serve.adapter.soft import check_soft
 from serve.adapter.wrappers import adapter_tensors
@@ -25,18 +25,20 @@ from serve.tensors import TensorError
 
 @dataclass(frozen=True)
 class AdapterInfo:
+    """What a checked adapter is."""
+
     kind: AdapterKind
     rank: int
-    """The largest of all modules: what an engine's limit is compared with. 0 but for a LoRA."""
+    """The largest rank of all modules, which is compared with the engine's limit; 0 unless it is a LoRA."""
     virtual_tokens: int
-    """Rows that a prefix or prompt adapter puts before the prompt; 0 for a LoRA."""
+    """Tokens that a prefix or prompt adapter puts before the prompt; 0 for a LoRA."""
     digest: str
     target_modules: tuple[str, ...]
     """Full names of the base's modules that a LoRA changes."""
     tensors: int
     head: HeadShape | None
     base_name: str | None
-    """What the adapter says it was trained on; informative only."""
+    """The base that the adapter says it was trained on; for information only."""
 
     @property
     def reads_pairs(self) -> bool:
@@ -52,13 +54,12 @@ def inspect_adapter(
     base_kind: BaseKind | None = None,
     head_rows: int | None = None,
 ) -> AdapterInfo:
-    """Check a folder in PEFT's format, tensor by tensor, and describe it.
+    """Checks a folder in PEFT's format, tensor by tensor, and returns what it is.
 
-    `base` is the base's folder, or what was read of it before, whose digest is not compared with the
-    one that an adapter recorded; without one, shapes are checked against each other only. `max_rank`
-    is the engine's limit. `base_kind` says whether a head must be there (encoder) or must not
-    (causal), and `head_rows` how many rows it has. Raises AdapterError with the reason.
-    """
+    `base` is the base's folder, or its shapes. With a folder, the base's digest is compared with the one that the
+    adapter recorded. Without a base, shapes are only compared with each other. `max_rank` is the engine's limit. With
+    `base_kind` "encoder" there must be a head, with "causal" there must be none. `head_rows` is the number of rows that
+    it must have. Raises AdapterError with the reason if the adapter is not served."""
     rank, count = 0, 0
     modules: tuple[str, ...] = ()
     try:
@@ -96,7 +97,7 @@ def inspect_adapter(
 
 
 def check_together(kinds: Sequence[AdapterKind]) -> None:
-    """Whether adapters of these kinds can make one member. Raises AdapterError."""
+    """Raises AdapterError if adapters of these kinds cannot make one member."""
     soft = [kind for kind in kinds if kind in SOFT]
     if len(kinds) - len(soft) > 1:
         raise AdapterError(

@@ -1,4 +1,4 @@
-"""What an adapter says of the base that it was trained on: `choir.json` beside its weights."""
+"""The base that an adapter was trained on, as `choir.json` beside its weights says."""
 
 import hashlib
 import json
@@ -13,18 +13,17 @@ ORIGIN = "choir.json"
 
 
 class OriginError(UserError, ValueError):
-    """An adapter of another base, in one sentence."""
+    """An adapter of another base. The message is one sentence."""
 
 
 def record_base(folder: Path, base: Path) -> None:
-    """Write the base's digest beside an adapter that was trained on it."""
+    """Writes the base's digest beside an adapter that was trained on it."""
     (folder / ORIGIN).write_text(json.dumps({"base": base_digest(base)}) + "\n", encoding="utf-8")
 
 
 def check_base(folder: Path, base: Path | None) -> None:
-    """Compare what an adapter recorded with the base that it would be served on, where both are known.
-
-    Raises OriginError."""
+    """Compares the base that an adapter recorded with the base that it would be served on. Does nothing if either is
+    not known. Raises OriginError if they differ or the record is unsound."""
     file = folder / ORIGIN
     if not file.is_file():
         return
@@ -44,10 +43,11 @@ def check_base(folder: Path, base: Path | None) -> None:
 
 @lru_cache
 def base_digest(folder: Path) -> str:
-    """`sha256:` and the SHA-256 over one line for each of the base's weight files, `<sha256><two spaces><name>\\n`, by
-    name. Computed once for a folder: a base does not change while it is used.
+    """Returns `sha256:` and the SHA-256 over one line for each of the base's weight files, `<sha256><two
+    spaces><name>\\n`, in the order of their names. It is computed once for a folder, because a base does not change
+    while it is used.
 
-    The weights alone, because adapters belong to them, and a model's folder collects other files."""
+    Only the weights count: adapters belong to them, and a model's folder collects other files."""
     lines = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")):
         lines.update(f"{file_digest(file)}  {file.name}\n".encode())

@@ -1,4 +1,4 @@
-"""JSON files from elsewhere: read only if they are small, and not nested without end."""
+"""Reads JSON files from other people, if they are small and not nested without end."""
 
 from pathlib import Path
 from typing import Any
@@ -6,11 +6,12 @@ from typing import Any
 from pydantic_core import from_json
 
 MAX_BYTES = 1_000_000
-"""Many times what PEFT writes about an adapter."""
+"""Many times the size of what PEFT writes about an adapter."""
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """Raises ValueError, in words that go on after the file's name, and OSError."""
+    """Returns the JSON object in a file. Raises ValueError, whose message goes on after the file's name, and
+    OSError."""
     size = file.stat().st_size
     if size > MAX_BYTES:
         raise ValueError(f"is {size:,} bytes long; at most {MAX_BYTES:,} are read")

@@ -1,8 +1,8 @@
-"""What is served of prefix and prompt adapters: one tensor of what PEFT's encoder puts out, a row a virtual token.
+"""Checks prefix and prompt adapters: one tensor, with one row for each virtual token.
 
-PEFT applies the encoder when it saves (prefix tuning's projection, P-tuning's MLP or LSTM), so all of them look alike:
-`prompt_embeddings` of [n, hidden], or for a prefix of [n, layers * 2 * kv_heads * head_dim], keys and values of every
-layer.
+PEFT applies its encoder (prefix tuning's projection, P-tuning's MLP or LSTM) when it saves, so all these adapters look
+alike. They hold `prompt_embeddings` of [n, hidden], or for a prefix of [n, layers * 2 * kv_heads * head_dim], which are
+the keys and values of every layer.
 """
 
 from typing import Any
@@ -18,9 +18,8 @@ TENSOR = "prompt_embeddings"
 def check_soft(
     file: TensorFile, config: dict[str, Any], kind: AdapterKind, base: BaseShapes | None
 ) -> int:
-    """The number of virtual tokens, once the tensor is sound and fits the base.
-
-    Raises AdapterError and TensorError."""
+    """Returns the number of virtual tokens. Raises AdapterError and TensorError if the tensor is unsound or does not
+    fit the base."""
     count = _whole(config, "num_virtual_tokens")
     if config.get("num_transformer_submodules") not in (None, 1):
         raise AdapterError("It is for an encoder-decoder model, and such bases are not served.")
@@ -58,7 +57,7 @@ def _width_of_config(kind: AdapterKind, config: dict[str, Any]) -> int:
 
 
 def _width_of_base(kind: AdapterKind, base: BaseShapes) -> int | None:
-    """None for a base whose config.json has names of its own for its sizes; the engine knows them."""
+    """Returns None for a base whose config.json has its own names for its sizes. The engine knows those."""
     config = base.text_config
     layers, heads, hidden = (
         config.get(name) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size")

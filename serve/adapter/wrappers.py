@@ -1,7 +1,7 @@
-"""Names that training wrappers leave in an adapter's tensors, and how they are read.
+"""Leaves out the names that training wrappers put into an adapter's tensor names.
 
-A model that was compiled, sharded or made distributed before PEFT saved its adapter has the wrappers' names in the
-middle of its tensors' names. They say nothing of the module, so they are left out wherever an adapter is read.
+A model may be compiled, sharded or distributed when PEFT saves its adapter. Then the wrappers' names stand in the
+middle of the tensors' names. They do not identify a module, so they are left out wherever an adapter is read.
 """
 
 from pathlib import Path
@@ -18,14 +18,15 @@ WRAPPERS = frozenset(
         "_forward_module",  # Lightning
     }
 )
-"""Parts of a name that no model has itself."""
+"""Parts of a name that come from a wrapper, never from a model."""
 _PEFT = ["base_model", "model"]
 _DISTRIBUTED = "module"
-"""DistributedDataParallel, DataParallel and DeepSpeed. A model's own part may be called so too, but never its first."""
+"""The name that DistributedDataParallel, DataParallel and DeepSpeed use. A model's own part may have this name too, but
+never its first part."""
 
 
 def unwrapped(name: str) -> str:
-    """A tensor's or module's name as it would be without wrappers."""
+    """Returns a tensor's or module's name without the wrappers' names."""
     parts = [part for part in name.split(".") if part not in WRAPPERS]
     while parts[:1] == [_DISTRIBUTED]:
         del parts[0]
@@ -35,5 +36,5 @@ def unwrapped(name: str) -> str:
 
 
 def adapter_tensors(folder: Path) -> TensorFile:
-    """An adapter's tensors by their names without wrappers. Raises TensorError."""
+    """Returns an adapter's tensors under their names without wrappers. Raises TensorError if the file is unsound."""
     return TensorFile(folder / WEIGHTS).renamed(unwrapped)

@@ -8,8 +8,7 @@ from contextlib import aclosing
 from serve.engine.interface import Engine, GenerateCall, PredictCall, Refusal, Text, Version
 from serve.fusion.fused import Answers, Fused, FusedSets
 from serve.labels import fill
-from serve.manifest import Golden
-from serve.servable import GOLDEN_TOKENS
+from serve.manifest import GOLDEN_TOKENS, Golden
 from serve.together import together
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,8 @@
-"""Which bases are served: those that vLLM 0.32 has a model of which takes LoRA and answers as transformers does.
+"""Says which bases are served: those that vLLM 0.32 runs with LoRA and answers as transformers does.
 
-Written down here, so that a bundle is checked without loading vLLM. Tests hold the tables against vLLM's registry, and
-docs/bases.md shows what was seen of each architecture."""
+The tables are written down here, so that a bundle is checked without loading vLLM. Tests compare them with vLLM's
+registry, and docs/bases.md shows what was measured for each architecture.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,11 +24,11 @@ class Encoder:
 
     name: str
     served_as: str | None = None
-    """The model of vLLM that computes its vectors; None: it is not served."""
+    """The model of vLLM that computes its vectors; None if it is not served."""
     published: tuple[str, ...] = ()
-    """The architectures that hold nothing but this backbone and a head of its pretraining, which is left behind."""
+    """Architectures that hold only this backbone and a pretraining head, which is not loaded."""
     reason: str = ""
-    """Why it is not served, as what follows 'because'."""
+    """Why it is not served, as the words after 'because'."""
 
 
 ENCODERS: Mapping[str, Encoder] = {
@@ -60,7 +61,7 @@ ENCODERS: Mapping[str, Encoder] = {
 
 
 def unserved_base(config: Mapping[str, Any], kind: Literal["causal", "encoder"]) -> str | None:
-    """Why no engine can serve a base with this `config.json`, as a sentence; None where one can."""
+    """Returns why no engine can serve a base with this `config.json`, in a sentence; None if one can."""
     names = architectures(config)
     family = ENCODERS.get(str(config.get("model_type")))
     if family is not None:
@@ -80,14 +81,14 @@ def unserved_base(config: Mapping[str, Any], kind: Literal["causal", "encoder"])
 
 
 def served_as(config: Mapping[str, Any]) -> str | None:
-    """The architecture that vLLM has to be told instead of the one that a served base's `config.json` names; None:
-    vLLM goes by that."""
+    """Returns the architecture that vLLM must be given in place of the one in a served base's `config.json`; None if
+    vLLM can use that one."""
     family = ENCODERS.get(str(config.get("model_type")))
     return family.served_as if family is not None else None
 
 
 def architectures(config: Mapping[str, Any]) -> list[str]:
-    """The names that a `config.json` gives; none where it gives none, or something else than a list of them."""
+    """Returns the names in a `config.json`; none if there is no list of names."""
     names = config.get("architectures")
     return [str(name) for name in names] if isinstance(names, list) else []
 

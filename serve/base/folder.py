@@ -1,4 +1,4 @@
-"""The base model's folder: what kind it is, and the shapes of its weights."""
+"""The base model's folder: its kind, and the shapes of its weights."""
 
 import json
 from dataclasses import dataclass, field
@@ -10,20 +10,19 @@ from serve.errors import UserError
 from serve.tensors import TensorError, TensorFile
 
 BaseKind: TypeAlias = Literal["causal", "encoder"]
-"""How a base is used: it scores labels as text and writes, or it turns texts into vectors, which the members' heads
-read. A causal model can do either, as `bundle.json` says."""
+"""How a base is used. `causal`: it scores labels as text and writes. `encoder`: it turns texts into vectors, which the
+members' heads read. A causal model can do either, as `bundle.json` says."""
 Pooling: TypeAlias = Literal["mean", "last"]
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
 class BaseError(UserError, ValueError):
-    """A base that cannot be used, in words for whoever gave it."""
+    """A base that cannot be used. The message is for the person who gave it."""
 
 
 def kind_of(config: dict[str, Any]) -> BaseKind:
-    """The kind of base that a Hugging Face `config.json` describes. Raises BaseError if it is
-    neither."""
+    """Returns the kind of base that a Hugging Face `config.json` describes. Raises BaseError if it is neither."""
     if config.get("model_type") in ENCODERS:
         return "encoder"
     if _causal(config):
@@ -36,14 +35,14 @@ def kind_of(config: dict[str, Any]) -> BaseKind:
 
 
 def check_served(config: dict[str, Any], kind: BaseKind) -> None:
-    """Raises BaseError with the reason where no engine can serve a base with this `config.json`."""
+    """Raises BaseError with the reason if no engine can serve a base with this `config.json`."""
     if (reason := unserved_base(config, kind)) is not None:
         raise BaseError(reason)
 
 
 def pooling_of(config: dict[str, Any]) -> Pooling:
-    """Which vector of a text heads read over a base with this `config.json`: the mean over its tokens; under a causal
-    model, where no token sees those behind it, the last one's."""
+    """Returns which vector of a text heads read over a base with this `config.json`: the mean over its tokens, or under
+    a causal model the last token's, because only that one has seen the whole text."""
     causal = _causal(config) and config.get("model_type") not in ENCODERS
     return "last" if causal else "mean"
 
@@ -54,17 +53,16 @@ def _causal(config: dict[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class BaseShapes:
-    """The weights of a base by name, from the headers of its safetensors files."""
+    """The shapes of a base's weights by name, from the headers of its safetensors files."""
 
     weights: dict[str, tuple[int, ...]]
     config: dict[str, Any] = field(default_factory=dict)
     files: dict[str, TensorFile] = field(default_factory=dict)
-    """Which file holds a weight."""
+    """Weight -> the file that holds it."""
 
     @classmethod
     def read(cls, folder: Path) -> "BaseShapes":
-        """Raises BaseError for a folder without `config.json` or without sound safetensors
-        weights."""
+        """Reads a base's folder. Raises BaseError unless it has a `config.json` and sound safetensors weights."""
         files: dict[str, TensorFile] = {}
         try:
             for path in _weight_files(folder):
@@ -77,19 +75,19 @@ class BaseShapes:
 
     @property
     def hidden(self) -> int | None:
-        """Width of the vectors that a head reads."""
+        """Width of the vectors that a head reads; None if the config does not say."""
         hidden = self.config.get("hidden_size", self.config.get("dim"))
         return hidden if isinstance(hidden, int) else None
 
     @property
     def text_config(self) -> dict[str, Any]:
-        """The part of the config that is about text; all of it, unless the model reads more than text."""
+        """The part of the config for text; the whole config unless the model reads more than text."""
         nested = self.config.get("text_config")
         return nested if isinstance(nested, dict) else self.config
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A model folder's `config.json`. Raises BaseError."""
+    """Returns a model folder's `config.json`. Raises BaseError if it is missing or unsound."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_bytes())
@@ -105,7 +103,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The shards that an index names, else every safetensors file."""
+    """Returns the shards that an index names, or else every safetensors file."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:

@@ -1,13 +1,13 @@
-"""How long a text may be: as many tokens as the base has positions for."""
+"""How long a text may be: the number of tokens for which the base has positions."""
 
 from collections.abc import Mapping
 from typing import Any
 
 UNKNOWN = 2048
-"""What vLLM takes for a base whose config.json does not say."""
+"""The length that vLLM assumes for a base whose config.json does not say."""
 
 _AFTER_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")
-"""Models whose first position is the one behind the padding token's id; those before are never a token's."""
+"""Models whose first position is the padding token's id plus 1. The positions before it are never used for a token."""
 _NAMES = (
     *(
         "max_position_embeddings",
@@ -19,11 +19,12 @@ _NAMES = (
     *("max_sequence_length", "max_seq_length", "seq_len"),
 )
 _SCALED = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
-"""Scaled rotary positions that `max_position_embeddings` counts already."""
+"""Kinds of scaled rotary positions for which `max_position_embeddings` is the scaled length already."""
 
 
 def longest_text(config: Mapping[str, Any]) -> int:
-    """Tokens of the longest text, special ones included, that a base with this `config.json` has positions for."""
+    """Returns the tokens of the longest text, special ones included, for which a base with this `config.json` has
+    positions."""
     nested = config.get("text_config")
     own: Mapping[str, Any] = nested if isinstance(nested, Mapping) else config
     ropes = _ropes(own)
@@ -43,7 +44,7 @@ def longest_text(config: Mapping[str, Any]) -> int:
 
 
 def _ropes(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The scaling of rotary positions: one for all layers, or one for each type of layer."""
+    """Returns the scaling of rotary positions: one for all layers, or one for each type of layer."""
     given = config.get("rope_parameters") or config.get("rope_scaling")
     if not isinstance(given, Mapping):
         return []

@@ -22,30 +22,30 @@ MODEL_FILES = (
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.txt",
     "vocab.json", "merges.txt", "tokenizer.model", "sentencepiece.bpe.model", "spiece.model",
 )  # fmt: skip
-"""What counts of a base's folder, by name or pattern: the rest, code and pickles among it, is not copied."""
+"""The files of a base's folder that count, by name or pattern. Others, such as code and pickles, are not copied."""
 
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """What a base says about greedy answers. The penalties are those of vLLM's sampling parameters."""
+    """A base's own settings for greedy answers. The penalties are those of vLLM's sampling parameters."""
 
     ends: frozenset[int]
-    """Tokens that end an answer and are no part of it."""
+    """Tokens that end an answer and are not part of it."""
     repetition: float = 1.0
     frequency: float = 0.0
     presence: float = 0.0
 
 
 def read_tokenizer(source: str, revision: str | None = None) -> Any:
-    """The tokenizer of a base, from its folder or hub id; vLLM's own is changed by files that do not count."""
+    """Returns the tokenizer of a base, from its folder or hub id. vLLM's own would follow files that do not count."""
     return AutoTokenizer.from_pretrained(source, revision=revision or "main")
 
 
 def read_generation_defaults(
     source: str, tokenizer: Any, revision: str | None = None
 ) -> GenerationDefaults:
-    """What `generation_config.json` of a base says, or without one its `config.json`, with the tokenizer's own end
-    token."""
+    """Returns what `generation_config.json` of a base says, or if there is none its `config.json`, with the tokenizer's
+    end token added."""
     revision = revision or "main"
     try:
         config = GenerationConfig.from_pretrained(source, revision=revision)

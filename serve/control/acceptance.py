@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from serve.control.catalog import Catalog
-from serve.control.database.database import Database, DatabaseError, now
+from serve.control.clock import now
+from serve.control.database.connection import DatabaseError
+from serve.control.database.database import Database
 from serve.control.driver import Driver
 from serve.control.errands import Errands
 from serve.control.errors import Refused

@@ -22,7 +22,8 @@ from serve.control.artifacts.sources import Sources
 from serve.control.artifacts.store import Store
 from serve.control.catalog import Catalog, version_of
 from serve.control.changes import Changes
-from serve.control.database.database import Database, DatabaseError
+from serve.control.database.connection import DatabaseError
+from serve.control.database.database import Database
 from serve.control.driver import Driver, not_open
 from serve.control.errors import Refused, StartError
 from serve.control.participants import Participants
@@ -38,8 +39,6 @@ from serve.protocol.capacity import Capacity, CapacityPlan
 from serve.protocol.messages import Desired, ParticipantKind, StatusReport
 from serve.protocol.requests import SwapRequest
 from serve.protocol.strategy import IMMEDIATE
-
-__all__ = ["Controller", "EngineLimits", "StartError"]
 
 T = TypeVar("T")
 

@@ -12,7 +12,9 @@ from serve import metrics
 from serve.control.catalog import Catalog
 from serve.control.changes import Changes
 from serve.control.clock import now, seconds_since
-from serve.control.database.database import Conflict, Database, DatabaseError, TakenOver
+from serve.control.database.comparison import Conflict, TakenOver
+from serve.control.database.connection import DatabaseError
+from serve.control.database.database import Database
 from serve.control.errors import Refused
 from serve.control.participants import Participant, Participants
 from serve.control.records import VersionRecord

@@ -186,8 +186,8 @@ class Engine(Protocol):
     """One vLLM instance that holds adapters and answers for whole ensembles."""
 
     async def prepare(self, version: Version) -> tuple[Probe, ...]:
-        """Loads, warms up and probes every adapter of `version`. Returns one probe per adapter. A version that is loaded
-        already is only probed again.
+        """Loads, warms up and probes every adapter of `version`. Returns one probe per adapter. A version that is
+        loaded already is only probed again.
 
         Raises PrepareError if the version cannot be loaded; then nothing of it stays loaded."""
         ...

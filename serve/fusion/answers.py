@@ -18,23 +18,23 @@ class AnswerVote:
     """The outcome of a vote over one answer of each member, in the manifest's order."""
 
     winner: int
-    """Index of the member whose text is the answer: the first one that gave the winning answer."""
+    """Index of the member whose text is the answer: the first member that gave the winning answer."""
     share: float
-    """The winner's share of all votes cast."""
+    """The winner's share of all votes cast, 0..1."""
     keys: tuple[str | None, ...]
-    """What was compared, a member; None for an answer that the rule found nothing in, which has no
-    vote."""
+    """The part of each member's answer that was compared; None for an answer in which the rule finds nothing. That
+    member has no vote."""
 
 
 def vote_answers(
     ensemble: Ensemble, answers: Sequence[str], weights: Mapping[str, float] | None = None
 ) -> AnswerVote:
-    """The answer with the most votes, by the request's weights or else the manifest's.
+    """Returns the answer with the most votes. Weights are the request's, or else the manifest's.
 
-    Answers are equal if the manifest's `extract` finds the same text in them. An answer it finds
-    nothing in gets no vote; if it finds nothing in any, normalised whole texts are compared. A tie
-    goes to the answer that stands first in the members' order. Raises FusionError for another
-    number of answers than members, or unsound weights."""
+    Two answers are equal if the manifest's `extract` finds the same text in both. An answer in which it finds nothing
+    gets no vote; if it finds nothing in any of them, normalised whole texts are compared. A tie goes to the answer that
+    comes first in the members' order. Raises FusionError if there is not one answer for each member, or if the weights
+    are unsound."""
     names = [member.name for member in ensemble.members]
     if len(answers) != len(names):
         raise FusionError(f"There are {len(answers)} answers, but {len(names)} members.")
@@ -53,13 +53,13 @@ def vote_answers(
 
 
 def same_answer(one: str, other: str, extract: Extract | None) -> bool:
-    """Whether a vote would count two answers as one."""
+    """Returns whether a vote counts two answers as the same."""
     first, second = _keys((one, other), extract)
     return first == second
 
 
 def normalise(answer: str) -> str:
-    """NFKC, lower case, white space collapsed."""
+    """Returns a text in NFKC and lower case, with each run of white space as one space."""
     return " ".join(unicodedata.normalize("NFKC", answer).lower().split())
 
 

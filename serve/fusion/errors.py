@@ -1,15 +1,15 @@
-"""What can be wrong with a fusion."""
+"""The errors of a fusion."""
 
 from serve.errors import UserError
 
 
 class FusionError(UserError, ValueError):
-    """Inputs, weights or parameters that cannot be fused, in one sentence for whoever gave them."""
+    """Inputs, weights or parameters that cannot be fused. The message is one sentence for the person who gave them."""
 
 
 class OutputError(FusionError):
-    """What members, or parameters that were fitted, say cannot be fused or is no answer: their fault, whatever was
-    asked."""
+    """Outputs of members, or of fitted parameters, that cannot be fused or are no answer. The request is not at
+    fault."""
 
 
 class StaleFusionError(FusionError):

@@ -1,4 +1,4 @@
-"""The one way from what members say to an answer, for serving and training alike."""
+"""Fuses the outputs of the members of one ensemble. Serving, evaluation and fitting all use this code."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from serve.fusion.errors import FusionError, OutputError, StaleFusionError
-from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
+from serve.fusion.fused import Answers
 from serve.fusion.labels.pooling import uniform
 from serve.fusion.labels.tasks import rules_of
 from serve.fusion.labels.temperature import temper
@@ -16,24 +16,21 @@ from serve.fusion.members import Floats, check_weights
 from serve.fusion.stack import Stack, read_stack
 from serve.manifest import METHODS, Ensemble, Method
 
-__all__ = ["Fused", "FusedSets", "FusedValues", "Fusion", "FusionError", "StaleFusionError"]
-
 WEIGHTED: tuple[Method, ...] = ("weighted_average", "vote")
-"""The methods that read weights."""
+"""The methods that use weights."""
 
 
 class Fusion:
-    """How the members of one ensemble become one answer: `Fused` for classification, `FusedSets` for multilabel,
+    """Fuses the outputs of an ensemble's members into answers: `Fused` for classification, `FusedSets` for multilabel,
     `FusedValues` for regression.
 
-    `stale` says that a stacker is in use that was fitted on other adapters, because the caller
-    allowed that."""
+    `stale` is true if the caller allowed a stacker that was fitted on other adapters and this one was."""
 
     def __init__(
         self, ensemble: Ensemble, stack: Stack | None = None, *, allow_stale: bool = False
     ) -> None:
-        """Raises FusionError for the task generation or a stacker that does not fit the ensemble, and StaleFusionError
-        for the method `stack` with a stacker that was fitted on other adapters."""
+        """Raises FusionError if the task is generation or the stacker does not fit the ensemble. Raises
+        StaleFusionError if the method is `stack` and the stacker was fitted on other adapters, unless `allow_stale`."""
         self._ensemble = ensemble
         self._rules = rules_of(ensemble)
         self._members = [member.name for member in ensemble.members]
@@ -52,11 +49,12 @@ class Fusion:
     def from_manifest(
         cls, ensemble: Ensemble, parameters: Path | None, *, allow_stale: bool = False
     ) -> "Fusion":
-        """With the fitted parameters in the file `parameters`, if the manifest names any.
+        """Reads the fitted parameters from the file `parameters`, if the manifest names any, and makes the fusion.
 
-        A stacker that was fitted on other adapters raises StaleFusionError if the manifest's method
-        is `stack`, and is left out if the stacker is only offered to requests, unless
-        `allow_stale`. Raises FusionError as the constructor."""
+        A stacker may have been fitted on other adapters than the ensemble's. Then, unless `allow_stale`, this raises
+        StaleFusionError if the manifest's method is `stack`; with another method it leaves the stacker out, so that
+        requests cannot choose it. Raises FusionError as the constructor does, and for a file that is missing or
+        unsound."""
         model = ensemble.fusion.model
         if model is None:
             return cls(ensemble, allow_stale=allow_stale)
@@ -68,7 +66,7 @@ class Fusion:
 
     @property
     def methods(self) -> tuple[Method, ...]:
-        """What a request may choose."""
+        """The methods that a request may choose."""
         known = METHODS[self._ensemble.task]
         return tuple(method for method in known if method != "stack" or self._stack)
 
@@ -79,12 +77,11 @@ class Fusion:
         method: str | None = None,
         weights: Mapping[str, float] | None = None,
     ) -> Answers:
-        """Fuse probabilities [M, N, C] or values [M, N], members in the manifest's order.
+        """Fuses probabilities [M, N, C] or values [M, N] of M members, in the manifest's order, into N answers.
 
-        `method` and `weights` (one a member, by name) are the request's, and replace the
-        manifest's. The temperature is applied only to the manifest's method, which it was fitted
-        with. Raises FusionError for what is asked for, and OutputError for what the members or
-        the stacker say."""
+        `method` and `weights` (member -> weight) are the request's and replace the manifest's. The temperature is
+        applied only to the manifest's own method, because it was fitted with that. Raises FusionError if the method or
+        the weights cannot be used, and OutputError if the members' outputs or the fused ones are unsound."""
         own = self._ensemble.fusion
         chosen = self._choose(method)
         values = self._choose_weights(chosen, weights)
@@ -93,7 +90,8 @@ class Fusion:
             return self._rules.vote(members, values)
         if chosen == "stack":
             assert self._stack is not None, "it is among the methods only if it was fitted"
-            fused = self._rules.from_scores(self._stack.scores(self._rules.evidence(members)))
+            with np.errstate(over="ignore", invalid="ignore"):  # an unsound result is refused below
+                fused = self._rules.from_scores(self._stack.scores(self._rules.evidence(members)))
         else:
             fused = self._rules.pool(members, values, own.space)
         if chosen == own.method and own.temperature != 1:
@@ -102,12 +100,13 @@ class Fusion:
         return self._rules.answer(fused, members, values)
 
     def alone(self, output: ArrayLike, name: str = "alone") -> Answers:
-        """What the member `name` answers by itself, from its probabilities [N, C] or values [N]. Raises OutputError."""
+        """Returns what the member `name` answers by itself, from its probabilities [N, C] or values [N]. Raises
+        OutputError if they are unsound."""
         members = self._rules.check(np.asarray(output)[np.newaxis], [name])
         return self._rules.answer(members[0], members, uniform(1))
 
     def _refuse_unsound(self, fused: Floats) -> None:
-        """A stacker's coefficients may be too large for what the members say."""
+        """Raises OutputError where a stacker's coefficients are too large for the members' outputs."""
         sound = np.isfinite(fused)
         if not sound.all():
             row = int(np.argwhere(~sound)[0][0])
@@ -131,7 +130,7 @@ class Fusion:
         raise FusionError(f"The fusion method {wanted!r} {what}; possible: {possible}.")
 
     def _choose_weights(self, method: Method, weights: Mapping[str, float] | None) -> Floats:
-        """[M], uniform for a method without weights."""
+        """Returns weights [M] that sum to 1; uniform ones for a method without weights."""
         if method in WEIGHTED:
             return check_weights(self._weights if weights is None else weights, self._members)
         if weights is not None:

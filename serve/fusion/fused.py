@@ -1,4 +1,4 @@
-"""The answers that members, alone or fused, give to N rows: a label each, a set of labels each, or a value each."""
+"""The answers of members, alone or fused, to N rows: one label, a set of labels, or a value for each row."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -14,13 +14,13 @@ class Fused:
     """Classification: one of C labels a row."""
 
     probabilities: Floats
-    """[N, C], rows summing to 1; shares of the votes for `vote`."""
+    """[N, C]; each row sums to 1. With `vote`, the shares of the votes."""
     entropy: Floats
-    """[N] of `probabilities`, in nats."""
+    """[N] entropy of each row of `probabilities`, in nats."""
     disagreement: Floats
-    """[N] mutual information of the members, in nats, before temperature."""
+    """[N] mutual information of member and label, in nats, before the temperature is applied."""
     winners: Ints
-    """[N] index of the answered label: the most probable one, or by the tie rule of `vote`."""
+    """[N] index of the answered label: the most probable one; with `vote`, the one that its tie rule gives."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class FusedSets:
     """Multilabel: any number of C labels a row."""
 
     probabilities: Floats
-    """[N, C], each label's own; shares of the votes for `vote`."""
+    """[N, C]; the probability of each label by itself. With `vote`, the shares of the votes."""
     entropy: Floats
-    """[N] of all labels together, taken as independent, in nats."""
+    """[N] entropy of all labels together, taken as independent, in nats."""
     disagreement: Floats
     """[N] sum over the labels of the mutual information of member and label, in nats."""
     chosen: NDArray[np.bool_]
-    """[N, C] whether the label is in the row's answer."""
+    """[N, C] whether the label is part of the row's answer."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class FusedValues:
     """Regression: one number a row."""
 
     values: Floats
-    """[N]"""
+    """[N] in the unit of the members' values."""
     std: Floats
     """[N] standard deviation of the members' values around their (weighted) mean; 0 for one member."""
 
@@ -51,7 +51,8 @@ Answers: TypeAlias = Fused | FusedSets | FusedValues
 
 
 def agreeing(one: Answers, other: Answers) -> NDArray[np.bool_] | None:
-    """[N] whether both answer the same label or the same set; None for values, which never quite agree."""
+    """Returns [N] whether two answers are the same label or the same set; None for values, which are hardly ever
+    equal."""
     if isinstance(one, Fused) and isinstance(other, Fused):
         return np.asarray(one.winners == other.winners)
     if isinstance(one, FusedSets) and isinstance(other, FusedSets):

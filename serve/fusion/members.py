@@ -1,4 +1,4 @@
-"""What members give: their probabilities and their weights, checked."""
+"""Checks the outputs, weights and right answers that a fusion is given."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,20 +11,19 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 SUM_TOLERANCE = 1e-3
-"""How far a row's sum may be from 1: room for float16 rows, none for scores or logits."""
+"""How far a row's sum may be from 1. float16 rounding stays below it; scores and logits do not."""
 
 TINY = float(np.finfo(np.float64).tiny)
-"""Stands for a probability of 0 under a logarithm, so that one member's 0 does not make a row
-undefined."""
+"""Replaces a probability of 0 before a logarithm, so that the 0 of one member does not make a row undefined."""
 
 
 def check_probabilities(
     probabilities: ArrayLike, members: Sequence[str], labels: int | None = None
 ) -> Floats:
-    """The members' probabilities [M, N, C] as float64 with rows that sum to 1.
+    """Returns the members' probabilities [M, N, C] as float64, each row scaled to sum to 1.
 
-    Raises OutputError, naming the member and row, for another shape, for values that are not finite
-    or negative, and for rows that do not sum to 1."""
+    Raises OutputError, which names the member and the row, if the shape is wrong, a value is negative or not finite, or
+    a row does not sum to 1."""
     rows = _check_labelled(probabilities, members, labels)
     sums = rows.sum(axis=2, keepdims=True)
     _refuse(np.abs(sums - 1) > SUM_TOLERANCE, members, "not probabilities: their sum is not 1")
@@ -35,24 +34,24 @@ def check_probabilities(
 def check_independent(
     probabilities: ArrayLike, members: Sequence[str], labels: int | None = None
 ) -> Floats:
-    """The members' probabilities [M, N, C] of labels that do not exclude each other, as float64.
+    """Returns the members' probabilities [M, N, C] of labels that do not exclude each other, as float64.
 
-    Raises OutputError as `check_probabilities`, and for values above 1 instead of for sums."""
+    Raises OutputError as `check_probabilities` does, but for values above 1 instead of for sums."""
     rows = _check_labelled(probabilities, members, labels)
     _refuse(rows > 1 + SUM_TOLERANCE, members, "not probabilities: one is above 1")
     return np.minimum(rows, 1.0)
 
 
 def check_values(values: ArrayLike, members: Sequence[str]) -> Floats:
-    """The members' values [M, N] as float64. Raises OutputError for another shape and for values
-    that are not finite."""
+    """Returns the members' values [M, N] as float64. Raises OutputError if the shape is wrong or a value is not
+    finite."""
     rows = _check_array(values, members, "values", ("members", "rows"))
     _refuse(~np.isfinite(rows), members, "not finite (NaN or infinite)", "value")
     return rows
 
 
 def check_targets(targets: ArrayLike, rows: int, labels: int) -> Ints:
-    """The true label's index of each row [N]. Raises FusionError."""
+    """Returns the index of each row's true label [N]. Raises FusionError if there is none for each row."""
     array = np.asarray(targets)
     if array.shape != (rows,) or array.dtype.kind not in "iu":
         raise FusionError(f"Targets must be {rows} whole numbers, one a row.")
@@ -63,7 +62,7 @@ def check_targets(targets: ArrayLike, rows: int, labels: int) -> Ints:
 
 
 def check_target_sets(targets: ArrayLike, rows: int, labels: int) -> NDArray[np.bool_]:
-    """Whether each label is true of each row [N, C]. Raises FusionError."""
+    """Returns whether each label is true of each row [N, C]. Raises FusionError if the shape or a value is wrong."""
     array = np.asarray(targets)
     if array.shape != (rows, labels) or not np.isin(array, (0, 1)).all():
         raise FusionError(f"Targets must be {rows} rows of {labels} zeros and ones, one a label.")
@@ -72,7 +71,7 @@ def check_target_sets(targets: ArrayLike, rows: int, labels: int) -> NDArray[np.
 
 
 def check_target_values(targets: ArrayLike, rows: int) -> Floats:
-    """The true value of each row [N]. Raises FusionError."""
+    """Returns the true value of each row [N]. Raises FusionError if the shape is wrong or a value is not finite."""
     array = np.asarray(targets)
     if array.shape != (rows,) or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
         raise FusionError(f"Targets must be {rows} finite numbers, one a row.")
@@ -81,10 +80,9 @@ def check_target_values(targets: ArrayLike, rows: int) -> Floats:
 
 
 def check_weights(weights: Mapping[str, float], members: Sequence[str]) -> Floats:
-    """A weight for each member [M], summing to 1, in the members' order.
+    """Returns a weight for each member [M], in the members' order. They sum to 1.
 
-    Raises FusionError unless each member has exactly one finite weight of at least 0 and one of
-    them is positive."""
+    Raises FusionError unless each member has exactly one finite weight of at least 0 and one of them is positive."""
     check_members(weights, members)
     values = np.array([float(weights[name]) for name in members], dtype=np.float64)
     if not np.isfinite(values).all() or (values < 0).any():
@@ -98,7 +96,7 @@ def check_weights(weights: Mapping[str, float], members: Sequence[str]) -> Float
 
 
 def check_members(weights: Mapping[str, float], members: Sequence[str]) -> None:
-    """Raises FusionError unless each member has exactly one number."""
+    """Raises FusionError unless `weights` gives each member exactly one number."""
     unknown = [name for name in weights if name not in members]
     if unknown:
         raise FusionError(f"There is no member {unknown[0]!r}; members are {', '.join(members)}.")
@@ -113,7 +111,7 @@ def check_members(weights: Mapping[str, float], members: Sequence[str]) -> None:
 
 
 def _check_labelled(probabilities: ArrayLike, members: Sequence[str], labels: int | None) -> Floats:
-    """[M, N, C], finite and not negative."""
+    """Returns probabilities [M, N, C] that are finite and not negative."""
     rows = _check_array(probabilities, members, "probabilities", ("members", "rows", "labels"))
     columns = rows.shape[2]
     if columns == 0:

@@ -1,4 +1,4 @@
-"""Which method and which weights fuse an ensemble's tokens; without torch, for serving and training alike."""
+"""Chooses the method, the weights and the plausibility that fuse an ensemble's tokens. Needs no torch."""
 
 import math
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ from serve.manifest import LARGEST_FACTOR, Ensemble, TokenMethod
 
 
 def token_method(ensemble: Ensemble, method: str | None = None) -> TokenMethod | None:
-    """The request's method, else the manifest's; None for `vote`, which chooses among whole answers.
+    """Returns the request's method, or else the manifest's; None for `vote`, which chooses among whole answers.
 
-    Raises FusionError for a method that does not generate."""
+    Raises FusionError for a method that is not served for generation."""
     wanted = method or ensemble.fusion.method
     known: tuple[TokenMethod, ...] = get_args(TokenMethod)
     for each in known:
@@ -28,10 +28,10 @@ def token_method(ensemble: Ensemble, method: str | None = None) -> TokenMethod |
 def token_weights(
     ensemble: Ensemble, method: TokenMethod, weights: Mapping[str, float] | None = None
 ) -> tuple[float, ...]:
-    """One weight a member, in the manifest's order, by the request's weights or else the manifest's.
+    """Returns one weight for each member, in the manifest's order, from the request's weights or else the manifest's.
 
-    `average`: equal ones. `weighted_average`: normalised. `product`: as given, negative ones included. Raises
-    FusionError for weights that are not for the method or not sound."""
+    `average`: equal weights, 1/n. `weighted_average`: scaled to sum to 1. `product`: as given, also negative. Raises
+    FusionError if the method takes no weights or the weights are unsound."""
     names = [member.name for member in ensemble.members]
     if method == "average":
         if weights is not None:
@@ -57,7 +57,9 @@ def token_weights(
 def token_plausibility(
     ensemble: Ensemble, method: TokenMethod, plausibility: float | None = None
 ) -> float:
-    """The request's, else the manifest's. Raises FusionError where the method has none."""
+    """Returns the request's plausibility (0..1), or else the manifest's; 0 for a method without one.
+
+    Raises FusionError if the request gives one to a method that has none."""
     if method != "product":
         if plausibility:
             raise FusionError(f"'plausibility' is for product, not for {method}.")

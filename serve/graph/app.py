@@ -24,7 +24,8 @@ from serve.agents.engine_agent import EngineAgent
 from serve.agents.gateway_agent import GatewayAgent
 from serve.bundle import Bundle
 from serve.config import Settings
-from serve.control.controller import Controller, EngineLimits
+from serve.control.admission.admission import EngineLimits
+from serve.control.controller import Controller
 from serve.engine.interface import (
     EngineSettings,
     GenerateCall,

@@ -10,7 +10,8 @@ import pytest
 
 from choir_client import Choir, Prediction
 from serve.bundle import Bundle
-from serve.fusion.fuse import FusedSets, FusedValues, Fusion
+from serve.fusion.fuse import Fusion
+from serve.fusion.fused import FusedSets, FusedValues
 from tests.bench.measuring import report
 from tests.service.running import serving
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from serve.bundle import BaseSpec, Bundle
+
 HIDDEN = 16
 
 
@@ -68,6 +70,12 @@ def encoder_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("encoder") / "base"
     BertModel(config).save_pretrained(path)
     return path
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, causal_base: Path) -> Bundle:
+    """A bundle of a small causal base, without ensembles."""
+    return Bundle.create(tmp_path / "bundle", BaseSpec(path=str(causal_base)))
 
 
 @pytest.fixture

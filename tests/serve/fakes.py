@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from serve.adapter import adapter_kind
-from serve.bundle import BaseSpec, Bundle, Ensemble, FusionSpec, Member
+from serve.bundle import BaseSpec, Bundle
 from serve.control.controller import Controller
 from serve.engine.interface import (
     VERSION_NOT_LOADED,
@@ -28,6 +28,7 @@ from serve.engine.interface import (
     Version,
 )
 from serve.fusion.fused import Fused
+from serve.manifest import Ensemble, FusionSpec, Member
 from serve.protocol.messages import Desired, StatusReport
 
 HIDDEN = 8

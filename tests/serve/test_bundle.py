@@ -2,91 +2,20 @@
 
 import json
 import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from pydantic import ValidationError
-from safetensors.numpy import save_file
 
-from serve.bundle import (
-    AdapterRef,
-    BaseSpec,
-    Bundle,
-    BundleError,
-    Ensemble,
-    FusionSpec,
-    Member,
-    folder_digest,
-)
-
-DIGEST = "sha256:" + "0" * 64
-
-
-def manifest(**fields):
-    """A small sound manifest as a person would write it."""
-    return {
-        "format": 1,
-        "name": "intents",
-        "version": 1,
-        "task": "classification",
-        "members": [{"name": "a", "adapters": []}, {"name": "b", "adapters": []}],
-        "fusion": {"method": "average"},
-        "labels": ["yes", "no"],
-    } | fields
-
-
-@pytest.fixture
-def bundle(tmp_path, causal_base) -> Bundle:
-    return Bundle.create(tmp_path / "bundle", BaseSpec(path=str(causal_base)))
+from serve.bundle import BaseSpec, Bundle, BundleError
+from serve.digest import folder_digest
+from serve.manifest import AdapterRef, Ensemble
+from tests.serve.manifests import DIGEST, manifest
 
 
 def write(bundle: Bundle, document: dict, where: str = "ensembles/intents/1.json") -> None:
     file = bundle.path / where
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(document))
-
-
-def test_the_digest_is_what_the_documented_command_prints(tmp_path):
-    folder = tmp_path / "folder"
-    for name in ("b.json", "B.json", "a.safetensors", "sub/c", "sub.d", "sub-e"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(name * 3)
-    listed = "find . -type f -printf '%P\\n' | LC_ALL=C sort"
-    command = f"{listed} | xargs sha256sum | sha256sum | cut -d' ' -f1"
-    printed = subprocess.run(
-        ["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=True
-    )
-    assert folder_digest(folder) == f"sha256:{printed.stdout.strip()}"
-
-
-def test_the_digest_changes_with_content_and_with_names(tmp_path):
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    seen = set()
-    for name, text in (("a", "1"), ("a", "2"), ("b", "2")):
-        for file in folder.iterdir():
-            file.unlink()
-        (folder / name).write_text(text)
-        seen.add(folder_digest(folder))
-    assert len(seen) == 3
-
-
-@pytest.mark.parametrize("target", ["/etc/hostname", "a", "/etc"])
-def test_no_digest_of_links_empty_or_missing_folders(tmp_path, target):
-    folder = tmp_path / "folder"
-    with pytest.raises(ValueError, match="not a folder"):
-        folder_digest(folder)
-    folder.mkdir()
-    with pytest.raises(ValueError, match="empty"):
-        folder_digest(folder)
-    (folder / "a").write_text("a")
-    (folder / "link").symlink_to(target)
-    with pytest.raises(ValueError, match="symbolic link"):
-        folder_digest(folder)
 
 
 def test_a_bundle_written_by_hand_is_read(tmp_path, causal_base):
@@ -104,124 +33,6 @@ def test_a_bundle_written_by_hand_is_read(tmp_path, causal_base):
     assert bundle.verify() == []
     with pytest.raises(BundleError, match="no ensemble intents@2; it has: intents@1"):
         bundle.ensemble("intents", 2)
-
-
-def test_defaults_of_the_contract():
-    ensemble = Ensemble.model_validate(manifest())
-    assert ensemble.template == "{text}"
-    assert ensemble.label_scoring == "sum"
-    assert ensemble.on_member_error == "fail"
-    assert ensemble.fusion == FusionSpec(
-        method="average", space="probability", temperature=1, plausibility=0
-    )
-    assert ensemble.weights() == [0.5, 0.5]
-
-
-def test_weights_are_normalised_and_default_to_an_equal_share():
-    members = [
-        {"name": "a", "weight": 1, "adapters": []},
-        {"name": "b", "adapters": []},
-    ]
-    ensemble = Ensemble.model_validate(manifest(members=members))
-    assert ensemble.weights() == pytest.approx([2 / 3, 1 / 3])
-    product = {"task": "generation", "labels": None, "fusion": {"method": "product"}}
-    members[0]["weight"] = -0.5
-    contrastive = Ensemble.model_validate(manifest(members=members, **product))
-    assert contrastive.weights() == [-0.5, 0.5]
-
-
-def test_digests_are_distinct_and_in_order():
-    other = DIGEST.replace("0", "1")
-    members = [
-        {"name": name, "adapters": [{"adapter": "x", "digest": digest}]}
-        for name, digest in (("a", other), ("b", DIGEST), ("c", other))
-    ]
-    assert Ensemble.model_validate(manifest(members=members)).digests == (other, DIGEST)
-
-
-ONE = {"name": "a", "adapters": []}
-
-
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
-        ({"colour": "red"}, "colour: this field is not known"),
-        ({"format": 2}, "format"),
-        ({"name": "Intents"}, "name"),
-        ({"name": "../x"}, "name"),
-        ({"name": "a" * 64}, "name"),
-        ({"version": 0}, "version"),
-        ({"version": "1"}, "version"),
-        ({"version": True}, "version"),
-        ({"task": "clustering"}, "task"),
-        ({"members": []}, "members"),
-        ({"members": [ONE, ONE]}, "the member 'a' is given twice"),
-        ({"members": [ONE | {"weight": -1}]}, "negative"),
-        ({"members": [ONE | {"weight": 0}]}, "all weights are 0"),
-        ({"members": [ONE | {"weight": float("nan")}]}, "weight"),
-        (
-            {
-                "task": "generation",
-                "labels": None,
-                "fusion": {"method": "product"},
-                "members": [ONE | {"weight": -1e308}],
-            },
-            "the weight of 'a' is too large for product",
-        ),
-        ({"members": [ONE | {"weight": "1"}]}, "weight"),
-        ({"members": [ONE | {"adapters": [{"adapter": "x", "digest": "abc"}]}]}, "digest"),
-        ({"members": [ONE | {"adapters": [{"adapter": "x", "digest": DIGEST}] * 2}]}, "twice"),
-        ({"labels": None}, "needs 'labels'"),
-        ({"labels": ["yes"]}, "at least 2"),
-        ({"labels": ["yes", "yes"]}, "the label 'yes' is given twice"),
-        ({"labels": ["yes", ""]}, "labels"),
-        ({"task": "generation", "fusion": {"method": "vote"}}, "'labels' is for"),
-        ({"fusion": {"method": "product"}}, "not for classification; choose one of average"),
-        ({"fusion": {"method": "mean"}}, "method"),
-        ({"fusion": {"method": "stack"}}, "needs 'model' and 'parameters'"),
-        ({"fusion": {"method": "average", "parameters": "fusion/x.json"}}, "go together"),
-        ({"fusion": {"method": "average", "temperature": 0}}, "temperature"),
-        ({"fusion": {"method": "vote", "temperature": 2}}, "shares of votes"),
-        ({"fusion": {"method": "vote", "space": "log"}}, "average and weighted_average"),
-        ({"fusion": {"method": "vote", "extract": {"regex": "x"}}}, "for generation"),
-        ({"template": "Intent:"}, "must contain {text}"),
-        ({"verbalizers": {"maybe": " perhaps"}}, "'maybe', which is not one of the labels"),
-        ({"thresholds": {"yes": 0.5}}, "for multilabel"),
-        ({"task": "multilabel", "thresholds": {"yes": 1.5}}, "thresholds"),
-        ({"golden": [{"input": "x", "label": "maybe"}]}, "not one of the labels"),
-        ({"label_scoring": "max"}, "label_scoring"),
-    ],
-)
-def test_an_unsound_manifest_is_refused_by_its_file_and_field(bundle, fields, reason):
-    write(bundle, manifest(**fields))
-    with pytest.raises(BundleError) as raised:
-        bundle.ensembles()
-    assert reason in str(raised.value)
-    assert str(raised.value).startswith("ensembles/intents/1.json: ")
-    assert "\n" not in str(raised.value)
-    assert bundle.verify() == [str(raised.value)]
-
-
-@pytest.mark.parametrize("path", ["../x.json", "/etc/x.json", "fusion/../../x", "a//b", "a\\b", ""])
-def test_parameters_stay_below_the_bundle(path):
-    stack = {"method": "stack", "model": "logistic_regression", "parameters": path}
-    with pytest.raises(ValidationError, match="below the bundle"):
-        Ensemble.model_validate(manifest(fusion=stack))
-
-
-@pytest.mark.parametrize(
-    ("extract", "reason"),
-    [
-        ({"regex": "("}, "not a regular expression"),
-        ({"regex": "(a)(?P<last>b)", "group": 3}, "no group 3; it has 0, 1, 2, last"),
-        ({"regex": "(a)", "group": "last"}, "no group 'last'"),
-        ({"regex": ""}, "at least 1 character"),
-    ],
-)
-def test_an_extraction_rule_must_compile(extract, reason):
-    vote = {"method": "vote", "extract": extract}
-    with pytest.raises(ValidationError, match=reason):
-        Ensemble.model_validate(manifest(task="generation", labels=None, fusion=vote))
 
 
 @pytest.mark.parametrize(
@@ -244,6 +55,14 @@ def test_an_unsound_bundle_json_is_refused_in_a_sentence(tmp_path, text, reason)
         Bundle.open(tmp_path)
     assert reason in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_an_unsound_manifest_is_refused_by_its_file_and_field(bundle):
+    write(bundle, manifest(colour="red"))
+    with pytest.raises(BundleError) as raised:
+        bundle.ensembles()
+    assert str(raised.value).startswith("ensembles/intents/1.json: colour: this field is not known")
+    assert bundle.verify() == [str(raised.value)]
 
 
 def test_a_manifest_must_lie_where_its_name_and_version_say(bundle):
@@ -332,112 +151,9 @@ def test_what_was_written_is_read_back_and_never_changes(bundle):
         Bundle.create(bundle.path, BaseSpec(path="base"))
 
 
-def test_verify_names_every_problem(bundle, causal_base, make_adapter):
-    sound = bundle.add_adapter("sound", make_adapter(causal_base, name="1").path)
-    other = make_adapter(causal_base, name="2")
-    other.set_config(use_dora=True)
-    refused = bundle.add_adapter("refused", other.path)
-    changed = bundle.add_adapter("changed", make_adapter(causal_base, name="3", seed=1).path)
-    (bundle.adapter_dir(changed) / "README.md").write_text("written later")
-    refs = {"a": sound, "b": refused, "c": changed, "d": AdapterRef(adapter="x", digest=DIGEST)}
-    members = [Member(name=name, adapters=[ref]) for name, ref in refs.items()]
-    ensemble = Ensemble(
-        format=1,
-        name="intents",
-        version=1,
-        task="classification",
-        members=members,
-        fusion=FusionSpec(
-            method="stack", model="logistic_regression", parameters="fusion/intents/1/stack.json"
-        ),
-        labels=["yes", "no"],
-    )
-    bundle.write_ensemble(ensemble)
-    refusal, digest, missing, parameters = bundle.verify()
-    assert "member b, adapter refused: DoRA is not served" in refusal
-    assert changed.digest in digest
-    assert "adapters/x/000000000000" in missing
-    assert "needs fusion/intents/1/stack.json" in parameters
-    assert len(bundle.verify(deep=False)) == 3
-
-
-def test_verify_compares_heads_with_the_task_and_with_each_other(
-    tmp_path, encoder_base, make_adapter
-):
-    bundle = Bundle.create(tmp_path / "heads", BaseSpec(path=str(encoder_base)))
-    hidden = 16
-
-    def adapter(name, rows, towers):
-        folder = make_adapter(encoder_base, name=name, seed=len(name))
-        head = {
-            "weight": np.zeros((rows, hidden * (4 if towers else 1)), np.float32),
-            "bias": np.zeros(rows, np.float32),
-        }
-        metadata = {"pair": "towers"} if towers else None
-        save_file(head, folder.path / "head.safetensors", metadata=metadata)
-        return bundle.add_adapter(name, folder.path)
-
-    def write(version, *adapters):
-        members = [{"name": ref.adapter, "adapters": [ref.model_dump()]} for ref in adapters]
-        fields = {"name": "value", "task": "regression", "labels": None, "version": version}
-        average = {"method": "average"}
-        bundle.write_ensemble(
-            Ensemble.model_validate(manifest(members=members, fusion=average, **fields))
-        )
-        return bundle.verify()
-
-    one, other = adapter("a", 1, True), adapter("bb", 1, True)
-    assert write(1, one, other) == []
-    (mixed,) = write(2, one, adapter("ccc", 1, False))
-    assert "value@2: the head of member a reads pairs and that of ccc single texts" in mixed
-    wrong = write(3, one, adapter("dddd", 3, True))[-1]
-    assert "member dddd" in wrong
-    assert "3 rows, but the ensemble needs 1" in wrong
-
-
-def test_verify_finds_a_missing_base_and_an_empty_bundle(tmp_path):
-    bundle = Bundle.create(tmp_path / "bundle", BaseSpec(path="base"))
-    (problem,) = bundle.verify()
-    assert "no readable config.json" in problem
-    sound = tmp_path / "other"
-    sound.mkdir()
-    (sound / "bundle.json").write_text('{"format": 1, "base": {"id": "o/n", "kind": "causal"}}')
-    assert "no ensembles" in Bundle.open(sound).verify()[0]
-
-
 def test_a_base_on_a_hub_is_named_with_its_revision(tmp_path):
     spec = BaseSpec(id="org/name", revision="abc", kind="encoder")
     bundle = Bundle.create(tmp_path / "bundle", spec)
     again = Bundle.open(Path(bundle.path))
     assert (again.base_source, again.base_revision) == ("org/name", "abc")
     assert again.base_kind() == "encoder"
-
-
-def test_the_contract_loads_without_heavy_packages():
-    heavy = ("torch", "vllm", "ray", "transformers", "peft", "sklearn", "scipy", "lightgbm")
-    code = (
-        "import sys, serve.bundle, serve.adapter, serve.fusion.fuse, serve.fusion.fitting.weights;"
-        f"print([name for name in {heavy!r} if name in sys.modules])"
-    )
-    root = Path(__file__).parents[2]
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
-    )
-    assert run.stdout.strip() == "[]"
-
-
-def test_weights_whose_sum_is_no_number_are_shares_all_the_same():
-    members = [ONE | {"name": name, "weight": weight} for name, weight in WEIGHTS.items()]
-    fields = manifest(members=members, fusion={"method": "weighted_average"})
-    assert Ensemble.model_validate(fields).weights() == pytest.approx([0.5, 0.5, 0.0])
-
-
-WEIGHTS = {"a": 1e308, "b": 1e308, "c": 1.0}
-
-
-def test_a_label_that_is_given_twice_is_found_among_many():
-    labels = [f"label {number}" for number in range(100_000)]
-    began = time.perf_counter()
-    with pytest.raises(ValueError, match="'label 7' is given twice"):
-        Ensemble.model_validate(manifest(labels=[*labels, "label 7"]))
-    assert time.perf_counter() - began < 10, "every pair was compared"

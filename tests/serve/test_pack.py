@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from serve.bundle import Bundle, BundleError, folder_digest
+from serve.bundle import Bundle, BundleError
+from serve.digest import folder_digest
 from serve.pack import pack
 
 Options = dict[str, Any]

@@ -18,7 +18,8 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from serve.bundle import BaseSpec, Bundle, Ensemble, FusionSpec, Member
+from serve.bundle import BaseSpec, Bundle
+from serve.manifest import Ensemble, FusionSpec, Member
 from tests.serve import tiny
 from tests.training.conftest import recipe_content
 from training.offline.members import OfflineMembers

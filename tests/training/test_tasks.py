@@ -15,9 +15,10 @@ from scipy.stats import spearmanr
 from sklearn.metrics import f1_score
 from transformers import AutoModel, AutoTokenizer
 
-from serve.bundle import Bundle, Ensemble
+from serve.bundle import Bundle
 from serve.fusion.fitting.fit import refit_fusion
 from serve.fusion.fuse import Fusion
+from serve.manifest import Ensemble
 from tests.training.conftest import TOPICS
 from training.evaluation.evaluation import evaluate_bundle
 from training.offline.members import OfflineMembers

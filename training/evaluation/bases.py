@@ -20,7 +20,8 @@ from serve.base.architectures import unserved_base
 from serve.base.folder import BaseError, BaseKind, kind_of, read_config
 from serve.base.positions import longest_text
 from serve.base.side_files import read_tokenizer
-from serve.bundle import BaseSpec, Bundle, Ensemble, FusionSpec, Member
+from serve.bundle import BaseSpec, Bundle
+from serve.manifest import Ensemble, FusionSpec, Member
 from training.data.cleaning.families import families
 from training.data.cleaning.label_errors import texts_by_label
 from training.data.loading import load_rows

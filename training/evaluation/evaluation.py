@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from serve.adapter import inspect_adapter
-from serve.bundle import Bundle, Ensemble
+from serve.bundle import Bundle
 from serve.fusion.answers import vote_answers
 from serve.fusion.fitting.fit import Targets
-from serve.fusion.fuse import Fused, FusedSets, FusedValues, Fusion
-from serve.fusion.fused import Answers
+from serve.fusion.fuse import Fusion
+from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
 from serve.labels import LabelError
-from serve.manifest import TokenMethod
+from serve.manifest import Ensemble, TokenMethod
 from training.data.loading import load_rows
 from training.data.targets import targets
 from training.evaluation.baselines import tfidf_svc

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.bundle import Golden
 from serve.fusion.fitting.fit import Targets
 from serve.fusion.fused import Answers, Fused, FusedSets
+from serve.manifest import Golden
 from training.evaluation.evaluation import Labelled
 
 TOLERANCE = 2.0

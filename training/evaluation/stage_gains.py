@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from serve.bundle import BaseSpec, Bundle, Member
+from serve.bundle import BaseSpec, Bundle
+from serve.manifest import Member
 from training.data.splits import Splits
 from training.evaluation.evaluation import Evaluation, labelled
 from training.evaluation.scores import EvaluationReport, Row

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.bundle import BaseSpec, Bundle, Ensemble, Member
+from serve.bundle import BaseSpec, Bundle
 from serve.fusion.fitting.options import FusionOptions
 from serve.fusion.fitting.stored_scores import Question, RowsHeader, ValidationRows
+from serve.manifest import Ensemble, Member
 from training.data.splits import fold_plan
 from training.evaluation.evaluation import Evaluation, Labelled
 from training.execution.run import Run

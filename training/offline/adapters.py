@@ -9,7 +9,7 @@ from peft import PeftConfig, PeftModel
 
 from serve.adapter import plain_adapter
 from serve.base.folder import BaseKind, BaseShapes
-from serve.bundle import Member
+from serve.manifest import Member
 
 
 class LoadedAdapters:

@@ -14,15 +14,16 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from serve.adapter import Head
 from serve.adapter.folder import read_config
+from serve.base.attention import attention_of
 from serve.base.folder import pooling_of
 from serve.base.positions import longest_text
 from serve.base.side_files import read_generation_defaults, read_tokenizer
-from serve.bundle import Bundle, Ensemble, Member
+from serve.bundle import Bundle
 from serve.fusion.labels.tasks import outputs
 from serve.fusion.token_weights import token_weights
 from serve.fusion.tokens.merge import merge
 from serve.labels import LabelError, LabelPath, encoder, fill, label_paths, label_texts
-from serve.manifest import TokenMethod
+from serve.manifest import Ensemble, Member, TokenMethod
 from training.offline.adapters import LoadedAdapters
 from training.offline.writing import Writer, equal_length
 from training.progress import Advance
@@ -55,11 +56,14 @@ class OfflineMembers:
             "pretrained_model_name_or_path": bundle.base_source,
             "revision": bundle.base_revision or "main",
         }
-        self._pooling = pooling_of(AutoConfig.from_pretrained(**source).to_dict())
+        config = AutoConfig.from_pretrained(**source).to_dict()
+        self._pooling = pooling_of(config)
         plain = self._by_heads and self._pooling == "mean"
         loader = AutoModel if plain else AutoModelForCausalLM
         self._tokenizer = read_tokenizer(bundle.base_source, bundle.base_revision)
-        self._model: Any = loader.from_pretrained(**source, dtype=torch.float32)
+        self._model: Any = loader.from_pretrained(
+            **source, dtype=torch.float32, attn_implementation=attention_of(config)
+        )
         folders = {
             ref.digest: bundle.adapter_dir(ref)
             for member in ensemble.members

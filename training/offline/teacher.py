@@ -8,9 +8,11 @@ import torch
 from numpy.typing import NDArray
 
 from serve.base.side_files import read_tokenizer
-from serve.bundle import BaseSpec, Bundle, BundleInfo, Ensemble, FusionSpec, Member
-from serve.fusion.fuse import Fused, Fusion
+from serve.bundle import BaseSpec, Bundle, BundleInfo
+from serve.fusion.fuse import Fusion
+from serve.fusion.fused import Fused
 from serve.fusion.token_weights import token_method
+from serve.manifest import Ensemble, FusionSpec, Member
 from training.manifest import draft
 from training.offline.members import OfflineMembers
 from training.progress import Advance

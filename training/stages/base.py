@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from serve.base.architectures import architectures, unserved_base
+from serve.base.attention import attention_of
 from serve.base.folder import BaseError, Pooling, kind_of, read_config
 from serve.base.side_files import MODEL_FILES, read_tokenizer
 from serve.bundle import BaseSpec
@@ -43,7 +44,8 @@ class Base:
     def model(self) -> Any:
         """Load the base in float32."""
         loader = AutoModelForCausalLM if self.kind == "causal" else AutoModel
-        return loader.from_pretrained(self.folder, dtype="float32")
+        attention = attention_of(AutoConfig.from_pretrained(self.folder).to_dict())
+        return loader.from_pretrained(self.folder, dtype="float32", attn_implementation=attention)
 
     def tokenizer(self) -> Any:
         """Load the base's tokenizer."""

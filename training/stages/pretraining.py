@@ -21,6 +21,7 @@ from transformers import (
     set_seed,
 )
 
+from serve.base.attention import attention_of
 from serve.base.positions import longest_text
 from training.data.splits import hold_out
 from training.recipe import Objective, RecipeError
@@ -64,9 +65,13 @@ def model_of(folder: Path, objective: Objective) -> Any:
     """Load the model in `folder` with the head that the objective needs. A head that the folder lacks starts at random.
 
     Raises RecipeError if the model cannot have the head."""
+    config = AutoConfig.from_pretrained(folder)
     if objective == "autoregressive":
-        return AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
-    if AutoConfig.from_pretrained(folder).model_type == "bert":
+        attention = attention_of(config.to_dict())
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype="float32", attn_implementation=attention
+        )
+    if config.model_type == "bert":
         return BertForPreTraining.from_pretrained(folder, dtype="float32")
     if objective == "masked_next_sentence":
         raise RecipeError(

@@ -31,7 +31,6 @@ from serve.fusion.stack import read_stack
 from serve.manifest import AdapterRef, Ensemble, Member, Task, adapter_name, explain
 from serve.protocol.requests import SwapRequest
 from serve.protocol.strategy import Strategy
-from serve.servable import unserved_golden
 
 LISTED = 20
 """How many of the newest versions an error lists, beside those in use."""
@@ -133,8 +132,6 @@ class Admission:
                 "(CHOIR_MAX_MEMBERS).",
                 param="manifest.members",
             )
-        if (unserved := unserved_golden(ensemble)) is not None:
-            raise Refused(400, f"manifest: {unserved}.", param="manifest.golden")
         for member in ensemble.members:
             kinds = []
             for ref in member.adapters:

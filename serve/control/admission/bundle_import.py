@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serve.bundle import Bundle, BundleError, folder_digest
+from serve.bundle import Bundle, BundleError
 from serve.control.admission.admission import Admission, adapters_of
 from serve.control.artifacts.store import Store
 from serve.control.clock import now
 from serve.control.database.database import Database
 from serve.control.records import EnsembleRecord, VersionRecord
-from serve.digest import DigestError
+from serve.digest import DigestError, folder_digest
 from serve.manifest import Ensemble
 
 IMPORTER = "choir"

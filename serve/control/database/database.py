@@ -14,8 +14,6 @@ from sqlalchemy.orm import Session
 
 from serve.control.clock import now
 from serve.control.database.comparison import (
-    Conflict,
-    TakenOver,
     check_advance,
     check_begin,
     check_commit,
@@ -39,8 +37,6 @@ from serve.control.database.writer import Writer, lock_control
 from serve.control.records import EnsembleRecord, VersionRecord
 from serve.control.rollout.state import BUSY, ENDED, Rollout, State
 from serve.protocol.audit import AuditEntry
-
-__all__ = ["Conflict", "Database", "DatabaseError", "TakenOver", "now"]
 
 SCHEMA_VERSION = 2
 

@@ -1,7 +1,7 @@
-"""Fusion fitted on validation rows that no member was trained on: weights, stacker, choice of method, temperature,
-thresholds.
+"""Fits a fusion to validation rows that no member was trained on: weights, stacker, method, temperature, thresholds.
 
-Training fits with it, and so does a swap that brings other adapters."""
+Training uses it, and so does a swap that brings other adapters.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from serve.fusion.fitting.options import FusionOptions
 from serve.fusion.fitting.thresholds import common_threshold, label_thresholds
 from serve.fusion.fitting.weights import greedy_weights, merit_weights
-from serve.fusion.fuse import Fused, FusedSets, FusedValues, Fusion
-from serve.fusion.fused import Answers
+from serve.fusion.fuse import Fusion
+from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
 from serve.fusion.labels.measures import micro_f1
 from serve.fusion.labels.rules import Loss
 from serve.fusion.labels.tasks import rules_of
@@ -23,23 +23,23 @@ from serve.fusion.stack import STACK_FILES, Stack, stack_of
 from serve.manifest import Ensemble, FusionSpec, Method
 
 Targets = NDArray[np.int64] | NDArray[np.bool_] | NDArray[np.float64]
-"""Right answers: label indices [N], whether each label is the row's [N, C], or values [N]."""
+"""The right answers: label indices [N], whether each label is true [N, C], or values [N]."""
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted fusion, and what methods say about the validation rows when they were fitted on the others."""
+    """A fitted fusion, and each method's answers to the validation rows by fits that had not seen them."""
 
     ensemble: Ensemble
-    """The manifest with weights, method, temperature and thresholds."""
+    """The manifest with the fitted weights, method, temperature and thresholds."""
     stack: Stack | None
     validation: Mapping[str, Answers]
-    """Method -> cross-fitted answers to all validation rows; tempered for the manifest's method."""
+    """Method -> cross-fitted answers to all validation rows, with the temperature for the manifest's method."""
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Validation rows: what the members say, [M, N, C] or [M, N], what is right, and each row's fold [N]."""
+    """Validation rows: the members' outputs [M, N, C] or [M, N], the right answers, and each row's fold [N]."""
 
     outputs: Floats
     truth: Targets
@@ -52,9 +52,10 @@ class _Rows:
 def fit_fusion(
     draft: Ensemble, options: FusionOptions, outputs: Floats, truth: Targets, folds: Ints
 ) -> Fitted:
-    """Fit on the members' outputs [M, N, C] or [M, N] for validation rows, and choose the method.
+    """Fits a fusion to the members' outputs [M, N, C] or [M, N] for the validation rows, and chooses the method.
 
-    `folds` [N] numbers the parts that are judged by a fit on the others. Raises FusionError for unsound input."""
+    `folds` [N] gives each row's part. Each part is judged by a fit to the other parts. Raises FusionError for unsound
+    input."""
     rows = _Rows(outputs, truth, folds)
     methods = options.methods(draft.task)
     draft = _unfitted(draft, options)
@@ -66,7 +67,8 @@ def fit_fusion(
 def refit_fusion(
     ensemble: Ensemble, options: FusionOptions, outputs: Floats, truth: Targets, folds: Ints
 ) -> Fitted:
-    """Fit again what a manifest has, with its method and stacker's model, as `fit_fusion` would on these outputs."""
+    """Fits a manifest's numbers again to these outputs, and keeps its method and its stacker's model. Raises
+    FusionError for unsound input."""
     rows = _Rows(outputs, truth, folds)
     own = options.as_served(ensemble)
     draft = _unfitted(ensemble, own)
@@ -77,7 +79,7 @@ def refit_fusion(
 
 
 def _unfitted(ensemble: Ensemble, options: FusionOptions) -> Ensemble:
-    """Without anything that was fitted before."""
+    """Returns the manifest without its fitted numbers."""
     members = [member.model_copy(update={"weight": None}) for member in ensemble.members]
     spec = FusionSpec(method="average", space=options.space)
     return ensemble.model_copy(update={"members": members, "fusion": spec, "thresholds": {}})
@@ -92,7 +94,7 @@ def _finished(
     *,
     stacked: bool,
 ) -> Fitted:
-    """The fit to all rows, with a temperature or thresholds by the cross-fitted answers."""
+    """Fits to all rows, and takes the temperature or the thresholds from the cross-fitted answers."""
     temperature = 1.0
     served = fused[method]
     if isinstance(served, Fused) and options.temperature and method != "vote":
@@ -120,7 +122,7 @@ def _finished(
 def _cross_fitted(
     draft: Ensemble, options: FusionOptions, rows: _Rows, methods: Sequence[str]
 ) -> dict[str, Answers]:
-    """Each method's answers to every row, by a fit that never saw the row; no temperature."""
+    """Returns each method's answers to every row, by a fit that did not see the row, without temperature."""
     order: list[Ints] = []
     parts: dict[str, list[Answers]] = {method: [] for method in methods}
     for fold in np.unique(rows.folds):
@@ -135,7 +137,7 @@ def _cross_fitted(
 
 
 def _joined(parts: Sequence[Answers], order: Ints) -> Answers:
-    """Answers to rows in parts as answers to all of them, in `order`."""
+    """Joins answers to parts of the rows into answers to all rows, in `order`."""
     kind = type(parts[0])
     return kind(
         **{
@@ -166,7 +168,7 @@ def _fit_members(
 
 
 def _average(draft: Ensemble, outputs: Floats) -> Floats:
-    """The members' plain average."""
+    """Returns the members' plain average."""
     pooled = Fusion(draft)(outputs, method="average")
     assert isinstance(pooled, FusedSets), "thresholds are fitted for sets of labels"
     return pooled.probabilities
@@ -186,7 +188,7 @@ def _thresholds(
 def _best(
     draft: Ensemble, fused: Mapping[str, Answers], truth: Targets, options: FusionOptions
 ) -> Method:
-    """The candidate with the best score after its own temperature or threshold; equals go to the first."""
+    """Returns the candidate with the lowest loss after its own temperature or threshold; the first of equals."""
     rules, criterion = rules_of(draft), options.criterion_for(draft.task)
 
     def loss(method: Method) -> Loss:

@@ -1,4 +1,4 @@
-"""The note of a fit in a manifest's `scores`, which tells its numbers from those that somebody has set."""
+"""A note in a manifest's `scores` that tells fitted numbers from numbers that a person has set."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ FIGURES = "validation"
 
 
 class FitNote(Contract):
-    """What was fitted. It counts for as long as the numbers and the adapters are those of the fit."""
+    """A record of what was fitted. It holds while the manifest's numbers and adapters are those of the fit."""
 
     state: Literal["fitted", "refitted"]
     """`refitted`: by a swap."""
@@ -27,7 +27,7 @@ class FitNote(Contract):
 
     @classmethod
     def of(cls, ensemble: Ensemble) -> Self | None:
-        """The note of a manifest whose numbers nobody has touched since the fit."""
+        """Returns a manifest's note; None if there is none or a number was changed since the fit."""
         try:
             note = cls.model_validate(ensemble.scores.get(KEY))
         except ValidationError:
@@ -38,14 +38,15 @@ class FitNote(Contract):
 def noted(
     ensemble: Ensemble, state: Literal["fitted", "refitted"], rows: int, *, numbers: bool = True
 ) -> Ensemble:
-    """The manifest with the note of a fit."""
+    """Returns the manifest with the note of a fit."""
     note = FitNote(state=state, rows=rows, mark=_mark(ensemble), numbers=numbers)
     scores = {**ensemble.scores, KEY: note.model_dump()}
     return ensemble.model_copy(update={"scores": scores})
 
 
 def has_fitted_numbers(ensemble: Ensemble) -> bool:
-    """Whether weights, temperature and thresholds come from a fit to its adapters, and not from a person."""
+    """Returns whether the manifest's weights, temperature and thresholds come from a fit to its adapters, not from a
+    person."""
     if KEY not in ensemble.scores:
         return FIGURES in ensemble.scores
     note = FitNote.of(ensemble)

@@ -28,7 +28,7 @@ Header = TypeVar("Header", bound=Contract)
 
 
 class Question(Contract):
-    """What of a manifest decides what its members say to a text."""
+    """The parts of a manifest that decide what its members answer to a text."""
 
     task: Task
     labels: list[str] | None
@@ -74,7 +74,7 @@ class ValidationScores:
         self.folder = folder
 
     def rows(self) -> ValidationRows | None:
-        """None where there are none."""
+        """Returns the stored rows; None if there are none."""
         file = self.folder / _ROWS
         if not file.is_file():
             return None
@@ -84,7 +84,8 @@ class ValidationScores:
         return ValidationRows(header, truth, folds)
 
     def outputs(self, member: Member, rows: str) -> Floats | None:
-        """What a member with these adapters said to the rows of that digest; None where it is not there."""
+        """Returns the outputs of a member with these adapters for the rows of that digest, [N, C] or [N]; None if they
+        are not stored."""
         adapters = _adapters(member)
         file = self.folder / _file_of(adapters)
         if not file.is_file():
@@ -130,6 +131,6 @@ def _read(
 
 
 def _write(file: Path, tensors: dict[str, NDArray[Any]], header: Contract) -> None:
-    """Whole or not at all."""
+    """Writes a file whole or not at all."""
     whole = {name: np.ascontiguousarray(each) for name, each in tensors.items()}
     write_atomically(file, save(whole, metadata={"choir": header.model_dump_json()}))

@@ -1,4 +1,4 @@
-"""Thresholds of multilabel answers, fitted on fused validation probabilities."""
+"""Fits the thresholds of multilabel answers to fused validation probabilities."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -8,16 +8,17 @@ from serve.fusion.members import Floats, check_independent, check_target_sets
 
 
 def common_threshold(probabilities: ArrayLike, targets: ArrayLike) -> float:
-    """The one threshold for all labels with the highest micro F1, from [N, C] probabilities and zeros and ones.
+    """Returns the one threshold for all labels with the highest micro F1, from probabilities [N, C] and zeros and ones
+    [N, C].
 
-    It lies halfway between two probabilities; equals go to the one nearest 0.5. Raises FusionError for unsound
+    It lies halfway between two probabilities. Of equals, it is the one nearest 0.5. Raises FusionError for unsound
     input."""
     pooled, truth = _checked(probabilities, targets)
     return _best(pooled.ravel(), truth.ravel())
 
 
 def label_thresholds(probabilities: ArrayLike, targets: ArrayLike) -> Floats:
-    """A threshold for each label [C], each with the label's own highest F1; the common one for a label that no row
+    """Returns a threshold for each label [C] with the label's highest F1; the common threshold for a label that no row
     has. Raises FusionError for unsound input."""
     pooled, truth = _checked(probabilities, targets)
     common = _best(pooled.ravel(), truth.ravel())
@@ -35,7 +36,7 @@ def _checked(probabilities: ArrayLike, targets: ArrayLike) -> tuple[Floats, NDAr
 
 
 def _best(probabilities: Floats, truth: NDArray[np.bool_]) -> float:
-    """The cut with the highest F1 of [K] yes-or-no answers."""
+    """Returns the threshold with the highest F1 for [K] probabilities and whether each is true."""
     if not truth.any():
         return THRESHOLD
     order = np.argsort(-probabilities, kind="stable")

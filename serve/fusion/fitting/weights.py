@@ -1,4 +1,4 @@
-"""Member weights fitted on validation predictions."""
+"""Fits member weights to validation predictions."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,13 +22,13 @@ def greedy_weights(
     rounds: int = 50,
     space: Space = "probability",
 ) -> Floats:
-    """Weights [M] by greedy selection with replacement (Caruana et al. 2004).
+    """Returns weights [M] by greedy selection with replacement (Caruana et al. 2004).
 
-    From the members' validation outputs and the right answers, as the task's `rules` know them; `metric` is one of
-    their criteria, by default the first. In each round the member joins
-    whose addition gives the best pool, and a member's weight is its share of the picks up to the
-    best round. Equals go to the first member and the earliest round, equal accuracies to the lower
-    log loss first; so the result is deterministic. Raises FusionError for unsound input."""
+    Takes the members' validation outputs and the right answers in the form that `rules` checks. `metric` is one of the
+    rules' criteria, by default the first. In each of `rounds` rounds, the member whose addition gives the best pool is
+    picked. A member's weight is its share of the picks up to the best round. Of equals, the first member and the
+    earliest round count; equal accuracies are decided by the log loss. So the result is deterministic. Raises
+    FusionError for unsound input."""
     members = rules.check(outputs, _names(outputs))
     truth = rules.check_targets(targets, members)
     criterion = metric or rules.criteria[0]
@@ -49,8 +49,8 @@ def greedy_weights(
 
 
 def merit_weights(outputs: ArrayLike, targets: ArrayLike, *, rules: Rules = _LABELS) -> Floats:
-    """Weights [M] in proportion to each member's validation accuracy (classification), micro F1 (multilabel) or
-    inverse mean squared error (regression); equal ones if all are 0."""
+    """Returns weights [M] in proportion to each member's validation accuracy (classification), micro F1 (multilabel) or
+    inverse mean squared error (regression); equal weights if all are 0. Raises FusionError for unsound input."""
     members = rules.check(outputs, _names(outputs))
     truth = rules.check_targets(targets, members)
     merits = np.array([rules.merit(member, truth) for member in members])

@@ -1,4 +1,4 @@
-"""One label a row, of labels that exclude each other."""
+"""The rules of classification: one label for each row, of labels that exclude each other."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ class ClassificationRules(Rules):
     criteria = ("log_loss", "accuracy")
 
     def __init__(self, labels: Sequence[str] | None = None) -> None:
-        """Without `labels`, which only a vote needs, any number of them is taken."""
+        """`labels` are needed for a vote only. Without them, any number of labels is accepted."""
         self._labels = labels
 
     def check(self, outputs: ArrayLike, members: Sequence[str]) -> Floats:
@@ -49,7 +49,7 @@ class ClassificationRules(Rules):
         return (-accuracy(pooled, targets), nats) if criterion == "accuracy" else (nats, 0.0)
 
     def merit(self, member: Floats, targets: NDArray[Any]) -> float:
-        """Accuracy."""
+        """Returns the accuracy."""
         return accuracy(member, targets)
 
     def evidence(self, members: Floats) -> Floats:
@@ -61,7 +61,9 @@ class ClassificationRules(Rules):
         return chosen
 
     def from_scores(self, scores: Floats) -> Floats:
-        """Each label's probability, normalised over the labels as scikit-learn's OneVsRestClassifier
-        does it."""
-        with np.errstate(invalid="ignore"):  # what is no number is found in the answer
+        """Returns sigmoid(score) of each label, scaled so that a row sums to 1, as scikit-learn's OneVsRestClassifier
+        does."""
+        with np.errstate(
+            invalid="ignore"
+        ):  # the answer is checked: what is no number is found there
             return softmax(-np.logaddexp(0.0, -scores))

@@ -1,4 +1,4 @@
-"""Any number of labels a row: each is a yes or no of its own."""
+"""The rules of multilabel: any number of labels for each row; each label is a yes or no of its own."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +21,8 @@ class MultilabelRules(Rules):
     criteria = ("log_loss", "micro_f1")
 
     def __init__(self, labels: Sequence[str], thresholds: Mapping[str, float]) -> None:
-        """`thresholds`: label -> least probability with which it is answered, 0.5 where none is given."""
+        """`thresholds`: label -> the least probability with which it is part of the answer; 0.5 for a label without
+        one."""
         self._labels = labels
         self._thresholds = np.array([thresholds.get(label, THRESHOLD) for label in labels])
 
@@ -38,8 +39,8 @@ class MultilabelRules(Rules):
         return self._sets(pooled, pooled >= self._thresholds, members, weights)
 
     def vote(self, members: Floats, weights: Floats) -> FusedSets:
-        """Each member votes for the labels at or over their thresholds. A label is answered with more than half of the
-        votes; at half of them, if the members' plain average is at or over its threshold."""
+        """Lets each member vote for the labels at or above their thresholds. A label with more than half of the votes
+        is part of the answer. With exactly half, it is if the members' plain average is at or above its threshold."""
         shares = mean((members >= self._thresholds).astype(np.float64), weights)
         tie = np.abs(shares - 0.5) <= TIE
         chosen = np.where(tie, members.mean(axis=0) >= self._thresholds, shares > 0.5)
@@ -52,7 +53,7 @@ class MultilabelRules(Rules):
         return nats, 0.0
 
     def merit(self, member: Floats, targets: NDArray[Any]) -> float:
-        """Micro F1."""
+        """Returns the micro F1."""
         return micro_f1(member >= self._thresholds, targets)
 
     def evidence(self, members: Floats) -> Floats:

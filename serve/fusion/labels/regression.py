@@ -1,4 +1,4 @@
-"""One number a row."""
+"""The rules of regression: one number for each row."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +33,7 @@ class RegressionRules(Rules):
         return float(((pooled - targets) ** 2).mean()), 0.0
 
     def merit(self, member: Floats, targets: NDArray[Any]) -> float:
-        """The inverse of the mean squared error (Bates and Granger 1969)."""
+        """Returns the inverse of the mean squared error (Bates and Granger 1969)."""
         return 1 / max(self.loss(member, targets, "squared_error")[0], 1e-12)
 
     def evidence(self, members: Floats) -> Floats:

@@ -1,5 +1,4 @@
-"""What a fusion must know of a task: what members give, how that is pooled, what answers are made of it, and how wrong
-they are."""
+"""What a fusion needs to know about a task: how outputs are checked, pooled, turned into answers and judged."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,52 +13,52 @@ from serve.manifest import Space
 
 Criterion: TypeAlias = Literal["log_loss", "accuracy", "micro_f1", "squared_error"]
 Loss: TypeAlias = tuple[float, float]
-"""What is minimised first, and what decides between equals."""
+"""The loss to be minimised, and a second one that decides between equals."""
 
 
 class Rules(ABC):
-    """The outputs of M members are [M, N, C] probabilities or [M, N] values, and pooled ones [N, C]
-    or [N]."""
+    """The rules of one task. M members give outputs for N rows: probabilities [M, N, C] of C labels, or values [M, N].
+    Pooled outputs are [N, C] or [N]."""
 
     criteria: ClassVar[tuple[Criterion, ...]]
-    """What weights may be fitted by, the default first."""
+    """The criteria that weights can be fitted by, the default first."""
 
     @abstractmethod
     def check(self, outputs: ArrayLike, members: Sequence[str]) -> Floats:
-        """The members' outputs as float64. Raises OutputError."""
+        """Returns the members' outputs as float64. Raises OutputError if they are unsound."""
 
     @abstractmethod
     def check_targets(self, targets: ArrayLike, members: Floats) -> NDArray[Any]:
-        """The right answers to the rows of checked outputs. Raises FusionError."""
+        """Returns the right answers to the rows of checked outputs. Raises FusionError if they are unsound."""
 
     @abstractmethod
     def pool(self, members: Floats, weights: Floats, space: Space = "probability") -> Floats:
-        """The average of checked outputs by weights [M] that sum to 1."""
+        """Returns the average of checked outputs by weights [M] that sum to 1."""
 
     @abstractmethod
     def answer(self, pooled: Floats, members: Floats, weights: Floats) -> Answers:
-        """The answers that pooled outputs give; members and weights say how far they are apart."""
+        """Returns the answers to pooled outputs. Members and weights [M] give how far the members are apart."""
 
     def vote(self, members: Floats, weights: Floats) -> Answers:
-        """The answers that a vote of the members gives. Raises FusionError where there are no votes."""
+        """Returns the answers that the members' votes give. Raises FusionError for a task without votes."""
         raise FusionError("Only labels can be voted on.")
 
     @abstractmethod
     def loss(self, pooled: Floats, targets: NDArray[Any], criterion: Criterion) -> Loss:
-        """How wrong pooled outputs are."""
+        """Returns how wrong pooled outputs are by `criterion`; lower is better."""
 
     @abstractmethod
     def merit(self, member: Floats, targets: NDArray[Any]) -> float:
-        """What a member's weight is proportional to where weights follow merit; 0 for none."""
+        """Returns what a member's weight is proportional to where weights follow merit; at least 0."""
 
     @abstractmethod
     def evidence(self, members: Floats) -> Floats:
-        """[M, N, C] what a stacker reads of checked outputs: log-odds, or values as one column."""
+        """Returns what a stacker reads of checked outputs, [M, N, C]: log-odds, or values as one column (C = 1)."""
 
     @abstractmethod
     def indicators(self, targets: NDArray[Any]) -> Floats:
-        """[N, C] what a stacker learns: 0 or 1 a label, or the value."""
+        """Returns what a stacker learns, [N, C]: 0 or 1 for each label, or the value."""
 
     @abstractmethod
     def from_scores(self, scores: Floats) -> Floats:
-        """Pooled outputs from a stacker's scores [N, C]."""
+        """Returns pooled outputs from a stacker's scores [N, C]."""

@@ -1,4 +1,4 @@
-"""The rules of each task, and from a head's scores to what a member says."""
+"""Chooses the rules of a task, and turns the scores of heads and labels into members' outputs."""
 
 import numpy as np
 
@@ -13,7 +13,8 @@ from serve.manifest import Ensemble, Task
 
 
 def rules_of(ensemble: Ensemble) -> Rules:
-    """Raises FusionError for generation, which is fused token by token or by whole answers."""
+    """Returns the rules of the ensemble's task. Raises FusionError for generation, which is fused by token or by whole
+    answers."""
     labels = ensemble.labels or ()
     if ensemble.task == "classification":
         return ClassificationRules(labels)
@@ -27,8 +28,8 @@ def rules_of(ensemble: Ensemble) -> Rules:
 
 
 def outputs(task: Task, scores: Floats) -> Floats:
-    """What members say by their scores [M, N, C]: probabilities [M, N, C] that sum to 1 (classification) or are each
-    label's own (multilabel), or values [M, N] (regression, C = 1)."""
+    """Returns the members' outputs for their scores [M, N, C]. Classification: probabilities [M, N, C] that sum to 1.
+    Multilabel: each label's own probability [M, N, C]. Regression (C = 1): values [M, N]."""
     if task == "regression":
         return np.asarray(scores[..., 0])
     return sigmoid(scores) if task == "multilabel" else softmax(scores)

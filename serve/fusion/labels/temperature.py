@@ -8,22 +8,21 @@ from serve.fusion.labels.pooling import logs, softmax
 from serve.fusion.members import Floats, check_probabilities, check_targets
 
 BOUNDS = (0.05, 20.0)
-"""A temperature outside would mean that validation data is too small or separable, not that members
-are miscalibrated."""
+"""A fitted temperature outside these bounds would mean that the validation data is too small or separable, not that the
+members are miscalibrated."""
 
 
 def temper(probabilities: Floats, temperature: float) -> Floats:
-    """softmax(log p / T) over the last axis; T > 1 flattens."""
+    """Returns softmax(log p / T) over the last axis; a temperature T above 1 makes the probabilities more even."""
     if temperature == 1:
         return probabilities
     return softmax(logs(probabilities) / temperature)
 
 
 def fit_temperature(probabilities: ArrayLike, targets: ArrayLike) -> float:
-    """The temperature that minimises the log loss of fused probabilities [N, C] for true label
-    indices [N].
+    """Returns the temperature that minimises the log loss of fused probabilities [N, C] for true label indices [N].
 
-    The loss is convex in 1/T, so a bounded scalar search finds its minimum. Raises FusionError for
+    The loss is convex in 1/T, so a bounded scalar search finds its minimum, within `BOUNDS`. Raises FusionError for
     unsound input."""
     from scipy.optimize import minimize_scalar
 

@@ -1,7 +1,8 @@
-"""Learned stackers (Wolpert 1992): models over what the members say, fitted on held-out or out-of-fold predictions.
+"""Learned stackers (Wolpert 1992): models over the members' outputs, fitted on held-out or out-of-fold predictions.
 
-For labels, a stacker scores one label at a time from what the members say about that very label, in at most 16
-features: so two labels and a thousand run the same code and cost the same a label."""
+For labels, a stacker scores one label at a time from what the members say about that label, in at most 16 features. So
+two labels and a thousand run the same code, and the cost grows with the number of labels alone.
+"""
 
 from pathlib import Path
 
@@ -26,14 +27,14 @@ STACK_FILES: dict[StackModel, str] = {
     "linear_regression": "stack.json",
     "gradient_boosting": "stack.txt",
 }
-"""How a bundle names the fitted parameters of each model."""
+"""The file name of each model's fitted parameters in a bundle."""
 
 
 def stack_of(model: StackModel) -> type[Stack]:
-    """The stacker that fits and reads `model`."""
+    """Returns the class that fits and reads `model`."""
     return BoostingStack if model == "gradient_boosting" else LinearStack
 
 
 def read_stack(file: Path, model: StackModel) -> Stack:
-    """A fitted stacker. Raises FusionError for a file that does not hold one of `model`."""
+    """Returns the fitted stacker in `file`. Raises FusionError if the file does not hold one of `model`."""
     return stack_of(model).read(file)

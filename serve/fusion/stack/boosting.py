@@ -1,11 +1,11 @@
-"""Stacking by gradient boosting, stored in LightGBM's text format.
+"""Stacks by gradient boosting (Friedman 2001), and stores the trees in LightGBM's text format.
 
-One model of boosted trees for all labels. It starts from the members' plain average and corrects it, so that few rows
-cost little. What it reads of a label are at most 16 numbers: the members' log-odds (or values), their mean and spread,
-and, for labels, how far the mean is ahead of the best other label's.
+One model of boosted trees scores all labels. It starts from the members' plain average and corrects it, so that it
+needs few rows. For each label it reads at most 16 numbers: the members' log-odds (or values), their mean and spread,
+and, for labels, the difference between the mean and that of the best other label.
 
-The file is LightGBM's own, which LightGBM loads as it is; what the model was fitted on stands in one more line of its
-header, `choir=` and JSON.
+LightGBM can load the file as it is. What the model was fitted on stands in one more line of the header: `choir=` and
+JSON.
 """
 
 from typing import Any, Literal, Self
@@ -20,15 +20,15 @@ from serve.manifest import StackModel, Task
 
 ROUNDS = 80
 MEMBER_FEATURES = MAX_FEATURES - 3
-"""Beside the mean, the spread and the lead."""
+"""Features beside the mean, the spread and the lead."""
 SMALLEST_LEAF = 20
-"""Rows that a leaf needs, or a twentieth of them where there are few."""
+"""The fewest rows in a leaf; with few rows, a twentieth of them."""
 
 _HEADER = "choir="
 
 
 class BoostingParameters(FittedOn):
-    """What LightGBM's file is told about its members."""
+    """The line of LightGBM's file that says what the model was fitted on."""
 
     model: Literal["gradient_boosting"] = "gradient_boosting"
 
@@ -102,7 +102,7 @@ def _width(members: int, columns: int) -> int:
 
 
 def _features(evidence: Floats) -> tuple[Floats, Floats]:
-    """[N x C, F] and the plain average that boosting starts from, [N x C], of [M, N, C]."""
+    """Returns features [N x C, F] and the plain average that boosting starts from [N x C], for evidence [M, N, C]."""
     mean = evidence.mean(axis=0)
     columns = [*grouped(evidence, MEMBER_FEATURES), mean, evidence.std(axis=0)]
     if evidence.shape[2] > 1:
@@ -111,7 +111,7 @@ def _features(evidence: Floats) -> tuple[Floats, Floats]:
 
 
 def _best_other(scores: Floats) -> Floats:
-    """For each of [N, C], C > 1, the row's highest score but its own."""
+    """Returns, for each score in [N, C] (C > 1), the highest other score of its row."""
     second, first = np.moveaxis(np.partition(scores, -2, axis=1)[:, -2:], 1, 0)
     best: Floats = np.where(
         np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None],

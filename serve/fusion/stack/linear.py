@@ -1,10 +1,10 @@
-"""Stacking by regression, stored as plain coefficients.
+"""Stacks by regression, and stores plain coefficients.
 
-Labels: one logistic regression a label over the members' log-odds. They are fitted together: each label's coefficients
-are those that all labels share plus a deviation of its own, and the penalty is on the deviations mostly. A label with
-few validation rows so keeps to the shared ones (partial pooling; Gelman and Hill 2007), a label with many finds which
-member knows it best. With two labels and a weak penalty this is scikit-learn's StackingClassifier over decision
-functions.
+Labels: one logistic regression for each label, over the members' log-odds. All are fitted together. A label's
+coefficients are shared ones plus deviations of its own, and the penalty falls mostly on the deviations. So a label with
+few validation rows keeps close to the shared coefficients (partial pooling; Gelman and Hill 2007), and a label with
+many learns which members know it best. With two labels and a weak penalty this is scikit-learn's StackingClassifier
+over decision functions.
 
 Values: one linear regression over the members' values, with coefficients of at least 0 (Breiman 1996, "Stacked
 regressions").
@@ -23,11 +23,11 @@ from serve.manifest import Number, StackModel, Task
 PENALTY = 1.0
 """scikit-learn's C: the inverse of the strength of the L2 penalty."""
 DEVIATION_SCALE = 0.5
-"""A label's own coefficients are penalised 1/scale^2 times as much as the shared ones."""
+"""The penalty on a label's own coefficients is 1/scale^2 times that on the shared ones."""
 
 
 class LinearParameters(FittedOn):
-    """A fitted regression as JSON."""
+    """The coefficients of a fitted regression, as JSON."""
 
     model: Literal["logistic_regression", "linear_regression"] = "logistic_regression"
     coefficients: list[list[Number]]
@@ -69,7 +69,7 @@ class LinearStack(Stack):
         *,
         penalty: float = PENALTY,
     ) -> Self:
-        """`penalty` is scikit-learn's C, for labels."""
+        """Fits the regressions. `penalty` is scikit-learn's C; it counts for labels only."""
         features = _features(evidence)
         if fitted_on.task == "regression":
             coefficients, intercept = _least_squares(features, indicators)
@@ -96,12 +96,12 @@ class LinearStack(Stack):
 
 
 def _features(evidence: Floats) -> Floats:
-    """[N, C, F] from [M, N, C], F = min(M, 16)."""
+    """Returns features [N, C, F] from evidence [M, N, C], with F = min(M, 16)."""
     return np.moveaxis(grouped(evidence, MAX_FEATURES), 0, -1)
 
 
 def _least_squares(features: Floats, values: Floats) -> tuple[Floats, Floats]:
-    """Coefficients [1, F] and the intercept [1] from features [N, 1, F] and values [N, 1]."""
+    """Returns coefficients [1, F] and the intercept [1] from features [N, 1, F] and values [N, 1]."""
     from sklearn.linear_model import LinearRegression
 
     model = LinearRegression(positive=True).fit(features[:, 0], values[:, 0])
@@ -109,8 +109,10 @@ def _least_squares(features: Floats, values: Floats) -> tuple[Floats, Floats]:
 
 
 def _logistic(features: Floats, indicators: Floats, penalty: float) -> tuple[Floats, Floats]:
-    """Coefficients [C, F] and intercepts [C], from features [N, C, F] and 0 or 1 [N, C]: one
-    regression over all (row, label) pairs, whose answer is whether the label is the row's."""
+    """Returns coefficients [C, F] and intercepts [C] from features [N, C, F] and indicators [N, C] of 0 or 1.
+
+    Fits one regression over all pairs of row and label; its answer is whether the label is the row's. Raises
+    FusionError if all indicators are equal."""
     from scipy.sparse import coo_array, hstack
     from sklearn.linear_model import LogisticRegression
 

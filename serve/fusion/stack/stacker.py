@@ -1,4 +1,4 @@
-"""What every stacker is: a model of scores, the members and labels it was fitted on, and a file of at most 1 MB."""
+"""What all stackers share: scores, the record of what they were fitted on, and a file of at most 1 MB."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -19,7 +19,7 @@ MAX_BYTES = 1_000_000
 
 
 class FittedOn(Contract):
-    """What a stacker was fitted on, as it stands in its file."""
+    """What a stacker was fitted on, as its file says."""
 
     format: Literal[1] = 1
     model: StackModel
@@ -37,7 +37,7 @@ class FittedOn(Contract):
 
     @property
     def columns(self) -> int:
-        """Scores a row: one a label, or one for a value."""
+        """Scores for each row: one for each label, or one for a value."""
         return len(self.labels) if self.labels else 1
 
 
@@ -49,35 +49,36 @@ class Stack(ABC):
     @classmethod
     @abstractmethod
     def model_for(cls, task: Task) -> StackModel:
-        """What the manifest calls it."""
+        """Returns the manifest's name for this model."""
 
     @classmethod
     @abstractmethod
     def fit_evidence(cls, evidence: Floats, indicators: Floats, fitted_on: FittedOn) -> Self:
-        """Fit scores for `indicators` [N, C] on what the members say, `evidence` [M, N, C]."""
+        """Fits scores for `indicators` [N, C] to `evidence` [M, N, C], which is what `Rules.evidence` makes of the
+        members' outputs."""
 
     @abstractmethod
     def scores(self, evidence: Floats) -> Floats:
-        """[N, C]: log-odds of labels, or values, from what the members say, [M, N, C]."""
+        """Returns scores [N, C] from evidence [M, N, C]: log-odds of labels, or values."""
 
     @abstractmethod
     def content(self) -> str:
-        """The file's text."""
+        """Returns the file's text."""
 
     @classmethod
     @abstractmethod
     def parse(cls, text: str) -> Self:
-        """From the file's text. Raises ValidationError or FusionError."""
+        """Returns the stacker that the file's text describes. Raises ValidationError or FusionError."""
 
     @classmethod
     def fit(
         cls, outputs: ArrayLike, targets: ArrayLike, ensemble: Ensemble, **options: Any
     ) -> Self:
-        """Fit on held-out or out-of-fold outputs of the ensemble's members and their right answers.
+        """Fits a stacker to held-out or out-of-fold outputs of the ensemble's members and the right answers.
 
-        Classification: probabilities [M, N, C], label indices [N]; multilabel: probabilities [M, N, C], zeros and ones
-        [N, C]; regression: values [M, N], numbers [N]. `options` are the model's own. Raises FusionError for unsound
-        input."""
+        Classification: probabilities [M, N, C] and label indices [N]. Multilabel: probabilities [M, N, C] and zeros and
+        ones [N, C]. Regression: values [M, N] and numbers [N]. `options` are the model's own. Raises FusionError for
+        unsound input."""
         rules = rules_of(ensemble)
         names = [member.name for member in ensemble.members]
         members = rules.check(outputs, names)
@@ -93,7 +94,7 @@ class Stack(ABC):
 
     @classmethod
     def read(cls, file: Path) -> Self:
-        """Raises FusionError for a file that is not such a stacker."""
+        """Reads a fitted stacker. Raises FusionError if the file does not hold one."""
         try:
             if file.stat().st_size > MAX_BYTES:
                 raise FusionError(
@@ -108,7 +109,7 @@ class Stack(ABC):
             raise FusionError(f"{file.name} is not a fitted stacker: {explain(error)}.") from error
 
     def write(self, file: Path) -> None:
-        """Write the file, whole or not at all. Raises FusionError above 1 MB."""
+        """Writes the file, whole or not at all. Raises FusionError if it would be larger than 1 MB."""
         content = self.content().encode()
         if len(content) > MAX_BYTES:
             raise FusionError(
@@ -118,10 +119,10 @@ class Stack(ABC):
         write_atomically(file, content)
 
     def changed_members(self, ensemble: Ensemble) -> list[str]:
-        """Members whose adapters are not those that the stacker was fitted on.
+        """Returns the names of members whose adapters are not those that the stacker was fitted on.
 
-        Raises FusionError where task, model, labels or members differ, so that the parameters could not be used at
-        all."""
+        Raises FusionError if the task, the model, the labels or the members differ, because the parameters then have no
+        meaning."""
         fitted = self.parameters
         names = [member.name for member in ensemble.members]
         who = f"The stacker of {ensemble.id}"
@@ -141,7 +142,8 @@ class Stack(ABC):
 
 
 def grouped(columns: Floats, most: int) -> Floats:
-    """At most `most` of M columns [M, ...]: above, neighbours in the members' order are averaged."""
+    """Returns at most `most` of M columns [M, ...]. If there are more, neighbours in the members' order are
+    averaged."""
     if len(columns) <= most:
         return columns
     return np.stack([group.mean(axis=0) for group in np.array_split(columns, most)])

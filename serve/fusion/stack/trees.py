@@ -13,9 +13,9 @@ from serve.fusion.errors import FusionError
 from serve.fusion.members import Floats, Ints
 
 MAX_SPLITS = 4000
-"""Splits on the way to one score: with 77 labels about 2 ms a row."""
+"""The most splits on the way to one score: with 77 labels about 2 ms for each row."""
 CELLS = 1 << 20
-"""Rows x trees that are walked together."""
+"""Rows x trees that are evaluated together."""
 
 _CATEGORICAL = 1
 _MISSING_IS_ZERO = 4
@@ -24,12 +24,12 @@ _MISSING_IS_ZERO = 4
 
 @dataclass(frozen=True)
 class Tree:
-    """One tree of K splits and K + 1 leaves; a child of at least 0 is a split, `~child` a leaf."""
+    """One tree of K splits and K + 1 leaves. A child of at least 0 is a split; a negative child c is the leaf `~c`."""
 
     feature: Ints
     """[K]"""
     threshold: Floats
-    """[K]; a value of at most this goes left."""
+    """[K]; a value of at most this goes to the left."""
     left: Ints
     right: Ints
     leaves: Floats
@@ -37,7 +37,8 @@ class Tree:
 
     @classmethod
     def parse(cls, block: Mapping[str, str], features: int) -> "Tree":
-        """Raises ValueError, KeyError or FusionError for a block that is not one tree over `features` columns."""
+        """Reads one tree over `features` columns. Raises ValueError, KeyError or FusionError if the block does not hold
+        one."""
         leaves = _numbers(block["leaf_value"])
         splits = int(block["num_leaves"]) - 1
         feature, left, right, decisions = (
@@ -59,7 +60,7 @@ class Tree:
         return tree
 
     def depth(self) -> int:
-        """Splits on the longest way to a leaf."""
+        """Returns the number of splits on the longest way to a leaf."""
         depths = np.zeros(len(self.feature) + 1, dtype=np.int64)
         for split in reversed(range(len(self.feature))):
             children = (self.left[split], self.right[split])
@@ -67,7 +68,8 @@ class Tree:
         return int(depths[0])
 
     def _check_nodes(self, features: int) -> None:
-        """Children lie behind their parents, so that every walk ends, in a leaf that exists."""
+        """Raises FusionError unless every child exists and comes after its parent, so that every walk ends in a
+        leaf."""
         parents = np.arange(len(self.feature))
         for child in (self.left, self.right):
             inner = child >= 0
@@ -81,7 +83,8 @@ class Tree:
 
 
 class Trees:
-    """A sum of trees, their nodes in one table: a tree's splits, then its leaves, which lead to themselves."""
+    """A sum of trees, with all nodes in one table: a tree's splits, then its leaves. A leaf's children are the leaf
+    itself."""
 
     def __init__(self, trees: Sequence[Tree]) -> None:
         sizes = [len(tree.feature) + len(tree.leaves) for tree in trees]
@@ -107,7 +110,7 @@ class Trees:
 
     @classmethod
     def parse(cls, text: str, features: int) -> "Trees":
-        """From LightGBM's text format; `features` is how many columns there will be. Raises FusionError."""
+        """Reads LightGBM's text format for `features` columns. Raises FusionError if the text is unsound."""
         head, *blocks = text.partition("\nend of trees")[0].split("\nTree=")
         try:
             header = _fields(head)
@@ -132,7 +135,7 @@ class Trees:
             ) from None
 
     def scores(self, rows: Floats) -> Floats:
-        """[K] sums over the trees from features [K, F]."""
+        """Returns the sums over the trees [K] for features [K, F]."""
         size = max(1, CELLS // max(1, len(self._roots)))
         parts = [self._walk(rows[start : start + size]) for start in range(0, len(rows), size)]
         return np.concatenate(parts) if parts else np.zeros(0)

@@ -1,6 +1,6 @@
-"""Fusing members' next-token distributions, in torch and without a word of an engine.
+"""Fuses the members' next-token distributions, in torch and independently of an engine.
 
-The engine calls this on its logits, and whoever evaluates offline on PEFT's. Shapes everywhere: G groups (one a user's
-text), N members, V tokens of the vocabulary. `step.py` is the way in; the other files hold one part of a step each.
-`serve.fusion` itself stays without torch, so import from here only where torch is there anyway.
+The engine calls this with its logits, and offline evaluation with PEFT's. Shapes everywhere: G groups (one for each
+fused answer), N members, V tokens of the vocabulary. Start at `step.py`; each other file holds one part of a step. The
+rest of `serve.fusion` stays without torch, so import from here only where torch is loaded anyway.
 """

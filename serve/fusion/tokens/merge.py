@@ -1,4 +1,4 @@
-"""From the members' log-probabilities to one distribution, and how far the members are apart."""
+"""Merges the members' log-probabilities into one distribution, and measures how far the members are apart."""
 
 from typing import TypeAlias, get_args
 
@@ -15,15 +15,15 @@ MASKED = float("-inf")
 def merge(
     log_probs: Tensor, weights: Tensor, method: TokenMethod, plausibility: Tensor | None = None
 ) -> Tensor:
-    """The fused log-probabilities [G, V] of members [G, N, V] under weights [G, N].
+    """Returns the fused log-probabilities [G, V] of members [G, N, V] under weights [G, N].
 
     `average` and `weighted_average`: log sum w_i p_i, the linear opinion pool; weights sum to 1. `product`: the
-    log-softmax of sum w_i log p_i, the logarithmic pool (Genest and Zidek 1986; Hinton 2002), whose weights are taken
-    as given and may be negative: contrastive decoding (Li et al. 2023) and classifier-free guidance (Sanchez et al.
-    2023). There, a token that is masked for any member of weight other than 0 is masked for all, and `plausibility`
-    [G] (see `plausible`) applies.
+    log-softmax of sum w_i log p_i, the logarithmic opinion pool (Genest and Zidek 1986; Hinton 2002). Its weights are
+    used as given and may be negative, as in contrastive decoding (Li et al. 2023) and classifier-free guidance (Sanchez
+    et al. 2023). With `product`, a token that is masked for a member of weight other than 0 is masked for all, and
+    `plausibility` [G] (see `plausible`) applies.
 
-    Never NaN. A row in which nothing is left is all -inf. Raises FusionError for an unknown method."""
+    The result is never NaN. A row in which no token is left is all -inf. Raises FusionError for an unknown method."""
     if method not in get_args(TokenMethod):
         raise FusionError(
             f"The method {method!r} does not fuse tokens; {', '.join(get_args(TokenMethod))} do."
@@ -41,16 +41,16 @@ def merge(
 
 
 def normalise(scores: Tensor) -> Tensor:
-    """Log-softmax over the last axis; a row that is all -inf stays so."""
+    """Returns the log-softmax over the last axis. A row that is all -inf stays as it is."""
     nothing = (scores == MASKED).all(dim=-1, keepdim=True)
     return scores.masked_fill(nothing, 0.0).log_softmax(dim=-1).masked_fill(nothing, MASKED)
 
 
 def plausible(log_probs: Tensor, weights: Tensor, share: Tensor) -> Tensor:
-    """Which tokens [G, V] are likely enough (Li et al. 2023, the adaptive plausibility constraint).
+    """Returns which tokens [G, V] are likely enough: the adaptive plausibility constraint of Li et al. (2023).
 
-    Those whose probability under the member with the highest weight (the first of equals) is at least `share` [G] of
-    that member's top one. All of them where no weight is positive."""
+    A token is if the member with the highest weight (the first of equals) gives it at least `share` [G] of the
+    probability of that member's most likely token. Where no weight is positive, all tokens are."""
     highest, best = weights.max(dim=1)
     expert = log_probs[torch.arange(len(best), device=best.device), best]
     least = expert.amax(dim=-1) + share.log()
@@ -58,9 +58,10 @@ def plausible(log_probs: Tensor, weights: Tensor, share: Tensor) -> Tensor:
 
 
 def disagreement(log_probs: Tensor, weights: Tensor, method: TokenMethod) -> Tensor:
-    """H(mean) - mean(H) [G] of members [G, N, V], in nats: the mutual information of token and member.
+    """Returns H(mean) - mean(H) [G] of members [G, N, V], in nats: the mutual information of token and member.
 
-    By `weights` [G, N] for `weighted_average`; the other methods have none that make a mixture, so uniform."""
+    `weighted_average` uses `weights` [G, N]. The weights of the other methods make no mixture, so they use equal ones.
+    """
     if method != "weighted_average":
         weights = torch.full_like(weights, 1 / weights.shape[1])
     probs = log_probs.exp()

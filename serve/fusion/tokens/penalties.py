@@ -1,4 +1,4 @@
-"""Repetition, frequency and presence penalties of one member, before its log-softmax."""
+"""Applies repetition, frequency and presence penalties to one member's logits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ from serve.fusion.tokens.merge import Tensor
 
 @dataclass(frozen=True)
 class Penalties:
-    """As in vLLM's sampling parameters: `repetition` reads prompt and output, the other two the output."""
+    """Penalties as in vLLM's sampling parameters. `repetition` counts prompt and output, the other two the output
+    only."""
 
     repetition: float = 1.0
     frequency: float = 0.0
@@ -27,10 +28,10 @@ NEUTRAL = Penalties()
 def penalise(
     logits: Tensor, prompt: Sequence[int], output: Sequence[int], penalties: Penalties
 ) -> Tensor:
-    """The logits [V] of one member after its own prompt and the tokens that were written so far.
+    """Returns the logits [V] of one member after its penalties for its own prompt and the tokens written so far.
 
-    Repetition (Keskar et al. 2019) divides positive logits and multiplies negative ones, for each token that was seen;
-    frequency is taken off once for each time that a token was written, presence once."""
+    Repetition (Keskar et al. 2019) divides the positive logits and multiplies the negative ones of tokens that occur.
+    Frequency is subtracted once for each time that a token was written, presence once."""
     if penalties.neutral:
         return logits
     written = _counts(output, logits)
@@ -44,7 +45,7 @@ def penalise(
 
 
 def _counts(tokens: Sequence[int], logits: Tensor) -> Tensor:
-    """How often each token [V] occurs."""
+    """Returns how often each token occurs, [V]."""
     ids = torch.tensor(list(tokens), dtype=torch.int64, device=logits.device)
     counts: Tensor = torch.bincount(ids, minlength=logits.shape[-1])[: logits.shape[-1]]
     return counts.to(logits.dtype)

@@ -1,4 +1,4 @@
-"""Choosing one token of a fused distribution."""
+"""Chooses one token of a fused distribution."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ import torch
 from serve.fusion.tokens.merge import MASKED, Tensor
 
 GREEDY = 1e-5
-"""A temperature below this one means the most likely token, as in vLLM."""
+"""With a temperature below this one, the most likely token is chosen, as in vLLM."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is chosen; the values of vLLM's sampling parameters."""
+    """How a token is chosen, in the terms of vLLM's sampling parameters."""
 
     temperature: float = 1.0
     top_k: int = 0
-    """0 or -1: all."""
+    """0 or -1: all tokens."""
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int = 0
@@ -28,10 +28,12 @@ class Sampling:
 
 
 def narrow(log_probs: Tensor, sampling: Sampling) -> Tensor:
-    """Log-probabilities [V] after temperature, top-k, top-p and min-p, in that order; -inf for what is cut off.
+    """Returns log-probabilities [V] after temperature, top-k, top-p and min-p, in that order; -inf for a token that is
+    cut off.
 
-    Top-k keeps ties with the k-th; top-p keeps the fewest tokens whose probabilities reach p (Holtzman et al. 2020);
-    min-p keeps those with at least that share of the top one's probability (Nguyen et al. 2024)."""
+    Top-k keeps tokens that tie with the k-th. Top-p keeps the fewest tokens whose probabilities reach p (Holtzman et
+    al. 2020). Min-p keeps tokens with at least that share of the most likely token's probability (Nguyen et al. 2024).
+    """
     scores = (log_probs / sampling.temperature).log_softmax(dim=-1)
     if 0 < sampling.top_k < scores.shape[-1]:
         least = scores.topk(sampling.top_k).values[-1]
@@ -49,10 +51,10 @@ def narrow(log_probs: Tensor, sampling: Sampling) -> Tensor:
 
 
 def draw(log_probs: Tensor, seed: int, position: int) -> Tensor:
-    """One token [] of the distribution [V], by the Gumbel-max trick (Gumbel 1954; here as an exponential race).
+    """Draws one token [] of the distribution [V] by the Gumbel-max trick (Gumbel 1954; here as an exponential race).
 
-    The noise depends on nothing but the seed and the output position, so that a text comes out the same alone and
-    under load, and after a preemption that computes it again."""
+    The noise depends on the seed and the output position alone. So a text is the same alone and under load, and after a
+    preemption that computes it again."""
     # seeded anew for each position: a generator that lived on would have to be rewound with its request
     generator = torch.Generator(device=log_probs.device).manual_seed(_key(seed, position))
     race = torch.empty_like(log_probs).exponential_(generator=generator)
@@ -60,6 +62,6 @@ def draw(log_probs: Tensor, seed: int, position: int) -> Tensor:
 
 
 def _key(seed: int, position: int) -> int:
-    """63 bits; neighbouring seeds and positions have nothing in common."""
+    """Returns 63 bits that have nothing in common for neighbouring seeds and positions."""
     digest = hashlib.blake2b(f"{seed}:{position}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

@@ -1,4 +1,4 @@
-"""One step of token-level fusion: member logits in, one token for each group out."""
+"""One step of token-level fusion: from the members' logits to one token for each group."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from serve.manifest import TokenMethod
 
 @dataclass(frozen=True)
 class FusionStep:
-    """What one step decided for G groups of N members each."""
+    """The outcome of one step for G groups of N members each."""
 
     members: Tensor
     """[G, N, V] the members' log-probabilities, after masks and penalties."""
     fused: Tensor
-    """[G, V] log-probabilities, before temperature and the cuts of sampling."""
+    """[G, V] log-probabilities, before temperature, top-k, top-p and min-p."""
     tokens: Tensor
-    """[G] the chosen token, which every member gets."""
+    """[G] the chosen token, which all members of the group get."""
     weights: Tensor
     """[G, N]"""
     method: TokenMethod
 
     def disagreement(self) -> Tensor:
-        """[G] in nats; see `merge.disagreement`."""
+        """Returns [G] in nats; see `merge.disagreement`."""
         return disagreement(self.members, self.weights, self.method)
 
 
@@ -38,10 +38,11 @@ def fuse_step(
     positions: Sequence[int],
     plausibility: Tensor | None = None,
 ) -> FusionStep:
-    """Fuse the members' logits [G, N, V], masked and penalised already, and choose one token a group.
+    """Fuses the members' logits [G, N, V], already masked and penalised, and chooses one token for each group.
 
-    `weights` [G, N] (summing to 1 except for `product`), `samplings` and `positions` (how many tokens were written
-    before) one a group, `plausibility` [G] for `product`. Raises FusionError for an unknown method."""
+    `weights` [G, N] sum to 1 except for `product`, `samplings` has one for each group, `positions` the number of tokens
+    that each group has written before, and `plausibility` [G] is for `product`. Raises FusionError for an unknown
+    method."""
     members = logits.log_softmax(dim=-1, dtype=torch.float32)
     fused = merge(members, weights, method, plausibility)
     tokens = fused.argmax(dim=-1)
@@ -52,7 +53,7 @@ def fuse_step(
 
 
 def likeliest(logits: Tensor, weights: Tensor) -> Tensor:
-    """The tokens [G] that `fuse_step` chooses greedily for an average of members [G, N, V] under weights [G, N], for
-    those who need nothing else of the step."""
+    """Returns the tokens [G] that `fuse_step` chooses greedily for an average of members [G, N, V] under weights [G,
+    N]. It is faster, for callers that need nothing else of the step."""
     mixture = logits.softmax(dim=-1, dtype=torch.float32).mul_(weights.unsqueeze(-1)).sum(dim=1)
     return mixture.argmax(dim=-1)

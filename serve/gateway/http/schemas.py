@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, WithJsonSchema
 
-from serve.manifest import AdapterRef, Method, Number
+from serve.manifest import AdapterRef, Method, Number, PredictMethod
 
 _TEXT = {"type": "string", "minLength": 1}
 _ONE_INPUT = {
@@ -32,9 +32,9 @@ class Body(BaseModel):
 class PredictFusion(Body):
     """The fusion of one request, instead of the ensemble's."""
 
-    method: Method | None = None
-    weights: dict[str, Number] | None = Field(
-        None, min_length=1, description="Member -> weight, for methods that have weights."
+    method: PredictMethod | None = None
+    weights: dict[str, Annotated[Number, Field(ge=0)]] | None = Field(
+        None, min_length=1, description="Member -> weight, for weighted_average and vote."
     )
 
 
@@ -47,9 +47,15 @@ class PredictRequest(Body):
     return_members: StrictBool = Field(False, description="Add what each member answered.")
 
 
-class GenerateFusion(PredictFusion):
+class GenerateFusion(Body):
     """The field `fusion` of completions and chat completions."""
 
+    method: Method | None = None
+    weights: dict[str, Number] | None = Field(
+        None,
+        min_length=1,
+        description="Member -> weight, for weighted_average, product and vote; of product it may be negative.",
+    )
     prompts: dict[str, StrictStr] | None = Field(
         None,
         min_length=1,

@@ -3,8 +3,8 @@
 import pytest
 
 from serve.agents.routes import Routes, UnknownModel
-from serve.bundle import AdapterRef, Ensemble, FusionSpec, Member
 from serve.engine.interface import Version
+from serve.manifest import AdapterRef, Ensemble, FusionSpec, Member
 from serve.protocol.messages import AssignedVersion, Desired, Role
 
 

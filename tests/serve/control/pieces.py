@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from serve.agents.ledger import Ledger
-from serve.bundle import AdapterRef, Ensemble, FusionSpec, Member
 from serve.control.records import VersionRecord
+from serve.manifest import AdapterRef, Ensemble, FusionSpec, Member
 from serve.protocol.messages import AssignedVersion, ParticipantKind, PrepareResult, StatusReport
 from serve.protocol.strategy import Strategy
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from serve.control.artifacts.sources import Sources
-from serve.control.database.database import Database, DatabaseError
+from serve.control.database.connection import DatabaseError
+from serve.control.database.database import Database
 from serve.engine.interface import Refusal
 from tests.serve.fakes import make_bundle, until
 from tests.serve.world import LEASE, SHORT_LEASE, World, committed, refused

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from serve.control.database.database import Database, DatabaseError
+from serve.control.database.connection import DatabaseError
+from serve.control.database.database import Database
 from serve.engine.interface import Refusal
 from tests.serve.fakes import FakeEngine, make_bundle, until
 from tests.serve.world import SHORT_LEASE, World, committed, refused

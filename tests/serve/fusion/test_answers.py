@@ -3,7 +3,7 @@
 import pytest
 
 from serve.fusion.answers import normalise, vote_answers
-from serve.fusion.fuse import FusionError
+from serve.fusion.errors import FusionError
 
 
 @pytest.fixture

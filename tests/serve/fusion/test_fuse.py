@@ -10,8 +10,8 @@ from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import VotingClassifier
 from sklearn.preprocessing import LabelEncoder
 
-from serve.fusion.errors import OutputError
-from serve.fusion.fuse import Fusion, FusionError
+from serve.fusion.errors import FusionError, OutputError
+from serve.fusion.fuse import Fusion
 from serve.manifest import Ensemble, FusionSpec, Member
 
 METHODS = ("average", "weighted_average", "vote")

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from serve.bundle import Golden
 from serve.fusion.fused import Fused, FusedValues
+from serve.manifest import Golden
 from training.evaluation.evaluation import Labelled
 from training.evaluation.golden_inputs import golden_answers, golden_texts
 

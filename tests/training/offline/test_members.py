@@ -9,7 +9,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from serve.bundle import Bundle, Ensemble
+from serve.bundle import Bundle
+from serve.manifest import Ensemble
 from training.offline.members import OfflineMembers
 
 TEXTS = [

@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from serve.base.side_files import GenerationDefaults
-from serve.bundle import Bundle, Member
+from serve.bundle import Bundle
+from serve.manifest import Member
 from serve.pack import pack
 from tests.serve import tiny
 from training.offline.adapters import LoadedAdapters

@@ -9,7 +9,8 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from serve.bundle import Bundle, Member
+from serve.bundle import Bundle
+from serve.manifest import Member
 from tests.training.conftest import TOPICS
 from training.offline.members import OfflineMembers
 from training.offline.teacher import EnsembleTeacher

@@ -10,15 +10,17 @@ import pytest
 from pydantic import ValidationError
 from safetensors.numpy import load_file, save_file
 
-from serve.bundle import BundleError, Ensemble, folder_digest
+from serve.bundle import BundleError
 from serve.control.admission.admission import check_gates
 from serve.control.artifacts.sources import Sources
 from serve.control.artifacts.store import Store
 from serve.control.errors import Refused, StartError
 from serve.control.views import EnsembleView
+from serve.digest import folder_digest
 from serve.engine.interface import Refusal
 from serve.fusion.fitting.note import noted
 from serve.fusion.stack import LinearStack
+from serve.manifest import Ensemble
 from serve.protocol.requests import SwapRequest
 from serve.protocol.strategy import Strategy
 from tests.serve.fakes import LABELS, FakeEngine, make_adapter, make_base, make_bundle

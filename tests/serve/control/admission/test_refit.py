@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import accuracy_score, log_loss
 
-from serve.bundle import AdapterRef, Bundle, Ensemble, Member, folder_digest
+from serve.bundle import Bundle
 from serve.control.views import EnsembleView
+from serve.digest import folder_digest
 from serve.fusion.fitting.note import FitNote, has_fitted_numbers, noted
 from serve.fusion.fitting.options import FusionOptions
 from serve.fusion.fitting.stored_scores import Question, RowsHeader, ValidationRows
 from serve.fusion.fuse import Fusion
 from serve.fusion.stack import LinearStack
+from serve.manifest import AdapterRef, Ensemble, Member
 from tests.serve.fakes import LABELS, make_bundle
 from tests.serve.world import World, committed, refused
 

@@ -12,9 +12,9 @@ import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
-from serve.bundle import folder_digest
 from serve.control.artifacts.sources import NotAllowed, Sources
 from serve.control.artifacts.store import StoreError
+from serve.digest import folder_digest
 from serve.location import Location, LocationError
 from tests.serve.fakes import make_adapter
 from tests.serve.world import World, committed, refused

@@ -18,7 +18,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from serve.control.clock import now
-from serve.control.database.database import Conflict, Database, DatabaseError, TakenOver
+from serve.control.database.comparison import Conflict, TakenOver
+from serve.control.database.connection import DatabaseError
+from serve.control.database.database import Database
 from serve.control.records import VersionRecord
 from serve.control.rollout.state import NextStep, Rollout, State
 from serve.manifest import Ensemble

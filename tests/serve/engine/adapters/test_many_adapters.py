@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from serve.bundle import BaseSpec, Bundle, Ensemble, FusionSpec, Member
+from serve.bundle import BaseSpec, Bundle
 from serve.engine.interface import EngineSettings, PrepareError
+from serve.manifest import Ensemble, FusionSpec, Member
 from tests.serve import tiny
 from tests.serve.engine.calls import BLOCK_BYTES, BLOCKS, ask, greedy, prompts, version
 from tests.serve.engine.fused import Judge, averaged

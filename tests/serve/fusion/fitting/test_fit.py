@@ -6,10 +6,10 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import f1_score, log_loss
 
-from serve.bundle import AdapterRef, Ensemble, FusionSpec, Member
 from serve.fusion.fitting.fit import Fitted, fit_fusion, refit_fusion
 from serve.fusion.fitting.options import FusionOptions
 from serve.fusion.fuse import Fusion
+from serve.manifest import AdapterRef, Ensemble, FusionSpec, Member
 
 
 def draft(members: int, labels: int) -> Ensemble:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, log_loss
 
+from serve.fusion.errors import FusionError
 from serve.fusion.fitting.weights import greedy_weights, merit_weights
-from serve.fusion.fuse import FusionError
 
 
 def reference_greedy(members, targets, rounds, metric):

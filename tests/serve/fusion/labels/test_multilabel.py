@@ -9,9 +9,10 @@ from scipy.special import expit, logit
 from scipy.stats import bernoulli
 from sklearn.metrics import f1_score
 
+from serve.fusion.errors import FusionError
 from serve.fusion.fitting.thresholds import common_threshold, label_thresholds
 from serve.fusion.fitting.weights import greedy_weights
-from serve.fusion.fuse import Fusion, FusionError
+from serve.fusion.fuse import Fusion
 from serve.fusion.labels.measures import label_log_loss, micro_f1
 from serve.fusion.labels.multilabel import MultilabelRules
 from serve.manifest import Ensemble, FusionSpec, Member

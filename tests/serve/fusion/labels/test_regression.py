@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.ensemble import VotingRegressor
 
+from serve.fusion.errors import FusionError
 from serve.fusion.fitting.weights import greedy_weights, merit_weights
-from serve.fusion.fuse import Fusion, FusionError
+from serve.fusion.fuse import Fusion
 from serve.fusion.labels.regression import RegressionRules
 from serve.manifest import Ensemble, FusionSpec, Member
 

@@ -8,7 +8,8 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.metrics import log_loss
 
-from serve.fusion.fuse import Fusion, FusionError, StaleFusionError
+from serve.fusion.errors import FusionError, StaleFusionError
+from serve.fusion.fuse import Fusion
 from serve.fusion.labels.pooling import CLIP
 from serve.fusion.stack import MAX_BYTES, BoostingStack, LinearStack, read_stack
 

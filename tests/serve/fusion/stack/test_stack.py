@@ -11,8 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.multiclass import OneVsRestClassifier
 
-from serve.fusion.errors import OutputError
-from serve.fusion.fuse import Fusion, FusionError, StaleFusionError
+from serve.fusion.errors import FusionError, OutputError, StaleFusionError
+from serve.fusion.fuse import Fusion
 from serve.fusion.labels.pooling import CLIP
 from serve.fusion.stack import LinearStack
 

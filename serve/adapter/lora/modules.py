@@ -1,8 +1,8 @@
-"""The modules of a base, under the names that vLLM and PEFT give them.
+"""Finds the modules of a base under the names that vLLM and PEFT give them.
 
-A checkpoint may have been written by a model with a head or without one, and so may an adapter. What is served is the
-model that writes for a causal base, and the model without any head for an encoder: each module has one name there, and
-an adapter that has another name for it would be loaded without effect.
+A checkpoint may come from a model with a head or without one, and so may an adapter. Over a causal base, the model that
+is served is the one with the language model's head. Over an encoder, it is the model without any head. Each module has
+one name there. An adapter with another name for it would be loaded without effect.
 """
 
 from functools import cached_property
@@ -10,7 +10,7 @@ from functools import cached_property
 from serve.base.folder import BaseKind, BaseShapes, pooling_of
 
 _BACKBONES = ("model", "transformer", "gpt_neox", "backbone")
-"""What causal models call the part without the head."""
+"""The names of the part without the head in causal models."""
 _ENCODERS = {
     "albert": "albert",
     "bert": "bert",
@@ -24,7 +24,7 @@ _ENCODERS = {
 }
 """The same for encoders, by `model_type`."""
 _HEADS = ("cls", "lm_head", "pooler")
-"""What of a base no adapter's own head reads."""
+"""Parts of a base that no adapter's own head reads."""
 _OUTPUT = "lm_head"
 
 
@@ -32,14 +32,14 @@ class Modules:
     """Finds an adapter's modules in a base."""
 
     def __init__(self, base: BaseShapes, kind: BaseKind | None) -> None:
-        """`kind`: how the base is used; None: as its config.json says."""
+        """`kind` is how the base is used; None: as its config.json says."""
         self._base = base
         self._causal = pooling_of(base.config) == "last"
         self._by_heads = kind == "encoder" or (kind is None and not self._causal)
         self._stem = _ENCODERS.get(str(base.config.get("model_type")))
 
     def name(self, module: str) -> str | None:
-        """What the module is called in the model that is served; None if that has no such module."""
+        """Returns the module's name in the model that is served; None if that has no such module."""
         if not self._causal:
             return self._encoders_name(module)
         if self.weight(module) is not None:
@@ -49,7 +49,7 @@ class Modules:
         return None
 
     def weight(self, module: str) -> str | None:
-        """The base's name for the weight of a module that is served; None if there is none."""
+        """Returns the base's name for the weight of a module that is served; None if there is none."""
         found = self._own.get(module)
         if found is None and not self._causal:
             found = self._own.get(f"{self._stem}.{module}") if self._stem else self._behind(module)
@@ -62,19 +62,19 @@ class Modules:
         return found
 
     def shape(self, module: str) -> tuple[int, ...]:
-        """That of the weight of a module that is served."""
+        """Returns the shape of the weight of a module that is served."""
         weight = self.weight(module)
         assert weight is not None, f"{module} is a name that name() gave"
         return self._base.weights[weight]
 
     def is_read(self, module: str) -> bool:
-        """Whether what a module that is served computes reaches an answer: adapters' own heads read what goes into the
-        base's heads."""
+        """Returns whether the output of a module that is served reaches an answer. Adapters' own heads read the input
+        of the base's heads, so the base's heads do not."""
         return not (self._by_heads and module.partition(".")[0] in _HEADS)
 
     def near(self, module: str) -> str | None:
-        """A module that is served and that an unknown name may have meant: with one more part, or one less, before
-        it."""
+        """Returns a module that an unknown name may stand for: the same name with one more or one fewer part before it.
+        None if there is none."""
         end = f".{module}"
         names = [name for name in self._own if name.endswith(end) or module.endswith(f".{name}")]
         return min(names, key=len) if len(module.split(".")) > 1 and names else None
@@ -84,7 +84,7 @@ class Modules:
         return bare if self.weight(bare) is not None else None
 
     def _without_backbone(self, module: str) -> str | None:
-        """For a causal checkpoint without the part's name, as the first GPT-2 have it."""
+        """Returns the name in a causal checkpoint that leaves the backbone's name out, as the first GPT-2 ones do."""
         first, _, rest = module.partition(".")
         named = any(name.startswith(f"{first}.") for name in self._own)
         if first not in _BACKBONES or named or rest.partition(".")[0] in _BACKBONES:
@@ -92,7 +92,7 @@ class Modules:
         return rest
 
     def _behind(self, module: str) -> str | None:
-        """The weight of the only module of that name behind one part more."""
+        """Returns the weight of the only module whose name is this one behind one more part."""
         found = [name for own, name in self._own.items() if own.partition(".")[2] == module]
         return found[0] if len(found) == 1 else None
 
@@ -112,8 +112,8 @@ class Modules:
 
 
 def _of_text(module: str) -> str:
-    """A name in a model that reads more than text, whichever way round it puts `model` and `language_model`: vLLM
-    takes either, and tells the engine what it found."""
+    """Returns a name without `model` and `language_model`. Models that read more than text have the two in either
+    order, and vLLM takes both."""
     parts = module.split(".")
     return ".".join(part for part in parts if part not in ("model", "language_model"))
 

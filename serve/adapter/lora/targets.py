@@ -1,10 +1,10 @@
-"""Which modules an adapter's configuration names: PEFT loads these, and passes over the tensors of all others."""
+"""Finds the modules that an adapter's configuration names. PEFT loads these, and ignores the tensors of all others."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from serve.adapter.folder import CONFIG, AdapterError
-from serve.adapter.patterns import PatternError, matches_end, matches_whole, number_after
+from serve.adapter.lora.patterns import PatternError, matches_end, matches_whole, number_after
 from serve.adapter.wrappers import WRAPPERS, unwrapped
 
 _ALL_LINEAR = "all-linear"
@@ -17,14 +17,14 @@ _DEFAULTS: dict[str, tuple[str, ...]] = {
     ),
     "phi": ("q_proj", "v_proj", "fc1", "fc2"),
 }
-"""What PEFT takes where the configuration names nothing, by the base's `model_type`; the most used ones."""
+"""`model_type` -> the modules that PEFT takes if the configuration names none. Only the most used types."""
 
 
 class Targets:
     """The modules that a LoRA's configuration names, by PEFT's rules."""
 
     def __init__(self, config: dict[str, Any], model_type: str | None) -> None:
-        """`model_type` is the base's, None if that is not known. Raises AdapterError for what PEFT refuses."""
+        """`model_type` is the base's; None if it is not known. Raises AdapterError for what PEFT refuses."""
         wanted = config.get("target_modules")
         if wanted is None:
             wanted = _DEFAULTS.get(str(model_type))
@@ -53,7 +53,7 @@ class Targets:
             )
 
     def include(self, module: str) -> bool:
-        """Whether PEFT puts a LoRA on `module`. Raises AdapterError for patterns that cannot be used."""
+        """Returns whether PEFT puts a LoRA on `module`. Raises AdapterError for a pattern that cannot be used."""
         try:
             if _matches(self._excluded, module):
                 return False
@@ -74,8 +74,8 @@ class Targets:
 
 
 def rank_and_alpha(config: dict[str, Any], module: str) -> tuple[int, float]:
-    """A module's own by PEFT's rule: the first pattern that matches the end of its name, else the adapter's. Raises
-    AdapterError for a pattern that cannot be used."""
+    """Returns a module's rank and alpha by PEFT's rule: from the first pattern that matches the end of its name, else
+    the adapter's own. Raises AdapterError for a pattern that cannot be used."""
     found = []
     for field, own in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha")):
         value = config[own]

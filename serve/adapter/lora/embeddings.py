@@ -1,9 +1,9 @@
-"""The layers that turn tokens into vectors and back: where vLLM takes LoRA on them, and what PEFT calls them."""
+"""Input and output embeddings: where vLLM takes LoRA on them, and what PEFT calls them."""
 
 from typing import Any
 
 LAYERS = frozenset({"embed_in", "embed_out", "embed_tokens", "lm_head", "word_embeddings", "wte"})
-"""Names of input and output embeddings, whose whole weights PEFT may store beside a LoRA."""
+"""The names of input and output embeddings. PEFT may store their whole weights beside a LoRA."""
 _OUTPUTS = ("embed_out", "lm_head")
 _BOTH = frozenset({"embed_tokens", "lm_head"})
 _TAKEN = {
@@ -47,12 +47,13 @@ _TAKEN = {
     "CohereForCausalLM": frozenset({"embed_tokens"}),
     "ExaoneForCausalLM": frozenset({"lm_head", "wte"}),
 }
-"""By architecture, as vLLM 0.32 has it (`embedding_modules` of its models); it refuses them in all others."""
+"""Architecture -> the embeddings on which vLLM 0.32 takes LoRA (`embedding_modules` of its models). All others refuse
+it."""
 
 
 def unserved_embedding(config: dict[str, Any], module: str, *, embedding: bool) -> str | None:
-    """Why LoRA on a module is not served over a base with this `config.json`, as a sentence; None if nothing is known
-    against it. `embedding`: the module is looked up in, not multiplied with."""
+    """Returns why LoRA on a module is not served over a base with this `config.json`, in a sentence; None if there is
+    no reason. `embedding` says that the module is a table in which tokens are looked up."""
     last = module.rpartition(".")[2]
     architectures = config.get("architectures") or []
     if not architectures or not (embedding or last in _OUTPUTS):

@@ -1,13 +1,13 @@
-"""What is served of a LoRA's configuration: plain LoRA, in values that PEFT loads."""
+"""Checks a LoRA's configuration: only plain LoRA is served, with values that PEFT loads."""
 
 import math
 from typing import Any
 
 from serve.adapter.folder import CONFIG, HEAD, AdapterError, named
-from serve.adapter.score import LISTED
+from serve.adapter.head.peft_score import LISTED
 
 RANK_LIMITS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that an engine's `max_lora_rank` may take."""
+"""The values that vLLM allows for an engine's `max_lora_rank`."""
 DEFAULT_RANK_LIMIT = 64
 
 _PLAIN_INITS = {"gaussian", "eva", "orthogonal", "mica", "lora_ga"}
@@ -37,7 +37,7 @@ _TASKS = (
 
 
 def check_task(config: dict[str, Any]) -> None:
-    """Raises AdapterError for a task that PEFT does not know, with which it loads no adapter of any kind."""
+    """Raises AdapterError for a task that PEFT does not know. PEFT loads no adapter of any kind with it."""
     task = config.get("task_type")
     if task is not None and task not in _TASKS:
         raise AdapterError(
@@ -46,7 +46,7 @@ def check_task(config: dict[str, Any]) -> None:
 
 
 def check_config(config: dict[str, Any], max_rank: int | None) -> int:
-    """The adapter's largest rank, once the variant is one that is served. Raises AdapterError."""
+    """Returns the adapter's largest rank. Raises AdapterError if the variant or a value is not served."""
     for field, feature in _UNSERVED.items():
         if config.get(field):
             raise AdapterError(

@@ -1,4 +1,4 @@
-"""An adapter as vLLM and PEFT load it: its folder itself, or a copy that says in their names what the folder says."""
+"""Gives vLLM and PEFT an adapter in a form that both load whole: its folder, or a rewritten copy."""
 
 import json
 import tempfile
@@ -8,24 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from serve.adapter.folder import CONFIG, WEIGHTS, kind_of_config, read_config
-from serve.adapter.lora import LoraModule, read_lora
+from serve.adapter.lora.tensors import LoraModule, read_lora
 from serve.adapter.wrappers import adapter_tensors
 from serve.base.folder import BaseKind, BaseShapes
 from serve.tensors import Tensor
 
 _SELECTING = ("exclude_modules", "layers_pattern", "layers_to_transform", "modules_to_save")
-"""What a configuration says of its modules beside their names, none of which is left to say."""
+"""Fields that select modules in other ways than by name. The copy names each module, so it needs none of them."""
 
 
 @contextmanager
 def plain_adapter(folder: Path, base: BaseShapes | None, kind: BaseKind | None) -> Iterator[Path]:
-    """`folder` itself, or for the time of loading a copy where a loader would not find all of it, or would find more.
+    """Yields `folder` itself, or a copy that exists while the adapter is loaded. The copy is made where a loader would
+    find too little or too much in the folder.
 
-    The copy holds a LoRA's matrices alone, each under the name that its module has in the model that is served over
-    `base`: without wrappers' names, without a head (`Head` applies it), without weights that are the base's own, and
-    without what only a head of the base reads. The folder has passed `inspect_adapter`, and keeps its digest: that
-    names what somebody gave, and the copy follows from it. Raises AdapterError and TensorError for one that would not
-    pass."""
+    It holds only a LoRA's matrices, each under its module's name in the model that is served over `base`. It leaves out
+    wrappers' names, the adapter's head (`Head` applies it), weights that equal the base's, and what only a head of the
+    base reads. The folder must have passed `inspect_adapter`. Its digest stays the adapter's identity, because the copy
+    follows from the folder and the base. Raises AdapterError and TensorError for a folder that would not pass."""
     config = read_config(folder)
     if kind_of_config(config) != "lora":
         yield folder
@@ -48,7 +48,7 @@ def _as_stored(tensors: dict[str, Tensor]) -> dict[str, str]:
 
 
 def _plain_config(config: dict[str, Any], modules: list[LoraModule]) -> dict[str, Any]:
-    """The same adapter with each of its modules by name, and the ranks and scalings that they have."""
+    """Returns the configuration with each module by name, and with the ranks and scalings that they have."""
     rank, alpha = config["r"], config["lora_alpha"]
     names = {each.name: each for each in modules}
     ranks = {_exactly(name): each.rank for name, each in names.items() if each.rank != rank}
@@ -63,5 +63,5 @@ def _plain_config(config: dict[str, Any], modules: list[LoraModule]) -> dict[str
 
 
 def _exactly(module: str) -> str:
-    """A pattern for this name, which PEFT takes for the end of one too: no other module of a base ends with it."""
+    """Returns a pattern for this name. PEFT also matches names that end with it, but no other module of a base does."""
     return module.replace(".", r"\.")

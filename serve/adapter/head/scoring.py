@@ -1,4 +1,4 @@
-"""The head of an adapter at work: the one way from pooled vectors to scores, in evaluation and in serving."""
+"""Applies the head of an adapter to pooled vectors, in evaluation and in serving alike."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.adapter.folder import HEAD
-from serve.adapter.score import BIAS, WEIGHT
+from serve.adapter.head.peft_score import BIAS, WEIGHT
 from serve.adapter.wrappers import adapter_tensors
 from serve.tensors import TensorFile
 
@@ -21,13 +21,13 @@ class Head:
     bias: NDArray[np.float32]
     """[C]"""
     normalize: bool
-    """L2-normalise each pooled vector first."""
+    """Whether each pooled vector is L2-normalised first."""
     towers: bool
-    """Whether it reads pairs: two vectors u and v as [u, v, |u-v|, u*v] (Reimers and Gurevych 2019)."""
+    """Whether it reads a pair of texts: two vectors u and v as [u, v, |u-v|, u*v] (Reimers and Gurevych 2019)."""
 
     @classmethod
     def read(cls, adapter: Path) -> "Head":
-        """That of a checked adapter: `head.safetensors`, or else what PEFT stored as `score`."""
+        """Reads the head of a checked adapter: `head.safetensors`, or else what PEFT stored as `score`."""
         if not (adapter / HEAD).is_file():
             return cls._read_score(adapter)
         file = TensorFile(adapter / HEAD)
@@ -48,7 +48,7 @@ class Head:
     def scores(
         self, pooled: NDArray[np.float32], pair: NDArray[np.float32] | None = None
     ) -> NDArray[np.float64]:
-        """[N, C] from the texts' vectors [N, hidden], and for pairs the second texts' ones too."""
+        """Returns scores [N, C] from the vectors of N texts [N, hidden]; for pairs, also those of the second texts."""
         features = self._normalised(pooled)
         if pair is not None:
             second = self._normalised(pair)

@@ -1,15 +1,15 @@
-"""What is served of LoRA, tensor by tensor."""
+"""Checks a LoRA tensor by tensor."""
 
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from serve.adapter.embeddings import LAYERS, unserved_embedding
 from serve.adapter.folder import CONFIG, HEAD, WEIGHTS, AdapterError
-from serve.adapter.modules import Modules
-from serve.adapter.score import SCORE
-from serve.adapter.targets import Targets, rank_and_alpha
+from serve.adapter.head.peft_score import SCORE
+from serve.adapter.lora.embeddings import LAYERS, unserved_embedding
+from serve.adapter.lora.modules import Modules
+from serve.adapter.lora.targets import Targets, rank_and_alpha
 from serve.base.folder import BaseKind, BaseShapes
 from serve.tensors import Tensor, TensorFile
 
@@ -22,7 +22,7 @@ Side = Literal["A", "B"]
 
 @dataclass(frozen=True)
 class LoraModule:
-    """One module of the base and the pair of matrices that change it."""
+    """One module of the base, and the pair of matrices that changes it."""
 
     given: str
     """Its name in the adapter."""
@@ -33,12 +33,12 @@ class LoraModule:
     pair: Mapping[str, Tensor]
     """`A` and `B`."""
     embedding: bool
-    """Whether it is looked up rather than multiplied, so that A and B are turned."""
+    """Whether it is an embedding, in which tokens are looked up. A and B are then transposed."""
     read: bool
-    """Whether it reaches an answer: what only a head of the base reads does not."""
+    """Whether it reaches an answer. A module that only a head of the base reads does not."""
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Both matrices, as PEFT names them in the model that is served."""
+        """Yields both matrices under PEFT's names in the model that is served."""
         for side, tensor in self.pair.items():
             end = f"embedding_{side}" if self.embedding else f"{side}.weight"
             yield f"base_model.model.{self.name}.lora_{end}", tensor
@@ -47,10 +47,10 @@ class LoraModule:
 def read_lora(
     file: TensorFile, config: dict[str, Any], base: BaseShapes | None, kind: BaseKind | None
 ) -> tuple[LoraModule, ...]:
-    """What a LoRA with a checked `config` changes, each module under the name that it has in the model that is served.
+    """Returns what a LoRA with a checked `config` changes, each module under its name in the model that is served.
 
-    Every tensor belongs to a pair on a module of the base that the configuration names, or is a weight of the base as
-    the base has it, which PEFT stores beside LoRA on embeddings. Raises AdapterError for the first that does not."""
+    Every tensor must belong to a pair on a module of the base that the configuration names, or be a weight of the base,
+    which PEFT stores beside LoRA on embeddings. Raises AdapterError for the first tensor that is neither."""
     modules = None if base is None else Modules(base, kind)
     targets = Targets(config, None if base is None else base.config.get("model_type"))
     pairs: dict[tuple[str, bool], dict[str, Tensor]] = {}
@@ -89,9 +89,8 @@ def read_lora(
 def check_tensors(
     file: TensorFile, config: dict[str, Any], base: BaseShapes | None, kind: BaseKind | None
 ) -> tuple[str, ...]:
-    """The modules that the adapter changes, once each has a sound pair of matrices.
-
-    Raises AdapterError and TensorError."""
+    """Returns the modules that the adapter changes. Raises AdapterError and TensorError unless each has a sound pair of
+    matrices."""
     found = read_lora(file, config, base, kind)
     modules = None if base is None else Modules(base, kind)
     for module in found:
@@ -110,7 +109,7 @@ def check_tensors(
 
 
 def _served_names(given: list[str], modules: Modules | None) -> dict[str, str]:
-    """Each module's name in the model that is served."""
+    """Returns each module's name in the model that is served."""
     names: dict[str, str] = {}
     taken: dict[str, str] = {}
     unknown = []
@@ -145,7 +144,7 @@ def _served_names(given: list[str], modules: Modules | None) -> dict[str, str]:
 
 
 def _whole_module(name: str) -> str:
-    """The module that a tensor is the weight of, where it is one that PEFT may store. Raises AdapterError."""
+    """Returns the module that a tensor is the weight of, if PEFT may store it. Raises AdapterError if not."""
     match = _WHOLE.match(name)
     if match is not None and match["module"].rpartition(".")[2] in LAYERS:
         return match["module"]
@@ -159,8 +158,10 @@ def _whole_module(name: str) -> str:
 
 
 def _check_whole(file: TensorFile, name: str, base: BaseShapes, modules: Modules) -> None:
-    """PEFT stores the base's embeddings beside a LoRA on them, and others if the vocabulary was resized; it loads what
-    is stored, and vLLM does not."""
+    """Raises AdapterError unless a whole weight in the adapter equals the base's.
+
+    PEFT stores the base's embeddings beside a LoRA on them, and changed ones if the vocabulary was resized. PEFT loads
+    what is stored; vLLM does not."""
     module = _whole_module(name)
     served = modules.name(module)
     weight = None if served is None else modules.weight(served)

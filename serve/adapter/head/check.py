@@ -1,10 +1,10 @@
-"""The head of an adapter over an encoder, or over a causal base that is read as one."""
+"""Checks the head of an adapter over an encoder, or over a causal base that is read by heads."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from serve.adapter.folder import HEAD, WEIGHTS, AdapterError, named
-from serve.adapter.score import BIAS, SCORE, WEIGHT
+from serve.adapter.head.peft_score import BIAS, SCORE, WEIGHT
 from serve.adapter.wrappers import adapter_tensors
 from serve.base.folder import BaseKind, BaseShapes, pooling_of
 from serve.tensors import TensorError, TensorFile
@@ -12,19 +12,18 @@ from serve.tensors import TensorError, TensorFile
 
 @dataclass(frozen=True)
 class HeadShape:
-    """What an adapter's own head looks like."""
+    """The shape of an adapter's own head."""
 
     labels: int
     hidden: int
     normalize: bool
-    """L2-normalise the pooled vector first."""
+    """Whether the pooled vector is L2-normalised first."""
     pair: str | None
-    """`towers` if the head reads a pair as u, v, |u-v|, u*v, so that its input is four times
-    `hidden`."""
+    """`towers` if the head reads a pair of texts as u, v, |u-v|, u*v. Its input is then 4 x `hidden` wide."""
 
 
 def has_head(folder: Path) -> bool:
-    """Whether an adapter brings a head of its own, in a file or among its tensors."""
+    """Returns whether an adapter brings its own head, in a file or among its tensors."""
     if (folder / HEAD).is_file():
         return True
     try:
@@ -40,8 +39,11 @@ def check_head(
     rows: int | None,
     base: BaseShapes | None,
 ) -> HeadShape | None:
-    """The shape of the head in a folder or among its `adapter`'s tensors, once it is sound and stands
-    under a base that heads read. Raises AdapterError, TensorError."""
+    """Returns the shape of the head in a folder or among its `adapter`'s tensors; None if there is none and none is
+    needed.
+
+    `rows` is the number of rows that it must have. Raises AdapterError and TensorError if the head is unsound, is
+    missing under an encoder, or stands under a causal base."""
     inside = any(name in adapter.tensors for name in SCORE)
     if (folder / HEAD).is_file():
         if inside:

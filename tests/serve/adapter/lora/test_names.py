@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from serve.adapter import AdapterError, has_head, inspect_adapter, plain_adapter
-from serve.adapter.embeddings import unserved_embedding
-from serve.adapter.modules import Modules
+from serve.adapter.lora.embeddings import unserved_embedding
+from serve.adapter.lora.modules import Modules
 from serve.base.folder import BaseKind, BaseShapes
 from serve.digest import folder_digest
 from tests.serve.conftest import AdapterFolder
