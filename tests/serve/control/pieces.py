@@ -95,7 +95,8 @@ class Node:
     sound: bool = False
     """Engines: all that was desired has been loaded, and the lease has not run out since."""
     lacks: str | None = None
-    """Engines: what was committed while it was cut off. It says that it has not got it, and gateways ask again."""
+    """Engines: the version that gateways may ask for although this engine could not load it in time. It answers that it
+    lacks the version. The gateway then asks another engine, or the active version."""
     raising: bool = False
     """Engines: whatever is asked of it ends in an exception."""
 

@@ -78,13 +78,15 @@ class Protocol:
         self.doubt: Doubt | None = None
         self.late: list[Callable[[], object]] = []
         """Writes that servers of earlier lives have still under way."""
+        self.unwritten: dict[str, Rollout] = {}
+        """Ends of rollouts that are shown and not in the database yet."""
         self.seen: Counter[str] = Counter()
         self.nodes: list[Node] = []
         self.start_controller()
         for kind in ("engine", "engine", "gateway", "gateway"):
             self.add_node(kind)
         if program.below(4):
-            self._calm_round()
+            self.calm_round()
         self.actions = self._table()
 
     def _table(self) -> list[Callable[[], None]]:
@@ -119,7 +121,8 @@ class Protocol:
     # The controller
 
     def start_controller(self) -> None:
-        """By the rules of `Driver.recover`. What is in doubt has ended before a new incarnation begins."""
+        """By the rules of `Driver.recover`. What is in doubt has ended before a new incarnation begins. A trial whose
+        end was not written goes on, although engines may have released its candidate."""
         self.let_go()
         self.incarnation = self.stored.incarnation = self.stored.incarnation + 1
         self.participants = Participants(LEASE, {})
@@ -131,9 +134,10 @@ class Protocol:
             self.keep_warm,
             Slots(SLOTS, NoFiles().adapter, SLOTS),
         )
+        forgotten = {id for id, end in self.unwritten.items() if end.state is State.ABORTED}
         self.running: dict[str, Rollout] = {}
         self.commits: dict[str, int] = {}
-        self.unwritten: dict[str, Rollout] = {}
+        self.unwritten = {}
         self.admission: Admission | None = None
         for rollout in self.stored.rollouts.values():
             late = rollout.state is State.ABORTED and rollout.strategy.kind != "immediate"
@@ -149,6 +153,9 @@ class Protocol:
                 if not again.trial:
                     self.commits[again.id] = self.catalog.assignments.revision
                 self.running[again.id] = again
+                if again.id in forgotten:
+                    self.unload()  # what engines were to release they have released by now
+                    self.note_who_lacks(again.candidate)
 
     def let_go(self) -> None:
         """The controller dies, or another one takes over: what it was about to write may come late."""
@@ -332,6 +339,11 @@ class Protocol:
         else:
             incarnation = self.incarnation
 
+            def advance() -> None:
+                self.stored.advanced(incarnation, draft)
+                if step.state in TRIALS:
+                    self.note_who_lacks(rollout.candidate)
+
             def learn(written: bool) -> None:
                 self.unwritten.pop(rollout.id, None)
                 if not written and step.state in TRIALS:
@@ -340,7 +352,7 @@ class Protocol:
                     self.unwritten[rollout.id] = draft
                 self._show(rollout, step)
 
-            self._write(lambda: self.stored.advanced(incarnation, draft), learn, doubtful=32)
+            self._write(advance, learn, doubtful=32)
 
     def _commit(self, rollout: Rollout, step: NextStep, draft: Rollout) -> None:
         """The one durable write, of what may be committed only; what was not written is aborted."""
@@ -363,11 +375,16 @@ class Protocol:
 
         def commit() -> None:
             self.stored.commit(incarnation, draft, record, history)
-            for engine in self._engines():
-                if rollout.candidate not in engine.held:
-                    engine.lacks, engine.sound = rollout.candidate, False
+            self.note_who_lacks(rollout.candidate)
 
         self._write(commit, learn, doubtful=8)
+
+    def note_who_lacks(self, candidate: str) -> None:
+        """Gateways may send requests to the candidate from now on. Engines without it answer that they lack it. The
+        controller does not know of them: the facts that it decided on are older."""
+        for engine in self._engines():
+            if candidate not in engine.held:
+                engine.lacks, engine.sound = candidate, False
 
     def _show(self, rollout: Rollout, step: NextStep, history: tuple[int, ...] = ()) -> None:
         self.seen[step.state] += 1
@@ -424,9 +441,9 @@ class Protocol:
 
     def sync(self) -> None:
         """A report arrives; seldom, its answer is lost."""
-        self._sync(self.program.of(self.nodes), lost=self.program.one_in(10))
+        self.sync_with(self.program.of(self.nodes), lost=self.program.one_in(10))
 
-    def _sync(self, node: Node, *, lost: bool) -> None:
+    def sync_with(self, node: Node, *, lost: bool) -> None:
         if self.now >= node.lease_until:
             node.sound = False
         report = node.report()
@@ -457,9 +474,9 @@ class Protocol:
         """An engine prepares versions that it is to hold; seldom, a candidate fails."""
         engine = self.program.of(self._engines())
         for _ in range(self.program.below(3)):
-            self._load(engine, failing=self.program.one_in(30))
+            self.load_next(engine, failing=self.program.one_in(30))
 
-    def _load(self, engine: Node, *, failing: bool) -> None:
+    def load_next(self, engine: Node, *, failing: bool) -> None:
         for each in engine.todo()[:1]:
             key = each.version.key
             if each.role == "candidate" and (failing or engine.raising):
@@ -553,7 +570,7 @@ class Protocol:
         while quiet < 8:
             assert self.now < deadline, f"they do not end: {list(self.running.values())}"
             self.now += LEASE // 3
-            self._calm_round()
+            self.calm_round()
             for rollout in list(self.running.values()):
                 if rollout.trial and not rollout.strategy.auto_promote:
                     rollout.decision, rollout.decided_by = "abort", "bob"
@@ -577,11 +594,11 @@ class Protocol:
             else:
                 assert node.held == wanted
 
-    def _calm_round(self) -> None:
+    def calm_round(self) -> None:
         """Everybody is heard, and does what it has to."""
         for node in self.nodes:
-            self._sync(node, lost=False)
+            self.sync_with(node, lost=False)
         for engine in self._engines():
             while engine.todo():
-                self._load(engine, failing=False)
+                self.load_next(engine, failing=False)
         self.unload()
