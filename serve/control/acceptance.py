@@ -13,9 +13,10 @@ from serve.control.errands import Errands
 from serve.control.errors import Refused
 from serve.control.participants import Participants
 from serve.control.records import EnsembleRecord, VersionRecord
-from serve.control.rollout.state import Action, Decision, Rollout
+from serve.control.rollout.state import Action, Rollout
 from serve.control.threads import Kind, Threads
 from serve.engine.interface import Refusal
+from serve.protocol.requests import Decision
 from serve.protocol.strategy import Strategy
 
 logger = logging.getLogger(__name__)

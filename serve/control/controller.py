@@ -28,17 +28,18 @@ from serve.control.driver import Driver, not_open
 from serve.control.errors import Refused, StartError
 from serve.control.participants import Participants
 from serve.control.records import EnsembleRecord
-from serve.control.rollout.state import Decision, Rollout, State
+from serve.control.rollout.state import Rollout, State
 from serve.control.threads import Threads
-from serve.control.views import EnsembleView, RolloutView, VersionView
+from serve.control.views import ensemble_view, rollout_view, version_view
 from serve.engine.interface import Refusal
 from serve.location import Location
 from serve.metrics import Family, MetricsBoard
 from serve.protocol.audit import AuditEntry
 from serve.protocol.messages import Desired, ParticipantKind, StatusReport
-from serve.protocol.requests import SwapRequest
+from serve.protocol.requests import Decision, SwapRequest
 from serve.protocol.slots import Slots
 from serve.protocol.strategy import IMMEDIATE
+from serve.protocol.views import EnsembleView, RolloutView
 
 __all__ = ["Controller", "EngineLimits", "StartError"]
 
@@ -370,8 +371,8 @@ class Controller:
         """With what participants say now, while it runs."""
         running = self._catalog.running(rollout.id)
         if running is None:
-            return RolloutView.of(rollout)
-        return RolloutView.of(replace(running, replicas=self._driver.replicas(running)))
+            return rollout_view(rollout)
+        return rollout_view(replace(running, replicas=self._driver.replicas(running)))
 
     def _ensemble_view(self, record: EnsembleRecord, newest: int) -> EnsembleView:
         """With the versions in use, whatever their number, and the `newest` ones: history grows for ever."""
@@ -380,7 +381,7 @@ class Controller:
         held |= {key for key, _ in self._catalog.assignments}
         in_use = [version_of(key) for key in held if key.startswith(f"{record.name}@")]
         versions = [
-            VersionView.of(
+            version_view(
                 version,
                 self._catalog.assignments.role(version.ensemble.id),
                 [each.name for each in engines if version.ensemble.id in each.report.holding],
@@ -388,7 +389,7 @@ class Controller:
             for version in record.newest(newest, in_use)
         ]
         rollout = self._catalog.rollout_of(record.name)
-        return EnsembleView.of(
+        return ensemble_view(
             record,
             versions,
             self._view(rollout) if rollout else None,

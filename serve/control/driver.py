@@ -22,7 +22,6 @@ from serve.control.rollout.state import (
     ENDED,
     TRIALS,
     UNCOMMITTED,
-    Decision,
     Facts,
     NextStep,
     Rollout,
@@ -32,6 +31,7 @@ from serve.control.rollout.state import (
 )
 from serve.control.threads import Threads
 from serve.protocol.messages import StatusReport
+from serve.protocol.requests import Decision
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serve.control.views import EnsembleView, RolloutView
 from serve.engine.interface import (
     ENGINE_DIED,
     ENGINE_GONE,
@@ -21,6 +20,7 @@ from serve.metrics import Family
 from serve.protocol.audit import AuditEntry
 from serve.protocol.messages import Desired, StatusReport
 from serve.protocol.requests import SwapRequest
+from serve.protocol.views import EnsembleView, RolloutView
 
 T = TypeVar("T")
 

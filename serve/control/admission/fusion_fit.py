@@ -1,45 +1,30 @@
-"""What of a fusion was fitted on its members' adapters, and whether they still are the ones."""
+"""Which parts of a fusion were fitted, and whether its members still have the adapters that they were fitted on."""
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
-
-from pydantic import BaseModel
 
 from serve.control.records import VersionRecord
 from serve.fusion.fitting.note import FitNote, has_fitted_numbers
 from serve.fusion.labels.multilabel import THRESHOLD
 from serve.manifest import Ensemble
+from serve.protocol.views import FittedPart, FusionFit
 
 WEIGHTED = ("weighted_average", "vote", "product")
 """The methods that read the members' weights."""
 
-Part: TypeAlias = Literal["weights", "temperature", "thresholds", "stacker"]
 
-
-class FusionFit(BaseModel):
-    """How the fitted parts of a version's fusion belong to its adapters, as the API shows it."""
-
-    state: Literal["none", "manual", "fitted", "refitted", "stale"]
-    """`none`: nothing is fitted; `manual`: somebody has set it, and swaps keep it; `refitted`: again by the swap, on
-    stored validation scores; `stale`: on other adapters, which was allowed."""
-    parts: list[Part]
-    """Those that the ensemble's own method uses."""
-    stale_members: list[str]
-    """Members that have other adapters than those it was fitted on."""
-
-    @classmethod
-    def of(cls, record: VersionRecord) -> "FusionFit":
-        parts = fitted_parts(record.ensemble)
-        changed = changed_members(record.ensemble, record.fitted_on) if parts else []
-        if record.allow_stale_fusion or changed:
-            return cls(state="stale", parts=parts, stale_members=changed)
-        note = FitNote.of(record.ensemble)
-        if note is not None and note.state == "refitted":
-            return cls(state="refitted", parts=parts, stale_members=[])
-        if not parts:
-            return cls(state="none", parts=[], stale_members=[])
-        by_hand = fit_digests(record) is None and "stacker" not in parts
-        return cls(state="manual" if by_hand else "fitted", parts=parts, stale_members=[])
+def fusion_fit(record: VersionRecord) -> FusionFit:
+    """How the fitted parts of a version's fusion belong to its adapters."""
+    parts = fitted_parts(record.ensemble)
+    changed = changed_members(record.ensemble, record.fitted_on) if parts else []
+    if record.allow_stale_fusion or changed:
+        return FusionFit(state="stale", parts=parts, stale_members=changed)
+    note = FitNote.of(record.ensemble)
+    if note is not None and note.state == "refitted":
+        return FusionFit(state="refitted", parts=parts, stale_members=[])
+    if not parts:
+        return FusionFit(state="none", parts=[], stale_members=[])
+    by_hand = fit_digests(record) is None and "stacker" not in parts
+    return FusionFit(state="manual" if by_hand else "fitted", parts=parts, stale_members=[])
 
 
 def fit_digests(record: VersionRecord) -> Mapping[str, list[str]] | None:
@@ -50,9 +35,9 @@ def fit_digests(record: VersionRecord) -> Mapping[str, list[str]] | None:
     return record.fitted_on or own_digests(record.ensemble)
 
 
-def fitted_parts(ensemble: Ensemble) -> list[Part]:
+def fitted_parts(ensemble: Ensemble) -> list[FittedPart]:
     """What would be another with other adapters. Equal weights and thresholds of 0.5 fit any."""
-    parts: list[Part] = []
+    parts: list[FittedPart] = []
     if ensemble.fusion.method in WEIGHTED and _has_weights(ensemble):
         parts.append("weights")
     if ensemble.fusion.temperature != 1:

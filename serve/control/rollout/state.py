@@ -13,10 +13,10 @@ from serve.control.rollout.agreement import doubtful_probes
 from serve.control.rollout.gates import judge
 from serve.protocol.figures import Figures, total
 from serve.protocol.messages import PrepareResult
+from serve.protocol.requests import Decision
 from serve.protocol.strategy import IMMEDIATE, Strategy, StrategyKind
 
 Action: TypeAlias = Literal["swap", "rollback"]
-Decision: TypeAlias = Literal["promote", "abort"]
 Status: TypeAlias = Literal[400, 409, 503]
 
 

@@ -6,7 +6,6 @@ from fastapi import APIRouter, Depends, Request
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from serve.control.views import EnsembleView, RolloutView
 from serve.engine.interface import Refusal
 from serve.gateway.http.auth import Guard, actor
 from serve.gateway.http.body import BodyReader
@@ -15,6 +14,7 @@ from serve.gateway.http.openapi import ADMIN_ERRORS, LIST_ERRORS, READ_ERRORS, d
 from serve.gateway.http.schemas import RollbackRequest
 from serve.gateway.links import ControlLink
 from serve.protocol.requests import SwapRequest
+from serve.protocol.views import EnsembleView, RolloutView
 
 T = TypeVar("T")
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from serve.bundle import Bundle
-from serve.control.views import RolloutView
 from serve.engine.interface import (
     GenerateCall,
     PredictCall,
@@ -18,6 +17,7 @@ from serve.engine.interface import (
     Refusal,
 )
 from serve.fusion.fused import Answers, FusedSets, FusedValues
+from serve.protocol.views import RolloutView
 from tests.serve.fakes import LABELS, FakeEngine, make_bundle, until
 from tests.serve.world import World, committed, refused
 

@@ -13,7 +13,6 @@ import numpy as np
 import uvicorn
 from starlette.types import ASGIApp
 
-from serve.control.views import EnsembleView, RolloutView
 from serve.engine.interface import (
     VERSION_NOT_LOADED,
     GenerateCall,
@@ -27,6 +26,7 @@ from serve.manifest import Ensemble
 from serve.protocol.audit import AuditEntry
 from serve.protocol.messages import AssignedVersion, Desired, Role, StatusReport
 from serve.protocol.requests import SwapRequest
+from serve.protocol.views import EnsembleView, RolloutView
 
 LABELS = ("card_lost", "card_late", "top_up")
 DIGESTS = {name: f"sha256:{name * 64}" for name in ("a", "b")}

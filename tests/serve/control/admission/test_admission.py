@@ -15,12 +15,12 @@ from serve.control.admission.admission import check_gates
 from serve.control.artifacts.sources import Sources
 from serve.control.artifacts.store import Store
 from serve.control.errors import Refused, StartError
-from serve.control.views import EnsembleView
 from serve.engine.interface import Refusal
 from serve.fusion.fitting.note import noted
 from serve.fusion.stack import LinearStack
 from serve.protocol.requests import SwapRequest
 from serve.protocol.strategy import Strategy
+from serve.protocol.views import EnsembleView
 from tests.serve.fakes import LABELS, FakeEngine, make_adapter, make_base, make_bundle
 from tests.serve.world import World, committed, refused
 

@@ -12,12 +12,12 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import accuracy_score, log_loss
 
 from serve.bundle import AdapterRef, Bundle, Ensemble, Member, folder_digest
-from serve.control.views import EnsembleView
 from serve.fusion.fitting.note import FitNote, has_fitted_numbers, noted
 from serve.fusion.fitting.options import FusionOptions
 from serve.fusion.fitting.stored_scores import Question, RowsHeader, ValidationRows
 from serve.fusion.fuse import Fusion
 from serve.fusion.stack import LinearStack
+from serve.protocol.views import EnsembleView
 from tests.serve.fakes import LABELS, make_bundle
 from tests.serve.world import World, committed, refused
 

@@ -93,8 +93,8 @@ def test_an_engine_that_fails_while_a_write_is_in_doubt(strategy: int) -> None:
 
 
 def test_a_restart_that_does_not_know_of_an_abort() -> None:
-    """An abort is shown before it can be written, engines release the candidate, and the controller restarts. The trial
-    goes on. Gateways ask for the candidate before engines have loaded it again; the engines answer that they lack it."""
+    """An abort is shown before it is written, engines release the candidate, and the controller restarts. The trial
+    goes on. Gateways ask for it before engines have loaded it again; the engines answer that they lack it."""
     protocol = settled()
     protocol.program = Program(bytes([1]))
     protocol.ask()
