@@ -12,9 +12,10 @@ from serve.agents.golden_check import wrong_golden
 from serve.agents.lease import ControllerLink, Lease, new_participant
 from serve.agents.residents import RETRY_SECONDS, Residents, fits, victims
 from serve.digest import DigestError, file_digest, folder_digest
-from serve.engine.interface import Engine, NoRoomError, PrepareError, Refusal, Version
+from serve.engine.interface import Engine, NoRoomError, PrepareError, Version
 from serve.protocol.messages import AssignedVersion, Desired, PrepareResult, Role, StatusReport
 from serve.protocol.slots import has_soft, loras_of
+from serve.refusal import Refusal
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
-from serve.engine.interface import Refusal
+from serve.refusal import Refusal
 
 TURN_SECONDS = 2.0
 """How long a version that is asked all the time may go on while another one waits for its room."""

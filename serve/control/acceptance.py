@@ -10,14 +10,13 @@ from serve.control.catalog import Catalog
 from serve.control.database.database import Database, DatabaseError, now
 from serve.control.driver import Driver
 from serve.control.errands import Errands
-from serve.control.errors import Refused
 from serve.control.participants import Participants
 from serve.control.records import EnsembleRecord, VersionRecord
 from serve.control.rollout.state import Action, Rollout
 from serve.control.threads import Kind, Threads
-from serve.engine.interface import Refusal
 from serve.protocol.requests import Decision
 from serve.protocol.strategy import Strategy
+from serve.refusal import Refusal, RefusedError
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ class Change:
     work: Kind
     """What `choose` is, so that it holds up nothing that is shorter."""
     choose: Callable[[EnsembleRecord], VersionRecord]
-    """Finds and verifies the candidate. Blocks, and raises Refused."""
+    """Finds and verifies the candidate. Blocks, and raises RefusedError."""
 
 
 class Acceptance:
@@ -79,7 +78,7 @@ class Acceptance:
                     "write", self._database.refused, change.actor, change.action, record, said
                 )
                 return verified
-        except (Refused, DatabaseError) as error:
+        except (RefusedError, DatabaseError) as error:
             return refusal_of(error)
 
     async def _verified(self, change: Change, record: EnsembleRecord) -> Rollout | Refusal:
@@ -99,7 +98,7 @@ class Acceptance:
                 updated=created,
             )
             await self._driver.begin(rollout, candidate)
-        except Refused as refused:
+        except RefusedError as refused:
             return refused.refusal
         except DatabaseError:
             raise
@@ -114,17 +113,17 @@ class Acceptance:
 
     @contextlib.contextmanager
     def _reserving(self, name: str) -> Iterator[EnsembleRecord]:
-        """Keep other changes of the ensemble out while a candidate is verified. Raises Refused."""
+        """Keep other changes of the ensemble out while a candidate is verified. Raises RefusedError."""
         record = self._catalog.record(name)
         self._catalog.check_idle(name)
         if name in self._reserved:
-            raise Refused(
+            raise RefusedError(
                 409,
                 f"Another change of {name} is being verified; wait until it has ended.",
                 "rollout_in_progress",
             )
         if self._driver.settled and not self._participants.live("engine"):
-            raise Refused(503, "No engine is alive to load a version; try again later.")
+            raise RefusedError(503, "No engine is alive to load a version; try again later.")
         self._reserved.add(name)
         try:
             yield record
@@ -132,9 +131,11 @@ class Acceptance:
             self._reserved.discard(name)
 
 
-def refusal_of(error: Refused | DatabaseError) -> Refusal:
+def refusal_of(error: RefusedError | DatabaseError) -> Refusal:
     """What whoever asked is told."""
-    return error.refusal if isinstance(error, Refused) else Refusal(503, str(error), "database")
+    return (
+        error.refusal if isinstance(error, RefusedError) else Refusal(503, str(error), "database")
+    )
 
 
 def unknown_rollout(rollout_id: str) -> Refusal:

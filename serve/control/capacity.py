@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from serve.control.errors import Refused
 from serve.manifest import Ensemble
 from serve.protocol.slots import Slots
+from serve.refusal import RefusedError
 
 
 def check_room(
@@ -13,11 +13,11 @@ def check_room(
     """Whether the candidate fits beside what cannot go: active versions that are always loaded, other candidates, and
     the room `shared` by ensembles on demand.
 
-    Warm versions are not counted, because they make room. Raises Refused (409), naming what
+    Warm versions are not counted, because they make room. Raises RefusedError (409), naming what
     occupies the slots."""
     own = len(slots.taken([candidate]))
     if own > slots.at_once:
-        raise Refused(
+        raise RefusedError(
             409,
             f"{candidate.id} does not fit: it has {own} distinct LoRAs, and the engine runs {slots.at_once} at once. "
             f"Start with more slots (--engine '{{\"max_loras\": {own}}}').",
@@ -28,7 +28,7 @@ def check_room(
         occupied = ", ".join(f"{each.id} ({len(slots.taken([each]))})" for each in needed)
         if shared:
             occupied += f"{' and ' if occupied else ''}ensembles on demand ({shared})"
-        raise Refused(
+        raise RefusedError(
             409,
             f"{candidate.id} does not fit: with it the engine would hold {total} distinct "
             f"LoRAs, and it has {slots.count} slots. They are occupied by {occupied}. Start with more "

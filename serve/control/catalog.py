@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from serve.control.artifacts.store import Store
 from serve.control.capacity import check_room
-from serve.control.errors import Refused
 from serve.control.records import EnsembleRecord, VersionRecord
 from serve.control.rollout.plan import Assignments, wanted_versions
 from serve.control.rollout.state import BUSY, UNCOMMITTED, Rollout
@@ -12,6 +11,7 @@ from serve.engine.interface import Version
 from serve.manifest import Ensemble
 from serve.protocol.messages import AssignedVersion
 from serve.protocol.slots import Slots
+from serve.refusal import RefusedError
 
 
 class Catalog:
@@ -38,10 +38,10 @@ class Catalog:
         return self._records
 
     def record(self, name: str) -> EnsembleRecord:
-        """Raises Refused (404)."""
+        """Raises RefusedError (404)."""
         if name not in self._records:
             known = ", ".join(sorted(self._records))
-            raise Refused(
+            raise RefusedError(
                 404, f"There is no ensemble {name[:80]!r}; there are {known}.", "unknown_ensemble"
             )
         return self._records[name]
@@ -56,11 +56,11 @@ class Catalog:
         return of[-1] if of else None
 
     def check_idle(self, name: str) -> None:
-        """Raises Refused (409) while a rollout of the ensemble is not committed everywhere."""
+        """Raises RefusedError (409) while a rollout of the ensemble is not committed everywhere."""
         rollout = self.rollout_of(name)
         if rollout is not None and rollout.state in BUSY:
             rest = "promote or abort it first" if rollout.trial else "wait until it has ended"
-            raise Refused(
+            raise RefusedError(
                 409,
                 f"The rollout {rollout.id} of {name} to version {rollout.to_version} is "
                 f"{rollout.state}; {rest}.",
@@ -68,7 +68,7 @@ class Catalog:
             )
 
     def check_room(self, new: Rollout, candidate: Ensemble) -> None:
-        """Raises Refused (409) for a rollout whose candidate does not fit beside what is needed."""
+        """Raises RefusedError (409) for a rollout whose candidate does not fit beside what is needed."""
         active = [record.active_version.ensemble for record in self._records.values()]
         others = [each for each in self._rollouts.values() if each.state in UNCOMMITTED]
         tried = [self._version_record(rollout.candidate).ensemble for rollout in others]

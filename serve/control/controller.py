@@ -25,13 +25,12 @@ from serve.control.catalog import Catalog, version_of
 from serve.control.changes import Changes
 from serve.control.database.database import Database, DatabaseError
 from serve.control.driver import Driver, not_open
-from serve.control.errors import Refused, StartError
+from serve.control.errors import StartError
 from serve.control.participants import Participants
 from serve.control.records import EnsembleRecord
 from serve.control.rollout.state import Rollout, State
 from serve.control.threads import Threads
 from serve.control.views import ensemble_view, rollout_view, version_view
-from serve.engine.interface import Refusal
 from serve.location import Location
 from serve.metrics import Family, MetricsBoard
 from serve.protocol.audit import AuditEntry
@@ -40,6 +39,7 @@ from serve.protocol.requests import Decision, SwapRequest
 from serve.protocol.slots import Slots
 from serve.protocol.strategy import IMMEDIATE
 from serve.protocol.views import EnsembleView, RolloutView
+from serve.refusal import Refusal, RefusedError
 
 __all__ = ["Controller", "EngineLimits", "StartError"]
 
@@ -252,7 +252,7 @@ class Controller:
     async def ensemble(self, name: str) -> EnsembleView | Refusal:
         try:
             return self._ensemble_view(self._catalog.record(name), SHOWN_VERSIONS)
-        except Refused as refused:
+        except RefusedError as refused:
             return refused.refusal
 
     async def push_metrics(self, kind: str, participant: str, snapshot: tuple[Family, ...]) -> None:
@@ -298,7 +298,7 @@ class Controller:
             ensemble = record.active_version.ensemble
             try:
                 self._admission.check_known(record.active_version)
-            except Refused as refused:
+            except RefusedError as refused:
                 raise StartError(f"{ensemble.id}: {refused}") from refused
         if (reason := no_room_to_start(active, self._slots)) is not None:
             raise StartError(reason)
@@ -327,7 +327,7 @@ class Controller:
                     return unknown_rollout(rollout_id)
                 raise not_open(found, decision)
             await self._acceptance.decide(rollout, decision, actor)
-        except (Refused, DatabaseError) as error:
+        except (RefusedError, DatabaseError) as error:
             return refusal_of(error)
         if decision == "abort":
             await self._driver.aborted(rollout)

@@ -13,7 +13,6 @@ from serve.control.catalog import Catalog
 from serve.control.changes import Changes
 from serve.control.clock import now, seconds_since
 from serve.control.database.database import Conflict, Database, DatabaseError, TakenOver
-from serve.control.errors import Refused
 from serve.control.participants import Participant, Participants
 from serve.control.records import VersionRecord
 from serve.control.rollout.plan import Assignments
@@ -32,6 +31,7 @@ from serve.control.rollout.state import (
 from serve.control.threads import Threads
 from serve.protocol.messages import StatusReport
 from serve.protocol.requests import Decision
+from serve.refusal import RefusedError
 
 logger = logging.getLogger(__name__)
 
@@ -85,10 +85,10 @@ class Driver:
         return monotonic() >= self._settled_at
 
     async def begin(self, rollout: Rollout, candidate: VersionRecord) -> None:
-        """Write a rollout down and run it. Raises Refused if the candidate does not fit, or the database has moved on,
-        and DatabaseError.
+        """Write a rollout to the database and start it.
 
-        Not to be cancelled, so that memory and database stay the same."""
+        Raises RefusedError if the candidate has no room or the database has changed meanwhile, and DatabaseError. Must
+        not be cancelled: memory and database would differ."""
         async with self._starting:
             self._catalog.check_room(rollout, candidate.ensemble)
             for earlier in list(self._unwritten.values()):
@@ -106,13 +106,13 @@ class Driver:
             except TakenOver:
                 raise
             except Conflict as conflict:
-                raise Refused(409, str(conflict), "version_conflict") from conflict
+                raise RefusedError(409, str(conflict), "version_conflict") from conflict
             self._catalog.started(rollout, candidate)
             self._changes.ring()
             self._run(rollout)
 
     async def decide(self, rollout: Rollout, decision: Decision, actor: str) -> None:
-        """Promote or abort a rollout under way. Raises Refused (409) if that cannot be done any
+        """Promote or abort a rollout under way. Raises RefusedError (409) if that cannot be done any
         more, or yet, and DatabaseError.
 
         Written down before it is acted on. Not to be cancelled."""
@@ -347,7 +347,7 @@ def gather_facts(
     )
 
 
-def not_open(rollout: Rollout, decision: Decision) -> Refused:
+def not_open(rollout: Rollout, decision: Decision) -> RefusedError:
     """The 409 for a decision that comes too late, or too early."""
     state = rollout.state
     if state in UNCOMMITTED and rollout.strategy.kind != "immediate":
@@ -358,7 +358,7 @@ def not_open(rollout: Rollout, decision: Decision) -> Refused:
         rest = "start another one with a swap"
     else:
         rest = "use rollback to return to the version before"
-    return Refused(
+    return RefusedError(
         409,
         f"There is nothing to {decision}: the rollout {rollout.id} is {state}; {rest}.",
         "rollout_not_open",

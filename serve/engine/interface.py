@@ -1,8 +1,7 @@
 """What an engine promises to the rest of Choir, without a word of vLLM.
 
 Every message here crosses a process boundary (Ray pickles it), so all of them are plain frozen dataclasses. What a
-client did wrong comes back as a `Refusal` value, never as an exception: a remote exception would be logged with a
-stack trace and lose its status on the way.
+client did wrong comes back as a `Refusal`, never as an exception (see `serve/refusal.py`).
 """
 
 from collections.abc import AsyncGenerator, Mapping
@@ -12,6 +11,7 @@ from typing import Any, Literal, Protocol
 from serve.adapter import AdapterKind
 from serve.fusion.fused import Answers
 from serve.manifest import Ensemble, Member
+from serve.refusal import Refusal
 
 VERSION_NOT_LOADED = "version_not_loaded"
 ENGINE_GONE = "engine_gone"
@@ -52,16 +52,6 @@ class Probe:
     """Largest absolute difference from the plain base's outputs; 0 means that the adapter does nothing."""
     epsilon: float = 0.0
     """The rounding of the type that the engine computes in: the distance from 1 to the next larger number."""
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why a call cannot be served, in the words and with the status that the client gets."""
-
-    status: int
-    message: str
-    code: str | None = None
-    param: str | None = None
 
 
 @dataclass(frozen=True)

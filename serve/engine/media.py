@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from serve.engine.interface import Refusal
+from serve.refusal import Refusal
 
 NOWHERE = "data-urls-only.invalid"
 """A domain that nothing has. vLLM fetches from everywhere unless it is told some domain."""

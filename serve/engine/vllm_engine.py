@@ -33,7 +33,6 @@ from serve.engine.interface import (
     Prediction,
     PrepareError,
     Probe,
-    Refusal,
     Version,
 )
 from serve.engine.loaded import Loaded, absent_refusal, members_of, not_loaded, present
@@ -47,6 +46,7 @@ from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args, e
 from serve.fusion.errors import OutputError
 from serve.fusion.fuse import Fusion, FusionError
 from serve.manifest import Ensemble, Member
+from serve.refusal import Refusal
 from serve.servable import unserved_ensemble
 from serve.together import together
 

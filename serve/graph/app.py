@@ -25,17 +25,12 @@ from serve.agents.gateway_agent import GatewayAgent
 from serve.bundle import Bundle
 from serve.config import Settings
 from serve.control.controller import Controller, EngineLimits
-from serve.engine.interface import (
-    EngineSettings,
-    GenerateCall,
-    PredictCall,
-    Prediction,
-    Refusal,
-)
+from serve.engine.interface import EngineSettings, GenerateCall, PredictCall, Prediction
 from serve.gateway.app import create_app
 from serve.graph.ray_links import RayControl, RayEngines
 from serve.graph.shared_store import check_machines
 from serve.ray_options import INGRESS, engine_environment
+from serve.refusal import Refusal
 
 logger = logging.getLogger(__name__)
 

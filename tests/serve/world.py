@@ -12,9 +12,9 @@ from serve.agents.gateway_agent import GatewayAgent
 from serve.bundle import Bundle
 from serve.control.admission.admission import EngineLimits
 from serve.control.controller import Controller
-from serve.engine.interface import Refusal
 from serve.protocol.requests import SwapRequest
 from serve.protocol.views import RolloutView
+from serve.refusal import Refusal
 from tests.serve.databases import PostgresServer, postgres_programs, postgres_server
 from tests.serve.fakes import (
     FakeEngine,

@@ -23,7 +23,6 @@ from serve.control.artifacts.sources import NotAllowed, Sources
 from serve.control.artifacts.staging import Staging
 from serve.control.artifacts.store import Store, StoreError
 from serve.control.clock import now
-from serve.control.errors import Refused
 from serve.control.records import EnsembleRecord, VersionRecord
 from serve.fusion.errors import FusionError, StaleFusionError
 from serve.fusion.fuse import Fusion
@@ -31,6 +30,7 @@ from serve.fusion.stack import read_stack
 from serve.manifest import AdapterRef, Ensemble, Member, Task, adapter_name, explain
 from serve.protocol.requests import SwapRequest
 from serve.protocol.strategy import Strategy
+from serve.refusal import RefusedError
 from serve.servable import unserved_golden
 
 LISTED = 20
@@ -69,9 +69,9 @@ class Admission:
         Its adapters lie in the store and have passed every check.
 
         Equal content makes a new version all the same, so that a swap never means less than it
-        says. Raises Refused."""
+        says. Raises RefusedError."""
         if request.expected_version not in (None, record.active):
-            raise Refused(
+            raise RefusedError(
                 409,
                 f"The active version of {record.name} is {record.active}, not "
                 f"{request.expected_version}; look at what has changed, and ask again.",
@@ -84,13 +84,13 @@ class Admission:
         try:
             return self._new(record, request, actor)
         except NotAllowed as error:
-            raise Refused(403, str(error), "source_not_allowed", "members") from error
+            raise RefusedError(403, str(error), "source_not_allowed", "members") from error
         except (StoreError, BundleError) as error:
-            raise Refused(400, str(error)) from error
+            raise RefusedError(400, str(error)) from error
 
     def _new(self, record: EnsembleRecord, request: SwapRequest, actor: str) -> VersionRecord:
         """What arrives is put into the store once all of it has passed, so that what is refused
-        leaves nothing behind. Raises Refused, StoreError and BundleError."""
+        leaves nothing behind. Raises RefusedError, StoreError and BundleError."""
         allow = request.allow_stale_fusion
         with Staging(self._store) as staging:
             if request.manifest is not None:
@@ -116,7 +116,7 @@ class Admission:
 
     def check_known(self, record: VersionRecord) -> None:
         """Check a version that is in the database, and bring back from the bundles what the store
-        has lost. Raises Refused, StoreError and BundleError."""
+        has lost. Raises RefusedError, StoreError and BundleError."""
         self._check_adapters(record.ensemble)
         if record.parameters is not None:
             self._store.verify_parameters(record.parameters)
@@ -127,14 +127,14 @@ class Admission:
         """Digest, format, values, rank, and fit to the base, to the labels and to each other; of what
         has just `arrived` all that is known already."""
         if len(ensemble.members) > self._limits.max_members:
-            raise Refused(
+            raise RefusedError(
                 400,
                 f"{ensemble.id} has {len(ensemble.members)} members; at most {self._limits.max_members} are taken "
                 "(CHOIR_MAX_MEMBERS).",
                 param="manifest.members",
             )
         if (unserved := unserved_golden(ensemble)) is not None:
-            raise Refused(400, f"manifest: {unserved}.", param="manifest.golden")
+            raise RefusedError(400, f"manifest: {unserved}.", param="manifest.golden")
         for member in ensemble.members:
             kinds = []
             for ref in member.adapters:
@@ -156,16 +156,16 @@ class Admission:
 
     def earlier(self, record: EnsembleRecord, to: int | None) -> VersionRecord:
         """The version that a rollback goes to: `to`, or the one that was active before. Raises
-        Refused."""
+        RefusedError."""
         if not record.previous:
-            raise Refused(
+            raise RefusedError(
                 409,
                 f"{record.name}@{record.active} has no version before it to go back to.",
                 "no_earlier_version",
             )
         version = record.previous[-1] if to is None else to
         if version in record.versions and version not in (*record.previous, record.active):
-            raise Refused(
+            raise RefusedError(
                 409,
                 f"{record.name}@{version} was not active before; swap to it with its version "
                 "instead.",
@@ -179,16 +179,16 @@ class Admission:
             shown = [str(each.ensemble.version) for each in record.newest(LISTED)]
             rest = len(record.versions) - len(shown)
             known = ", ".join(shown) + (f" and {rest} more" if rest else "")
-            raise Refused(
+            raise RefusedError(
                 404, f"{record.name} has no version {version}; it has {known}.", "unknown_version"
             )
         if version == record.active:
-            raise Refused(409, f"{record.name}@{version} is active already.", "already_active")
+            raise RefusedError(409, f"{record.name}@{version} is active already.", "already_active")
         found = record.versions[version]
         try:
             self.check_known(found)
         except (StoreError, BundleError) as error:
-            raise Refused(400, str(error)) from error
+            raise RefusedError(400, str(error)) from error
         return found
 
     def _with_members(
@@ -201,7 +201,7 @@ class Admission:
         names = [member.name for member in ensemble.members]
         unknown = sorted(set(changes) - set(names))
         if unknown:
-            raise Refused(
+            raise RefusedError(
                 400,
                 f"{ensemble.id} has no member {unknown[0]!r}; its members are {', '.join(names)}.",
                 param="members",
@@ -243,15 +243,15 @@ class Admission:
             )
             text = json.dumps(manifest, allow_nan=False)
         except ValidationError as error:
-            raise Refused(400, f"manifest: {explain(error)}.", param="manifest") from error
+            raise RefusedError(400, f"manifest: {explain(error)}.", param="manifest") from error
         except ValueError as error:
-            raise Refused(400, f"manifest: {error}.", param="manifest") from error
+            raise RefusedError(400, f"manifest: {error}.", param="manifest") from error
         if r"\u0000" in text:
-            raise Refused(
+            raise RefusedError(
                 400, "manifest: it holds a NUL character, which cannot be stored.", param="manifest"
             )
         if ensemble.name != record.name:
-            raise Refused(
+            raise RefusedError(
                 400,
                 f"The manifest's name is {ensemble.name!r}, but the swap is of {record.name!r}.",
                 param="manifest.name",
@@ -268,7 +268,7 @@ class Admission:
             except BundleError:
                 continue
             return
-        raise Refused(
+        raise RefusedError(
             400,
             f"The adapter {ref.adapter} with the digest {ref.digest} is neither in the store nor "
             "in a bundle; swap it in by its URI.",
@@ -291,7 +291,7 @@ class Admission:
                 continue
             if file is not None:
                 return file
-        raise Refused(400, str(reason), param="manifest.fusion.parameters")
+        raise RefusedError(400, str(reason), param="manifest.fusion.parameters")
 
     def _settle(
         self,
@@ -301,7 +301,7 @@ class Admission:
         *,
         allow: bool,
     ) -> Fit:
-        """The fusion that a version with other members goes live with. Raises Refused and BundleError."""
+        """The fusion that a version with other members goes live with. Raises RefusedError and BundleError."""
         model = ensemble.fusion.model
         try:
             stack = None
@@ -309,22 +309,24 @@ class Admission:
                 stack = read_stack(file, model)
             return settle(Fit(ensemble, stack, fitted_on), self._bundles, allow=allow)
         except FusionError as error:
-            raise Refused(400, str(error)) from error
+            raise RefusedError(400, str(error)) from error
         except StaleFit as error:
-            raise Refused(400, str(error), "stale_fusion", "allow_stale_fusion") from error
+            raise RefusedError(400, str(error), "stale_fusion", "allow_stale_fusion") from error
 
     def _check_fusion(self, ensemble: Ensemble, file: Path | None, *, allow: bool) -> bool:
-        """Whether fitted parameters are in use that belong to other adapters. Raises Refused."""
+        """Whether fitted parameters are in use that belong to other adapters. Raises RefusedError."""
         if ensemble.task == "generation":
             return False
         try:
             return Fusion.from_manifest(ensemble, file, allow_stale=allow).stale
         except FusionError as error:
             code = "stale_fusion" if isinstance(error, StaleFusionError) else None
-            raise Refused(400, str(error), code, "allow_stale_fusion" if code else None) from error
+            raise RefusedError(
+                400, str(error), code, "allow_stale_fusion" if code else None
+            ) from error
 
     def _inspect(self, folder: Path, member: str, ensemble: Ensemble) -> AdapterInfo:
-        """What a sound adapter is. Raises Refused."""
+        """What a sound adapter is. Raises RefusedError."""
         limits = self._limits
         try:
             return inspect_adapter(
@@ -335,7 +337,7 @@ class Admission:
                 head_rows=ensemble.head_rows,
             )
         except AdapterError as error:
-            raise Refused(
+            raise RefusedError(
                 400,
                 f"The adapter for member {member!r} is refused: {error}",
                 "adapter_refused",
@@ -347,7 +349,7 @@ class Admission:
         try:
             check_together(kinds)
         except AdapterError as error:
-            raise Refused(
+            raise RefusedError(
                 400,
                 f"The member {member!r} is refused: {error}",
                 "adapter_refused",
@@ -356,9 +358,9 @@ class Admission:
 
 
 def check_gates(task: Task, strategy: Strategy) -> None:
-    """Raises Refused for a gate that the task could never pass."""
+    """Raises RefusedError for a gate that the task could never pass."""
     if task == "regression" and strategy.gates.min_agreement is not None:
-        raise Refused(
+        raise RefusedError(
             400,
             "min_agreement compares labels or texts, and the ensemble answers values, which never quite agree; leave "
             "it out.",

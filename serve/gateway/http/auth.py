@@ -8,9 +8,8 @@ from fastapi import Request
 
 from serve.bearer import Role, Token, find_token
 from serve.config import Settings, is_loopback
-from serve.engine.interface import Refusal
-from serve.gateway.http.errors import RefusedError, refused
 from serve.gateway.http.rate import RateLimit
+from serve.refusal import Refusal, RefusedError
 
 _CALLER = "choir.caller"
 
@@ -42,7 +41,7 @@ class Guard:
 
         Raises RefusedError: 400, 401, 403, 429, or 404 where there are no admin routes."""
         if not self._administered and not self._loopback:
-            raise refused(
+            raise RefusedError(
                 404,
                 "Admin routes do not exist on this server: it can be reached from other machines "
                 "and has no admin token; start it with CHOIR_ADMIN_TOKEN.",
@@ -52,7 +51,9 @@ class Guard:
         self._admit(request, "admin", needed=self._administered)
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
-            raise refused(400, "Admin routes take application/json only: set the content-type.")
+            raise RefusedError(
+                400, "Admin routes take application/json only: set the content-type."
+            )
 
     def _admit(self, request: Request, role: Role, *, needed: bool) -> None:
         given = _given(request)
@@ -64,9 +65,11 @@ class Guard:
             return
         if token is None:
             what = "is wrong" if given else "is missing: send `Authorization: Bearer TOKEN`"
-            raise RefusedError(Refusal(401, f"The token {what}."), {"www-authenticate": "Bearer"})
+            raise RefusedError.of(
+                Refusal(401, f"The token {what}."), {"www-authenticate": "Bearer"}
+            )
         if not token.may(role):
-            raise refused(
+            raise RefusedError(
                 403, f"The token {token.name!r} has the role {token.role}, and this needs {role}."
             )
 
@@ -77,13 +80,13 @@ class Guard:
         seconds = self._rate.wait(f"token {token.sha256}" if token else caller)
         if seconds:
             refusal = Refusal(429, f"Too many requests of the {caller}; try again later.")
-            raise RefusedError(refusal, {"retry-after": str(math.ceil(seconds))})
+            raise RefusedError.of(refusal, {"retry-after": str(math.ceil(seconds))})
 
     def _check_host(self, request: Request) -> None:
         """A page whose DNS name was re-pointed to this server still sends its own name."""
         host = _hostname(f"//{request.headers.get('host', '')}")
         if not self._is_ours(host):
-            raise refused(
+            raise RefusedError(
                 403,
                 f"The host {host!r} is not one of this server's; if it is, start the server with "
                 "--allowed-host.",
@@ -96,7 +99,7 @@ class Guard:
         # Another port of this machine is another origin.
         same = origin.partition("://")[2].lower() == request.headers.get("host", "").lower()
         if not same and _hostname(origin) not in self._allowed_hosts:
-            raise refused(
+            raise RefusedError(
                 403,
                 f"The origin {origin[:200]!r} may not use admin routes; if it is yours, start the "
                 "server with --allowed-host.",

@@ -12,9 +12,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from serve.agents.routes import UnknownModel
-from serve.engine.interface import Refusal
 from serve.gateway.links import Unavailable
 from serve.manifest import explain
+from serve.refusal import Refusal, RefusedError
 
 TYPES: Mapping[int, str] = {
     400: "invalid_request_error",
@@ -38,30 +38,14 @@ SHOWN_PATH = 200
 """How many characters of an unknown path an error repeats."""
 
 
-class RefusedError(Exception):
-    """Ends a request with a refusal: the exception handlers turn it into the answer."""
-
-    def __init__(self, refusal: Refusal, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(refusal.message)
-        self.refusal = refusal
-        self.headers = headers or {}
-
-
 class ClientGoneError(Exception):
     """The client closed its connection before it was answered."""
-
-
-def refused(
-    status: int, message: str, *, param: str | None = None, code: str | None = None
-) -> RefusedError:
-    """The exception for a refusal that the gateway itself decides."""
-    return RefusedError(Refusal(status, message, code=code, param=param))
 
 
 def invalid(error: ValidationError) -> RefusedError:
     """The 400 that names the first field that is wrong, and what is wrong with it."""
     location = error.errors(include_url=False)[0]["loc"]
-    return refused(400, explain(error), param=str(location[0]) if location else None)
+    return RefusedError(400, explain(error), param=str(location[0]) if location else None)
 
 
 def error_body(refusal: Refusal) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 
 from serve.control.artifacts.sources import Sources
 from serve.control.database.database import Database, DatabaseError
-from serve.engine.interface import Refusal
+from serve.refusal import Refusal
 from tests.serve.fakes import make_bundle, until
 from tests.serve.world import LEASE, SHORT_LEASE, World, committed, refused
 

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from serve.control.database.database import Database, DatabaseError
-from serve.engine.interface import Refusal
+from serve.refusal import Refusal
 from tests.serve.fakes import FakeEngine, make_bundle, until
 from tests.serve.world import SHORT_LEASE, World, committed, refused
 

@@ -11,7 +11,8 @@ from vllm.entrypoints.serve.utils.api_utils import with_cancellation
 
 from serve.engine.generation.client import GenerationContext
 from serve.engine.generation.openai_routes import OpenAIRoutes
-from serve.engine.interface import GenerateCall, Refusal
+from serve.engine.interface import GenerateCall
+from serve.refusal import Refusal
 from tests.serve.engine.calls import version
 
 CHUNK = b'data: {"id": "1", "choices": []}\n\n'

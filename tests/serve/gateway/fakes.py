@@ -18,7 +18,6 @@ from serve.engine.interface import (
     GenerateCall,
     PredictCall,
     Prediction,
-    Refusal,
     Version,
 )
 from serve.fusion.fused import Fused
@@ -27,6 +26,7 @@ from serve.protocol.audit import AuditEntry
 from serve.protocol.messages import AssignedVersion, Desired, Role, StatusReport
 from serve.protocol.requests import SwapRequest
 from serve.protocol.views import EnsembleView, RolloutView
+from serve.refusal import Refusal
 
 LABELS = ("card_lost", "card_late", "top_up")
 DIGESTS = {name: f"sha256:{name * 64}" for name in ("a", "b")}

@@ -14,13 +14,13 @@ from serve.bundle import BundleError, Ensemble, folder_digest
 from serve.control.admission.admission import check_gates
 from serve.control.artifacts.sources import Sources
 from serve.control.artifacts.store import Store
-from serve.control.errors import Refused, StartError
-from serve.engine.interface import Refusal
+from serve.control.errors import StartError
 from serve.fusion.fitting.note import noted
 from serve.fusion.stack import LinearStack
 from serve.protocol.requests import SwapRequest
 from serve.protocol.strategy import Strategy
 from serve.protocol.views import EnsembleView
+from serve.refusal import Refusal, RefusedError
 from tests.serve.fakes import LABELS, FakeEngine, make_adapter, make_base, make_bundle
 from tests.serve.world import World, committed, refused
 
@@ -537,6 +537,6 @@ def test_values_are_not_judged_by_agreement() -> None:
     strategy = Strategy.model_validate({"kind": "shadow", "gates": {"min_agreement": 0.9}})
     check_gates("multilabel", strategy)
     check_gates("regression", Strategy.model_validate({"kind": "shadow"}))
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(RefusedError) as refusal:
         check_gates("regression", strategy)
     assert refusal.value.refusal.param == "strategy.gates.min_agreement"
