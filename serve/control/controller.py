@@ -6,42 +6,30 @@ anyone can see it. Requests do not pass through here.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from time import monotonic
 from typing import TypeVar
 
 from serve import metrics
-from serve.bundle import Bundle
-from serve.config import Settings
 from serve.control.acceptance import Acceptance, Change, refusal_of, unknown_rollout
-from serve.control.admission.admission import Admission, EngineLimits
-from serve.control.admission.bundle_import import Imported, import_bundles
-from serve.control.artifacts.sources import Sources
-from serve.control.artifacts.store import Store
-from serve.control.capacity import no_room_to_start
 from serve.control.catalog import Catalog, version_of
 from serve.control.changes import Changes
-from serve.control.database.database import Database, DatabaseError
+from serve.control.database.database import DatabaseError
 from serve.control.driver import Driver, not_open
-from serve.control.errors import StartError
 from serve.control.participants import Participants
 from serve.control.records import EnsembleRecord
 from serve.control.rollout.state import Rollout, State
+from serve.control.startup import ControllerOptions, Opened
 from serve.control.threads import Threads
 from serve.control.views import ensemble_view, rollout_view, version_view
-from serve.location import Location
 from serve.metrics import Family, MetricsBoard
 from serve.protocol.audit import AuditEntry
-from serve.protocol.messages import Desired, ParticipantKind, StatusReport
+from serve.protocol.messages import Desired, StatusReport
 from serve.protocol.requests import Decision, SwapRequest
-from serve.protocol.slots import Slots
 from serve.protocol.strategy import IMMEDIATE
 from serve.protocol.views import EnsembleView, RolloutView
 from serve.refusal import Refusal, RefusedError
-
-__all__ = ["Controller", "EngineLimits", "StartError"]
 
 T = TypeVar("T")
 
@@ -56,77 +44,24 @@ TRIAL_SECONDS = 1.0
 class Controller:
     """One per server. All that matters is in the database, so that a new one takes over."""
 
-    def __init__(
-        self,
-        bundles: Sequence[Bundle],
-        store_dir: Path,
-        limits: EngineLimits,
-        *,
-        adapter_roots: Sequence[Path] = (),
-        adapter_prefixes: Sequence[Location] = (),
-        max_adapter_gb: float = 16,
-        fetch_timeout_seconds: float = 1800,
-        database_url: str | None = None,
-        expected: Mapping[ParticipantKind, int] | None = None,
-        keep_warm: int = 1,
-        pinned: Collection[str] | None = None,
-        lease_seconds: float = 10,
-        prepare_timeout_seconds: float = 120,
-    ) -> None:
-        """`expected` are the replicas of each kind that are meant to run; `pinned` the ensembles that are always
-        loaded, all if None."""
-        self._bundles = bundles
-        self._store_dir = store_dir
-        self._limits = limits
-        self._sources = Sources(
-            [*(bundle.path for bundle in bundles), *adapter_roots],
-            adapter_prefixes,
-            max_bytes=int(max_adapter_gb * 1e9),
-            seconds=fetch_timeout_seconds,
-        )
-        self._database_url = database_url
-        self._keep_warm = keep_warm
-        self._pinned = None if pinned is None else frozenset(pinned)
-        self._lease = lease_seconds
-        self._prepare_timeout = prepare_timeout_seconds
-        self._participants = Participants(lease_seconds, expected or {})
-        self._ready_engines: int | None = None
+    def __init__(self, options: ControllerOptions, opened: Opened, threads: Threads) -> None:
+        """See `open`."""
+        self._database = opened.database
+        self._admission = opened.admission
+        self._slots = opened.slots
+        self._differences = opened.imported.differences
+        self._threads = threads
+        self._lease = options.lease_seconds
         self._board = MetricsBoard()
         self._changes = Changes()
-        self._threads = Threads()
+        self._ready_engines: int | None = None
         self._housekeeping: asyncio.Task[None] | None = None
-
-    @classmethod
-    def of(cls, settings: Settings, limits: EngineLimits) -> "Controller":
-        """Raises BundleError."""
-        url = settings.database_url
-        return cls(
-            [Bundle.open(path) for path in settings.bundles],
-            settings.store_dir,
-            limits,
-            adapter_roots=settings.adapter_roots,
-            adapter_prefixes=[Location.parse(prefix) for prefix in settings.adapter_prefixes],
-            max_adapter_gb=settings.max_adapter_gb,
-            fetch_timeout_seconds=settings.fetch_timeout_seconds,
-            database_url=url.get_secret_value() if url else None,
-            expected={"engine": settings.replicas, "gateway": settings.gateways},
-            keep_warm=settings.keep_warm,
-            pinned=settings.pinned,
-            lease_seconds=settings.lease_seconds,
-            prepare_timeout_seconds=settings.prepare_timeout_seconds,
-        )
-
-    async def start(self) -> None:
-        """Import the bundles, and take up what an earlier controller left.
-
-        Raises StartError, BundleError, StoreError and DatabaseError, each with one sentence."""
-        imported = await self._threads.run("check", self._open)
-        self._differences = imported.differences
+        self._participants = Participants(options.lease_seconds, options.expected)
         incarnation = self._database.incarnation
         self._catalog = Catalog(
-            imported.records, self._store, incarnation, self._keep_warm, self._slots
+            opened.imported.records, opened.store, incarnation, options.keep_warm, self._slots
         )
-        # By then, whoever held a lease of an earlier controller has reported again or lost it.
+        # By then, every participant with a lease of an earlier controller has reported again or lost the lease.
         self._settled_at = monotonic() + (self._lease if incarnation > 1 else 0)
         self._driver = Driver(
             self._catalog,
@@ -135,11 +70,27 @@ class Controller:
             self._changes,
             self._threads,
             self._settled_at,
-            self._prepare_timeout,
+            options.prepare_timeout_seconds,
         )
         self._acceptance = Acceptance(
             self._catalog, self._driver, self._database, self._participants, self._threads
         )
+
+    @classmethod
+    async def open(cls, options: ControllerOptions) -> "Controller":
+        """A controller over the store and the database, with the bundles imported.
+
+        Raises StartError, BundleError, StoreError and DatabaseError, each with one sentence."""
+        threads = Threads()
+        try:
+            opened = await threads.run("check", Opened.of, options)
+        except BaseException:
+            threads.close()
+            raise
+        return cls(options, opened, threads)
+
+    async def start(self) -> None:
+        """Go on with the rollouts of an earlier controller, and watch leases. Raises DatabaseError."""
         await self._driver.recover(self._lease)
         for name, version in self._catalog.active().items():
             metrics.version_active(name, version)
@@ -147,11 +98,10 @@ class Controller:
 
     async def stop(self) -> None:
         """End all work; the next controller takes it up from the database."""
-        if self._housekeeping is None:
-            return
-        self._housekeeping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._housekeeping
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._housekeeping
         await self._acceptance.stop()
         await self._driver.stop()
         await asyncio.to_thread(self._database.close)
@@ -269,39 +219,6 @@ class Controller:
         incarnation = f"controller-{self._database.incarnation}"
         self._board.push("controller", 0, incarnation, metrics.families())
         return self._board.render()
-
-    def _open(self) -> Imported:
-        """Everything that blocks at the start."""
-        self._store = Store(self._store_dir)
-        limits = self._limits
-        self._slots = Slots(
-            limits.host_adapters or limits.adapter_slots,
-            self._store.adapter,
-            limits.adapter_slots,
-            self._pinned,
-        )
-        url = self._database_url or f"sqlite:///{self._store.folder / 'choir.db'}"
-        self._admission = Admission(self._store, self._sources, self._bundles, self._limits)
-        self._database = Database.open(url)
-        try:
-            imported = import_bundles(self._bundles, self._database, self._store, self._admission)
-            self._check_active(list(imported.records.values()))
-        except BaseException:
-            self._database.close()
-            raise
-        return imported
-
-    def _check_active(self, records: Sequence[EnsembleRecord]) -> None:
-        """Raises StartError, StoreError and BundleError."""
-        active = [record.active_version.ensemble for record in records]
-        for record in records:
-            ensemble = record.active_version.ensemble
-            try:
-                self._admission.check_known(record.active_version)
-            except RefusedError as refused:
-                raise StartError(f"{ensemble.id}: {refused}") from refused
-        if (reason := no_room_to_start(active, self._slots)) is not None:
-            raise StartError(reason)
 
     async def _roll_out(self, change: Change, wait: bool) -> RolloutView | Refusal:
         begun = await self._acceptance.begin(change)

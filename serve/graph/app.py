@@ -24,7 +24,9 @@ from serve.agents.engine_agent import EngineAgent
 from serve.agents.gateway_agent import GatewayAgent
 from serve.bundle import Bundle
 from serve.config import Settings
-from serve.control.controller import Controller, EngineLimits
+from serve.control.admission.admission import EngineLimits
+from serve.control.controller import Controller
+from serve.control.startup import ControllerOptions
 from serve.engine.interface import EngineSettings, GenerateCall, PredictCall, Prediction
 from serve.gateway.app import create_app
 from serve.graph.ray_links import RayControl, RayEngines
@@ -64,7 +66,7 @@ class ControllerDeployment:
     async def __init__(self, settings: Settings, limits: EngineLimits) -> None:  # type: ignore[misc]  # Ray Serve awaits it
         with _reasoned_start():
             check_machines(settings, sum(node["Alive"] for node in ray.nodes()))
-            self._controller = Controller.of(settings, limits)
+            self._controller = await Controller.open(ControllerOptions.of(settings, limits))
             await self._controller.start()
         for method in (
             *("sync", "push_metrics", "metrics"),
