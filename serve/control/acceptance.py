@@ -1,4 +1,4 @@
-"""Takes changes in: what was accepted is verified, begun or refused in writing, whoever waits for it."""
+"""Accepts changes: verifies each one, then starts its rollout or writes the refusal to the audit."""
 
 import contextlib
 import logging
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Change:
-    """What somebody asks for."""
+    """A swap or a rollback that was asked for."""
 
     name: str
     """The ensemble."""
@@ -31,13 +31,13 @@ class Change:
     strategy: Strategy
     actor: str
     work: Kind
-    """What `choose` is, so that it holds up nothing that is shorter."""
+    """The kind of work that `choose` is, so that long work does not delay short work."""
     choose: Callable[[EnsembleRecord], VersionRecord]
     """Finds and verifies the candidate. Blocks, and raises RefusedError."""
 
 
 class Acceptance:
-    """One change of an ensemble at a time. A caller who goes away only stops watching."""
+    """Accepts one change of an ensemble at a time. A change goes on when its caller leaves."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Acceptance:
         self._reserved: set[str] = set()
 
     async def begin(self, change: Change) -> Rollout | Refusal:
-        """The rollout that has begun, or why none has."""
+        """Verify a change and start its rollout. Returns the rollout, or the refusal."""
         return await self._errands.run(self._begin(change))
 
     async def decide(self, rollout: Rollout, decision: Decision, actor: str) -> None:
@@ -64,7 +64,7 @@ class Acceptance:
         await self._errands.run(self._driver.decide(rollout, decision, actor))
 
     async def stop(self) -> None:
-        """Give up what is not done yet."""
+        """Cancel the changes that have not started a rollout yet."""
         await self._errands.stop()
 
     async def _begin(self, change: Change) -> Rollout | Refusal:
@@ -102,7 +102,7 @@ class Acceptance:
             return refused.refusal
         except DatabaseError:
             raise
-        except Exception as error:  # a fault of the server is written down like any refusal
+        except Exception as error:  # a fault of the server is in the audit like any refusal
             logger.exception("A %s of %s could not be verified.", change.action, change.name)
             return Refusal(
                 500,
@@ -113,7 +113,7 @@ class Acceptance:
 
     @contextlib.contextmanager
     def _reserving(self, name: str) -> Iterator[EnsembleRecord]:
-        """Keep other changes of the ensemble out while a candidate is verified. Raises RefusedError."""
+        """Keep out other changes of the ensemble while a candidate is verified. Raises RefusedError."""
         record = self._catalog.record(name)
         self._catalog.check_idle(name)
         if name in self._reserved:
@@ -132,12 +132,12 @@ class Acceptance:
 
 
 def refusal_of(error: RefusedError | DatabaseError) -> Refusal:
-    """What whoever asked is told."""
+    """The refusal that the caller gets for an error."""
     return (
         error.refusal if isinstance(error, RefusedError) else Refusal(503, str(error), "database")
     )
 
 
 def unknown_rollout(rollout_id: str) -> Refusal:
-    """The 404 for a rollout that never was."""
+    """The 404 for an unknown rollout."""
     return Refusal(404, f"There is no rollout {rollout_id[:80]!r}.", "unknown_rollout")

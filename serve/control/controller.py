@@ -1,7 +1,7 @@
-"""The control plane: decides which versions are held and which is active, and sees every change through.
+"""The control plane: decides which versions engines hold and which one is active, and carries out each change.
 
-It never calls anybody. Participants pull the desired state and report; whatever it decides is written down before
-anyone can see it. Requests do not pass through here.
+It calls no other process: engines and gateways report and get the desired state as the answer. Each decision is written
+to the database before others see it. Requests to models do not pass through here.
 """
 
 import asyncio
@@ -34,15 +34,15 @@ from serve.refusal import Refusal, RefusedError
 T = TypeVar("T")
 
 LISTED_VERSIONS = 20
-"""How many of the newest versions of each ensemble a list of all ensembles shows."""
+"""How many of the newest versions of each ensemble the list of ensembles shows."""
 SHOWN_VERSIONS = 500
-"""How many of them one ensemble shows."""
+"""How many of the newest versions the view of one ensemble shows."""
 TRIAL_SECONDS = 1.0
-"""How old the figures of a trial may be, in seconds, whatever the lease is."""
+"""Gateways report the figures of a trial at least this often, in seconds."""
 
 
 class Controller:
-    """One per server. All that matters is in the database, so that a new one takes over."""
+    """One per server. All durable state is in the database, so that a new controller can take over."""
 
     def __init__(self, options: ControllerOptions, opened: Opened, threads: Threads) -> None:
         """See `open`."""
@@ -97,7 +97,7 @@ class Controller:
         self._housekeeping = asyncio.create_task(self._keep_house())
 
     async def stop(self) -> None:
-        """End all work; the next controller takes it up from the database."""
+        """End all work. The next controller goes on with it from the database."""
         if self._housekeeping is not None:
             self._housekeeping.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -108,7 +108,8 @@ class Controller:
         self._threads.close()
 
     async def sync(self, report: StatusReport) -> Desired:
-        """See `lease.ControllerLink`."""
+        """Take a report and return the desired state: at once if there is news, else with the next news or after a
+        while. See `lease.ControllerLink`."""
         participant = self._participants.hear(report, monotonic())
         if participant is None:
             self._board.retire(report.participant)
@@ -134,15 +135,15 @@ class Controller:
         )
 
     def _round_seconds(self, report: StatusReport) -> float:
-        """How long a participant without news is kept waiting: what gateways count of a trial is
-        wanted sooner than their leases need."""
+        """How long an answer without news waits, in seconds. The figures of a trial are needed more often than leases
+        must be renewed."""
         return min(self._lease / 3, TRIAL_SECONDS) if report.figures else self._lease / 3
 
     async def swap(
         self, name: str, request: SwapRequest, actor: str, wait: bool = False
     ) -> RolloutView | Refusal:
-        """Start a rollout to what the request asks for. With `wait`, return when it is committed on
-        every gateway, or refused."""
+        """Start a rollout to the version that the request describes. With `wait`, return once it is committed on all
+        gateways, or refused."""
         change = Change(
             name,
             "swap",
@@ -156,8 +157,7 @@ class Controller:
     async def rollback(
         self, name: str, to: int | None, actor: str, wait: bool = False
     ) -> RolloutView | Refusal:
-        """Start a rollout back to the version that was active before, or to the one before that
-        whose number is `to`, under its old number."""
+        """Start a rollout back to the version that was active before, or to the earlier version `to`."""
         change = Change(
             name,
             "rollback",
@@ -171,12 +171,12 @@ class Controller:
     async def promote(
         self, rollout_id: str, actor: str, wait: bool = False
     ) -> RolloutView | Refusal:
-        """Commit a candidate that is tried out, whatever its gates say. With `wait`, return when it
-        is committed on every gateway."""
+        """Commit a candidate that is tried out, without regard to its gates. With `wait`, return once it is committed
+        on all gateways."""
         return await self._decide(rollout_id, "promote", actor, wait)
 
     async def abort(self, rollout_id: str, actor: str) -> RolloutView | Refusal:
-        """End a rollout that is not committed. Returns when it is aborted."""
+        """Abort a rollout that is not committed. Returns once it is aborted."""
         return await self._decide(rollout_id, "abort", actor, wait=True)
 
     async def rollouts(self) -> list[RolloutView] | Refusal:
@@ -195,7 +195,7 @@ class Controller:
         return found if isinstance(found, Refusal) else self._view(found)
 
     async def ensembles(self) -> list[EnsembleView]:
-        """By name, each with its newest versions and those in use."""
+        """All ensembles by name, each with its newest versions and those in use."""
         records = self._catalog.records
         return [self._ensemble_view(records[name], LISTED_VERSIONS) for name in sorted(records)]
 
@@ -206,14 +206,14 @@ class Controller:
             return refused.refusal
 
     async def push_metrics(self, kind: str, participant: str, snapshot: tuple[Family, ...]) -> None:
-        """Take the metrics of one process. One without a lease has no ordinal; nothing of what it
-        counted is lost, because every push tells everything again."""
+        """Take the metrics of one process. Those of a process without a lease are dropped: it has no ordinal. No count
+        is lost, because each push contains all counts."""
         known = self._participants.get(participant)
         if known is not None:
             self._board.push(kind, known.ordinal, participant, snapshot)
 
     async def metrics(self) -> bytes:
-        """Prometheus text of all processes."""
+        """The metrics of all processes as Prometheus text."""
         for name, record in self._catalog.records.items():
             metrics.fusion_stale(name, record.active_version.allow_stale_fusion)
         incarnation = f"controller-{self._database.incarnation}"
@@ -227,7 +227,7 @@ class Controller:
         return await self._committed(begun) if wait else self._view(begun)
 
     async def _committed(self, rollout: Rollout) -> RolloutView | Refusal:
-        """The rollout once every gateway has committed it, or why that will not be."""
+        """Wait until all gateways have committed the rollout. Returns it, or the reason why it was aborted."""
         await self._driver.committed(rollout)
         if rollout.state is State.ABORTED:
             return Refusal(rollout.status, f"Nothing has changed: {rollout.reason}", "aborted")
@@ -252,16 +252,16 @@ class Controller:
         return await self._committed(rollout) if wait else self._view(rollout)
 
     async def _read(self, read: Callable[[], T]) -> T | Refusal:
-        """What the database holds, or that it cannot be read now."""
+        """What `read` returns, or a refusal if the database cannot be read."""
         try:
             return await self._threads.run("read", read)
         except DatabaseError as error:
             return refusal_of(error)
 
     async def _keep_house(self) -> None:
-        """Notice what happens by nothing happening: leases that run out."""
+        """End leases when they run out, since no report announces that."""
         while True:
-            # One reading of the clock: what runs out between two would be slept through.
+            # The clock is read once: a lease that runs out between two readings would be missed.
             at = monotonic()
             self._look_around(at)
             times = (self._settled_at, self._participants.next_expiry())
@@ -269,7 +269,7 @@ class Controller:
             await self._changes.wait(min(ahead, default=None))
 
     def _look_around(self, at: float) -> None:
-        """Draw the consequences of who is alive and of what they have seen."""
+        """Update the assignments after reports and leases that ran out, and wake waiting tasks if they changed."""
         assignments = self._catalog.assignments
         before = assignments.revision
         for participant in self._participants.expire(at):
@@ -285,14 +285,15 @@ class Controller:
             self._changes.ring()
 
     def _view(self, rollout: Rollout) -> RolloutView:
-        """With what participants say now, while it runs."""
+        """The view of a rollout. While it runs, with the progress of each participant now."""
         running = self._catalog.running(rollout.id)
         if running is None:
             return rollout_view(rollout)
         return rollout_view(replace(running, replicas=self._driver.replicas(running)))
 
     def _ensemble_view(self, record: EnsembleRecord, newest: int) -> EnsembleView:
-        """With the versions in use, whatever their number, and the `newest` ones: history grows for ever."""
+        """The view of an ensemble with all versions in use and the `newest` others, since there is no limit to
+        versions."""
         engines = self._participants.live("engine")
         held = {key for engine in engines for key in engine.report.holding}
         held |= {key for key, _ in self._catalog.assignments}

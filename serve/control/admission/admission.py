@@ -1,4 +1,4 @@
-"""From a request for a swap to a verified candidate, or a refusal that says what is wrong."""
+"""Turns a request for a swap into a verified candidate, or refuses it with the reason."""
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -34,27 +34,27 @@ from serve.refusal import RefusedError
 from serve.servable import unserved_golden
 
 LISTED = 20
-"""How many of the newest versions an error lists, beside those in use."""
+"""How many of the newest versions an error lists."""
 
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """What every engine is started with, so that a candidate can be judged without one."""
+    """The limits that all engines are started with. Candidates are checked against them without an engine."""
 
     adapter_slots: int
     """Distinct LoRAs that run at once."""
     max_lora_rank: int
     base_kind: BaseKind
     base_path: Path | None = None
-    """The base's folder; None for one on a hub, whose shapes are not checked then."""
+    """The base's folder; None for a base on a hub. Shapes are not checked then."""
     max_members: int = 64
     """Members of one ensemble."""
     host_adapters: int | None = None
-    """Distinct LoRAs that are loaded at once; None: as many as slots."""
+    """Distinct LoRAs that can be loaded at once; None: as many as slots."""
 
 
 class Admission:
-    """Builds and verifies versions. Everything here blocks on files and belongs in a thread."""
+    """Builds and verifies versions. All methods block on files, so they run in threads."""
 
     def __init__(
         self, store: Store, sources: Sources, bundles: Sequence[Bundle], limits: EngineLimits
@@ -65,11 +65,10 @@ class Admission:
         self._limits = limits
 
     def candidate(self, record: EnsembleRecord, request: SwapRequest, actor: str) -> VersionRecord:
-        """The version that a request asks for: a new one, next after the highest, or a known one.
-        Its adapters lie in the store and have passed every check.
+        """The version that a request asks for: a known one, or a new one with the next number. Its adapters are in the
+        store and have passed all checks.
 
-        Equal content makes a new version all the same, so that a swap never means less than it
-        says. Raises RefusedError."""
+        Content that an earlier version has too makes a new version nevertheless. Raises RefusedError."""
         if request.expected_version not in (None, record.active):
             raise RefusedError(
                 409,
@@ -89,12 +88,12 @@ class Admission:
             raise RefusedError(400, str(error)) from error
 
     def _new(self, record: EnsembleRecord, request: SwapRequest, actor: str) -> VersionRecord:
-        """What arrives is put into the store once all of it has passed, so that what is refused
-        leaves nothing behind. Raises RefusedError, StoreError and BundleError."""
+        """Build a new version. Its files enter the store once all checks have passed, so that a refused request leaves
+        nothing behind. Raises RefusedError, StoreError and BundleError."""
         allow = request.allow_stale_fusion
         with Staging(self._store) as staging:
             if request.manifest is not None:
-                # Its fusion is what somebody wants, so it is checked and never changed.
+                # The administrator wants this fusion, so it is checked and never changed.
                 fit = Fit(self._from_manifest(record, request.manifest), None)
                 parameters = self._parameters_of(fit.ensemble)
                 self._check_adapters(fit.ensemble)
@@ -115,8 +114,8 @@ class Admission:
         return VersionRecord(fit.ensemble, actor, now(), kept, stale, fit.fitted_on)
 
     def check_known(self, record: VersionRecord) -> None:
-        """Check a version that is in the database, and bring back from the bundles what the store
-        has lost. Raises RefusedError, StoreError and BundleError."""
+        """Check a version of the database. Adapters that the store has lost are copied from the bundles again. Raises
+        RefusedError, StoreError and BundleError."""
         self._check_adapters(record.ensemble)
         if record.parameters is not None:
             self._store.verify_parameters(record.parameters)
@@ -124,8 +123,9 @@ class Admission:
         self._check_fusion(record.ensemble, file, allow=record.allow_stale_fusion)
 
     def _check_adapters(self, ensemble: Ensemble, arrived: Collection[str] = ()) -> None:
-        """Digest, format, values, rank, and fit to the base, to the labels and to each other; of what
-        has just `arrived` all that is known already."""
+        """Check the adapters of an ensemble: digest, format, values, rank, and whether they fit the base, the labels
+        and each other. Adapters that have just `arrived` have been checked already. Raises RefusedError, StoreError and
+        BundleError."""
         if len(ensemble.members) > self._limits.max_members:
             raise RefusedError(
                 400,
@@ -147,16 +147,14 @@ class Admission:
             self._check_together(kinds, member.name)
 
     def import_adapter(self, bundle: Bundle, ref: AdapterRef) -> None:
-        """Copy a bundle's adapter into the store unless it is there. Raises StoreError or
-        BundleError."""
+        """Copy a bundle's adapter into the store unless it is there. Raises StoreError and BundleError."""
         if not self._store.has_adapter(ref.digest):
             with self._store.scratch() as copy:
                 self._sources.copy(bundle.adapter_dir(ref), copy)
                 self._store.keep(copy, ref.digest)
 
     def earlier(self, record: EnsembleRecord, to: int | None) -> VersionRecord:
-        """The version that a rollback goes to: `to`, or the one that was active before. Raises
-        RefusedError."""
+        """The version that a rollback returns to: `to`, or the one that was active before. Raises RefusedError."""
         if not record.previous:
             raise RefusedError(
                 409,
@@ -206,7 +204,7 @@ class Admission:
                 f"{ensemble.id} has no member {unknown[0]!r}; its members are {', '.join(names)}.",
                 param="members",
             )
-        # Scores were measured with the old content, so they stay behind.
+        # Scores were measured with the old content, so the new version has none.
         members = [
             self._changed(member, changes[member.name], ensemble, staging)
             if member.name in changes
@@ -220,7 +218,7 @@ class Admission:
     def _changed(
         self, member: Member, uris: str | list[str], ensemble: Ensemble, staging: Staging
     ) -> Member:
-        """The member with new content. The adapter keeps its name: its digest tells it apart."""
+        """The member with new adapters. An adapter keeps its name; its digest is another one."""
         several = [uris] if isinstance(uris, str) else uris
         adapters: list[AdapterRef] = []
         kinds: list[AdapterKind] = []
@@ -259,7 +257,7 @@ class Admission:
         return ensemble
 
     def _find(self, ref: AdapterRef) -> None:
-        """See to it that an adapter that is named by digest is in the store."""
+        """Make sure that the store has an adapter, if need be from a bundle. Raises RefusedError and StoreError."""
         if self._store.has_adapter(ref.digest):
             return
         for bundle in self._bundles:
@@ -279,7 +277,8 @@ class Admission:
         return None if record.parameters is None else self._store.parameters(record.parameters)
 
     def _parameters_of(self, ensemble: Ensemble) -> Path | None:
-        """The file of fitted parameters that a new manifest names, from whichever bundle has it."""
+        """The file of fitted parameters that a new manifest names, from the first bundle that has it; None if it names
+        none. Raises RefusedError."""
         if ensemble.fusion.parameters is None:
             return None
         reason: BundleError | None = None
@@ -301,7 +300,7 @@ class Admission:
         *,
         allow: bool,
     ) -> Fit:
-        """The fusion that a version with other members goes live with. Raises RefusedError and BundleError."""
+        """The fusion of a version with other adapters. Raises RefusedError and BundleError."""
         model = ensemble.fusion.model
         try:
             stack = None
@@ -314,7 +313,8 @@ class Admission:
             raise RefusedError(400, str(error), "stale_fusion", "allow_stale_fusion") from error
 
     def _check_fusion(self, ensemble: Ensemble, file: Path | None, *, allow: bool) -> bool:
-        """Whether fitted parameters are in use that belong to other adapters. Raises RefusedError."""
+        """Check the fusion. Returns whether it uses parameters that were fitted on other adapters. Raises
+        RefusedError."""
         if ensemble.task == "generation":
             return False
         try:
@@ -326,7 +326,7 @@ class Admission:
             ) from error
 
     def _inspect(self, folder: Path, member: str, ensemble: Ensemble) -> AdapterInfo:
-        """What a sound adapter is. Raises RefusedError."""
+        """Check an adapter, and describe it. Raises RefusedError."""
         limits = self._limits
         try:
             return inspect_adapter(
@@ -369,7 +369,7 @@ def check_gates(task: Task, strategy: Strategy) -> None:
 
 
 def adapters_of(ensembles: Iterable[Ensemble]) -> Iterator[AdapterRef]:
-    """Every reference to an adapter, in order."""
+    """All references to adapters, in order."""
     for ensemble in ensembles:
         for member in ensemble.members:
             yield from member.adapters

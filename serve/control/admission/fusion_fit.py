@@ -9,7 +9,7 @@ from serve.manifest import Ensemble
 from serve.protocol.views import FittedPart, FusionFit
 
 WEIGHTED = ("weighted_average", "vote", "product")
-"""The methods that read the members' weights."""
+"""The methods that use the members' weights."""
 
 
 def fusion_fit(record: VersionRecord) -> FusionFit:
@@ -29,14 +29,14 @@ def fusion_fit(record: VersionRecord) -> FusionFit:
 
 def fit_digests(record: VersionRecord) -> Mapping[str, list[str]] | None:
     """Member -> digests of the adapters that a version's weights, temperature and thresholds were fitted on; None if
-    somebody has set them by hand."""
+    they were set by hand."""
     if record.fitted_on is None and not has_fitted_numbers(record.ensemble):
         return None
     return record.fitted_on or own_digests(record.ensemble)
 
 
 def fitted_parts(ensemble: Ensemble) -> list[FittedPart]:
-    """What would be another with other adapters. Equal weights and thresholds of 0.5 fit any."""
+    """The parts of a fusion that depend on the adapters. Equal weights and thresholds of 0.5 do not."""
     parts: list[FittedPart] = []
     if ensemble.fusion.method in WEIGHTED and _has_weights(ensemble):
         parts.append("weights")
@@ -50,7 +50,7 @@ def fitted_parts(ensemble: Ensemble) -> list[FittedPart]:
 
 
 def offers_fitted(ensemble: Ensemble) -> bool:
-    """Whether anything was fitted, be it for a method that only a request may choose."""
+    """Whether any part was fitted, even for a method that only requests choose."""
     offered = _has_weights(ensemble) or ensemble.fusion.model is not None
     return offered or bool(fitted_parts(ensemble))
 
@@ -65,7 +65,7 @@ def own_digests(ensemble: Ensemble) -> dict[str, list[str]]:
 
 
 def changed_members(ensemble: Ensemble, fitted_on: Mapping[str, list[str]] | None) -> list[str]:
-    """Members that have other adapters than `fitted_on` says; none if it is the ensemble itself (None)."""
+    """The members whose adapters differ from those in `fitted_on`. None stands for the ensemble's own adapters."""
     if fitted_on is None:
         return []
     return [name for name, own in own_digests(ensemble).items() if fitted_on.get(name) != own]

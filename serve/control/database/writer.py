@@ -1,4 +1,4 @@
-"""Writes transactions one after the other, each fenced by the incarnation of its server, and leaves none in doubt."""
+"""Writes one transaction after the other. Each is fenced by the incarnation, and the outcome of each is found out."""
 
 import logging
 from collections.abc import Callable
@@ -18,16 +18,16 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RETRY_SECONDS = 1.0
-"""How often a database that went away in the middle of a write is asked what became of it."""
+"""How often the outcome of a write is asked for, after the connection was lost during its commit."""
 TURN_SECONDS = 10.0
-"""How long a write waits for the one before it, whose outcome may be in doubt."""
+"""How long a write waits for the previous one, whose outcome may be unknown."""
 
 
 class Writer:
-    """Every transaction locks the control row first, and signs with the incarnation and its number.
+    """Each transaction locks the control row first, and writes its incarnation and number as the last write.
 
-    So a connection that breaks at the commit leaves no doubt: whoever has the lock again knows that the transaction has
-    ended, and the last signature says how."""
+    So the outcome can be found out when the connection is lost during a commit: once the lock can be taken again, the
+    transaction has ended, and the last write tells whether it was committed."""
 
     def __init__(self, engine: Engine, incarnation: int) -> None:
         self._engine = engine
@@ -37,14 +37,14 @@ class Writer:
         self._closed = Event()
 
     def close(self) -> None:
-        """Wait no longer for what became of a write."""
+        """Stop asking for the outcome of a write."""
         self._closed.set()
 
     def write(self, work: Callable[[Session], T]) -> T:
-        """The result of `work`, which is durable then; one that raises leaves nothing behind.
+        """Run `work` in a transaction, commit, and return its result.
 
-        Raises what `work` raises, TakenOver, and DatabaseError: nothing is written then, unless the database was closed
-        before it could say."""
+        Raises what `work` raises, TakenOver, and DatabaseError. Nothing is written then, with one exception: if the
+        writer is closed while the outcome of a commit is unknown, the commit may have been carried out."""
         if not self._turn.acquire(timeout=TURN_SECONDS):
             raise DatabaseError("The database failed: an earlier write has not ended yet.")
         try:
@@ -73,7 +73,7 @@ class Writer:
         raise _failed(lost) from lost
 
     def _is_written(self) -> bool:
-        """What became of a transaction whose commit was not confirmed. Raises TakenOver and DatabaseError."""
+        """Whether a transaction whose commit was not confirmed is written. Raises TakenOver and DatabaseError."""
         while True:
             try:
                 with Session(self._engine) as session:
@@ -84,7 +84,7 @@ class Writer:
                     return False
             except SQLAlchemyError as error:
                 failure = _failed(error)
-                logger.error("Whether the last change is written is not known yet: %s", failure)
+                logger.error("It is not known yet whether the last change is written: %s", failure)
                 if self._closed.wait(RETRY_SECONDS):
                     raise failure from error
 
@@ -104,7 +104,7 @@ class Writer:
 
 
 def lock_control(session: Session) -> ControlRow:
-    """The control row, once no other transaction that writes is under way."""
+    """Wait until no other transaction writes. Returns the control row, locked."""
     return session.get_one(ControlRow, 1, with_for_update=True)
 
 

@@ -1,4 +1,4 @@
-"""The database of the protocol's model: its transactions by the rules that the real one compares with."""
+"""The database of the protocol's model. It compares writes by the same rules as the real one."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -56,7 +56,7 @@ class Stored:
         known.decision, known.decided_by = rollout.decision, rollout.decided_by
 
     def image(self) -> object:
-        """All that is written."""
+        """A copy of all that is stored."""
         rollouts = {id: copy(rollout) for id, rollout in self.rollouts.items()}
         return self.record, rollouts, self.incarnation, self.epoch
 
@@ -67,7 +67,7 @@ class Doubt:
 
     carry_out: Callable[[], object]
     learn: Callable[[bool], None]
-    """What the server does once it knows."""
+    """What the server does once it knows the outcome."""
 
 
 def copy(rollout: Rollout) -> Rollout:

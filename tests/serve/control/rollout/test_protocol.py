@@ -1,7 +1,7 @@
-"""The protocol under random interleavings of steps, lost messages, silence, late replicas, restarts and crashes,
-callers who leave, writes in doubt, late writes of servers that were taken over, and engines that raise.
+"""Runs the protocol's model with random interleavings of steps, lost messages, silence, late replicas, restarts,
+crashes, callers who leave, writes in doubt, late writes of earlier incarnations, and engines that raise.
 
-The interleavings are programs of bytes that Hypothesis makes, and makes smaller when one fails.
+An interleaving is a program of bytes. Hypothesis generates the programs, and shrinks one that fails.
 """
 
 from collections import Counter
@@ -15,11 +15,11 @@ from tests.serve.control.pieces import LEASE, NAME, Node, Program
 from tests.serve.control.rollout.protocol import Protocol
 
 PROGRAMS = st.binary(min_size=300, max_size=300)
-"""Two or three bytes are a step."""
+"""A step uses two or three bytes."""
 
 
 def run(interleavings: int) -> Counter[str]:
-    """So many random programs; what happened in all of them."""
+    """Run this many random programs. Returns how often each event happened in all of them."""
     seen: Counter[str] = Counter()
 
     @settings(
@@ -55,8 +55,8 @@ def check_that_everything_happened(seen: Counter[str], least: int) -> None:
 
 
 def test_random_interleavings() -> None:
-    """Gateways never route to what a live engine does not hold, nothing goes live that has not
-    passed, and whatever happens, it is known what is active."""
+    """Gateways never route to a version that a live engine does not hold, no version goes live that has not passed, and
+    the active version is always known."""
     check_that_everything_happened(run(1500), 5)
 
 
