@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("database_url")
 
 
 async def settle(world: World) -> None:
-    """Until participants have found the new controller, which shows in the slots it gave them."""
+    """Wait until all participants have reported to the new controller."""
     live = len(world.engines) + len(world.gateways)
     await until(lambda: len(world.controller._participants.live()) == live)
 
@@ -70,7 +70,7 @@ async def test_a_rollout_that_was_preparing_is_aborted(world: World) -> None:
     assert committed(await world.swap(101)).to_version == 3
 
 
-async def test_a_commit_that_not_every_gateway_has_seen_is_seen_through(world: World) -> None:
+async def test_a_commit_that_some_gateways_have_not_seen_is_completed(world: World) -> None:
     world.options = {"lease_seconds": 3, "keep_warm": 0}
     await world.start(gateways=2)
     world.link.cut_off.add("gateway1")

@@ -1,4 +1,4 @@
-"""What a swap may bring in, and the sentence for everything else. Nothing that is refused changes anything."""
+"""What a swap may bring in, and the message for everything else. A refused request changes nothing."""
 
 import json
 import os
@@ -449,7 +449,7 @@ async def test_a_broken_engine_message_reaches_the_user_once(world: World) -> No
 
 
 def weighted_bundle(world: World, **fusion: Any) -> dict[str, Any]:
-    """Version 2 has weights and perhaps a temperature that were fitted on its adapters; its manifest."""
+    """Give version 2 weights, and perhaps a temperature, that were fitted on its adapters. Returns its manifest."""
     bundle = make_bundle(world.folder / "bundle")
     first = bundle.ensemble("intents").model_dump(mode="json", exclude_none=True)
     first["members"] = [
