@@ -15,7 +15,7 @@ class TakenOver(Conflict):
     """Another server has taken over the database. This one can write nothing more."""
 
 
-def check_life(own: int, current: int) -> None:
+def check_incarnation(own: int, current: int) -> None:
     """Raises TakenOver if a later incarnation than `own` has begun."""
     if own != current:
         raise TakenOver(

@@ -62,7 +62,7 @@ class Database:
         """Open the database, create its tables if it is new, and begin a new incarnation."""
         engine = connect(url)
         try:
-            return cls(engine, _begin_life(engine))
+            return cls(engine, _begin_incarnation(engine))
         except SQLAlchemyError as error:
             raise DatabaseError(f"The database cannot be opened: {reason(error)}.") from error
 
@@ -206,7 +206,7 @@ class Database:
             raise DatabaseError(f"The database failed: {reason(error)}.") from error
 
 
-def _begin_life(engine: Engine) -> int:
+def _begin_incarnation(engine: Engine) -> int:
     with engine.begin() as connection, Session(connection) as session:
         open_alone(connection)
         Table.metadata.create_all(connection)

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from serve.control.database.comparison import check_life
+from serve.control.database.comparison import check_incarnation
 from serve.control.database.connection import DatabaseError, reason
 from serve.control.database.tables import ControlRow, LastWriteRow
 
@@ -31,7 +31,7 @@ class Writer:
 
     def __init__(self, engine: Engine, incarnation: int) -> None:
         self._engine = engine
-        self._life = incarnation
+        self._incarnation = incarnation
         self._number = 0
         self._turn = Lock()
         self._closed = Event()
@@ -56,7 +56,7 @@ class Writer:
     def _write(self, work: Callable[[Session], T]) -> T:
         with Session(self._engine) as session:
             try:
-                self._check_life(session)
+                self._check_incarnation(session)
                 result = work(session)
                 self._sign(session)
                 session.flush()
@@ -80,7 +80,7 @@ class Writer:
                     control = lock_control(session)
                     if self._signed(session):
                         return True
-                    check_life(self._life, control.incarnation)
+                    check_incarnation(self._incarnation, control.incarnation)
                     return False
             except SQLAlchemyError as error:
                 failure = _failed(error)
@@ -88,19 +88,22 @@ class Writer:
                 if self._closed.wait(RETRY_SECONDS):
                     raise failure from error
 
-    def _check_life(self, session: Session) -> None:
-        check_life(self._life, lock_control(session).incarnation)
+    def _check_incarnation(self, session: Session) -> None:
+        check_incarnation(self._incarnation, lock_control(session).incarnation)
 
     def _sign(self, session: Session) -> None:
         last = session.get(LastWriteRow, 1)
         if last is None:
             last = LastWriteRow(id=1)
             session.add(last)
-        last.incarnation, last.number = self._life, self._number
+        last.incarnation, last.number = self._incarnation, self._number
 
     def _signed(self, session: Session) -> bool:
         last = session.get(LastWriteRow, 1)
-        return last is not None and (last.incarnation, last.number) == (self._life, self._number)
+        return last is not None and (last.incarnation, last.number) == (
+            self._incarnation,
+            self._number,
+        )
 
 
 def lock_control(session: Session) -> ControlRow:
