@@ -13,9 +13,10 @@ from serve.agents.eviction import Contents, Evictor, Leaving
 from serve.agents.file_check import check_files
 from serve.agents.golden_check import wrong_golden
 from serve.agents.lease import ControllerLink, Lease, new_participant
-from serve.engine.interface import Engine, NoRoomError, PrepareError, Refusal, Version
+from serve.engine.interface import Engine, NoRoomError, PrepareError, Version
 from serve.protocol.capacity import Capacity
 from serve.protocol.messages import AssignedVersion, Desired, PrepareResult, Role, StatusReport
+from serve.refusal import Refusal
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Takes changes in: what was accepted is verified, begun or refused in writing, whoever waits for it."""
+"""Accepts changes: verifies each one, then starts its rollout or writes the refusal to the audit."""
 
 import contextlib
 import logging
@@ -12,20 +12,20 @@ from serve.control.database.connection import DatabaseError
 from serve.control.database.database import Database
 from serve.control.driver import Driver
 from serve.control.errands import Errands
-from serve.control.errors import Refused
 from serve.control.participants import Participants
 from serve.control.records import EnsembleRecord, VersionRecord
-from serve.control.rollout.state import Action, Decision, Rollout
+from serve.control.rollout.state import Action, Rollout
 from serve.control.threads import Kind, Threads
-from serve.engine.interface import Refusal
+from serve.protocol.requests import Decision
 from serve.protocol.strategy import Strategy
+from serve.refusal import Refusal, RefusedError
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Change:
-    """What somebody asks for."""
+    """A swap or a rollback that was asked for."""
 
     name: str
     """The ensemble."""
@@ -33,13 +33,13 @@ class Change:
     strategy: Strategy
     actor: str
     work: Kind
-    """What `choose` is, so that it holds up nothing that is shorter."""
+    """The kind of work that `choose` is, so that long work does not delay short work."""
     choose: Callable[[EnsembleRecord], VersionRecord]
-    """Finds and verifies the candidate. Blocks, and raises Refused."""
+    """Finds and verifies the candidate. Blocks, and raises RefusedError."""
 
 
 class Acceptance:
-    """One change of an ensemble at a time. A caller who goes away only stops watching."""
+    """Accepts one change of an ensemble at a time. A change goes on when its caller leaves."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Acceptance:
         self._reserved: set[str] = set()
 
     async def begin(self, change: Change) -> Rollout | Refusal:
-        """The rollout that has begun, or why none has."""
+        """Verify a change and start its rollout. Returns the rollout, or the refusal."""
         return await self._errands.run(self._begin(change))
 
     async def decide(self, rollout: Rollout, decision: Decision, actor: str) -> None:
@@ -66,7 +66,7 @@ class Acceptance:
         await self._errands.run(self._driver.decide(rollout, decision, actor))
 
     async def stop(self) -> None:
-        """Give up what is not done yet."""
+        """Cancel the changes that have not started a rollout yet."""
         await self._errands.stop()
 
     async def _begin(self, change: Change) -> Rollout | Refusal:
@@ -80,7 +80,7 @@ class Acceptance:
                     "write", self._database.refused, change.actor, change.action, record, said
                 )
                 return verified
-        except (Refused, DatabaseError) as error:
+        except (RefusedError, DatabaseError) as error:
             return refusal_of(error)
 
     async def _verified(self, change: Change, record: EnsembleRecord) -> Rollout | Refusal:
@@ -100,11 +100,11 @@ class Acceptance:
                 updated=created,
             )
             await self._driver.begin(rollout, candidate)
-        except Refused as refused:
+        except RefusedError as refused:
             return refused.refusal
         except DatabaseError:
             raise
-        except Exception as error:  # a fault of the server is written down like any refusal
+        except Exception as error:  # a fault of the server is in the audit like any refusal
             logger.exception("A %s of %s could not be verified.", change.action, change.name)
             return Refusal(
                 500,
@@ -115,17 +115,17 @@ class Acceptance:
 
     @contextlib.contextmanager
     def _reserving(self, name: str) -> Iterator[EnsembleRecord]:
-        """Keep other changes of the ensemble out while a candidate is verified. Raises Refused."""
+        """Keep out other changes of the ensemble while a candidate is verified. Raises RefusedError."""
         record = self._catalog.record(name)
         self._catalog.check_idle(name)
         if name in self._reserved:
-            raise Refused(
+            raise RefusedError(
                 409,
                 f"Another change of {name} is being verified; wait until it has ended.",
                 "rollout_in_progress",
             )
         if self._driver.settled and not self._participants.live("engine"):
-            raise Refused(503, "No engine is alive to load a version; try again later.")
+            raise RefusedError(503, "No engine is alive to load a version; try again later.")
         self._reserved.add(name)
         try:
             yield record
@@ -133,11 +133,13 @@ class Acceptance:
             self._reserved.discard(name)
 
 
-def refusal_of(error: Refused | DatabaseError) -> Refusal:
-    """What whoever asked is told."""
-    return error.refusal if isinstance(error, Refused) else Refusal(503, str(error), "database")
+def refusal_of(error: RefusedError | DatabaseError) -> Refusal:
+    """The refusal that the caller gets for an error."""
+    return (
+        error.refusal if isinstance(error, RefusedError) else Refusal(503, str(error), "database")
+    )
 
 
 def unknown_rollout(rollout_id: str) -> Refusal:
-    """The 404 for a rollout that never was."""
+    """The 404 for an unknown rollout."""
     return Refusal(404, f"There is no rollout {rollout_id[:80]!r}.", "unknown_rollout")

@@ -1,9 +1,8 @@
-"""What is active, warm and being tried, in memory: the database's mirror that participants are answered from."""
+"""A mirror of the database in memory: ensembles and the rollouts under way. Participants are answered from it."""
 
 from collections.abc import Mapping
 
 from serve.control.artifacts.store import Store
-from serve.control.errors import Refused
 from serve.control.records import EnsembleRecord, VersionRecord
 from serve.control.rollout.plan import Assignments, wanted_versions
 from serve.control.rollout.state import BUSY, UNCOMMITTED, Rollout
@@ -11,10 +10,11 @@ from serve.engine.interface import Version
 from serve.manifest import Ensemble
 from serve.protocol.capacity import CapacityPlan
 from serve.protocol.messages import AssignedVersion
+from serve.refusal import RefusedError
 
 
 class Catalog:
-    """Ensembles, the rollouts under way, and what follows for engines. Changes nothing durable."""
+    """Ensembles, the rollouts under way, and what engines must hold because of them. Writes nothing."""
 
     def __init__(
         self,
@@ -37,29 +37,29 @@ class Catalog:
         return self._records
 
     def record(self, name: str) -> EnsembleRecord:
-        """Raises Refused (404)."""
+        """Raises RefusedError (404)."""
         if name not in self._records:
             known = ", ".join(sorted(self._records))
-            raise Refused(
+            raise RefusedError(
                 404, f"There is no ensemble {name[:80]!r}; there are {known}.", "unknown_ensemble"
             )
         return self._records[name]
 
     def running(self, rollout_id: str) -> Rollout | None:
-        """A rollout that has not ended."""
+        """The rollout with this id; None if it has ended or does not exist."""
         return self._rollouts.get(rollout_id)
 
     def rollout_of(self, name: str) -> Rollout | None:
-        """The latest rollout of an ensemble that has not ended."""
+        """The latest rollout of an ensemble that has not ended; None if all have."""
         of = [rollout for rollout in self._rollouts.values() if rollout.ensemble == name]
         return of[-1] if of else None
 
     def check_idle(self, name: str) -> None:
-        """Raises Refused (409) while a rollout of the ensemble is not committed everywhere."""
+        """Raises RefusedError (409) while a rollout of the ensemble is not committed on all gateways."""
         rollout = self.rollout_of(name)
         if rollout is not None and rollout.state in BUSY:
             rest = "promote or abort it first" if rollout.trial else "wait until it has ended"
-            raise Refused(
+            raise RefusedError(
                 409,
                 f"The rollout {rollout.id} of {name} to version {rollout.to_version} is "
                 f"{rollout.state}; {rest}.",
@@ -67,51 +67,51 @@ class Catalog:
             )
 
     def check_room(self, new: Rollout, candidate: Ensemble) -> None:
-        """Raises Refused (409) for a rollout whose candidate does not fit beside what is needed."""
+        """Raises RefusedError (409) if the candidate of a new rollout does not fit beside what must stay loaded."""
         active = [record.active_version.ensemble for record in self._records.values()]
         others = [each for each in self._rollouts.values() if each.state in UNCOMMITTED]
         tried = [self._version_record(rollout.candidate).ensemble for rollout in others]
         compared = (each.ensemble for each in (*others, new) if each.tries)
         reason = self._capacity.pinning(compared).no_room_for(candidate, active, tried)
         if reason is not None:
-            raise Refused(409, reason, "no_room")
+            raise RefusedError(409, reason, "no_room")
 
     def started(self, rollout: Rollout, candidate: VersionRecord) -> None:
-        """A rollout is under way."""
+        """Add a rollout that has started, and its candidate."""
         record = self._records[rollout.ensemble]
         self._records[rollout.ensemble] = record.with_version(candidate)
         self._rollouts[rollout.id] = rollout
         self._plan()
 
     def resumed(self, rollout: Rollout) -> None:
-        """A rollout of an earlier controller goes on. What it replaced, once it is committed, may
-        still be routed to."""
+        """Add a rollout of an earlier controller. If it is committed, gateways may still send requests to the version
+        that it replaced, so that version drains."""
         self._rollouts[rollout.id] = rollout
         self._plan()
         if rollout.state not in UNCOMMITTED:
             self.assignments.drain(f"{rollout.ensemble}@{rollout.from_version}")
 
     def aborted_lately(self, rollout: Rollout) -> None:
-        """An earlier controller may have ended this trial without telling all gateways."""
+        """Hold the candidate of a trial that an earlier controller aborted, perhaps without telling all gateways."""
         self.assignments.drain(rollout.candidate)
 
     def moved_on(self) -> None:
-        """A rollout under way is in another state."""
+        """Plan again, because a rollout under way has another state."""
         self._plan()
 
     def committed(self, rollout: Rollout, epoch: int, history: tuple[int, ...]) -> None:
-        """The rollout's version is active."""
+        """Make the rollout's version active."""
         record = self._records[rollout.ensemble]
         self._records[rollout.ensemble] = record.committed(rollout.to_version, epoch, history)
         self._plan()
 
     def ended(self, rollout: Rollout) -> None:
-        """The rollout is history."""
+        """Remove a rollout that has ended."""
         del self._rollouts[rollout.id]
         self._plan()
 
     def assigned(self) -> tuple[AssignedVersion, ...]:
-        """What engines must hold now."""
+        """The versions that engines must hold now."""
         return tuple(
             AssignedVersion(
                 self._version(key),
@@ -153,5 +153,5 @@ class Catalog:
 
 
 def version_of(key: str) -> int:
-    """The version of `name@version`."""
+    """The number in `name@version`."""
     return int(key.rpartition("@")[2])

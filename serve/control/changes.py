@@ -1,24 +1,24 @@
-"""A bell for everybody who waits for something to change."""
+"""Tells all waiting tasks that something has changed."""
 
 import asyncio
 import contextlib
 
 
 class Changes:
-    """Whoever waits looks again at every ring; nobody polls. For one event loop."""
+    """A signal that tasks of one event loop wait for, so that none of them polls."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
     def ring(self) -> None:
-        """Something changed."""
+        """Wake all waiting tasks: something has changed."""
         self._event.set()
         self._event = asyncio.Event()
 
     async def wait(self, seconds: float | None) -> None:
-        """Until the next ring, but at most `seconds`."""
+        """Return at the next ring, or after `seconds`."""
         event = self._event
         with contextlib.suppress(TimeoutError):
-            # Not wait_for, which loses a cancellation that comes together with the ring (3.11).
+            # In Python 3.11, wait_for loses a cancellation that comes together with the ring.
             async with asyncio.timeout(seconds):
                 await event.wait()

@@ -1,13 +1,13 @@
-"""The times that are written down."""
+"""Times as the database and the API write them."""
 
 from datetime import UTC, datetime
 
 
 def now() -> str:
-    """The time, as it is written everywhere: ISO 8601, UTC, milliseconds."""
+    """The time now, as ISO 8601 in UTC with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def seconds_since(time: str) -> float:
-    """Since `time`, as `database.now` writes it."""
+    """The seconds since `time`, which `now` wrote; 0 for a time to come."""
     return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())

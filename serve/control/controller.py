@@ -1,129 +1,67 @@
-"""The control plane: decides which versions are held and which is active, and sees every change through.
+"""The control plane: decides which versions engines hold and which one is active, and carries out each change.
 
-It never calls anybody. Participants pull the desired state and report; whatever it decides is written down before
-anyone can see it. Requests do not pass through here.
+It calls no other process: engines and gateways report and get the desired state as the answer. Each decision is written
+to the database before others see it. Requests to models do not pass through here.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from time import monotonic
 from typing import TypeVar
 
 from serve import metrics
-from serve.bundle import Bundle
-from serve.config import Settings
 from serve.control.acceptance import Acceptance, Change, refusal_of, unknown_rollout
-from serve.control.admission.admission import Admission, EngineLimits
-from serve.control.admission.bundle_import import Imported, import_bundles
-from serve.control.artifacts.sources import Sources
-from serve.control.artifacts.store import Store
 from serve.control.catalog import Catalog, version_of
 from serve.control.changes import Changes
 from serve.control.database.connection import DatabaseError
-from serve.control.database.database import Database
 from serve.control.driver import Driver, not_open
-from serve.control.errors import Refused, StartError
 from serve.control.participants import Participants
 from serve.control.records import EnsembleRecord
-from serve.control.rollout.state import Decision, Rollout, State
+from serve.control.rollout.state import Rollout, State
+from serve.control.startup import ControllerOptions, Opened
 from serve.control.threads import Threads
-from serve.control.views import EnsembleView, RolloutView, VersionView
-from serve.engine.interface import Refusal
-from serve.location import Location
+from serve.control.views import ensemble_view, rollout_view, version_view
 from serve.metrics import Family, MetricsBoard
 from serve.protocol.audit import AuditEntry
-from serve.protocol.capacity import Capacity, CapacityPlan
-from serve.protocol.messages import Desired, ParticipantKind, StatusReport
-from serve.protocol.requests import SwapRequest
+from serve.protocol.messages import Desired, StatusReport
+from serve.protocol.requests import Decision, SwapRequest
 from serve.protocol.strategy import IMMEDIATE
+from serve.protocol.views import EnsembleView, RolloutView
+from serve.refusal import Refusal, RefusedError
 
 T = TypeVar("T")
 
 LISTED_VERSIONS = 20
-"""How many of the newest versions of each ensemble a list of all ensembles shows."""
+"""How many of the newest versions of each ensemble the list of ensembles shows."""
 SHOWN_VERSIONS = 500
-"""How many of them one ensemble shows."""
+"""How many of the newest versions the view of one ensemble shows."""
 TRIAL_SECONDS = 1.0
-"""How old the figures of a trial may be, in seconds, whatever the lease is."""
+"""Gateways report the figures of a trial at least this often, in seconds."""
 
 
 class Controller:
-    """One per server. All that matters is in the database, so that a new one takes over."""
+    """One per server. All durable state is in the database, so that a new controller can take over."""
 
-    def __init__(
-        self,
-        bundles: Sequence[Bundle],
-        store_dir: Path,
-        limits: EngineLimits,
-        *,
-        adapter_roots: Sequence[Path] = (),
-        adapter_prefixes: Sequence[Location] = (),
-        max_adapter_gb: float = 16,
-        fetch_timeout_seconds: float = 1800,
-        database_url: str | None = None,
-        expected: Mapping[ParticipantKind, int] | None = None,
-        keep_warm: int = 1,
-        pinned: Collection[str] | None = None,
-        lease_seconds: float = 10,
-        prepare_timeout_seconds: float = 120,
-    ) -> None:
-        """`expected` are the replicas of each kind that are meant to run; `pinned` the ensembles that are always
-        loaded, all if None."""
-        self._bundles = bundles
-        self._store_dir = store_dir
-        self._limits = limits
-        self._sources = Sources(
-            [*(bundle.path for bundle in bundles), *adapter_roots],
-            adapter_prefixes,
-            max_bytes=int(max_adapter_gb * 1e9),
-            seconds=fetch_timeout_seconds,
-        )
-        self._database_url = database_url
-        self._keep_warm = keep_warm
-        self._pinned = None if pinned is None else frozenset(pinned)
-        self._lease = lease_seconds
-        self._prepare_timeout = prepare_timeout_seconds
-        self._participants = Participants(lease_seconds, expected or {})
-        self._ready_engines: int | None = None
+    def __init__(self, options: ControllerOptions, opened: Opened, threads: Threads) -> None:
+        """See `open`."""
+        self._database = opened.database
+        self._admission = opened.admission
+        self._capacity = opened.capacity
+        self._differences = opened.imported.differences
+        self._threads = threads
+        self._lease = options.lease_seconds
         self._board = MetricsBoard()
         self._changes = Changes()
-        self._threads = Threads()
+        self._ready_engines: int | None = None
         self._housekeeping: asyncio.Task[None] | None = None
-
-    @classmethod
-    def of(cls, settings: Settings, limits: EngineLimits) -> "Controller":
-        """Raises BundleError."""
-        url = settings.database_url
-        return cls(
-            [Bundle.open(path) for path in settings.bundles],
-            settings.store_dir,
-            limits,
-            adapter_roots=settings.adapter_roots,
-            adapter_prefixes=[Location.parse(prefix) for prefix in settings.adapter_prefixes],
-            max_adapter_gb=settings.max_adapter_gb,
-            fetch_timeout_seconds=settings.fetch_timeout_seconds,
-            database_url=url.get_secret_value() if url else None,
-            expected={"engine": settings.replicas, "gateway": settings.gateways},
-            keep_warm=settings.keep_warm,
-            pinned=settings.pinned,
-            lease_seconds=settings.lease_seconds,
-            prepare_timeout_seconds=settings.prepare_timeout_seconds,
-        )
-
-    async def start(self) -> None:
-        """Import the bundles, and take up what an earlier controller left.
-
-        Raises StartError, BundleError, StoreError and DatabaseError, each with one sentence."""
-        imported = await self._threads.run("check", self._open)
-        self._differences = imported.differences
+        self._participants = Participants(options.lease_seconds, options.expected)
         incarnation = self._database.incarnation
         self._catalog = Catalog(
-            imported.records, self._store, incarnation, self._keep_warm, self._capacity
+            opened.imported.records, opened.store, incarnation, options.keep_warm, self._capacity
         )
-        # By then, whoever held a lease of an earlier controller has reported again or lost it.
+        # By then, every participant with a lease of an earlier controller has reported again or lost the lease.
         self._settled_at = monotonic() + (self._lease if incarnation > 1 else 0)
         self._driver = Driver(
             self._catalog,
@@ -132,30 +70,46 @@ class Controller:
             self._changes,
             self._threads,
             self._settled_at,
-            self._prepare_timeout,
+            options.prepare_timeout_seconds,
         )
         self._acceptance = Acceptance(
             self._catalog, self._driver, self._database, self._participants, self._threads
         )
+
+    @classmethod
+    async def open(cls, options: ControllerOptions) -> "Controller":
+        """A controller over the store and the database, with the bundles imported.
+
+        Raises StartError, BundleError, StoreError and DatabaseError, each with one sentence."""
+        threads = Threads()
+        try:
+            opened = await threads.run("check", Opened.of, options)
+        except BaseException:
+            threads.close()
+            raise
+        return cls(options, opened, threads)
+
+    async def start(self) -> None:
+        """Go on with the rollouts of an earlier controller, and watch leases. Raises DatabaseError."""
         await self._driver.recover(self._lease)
         for name, version in self._catalog.active().items():
             metrics.version_active(name, version)
         self._housekeeping = asyncio.create_task(self._keep_house())
 
     async def stop(self) -> None:
-        """End all work; the next controller takes it up from the database."""
-        if self._housekeeping is None:
-            return
-        self._housekeeping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._housekeeping
+        """End all work. The next controller goes on with it from the database."""
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._housekeeping
         await self._acceptance.stop()
         await self._driver.stop()
         await asyncio.to_thread(self._database.close)
         self._threads.close()
 
     async def sync(self, report: StatusReport) -> Desired:
-        """See `lease.ControllerLink`."""
+        """Take a report and return the desired state: at once if there is news, else with the next news or after a
+        while. See `lease.ControllerLink`."""
         participant = self._participants.hear(report, monotonic())
         if participant is None:
             self._board.retire(report.participant)
@@ -178,15 +132,15 @@ class Controller:
         )
 
     def _round_seconds(self, report: StatusReport) -> float:
-        """How long a participant without news is kept waiting: what gateways count of a trial is
-        wanted sooner than their leases need."""
+        """How long an answer without news waits, in seconds. The figures of a trial are needed more often than leases
+        must be renewed."""
         return min(self._lease / 3, TRIAL_SECONDS) if report.figures else self._lease / 3
 
     async def swap(
         self, name: str, request: SwapRequest, actor: str, wait: bool = False
     ) -> RolloutView | Refusal:
-        """Start a rollout to what the request asks for. With `wait`, return when it is committed on
-        every gateway, or refused."""
+        """Start a rollout to the version that the request describes. With `wait`, return once it is committed on all
+        gateways, or refused."""
         change = Change(
             name,
             "swap",
@@ -200,8 +154,7 @@ class Controller:
     async def rollback(
         self, name: str, to: int | None, actor: str, wait: bool = False
     ) -> RolloutView | Refusal:
-        """Start a rollout back to the version that was active before, or to the one before that
-        whose number is `to`, under its old number."""
+        """Start a rollout back to the version that was active before, or to the earlier version `to`."""
         change = Change(
             name,
             "rollback",
@@ -215,12 +168,12 @@ class Controller:
     async def promote(
         self, rollout_id: str, actor: str, wait: bool = False
     ) -> RolloutView | Refusal:
-        """Commit a candidate that is tried out, whatever its gates say. With `wait`, return when it
-        is committed on every gateway."""
+        """Commit a candidate that is tried out, without regard to its gates. With `wait`, return once it is committed
+        on all gateways."""
         return await self._decide(rollout_id, "promote", actor, wait)
 
     async def abort(self, rollout_id: str, actor: str) -> RolloutView | Refusal:
-        """End a rollout that is not committed. Returns when it is aborted."""
+        """Abort a rollout that is not committed. Returns once it is aborted."""
         return await self._decide(rollout_id, "abort", actor, wait=True)
 
     async def rollouts(self) -> list[RolloutView] | Refusal:
@@ -239,60 +192,30 @@ class Controller:
         return found if isinstance(found, Refusal) else self._view(found)
 
     async def ensembles(self) -> list[EnsembleView]:
-        """By name, each with its newest versions and those in use."""
+        """All ensembles by name, each with its newest versions and those in use."""
         records = self._catalog.records
         return [self._ensemble_view(records[name], LISTED_VERSIONS) for name in sorted(records)]
 
     async def ensemble(self, name: str) -> EnsembleView | Refusal:
         try:
             return self._ensemble_view(self._catalog.record(name), SHOWN_VERSIONS)
-        except Refused as refused:
+        except RefusedError as refused:
             return refused.refusal
 
     async def push_metrics(self, kind: str, participant: str, snapshot: tuple[Family, ...]) -> None:
-        """Take the metrics of one process. One without a lease has no ordinal; nothing of what it
-        counted is lost, because every push tells everything again."""
+        """Take the metrics of one process. Those of a process without a lease are dropped: it has no ordinal. No count
+        is lost, because each push contains all counts."""
         known = self._participants.get(participant)
         if known is not None:
             self._board.push(kind, known.ordinal, participant, snapshot)
 
     async def metrics(self) -> bytes:
-        """Prometheus text of all processes."""
+        """The metrics of all processes as Prometheus text."""
         for name, record in self._catalog.records.items():
             metrics.fusion_stale(name, record.active_version.allow_stale_fusion)
         incarnation = f"controller-{self._database.incarnation}"
         self._board.push("controller", 0, incarnation, metrics.families())
         return self._board.render()
-
-    def _open(self) -> Imported:
-        """Everything that blocks at the start."""
-        self._store = Store(self._store_dir)
-        limits = self._limits
-        self._capacity = CapacityPlan(
-            Capacity(limits.adapter_slots, limits.host_adapters), self._store.adapter, self._pinned
-        )
-        url = self._database_url or f"sqlite:///{self._store.folder / 'choir.db'}"
-        self._admission = Admission(self._store, self._sources, self._bundles, self._limits)
-        self._database = Database.open(url)
-        try:
-            imported = import_bundles(self._bundles, self._database, self._store, self._admission)
-            self._check_active(list(imported.records.values()))
-        except BaseException:
-            self._database.close()
-            raise
-        return imported
-
-    def _check_active(self, records: Sequence[EnsembleRecord]) -> None:
-        """Raises StartError, StoreError and BundleError."""
-        active = [record.active_version.ensemble for record in records]
-        for record in records:
-            ensemble = record.active_version.ensemble
-            try:
-                self._admission.check_known(record.active_version)
-            except Refused as refused:
-                raise StartError(f"{ensemble.id}: {refused}") from refused
-        if (reason := self._capacity.no_room_to_start(active)) is not None:
-            raise StartError(reason)
 
     async def _roll_out(self, change: Change, wait: bool) -> RolloutView | Refusal:
         begun = await self._acceptance.begin(change)
@@ -301,7 +224,7 @@ class Controller:
         return await self._committed(begun) if wait else self._view(begun)
 
     async def _committed(self, rollout: Rollout) -> RolloutView | Refusal:
-        """The rollout once every gateway has committed it, or why that will not be."""
+        """Wait until all gateways have committed the rollout. Returns it, or the reason why it was aborted."""
         await self._driver.committed(rollout)
         if rollout.state is State.ABORTED:
             return Refusal(rollout.status, f"Nothing has changed: {rollout.reason}", "aborted")
@@ -318,7 +241,7 @@ class Controller:
                     return unknown_rollout(rollout_id)
                 raise not_open(found, decision)
             await self._acceptance.decide(rollout, decision, actor)
-        except (Refused, DatabaseError) as error:
+        except (RefusedError, DatabaseError) as error:
             return refusal_of(error)
         if decision == "abort":
             await self._driver.aborted(rollout)
@@ -326,16 +249,16 @@ class Controller:
         return await self._committed(rollout) if wait else self._view(rollout)
 
     async def _read(self, read: Callable[[], T]) -> T | Refusal:
-        """What the database holds, or that it cannot be read now."""
+        """What `read` returns, or a refusal if the database cannot be read."""
         try:
             return await self._threads.run("read", read)
         except DatabaseError as error:
             return refusal_of(error)
 
     async def _keep_house(self) -> None:
-        """Notice what happens by nothing happening: leases that run out."""
+        """End leases when they run out, since no report announces that."""
         while True:
-            # One reading of the clock: what runs out between two would be slept through.
+            # The clock is read once: a lease that runs out between two readings would be missed.
             at = monotonic()
             self._look_around(at)
             times = (self._settled_at, self._participants.next_expiry())
@@ -343,7 +266,7 @@ class Controller:
             await self._changes.wait(min(ahead, default=None))
 
     def _look_around(self, at: float) -> None:
-        """Draw the consequences of who is alive and of what they have seen."""
+        """Update the assignments after reports and leases that ran out, and wake waiting tasks if they changed."""
         assignments = self._catalog.assignments
         before = assignments.revision
         for participant in self._participants.expire(at):
@@ -359,20 +282,21 @@ class Controller:
             self._changes.ring()
 
     def _view(self, rollout: Rollout) -> RolloutView:
-        """With what participants say now, while it runs."""
+        """The view of a rollout. While it runs, with the progress of each participant now."""
         running = self._catalog.running(rollout.id)
         if running is None:
-            return RolloutView.of(rollout)
-        return RolloutView.of(replace(running, replicas=self._driver.replicas(running)))
+            return rollout_view(rollout)
+        return rollout_view(replace(running, replicas=self._driver.replicas(running)))
 
     def _ensemble_view(self, record: EnsembleRecord, newest: int) -> EnsembleView:
-        """With the versions in use, whatever their number, and the `newest` ones: history grows for ever."""
+        """The view of an ensemble with all versions in use and the `newest` others, since there is no limit to
+        versions."""
         engines = self._participants.live("engine")
         held = {key for engine in engines for key in engine.report.holding}
         held |= {key for key, _ in self._catalog.assignments}
         in_use = [version_of(key) for key in held if key.startswith(f"{record.name}@")]
         versions = [
-            VersionView.of(
+            version_view(
                 version,
                 self._catalog.assignments.role(version.ensemble.id),
                 [each.name for each in engines if version.ensemble.id in each.report.holding],
@@ -380,7 +304,7 @@ class Controller:
             for version in record.newest(newest, in_use)
         ]
         rollout = self._catalog.rollout_of(record.name)
-        return EnsembleView.of(
+        return ensemble_view(
             record,
             versions,
             self._view(rollout) if rollout else None,

@@ -1,4 +1,4 @@
-"""Sees rollouts through: gathers facts, takes the step that follows, writes it down, then shows it."""
+"""Drives rollouts: gathers facts, decides on the next step, writes it to the database, then shows it."""
 
 import asyncio
 import logging
@@ -15,7 +15,6 @@ from serve.control.clock import now, seconds_since
 from serve.control.database.comparison import Conflict, TakenOver
 from serve.control.database.connection import DatabaseError
 from serve.control.database.database import Database
-from serve.control.errors import Refused
 from serve.control.participants import Participant, Participants
 from serve.control.records import VersionRecord
 from serve.control.rollout.plan import Assignments
@@ -24,7 +23,6 @@ from serve.control.rollout.state import (
     ENDED,
     TRIALS,
     UNCOMMITTED,
-    Decision,
     Facts,
     NextStep,
     Rollout,
@@ -34,6 +32,8 @@ from serve.control.rollout.state import (
 )
 from serve.control.threads import Threads
 from serve.protocol.messages import StatusReport
+from serve.protocol.requests import Decision
+from serve.refusal import RefusedError
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +43,14 @@ T = TypeVar("T")
 RESTARTED = "the controller restarted before the commit, and nothing has changed; start it again"
 
 RETRY_SECONDS = 1.0
-"""How often an end that could not be written down is written again."""
+"""How often a step that could not be written is tried again."""
 FIGURES_SECONDS = 5.0
-"""How often what a trial has counted is written down: a crash forgets at most that much of gateways
-that are gone, too; the others tell it again."""
+"""How often the figures of a trial are written. After a crash of the controller, live gateways report all figures
+again. Only the figures of gateways that are gone too are lost, for at most this long."""
 
 
 class Driver:
-    """Runs every rollout in a task of its own. The machine itself is `state.next_step`."""
+    """Runs each rollout in its own task. `state.next_step` decides on the steps."""
 
     def __init__(
         self,
@@ -62,8 +62,7 @@ class Driver:
         settled_at: float,
         prepare_timeout_seconds: float,
     ) -> None:
-        """`settled_at`: when every lease of an earlier controller has run out, on the monotonic
-        clock."""
+        """`settled_at`: the time, on the monotonic clock, by which all leases of an earlier controller have run out."""
         self._catalog = catalog
         self._database = database
         self._participants = participants
@@ -73,24 +72,24 @@ class Driver:
         self._prepare_timeout = prepare_timeout_seconds
         self._committed_at: dict[str, int] = {}
         self._steering: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """A decision about a rollout and its next step come one after the other."""
+        """Rollout -> lock, so that a decision never comes in the middle of a step."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting = asyncio.Lock()
         self._unwritten: dict[str, Rollout] = {}
-        """Steps that were taken and are not in the database yet, by rollout: the last one of each."""
+        """Rollout -> its last step, where that is not in the database yet."""
         self._taken_over: str | None = None
-        """Why nothing more can be written, once a later server has this state."""
+        """Why this server can write nothing more, once another one has taken over."""
 
     @property
     def settled(self) -> bool:
-        """Whether all participants there are have been heard of."""
+        """Whether the controller has heard of all live participants."""
         return monotonic() >= self._settled_at
 
     async def begin(self, rollout: Rollout, candidate: VersionRecord) -> None:
-        """Write a rollout down and run it. Raises Refused if the candidate does not fit, or the database has moved on,
-        and DatabaseError.
+        """Write a rollout to the database and start it.
 
-        Not to be cancelled, so that memory and database stay the same."""
+        Raises RefusedError if the candidate has no room or the database has changed meanwhile, and DatabaseError. Must
+        not be cancelled: memory and database would differ."""
         async with self._starting:
             self._catalog.check_room(rollout, candidate.ensemble)
             for earlier in list(self._unwritten.values()):
@@ -98,8 +97,8 @@ class Driver:
                     await self._write(earlier)
                     if earlier.id in self._unwritten:
                         raise DatabaseError(
-                            f"The database failed: that the rollout {earlier.id} is {earlier.state} could not be "
-                            "written yet."
+                            f"The database failed: it does not have the end of the rollout {earlier.id} yet "
+                            f"({earlier.state})."
                         )
             known = self._catalog.record(rollout.ensemble).versions
             new = None if rollout.to_version in known else candidate
@@ -108,16 +107,15 @@ class Driver:
             except TakenOver:
                 raise
             except Conflict as conflict:
-                raise Refused(409, str(conflict), "version_conflict") from conflict
+                raise RefusedError(409, str(conflict), "version_conflict") from conflict
             self._catalog.started(rollout, candidate)
             self._changes.ring()
             self._run(rollout)
 
     async def decide(self, rollout: Rollout, decision: Decision, actor: str) -> None:
-        """Promote or abort a rollout under way. Raises Refused (409) if that cannot be done any
-        more, or yet, and DatabaseError.
+        """Promote or abort a rollout under way. The decision is written before it takes effect.
 
-        Written down before it is acted on. Not to be cancelled."""
+        Raises RefusedError (409) if it comes too late or too early, and DatabaseError. Must not be cancelled."""
         async with self._steering[rollout.id]:
             state = rollout.state
             if state not in TRIALS and not (decision == "abort" and state in UNCOMMITTED):
@@ -128,17 +126,19 @@ class Driver:
             self._changes.ring()
 
     def heard(self, report: StatusReport) -> None:
-        """Take over what a gateway has counted of trials under way."""
+        """Note the figures that a gateway reports of trials under way."""
         for rollout_id, figures in report.figures.items():
             rollout = self._catalog.running(rollout_id)
             if rollout is not None and rollout.trial:
                 rollout.count(report.participant, figures)
 
     async def recover(self, lease_seconds: float) -> None:
-        """Take up what an earlier controller left: what was preparing is aborted, and so is what does not start from
-        the active version; trials go on, and what it had committed is seen through. Raises DatabaseError."""
+        """Go on with the rollouts of an earlier controller. Raises DatabaseError.
+
+        Trials and committed rollouts go on. Rollouts that were preparing are aborted, and so are those that do not
+        start from the active version."""
         for rollout in await self._threads.run("read", self._database.rollouts):
-            # A gateway that still sends requests to it has had its lease renewed before the abort.
+            # A gateway that still sends requests to the candidate renewed its lease before the abort.
             late = rollout.state is State.ABORTED and rollout.strategy.kind != "immediate"
             known = rollout.ensemble in self._catalog.records
             if late and known and seconds_since(rollout.updated) < 2 * lease_seconds:
@@ -157,23 +157,23 @@ class Driver:
                 self._run(rollout)
 
     async def committed(self, rollout: Rollout) -> None:
-        """Returns when the rollout is committed on every gateway, or aborted."""
+        """Return once the rollout is committed on all gateways, or aborted."""
         while rollout.state in BUSY:
             await self._changes.wait(None)
 
     async def aborted(self, rollout: Rollout) -> None:
-        """Returns when a rollout that somebody has aborted is."""
+        """Return once a rollout with the decision to abort is aborted."""
         while rollout.state in UNCOMMITTED:
             await self._changes.wait(None)
 
     async def stop(self) -> None:
-        """Leave the rollouts as they are in the database."""
+        """Cancel all tasks. The rollouts stay as they are in the database."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def replicas(self, rollout: Rollout) -> dict[str, str]:
-        """Each live participant, as `kind/ordinal` -> how far it is with a rollout under way."""
+        """How far each live participant (`kind/ordinal`) is with a rollout under way."""
         return {each.name: self._progress(each, rollout) for each in self._participants.live()}
 
     def _progress(self, participant: Participant, rollout: Rollout) -> str:
@@ -196,13 +196,15 @@ class Driver:
     def _ran(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("%s broke off; a restart takes it up.", task.get_name(), exc_info=error)
+            logger.error(
+                "%s failed; after a restart the rollout goes on.", task.get_name(), exc_info=error
+            )
 
     async def _drive(self, rollout: Rollout) -> None:
         began = monotonic() - seconds_since(rollout.updated)
         written = began
         while rollout.state not in ENDED:
-            # One reading of the clock: a deadline that passes between two would be slept through.
+            # The clock is read once: a deadline between two readings would be missed.
             deadlines = [self._settled_at, began + self._prepare_timeout]
             if rollout.trial and rollout.trial.max_seconds is not None:
                 deadlines.append(began + rollout.trial.max_seconds)
@@ -239,13 +241,13 @@ class Driver:
                 await self._write(last)
 
     def _next_step(self, rollout: Rollout, facts: Facts) -> NextStep | None:
-        """A later server decides what goes live; here nothing is tried out any more."""
+        """The next step. Once another server has taken over, uncommitted rollouts are aborted here."""
         if self._taken_over is not None and rollout.state in UNCOMMITTED:
             return NextStep(State.ABORTED, self._taken_over, 503)
         return next_step(rollout, facts)
 
     async def _take(self, rollout: Rollout, step: NextStep) -> None:
-        """Durable first, visible then. Where the database is away, a trial does not begin, and an end does not wait."""
+        """Write a step, then show it. While the database is away, no trial begins, but a rollout can end."""
         draft = replace(rollout, replicas=self.replicas(rollout))
         draft.advance(step, now())
         if step.state is State.COMMITTING:
@@ -253,7 +255,7 @@ class Driver:
         else:
             written = await self._write(draft)
             if step.state in TRIALS and not written:
-                # A controller that starts again knows of no trial then, and would not wait for gateways to leave it.
+                # Otherwise, after a restart, the controller would not know that gateways use the candidate.
                 self._unwritten.pop(rollout.id, None)
                 return
             self._advance(rollout, step, draft)
@@ -267,7 +269,7 @@ class Driver:
         self._changes.ring()
 
     async def _commit(self, rollout: Rollout, step: NextStep, draft: Rollout) -> None:
-        """Make the candidate active, or abort if the database does not let it."""
+        """Make the candidate active. If the database refuses or fails, abort."""
         record = self._catalog.record(rollout.ensemble)
         if rollout.action == "rollback":
             history = record.history_after_rollback(rollout.to_version)
@@ -292,17 +294,19 @@ class Driver:
 
     @staticmethod
     def _advance(rollout: Rollout, step: NextStep, draft: Rollout) -> None:
-        """Show what was written down."""
+        """Show a step that was written."""
         rollout.advance(step, draft.updated)
         rollout.replicas = draft.replicas
 
     async def _write(self, rollout: Rollout) -> bool:
-        """Whether it is written. What is not is written later, before another rollout of the ensemble begins, and found
-        again at the next start."""
+        """Write a rollout. Returns whether that worked.
+
+        If not, it is written later, at the latest before another rollout of the ensemble begins. After a restart before
+        that, the rollout goes on from its last written state."""
         try:
             await self._write_now(self._database.advanced, rollout)
         except DatabaseError as error:
-            logger.error("The rollout %s could not be written down: %s", rollout.id, error)
+            logger.error("The rollout %s could not be written: %s", rollout.id, error)
             self._unwritten.pop(rollout.id, None)
             if not isinstance(error, Conflict):
                 self._unwritten[rollout.id] = replace(rollout)
@@ -311,7 +315,7 @@ class Driver:
         return True
 
     async def _write_now(self, write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Raises DatabaseError. That a later server has taken over is remembered."""
+        """Write, and note if another server has taken over. Raises DatabaseError."""
         try:
             return await self._threads.run("write", write, *args, **kwargs)
         except TakenOver as error:
@@ -330,8 +334,8 @@ def gather_facts(
     overdue: bool,
     seconds: float,
 ) -> Facts:
-    """What participants have reported, as far as it concerns one rollout. `commit` is the revision
-    that made its version active, once there is one."""
+    """The facts about one rollout, from what participants have reported. `commit`: the revision that made its version
+    active, if any has."""
     engines, gateways = (participants.live(kind) for kind in ("engine", "gateway"))
     results = {each.name: each.report.prepared.get(rollout.candidate) for each in engines}
     held = {key for key, wanted in assignments if wanted.role == "draining"}
@@ -349,8 +353,8 @@ def gather_facts(
     )
 
 
-def not_open(rollout: Rollout, decision: Decision) -> Refused:
-    """The 409 for a decision that comes too late, or too early."""
+def not_open(rollout: Rollout, decision: Decision) -> RefusedError:
+    """The 409 for a decision that comes too late or too early."""
     state = rollout.state
     if state in UNCOMMITTED and rollout.strategy.kind != "immediate":
         rest = "it can be promoted once all engines have prepared the version"
@@ -360,7 +364,7 @@ def not_open(rollout: Rollout, decision: Decision) -> Refused:
         rest = "start another one with a swap"
     else:
         rest = "use rollback to return to the version before"
-    return Refused(
+    return RefusedError(
         409,
         f"There is nothing to {decision}: the rollout {rollout.id} is {state}; {rest}.",
         "rollout_not_open",

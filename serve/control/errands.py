@@ -1,4 +1,4 @@
-"""What was accepted is done, whoever waits for it."""
+"""Runs accepted work to its end, although its caller may leave."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,20 +8,20 @@ T = TypeVar("T")
 
 
 class Errands:
-    """Runs work in tasks of its own: a caller that goes away only stops watching."""
+    """Runs each piece of work in its own task, which goes on when the caller leaves."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """What `work` returns or raises. Cancelling this does not cancel it."""
+        """Return or raise what `work` does. Cancelling this call does not cancel the work."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
 
     async def stop(self) -> None:
-        """Give up what is not done yet."""
+        """Cancel the work that is not done yet."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

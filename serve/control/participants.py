@@ -1,4 +1,4 @@
-"""Who holds a lease: engines and gateways, their slots, and what they last said."""
+"""The engines and gateways that hold a lease: their ordinals and their last reports."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Participant:
 
     @property
     def name(self) -> str:
-        """`kind/ordinal`, for people."""
+        """The name that people see: `kind/ordinal`."""
         return f"{self.report.kind}/{self.ordinal}"
 
 
@@ -25,14 +25,14 @@ class Participants:
     """All leases. Times are seconds of one monotonic clock."""
 
     def __init__(self, lease_seconds: float, expected: Mapping[ParticipantKind, int]) -> None:
-        """`expected` are the replicas of each kind that are meant to run: within that number a new
-        process takes over the ordinal of a silent one rather than an ordinal of its own."""
+        """`expected`: the number of replicas of each kind that are meant to run. Up to that number, a new process takes
+        over the ordinal of a silent one instead of getting its own."""
         self._lease = lease_seconds
         self._expected = expected
         self._all: dict[str, Participant] = {}
 
     def hear(self, report: StatusReport, now: float) -> Participant | None:
-        """Renew the lease of whoever reports; None if it leaves. A report that was overtaken by a
+        """Renew the lease of the process that reports, and return it; None if it leaves. A report that arrives after a
         later one renews nothing."""
         known = self._all.get(report.participant)
         if report.leaving:
@@ -46,14 +46,14 @@ class Participants:
         return known
 
     def expire(self, now: float) -> list[str]:
-        """End the leases that have run out; whose they were."""
+        """End the leases that have run out. Returns the ids of their participants."""
         gone = [name for name, each in self._all.items() if now >= each.heard + self._lease]
         for name in gone:
             del self._all[name]
         return gone
 
     def next_expiry(self) -> float | None:
-        """When the next lease runs out unless it is renewed."""
+        """When the next lease runs out unless it is renewed; None if there is no lease."""
         heard = [each.heard for each in self._all.values()]
         return min(heard) + self._lease if heard else None
 
@@ -61,7 +61,7 @@ class Participants:
         return self._all.get(participant)
 
     def live(self, kind: ParticipantKind | None = None) -> list[Participant]:
-        """In the order of their slots."""
+        """The participants of this kind (None: of all kinds), by kind and ordinal."""
         found = [each for each in self._all.values() if kind in (None, each.report.kind)]
         return sorted(found, key=lambda each: (each.report.kind, each.ordinal))
 
@@ -69,12 +69,13 @@ class Participants:
         return sum(each.report.ready for each in self.live("engine"))
 
     def seen_by_gateways(self) -> int | None:
-        """The newest revision that every gateway has applied; None without gateways."""
+        """The newest revision that all gateways have applied; None without gateways."""
         return min((each.report.seen_revision for each in self.live("gateway")), default=None)
 
     def _free_ordinal(self, kind: ParticipantKind, now: float) -> int:
-        """The lowest free ordinal. If all expected ones are taken, a process that died has not lost
-        its lease yet: the most silent one moves on to an ordinal of its own, should it still live."""
+        """The lowest free ordinal. If all expected ordinals are taken, a process has probably died and its lease still
+        runs. The participant that has been silent for longest then gives up its ordinal and takes the free one, in case
+        it still lives."""
         taken = {each.ordinal: each for each in self.live(kind)}
         free = next(ordinal for ordinal in range(len(taken) + 1) if ordinal not in taken)
         if free < self._expected.get(kind, 0):

@@ -1,4 +1,4 @@
-"""What the database knows of ensembles."""
+"""Ensembles and their versions, as the database holds them."""
 
 import heapq
 from collections.abc import Iterable, Mapping
@@ -7,37 +7,38 @@ from dataclasses import dataclass, field, replace
 from serve.manifest import Ensemble
 
 HISTORY = 1000
-"""How many steps back a rollback can go at most."""
+"""How many earlier versions an ensemble remembers for rollbacks."""
 
 
 @dataclass(frozen=True)
 class VersionRecord:
-    """One version and where it came from; never changes but for `left`."""
+    """One version and where it came from. Only `left` ever changes."""
 
     ensemble: Ensemble
     source: str
-    """`bundle:<folder>`, or who swapped it in."""
+    """`bundle:<folder>`, or the actor who swapped it in."""
     created: str
     """ISO 8601, UTC."""
     parameters: str | None = None
     """SHA-256 of the file of fitted parameters in the store, if the fusion has one."""
     allow_stale_fusion: bool = False
     fitted_on: Mapping[str, list[str]] | None = None
-    """Member -> digests of the adapters that weights, temperature and stacker were fitted on; None: its own."""
+    """Member -> digests of the adapters that weights, temperature and stacker were fitted on; None: its own
+    adapters."""
     left: int | None = None
-    """The epoch at which it last ceased to be active; None if it never was."""
+    """The epoch of the commit that last replaced it as the active version; None if there was none."""
 
 
 @dataclass(frozen=True)
 class EnsembleRecord:
-    """An ensemble: which version is active, and which were before."""
+    """An ensemble: its active version, the versions before it, and all versions."""
 
     name: str
     active: int
     epoch: int
     """The commit that made it active; 0 for the first version."""
     previous: tuple[int, ...] = ()
-    """The versions that a rollback goes back through, the last one first to be returned to."""
+    """The versions that rollbacks return to. The next one is the last."""
     versions: Mapping[int, VersionRecord] = field(default_factory=dict)
 
     @property
@@ -49,8 +50,7 @@ class EnsembleRecord:
         return self.versions[self.active]
 
     def recent(self, count: int) -> list[int]:
-        """The versions other than the active one that were active last, latest first; at most
-        `count`."""
+        """At most `count` versions that were active before, without the active one, the latest first."""
         left = {
             number: record.left
             for number, record in self.versions.items()
@@ -59,7 +59,7 @@ class EnsembleRecord:
         return heapq.nlargest(count, left, key=lambda number: left[number] or 0)
 
     def newest(self, count: int, others: Iterable[int] = ()) -> list[VersionRecord]:
-        """The `count` highest versions, the active one, the one that a rollback goes to, and `others`; by number."""
+        """The `count` highest versions, the active one, the one that a rollback returns to, and `others`, by number."""
         numbers = {*heapq.nlargest(count, self.versions), self.active, *self.previous[-1:], *others}
         return [self.versions[number] for number in sorted(numbers) if number in self.versions]
 
@@ -67,7 +67,7 @@ class EnsembleRecord:
         return replace(self, versions={**self.versions, record.ensemble.version: record})
 
     def committed(self, to: int, epoch: int, previous: tuple[int, ...]) -> "EnsembleRecord":
-        """After the commit `epoch` to the version `to`."""
+        """The record after the commit `epoch`, which made the version `to` active."""
         left = replace(self.active_version, left=epoch)
         return replace(self, active=to, epoch=epoch, previous=previous).with_version(left)
 
@@ -75,6 +75,6 @@ class EnsembleRecord:
         return (*self.previous, self.active)[-HISTORY:]
 
     def history_after_rollback(self, to: int) -> tuple[int, ...]:
-        """Without `to`, the last occurrence of it, and what was active after it."""
+        """The versions before the last occurrence of `to`."""
         last = len(self.previous) - 1 - self.previous[::-1].index(to)
         return self.previous[:last]

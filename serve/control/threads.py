@@ -1,4 +1,4 @@
-"""Threads for what blocks, by kind: work that takes long never holds up work that does not."""
+"""Threads for blocking work. Each kind of work has its own, so that long work never delays short work."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -10,12 +10,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 THREADS: Mapping[Kind, int] = {"fetch": 8, "check": 4, "write": 4, "read": 4}
-"""How much of each kind is done at once; the rest waits for its turn."""
+"""How many pieces of work of each kind run at once. The others wait."""
 
 
 class Threads:
-    """`fetch` copies adapters, for up to half an hour; `check` reads files of the store; `write` and `read` ask the
-    database."""
+    """The kinds: `fetch` copies adapters, for up to half an hour; `check` reads files of the store; `write` and `read`
+    use the database."""
 
     def __init__(self) -> None:
         self._pools = {
@@ -24,11 +24,11 @@ class Threads:
         }
 
     async def run(self, kind: Kind, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `work` returns or raises. It goes on to its end even if whoever waits for it is cancelled."""
+        """Return or raise what `work` does. The work runs to its end even if this call is cancelled."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pools[kind], lambda: work(*args, **kwargs))
 
     def close(self) -> None:
-        """Begin nothing more; what runs is not waited for."""
+        """Start no more work. Does not wait for work that runs."""
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 from serve.adapter import AdapterKind
 from serve.fusion.fused import Answers
 from serve.manifest import Ensemble, Member
+from serve.refusal import Refusal
 
 VERSION_NOT_LOADED = "version_not_loaded"
 ENGINE_GONE = "engine_gone"
@@ -53,16 +54,6 @@ class Probe:
     """Largest absolute difference from the plain base's outputs; 0 means that the adapter does nothing."""
     epsilon: float = 0.0
     """The machine epsilon of the engine's number type: the distance from 1 to the next larger number."""
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why a call cannot be served, with the status and the message that the client gets."""
-
-    status: int
-    message: str
-    code: str | None = None
-    param: str | None = None
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from serve.adapter import Head
-from serve.engine.interface import VERSION_NOT_LOADED, PrepareError, Refusal, Version
+from serve.engine.interface import VERSION_NOT_LOADED, PrepareError, Version
 from serve.fusion.fuse import Fusion
 from serve.manifest import Ensemble, Member
+from serve.refusal import Refusal
 
 T = TypeVar("T")
 

@@ -33,7 +33,6 @@ from serve.engine.interface import (
     Prediction,
     PrepareError,
     Probe,
-    Refusal,
     Version,
 )
 from serve.engine.limits.fair_queue import BATCHES, FairQueue
@@ -53,6 +52,7 @@ from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args, e
 from serve.fusion.errors import FusionError, OutputError
 from serve.fusion.fuse import Fusion
 from serve.manifest import Ensemble, Member
+from serve.refusal import Refusal
 from serve.servable import unserved_ensemble
 from serve.together import together
 

@@ -5,10 +5,11 @@
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from serve.control.views import EnsembleView, RolloutView
-from serve.engine.interface import GenerateCall, PredictCall, Prediction, Refusal
+from serve.engine.interface import GenerateCall, PredictCall, Prediction
 from serve.protocol.audit import AuditEntry
 from serve.protocol.requests import SwapRequest
+from serve.protocol.views import EnsembleView, RolloutView
+from serve.refusal import Refusal
 
 
 class Unavailable(Exception):

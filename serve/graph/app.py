@@ -1,7 +1,7 @@
 """The Ray Serve graph: Gateway -> Engine, and the Controller beside them.
 
-`build` is what `serve deploy` runs, `build_from` what `choir serve` does. Each deployment is a thin shell: it makes its
-object, keeps its lease with the controller, pushes its metrics, and passes calls on.
+`build` is what `serve deploy` runs, `build_from` what `choir serve` does. Each deployment is a thin shell: it creates
+its object, keeps its lease with the controller, pushes its metrics, and passes calls on.
 """
 
 import asyncio
@@ -26,30 +26,26 @@ from serve.bundle import Bundle
 from serve.config import Settings
 from serve.control.admission.admission import EngineLimits
 from serve.control.controller import Controller
-from serve.engine.interface import (
-    EngineSettings,
-    GenerateCall,
-    PredictCall,
-    Prediction,
-    Refusal,
-)
+from serve.control.startup import ControllerOptions
+from serve.engine.interface import EngineSettings, GenerateCall, PredictCall, Prediction
 from serve.gateway.app import create_app
 from serve.graph.ray_links import RayControl, RayEngines
 from serve.graph.shared_store import check_machines
 from serve.ray_options import INGRESS, engine_environment
+from serve.refusal import Refusal
 
 logger = logging.getLogger(__name__)
 
 APPLICATION = "choir"
 
 START_FAILED = "Choir cannot start: "
-"""Before the reason in an exception that stops a deployment, so that `choir serve` finds it in Ray's message."""
+"""Marks the reason in an exception that stops a deployment, so that `choir serve` finds it in Ray's message."""
 
 UNBOUNDED = 1_000_000
-"""Ray Serve's own limits come after Choir's, which answer 429 with Retry-After."""
+"""Ray Serve's own limit, which must never be reached: Choir's limits answer 429 with Retry-After."""
 
 CLOSING_SECONDS = 2.0
-"""How long an engine whose core is dead may take to end the rest of it."""
+"""How long an engine whose core is dead may take to end its other processes."""
 
 PUSH_SECONDS = 2.0
 """How often a process tells the controller its metrics."""
@@ -65,12 +61,12 @@ def _reasoned_start() -> Iterator[None]:
 
 
 class ControllerDeployment:
-    """The control plane; a new one takes over from the database when it dies."""
+    """The control plane. When it dies, a new one goes on from the database."""
 
     async def __init__(self, settings: Settings, limits: EngineLimits) -> None:  # type: ignore[misc]  # Ray Serve awaits it
         with _reasoned_start():
             check_machines(settings, sum(node["Alive"] for node in ray.nodes()))
-            self._controller = Controller.of(settings, limits)
+            self._controller = await Controller.open(ControllerOptions.of(settings, limits))
             await self._controller.start()
         for method in (
             *("sync", "push_metrics", "metrics"),
@@ -84,7 +80,7 @@ class ControllerDeployment:
 
 
 class EngineDeployment:
-    """One vLLM engine; ready once it holds all that is active."""
+    """One vLLM engine. It is ready once it holds all active versions."""
 
     async def __init__(self, settings: EngineSettings, controller: DeploymentHandle) -> None:  # type: ignore[misc]  # Ray Serve awaits it
         from serve.engine.vllm_engine import VLLMEngine
@@ -116,11 +112,12 @@ class EngineDeployment:
         await self._engine.check_health()
 
     async def _end_with_core(self) -> None:
-        """Ray takes a replica that has ended out of use at once, and starts another one. One that stays and fails its
-        checks would draw requests for three of them, since it fails each so fast that it never looks busy."""
+        """End this replica when vLLM's core dies. Ray replaces a replica that has ended at once. One that stayed would
+        draw most requests until three health checks have failed, because it fails each request so fast that it never
+        looks busy."""
         await self._engine.death()
         logger.critical("vLLM's core is dead: this replica ends, and another one is started.")
-        with contextlib.suppress(Exception):  # what is left of vLLM's processes
+        with contextlib.suppress(Exception):  # the rest of vLLM's processes
             await asyncio.wait_for(self._engine.close(), CLOSING_SECONDS)
         os._exit(1)
 
@@ -160,14 +157,14 @@ class GatewayDeployment:
 async def push_metrics(
     control: RayControl, kind: str, participant: str, prefixes: tuple[str, ...]
 ) -> None:
-    """Tell the controller this process's metrics every few seconds, for as long as it runs."""
+    """Push this process's metrics to the controller every few seconds, for ever."""
     while True:
         families = metrics.families()
         if "vllm:" in prefixes:
             families += metrics.families(prometheus_client.REGISTRY, "vllm:")
         try:
             await control.push_metrics(kind, participant, families)
-        except Exception as error:  # a dead controller: the next push tells everything again
+        except Exception as error:  # a dead controller: the next push contains everything again
             logger.debug("metrics were not pushed: %s", error)
         await asyncio.sleep(PUSH_SECONDS)
 
@@ -181,7 +178,7 @@ def build(args: Mapping[str, Any]) -> Application:
 
 def build_from(settings: Settings) -> Application:
     """The graph of one server. Raises BundleError and BaseError."""
-    settings = settings.sealed()  # Ray keeps what it is given
+    settings = settings.sealed()  # Ray stores its arguments
     bundles = [Bundle.open(path) for path in settings.bundles]
     base = bundles[0]  # the controller refuses bundles of another base
     base.check_base()
@@ -246,9 +243,9 @@ def _deployment(shell: type, name: str, replicas: int, **options: Any) -> Any:
 
 
 def _gpus(settings: Settings) -> float:
-    """GPUs of one engine: none where there are none, else one a tensor and pipeline parallel rank.
+    """The GPUs of one engine: one for each tensor and pipeline parallel rank, or 0 if there are no GPUs.
 
-    An engine may run on another machine than this code: on a cluster that is joined, the cluster's GPUs count."""
+    An engine may run on another machine than this code, so on a cluster the cluster's GPUs count."""
     if not _has_gpus():
         return 0
     parallel = ("tensor_parallel_size", "pipeline_parallel_size")

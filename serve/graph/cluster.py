@@ -1,4 +1,4 @@
-"""Choir's graph on a Ray cluster: one of its own on loopback, or the one that `--address` names."""
+"""Runs Choir's graph on a Ray cluster: on its own on loopback, or on the one that `--address` names."""
 
 import contextlib
 import logging
@@ -19,10 +19,10 @@ POLL_SECONDS = 0.25
 
 @contextlib.contextmanager
 def serving(settings: Settings, stop: threading.Event) -> Iterator[None]:
-    """The graph, deployed; taken down at the end, with Ray if it was started here.
+    """Deploy the graph, and delete it at the end; with Ray, if Ray was started here.
 
-    `stop` ends waiting for it early. Raises ServerError and BundleError."""
-    application = None if settings.address else build_from(settings)  # before Ray takes its time
+    `stop` ends the wait for the deployment early. Raises ServerError and BundleError."""
+    application = None if settings.address else build_from(settings)  # fails before Ray has started
     with _joined(settings.address) if settings.address else _own():
         application = application or build_from(settings)
         try:
@@ -38,7 +38,7 @@ def serving(settings: Settings, stop: threading.Event) -> Iterator[None]:
 @contextlib.contextmanager
 def _own() -> Iterator[None]:
     ray.init(
-        # Never a cluster that RAY_ADDRESS, or a file that another Ray left behind, names.
+        # Else Ray might join a cluster that RAY_ADDRESS or a file of another Ray names.
         address="local",
         _node_ip_address="127.0.0.1",
         namespace=APPLICATION,
@@ -74,7 +74,7 @@ def _joined(address: str) -> Iterator[None]:
 
 
 def _listen(settings: Settings) -> None:
-    """Start Serve's HTTP proxy. Raises ServerError if the cluster has one on another port, which cannot be moved."""
+    """Start Ray Serve's HTTP proxy. Raises ServerError if the cluster's proxy listens on another port already."""
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     ray_serve.start(
         proxy_location="HeadOnly", http_options={"host": settings.host, "port": settings.port}
@@ -88,13 +88,13 @@ def _listen(settings: Settings) -> None:
 
 
 def _deploy(application: ray_serve.Application, stop: threading.Event) -> None:
-    """Run the graph, in a thread so that a signal is heard meanwhile."""
+    """Deploy the graph in a thread, so that signals are handled meanwhile. Raises ServerError."""
     failures: list[Exception] = []
 
     def deploy() -> None:
         try:
             ray_serve.run(application, name=APPLICATION, route_prefix="/")
-        except Exception as error:  # told by the waiting thread
+        except Exception as error:  # raised by the waiting thread
             failures.append(error)
 
     thread = threading.Thread(target=deploy, daemon=True)
@@ -106,9 +106,9 @@ def _deploy(application: ray_serve.Application, stop: threading.Event) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The sentence that a deployment stopped with, out of Ray's report."""
+    """The reason why a deployment stopped, from Ray's report."""
     text = str(error)
-    with contextlib.suppress(Exception):  # the report is a courtesy; the error itself is at hand
+    with contextlib.suppress(Exception):  # the error itself is known, the report only adds to it
         status = ray_serve.status().applications[APPLICATION]
         text += "".join(deployment.message for deployment in status.deployments.values())
     if START_FAILED in text:

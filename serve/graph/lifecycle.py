@@ -1,4 +1,4 @@
-"""How a server ends: by a signal, or before it began, with a reason."""
+"""How a server stops: by a signal, or with an error that ends its start."""
 
 import signal
 import threading
@@ -13,6 +13,6 @@ class ServerError(UserError):
 def stop_on_signals(stop: threading.Event) -> None:
     """Set `stop` on SIGTERM and Ctrl-C.
 
-    To be called again after `ray.init`, which installs handlers of its own that end the process with a stack trace."""
+    Must be called again after `ray.init`, whose own handlers end the process with a stack trace."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -1,4 +1,4 @@
-"""The protocols of gateway and rollout over Ray Serve's deployment handles."""
+"""The links of gateways and agents to engines and the controller, over Ray Serve's deployment handles."""
 
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from typing import TypeVar
@@ -7,31 +7,25 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serve.control.views import EnsembleView, RolloutView
-from serve.engine.interface import (
-    ENGINE_DIED,
-    ENGINE_GONE,
-    GenerateCall,
-    PredictCall,
-    Prediction,
-    Refusal,
-)
+from serve.engine.interface import ENGINE_DIED, ENGINE_GONE, GenerateCall, PredictCall, Prediction
 from serve.gateway.links import Unavailable
 from serve.metrics import Family
 from serve.protocol.audit import AuditEntry
 from serve.protocol.messages import Desired, StatusReport
 from serve.protocol.requests import SwapRequest
+from serve.protocol.views import EnsembleView, RolloutView
+from serve.refusal import Refusal
 
 T = TypeVar("T")
 
 GONE = (RayActorError, RayServeException)
-"""What a handle raises when the replica behind it has died, or there is none."""
+"""The errors that a handle raises if its replica has died or if there is none."""
 
 NO_ENGINE = "No engine can be reached, or the one that worked on this died; try again."
 
 
 class RayControl:
-    """The controller: `lease.ControllerLink` for participants, `gateway.links.ControlLink` for routes."""
+    """The way to the controller: `lease.ControllerLink` for agents, `gateway.links.ControlLink` for routes."""
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
@@ -87,7 +81,7 @@ class RayControl:
 
 
 class RayEngines:
-    """The engine replicas behind one handle, which chooses among them."""
+    """The way to the engines. Ray Serve's handle chooses one for each call."""
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
@@ -112,7 +106,7 @@ class RayEngines:
 
 
 def _alive(answer: T) -> T:
-    """The answer of an engine. Raises Unavailable where it is that the engine's core is dead."""
+    """Return the answer of an engine. Raises Unavailable if it says that the engine's core is dead."""
     if isinstance(answer, Refusal) and answer.code in (ENGINE_GONE, ENGINE_DIED):
         raise Unavailable(answer.message, begun=answer.code == ENGINE_DIED)
     return answer

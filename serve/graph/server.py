@@ -1,4 +1,4 @@
-"""`choir serve`: serve until stopped, and say when it answers."""
+"""`choir serve`: starts the server, says when it answers, and runs until it is stopped."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ READY_POLL_SECONDS = 0.25
 
 
 def run(settings: Settings) -> int:
-    """Serve until SIGTERM or Ctrl-C; returns the exit status.
+    """Serve until SIGTERM or Ctrl-C, and return the exit status.
 
     Raises ServerError, and BundleError for bundles that cannot be served together."""
     stop = threading.Event()
@@ -40,13 +40,13 @@ def run(settings: Settings) -> int:
 
 
 def url(settings: Settings) -> str:
-    """Where this machine reaches the server."""
+    """The URL of the server on this machine."""
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 def _check_port(settings: Settings) -> None:
-    """A taken port is said here, and not by a proxy that cannot bind it, in a log file."""
+    """Raises ServerError if the port is taken. Ray's proxy would say so only in a log file."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

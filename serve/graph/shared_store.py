@@ -1,12 +1,12 @@
-"""Several machines: what has to be shared among them."""
+"""Checks that several machines share the store."""
 
 from serve.config import Settings
 from serve.control.errors import StartError
 
 
 def check_machines(settings: Settings, machines: int) -> None:
-    """Engines read artifacts from the store, and the controller may start again on another machine. Raises
-    StartError."""
+    """Raises StartError if several machines do not share a store. Engines read artifacts from it, and the controller
+    may restart on another machine."""
     if machines < 2 or settings.shared_store:
         return
     raise StartError(

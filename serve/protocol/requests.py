@@ -1,12 +1,14 @@
 """The bodies of requests that change what is served."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
 from serve.manifest import Name
 from serve.protocol.strategy import Strategy
 
+Decision: TypeAlias = Literal["promote", "abort"]
+"""What an administrator can decide about a rollout under way."""
 Uri = Annotated[str, Field(min_length=1, max_length=4096)]
 
 

@@ -17,8 +17,9 @@ import torch
 
 from serve.bundle import Bundle
 from serve.digest import folder_digest
-from serve.engine.interface import EngineSettings, GenerateCall, Refusal, Version
+from serve.engine.interface import EngineSettings, GenerateCall, Version
 from serve.manifest import AdapterRef, Ensemble, FusionSpec, Member
+from serve.refusal import Refusal
 from tests.bench.conftest import is_lora
 from tests.bench.measuring import ratio, report, rotated
 from tests.service.running import free_port

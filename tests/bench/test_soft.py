@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from serve.engine.interface import EngineSettings, GenerateCall, Refusal
+from serve.engine.interface import EngineSettings, GenerateCall
+from serve.refusal import Refusal
 from tests.bench.measuring import ratio, report, rotated
 from tests.serve import tiny
 from tests.serve.engine.calls import version

@@ -24,12 +24,12 @@ from serve.engine.interface import (
     Prediction,
     PrepareError,
     Probe,
-    Refusal,
     Version,
 )
 from serve.fusion.fused import Fused
 from serve.manifest import Ensemble, FusionSpec, Member
 from serve.protocol.messages import Desired, StatusReport
+from serve.refusal import Refusal
 
 HIDDEN = 8
 LABELS = ["yes", "no"]

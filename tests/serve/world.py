@@ -12,9 +12,10 @@ from serve.agents.gateway_agent import GatewayAgent
 from serve.bundle import Bundle
 from serve.control.admission.admission import EngineLimits
 from serve.control.controller import Controller
-from serve.control.views import RolloutView
-from serve.engine.interface import Refusal
+from serve.control.startup import ControllerOptions
 from serve.protocol.requests import SwapRequest
+from serve.protocol.views import RolloutView
+from serve.refusal import Refusal
 from tests.serve.databases import PostgresServer, postgres_programs, postgres_server
 from tests.serve.fakes import (
     FakeEngine,
@@ -74,14 +75,15 @@ class World:
             "prepare_timeout_seconds": 60,
             "database_url": self.database_url,
         }
-        controller = Controller(
+        options = ControllerOptions(
             [Bundle.open(each.path) for each in self.bundles],
             self.store,
             limits,
             **defaults | self.options,
         )
-        await controller.start()
+        controller = await Controller.open(options)
         self.all_controllers.append(controller)
+        await controller.start()
         self.link.controller = controller
 
     async def kill_controller(self) -> None:

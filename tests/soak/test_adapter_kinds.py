@@ -10,7 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
-from serve.engine.interface import VERSION_NOT_LOADED, EngineSettings, GenerateCall, Refusal
+from serve.engine.interface import VERSION_NOT_LOADED, EngineSettings, GenerateCall
+from serve.refusal import Refusal
 from tests.serve import tiny
 from tests.serve.engine.calls import BLOCK_BYTES, greedy, version
 from tests.serve.engine.fused import Judge, averaged

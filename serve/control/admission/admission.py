@@ -1,4 +1,4 @@
-"""From a request for a swap to a verified candidate, or a refusal that says what is wrong."""
+"""Turns a request for a swap into a verified candidate, or refuses it with the reason."""
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +23,6 @@ from serve.control.artifacts.sources import NotAllowed, Sources
 from serve.control.artifacts.staging import Staging
 from serve.control.artifacts.store import Store, StoreError
 from serve.control.clock import now
-from serve.control.errors import Refused
 from serve.control.records import EnsembleRecord, VersionRecord
 from serve.fusion.errors import FusionError, StaleFusionError
 from serve.fusion.fuse import Fusion
@@ -31,29 +30,30 @@ from serve.fusion.stack import read_stack
 from serve.manifest import AdapterRef, Ensemble, Member, Task, adapter_name, explain
 from serve.protocol.requests import SwapRequest
 from serve.protocol.strategy import Strategy
+from serve.refusal import RefusedError
 
 LISTED = 20
-"""How many of the newest versions an error lists, beside those in use."""
+"""How many of the newest versions an error lists."""
 
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """What every engine is started with, so that a candidate can be judged without one."""
+    """The limits that all engines are started with. Candidates are checked against them without an engine."""
 
     adapter_slots: int
     """Distinct LoRAs that run at once."""
     max_lora_rank: int
     base_kind: BaseKind
     base_path: Path | None = None
-    """The base's folder; None for one on a hub, whose shapes are not checked then."""
+    """The base's folder; None for a base on a hub. Shapes are not checked then."""
     max_members: int = 64
     """Members of one ensemble."""
     host_adapters: int | None = None
-    """Distinct LoRAs that are loaded at once; None: as many as slots."""
+    """Distinct LoRAs that can be loaded at once; None: as many as slots."""
 
 
 class Admission:
-    """Builds and verifies versions. Everything here blocks on files and belongs in a thread."""
+    """Builds and verifies versions. All methods block on files, so they run in threads."""
 
     def __init__(
         self, store: Store, sources: Sources, bundles: Sequence[Bundle], limits: EngineLimits
@@ -64,13 +64,12 @@ class Admission:
         self._limits = limits
 
     def candidate(self, record: EnsembleRecord, request: SwapRequest, actor: str) -> VersionRecord:
-        """The version that a request asks for: a new one, next after the highest, or a known one.
-        Its adapters lie in the store and have passed every check.
+        """The version that a request asks for: a known one, or a new one with the next number. Its adapters are in the
+        store and have passed all checks.
 
-        Equal content makes a new version all the same, so that a swap never means less than it
-        says. Raises Refused."""
+        Content that an earlier version has too makes a new version nevertheless. Raises RefusedError."""
         if request.expected_version not in (None, record.active):
-            raise Refused(
+            raise RefusedError(
                 409,
                 f"The active version of {record.name} is {record.active}, not "
                 f"{request.expected_version}; look at what has changed, and ask again.",
@@ -83,17 +82,17 @@ class Admission:
         try:
             return self._new(record, request, actor)
         except NotAllowed as error:
-            raise Refused(403, str(error), "source_not_allowed", "members") from error
+            raise RefusedError(403, str(error), "source_not_allowed", "members") from error
         except (StoreError, BundleError) as error:
-            raise Refused(400, str(error)) from error
+            raise RefusedError(400, str(error)) from error
 
     def _new(self, record: EnsembleRecord, request: SwapRequest, actor: str) -> VersionRecord:
-        """What arrives is put into the store once all of it has passed, so that what is refused
-        leaves nothing behind. Raises Refused, StoreError and BundleError."""
+        """Build a new version. Its files enter the store once all checks have passed, so that a refused request leaves
+        nothing behind. Raises RefusedError, StoreError and BundleError."""
         allow = request.allow_stale_fusion
         with Staging(self._store) as staging:
             if request.manifest is not None:
-                # Its fusion is what somebody wants, so it is checked and never changed.
+                # The administrator wants this fusion, so it is checked and never changed.
                 fit = Fit(self._from_manifest(record, request.manifest), None)
                 parameters = self._parameters_of(fit.ensemble)
                 self._check_adapters(fit.ensemble)
@@ -114,8 +113,8 @@ class Admission:
         return VersionRecord(fit.ensemble, actor, now(), kept, stale, fit.fitted_on)
 
     def check_known(self, record: VersionRecord) -> None:
-        """Check a version that is in the database, and bring back from the bundles what the store
-        has lost. Raises Refused, StoreError and BundleError."""
+        """Check a version of the database. Adapters that the store has lost are copied from the bundles again. Raises
+        RefusedError, StoreError and BundleError."""
         self._check_adapters(record.ensemble)
         if record.parameters is not None:
             self._store.verify_parameters(record.parameters)
@@ -123,10 +122,11 @@ class Admission:
         self._check_fusion(record.ensemble, file, allow=record.allow_stale_fusion)
 
     def _check_adapters(self, ensemble: Ensemble, arrived: Collection[str] = ()) -> None:
-        """Digest, format, values, rank, and fit to the base, to the labels and to each other; of what
-        has just `arrived` all that is known already."""
+        """Check the adapters of an ensemble: digest, format, values, rank, and whether they fit the base, the labels
+        and each other. Adapters that have just `arrived` have been checked already. Raises RefusedError, StoreError and
+        BundleError."""
         if len(ensemble.members) > self._limits.max_members:
-            raise Refused(
+            raise RefusedError(
                 400,
                 f"{ensemble.id} has {len(ensemble.members)} members; at most {self._limits.max_members} are taken "
                 "(CHOIR_MAX_MEMBERS).",
@@ -144,25 +144,23 @@ class Admission:
             self._check_together(kinds, member.name)
 
     def import_adapter(self, bundle: Bundle, ref: AdapterRef) -> None:
-        """Copy a bundle's adapter into the store unless it is there. Raises StoreError or
-        BundleError."""
+        """Copy a bundle's adapter into the store unless it is there. Raises StoreError and BundleError."""
         if not self._store.has_adapter(ref.digest):
             with self._store.scratch() as copy:
                 self._sources.copy(bundle.adapter_dir(ref), copy)
                 self._store.keep(copy, ref.digest)
 
     def earlier(self, record: EnsembleRecord, to: int | None) -> VersionRecord:
-        """The version that a rollback goes to: `to`, or the one that was active before. Raises
-        Refused."""
+        """The version that a rollback returns to: `to`, or the one that was active before. Raises RefusedError."""
         if not record.previous:
-            raise Refused(
+            raise RefusedError(
                 409,
                 f"{record.name}@{record.active} has no version before it to go back to.",
                 "no_earlier_version",
             )
         version = record.previous[-1] if to is None else to
         if version in record.versions and version not in (*record.previous, record.active):
-            raise Refused(
+            raise RefusedError(
                 409,
                 f"{record.name}@{version} was not active before; swap to it with its version "
                 "instead.",
@@ -176,16 +174,16 @@ class Admission:
             shown = [str(each.ensemble.version) for each in record.newest(LISTED)]
             rest = len(record.versions) - len(shown)
             known = ", ".join(shown) + (f" and {rest} more" if rest else "")
-            raise Refused(
+            raise RefusedError(
                 404, f"{record.name} has no version {version}; it has {known}.", "unknown_version"
             )
         if version == record.active:
-            raise Refused(409, f"{record.name}@{version} is active already.", "already_active")
+            raise RefusedError(409, f"{record.name}@{version} is active already.", "already_active")
         found = record.versions[version]
         try:
             self.check_known(found)
         except (StoreError, BundleError) as error:
-            raise Refused(400, str(error)) from error
+            raise RefusedError(400, str(error)) from error
         return found
 
     def _with_members(
@@ -198,12 +196,12 @@ class Admission:
         names = [member.name for member in ensemble.members]
         unknown = sorted(set(changes) - set(names))
         if unknown:
-            raise Refused(
+            raise RefusedError(
                 400,
                 f"{ensemble.id} has no member {unknown[0]!r}; its members are {', '.join(names)}.",
                 param="members",
             )
-        # Scores were measured with the old content, so they stay behind.
+        # Scores were measured with the old content, so the new version has none.
         members = [
             self._changed(member, changes[member.name], ensemble, staging)
             if member.name in changes
@@ -217,7 +215,7 @@ class Admission:
     def _changed(
         self, member: Member, uris: str | list[str], ensemble: Ensemble, staging: Staging
     ) -> Member:
-        """The member with new content. The adapter keeps its name: its digest tells it apart."""
+        """The member with new adapters. An adapter keeps its name; its digest is another one."""
         several = [uris] if isinstance(uris, str) else uris
         adapters: list[AdapterRef] = []
         kinds: list[AdapterKind] = []
@@ -240,15 +238,15 @@ class Admission:
             )
             text = json.dumps(manifest, allow_nan=False)
         except ValidationError as error:
-            raise Refused(400, f"manifest: {explain(error)}.", param="manifest") from error
+            raise RefusedError(400, f"manifest: {explain(error)}.", param="manifest") from error
         except ValueError as error:
-            raise Refused(400, f"manifest: {error}.", param="manifest") from error
+            raise RefusedError(400, f"manifest: {error}.", param="manifest") from error
         if r"\u0000" in text:
-            raise Refused(
+            raise RefusedError(
                 400, "manifest: it holds a NUL character, which cannot be stored.", param="manifest"
             )
         if ensemble.name != record.name:
-            raise Refused(
+            raise RefusedError(
                 400,
                 f"The manifest's name is {ensemble.name!r}, but the swap is of {record.name!r}.",
                 param="manifest.name",
@@ -256,7 +254,7 @@ class Admission:
         return ensemble
 
     def _find(self, ref: AdapterRef) -> None:
-        """See to it that an adapter that is named by digest is in the store."""
+        """Make sure that the store has an adapter, if need be from a bundle. Raises RefusedError and StoreError."""
         if self._store.has_adapter(ref.digest):
             return
         for bundle in self._bundles:
@@ -265,7 +263,7 @@ class Admission:
             except BundleError:
                 continue
             return
-        raise Refused(
+        raise RefusedError(
             400,
             f"The adapter {ref.adapter} with the digest {ref.digest} is neither in the store nor "
             "in a bundle; swap it in by its URI.",
@@ -276,7 +274,8 @@ class Admission:
         return None if record.parameters is None else self._store.parameters(record.parameters)
 
     def _parameters_of(self, ensemble: Ensemble) -> Path | None:
-        """The file of fitted parameters that a new manifest names, from whichever bundle has it."""
+        """The file of fitted parameters that a new manifest names, from the first bundle that has it; None if it names
+        none. Raises RefusedError."""
         if ensemble.fusion.parameters is None:
             return None
         reason: BundleError | None = None
@@ -288,7 +287,7 @@ class Admission:
                 continue
             if file is not None:
                 return file
-        raise Refused(400, str(reason), param="manifest.fusion.parameters")
+        raise RefusedError(400, str(reason), param="manifest.fusion.parameters")
 
     def _settle(
         self,
@@ -298,7 +297,7 @@ class Admission:
         *,
         allow: bool,
     ) -> Fit:
-        """The fusion that a version with other members goes live with. Raises Refused and BundleError."""
+        """The fusion of a version with other adapters. Raises RefusedError and BundleError."""
         model = ensemble.fusion.model
         try:
             stack = None
@@ -306,22 +305,25 @@ class Admission:
                 stack = read_stack(file, model)
             return settle(Fit(ensemble, stack, fitted_on), self._bundles, allow=allow)
         except FusionError as error:
-            raise Refused(400, str(error)) from error
+            raise RefusedError(400, str(error)) from error
         except StaleFit as error:
-            raise Refused(400, str(error), "stale_fusion", "allow_stale_fusion") from error
+            raise RefusedError(400, str(error), "stale_fusion", "allow_stale_fusion") from error
 
     def _check_fusion(self, ensemble: Ensemble, file: Path | None, *, allow: bool) -> bool:
-        """Whether fitted parameters are in use that belong to other adapters. Raises Refused."""
+        """Check the fusion. Returns whether it uses parameters that were fitted on other adapters. Raises
+        RefusedError."""
         if ensemble.task == "generation":
             return False
         try:
             return Fusion.from_manifest(ensemble, file, allow_stale=allow).stale
         except FusionError as error:
             code = "stale_fusion" if isinstance(error, StaleFusionError) else None
-            raise Refused(400, str(error), code, "allow_stale_fusion" if code else None) from error
+            raise RefusedError(
+                400, str(error), code, "allow_stale_fusion" if code else None
+            ) from error
 
     def _inspect(self, folder: Path, member: str, ensemble: Ensemble) -> AdapterInfo:
-        """What a sound adapter is. Raises Refused."""
+        """Check an adapter, and describe it. Raises RefusedError."""
         limits = self._limits
         try:
             return inspect_adapter(
@@ -332,7 +334,7 @@ class Admission:
                 head_rows=ensemble.head_rows,
             )
         except AdapterError as error:
-            raise Refused(
+            raise RefusedError(
                 400,
                 f"The adapter for member {member!r} is refused: {error}",
                 "adapter_refused",
@@ -344,7 +346,7 @@ class Admission:
         try:
             check_together(kinds)
         except AdapterError as error:
-            raise Refused(
+            raise RefusedError(
                 400,
                 f"The member {member!r} is refused: {error}",
                 "adapter_refused",
@@ -353,9 +355,9 @@ class Admission:
 
 
 def check_gates(task: Task, strategy: Strategy) -> None:
-    """Raises Refused for a gate that the task could never pass."""
+    """Raises RefusedError for a gate that the task could never pass."""
     if task == "regression" and strategy.gates.min_agreement is not None:
-        raise Refused(
+        raise RefusedError(
             400,
             "min_agreement compares labels or texts, and the ensemble answers values, which never quite agree; leave "
             "it out.",
@@ -364,7 +366,7 @@ def check_gates(task: Task, strategy: Strategy) -> None:
 
 
 def adapters_of(ensembles: Iterable[Ensemble]) -> Iterator[AdapterRef]:
-    """Every reference to an adapter, in order."""
+    """All references to adapters, in order."""
     for ensemble in ensembles:
         for member in ensemble.members:
             yield from member.adapters

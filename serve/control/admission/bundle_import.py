@@ -1,4 +1,4 @@
-"""What bundles bring into the store and the database at the start."""
+"""Imports bundles into the store and the database at the start."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from serve.digest import DigestError, folder_digest
 from serve.manifest import Ensemble
 
 IMPORTER = "choir"
-"""Who imports, in the audit table."""
+"""The actor of imports in the audit."""
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,17 @@ class Imported:
 
     records: dict[str, EnsembleRecord]
     differences: dict[str, list[str]]
-    """Ensemble -> where the bundles and the database differ, in sentences."""
+    """Ensemble -> how the bundles and the database differ, one sentence each."""
 
 
 def import_bundles(
     bundles: Sequence[Bundle], database: Database, store: Store, admission: Admission
 ) -> Imported:
-    """Bring in every version that the database does not know, by its content.
+    """Import all versions that the database does not have.
 
-    Of an ensemble that is new, the highest version becomes active; of any other, the database says
-    which one is. Ensembles that no bundle has now stay in the database and are not served. Raises
-    BundleError, StoreError and DatabaseError."""
+    The highest version of a new ensemble becomes active. For other ensembles, the database keeps its active version.
+    Ensembles that are in no bundle stay in the database and are not served. Raises BundleError, StoreError and
+    DatabaseError."""
     _check_one_base(bundles)
     known = database.ensembles()
     differences: dict[str, list[str]] = {}
@@ -54,8 +54,7 @@ def import_bundles(
 
 
 def _manifests(bundles: Sequence[Bundle]) -> dict[str, dict[int, tuple[Bundle, Ensemble]]]:
-    """Ensemble -> version -> where it is. Raises BundleError if two bundles contradict each
-    other."""
+    """Ensemble -> version -> its bundle and manifest. Raises BundleError if two bundles contradict each other."""
     found: dict[str, dict[int, tuple[Bundle, Ensemble]]] = {}
     for bundle in bundles:
         for ensemble in bundle.ensembles():

@@ -1,58 +1,43 @@
-"""What of a fusion was fitted on its members' adapters, and whether they still are the ones."""
+"""Which parts of a fusion were fitted, and whether its members still have the adapters that they were fitted on."""
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
-
-from pydantic import BaseModel
 
 from serve.control.records import VersionRecord
 from serve.fusion.fitting.note import FitNote, has_fitted_numbers
 from serve.fusion.labels.multilabel import THRESHOLD
 from serve.manifest import Ensemble
+from serve.protocol.views import FittedPart, FusionFit
 
 WEIGHTED = ("weighted_average", "vote", "product")
-"""The methods that read the members' weights."""
-
-Part: TypeAlias = Literal["weights", "temperature", "thresholds", "stacker"]
+"""The methods that use the members' weights."""
 
 
-class FusionFit(BaseModel):
-    """How the fitted parts of a version's fusion belong to its adapters, as the API shows it."""
-
-    state: Literal["none", "manual", "fitted", "refitted", "stale"]
-    """`none`: nothing is fitted; `manual`: somebody has set it, and swaps keep it; `refitted`: again by the swap, on
-    stored validation scores; `stale`: on other adapters, which was allowed."""
-    parts: list[Part]
-    """Those that the ensemble's own method uses."""
-    stale_members: list[str]
-    """Members that have other adapters than those it was fitted on."""
-
-    @classmethod
-    def of(cls, record: VersionRecord) -> "FusionFit":
-        parts = fitted_parts(record.ensemble)
-        changed = changed_members(record.ensemble, record.fitted_on) if parts else []
-        if record.allow_stale_fusion or changed:
-            return cls(state="stale", parts=parts, stale_members=changed)
-        note = FitNote.of(record.ensemble)
-        if note is not None and note.state == "refitted":
-            return cls(state="refitted", parts=parts, stale_members=[])
-        if not parts:
-            return cls(state="none", parts=[], stale_members=[])
-        by_hand = fit_digests(record) is None and "stacker" not in parts
-        return cls(state="manual" if by_hand else "fitted", parts=parts, stale_members=[])
+def fusion_fit(record: VersionRecord) -> FusionFit:
+    """How the fitted parts of a version's fusion belong to its adapters."""
+    parts = fitted_parts(record.ensemble)
+    changed = changed_members(record.ensemble, record.fitted_on) if parts else []
+    if record.allow_stale_fusion or changed:
+        return FusionFit(state="stale", parts=parts, stale_members=changed)
+    note = FitNote.of(record.ensemble)
+    if note is not None and note.state == "refitted":
+        return FusionFit(state="refitted", parts=parts, stale_members=[])
+    if not parts:
+        return FusionFit(state="none", parts=[], stale_members=[])
+    by_hand = fit_digests(record) is None and "stacker" not in parts
+    return FusionFit(state="manual" if by_hand else "fitted", parts=parts, stale_members=[])
 
 
 def fit_digests(record: VersionRecord) -> Mapping[str, list[str]] | None:
     """Member -> digests of the adapters that a version's weights, temperature and thresholds were fitted on; None if
-    somebody has set them by hand."""
+    they were set by hand."""
     if record.fitted_on is None and not has_fitted_numbers(record.ensemble):
         return None
     return record.fitted_on or own_digests(record.ensemble)
 
 
-def fitted_parts(ensemble: Ensemble) -> list[Part]:
-    """What would be another with other adapters. Equal weights and thresholds of 0.5 fit any."""
-    parts: list[Part] = []
+def fitted_parts(ensemble: Ensemble) -> list[FittedPart]:
+    """The parts of a fusion that depend on the adapters. Equal weights and thresholds of 0.5 do not."""
+    parts: list[FittedPart] = []
     if ensemble.fusion.method in WEIGHTED and _has_weights(ensemble):
         parts.append("weights")
     if ensemble.fusion.temperature != 1:
@@ -65,7 +50,7 @@ def fitted_parts(ensemble: Ensemble) -> list[Part]:
 
 
 def offers_fitted(ensemble: Ensemble) -> bool:
-    """Whether anything was fitted, be it for a method that only a request may choose."""
+    """Whether any part was fitted, even for a method that only requests choose."""
     offered = _has_weights(ensemble) or ensemble.fusion.model is not None
     return offered or bool(fitted_parts(ensemble))
 
@@ -80,7 +65,7 @@ def own_digests(ensemble: Ensemble) -> dict[str, list[str]]:
 
 
 def changed_members(ensemble: Ensemble, fitted_on: Mapping[str, list[str]] | None) -> list[str]:
-    """Members that have other adapters than `fitted_on` says; none if it is the ensemble itself (None)."""
+    """The members whose adapters differ from those in `fitted_on`. None stands for the ensemble's own adapters."""
     if fitted_on is None:
         return []
     return [name for name, own in own_digests(ensemble).items() if fitted_on.get(name) != own]

@@ -1,4 +1,5 @@
-"""The fusion of a version with other adapters: the same where it fits them, fitted again, or stale with permission."""
+"""The fusion of a version with other adapters: kept if it fits them, else fitted again, else stale if that is
+allowed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,33 +22,34 @@ class NoRefit(Exception):
 
 
 class StaleFit(Exception):
-    """A fusion that belongs to other adapters, cannot be fitted again, and was not allowed; in sentences."""
+    """Why a fusion that was fitted on other adapters is refused, in sentences."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A version's manifest and stacker, and what they were fitted on."""
+    """A version's manifest and stacker, and the adapters that they were fitted on."""
 
     ensemble: Ensemble
     stack: Stack | None
     fitted_on: Mapping[str, list[str]] | None = None
-    """Member -> digests of the adapters that weights, temperature and thresholds were fitted on; None: set by hand,
-    which no adapter makes stale, or the version's own."""
+    """Member -> digests of the adapters that weights, temperature and thresholds were fitted on; None: the version's
+    own adapters, or set by hand (and never stale)."""
     refitted: bool = False
-    """Whether the stacker is a new one."""
+    """Whether the stacker was fitted again."""
 
     @property
     def stale_numbers(self) -> bool:
-        """Whether weights, temperature or thresholds are in use that were fitted on other adapters."""
+        """Whether it uses weights, temperature or thresholds that were fitted on other adapters."""
         numbers = [part for part in fitted_parts(self.ensemble) if part != "stacker"]
         return bool(numbers and changed_members(self.ensemble, self.fitted_on))
 
 
 def settle(fit: Fit, bundles: Sequence[Bundle], *, allow: bool) -> Fit:
-    """What a version goes live with: the fit that it has where that belongs to its adapters; else one to the stored
-    validation scores of exactly its adapters; else, with `allow`, the old one. Numbers set by hand stay.
+    """The fit of a version with other adapters.
 
-    Raises StaleFit."""
+    A fit that belongs to these adapters stays. Any other is replaced by a fit to the stored validation scores of
+    exactly these adapters. Without such scores it stays if it has no fitted parts, or with `allow`. Numbers set by hand
+    always stay. Raises StaleFit."""
     by_hand = fit.fitted_on is None
     parts, changed = fitted_parts(fit.ensemble), _changed(fit)
     if not changed or not offers_fitted(fit.ensemble):
@@ -68,7 +70,7 @@ def settle(fit: Fit, bundles: Sequence[Bundle], *, allow: bool) -> Fit:
 
 
 def _changed(fit: Fit) -> list[str]:
-    """Members with other adapters than the fit's, in order."""
+    """The members whose adapters differ from those of the fit, in order."""
     changed = set(changed_members(fit.ensemble, fit.fitted_on))
     if fit.stack is not None and fit.ensemble.fusion.method == "stack":
         changed.update(fit.stack.changed_members(fit.ensemble))
@@ -93,7 +95,8 @@ def _refitted(ensemble: Ensemble, bundles: Sequence[Bundle], *, by_hand: bool) -
 
 
 def _scores_of(ensemble: Ensemble, bundles: Sequence[Bundle]) -> tuple[ValidationRows, Floats]:
-    """The stored rows and all members' outputs [M, N, C] or [M, N]. Raises NoRefit and FusionError."""
+    """The stored rows, and the outputs of M members for N rows: [M, N, C], or [M, N] for values. Raises NoRefit and
+    FusionError."""
     stored = [bundle.validation_scores(ensemble.name) for bundle in bundles]
     found = [rows for scores in stored if (rows := scores.rows()) is not None]
     if not found:
@@ -120,7 +123,7 @@ def _scores_of(ensemble: Ensemble, bundles: Sequence[Bundle]) -> tuple[Validatio
 
 
 def _outputs(member: Member, rows: ValidationRows, stored: Sequence[ValidationScores]) -> Floats:
-    """What a member said to the rows, from whichever bundle has it. Raises NoRefit and FusionError."""
+    """A member's outputs for the rows, from the first bundle that has them. Raises NoRefit and FusionError."""
     for scores in stored:
         outputs = scores.outputs(member, rows.header.rows)
         if outputs is not None and len(outputs) == len(rows.truth):

@@ -1,4 +1,4 @@
-"""Copies a folder of this machine without following links, whatever changes in it meanwhile."""
+"""Copies a folder of this machine. Follows no links, even if the folder changes meanwhile."""
 
 import os
 import stat
@@ -13,7 +13,7 @@ _PIECE = 1 << 20
 def copy_folder(source: Path, target: Path, quota: Quota) -> None:
     """Copy plain files and folders into the existing folder `target`, read-only. Raises StoreError and OSError.
 
-    Folders are walked by descriptor, so that one that becomes a link after it was looked at leads nowhere."""
+    Folders are walked by descriptor, so that a folder that becomes a link meanwhile is not followed."""
     for folder, folders, names, descriptor in os.fwalk(source, onerror=_give_up):
         below = Path(folder).relative_to(source)
         for name in folders:
@@ -26,7 +26,7 @@ def copy_folder(source: Path, target: Path, quota: Quota) -> None:
 
 
 def _give_up(error: OSError) -> None:
-    """A folder that cannot be read is not left out in silence."""
+    """Raise the error of a folder that cannot be read, which `os.fwalk` would ignore."""
     raise error
 
 
@@ -34,7 +34,7 @@ def _copy_file(name: str, folder: int, target: Path, source: Path, quota: Quota)
     quota.add_file()
     if not stat.S_ISREG(os.lstat(name, dir_fd=folder).st_mode):
         raise _no_plain_file(target.name, source)
-    # What became a link or a pipe since then is refused by the system, or read without waiting.
+    # The file may have become a link or a pipe since then. The system refuses links, and reads pipes without waiting.
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     with open(descriptor, "rb") as reader, target.open("xb") as writer:
         while piece := reader.read(_PIECE):

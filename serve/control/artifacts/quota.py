@@ -1,4 +1,4 @@
-"""How much one artifact may be, and how long it may take to arrive."""
+"""Limits the size of one artifact and the time that it takes to arrive."""
 
 import logging
 from time import monotonic
@@ -13,10 +13,10 @@ PROGRESS_SECONDS = 10.0
 
 
 class Quota:
-    """Counts what is copied from one place, and ends it when it is too much."""
+    """Counts the files and bytes of one copy, and stops the copy at the limits."""
 
     def __init__(self, place: str, max_bytes: int, seconds: float) -> None:
-        """`place`: what the copy is of, for messages."""
+        """`place`: the source of the copy, for messages."""
         self._place = place
         self._max_bytes = max_bytes
         self._began = self._told = monotonic()
@@ -24,18 +24,18 @@ class Quota:
         self._files = self._bytes = 0
 
     def expect(self, size: int) -> None:
-        """The source says how many bytes it has. Raises StoreError if that is too much."""
+        """Check the size in bytes that the source announces. Raises StoreError if it is too large."""
         if size > self._max_bytes:
             raise self._too_large()
 
     def add_file(self) -> None:
-        """One more file. Raises StoreError."""
+        """Count one more file. Raises StoreError if there are too many."""
         self._files += 1
         if self._files > MAX_FILES:
             raise self._too_large()
 
     def add_bytes(self, count: int) -> None:
-        """More bytes have come. Raises StoreError."""
+        """Count bytes that have arrived. Raises StoreError if there are too many, or if the copy takes too long."""
         self._bytes += count
         if self._bytes > self._max_bytes:
             raise self._too_large()
@@ -52,7 +52,7 @@ class Quota:
             )
 
     def done(self) -> None:
-        """All is copied."""
+        """Log that the copy is complete."""
         seconds = monotonic() - self._began
         logger.info(
             "%s: copied %.1f MB in %d files in %.1f s",

@@ -26,14 +26,14 @@ _MAX_NAME = 255
 def copy_remote(location: Location, target: Path, quota: Quota) -> None:
     """Copy all files below `location` into the existing folder `target`, read-only. Raises StoreError.
 
-    Names and sizes are what the other side says, and neither is trusted."""
+    The names and sizes that the other side announces are not trusted."""
     try:
         files = _filesystem(location.scheme)
         listing = files.find(location.path, detail=True)
         quota.expect(sum(entry.get("size") or 0 for entry in listing.values()))
         logger.info("%s: %d files to fetch", location, len(listing))
         for key in sorted(listing):
-            if not key.endswith("/"):  # the empty object that stands for a folder in some consoles
+            if not key.endswith("/"):  # some consoles write an empty object for a folder
                 _copy_file(files, key, target / _relative(key, location), quota)
     except StoreError:
         raise
@@ -43,7 +43,7 @@ def copy_remote(location: Location, target: Path, quota: Quota) -> None:
         raise StoreError(
             f"{location} may not be read with the credentials that the server has."
         ) from error
-    except Exception as error:  # drivers raise their own, whose texts may hold signed addresses
+    except Exception as error:  # drivers raise errors of their own, which may contain signed URLs
         raise StoreError(f"{location} cannot be read ({type(error).__name__}).") from error
     if not any(target.iterdir()):
         raise _nothing(location)
@@ -51,7 +51,7 @@ def copy_remote(location: Location, target: Path, quota: Quota) -> None:
 
 
 def _filesystem(scheme: Scheme) -> Any:
-    """Without fsspec's memory of earlier listings: what is there now is what counts. Raises StoreError."""
+    """The file system of a scheme, without cached listings of earlier requests. Raises StoreError."""
     try:
         return fsspec.filesystem(scheme, skip_instance_cache=True, use_listings_cache=False)
     except ImportError as error:
@@ -61,7 +61,7 @@ def _filesystem(scheme: Scheme) -> Any:
 
 
 def _relative(key: str, location: Location) -> Path:
-    """Where a file belongs below the target. Raises StoreError for a name that would lead elsewhere."""
+    """The path of a file below the target. Raises StoreError for a name that leads elsewhere."""
     below = key.removeprefix("/").removeprefix(location.path)
     parts = below.removeprefix("/").split("/")
     if not below.startswith("/"):

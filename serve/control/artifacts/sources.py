@@ -1,4 +1,4 @@
-"""Where adapters may come from: folders of this machine, and remote places that were allowed."""
+"""The places that adapters may come from: folders of this machine, and remote places that the settings allow."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ class NotAllowed(StoreError):
 
 
 class Sources:
-    """Copies what a URI names, if it may be read."""
+    """Copies the folder that a URI names, if its place is allowed."""
 
     def __init__(
         self,
@@ -35,8 +35,7 @@ class Sources:
     def fetch(self, uri: str, target: Path) -> None:
         """Copy the folder at `uri` into the existing folder `target`.
 
-        Raises StoreError, and NotAllowed for a place outside the allowed ones; whether anything is there is only said
-        of allowed ones."""
+        Raises StoreError, and NotAllowed for other places. Errors do not tell whether a folder exists in those."""
         scheme = uri.partition(":")[0]
         if scheme in SCHEMES:
             location = self._remote(uri)
@@ -50,7 +49,7 @@ class Sources:
             )
 
     def copy(self, folder: Path, target: Path) -> None:
-        """The same for a folder that is trusted by its place."""
+        """Copy a folder whose place is trusted into the existing folder `target`. Raises StoreError."""
         try:
             copy_folder(folder, target, self._quota(folder.name))
         except OSError as error:
@@ -87,7 +86,7 @@ class Sources:
         return self._allowed(uri, Path(path))
 
     def _allowed(self, uri: str, path: Path) -> Path:
-        """The real path."""
+        """The real path of a folder. Raises StoreError, and NotAllowed for a folder outside the allowed ones."""
         try:
             real = path.resolve()
             is_folder = real.is_dir()

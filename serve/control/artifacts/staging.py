@@ -1,4 +1,4 @@
-"""What one request brings, held back from the store until all of it has passed."""
+"""Holds the files of one request until all of them have passed their checks."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,7 +9,7 @@ from serve.control.artifacts.store import Store
 
 
 class Staging:
-    """Copies beside the store; whatever was not kept is gone at the end."""
+    """Copies on the disk of the store. Copies that are not kept are deleted at the end."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -32,7 +32,7 @@ class Staging:
         return self._scratch.enter_context(self._store.scratch())
 
     def add(self, copy: Path, digest: str) -> None:
-        """A copy has passed its checks."""
+        """Add a copy that has passed its checks."""
         self._copies[digest] = copy
 
     @property
@@ -40,6 +40,6 @@ class Staging:
         return frozenset(self._copies)
 
     def keep(self) -> None:
-        """All has passed: put it into the store. Raises StoreError."""
+        """Move all added copies into the store. Raises StoreError."""
         for digest, copy in self._copies.items():
             self._store.keep(copy, digest)

@@ -1,4 +1,4 @@
-"""Artifacts by digest: immutable copies of adapters and fitted parameters, which is all that engines ever load."""
+"""Artifacts by digest: immutable copies of adapters and fitted parameters. Engines load nothing else."""
 
 import shutil
 import tempfile
@@ -12,14 +12,14 @@ from serve.files import write_atomically
 
 
 class StoreError(UserError, ValueError):
-    """Files that cannot be taken into the store, in one sentence for whoever named them."""
+    """Files that the store cannot take, in one sentence."""
 
 
 class Store:
     """A folder with `artifacts/<64 hex digits>/` and `parameters/<64 hex digits>`.
 
-    What arrives is copied beside its place, verified, and renamed: an artifact is there as a whole
-    or not at all. Files are read-only from then on."""
+    A new artifact is copied to a folder beside its place, verified, and renamed. So it is there as a whole or not at
+    all. Its files are read-only."""
 
     def __init__(self, folder: Path) -> None:
         """Raises StoreError if the folder cannot be written."""
@@ -27,7 +27,7 @@ class Store:
         try:
             for name in ("artifacts", "parameters"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
-            for left in self.folder.glob("artifacts/.new-*"):  # by a server that was killed
+            for left in self.folder.glob("artifacts/.new-*"):  # of a server that was killed
                 shutil.rmtree(left, ignore_errors=True)
         except OSError as error:
             raise StoreError(
@@ -35,11 +35,11 @@ class Store:
             ) from error
 
     def adapter(self, digest: str) -> Path:
-        """Where the adapter lies, or would lie."""
+        """The folder of the adapter, which need not exist."""
         return self.folder / "artifacts" / digest.removeprefix("sha256:")
 
     def parameters(self, digest: str) -> Path:
-        """Where the file of fitted parameters lies, or would lie."""
+        """The file of fitted parameters, which need not exist."""
         return self.folder / "parameters" / digest
 
     def has_adapter(self, digest: str) -> bool:
@@ -47,8 +47,8 @@ class Store:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """An empty folder to copy into, gone at the end unless it was kept: what is checked is then
-        what is kept, whatever happens at the source."""
+        """An empty folder to copy into. It is deleted at the end unless it was kept. Checks read this copy, so changes
+        at the source do not matter."""
         folder = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder / "artifacts"))
         try:
             yield folder
@@ -56,8 +56,8 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
 
     def keep(self, copy: Path, expected: str | None = None) -> str:
-        """Put a copy into its place; its digest. Raises StoreError if that is not `expected`, or if
-        the artifact that is there already has changed."""
+        """Move a copy to its place, and return its digest. Raises StoreError if the digest is not `expected`, or if the
+        artifact exists already and has changed."""
         try:
             digest = folder_digest(copy)
         except DigestError as error:
@@ -68,11 +68,11 @@ class Store:
         try:
             copy.rename(self.adapter(digest))
         except OSError:
-            self.verify(digest)  # the same content is there already, or has just arrived
+            self.verify(digest)  # the artifact exists already, or has just arrived
         return digest
 
     def verify(self, digest: str) -> None:
-        """Raises StoreError if the artifact is not there or has changed."""
+        """Raises StoreError if the artifact is missing or has changed."""
         folder = self.adapter(digest)
         try:
             found = folder_digest(folder)
@@ -84,7 +84,7 @@ class Store:
             )
 
     def keep_parameters(self, file: Path) -> str:
-        """Copy a file of fitted parameters; its SHA-256."""
+        """Copy a file of fitted parameters into the store, and return its SHA-256."""
         digest = file_digest(file)
         place = self.parameters(digest)
         if not place.exists():
@@ -92,7 +92,7 @@ class Store:
         return digest
 
     def verify_parameters(self, digest: str) -> None:
-        """Raises StoreError if the file is not there or has changed."""
+        """Raises StoreError if the file is missing or has changed."""
         file = self.parameters(digest)
         if not file.is_file() or file_digest(file) != digest:
             raise StoreError(

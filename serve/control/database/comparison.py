@@ -1,4 +1,4 @@
-"""What every write is compared with first, so that nothing that comes late or twice takes a step back."""
+"""Compares each write with the database first, so that a late or repeated write cannot undo a later one."""
 
 from collections.abc import Collection, Mapping
 
@@ -8,15 +8,15 @@ from serve.control.rollout.state import TRANSITIONS, Rollout, State
 
 
 class Conflict(DatabaseError):
-    """Somebody else changed the state first."""
+    """The state has changed since it was read."""
 
 
 class TakenOver(Conflict):
-    """A later server has this state now; this one can change nothing any more."""
+    """Another server has taken over the database. This one can write nothing more."""
 
 
-def check_life(own: int, current: int) -> None:
-    """Raises TakenOver unless nobody has begun an incarnation after `own`."""
+def check_incarnation(own: int, current: int) -> None:
+    """Raises TakenOver if a later incarnation than `own` has begun."""
     if own != current:
         raise TakenOver(
             "Another Choir server has taken this store over; stop one of the two, or give each its own --store."
@@ -24,7 +24,8 @@ def check_life(own: int, current: int) -> None:
 
 
 def check_begin(rollout: Rollout, active: int, busy: Collection[str]) -> None:
-    """Raises Conflict unless the rollout starts from what is active, and no other one of its ensemble is `busy`."""
+    """Raises Conflict unless the rollout starts from the active version and no other rollout of its ensemble is
+    `busy`."""
     _check_active(rollout, active)
     if busy:
         raise Conflict(
@@ -33,13 +34,13 @@ def check_begin(rollout: Rollout, active: int, busy: Collection[str]) -> None:
 
 
 def check_advance(known: State, to: State) -> None:
-    """Raises Conflict for a step back: what has ended stays ended, and what is committed is never aborted."""
+    """Raises Conflict for a step back: no rollout that has ended goes on, and no committed one is aborted."""
     if to != known and to not in AFTER[known]:
         raise Conflict(f"A rollout that is {known} cannot become {to} any more.")
 
 
 def check_commit(rollout: Rollout, record: EnsembleRecord, active: int, epoch: int) -> None:
-    """Raises Conflict unless what the rollout started from is active, and still by the commit that `record` knows."""
+    """Raises Conflict unless the rollout's first version is active, by the same commit as in `record`."""
     _check_active(rollout, active)
     if (record.active, record.epoch) != (active, epoch):
         raise _moved(rollout.ensemble, record.active)
@@ -61,4 +62,4 @@ def _after(state: State) -> frozenset[State]:
 
 
 AFTER: Mapping[State, frozenset[State]] = {state: _after(state) for state in State}
-"""State -> all that may come after it, at once or later."""
+"""State -> all states that can follow, at once or later."""

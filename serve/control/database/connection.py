@@ -1,4 +1,4 @@
-"""Opens the database: SQLite in the store, or PostgreSQL by its URL."""
+"""Connects to the database: SQLite in the store, or PostgreSQL by its URL."""
 
 import sqlite3
 import time
@@ -19,18 +19,18 @@ OPENING = 0x63686F6972
 
 
 class DatabaseError(UserError):
-    """A state that cannot be read or written, in one sentence that holds no secret."""
+    """Why the database cannot be read or written, in one sentence without secrets."""
 
 
 READS = "reads"
-"""Execution option of an engine whose transactions only read: they wait for no writer."""
+"""Execution option of an engine whose transactions only read. They wait for no writer."""
 
 
 def connect(url: str) -> sa.Engine:
-    """An engine whose every transaction writes, unless it has the option `READS`, and waits for others for a bounded
-    time only.
+    """An SQLAlchemy engine for the database. Connects to nothing yet.
 
-    Raises DatabaseError; nothing is connected yet."""
+    Transactions are for writing, unless they have the option `READS`. They wait for others for a limited time. Raises
+    DatabaseError."""
     try:
         parsed = sa.make_url(url)
     except (SQLAlchemyError, ValueError) as error:  # their texts repeat parts of the URL
@@ -50,7 +50,7 @@ def connect(url: str) -> sa.Engine:
     try:
         engine = sa.create_engine(
             parsed.set(drivername="postgresql+psycopg"),
-            # A database that was restarted is noticed before a transaction begins.
+            # A restart of the database is noticed before a transaction begins.
             pool_pre_ping=True,
             connect_args={"connect_timeout": CONNECT_SECONDS},
         )
@@ -64,20 +64,20 @@ def connect(url: str) -> sa.Engine:
 
 
 def open_alone(connection: sa.Connection) -> None:
-    """Keep other servers that start now out until this transaction ends. SQLite does so by itself."""
+    """Make other servers that start now wait until this transaction ends. SQLite does so by itself."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({OPENING})")
 
 
 def reason(error: SQLAlchemyError) -> str:
-    """Without the statement and its values, which SQLAlchemy adds."""
+    """The cause of an error, without the statement and the values that SQLAlchemy adds."""
     text = str(getattr(error, "orig", None) or type(error).__name__)
     return " ".join(text.split()).rstrip(".")
 
 
 def _tune_sqlite(connection: Any, _: object) -> None:
-    """Who only reads never waits for the writer, and what is committed survives a crash. The driver leaves transactions
-    to SQLAlchemy."""
+    """Set up a connection: readers never wait for the writer, commits survive a crash, and SQLAlchemy (not the driver)
+    begins transactions."""
     connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in (f"busy_timeout={BUSY_SECONDS * 1000}", "synchronous=FULL", "foreign_keys=ON"):
@@ -87,7 +87,8 @@ def _tune_sqlite(connection: Any, _: object) -> None:
 
 
 def _switch_to_wal(cursor: sqlite3.Cursor) -> None:
-    """SQLite refuses this at once, whatever its busy_timeout, where another process does the same to a new file."""
+    """Switch to the write-ahead log. SQLite ignores busy_timeout here and fails at once while another process does the
+    same to a new file, so this is tried again."""
     until = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -101,14 +102,14 @@ def _switch_to_wal(cursor: sqlite3.Cursor) -> None:
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    """One that reads before it writes would fail at once when another one has written in between, and so takes the lock
-    first; one that only reads needs none."""
+    """Begin a transaction. One that writes takes the lock first: otherwise it would fail if another process wrote after
+    its first read. One that only reads needs no lock."""
     reads = connection.get_execution_options().get(READS, False)
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _begin_postgres(connection: sa.Connection) -> None:
-    """A server that was paused in a transaction must not hold the next one up for ever."""
+    """Set timeouts, so that a server that is paused in a transaction does not block the next one for ever."""
     connection.exec_driver_sql(
         "SELECT set_config('lock_timeout', '10s', true), set_config('statement_timeout', '30s', true), "
         "set_config('idle_in_transaction_session_timeout', '30s', true)"

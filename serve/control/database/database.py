@@ -1,7 +1,7 @@
-"""The durable state: which version is active, and every change that led there.
+"""The durable state: the active versions, and all changes that led to them.
 
-One controller writes at a time. Each start takes the next *incarnation*; what a controller of an earlier one writes is
-refused. Every write is also compared with what the database holds, so that a late write takes no step back.
+One controller writes at a time. Each start begins a new *incarnation*, and the database refuses writes of earlier ones.
+Each write is also compared with the database first, so that a late write cannot undo a later one.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,10 +42,10 @@ SCHEMA_VERSION = 2
 
 
 class Database:
-    """Every method is one transaction, blocks, and raises DatabaseError.
+    """All methods block, run in one transaction each, and raise DatabaseError.
 
-    A method that writes raises TakenOver once a later server has begun its incarnation, and Conflict if the database
-    has moved on. Nothing is written when it raises."""
+    A method that writes raises TakenOver once a later incarnation has begun, and Conflict if the database has changed
+    meanwhile. A method that raises has written nothing."""
 
     def __init__(self, engine: Engine, incarnation: int) -> None:
         self._engine = engine
@@ -58,7 +58,7 @@ class Database:
         """Open the database, create its tables if it is new, and begin a new incarnation."""
         engine = connect(url)
         try:
-            return cls(engine, _begin_life(engine))
+            return cls(engine, _begin_incarnation(engine))
         except SQLAlchemyError as error:
             raise DatabaseError(f"The database cannot be opened: {reason(error)}.") from error
 
@@ -74,7 +74,7 @@ class Database:
     def add_ensemble(
         self, name: str, active: int, versions: Iterable[VersionRecord], actor: str
     ) -> None:
-        """A new ensemble with its first versions."""
+        """Add an ensemble with its first versions."""
 
         def add(session: Session) -> None:
             session.add(EnsembleRow(name=name, active=active, epoch=0, previous=[]))
@@ -85,7 +85,7 @@ class Database:
         self._writer.write(add)
 
     def add_versions(self, records: Iterable[VersionRecord], actor: str) -> None:
-        """Versions that are none of the known ones."""
+        """Add versions that the database does not have."""
 
         def add(session: Session) -> None:
             for record in records:
@@ -96,7 +96,7 @@ class Database:
         self._writer.write(add)
 
     def begin(self, rollout: Rollout, candidate: VersionRecord | None) -> None:
-        """A rollout starts, with a new version or to a known one."""
+        """Add a rollout that starts, with its candidate if that is a new version."""
 
         def begin(session: Session) -> None:
             row = session.get_one(EnsembleRow, rollout.ensemble)
@@ -111,9 +111,9 @@ class Database:
         self._writer.write(begin)
 
     def commit(self, rollout: Rollout, record: EnsembleRecord, history: Sequence[int]) -> int:
-        """Make the version of a committing rollout active: the one durable write. Returns its epoch.
+        """Make the candidate of a committing rollout active, in one transaction. Returns the epoch of the commit.
 
-        Raises Conflict unless `record`, and what the rollout started from, still is what is active."""
+        Raises Conflict unless the active version is still that of `record` and the rollout's first version."""
 
         def commit(session: Session) -> int:
             row = session.get_one(EnsembleRow, rollout.ensemble)
@@ -129,7 +129,7 @@ class Database:
         return self._writer.write(commit)
 
     def advanced(self, rollout: Rollout) -> None:
-        """Write down a rollout's state."""
+        """Write a rollout's state and figures."""
 
         def advance(session: Session) -> None:
             news = _update_rollout(session, rollout)
@@ -139,7 +139,7 @@ class Database:
         self._writer.write(advance)
 
     def decided(self, rollout: Rollout) -> None:
-        """Write down what somebody has decided about a rollout."""
+        """Write the decision about a rollout."""
         decision, decided_by = rollout.decision, rollout.decided_by
         assert decision is not None
         assert decided_by is not None
@@ -163,7 +163,7 @@ class Database:
         self._writer.write(decide)
 
     def refused(self, actor: str, action: str, record: EnsembleRecord, reason: str) -> None:
-        """Note a change that was asked for and never started."""
+        """Add a refused change to the audit."""
         self._writer.write(
             lambda session: session.add(
                 _audit(actor, action, record.name, record.active, None, "refused", reason)
@@ -202,7 +202,7 @@ class Database:
             raise DatabaseError(f"The database failed: {reason(error)}.") from error
 
 
-def _begin_life(engine: Engine) -> int:
+def _begin_incarnation(engine: Engine) -> int:
     with engine.begin() as connection, Session(connection) as session:
         open_alone(connection)
         Table.metadata.create_all(connection)
@@ -232,7 +232,7 @@ def _rollout_row_of(session: Session, rollout: Rollout) -> RolloutRow:
 
 
 def _update_rollout(session: Session, rollout: Rollout) -> bool:
-    """Write a rollout's state down; whether it is another one than was known."""
+    """Write a rollout's state. Returns whether it has changed."""
     row = _rollout_row_of(session, rollout)
     known = State(row.state)
     check_advance(known, rollout.state)
@@ -271,5 +271,5 @@ def _audit(
         from_version=from_version,
         to_version=to_version,
         outcome=outcome,
-        reason=reason and reason.replace("\0", "?"),  # no text in PostgreSQL holds one
+        reason=reason and reason.replace("\0", "?"),  # PostgreSQL stores no NUL characters
     )

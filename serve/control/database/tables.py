@@ -1,4 +1,4 @@
-"""The database's tables, and their rows as records and back."""
+"""The database's tables. Converts their rows to records and back."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ from serve.protocol.strategy import Strategy
 
 
 class Table(DeclarativeBase):
-    """All tables."""
+    """The base class of all tables."""
 
 
 class ControlRow(Table):
-    """The one row of what belongs to no ensemble."""
+    """The one row with the state that belongs to no ensemble."""
 
     __tablename__ = "control"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -28,7 +28,7 @@ class ControlRow(Table):
 
 
 class LastWriteRow(Table):
-    """The one row that says which transaction was the last to be committed."""
+    """The one row that names the last committed transaction."""
 
     __tablename__ = "last_write"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -79,7 +79,7 @@ class RolloutRow(Table):
 
 
 class AuditRow(Table):
-    """Who, what, when, from, to, outcome. Rows are only ever added."""
+    """Who changed what, when, from and to which version, with what outcome. Rows are only added."""
 
     __tablename__ = "audit"
     number: Mapped[int] = mapped_column(primary_key=True)

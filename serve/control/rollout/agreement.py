@@ -1,9 +1,8 @@
-"""Whether replicas answer the probe alike: what is loaded on all of them is one adapter, and it does something.
+"""Checks by probes that all engines have loaded the same adapter, and that the adapter has an effect.
 
-Replicas of one kind compute the same, but not to the bit: how a batch is cut decides how values are rounded, and a
-model carries that through all of its layers. In bfloat16 about 1 % of the last hidden state comes of it. Each of the
-values that are compared has its part of that noise, large ones and small ones alike, so what is compared with the
-noise is the distance of all of them together.
+Engines compute the same values, but not bit by bit: rounding depends on how requests are batched, and passes through
+all layers of the model. In bfloat16, this noise is about 1 % of the last hidden state. It affects large and small
+values alike, so the distance of all values together is compared with it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,14 +13,14 @@ from numpy.typing import NDArray
 from serve.engine.interface import Probe
 
 _ROUNDINGS = 5
-"""How far healthy replicas lie apart at most, in roundings (`Probe.epsilon`), as a share of the answer's spread: three
-to four times what was seen."""
+"""The largest distance of healthy engines, in roundings (`Probe.epsilon`), as a share of the answer's standard
+deviation: three to four times the largest one seen."""
 _LEAST = 0.01
-"""The same for types that round finer, whose kernels may compute in a coarser one (TF32)."""
+"""The least share that is allowed: kernels for finer types may compute in a coarser one (TF32)."""
 
 
 def doubtful_probes(probes: Mapping[str, Iterable[Probe]]) -> str | None:
-    """Why a version should not go live for what its adapters answered to the probe, by engine."""
+    """Why a version should not go live, judging by the probes; None if it may. `probes`: engine -> its answers."""
     first: dict[str, tuple[str, Probe]] = {}
     for engine, answers in probes.items():
         for probe in answers:
@@ -40,9 +39,9 @@ def doubtful_probes(probes: Mapping[str, Iterable[Probe]]) -> str | None:
 
 
 def agree(one: Probe, other: Probe) -> bool:
-    """Whether two replicas' answers differ by no more than rounding.
+    """Whether the answers of two engines differ by rounding alone.
 
-    Their distance (root mean square of the differences) may be a share of how far the values of an answer spread, and
+    Their distance (root mean square of the differences) may be a share of the standard deviation of the values, plus
     half a rounding of the values themselves, since logits are rounded too."""
     a, b = np.array(one.outputs), np.array(other.outputs)
     if a.shape != b.shape or not np.isfinite([*a, *b]).all():

@@ -1,4 +1,4 @@
-"""Whether a candidate that is tried out has passed its gates, by what was counted."""
+"""Judges by its figures whether a candidate that is tried out has passed its gates."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +9,7 @@ from serve.protocol.strategy import Strategy
 
 @dataclass(frozen=True)
 class Verdict:
-    """`passed`; `failed`, which is final; or `late`: time is up and nothing is decided."""
+    """`passed`, `failed` (which is final), or `late`: the time is over and nothing is decided."""
 
     outcome: Literal["passed", "failed", "late"]
     reason: str = ""
@@ -18,8 +18,8 @@ class Verdict:
 def judge(strategy: Strategy, figures: Figures, seconds: float) -> Verdict | None:
     """The verdict after `seconds` of a trial; None while it is open.
 
-    A rate is judged once `min_requests` are there, and earlier when it could not be kept any more
-    even if all that are missing went well."""
+    A rate is judged after `min_requests` requests. It fails earlier if it could not be kept even if all missing
+    requests went well."""
     failure = _failed(strategy, figures)
     if failure is not None:
         return Verdict("failed", failure)
@@ -61,7 +61,7 @@ def _failed(strategy: Strategy, figures: Figures) -> str | None:
 
 
 def _missing(strategy: Strategy, figures: Figures) -> str | None:
-    """What there is too little of to pass."""
+    """Which requests are missing to pass, as the end of a sentence; None if none are."""
     gates = strategy.gates
     counts = {"the candidate has answered": figures.candidate.requests}
     if gates.min_agreement is not None:
@@ -75,7 +75,7 @@ def _missing(strategy: Strategy, figures: Figures) -> str | None:
 
 
 def _latency_ratio(strategy: Strategy, figures: Figures) -> float | None:
-    """The candidate's mean latency over the active version's, once there is enough of both."""
+    """The candidate's mean latency divided by the active version's; None until both have answered enough requests."""
     if min(figures.candidate.requests, figures.stable.requests) < strategy.gates.min_requests:
         return None
     mine, other = figures.candidate.mean_seconds, figures.stable.mean_seconds

@@ -1,7 +1,8 @@
-"""The rollout as a state machine, without time, network or disk: given what is known, what comes next.
+"""The rollout as a state machine, without time, network or disk: given the facts, what comes next.
 
 `preparing -> committing -> draining -> done`, with `shadowing` or `canarying` before `committing` if the strategy asks
-for it. From all states before `committing` also `aborted`; once committed there is no way back but another rollout.
+for it. All states before `committing` can also lead to `aborted`. A committed rollout can only be undone by another
+one.
 """
 
 from collections.abc import Mapping
@@ -13,10 +14,10 @@ from serve.control.rollout.agreement import doubtful_probes
 from serve.control.rollout.gates import judge
 from serve.protocol.figures import Figures, total
 from serve.protocol.messages import PrepareResult
+from serve.protocol.requests import Decision
 from serve.protocol.strategy import IMMEDIATE, Strategy, StrategyKind
 
 Action: TypeAlias = Literal["swap", "rollback"]
-Decision: TypeAlias = Literal["promote", "abort"]
 Status: TypeAlias = Literal[400, 409, 503]
 
 
@@ -45,7 +46,7 @@ TRIALS = frozenset({State.SHADOWING, State.CANARYING})
 UNCOMMITTED = TRIALS | {State.PREPARING}
 """The active version is still the old one."""
 BUSY = UNCOMMITTED | {State.COMMITTING}
-"""No other rollout of the ensemble may start. One that drains holds nobody up."""
+"""No other rollout of the ensemble may start. Beside a draining one, another may."""
 ENDED = frozenset({State.DONE, State.ABORTED})
 
 AFTER_PREPARING: Mapping[StrategyKind, State] = {
@@ -73,14 +74,14 @@ class Rollout:
     reason: str | None = None
     """Why it was aborted."""
     status: Status = 400
-    """The HTTP status of an abort: whether the candidate is to blame, or the server."""
+    """The HTTP status of an abort: 400 if the candidate is the cause, 503 if the server is, else 409."""
     replicas: dict[str, str] = field(default_factory=dict)
-    """Each participant, as `kind/ordinal` -> how far it was at the last step."""
+    """Participant, as `kind/ordinal` -> how far it was at the last step."""
     decision: Decision | None = None
-    """What somebody has decided about it, whatever its gates say."""
+    """The decision of an administrator, which overrides the gates."""
     decided_by: str | None = None
     figures: dict[str, Figures] = field(default_factory=dict)
-    """What each gateway has counted of the trial, by the gateway's incarnation."""
+    """Gateway (the id of its process) -> its figures of the trial."""
 
     @property
     def candidate(self) -> str:
@@ -89,16 +90,16 @@ class Rollout:
 
     @property
     def trial(self) -> Strategy | None:
-        """How the candidate is tried out now, if it is."""
+        """The strategy, while the candidate is tried out; else None."""
         return self.strategy if self.state in TRIALS else None
 
     @property
     def tries(self) -> bool:
-        """Whether the candidate is tried out on requests before it is active, now or later."""
+        """Whether the candidate is, or will be, tried out before it is active."""
         return self.strategy.kind != "immediate" and self.state in UNCOMMITTED
 
     def count(self, gateway: str, figures: Figures) -> bool:
-        """Take over what a gateway has counted; whether that is news."""
+        """Take the figures of a gateway. Returns whether they are new."""
         known = self.figures.get(gateway)
         if known is not None and figures.size <= known.size:
             return False
@@ -106,7 +107,7 @@ class Rollout:
         return True
 
     def advance(self, step: "NextStep", now: str) -> None:
-        """Raises ValueError for a step that the machine does not have."""
+        """Take a step. Raises ValueError for a step that does not exist."""
         if step.state not in TRANSITIONS[self.state]:
             raise ValueError(f"A rollout cannot go from {self.state} to {step.state}.")
         self.state, self.reason, self.updated = step.state, step.reason, now
@@ -115,7 +116,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class NextStep:
-    """Where a rollout goes next, and why if it fails."""
+    """The next state of a rollout, and the reason if it is aborted."""
 
     state: State
     reason: str | None = None
@@ -124,25 +125,25 @@ class NextStep:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the controller knows at one moment."""
+    """The facts that the controller knows at one moment."""
 
     settled: bool
-    """Whether every participant that may still hold a lease of an earlier controller was heard of,
-    or its lease has run out."""
+    """Whether all leases of an earlier controller have run out or were renewed with this one."""
     overdue: bool
-    """Whether preparation has taken longer than it may."""
+    """Whether the rollout has been in its state for longer than preparing may take."""
     seconds: float = 0.0
     """How long the rollout has been in its state."""
     engines: Mapping[str, PrepareResult | None] = field(default_factory=dict)
-    """Each live engine, and how it prepared the candidate for this rollout, once it has."""
+    """Live engine -> its result of preparing the candidate for this rollout; None if it has none yet."""
     gateways_behind: frozenset[str] = frozenset()
     """Live gateways that have not applied the commit."""
     still_held: frozenset[str] = frozenset()
-    """`name@version` of this ensemble that engines hold although nobody wants them any more."""
+    """Versions of this ensemble (`name@version`) that are draining, or that engines hold although they are not
+    assigned."""
 
 
 def next_step(rollout: Rollout, facts: Facts) -> NextStep | None:
-    """What a rollout does next; None while it has to wait."""
+    """The next step of a rollout; None while it has to wait."""
     state = rollout.state
     if state in UNCOMMITTED:
         if rollout.decision == "abort":
@@ -163,7 +164,7 @@ def next_step(rollout: Rollout, facts: Facts) -> NextStep | None:
 
 
 def _failed_engine(facts: Facts) -> str | None:
-    """Why the candidate cannot go live for what engines say of it, also those that joined late."""
+    """Why the candidate cannot go live, judging by the results of all engines, also of those that joined late."""
     results = {name: result for name, result in facts.engines.items() if result is not None}
     for name, result in results.items():
         if result.error is not None:
@@ -174,7 +175,7 @@ def _failed_engine(facts: Facts) -> str | None:
 
 
 def _prepared(facts: Facts) -> bool:
-    """Whether all live engines hold the candidate, and those that may live have been heard of."""
+    """Whether all engines that can be alive have prepared the candidate."""
     return facts.settled and len(facts.engines) > 0 and None not in facts.engines.values()
 
 
@@ -189,7 +190,7 @@ def _after_preparing(rollout: Rollout, facts: Facts) -> NextStep | None:
 
 
 def _after_trial(rollout: Rollout, facts: Facts) -> NextStep | None:
-    """A decision to promote overrides the gates. An engine that joined meanwhile is waited for."""
+    """The next step of a trial. A decision to promote overrides the gates, but waits for engines that joined late."""
     promoted = rollout.decision == "promote"
     if not promoted:
         verdict = judge(rollout.strategy, total(rollout.figures.values()), facts.seconds)

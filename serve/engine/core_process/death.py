@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, Protocol, TypeVar
 
-from serve.engine.interface import ENGINE_DIED, ENGINE_GONE, Refusal
+from serve.engine.interface import ENGINE_DIED, ENGINE_GONE
+from serve.refusal import Refusal
 
 T = TypeVar("T")
 

@@ -28,11 +28,12 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve.engine.generation.client import EnsembleClient, GenerationContext, current_generation
 from serve.engine.generation.documents import complete, complete_events
-from serve.engine.interface import GenerateCall, Refusal
+from serve.engine.interface import GenerateCall
 from serve.engine.limits.media import media_refusal
 from serve.engine.limits.prompt_lengths import doubtful_prompts, length_refusal
 from serve.engine.limits.text_limit import TextLimit
 from serve.labels import LabelError, encoder, tokens_behind
+from serve.refusal import Refusal
 
 PATHS: Mapping[str, str] = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from serve.engine.interface import GenerateCall, Refusal
+from serve.engine.interface import GenerateCall
 from serve.engine.limits.text_limit import TextLimit
+from serve.refusal import Refusal
 
 
 def length_refusal(call: GenerateCall, limit: TextLimit) -> Refusal | None:

@@ -9,12 +9,12 @@ from fastapi import Request
 
 from serve.agents.gateway_agent import GatewayAgent
 from serve.agents.routes import Routes, Target
-from serve.engine.interface import VERSION_NOT_LOADED, Refusal
+from serve.engine.interface import VERSION_NOT_LOADED
 from serve.gateway.dispatch.outcome import Answer, Ask, Outcomes
 from serve.gateway.http.disconnect import until_gone
-from serve.gateway.http.errors import RefusedError, refused
 from serve.gateway.http.limits import OnDemandShare
 from serve.gateway.http.observe import exchange_of
+from serve.refusal import Refusal, RefusedError
 
 T = TypeVar("T")
 
@@ -81,14 +81,14 @@ class Dispatcher:
             if not refreshed:
                 break
         if isinstance(answer, Refusal):
-            raise RefusedError(_for_client(answer, target))
+            raise RefusedError.of(_for_client(answer, target))
         return target, answer
 
     @property
     def _routes(self) -> Routes:
         routes = self._agent.routes
         if not routes.models():
-            raise refused(503, "The server is still starting and has no model yet; try again.")
+            raise RefusedError(503, "The server is still starting and has no model yet; try again.")
         return routes
 
     @staticmethod

@@ -13,12 +13,13 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from serve.agents.ledger import Ledger
 from serve.agents.routes import Target
-from serve.engine.interface import VERSION_NOT_LOADED, Refusal
+from serve.engine.interface import VERSION_NOT_LOADED
 from serve.gateway.dispatch.transcript import DONE
-from serve.gateway.http.errors import ClientGoneError, RefusedError
+from serve.gateway.http.errors import ClientGoneError
 from serve.gateway.http.stream import Parts
 from serve.gateway.links import Unavailable
 from serve.protocol.figures import Side
+from serve.refusal import Refusal, RefusedError
 
 T = TypeVar("T")
 
@@ -167,7 +168,7 @@ class _Counted:
                 if part is None:
                     break
                 if isinstance(part, Refusal):
-                    raise RefusedError(part)
+                    raise RefusedError.of(part)
                 # A client may leave as soon as it has the last event.
                 if part.rstrip().endswith(DONE):
                     self._outcome.end(failed=False)

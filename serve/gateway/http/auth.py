@@ -8,9 +8,8 @@ from fastapi import Request
 
 from serve.bearer import Role, Token, find_token
 from serve.config import Settings, is_loopback
-from serve.engine.interface import Refusal
-from serve.gateway.http.errors import RefusedError, refused
 from serve.gateway.http.rate import RateLimit
+from serve.refusal import Refusal, RefusedError
 
 _CALLER = "choir.caller"
 
@@ -44,7 +43,7 @@ class Guard:
         the content type of JSON, which a form on a foreign page cannot send. Raises RefusedError (400, 401,
         403 or 429; 404 if the server has no admin routes)."""
         if not self._administered and not self._loopback:
-            raise refused(
+            raise RefusedError(
                 404,
                 "This server has no admin routes, because other machines can reach it and it has no admin "
                 "token; start it with CHOIR_ADMIN_TOKEN.",
@@ -54,7 +53,7 @@ class Guard:
         self._admit(request, "admin", needed=self._administered)
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
-            raise refused(
+            raise RefusedError(
                 400,
                 "Admin routes take only JSON: send the header `content-type: application/json`.",
             )
@@ -69,9 +68,11 @@ class Guard:
             return
         if token is None:
             what = "is wrong" if given else "is missing: send `Authorization: Bearer TOKEN`"
-            raise RefusedError(Refusal(401, f"The token {what}."), {"www-authenticate": "Bearer"})
+            raise RefusedError.of(
+                Refusal(401, f"The token {what}."), {"www-authenticate": "Bearer"}
+            )
         if not token.may(role):
-            raise refused(
+            raise RefusedError(
                 403,
                 f"The token {token.name!r} has the role {token.role}; this route needs the role {role}.",
             )
@@ -86,14 +87,14 @@ class Guard:
             refusal = Refusal(
                 429, f"Too many requests of the {caller}; wait as long as Retry-After says."
             )
-            raise RefusedError(refusal, {"retry-after": str(math.ceil(seconds))})
+            raise RefusedError.of(refusal, {"retry-after": str(math.ceil(seconds))})
 
     def _check_host(self, request: Request) -> None:
         """Refuse foreign host names. A page that points its own DNS name at this server (DNS rebinding) sends that
         name."""
         host = _hostname(f"//{request.headers.get('host', '')}")
         if not self._is_ours(host):
-            raise refused(
+            raise RefusedError(
                 403,
                 f"The host {host!r} is not a known name of this server; if it is one, start the server "
                 "with --allowed-host.",
@@ -106,7 +107,7 @@ class Guard:
         # The port counts: another port of this machine is another origin.
         same = origin.partition("://")[2].lower() == request.headers.get("host", "").lower()
         if not same and _hostname(origin) not in self._allowed_hosts:
-            raise refused(
+            raise RefusedError(
                 403,
                 f"The origin {origin[:200]!r} may not use admin routes; if it is yours, start the "
                 "server with --allowed-host.",

@@ -8,8 +8,9 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from serve.gateway.http.errors import RefusedError, invalid, refused
+from serve.gateway.http.errors import invalid
 from serve.gateway.http.observe import exchange_of
+from serve.refusal import RefusedError
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -36,17 +37,17 @@ class BodyReader:
         object."""
         raw = await self._bytes(request)
         if not raw:
-            raise refused(400, "The body is empty; it must be a JSON object.")
+            raise RefusedError(400, "The body is empty; it must be a JSON object.")
         try:
             # Strict JSON: code that later writes the value again would fail on NaN, lone surrogates and
             # deep nesting.
             value = from_json(raw, allow_inf_nan=False)
         except ValueError as error:
-            raise refused(400, f"The body is not valid JSON: {error}.") from error
+            raise RefusedError(400, f"The body is not valid JSON: {error}.") from error
         if _may_hold_infinity(raw) and _holds_infinity(value):
-            raise refused(400, "The body is not valid JSON: a number in it is too large.")
+            raise RefusedError(400, "The body is not valid JSON: a number in it is too large.")
         if not isinstance(value, dict):
-            raise refused(400, f"The body must be a JSON object, not {kind_of(value)}.")
+            raise RefusedError(400, f"The body must be a JSON object, not {kind_of(value)}.")
         return value
 
     async def model(self, request: Request, model: type[M]) -> M:
@@ -56,7 +57,7 @@ class BodyReader:
     async def nothing(self, request: Request) -> None:
         """Read the body of a route that takes no fields. Raises RefusedError (400) if it has any."""
         if (await self._bytes(request)).strip() not in (b"", b"{}"):
-            raise refused(400, "This route takes no fields; send {}.")
+            raise RefusedError(400, "This route takes no fields; send {}.")
 
     async def _bytes(self, request: Request) -> bytes:
         # Check the announced size first, so that the client is told before it has sent everything.
@@ -72,14 +73,14 @@ class BodyReader:
                         raise self._too_large()
                     parts.append(part)
         except TimeoutError as error:
-            raise refused(
+            raise RefusedError(
                 408, f"The body did not arrive within {self._seconds:g} seconds; send it again."
             ) from error
         exchange_of(request).body_bytes = size
         return b"".join(parts)
 
     def _too_large(self) -> RefusedError:
-        return refused(
+        return RefusedError(
             413, f"The body is larger than {self._limit_mb:g} MB; send fewer inputs at a time."
         )
 

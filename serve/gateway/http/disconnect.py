@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive
 
-from serve.gateway.http.errors import ClientGoneError, refused
+from serve.gateway.http.errors import ClientGoneError
+from serve.refusal import RefusedError
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ async def until_gone(
             return working.result()
         if leaving.done():
             raise ClientGoneError
-        raise refused(
+        raise RefusedError(
             503, f"The engine did not answer within {seconds:g} seconds; try again.", code="timeout"
         )
     finally:

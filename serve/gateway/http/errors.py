@@ -12,9 +12,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from serve.agents.routes import UnknownModel
-from serve.engine.interface import Refusal
 from serve.gateway.links import Unavailable
 from serve.manifest import explain
+from serve.refusal import Refusal, RefusedError
 
 TYPES: Mapping[int, str] = {
     400: "invalid_request_error",
@@ -37,30 +37,14 @@ SHOWN_PATH = 200
 """The most characters of an unknown path that an error message repeats."""
 
 
-class RefusedError(Exception):
-    """Ends a request with a refusal. An exception handler turns it into the answer."""
-
-    def __init__(self, refusal: Refusal, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(refusal.message)
-        self.refusal = refusal
-        self.headers = headers or {}
-
-
 class ClientGoneError(Exception):
     """The client closed its connection before it got the answer."""
-
-
-def refused(
-    status: int, message: str, *, param: str | None = None, code: str | None = None
-) -> RefusedError:
-    """Return the exception for a refusal by the gateway itself."""
-    return RefusedError(Refusal(status, message, code=code, param=param))
 
 
 def invalid(error: ValidationError) -> RefusedError:
     """Return the refusal (400) that names the first wrong field and says what is wrong with it."""
     location = error.errors(include_url=False)[0]["loc"]
-    return refused(400, explain(error), param=str(location[0]) if location else None)
+    return RefusedError(400, explain(error), param=str(location[0]) if location else None)
 
 
 def error_body(refusal: Refusal) -> dict[str, Any]:

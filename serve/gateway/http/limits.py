@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.agents.routes import Target
-from serve.engine.interface import Refusal
-from serve.gateway.http.errors import error_response, refused
+from serve.gateway.http.errors import error_response
+from serve.refusal import Refusal, RefusedError
 
 
 class InFlightLimit:
@@ -61,12 +61,12 @@ class OnDemandShare:
             return
         name = target.ensemble.name
         if self._waiting[name] >= self._of_one:
-            raise refused(
+            raise RefusedError(
                 429,
                 f"{name} is loaded on demand, and {self._of_one} requests already wait for it; try again later.",
             )
         if self._waiting.total() >= self._of_all:
-            raise refused(
+            raise RefusedError(
                 429,
                 f"{name} is loaded on demand, and {self._of_all} requests already wait for such ensembles; try again "
                 "later.",

@@ -10,7 +10,6 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from serve.control.views import EnsembleView, RolloutView
 from serve.gateway.http.schemas import (
     ErrorAnswer,
     GenerateRequest,
@@ -19,6 +18,7 @@ from serve.gateway.http.schemas import (
     RollbackRequest,
 )
 from serve.protocol.requests import SwapRequest
+from serve.protocol.views import EnsembleView, RolloutView
 
 INFERENCE_ERRORS = (400, 401, 403, 404, 408, 413, 429, 503)
 ADMIN_ERRORS = (400, 401, 403, 404, 408, 409, 413, 429, 503)

@@ -6,15 +6,14 @@ from fastapi import APIRouter, Depends, Request
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from serve.control.views import EnsembleView, RolloutView
-from serve.engine.interface import Refusal
 from serve.gateway.http.auth import Guard, actor
 from serve.gateway.http.body import BodyReader
-from serve.gateway.http.errors import RefusedError
 from serve.gateway.http.openapi import ADMIN_ERRORS, LIST_ERRORS, READ_ERRORS, described
 from serve.gateway.http.schemas import RollbackRequest
 from serve.gateway.links import ControlLink
 from serve.protocol.requests import SwapRequest
+from serve.protocol.views import EnsembleView, RolloutView
+from serve.refusal import Refusal, RefusedError
 
 T = TypeVar("T")
 
@@ -96,7 +95,7 @@ def _begun(answer: RolloutView | Refusal, wait: bool) -> Response:
 
 def _granted(answer: T | Refusal) -> T:
     if isinstance(answer, Refusal):
-        raise RefusedError(answer)
+        raise RefusedError.of(answer)
     return answer
 
 

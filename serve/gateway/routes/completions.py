@@ -11,18 +11,18 @@ from starlette.responses import Response
 
 from serve import metrics
 from serve.agents.routes import Target
-from serve.engine.interface import GenerateCall, Refusal
+from serve.engine.interface import GenerateCall
 from serve.gateway.dispatch.dispatch import Dispatcher
 from serve.gateway.dispatch.mirror import Mirror, asked_too
 from serve.gateway.dispatch.outcome import Answer
 from serve.gateway.dispatch.transcript import Recorded, Transcript, agreement
 from serve.gateway.http.body import BodyReader, validated
-from serve.gateway.http.errors import refused
 from serve.gateway.http.observe import exchange_of
 from serve.gateway.http.openapi import INFERENCE_ERRORS, described
 from serve.gateway.http.schemas import GenerateFusion, GenerateRequest
 from serve.gateway.http.stream import EventStream
 from serve.gateway.links import EngineLink, Unavailable
+from serve.refusal import Refusal, RefusedError
 
 COMPLETIONS_PATH = "/v1/completions"
 CHAT_PATH = "/v1/chat/completions"
@@ -109,7 +109,7 @@ def check_answers(body: dict[str, Any], most: int) -> None:
     )
     each = n if isinstance(n, int) else 1
     if prompts * each > most:
-        raise refused(
+        raise RefusedError(
             400,
             f"{prompts:,} prompts with {each:,} answers each are more than the {most:,} answers that one request may "
             "have; send several requests.",

@@ -6,9 +6,9 @@ from pydantic_core import to_json
 from starlette.responses import PlainTextResponse, Response
 
 from serve.agents.gateway_agent import GatewayAgent
-from serve.gateway.http.errors import refused
 from serve.gateway.http.openapi import described
 from serve.gateway.links import ControlLink
+from serve.refusal import RefusedError
 
 
 def health_router(agent: GatewayAgent, control: ControlLink) -> APIRouter:
@@ -22,9 +22,9 @@ def health_router(agent: GatewayAgent, control: ControlLink) -> APIRouter:
     @router.get("/ready", **described("Whether requests can be answered", (503,)))
     async def ready() -> Response:
         if not agent.routes.models():
-            raise refused(503, "Not ready: this gateway does not know any version yet.")
+            raise RefusedError(503, "Not ready: this gateway does not know any version yet.")
         if not agent.ready:
-            raise refused(503, "Not ready: no engine has loaded the active versions.")
+            raise RefusedError(503, "Not ready: no engine has loaded the active versions.")
         return _status("ready")
 
     @router.get(

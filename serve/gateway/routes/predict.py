@@ -10,17 +10,17 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from serve.agents.routes import Target
-from serve.engine.interface import PredictCall, Prediction, Refusal, Text
+from serve.engine.interface import PredictCall, Prediction, Text
 from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
 from serve.gateway.dispatch.dispatch import Dispatcher
 from serve.gateway.dispatch.mirror import Mirror, asked_too
 from serve.gateway.dispatch.outcome import Answer
 from serve.gateway.http.body import BodyReader, kind_of
-from serve.gateway.http.errors import refused
 from serve.gateway.http.observe import exchange_of
 from serve.gateway.http.openapi import INFERENCE_ERRORS, described
 from serve.gateway.http.schemas import PredictAnswer, PredictFusion, PredictRequest
 from serve.gateway.links import EngineLink
+from serve.refusal import Refusal, RefusedError
 
 PATH = "/v1/predict"
 
@@ -93,9 +93,9 @@ def read_inputs(value: object, most: int) -> tuple[Text, ...]:
     if not isinstance(value, list):
         return (_read_input(value, "input"),)
     if not value:
-        raise refused(400, "input: the list is empty; give at least one text.", param="input")
+        raise RefusedError(400, "input: the list is empty; give at least one text.", param="input")
     if len(value) > most:
-        raise refused(
+        raise RefusedError(
             400,
             f"input: {len(value):,} inputs are more than the {most:,} that one request may have; "
             "send several requests.",
@@ -108,16 +108,16 @@ def _read_input(value: object, where: str) -> Text:
     if isinstance(value, str):
         return Text(_text(value, where))
     if not isinstance(value, dict):
-        raise refused(
+        raise RefusedError(
             400,
             f"{where}: must be a text or an object with the field 'text', not {kind_of(value)}.",
             param="input",
         )
     if "image" in value:
-        raise refused(400, f"{where}: images are not served yet; give a text.", param="input")
+        raise RefusedError(400, f"{where}: images are not served yet; give a text.", param="input")
     unknown = value.keys() - {"text", "text_pair"}
     if unknown:
-        raise refused(
+        raise RefusedError(
             400,
             f"{where}: the field {min(unknown)!r} is not known; known are 'text' and 'text_pair'.",
             param="input",
@@ -131,9 +131,9 @@ def _read_input(value: object, where: str) -> Text:
 
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
-        raise refused(400, f"{where}: must be a text, not {kind_of(value)}.", param="input")
+        raise RefusedError(400, f"{where}: must be a text, not {kind_of(value)}.", param="input")
     if not value:
-        raise refused(400, f"{where}: the text is empty.", param="input")
+        raise RefusedError(400, f"{where}: the text is empty.", param="input")
     return value
 
 

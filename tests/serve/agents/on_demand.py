@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from serve.engine.interface import Refusal, Version
+from serve.engine.interface import Version
+from serve.refusal import Refusal
 from tests.serve.fakes import make_adapter, make_bundle
 from tests.serve.world import World
 

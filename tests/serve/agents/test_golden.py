@@ -9,15 +9,10 @@ import numpy as np
 import pytest
 
 from serve.bundle import Bundle
-from serve.control.views import RolloutView
-from serve.engine.interface import (
-    GenerateCall,
-    PredictCall,
-    Prediction,
-    PrepareError,
-    Refusal,
-)
+from serve.engine.interface import GenerateCall, PredictCall, Prediction, PrepareError
 from serve.fusion.fused import Answers, FusedSets, FusedValues
+from serve.protocol.views import RolloutView
+from serve.refusal import Refusal
 from tests.serve.fakes import LABELS, FakeEngine, make_bundle, until
 from tests.serve.world import World, committed, refused
 

@@ -7,8 +7,9 @@ import pytest
 
 from serve.agents import demands
 from serve.control.errors import StartError
-from serve.control.views import EnsembleView
-from serve.engine.interface import Refusal, Version
+from serve.engine.interface import Version
+from serve.protocol.views import EnsembleView
+from serve.refusal import Refusal
 from tests.serve.agents.on_demand import answers, ask, start
 from tests.serve.fakes import FakeEngine, make_bundle, until
 from tests.serve.world import World, committed, refused

@@ -1,4 +1,4 @@
-"""What the model of the rollout protocol is made of: versions, the bytes of a program, engines and gateways."""
+"""The parts of the model of the rollout protocol: versions, programs of bytes, engines and gateways."""
 
 from dataclasses import dataclass, field
 from functools import cache
@@ -28,7 +28,7 @@ STRATEGIES = [
 
 @cache
 def version(number: int, request: int = 0) -> VersionRecord:
-    """What a request makes version `number` of; no two make the same."""
+    """Version `number`, as made by a request. No two requests make the same content."""
     digest = f"sha256:{number % 3:064x}"
     member = Member(name="a", adapters=[AdapterRef(adapter="x", digest=digest)])
     ensemble = Ensemble(
@@ -44,7 +44,7 @@ def version(number: int, request: int = 0) -> VersionRecord:
 
 
 class NoFiles:
-    """The store, as far as the catalogue asks it where files lie."""
+    """A store that only tells where files would be."""
 
     @staticmethod
     @cache
@@ -53,7 +53,7 @@ class NoFiles:
 
 
 class Program:
-    """Choices out of bytes; over when they are used up."""
+    """Makes choices from bytes. It is over when all bytes are used."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -64,7 +64,7 @@ class Program:
         return self._at >= len(self._data)
 
     def below(self, bound: int) -> int:
-        """A number from 0; 0 once it is over."""
+        """A number from 0 to `bound` - 1; 0 once the program is over."""
         at = self._at
         if at >= len(self._data):
             return 0
@@ -93,11 +93,12 @@ class Node:
     results: dict[str, PrepareResult] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     sound: bool = False
-    """Engines: all that was desired has been loaded, and the lease has not run out since."""
+    """Engines: it has loaded all desired versions, and its lease has not run out since."""
     lacks: str | None = None
-    """Engines: what was committed while it was cut off. It says that it has not got it, and gateways ask again."""
+    """Engines: the version that gateways may ask for although this engine could not load it in time. It answers that it
+    lacks the version. The gateway then asks another engine, or the active version."""
     raising: bool = False
-    """Engines: whatever is asked of it ends in an exception."""
+    """Engines: all requests to it end in an exception."""
 
     def report(self) -> StatusReport:
         self.sequence += 1
@@ -122,7 +123,7 @@ class Node:
         return [each.attempt for each in self.desired.values() if each.trial and each.attempt]
 
     def todo(self) -> list[AssignedVersion]:
-        """What an engine has to prepare, by the rule of `EngineAgent`."""
+        """The versions that an engine has to prepare, by the rule of `EngineAgent`."""
         return [each for key, each in self.desired.items() if not self._settled(key, each)]
 
     def _settled(self, key: str, assigned: AssignedVersion) -> bool:

@@ -1,4 +1,4 @@
-"""What was accepted is done once, whoever asked for it leaves, whatever else takes long."""
+"""An accepted change is done exactly once, even if its caller leaves or other work takes long."""
 
 import asyncio
 import threading
@@ -13,13 +13,13 @@ import pytest
 from serve.control.artifacts.sources import Sources
 from serve.control.database.connection import DatabaseError
 from serve.control.database.database import Database
-from serve.engine.interface import Refusal
+from serve.refusal import Refusal
 from tests.serve.fakes import make_bundle, until
 from tests.serve.world import LEASE, SHORT_LEASE, World, committed, refused
 
 
 class Gate:
-    """Holds a blocking method up until it is opened."""
+    """Makes a method block until the gate is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
         self.opened = threading.Event()
@@ -46,7 +46,7 @@ async def leave(call: asyncio.Task[Any]) -> None:
         await call
 
 
-async def test_a_caller_who_leaves_while_the_database_writes_lets_nobody_in(
+async def test_a_change_stays_reserved_when_its_caller_leaves_during_the_write(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await world.start()
@@ -66,7 +66,7 @@ async def test_a_caller_who_leaves_while_the_database_writes_lets_nobody_in(
     assert committed(await world.swap(101)).to_version == 3
 
 
-async def test_a_caller_who_leaves_while_adapters_come_has_asked_all_the_same(
+async def test_a_change_goes_on_when_its_caller_leaves_during_the_fetch(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await world.start()
@@ -89,7 +89,7 @@ async def test_a_caller_who_leaves_while_adapters_come_has_asked_all_the_same(
     assert committed(await world.swap(101)).to_version == 3
 
 
-async def test_a_decision_is_taken_although_the_caller_leaves(
+async def test_a_decision_takes_effect_although_the_caller_leaves(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await world.start()
@@ -136,7 +136,7 @@ async def test_slow_fetches_hold_up_nothing_else(
         committed(answer)
 
 
-async def test_a_fault_of_the_server_is_told_and_written_down(
+async def test_a_fault_of_the_server_is_answered_and_in_the_audit(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await world.start()
@@ -198,10 +198,10 @@ async def test_what_is_shown_of_a_long_history_is_bounded(
     assert [each.version for each in listed.versions][:2] == [1, 7]
 
 
-async def test_an_abort_waits_for_no_database_and_the_next_change_does(
+async def test_an_abort_does_not_wait_for_the_database_but_the_next_change_does(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that a candidate that fails is taken back at once, and a restart finds one rollout only."""
+    """A candidate that fails must leave at once, and a restart must find only one rollout."""
     monkeypatch.setattr("serve.control.driver.RETRY_SECONDS", LEASE)
     await world.start()
 
@@ -223,7 +223,7 @@ async def test_an_abort_waits_for_no_database_and_the_next_change_does(
 async def test_a_trial_begins_once_it_is_written_down(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that starts again must know of it, or it would unload what gateways still send requests to."""
+    """Otherwise a server that restarts would unload a candidate that gateways still ask."""
     monkeypatch.setattr("serve.control.driver.RETRY_SECONDS", 0.01)
     await world.start()
     tries = 0

@@ -1,4 +1,4 @@
-"""Swaps and rollbacks over all replicas, seen from outside: routes, what engines hold, answers."""
+"""Swaps and rollbacks over all replicas, seen from outside: routes, versions that engines hold, answers."""
 
 import asyncio
 from collections import Counter
@@ -8,7 +8,8 @@ import pytest
 
 from serve.agents.gateway_agent import GatewayAgent
 from serve.agents.routes import UnknownModel
-from serve.engine.interface import Probe, Refusal
+from serve.engine.interface import Probe
+from serve.refusal import Refusal
 from tests.serve.fakes import FakeEngine, fixed_probe, make_bundle, until
 from tests.serve.world import SHORT_LEASE, World, committed, refused
 
@@ -316,7 +317,7 @@ async def test_a_rollout_is_done_when_engines_have_let_go_of_the_old_version(wor
 
 
 async def test_warm_versions_make_room_for_a_candidate(world: World) -> None:
-    """Two members with new content each time, in an engine for twice as many adapters and one."""
+    """Each swap changes two members. The engine has slots for two versions and one more adapter."""
     await world.start()
     for seed in range(100, 106, 2):
         members = {"a": world.new_adapter(seed), "b": world.new_adapter(seed + 1)}

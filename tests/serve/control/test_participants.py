@@ -1,4 +1,4 @@
-"""Leases and slots."""
+"""Leases and ordinals."""
 
 from serve.control.participants import Participants
 from serve.protocol.messages import ParticipantKind, StatusReport
@@ -16,7 +16,7 @@ def slots(participants: Participants) -> dict[str, int]:
     return {each.report.participant: each.ordinal for each in participants.live()}
 
 
-def test_slots_are_the_lowest_free_numbers_of_each_kind() -> None:
+def test_ordinals_are_the_lowest_free_numbers_of_each_kind() -> None:
     participants = Participants(LEASE, {"engine": 2, "gateway": 1})
     for name in ("a", "b"):
         participants.hear(report(name), 0)
@@ -24,7 +24,7 @@ def test_slots_are_the_lowest_free_numbers_of_each_kind() -> None:
     assert slots(participants) == {"a": 0, "b": 1, "g": 0}
 
 
-def test_a_restarted_replica_takes_over_the_slot_of_one_whose_lease_ran_out() -> None:
+def test_a_restarted_replica_takes_over_the_ordinal_of_one_whose_lease_ran_out() -> None:
     participants = Participants(LEASE, {"engine": 2})
     participants.hear(report("a"), 0)
     participants.hear(report("b"), LEASE - 1)
@@ -33,7 +33,9 @@ def test_a_restarted_replica_takes_over_the_slot_of_one_whose_lease_ran_out() ->
     assert slots(participants) == {"c": 0, "b": 1}
 
 
-def test_a_replica_that_restarts_within_the_lease_takes_over_the_silent_one_s_slot() -> None:
+def test_a_replica_that_restarts_within_the_lease_takes_over_the_ordinal_of_the_silent_one() -> (
+    None
+):
     participants = Participants(LEASE, {"engine": 2})
     participants.hear(report("a"), 0)
     participants.hear(report("b"), 0)
@@ -42,14 +44,14 @@ def test_a_replica_that_restarts_within_the_lease_takes_over_the_silent_one_s_sl
     assert slots(participants) == {"c": 0, "b": 1, "a": 2}
 
 
-def test_more_replicas_than_expected_get_slots_of_their_own() -> None:
+def test_more_replicas_than_expected_get_their_own_ordinals() -> None:
     participants = Participants(LEASE, {"engine": 1})
     participants.hear(report("a"), 0)
     participants.hear(report("b"), 1)
     assert slots(participants) == {"a": 0, "b": 1}
 
 
-def test_whoever_leaves_frees_its_slot_at_once() -> None:
+def test_a_participant_that_leaves_frees_its_ordinal_at_once() -> None:
     participants = Participants(LEASE, {"engine": 1})
     participants.hear(report("a"), 0)
     assert participants.hear(report("a", sequence=2, leaving=True), 1) is None
@@ -57,7 +59,7 @@ def test_whoever_leaves_frees_its_slot_at_once() -> None:
     assert slots(participants) == {"b": 0}
 
 
-def test_a_report_that_was_overtaken_changes_nothing_and_renews_nothing() -> None:
+def test_a_report_that_arrives_after_a_later_one_changes_and_renews_nothing() -> None:
     participants = Participants(LEASE, {})
     participants.hear(report("a", sequence=2), 0)
     participants.hear(report("a", sequence=1, ready=False), 5)

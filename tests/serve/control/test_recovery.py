@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from serve.control.database.connection import DatabaseError
 from serve.control.database.database import Database
-from serve.engine.interface import Refusal
+from serve.refusal import Refusal
 from tests.serve.fakes import FakeEngine, make_bundle, until
 from tests.serve.world import SHORT_LEASE, World, committed, refused
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("database_url")
 
 
 async def settle(world: World) -> None:
-    """Until participants have found the new controller, which shows in the slots it gave them."""
+    """Wait until all participants have reported to the new controller."""
     live = len(world.engines) + len(world.gateways)
     await until(lambda: len(world.controller._participants.live()) == live)
 
@@ -71,7 +71,7 @@ async def test_a_rollout_that_was_preparing_is_aborted(world: World) -> None:
     assert committed(await world.swap(101)).to_version == 3
 
 
-async def test_a_commit_that_not_every_gateway_has_seen_is_seen_through(world: World) -> None:
+async def test_a_commit_that_some_gateways_have_not_seen_is_completed(world: World) -> None:
     world.options = {"lease_seconds": 3, "keep_warm": 0}
     await world.start(gateways=2)
     world.link.cut_off.add("gateway1")

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import numpy as np
 
 from serve.digest import folder_digest
-from serve.engine.interface import EngineSettings, GenerateCall, Prediction, Refusal, Version
+from serve.engine.interface import EngineSettings, GenerateCall, Prediction, Version
 from serve.fusion.fused import Fused
 from serve.manifest import Ensemble
+from serve.refusal import Refusal
 from tests.serve import tiny
 from tests.serve.engine.fused import Judge, Merge, averaged, multiplied
 

@@ -10,8 +10,9 @@ from typing import Any
 import prometheus_client
 
 from serve import metrics
-from serve.engine.interface import EngineSettings, Refusal
+from serve.engine.interface import EngineSettings
 from serve.manifest import Member
+from serve.refusal import Refusal
 from tests.serve import tiny
 from tests.serve.engine.calls import BLOCK_BYTES, ask, greedy, version
 from tests.serve.engine.fused import Judge, averaged

@@ -17,9 +17,9 @@ from serve.engine.interface import (
     PredictCall,
     Prediction,
     PrepareError,
-    Refusal,
     Text,
 )
+from serve.refusal import Refusal
 from tests.serve import tiny
 from tests.serve.engine.calls import ask, member_probabilities, version
 from tests.serve.fakes import until

@@ -13,13 +13,11 @@ import numpy as np
 import uvicorn
 from starlette.types import ASGIApp
 
-from serve.control.views import EnsembleView, RolloutView
 from serve.engine.interface import (
     VERSION_NOT_LOADED,
     GenerateCall,
     PredictCall,
     Prediction,
-    Refusal,
     Version,
 )
 from serve.fusion.fused import Fused
@@ -27,6 +25,8 @@ from serve.manifest import Ensemble
 from serve.protocol.audit import AuditEntry
 from serve.protocol.messages import AssignedVersion, Desired, Role, StatusReport
 from serve.protocol.requests import SwapRequest
+from serve.protocol.views import EnsembleView, RolloutView
+from serve.refusal import Refusal
 
 LABELS = ("card_lost", "card_late", "top_up")
 DIGESTS = {name: f"sha256:{name * 64}" for name in ("a", "b")}

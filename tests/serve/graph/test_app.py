@@ -1,4 +1,4 @@
-"""What the graph asks of the machines that it runs on."""
+"""The resources that the graph asks for."""
 
 from typing import Any
 

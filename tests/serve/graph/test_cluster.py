@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 ELSEWHERE = "192.0.2.1:6379"
-"""An address that nobody has (RFC 5737)."""
+"""An address that no machine has (RFC 5737)."""
 START = """
 import ray
 from serve.graph.cluster import _own

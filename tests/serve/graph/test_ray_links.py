@@ -11,10 +11,10 @@ from serve.engine.interface import (
     VERSION_NOT_LOADED,
     GenerateCall,
     PredictCall,
-    Refusal,
 )
 from serve.gateway.links import Unavailable
 from serve.graph.ray_links import RayEngines
+from serve.refusal import Refusal
 
 
 class Handle:

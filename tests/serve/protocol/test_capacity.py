@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.bundle import AdapterRef, Ensemble, FusionSpec, Member
+from serve.manifest import AdapterRef, Ensemble, FusionSpec, Member
 from serve.protocol.capacity import Capacity, CapacityPlan
 from tests.serve.fakes import make_adapter, make_prompt_adapter
 

@@ -8,12 +8,12 @@ import pytest
 
 from serve.adapter import inspect_adapter
 from serve.bundle import Bundle
-from serve.control.views import EnsembleView
 from serve.digest import folder_digest
 from serve.fusion.fitting.fit import refit_fusion
 from serve.fusion.fitting.note import FitNote, has_fitted_numbers
 from serve.fusion.stack import read_stack
 from serve.manifest import AdapterRef, Ensemble, Member
+from serve.protocol.views import EnsembleView
 from tests.serve.fakes import FakeEngine
 from tests.serve.world import World, committed
 from training.execution.run import recorded_recipe

@@ -1,4 +1,4 @@
-"""Everything that somebody hostile, or only careless, might hand to a server."""
+"""What a hostile or careless person might send to a server."""
 
 import json
 import os
@@ -145,7 +145,7 @@ ADAPTERS: list[tuple[str, Spoil, str]] = [
         "not for a base that scores labels as text",
     ),
 ]
-"""What is done to a sound adapter, and a part of the sentence that refuses it (400)."""
+"""Name, change to a sound adapter, and a part of the message that refuses it (400)."""
 
 URIS: list[tuple[str, int, str]] = [
     ("file:///etc", 403, "--adapter-root"),
@@ -278,12 +278,12 @@ MANIFESTS: list[tuple[str, dict[str, Any], int, str]] = [
     ),
     ("a version as a text", {"version": "two", "labels": 7}, 400, "labels"),
 ]
-"""What is changed in a sound manifest."""
+"""A change to a sound manifest."""
 
 
 @dataclass(frozen=True)
 class Hostile:
-    """One request, and how it is refused."""
+    """One request, and the status and message that refuse it."""
 
     path: str
     status: int
@@ -291,7 +291,7 @@ class Hostile:
     body: Any = field(default_factory=dict)
     method: str = "POST"
     headers: dict[str, str] = field(default_factory=dict)
-    """Beside the admin token and JSON's content type; an empty text removes one."""
+    """Added to the admin token and JSON's content type. An empty text removes a header."""
 
 
 SWAP, ROLLBACK = "/v1/ensembles/intents/swap", "/v1/ensembles/intents/rollback"

@@ -1,4 +1,4 @@
-"""What a swap may bring in, and the sentence for everything else. Nothing that is refused changes anything."""
+"""What a swap may bring in, and the message for everything else. A refused request changes nothing."""
 
 import json
 import os
@@ -14,15 +14,15 @@ from serve.bundle import BundleError
 from serve.control.admission.admission import check_gates
 from serve.control.artifacts.sources import Sources
 from serve.control.artifacts.store import Store
-from serve.control.errors import Refused, StartError
-from serve.control.views import EnsembleView
+from serve.control.errors import StartError
 from serve.digest import folder_digest
-from serve.engine.interface import Refusal
 from serve.fusion.fitting.note import noted
 from serve.fusion.stack import LinearStack
 from serve.manifest import Ensemble
 from serve.protocol.requests import SwapRequest
 from serve.protocol.strategy import Strategy
+from serve.protocol.views import EnsembleView
+from serve.refusal import Refusal, RefusedError
 from tests.serve.fakes import LABELS, FakeEngine, make_adapter, make_base, make_bundle
 from tests.serve.world import World, committed, refused
 
@@ -451,7 +451,7 @@ async def test_a_broken_engine_message_reaches_the_user_once(world: World) -> No
 
 
 def weighted_bundle(world: World, **fusion: Any) -> dict[str, Any]:
-    """Version 2 has weights and perhaps a temperature that were fitted on its adapters; its manifest."""
+    """Give version 2 weights, and perhaps a temperature, that were fitted on its adapters. Returns its manifest."""
     bundle = make_bundle(world.folder / "bundle")
     first = bundle.ensemble("intents").model_dump(mode="json", exclude_none=True)
     first["members"] = [
@@ -539,6 +539,6 @@ def test_values_are_not_judged_by_agreement() -> None:
     strategy = Strategy.model_validate({"kind": "shadow", "gates": {"min_agreement": 0.9}})
     check_gates("multilabel", strategy)
     check_gates("regression", Strategy.model_validate({"kind": "shadow"}))
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(RefusedError) as refusal:
         check_gates("regression", strategy)
     assert refusal.value.refusal.param == "strategy.gates.min_agreement"

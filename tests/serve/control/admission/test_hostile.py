@@ -1,6 +1,6 @@
-"""Whatever is handed to a server, it is refused with the right status and a sentence, and nothing has changed.
+"""Hostile requests are refused with the right status and a message, and change nothing.
 
-Gateway, controller, store and database are real; only vLLM is not."""
+Gateway, controller, store and database are real; vLLM is faked."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -50,7 +50,7 @@ class Server:
         return await self.http.request(hostile.method, hostile.path, headers=given, **body)
 
     async def state(self) -> dict[str, Any]:
-        """All that a change would show in."""
+        """Everything in which a change would be seen."""
         world = self.world
         files = [path for path in world.folder.rglob("*") if "choir.db" not in path.name]
         return {
@@ -62,7 +62,7 @@ class Server:
         }
 
     async def check(self, hostile: Hostile) -> str:
-        """Send it; what it is refused with, once nothing else has happened."""
+        """Send a request, and check that it is refused and changes nothing. Returns the message."""
         before = await self.state()
         answer = await self.send(hostile)
         message = str(refused(answer, hostile.status, hostile.says)["message"])

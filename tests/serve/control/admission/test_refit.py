@@ -12,7 +12,6 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import accuracy_score, log_loss
 
 from serve.bundle import Bundle
-from serve.control.views import EnsembleView
 from serve.digest import folder_digest
 from serve.fusion.fitting.note import FitNote, has_fitted_numbers, noted
 from serve.fusion.fitting.options import FusionOptions
@@ -20,17 +19,18 @@ from serve.fusion.fitting.stored_scores import Question, RowsHeader, ValidationR
 from serve.fusion.fuse import Fusion
 from serve.fusion.stack import LinearStack
 from serve.manifest import AdapterRef, Ensemble, Member
+from serve.protocol.views import EnsembleView
 from tests.serve.fakes import LABELS, make_bundle
 from tests.serve.world import World, committed, refused
 
 ROWS = 60
 DIGEST = f"sha256:{'5' * 64}"
-"""Of the validation rows."""
+"""The digest of the validation rows."""
 STACK = "fusion/intents/2/stack.json"
 
 
 def said(seed: int, skill: float) -> NDArray[np.float64]:
-    """What a member says to the rows, [N, C]."""
+    """A member's outputs for N rows and C labels, [N, C]."""
     scores = np.random.default_rng(seed).normal(size=(ROWS, len(LABELS)))
     scores[np.arange(ROWS), TRUTH] += skill
     powers = np.exp(scores)
@@ -44,11 +44,12 @@ def add_a_space(file: Path) -> None:
 
 TRUTH = np.random.default_rng(0).integers(len(LABELS), size=ROWS)
 SAID = {"a": said(1, 2.0), "b": said(2, 0.7), "100": said(3, 0.4), "101": said(4, 3.0)}
-"""Member or new adapter -> what it says to the rows; 100 is a poor one, 101 a good one."""
+"""Member or new adapter -> its outputs for the rows; 100 is a poor one, 101 a good one."""
 
 
 def fitted_bundle(world: World, *, by_hand: bool = False, **changes: Any) -> Bundle:
-    """Version 2 is fitted, on whatever: what a swap makes of it must not depend on that. `by_hand`: so it says not."""
+    """Give version 2 fitted numbers of any value, since a swap must not depend on them. `by_hand`: without a note of
+    the fit."""
     bundle = make_bundle(world.folder / "bundle")
     first = bundle.ensemble("intents").model_dump(mode="json", exclude_none=True)
     for member, weight in zip(first["members"], (0.7, 0.3), strict=True):
@@ -68,7 +69,7 @@ def store_scores(
     said: Mapping[str, NDArray[np.float64]] = SAID,
     **options: Any,
 ) -> None:
-    """As training does for an ensemble's members and candidates."""
+    """Store validation scores of members and candidates, as training does."""
     ensemble = bundle.ensemble("intents")
     stored = bundle.validation_scores("intents")
     header = RowsHeader(
@@ -101,7 +102,7 @@ def held(world: World, version: int) -> Ensemble:
 
 
 def best_temperature(pooled: NDArray[np.float64]) -> float:
-    """By scikit-learn's loss and a search of its own."""
+    """The reference: scikit-learn's loss, minimised by another search."""
 
     def loss(temperature: float) -> float:
         powers = pooled ** (1 / temperature)
@@ -162,7 +163,7 @@ async def test_a_stacker_is_fitted_again_and_the_old_one_stays_with_its_version(
 
 
 async def test_an_engine_refuses_a_stacker_that_changed_on_disk(world: World) -> None:
-    """Every replica compares it, as it does adapters: one with another file would answer otherwise."""
+    """Each replica compares its digest, as it does for adapters: another file would give other answers."""
     fusion = {"method": "stack", "model": "logistic_regression", "parameters": STACK}
     fitted_bundle(world, fusion=fusion)
     await world.start()

@@ -1,4 +1,4 @@
-"""Where adapters may come from: a real S3 server, and for the stores that none runs here, fsspec's memory."""
+"""The places that adapters may come from: a real S3 server, and fsspec's memory for stores without a server here."""
 
 import logging
 import os
@@ -50,7 +50,7 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    """An empty bucket, with the credentials in the environment, where the server's are."""
+    """An empty bucket. Its credentials are in the environment, as for the server."""
     for name, value in {
         "AWS_ENDPOINT_URL": s3_server,
         "AWS_ACCESS_KEY_ID": "key",
@@ -210,7 +210,7 @@ def test_progress_is_logged(
 def test_google_and_the_hub_go_the_same_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, prefix: str
 ) -> None:
-    """Their drivers' place is taken by fsspec's file system in memory, since no such server runs here."""
+    """fsspec's file system in memory replaces their drivers, since no such server runs here."""
     memory = fsspec.filesystem("memory", skip_instance_cache=True)
     opened = []
 
@@ -290,7 +290,7 @@ def test_what_a_prefix_covers(prefix: str, uri: str, covered: bool) -> None:
 def test_what_becomes_a_link_while_it_is_copied_leads_nowhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """Right after it was looked at."""
+    """A folder becomes a link right after it was checked."""
     root, outside = tmp_path / "root", tmp_path / "outside"
     inner = root / "adapter" / "inner"
     for folder in (inner, outside):

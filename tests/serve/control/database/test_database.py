@@ -1,4 +1,4 @@
-"""The durable state, the same on SQLite and on PostgreSQL."""
+"""The durable state behaves the same on SQLite and on PostgreSQL."""
 
 import contextlib
 import os
@@ -48,7 +48,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 def commit(database: Database, to: int) -> int:
-    """Swap to a new version, all in one go, until it drains."""
+    """Swap to a new version, up to draining."""
     record = database.ensembles()["intents"]
     change = replace(rollout(to), from_version=record.active)
     database.begin(change, version(to))
@@ -59,7 +59,7 @@ def commit(database: Database, to: int) -> int:
     return epoch
 
 
-def test_what_was_written_is_read_again_in_another_life(database_url: str) -> None:
+def test_the_next_incarnation_reads_what_was_written(database_url: str) -> None:
     first = Database.open(database_url)
     manifest = ensemble().model_copy(update={"labels": ["café ☕", "a\nb", "'; DROP TABLE audit"]})
     record = VersionRecord(manifest, "bundle:/b", AT, "f" * 64, True)
@@ -85,7 +85,7 @@ def test_a_commit_changes_the_active_version_its_history_and_the_audit(database:
     assert [each.outcome for each in database.audit()] == ["committed", "committed", "done"]
 
 
-def test_of_commits_from_one_version_one_wins_and_the_others_change_nothing(
+def test_only_one_of_several_commits_from_one_version_wins(
     database: Database,
 ) -> None:
     record = database.ensembles()["intents"]
@@ -112,8 +112,10 @@ def test_of_commits_from_one_version_one_wins_and_the_others_change_nothing(
     assert [each.outcome for each in database.audit()].count("committed") == 1
 
 
-def test_an_earlier_life_can_change_nothing_any_more(database: Database, database_url: str) -> None:
-    """Whatever it writes, at once or late: a trial that the later server has finished stays finished."""
+def test_an_earlier_incarnation_can_change_nothing_any_more(
+    database: Database, database_url: str
+) -> None:
+    """A trial that the later server has ended stays ended, whether the earlier one writes at once or late."""
     record = database.ensembles()["intents"]
     trial = rollout(2)
     database.begin(trial, version(2))
@@ -174,8 +176,8 @@ def test_one_rollout_of_an_ensemble_begins_at_a_time_and_from_what_is_active(
     assert set(database.ensembles()["intents"].versions) == {1, 2, 3}
 
 
-def test_a_commit_starts_from_what_the_rollout_started_from(database: Database) -> None:
-    """An old rollout that came back to incarnation must not commit what is active already."""
+def test_a_commit_needs_the_rollouts_first_version_to_be_active(database: Database) -> None:
+    """An old rollout must not commit again a version that is active already."""
     change = rollout(2)
     database.begin(change, version(2))
     change.advance(NextStep(State.COMMITTING), now())
@@ -186,7 +188,7 @@ def test_a_commit_starts_from_what_the_rollout_started_from(database: Database) 
     assert database.ensembles()["intents"].previous == (1,)
 
 
-def test_servers_that_start_at_once_get_lives_of_their_own(database_url: str) -> None:
+def test_servers_that_start_at_once_get_their_own_incarnations(database_url: str) -> None:
     with ThreadPoolExecutor(6) as pool:
         opened = list(pool.map(Database.open, [database_url] * 6))
     assert sorted(each.incarnation for each in opened) == [1, 2, 3, 4, 5, 6]
@@ -225,7 +227,7 @@ class LostConnection(sa.exc.OperationalError):
 def test_a_connection_lost_at_the_commit_leaves_no_doubt(
     database: Database, monkeypatch: pytest.MonkeyPatch, write: str, written: bool
 ) -> None:
-    """Whether the database had written it is asked of the database, also when that is away for a while."""
+    """The outcome is asked of the database, even if it is away for a while."""
     dialect = database._engine.dialect
     do_commit, do_begin = dialect.do_commit, dialect.do_begin
     away = 0
@@ -271,10 +273,10 @@ def test_a_connection_lost_at_the_commit_leaves_no_doubt(
     assert len(database.rollouts()) == int(written or write == "commit")
 
 
-def test_a_commit_under_way_when_the_connection_breaks_is_waited_for(
+def test_a_commit_under_way_when_the_connection_is_lost_is_waited_for(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PostgreSQL finishes a commit whose client is gone: until then nobody can know what becomes of it."""
+    """PostgreSQL carries out a commit whose client is gone. Until then its outcome is unknown."""
     database = Database.open(postgres.new_database())
     database.add_ensemble("intents", 1, [version(1)], "choir")
     change = rollout(2)
@@ -311,7 +313,7 @@ def test_a_commit_under_way_when_the_connection_breaks_is_waited_for(
 
 
 def wait_for(connection: "psycopg.Connection[Any]", activity: str) -> None:
-    """Until some connection to this database does what the condition on pg_stat_activity says."""
+    """Wait until a connection to this database meets the condition on pg_stat_activity."""
     query = (
         f"SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND {activity}"
     )

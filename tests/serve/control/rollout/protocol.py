@@ -1,7 +1,7 @@
 """A model of the rollout protocol, stepped through by the bytes of a program.
 
-Real are the state machine, the gates, the plan, the leases, and what the controller concludes from reports; modelled
-are the clock, the messages, the database and the participants, by the rules that the agents follow.
+The state machine, the gates, the plan, the leases and the facts that the controller draws from reports are the real
+ones. The clock, the messages, the database and the participants are modelled; participants follow the rules of agents.
 """
 
 from collections import Counter
@@ -48,13 +48,13 @@ from tests.serve.control.stored import Doubt, Stored, copy
 
 @dataclass
 class Admission:
-    """A change that was accepted and is verified: the ensemble is reserved for it."""
+    """An accepted change that is being verified. No other change of the ensemble starts meanwhile."""
 
     request: int
     back: bool
     strategy: Strategy
     watched: bool = True
-    """Whether its caller still waits."""
+    """Whether the caller still waits."""
 
 
 class Protocol:
@@ -69,22 +69,24 @@ class Protocol:
         first = EnsembleRecord(NAME, 1, 0, (), {1: version(1)})
         self.stored = Stored(first, {}, Counter({1: 1}))
         self.counted: Counter[str] = Counter()
-        """Rollout -> requests to its candidate, in truth."""
+        """Rollout -> requests that its candidate really got."""
         self.failed: Counter[str] = Counter()
-        """Rollout -> those that failed, in truth."""
+        """Rollout -> requests that really failed."""
         self.requests = 0
         self.answered = 0
-        """Changes that were asked for, and those that have begun or were refused in writing."""
+        """How many changes were asked for (`requests`), and how many have begun or were refused (`answered`)."""
         self.doubt: Doubt | None = None
         self.late: list[Callable[[], object]] = []
-        """Writes that servers of earlier lives have still under way."""
+        """Writes of earlier incarnations that are still under way."""
+        self.unwritten: dict[str, Rollout] = {}
+        """Ends of rollouts that are shown and not in the database yet."""
         self.seen: Counter[str] = Counter()
         self.nodes: list[Node] = []
         self.start_controller()
         for kind in ("engine", "engine", "gateway", "gateway"):
             self.add_node(kind)
         if program.below(4):
-            self._calm_round()
+            self.calm_round()
         self.actions = self._table()
 
     def _table(self) -> list[Callable[[], None]]:
@@ -119,7 +121,8 @@ class Protocol:
     # The controller
 
     def start_controller(self) -> None:
-        """By the rules of `Driver.recover`. What is in doubt has ended before a new incarnation begins."""
+        """By the rules of `Driver.recover`. What is in doubt has ended before a new incarnation begins. A trial whose
+        end was not written goes on, although engines may have released its candidate."""
         self.let_go()
         self.incarnation = self.stored.incarnation = self.stored.incarnation + 1
         self.participants = Participants(LEASE, {})
@@ -131,9 +134,10 @@ class Protocol:
             self.keep_warm,
             CapacityPlan(Capacity(SLOTS), NoFiles().adapter),
         )
+        forgotten = {id for id, end in self.unwritten.items() if end.state is State.ABORTED}
         self.running: dict[str, Rollout] = {}
         self.commits: dict[str, int] = {}
-        self.unwritten: dict[str, Rollout] = {}
+        self.unwritten = {}
         self.admission: Admission | None = None
         for rollout in self.stored.rollouts.values():
             late = rollout.state is State.ABORTED and rollout.strategy.kind != "immediate"
@@ -149,16 +153,19 @@ class Protocol:
                 if not again.trial:
                     self.commits[again.id] = self.catalog.assignments.revision
                 self.running[again.id] = again
+                if again.id in forgotten:
+                    self.unload()  # what engines were to release they have released by now
+                    self.note_who_lacks(again.candidate)
 
     def let_go(self) -> None:
-        """The controller dies, or another one takes over: what it was about to write may come late."""
+        """The controller dies, or another one takes over. Writes that it was about to make may come late."""
         if self.incarnation == 0:
             return
         if self.doubt is not None and self.program.one_in(2):
             self.doubt.carry_out()
         self.doubt = None
         incarnation, record = self.incarnation, self.catalog.records[NAME]
-        self.answered = self.requests  # whoever waited is told that the server is gone
+        self.answered = self.requests  # callers are told that the server is gone
         for rollout in self.running.values():
             state = copy(rollout)
             self.late += [lambda each=state: self.stored.advanced(incarnation, each)]  # type: ignore[misc]
@@ -174,7 +181,7 @@ class Protocol:
             self.late += [lambda: self.stored.begin(incarnation, begun, new)]
 
     def write_late(self) -> None:
-        """A write of a server that was taken over arrives, and changes nothing."""
+        """A write of an earlier incarnation arrives, and changes nothing."""
         if not self.late:
             return
         write = self.late.pop(self.program.below(len(self.late)))
@@ -190,7 +197,7 @@ class Protocol:
         self.start_controller()
 
     def ask(self) -> None:
-        """Somebody wants a change; it is refused at once while there is another one."""
+        """Ask for a change. It is refused at once while there is another one."""
         record = self.catalog.records[NAME]
         busy = any(rollout.state in BUSY for rollout in self.running.values())
         if busy or self.admission is not None:
@@ -203,7 +210,7 @@ class Protocol:
             self.admit()
 
     def disconnect(self) -> None:
-        """A caller leaves. What it asked for goes on."""
+        """A caller leaves. Its change goes on."""
         if self.admission is not None and self.admission.watched:
             self.admission.watched = False
             self.seen["disconnected"] += 1
@@ -222,7 +229,7 @@ class Protocol:
         )
 
     def admit(self) -> None:
-        """What was verified begins, by the rules of `Controller._admit` and `Driver.begin`; some of it is refused."""
+        """Start the verified change, by the rules of `Acceptance` and `Driver.begin`, or refuse it."""
         admission = self.admission
         if admission is None or self.doubt is not None:
             return
@@ -256,7 +263,7 @@ class Protocol:
     def _write(
         self, write: Callable[[], object], learn: Callable[[bool], None], doubtful: int
     ) -> None:
-        """Durable first; seldom, the connection breaks at the commit, and nobody knows for a while."""
+        """Write, then show. Seldom the connection is lost during the commit, and the outcome is unknown for a while."""
         if self.program.one_in(doubtful):
             self.seen["doubts"] += 1
             self.doubt = Doubt(write, learn)
@@ -265,7 +272,7 @@ class Protocol:
             learn(True)
 
     def settle(self) -> None:
-        """The transaction in doubt ends, and the server, which has waited for it, learns how."""
+        """End the transaction in doubt, and tell the waiting server its outcome."""
         doubt = self.doubt
         assert doubt is not None
         written = self.program.one_in(2)
@@ -276,7 +283,7 @@ class Protocol:
         doubt.learn(written)
 
     def decide(self) -> None:
-        """By the rules of `Driver.decide`; seldom the controller dies right after it is written."""
+        """Decide by the rules of `Driver.decide`. Seldom the controller dies right after the write."""
         for rollout in self.running.values():
             if rollout.state in UNCOMMITTED and self.doubt is None:
                 promote = rollout.state in TRIALS and not self.program.one_in(3)
@@ -297,7 +304,8 @@ class Protocol:
                 self.stored.advanced(self.incarnation, rollout)
 
     def drive(self) -> None:
-        """The next step of a rollout, if there is one; seldom a crash between writing and showing."""
+        """Take the next step of a rollout, if there is one. Seldom the controller dies between writing and showing
+        it."""
         if self.doubt is not None:
             if self.program.one_in(2):
                 self.settle()
@@ -332,6 +340,11 @@ class Protocol:
         else:
             incarnation = self.incarnation
 
+            def advance() -> None:
+                self.stored.advanced(incarnation, draft)
+                if step.state in TRIALS:
+                    self.note_who_lacks(rollout.candidate)
+
             def learn(written: bool) -> None:
                 self.unwritten.pop(rollout.id, None)
                 if not written and step.state in TRIALS:
@@ -340,10 +353,10 @@ class Protocol:
                     self.unwritten[rollout.id] = draft
                 self._show(rollout, step)
 
-            self._write(lambda: self.stored.advanced(incarnation, draft), learn, doubtful=32)
+            self._write(advance, learn, doubtful=32)
 
     def _commit(self, rollout: Rollout, step: NextStep, draft: Rollout) -> None:
-        """The one durable write, of what may be committed only; what was not written is aborted."""
+        """Commit a rollout. If the write fails, abort it."""
         record, incarnation = self.catalog.records[NAME], self.incarnation
         if rollout.action == "rollback":
             history = record.history_after_rollback(rollout.to_version)
@@ -363,11 +376,16 @@ class Protocol:
 
         def commit() -> None:
             self.stored.commit(incarnation, draft, record, history)
-            for engine in self._engines():
-                if rollout.candidate not in engine.held:
-                    engine.lacks, engine.sound = rollout.candidate, False
+            self.note_who_lacks(rollout.candidate)
 
         self._write(commit, learn, doubtful=8)
+
+    def note_who_lacks(self, candidate: str) -> None:
+        """Gateways may send requests to the candidate from now on. Engines without it answer that they lack it. The
+        controller does not know of them: the facts that it decided on are older."""
+        for engine in self._engines():
+            if candidate not in engine.held:
+                engine.lacks, engine.sound = candidate, False
 
     def _show(self, rollout: Rollout, step: NextStep, history: tuple[int, ...] = ()) -> None:
         self.seen[step.state] += 1
@@ -412,21 +430,21 @@ class Protocol:
             self.add_node("engine")
 
     def lose_engine(self) -> None:
-        """For good, but for the last one."""
+        """Remove an engine for good, but never the last one."""
         engines = self._engines()
         if len(engines) > 1:
             self.nodes.remove(self.program.of(engines))
 
     def raise_in_an_engine(self) -> None:
-        """An engine begins to raise at all it is asked, or has come to its senses."""
+        """An engine begins to raise at all requests, or stops doing so."""
         engine = self.program.of(self._engines())
         engine.raising = not engine.raising and self.program.one_in(3)
 
     def sync(self) -> None:
-        """A report arrives; seldom, its answer is lost."""
-        self._sync(self.program.of(self.nodes), lost=self.program.one_in(10))
+        """A report arrives. Seldom its answer is lost."""
+        self.sync_with(self.program.of(self.nodes), lost=self.program.one_in(10))
 
-    def _sync(self, node: Node, *, lost: bool) -> None:
+    def sync_with(self, node: Node, *, lost: bool) -> None:
         if self.now >= node.lease_until:
             node.sound = False
         report = node.report()
@@ -454,12 +472,12 @@ class Protocol:
                 self.counted[attempt] += 1
 
     def load(self) -> None:
-        """An engine prepares versions that it is to hold; seldom, a candidate fails."""
+        """An engine prepares assigned versions. Seldom a candidate fails."""
         engine = self.program.of(self._engines())
         for _ in range(self.program.below(3)):
-            self._load(engine, failing=self.program.one_in(30))
+            self.load_next(engine, failing=self.program.one_in(30))
 
-    def _load(self, engine: Node, *, failing: bool) -> None:
+    def load_next(self, engine: Node, *, failing: bool) -> None:
         for each in engine.todo()[:1]:
             key = each.version.key
             if each.role == "candidate" and (failing or engine.raising):
@@ -476,7 +494,7 @@ class Protocol:
             engine.sound = True
 
     def unload(self) -> None:
-        """Engines let go of what they need not hold."""
+        """Engines release the versions that are not assigned to them any more."""
         for engine in self._engines():
             for key in engine.held - set(engine.desired):
                 engine.held.discard(key)
@@ -520,7 +538,7 @@ class Protocol:
                     )
 
     def check_may_commit(self, rollout: Rollout, seconds: int) -> None:
-        """Only what was not aborted, and what has passed its gates or was promoted."""
+        """Only a rollout that was not aborted, and has passed its gates or was promoted, may commit."""
         assert self.stored.rollouts[rollout.id].decision != "abort", "it was aborted"
         engines = [node for node in self._engines() if self.now < node.lease_until]
         assert all(rollout.candidate in engine.held for engine in engines), "all have prepared it"
@@ -544,8 +562,8 @@ class Protocol:
         self.seen["committed"] += 1
 
     def check_that_calm_settles_it(self) -> None:
-        """Once nothing is lost any more and time goes by, every rollout ends, and all replicas
-        agree on the version that the database has."""
+        """When no messages are lost any more and time passes, every rollout ends, and all replicas agree with the
+        database."""
         deadline = self.now + 3 * MAX_SECONDS
         quiet = 0
         for node in self.nodes:
@@ -553,7 +571,7 @@ class Protocol:
         while quiet < 8:
             assert self.now < deadline, f"they do not end: {list(self.running.values())}"
             self.now += LEASE // 3
-            self._calm_round()
+            self.calm_round()
             for rollout in list(self.running.values()):
                 if rollout.trial and not rollout.strategy.auto_promote:
                     rollout.decision, rollout.decided_by = "abort", "bob"
@@ -577,11 +595,11 @@ class Protocol:
             else:
                 assert node.held == wanted
 
-    def _calm_round(self) -> None:
-        """Everybody is heard, and does what it has to."""
+    def calm_round(self) -> None:
+        """All participants report, and do what is assigned to them."""
         for node in self.nodes:
-            self._sync(node, lost=False)
+            self.sync_with(node, lost=False)
         for engine in self._engines():
             while engine.todo():
-                self._load(engine, failing=False)
+                self.load_next(engine, failing=False)
         self.unload()

@@ -1,4 +1,4 @@
-"""Which replicas' probes pass for one adapter's: simulated with a model's last layer."""
+"""Which probes count as answers of the same adapter, simulated with a model's last layer."""
 
 from collections.abc import Callable
 
@@ -22,14 +22,14 @@ def last_layer() -> Floats:
 
 
 def rounded(values: Floats, epsilon: float) -> Floats:
-    """Values of a type with this rounding."""
+    """The values, rounded as a type with this epsilon does."""
     _, exponents = np.frexp(values)
     step = np.ldexp(epsilon, exponents - 1)
     return np.round(values / step) * step
 
 
 def probe_of(hidden: Floats, layer: Floats, epsilon: float) -> Probe:
-    """What an engine says of a hidden state: log-probabilities of tokens all over the vocabulary."""
+    """An engine's probe for a hidden state: log-probabilities of tokens from the whole vocabulary."""
     logits = rounded(layer @ hidden, epsilon)
     logs = logits - np.logaddexp.reduce(logits)
     return Probe("sha256:x", tuple(logs[:: VOCABULARY // WATCHED].tolist()), 1.0, epsilon)
@@ -59,7 +59,7 @@ def test_healthy_replicas_agree_and_another_adapter_never_does(
 
 @pytest.mark.parametrize("scale", [0.02, 1.0])
 def test_pooled_vectors_are_compared_by_their_own_size(scale: float) -> None:
-    """A normalised vector of hundreds of values has small ones, which say as much as large ones."""
+    """A normalised vector of hundreds of values has small values, which count as much as large ones."""
     rng = np.random.default_rng(2)
 
     def probe(vector: Floats) -> Probe:

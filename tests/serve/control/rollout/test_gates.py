@@ -1,4 +1,4 @@
-"""Whether counts pass the gates: in time, and not before it is certain."""
+"""Figures pass or fail the gates in time, and not before it is certain."""
 
 from typing import Any
 

@@ -1,25 +1,25 @@
-"""The protocol under random interleavings of steps, lost messages, silence, late replicas, restarts and crashes,
-callers who leave, writes in doubt, late writes of servers that were taken over, and engines that raise.
+"""Runs the protocol's model with random interleavings of steps, lost messages, silence, late replicas, restarts,
+crashes, callers who leave, writes in doubt, late writes of earlier incarnations, and engines that raise.
 
-The interleavings are programs of bytes that Hypothesis makes, and makes smaller when one fails.
+An interleaving is a program of bytes. Hypothesis generates the programs, and shrinks one that fails.
 """
 
 from collections import Counter
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 from serve.control.rollout.state import ENDED, TRANSITIONS, UNCOMMITTED, NextStep, Rollout, State
-from tests.serve.control.pieces import NAME, Program
+from tests.serve.control.pieces import LEASE, NAME, Node, Program
 from tests.serve.control.rollout.protocol import Protocol
 
 PROGRAMS = st.binary(min_size=300, max_size=300)
-"""Two or three bytes are a step."""
+"""A step uses two or three bytes."""
 
 
 def run(interleavings: int) -> Counter[str]:
-    """So many random programs; what happened in all of them."""
+    """Run this many random programs. Returns how often each event happened in all of them."""
     seen: Counter[str] = Counter()
 
     @settings(
@@ -31,6 +31,7 @@ def run(interleavings: int) -> Counter[str]:
     )
     @given(PROGRAMS)
     def interleave(data: bytes) -> None:
+        note(f"the program: {data.hex()}")
         protocol = Protocol(Program(data))
         seen.update(protocol.run())
         seen["interleavings"] += 1
@@ -54,8 +55,8 @@ def check_that_everything_happened(seen: Counter[str], least: int) -> None:
 
 
 def test_random_interleavings() -> None:
-    """Gateways never route to what a live engine does not hold, nothing goes live that has not
-    passed, and whatever happens, it is known what is active."""
+    """Gateways never route to a version that a live engine does not hold, no version goes live that has not passed, and
+    the active version is always known."""
     check_that_everything_happened(run(1500), 5)
 
 
@@ -64,6 +65,73 @@ def test_a_hundred_thousand_random_interleavings() -> None:
     seen = run(100_000)
     print(f"\n{dict(sorted(seen.items()))}")
     check_that_everything_happened(seen, 1000)
+
+
+@pytest.mark.parametrize("strategy", [0, 1], ids=["commit", "trial"])
+def test_an_engine_that_fails_while_a_write_is_in_doubt(strategy: int) -> None:
+    """An engine comes back and cannot load the candidate, after the step was decided and before it is written. Gateways
+    ask for the candidate then; the engine answers that it lacks it."""
+    protocol = settled()
+    back, other, *gateways = protocol.nodes
+    protocol.program = Program(bytes([strategy]))
+    protocol.ask()
+    for _ in range(3):  # the first engine is cut off, and its lease runs out
+        protocol.now += LEASE // 3
+        for node in (other, *gateways):
+            protocol.sync_with(node, lost=False)
+    protocol.load_next(other, failing=False)
+    protocol.sync_with(other, lost=False)
+    protocol.program = Program(bytes([0, 31]))
+    protocol.drive()
+    assert protocol.doubt is not None
+    protocol.sync_with(back, lost=False)
+    protocol.load_next(back, failing=True)
+    assert back.sound
+    protocol.program = Program(bytes([1]))
+    protocol.settle()
+    check_that_an_engine_lacks(protocol, back)
+
+
+def test_a_restart_that_does_not_know_of_an_abort() -> None:
+    """An abort is shown before it is written, engines release the candidate, and the controller restarts. The trial
+    goes on. Gateways ask for it before engines have loaded it again; the engines answer that they lack it."""
+    protocol = settled()
+    protocol.program = Program(bytes([1]))
+    protocol.ask()
+    protocol.calm_round()
+    protocol.calm_round()
+    protocol.drive()
+    rollout = protocol.running["r1"]
+    assert rollout.state is State.CANARYING
+    rollout.decision, rollout.decided_by = "abort", "bob"
+    protocol.program = Program(bytes([0, 23]))
+    protocol.drive()
+    for _ in range(3):
+        protocol.calm_round()
+    engine = protocol.nodes[0]
+    assert rollout.candidate not in engine.held
+    protocol.crash_controller()
+    check_that_an_engine_lacks(protocol, engine)
+
+
+def settled() -> Protocol:
+    """All have heard of version 1, and hold it."""
+    protocol = Protocol(Program(b""))
+    for _ in range(3):
+        protocol.calm_round()
+    return protocol
+
+
+def check_that_an_engine_lacks(protocol: Protocol, engine: Node) -> None:
+    """Gateways send requests to version 2, this engine answers that it lacks it, and in the end all agree again."""
+    key = f"{NAME}@2"
+    for node in protocol.nodes:
+        if node.kind == "gateway":
+            protocol.sync_with(node, lost=False)
+            assert key in node.routed
+    assert engine.lacks == key
+    protocol.check()
+    protocol.check_that_calm_settles_it()
 
 
 def test_a_rollout_takes_no_step_that_the_machine_does_not_have() -> None:

@@ -1,4 +1,4 @@
-"""Canaries and shadows over all replicas: who is asked, how they end, and what a crash leaves of them."""
+"""Canaries and shadows over all replicas: which version is asked, how trials end, and what a crash changes."""
 
 import asyncio
 import json
@@ -11,8 +11,8 @@ from serve.agents.gateway_agent import GatewayAgent
 from serve.agents.routes import UnknownModel
 from serve.control import controller as controller_module
 from serve.control import driver
-from serve.control.views import RolloutView, TrialView
-from serve.engine.interface import Refusal
+from serve.protocol.views import RolloutView, TrialView
+from serve.refusal import Refusal
 from tests.serve.fakes import FakeEngine, until
 from tests.serve.world import SHORT_LEASE, World, committed, refused
 
@@ -30,7 +30,7 @@ def canary(share: float = 0.5, **fields: Any) -> dict[str, Any]:
 
 
 async def try_out(world: World, seed: int = 100, **strategy: Any) -> RolloutView:
-    """A rollout whose candidate is tried out on every gateway."""
+    """Start a rollout whose candidate is tried out on all gateways."""
     answer = await world.swap(seed, wait=False, strategy=canary(**strategy))
     assert not isinstance(answer, Refusal), answer.message
     key = f"intents@{answer.to_version}"
@@ -43,7 +43,7 @@ async def try_out(world: World, seed: int = 100, **strategy: Any) -> RolloutView
 
 
 def requests(gateway: GatewayAgent, count: int, *, failing: bool = False) -> list[str]:
-    """Answer requests as a gateway does; the tracks that they took."""
+    """Answer requests as a gateway does. Returns their tracks."""
     tracks = []
     for _ in range(count):
         target = gateway.routes.resolve("intents")
@@ -315,7 +315,7 @@ async def test_a_trial_goes_on_under_a_new_controller(world: World, kind: str, s
 
 
 def written(world: World) -> int:
-    """Requests to the candidate that the database knows of."""
+    """How many requests to the candidate are in the database."""
     with sqlite3.connect(world.store / "choir.db") as database:
         (figures,) = database.execute("SELECT figures FROM rollouts").fetchone()
     return sum(each["candidate"]["requests"] for each in json.loads(figures).values())
@@ -351,7 +351,7 @@ def decided(world: World) -> str | None:
     return decision  # type: ignore[no-any-return]
 
 
-async def test_a_candidate_that_was_aborted_right_before_a_crash_is_held_as_long_as_it_is_asked(
+async def test_a_candidate_aborted_right_before_a_crash_is_held_while_gateways_ask_it(
     world: World,
 ) -> None:
     world.options = {"lease_seconds": 3}

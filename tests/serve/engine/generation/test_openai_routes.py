@@ -13,8 +13,9 @@ from vllm.entrypoints.serve.utils.api_utils import with_cancellation
 
 from serve.engine.generation.client import GenerationContext
 from serve.engine.generation.openai_routes import OpenAIRoutes
-from serve.engine.interface import GenerateCall, Refusal
+from serve.engine.interface import GenerateCall
 from serve.engine.limits.fair_queue import FairQueue
+from serve.refusal import Refusal
 from tests.serve import tiny
 from tests.serve.engine.calls import version
 

@@ -13,7 +13,8 @@ import pytest
 from scipy.stats import chisquare
 
 from serve import metrics
-from serve.engine.interface import GenerateCall, PredictCall, PrepareError, Refusal, Text
+from serve.engine.interface import GenerateCall, PredictCall, PrepareError, Text
+from serve.refusal import Refusal
 from tests.serve.engine.calls import (
     GUIDANCE,
     ask,

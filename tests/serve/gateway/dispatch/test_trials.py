@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from serve.engine.interface import GenerateCall, PredictCall, Prediction, Refusal
+from serve.engine.interface import GenerateCall, PredictCall, Prediction
 from serve.gateway.dispatch import dispatch
 from serve.gateway.dispatch.mirror import LARGEST_BODY
 from serve.gateway.links import Unavailable
@@ -19,6 +19,7 @@ from serve.manifest import Ensemble
 from serve.protocol.figures import Figures, Tally
 from serve.protocol.messages import AssignedVersion, Desired
 from serve.protocol.strategy import Strategy
+from serve.refusal import Refusal
 from tests.serve.fakes import until
 from tests.serve.gateway.conftest import Gateway, Start, refused
 from tests.serve.gateway.fakes import desired, ensemble, held, listening, prediction
