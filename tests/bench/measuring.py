@@ -4,6 +4,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+NOISE = 0.02
+"""How far the medians of ratios of two runs on a machine that other work shares lie apart."""
+
 Call = Callable[[int], object]
 """One measured call; the argument counts up, so that no two calls need to be the same."""
 
