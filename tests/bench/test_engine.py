@@ -44,7 +44,7 @@ async def engine(demo_bundle: Path) -> AsyncIterator[Any]:
 
 
 async def per_second(call: Any) -> float:
-    """Calls per second with a fixed number under way."""
+    """Return calls per second while a fixed number of them is under way."""
     gate = asyncio.Semaphore(CLIENTS)
 
     async def one(turn: int) -> None:
@@ -60,7 +60,7 @@ async def per_second(call: Any) -> float:
 async def test_the_engine_against_vllm_alone(
     engine: Any, messages: list[str], demo_bundle: Path, rates: dict[str, float]
 ) -> None:
-    """The same member requests: sent to vLLM directly, ready tokenised, and through the engine's `predict`."""
+    """The same members are asked twice: by tokenised requests to vLLM itself, and through the engine's `predict`."""
     ensemble = three_loras(Bundle.open(demo_bundle))
     texts = label_texts(ensemble.labels or (), ensemble.verbalizers)
     scorer = engine._causal

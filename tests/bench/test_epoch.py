@@ -64,7 +64,8 @@ def test_an_epoch_of_lora_against_a_plain_trainer(tmp_path: Path) -> None:
 def plain_epoch(
     base: Path, rows: Dataset, labels: list[str], label: str | None, lora: Any, out: Path
 ) -> float:
-    """As transformers' and PEFT's guides have it: float32, batches as the rows come, padded to their longest."""
+    """Return the seconds of an epoch as transformers' and PEFT's guides write it: float32, rows in their order, each
+    batch padded to its longest row."""
     set_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(base)
     numbers = {name: number for number, name in enumerate(labels)}

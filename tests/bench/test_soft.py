@@ -1,4 +1,5 @@
-"""What prefix and prompt adapters cost: against the base with a prompt as much longer, and against a LoRA."""
+"""What prefix and prompt adapters cost, against a LoRA and against the base, both with a prompt that is longer by as
+many tokens."""
 
 import asyncio
 import statistics
