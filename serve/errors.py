@@ -1,6 +1,7 @@
 """The root of what the server, training and the command say to a person when something cannot be used.
 
     UserError
+    ├── RefusedError          a request to the server
     ├── UsageError            the command line (choir_cli)
     ├── ConfigError           a setting
     ├── EngineSettingError    one of vLLM's engine arguments
@@ -28,12 +29,54 @@
     └── ClusterError          the Ray cluster that trains
 
 The Python client has a tree of its own (`choir_client.exceptions`), because it needs nothing of the server.
+
+A `Refusal` is the value that crosses processes. A remote exception would be logged with a stack trace and lose its
+status on the way, so engines and the controller return a `Refusal`; code that is deeper down raises a `RefusedError`.
 """
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
 
 
 class UserError(Exception):
     """Something that a person gave or set up cannot be used. The message is one or more sentences for that person: what
     was wrong, what was expected, what to do."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a request is refused, in the words and with the status that the client gets."""
+
+    status: int
+    """The HTTP status."""
+    message: str
+    code: str | None = None
+    param: str | None = None
+    """The field of the body, or the parameter of the query, that is wrong."""
+
+
+class RefusedError(UserError):
+    """Ends the work on a request. Whoever took the request answers with the refusal."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """`headers` are added to the HTTP answer."""
+        # Names of files need not be UTF-8; answers and the audit have to be.
+        message = message.encode(errors="backslashreplace").decode()
+        super().__init__(message)
+        self.refusal = Refusal(status, message, code, param)
+        self.headers = headers or {}
+
+    @classmethod
+    def of(cls, refusal: Refusal, headers: Mapping[str, str] | None = None) -> Self:
+        return cls(refusal.status, refusal.message, refusal.code, refusal.param, headers)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What every test shares: nothing may reach a hub, and no test reads the developer's own CHOIR_* settings."""
+"""What all tests share: none reaches a hub, and none reads the developer's own CHOIR_* settings."""
 
 import os
 

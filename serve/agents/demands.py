@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from time import monotonic
 
-from serve.refusal import Refusal
+from serve.errors import Refusal
 
 RETRY_SECONDS = 10.0
 """How long a version that could not be loaded is not tried again."""

@@ -14,9 +14,9 @@ from serve.agents.file_check import check_files
 from serve.agents.golden_check import wrong_golden
 from serve.agents.lease import ControllerLink, Lease, new_participant
 from serve.engine.interface import Engine, NoRoomError, PrepareError, Version
+from serve.errors import Refusal
 from serve.protocol.capacity import Capacity
 from serve.protocol.messages import AssignedVersion, Desired, PrepareResult, Role, StatusReport
-from serve.refusal import Refusal
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from contextlib import aclosing
 
 from serve.engine.interface import Engine, GenerateCall, PredictCall, Text, Version
+from serve.errors import Refusal
 from serve.fusion.fused import Answers, Fused, FusedSets
 from serve.labels import fill
 from serve.manifest import GOLDEN_TOKENS, Golden
-from serve.refusal import Refusal
 from serve.together import together
 
 logger = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from serve.control.participants import Participants
 from serve.control.records import EnsembleRecord, VersionRecord
 from serve.control.rollout.state import Action, Rollout
 from serve.control.threads import Kind, Threads
+from serve.errors import Refusal, RefusedError
 from serve.protocol.requests import Decision
 from serve.protocol.strategy import Strategy
-from serve.refusal import Refusal, RefusedError
 
 logger = logging.getLogger(__name__)
 

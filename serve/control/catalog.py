@@ -7,10 +7,10 @@ from serve.control.records import EnsembleRecord, VersionRecord
 from serve.control.rollout.plan import Assignments, wanted_versions
 from serve.control.rollout.state import BUSY, UNCOMMITTED, Rollout
 from serve.engine.interface import Version
+from serve.errors import RefusedError
 from serve.manifest import Ensemble
 from serve.protocol.capacity import CapacityPlan
 from serve.protocol.messages import AssignedVersion
-from serve.refusal import RefusedError
 
 
 class Catalog:

@@ -23,13 +23,13 @@ from serve.control.rollout.state import Rollout, State
 from serve.control.startup import ControllerOptions, Opened
 from serve.control.threads import Threads
 from serve.control.views import ensemble_view, rollout_view, version_view
+from serve.errors import Refusal, RefusedError
 from serve.metrics import Family, MetricsBoard
 from serve.protocol.audit import AuditEntry
 from serve.protocol.messages import Desired, StatusReport
 from serve.protocol.requests import Decision, SwapRequest
 from serve.protocol.strategy import IMMEDIATE
 from serve.protocol.views import EnsembleView, RolloutView
-from serve.refusal import Refusal, RefusedError
 
 T = TypeVar("T")
 

@@ -31,9 +31,9 @@ from serve.control.rollout.state import (
     next_step,
 )
 from serve.control.threads import Threads
+from serve.errors import RefusedError
 from serve.protocol.messages import StatusReport
 from serve.protocol.requests import Decision
-from serve.refusal import RefusedError
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from serve.control.artifacts.store import Store
 from serve.control.database.database import Database
 from serve.control.errors import StartError
 from serve.control.records import EnsembleRecord
+from serve.errors import RefusedError
 from serve.location import Location
 from serve.protocol.capacity import Capacity, CapacityPlan
 from serve.protocol.messages import ParticipantKind
-from serve.refusal import RefusedError
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from serve.adapter import AdapterKind
+from serve.errors import Refusal
 from serve.fusion.fused import Answers
 from serve.manifest import Ensemble, Member
-from serve.refusal import Refusal
 
 VERSION_NOT_LOADED = "version_not_loaded"
 ENGINE_GONE = "engine_gone"

@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from serve.adapter import Head
 from serve.engine.interface import VERSION_NOT_LOADED, PrepareError, Version
+from serve.errors import Refusal
 from serve.fusion.fuse import Fusion
 from serve.manifest import Ensemble, Member
-from serve.refusal import Refusal
 
 T = TypeVar("T")
 

@@ -49,10 +49,10 @@ from serve.engine.scoring.labels_as_text import PAIR_MISSING, CausalScorer
 from serve.engine.scoring.prediction import prediction
 from serve.engine.scoring.probe import Prober
 from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args, engine_config
+from serve.errors import Refusal
 from serve.fusion.errors import FusionError, OutputError
 from serve.fusion.fuse import Fusion
 from serve.manifest import Ensemble, Member
-from serve.refusal import Refusal
 from serve.servable import unserved_ensemble
 from serve.together import together
 

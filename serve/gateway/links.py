@@ -6,10 +6,10 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from serve.engine.interface import GenerateCall, PredictCall, Prediction
+from serve.errors import Refusal
 from serve.protocol.audit import AuditEntry
 from serve.protocol.requests import SwapRequest
 from serve.protocol.views import EnsembleView, RolloutView
-from serve.refusal import Refusal
 
 
 class Unavailable(Exception):

@@ -28,11 +28,11 @@ from serve.control.admission.admission import EngineLimits
 from serve.control.controller import Controller
 from serve.control.startup import ControllerOptions
 from serve.engine.interface import EngineSettings, GenerateCall, PredictCall, Prediction
+from serve.errors import Refusal
 from serve.gateway.app import create_app
 from serve.graph.ray_links import RayControl, RayEngines
 from serve.graph.shared_store import check_machines
 from serve.ray_options import INGRESS, engine_environment
-from serve.refusal import Refusal
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ def demo_bundle() -> Path:
 
 
 def is_lora(bundle: Bundle, member: Member) -> bool:
-    """Ratios compare members of one kind, and the demo's `intents` have a prefix among them."""
+    """Return whether a member is one LoRA. Ratios compare members of one kind; the demo's `intents` have a prefix."""
     kinds = [inspect_adapter(bundle.adapter_dir(adapter)).kind for adapter in member.adapters]
     return kinds == ["lora"]
 
@@ -58,7 +58,7 @@ def load_seconds() -> list[float]:
 
 
 def variants(lora: Path, root: Path, count: int) -> list[Path]:
-    """Copies of an adapter with other weights, so that each has to be loaded anew."""
+    """Make copies of an adapter with other weights, so that each must be loaded anew."""
     from safetensors.torch import load_file, save_file
 
     folders = [root / f"variant{number}" for number in range(count)]
@@ -70,7 +70,7 @@ def variants(lora: Path, root: Path, count: int) -> list[Path]:
 
 
 def banking77(name: str) -> list[dict[str, str]]:
-    """Rows of the real data set, where it is present."""
+    """Return rows of the real data set; skip the test where it is absent."""
     file = Path("../shared/data/banking77") / name
     if not file.exists():
         pytest.skip(f"{file} is not there; docs/results.md says where BANKING77 comes from")

@@ -27,11 +27,12 @@ from training.stages.member import MemberData, MemberStage, train_stage
 pytestmark = pytest.mark.bench
 
 RECIPE = Path("training/recipes/banking77.yaml")
+SHARE_OF_PLAIN = 0.6
 
 
 @pytest.mark.timeout(3600)
 def test_an_epoch_of_lora_against_a_plain_trainer(tmp_path: Path) -> None:
-    """Target: LoRA on MiniLM over BANKING77 takes at most 0.6 of the time of a plain Trainer in float32."""
+    """LoRA on MiniLM over BANKING77 takes at most 0.6 of the time of a plain Trainer in float32."""
     recipe = load_recipe(RECIPE)
     (ensemble,) = recipe.ensembles
     member = ensemble.members[0]
@@ -55,14 +56,16 @@ def test_an_epoch_of_lora_against_a_plain_trainer(tmp_path: Path) -> None:
         f"An epoch of LoRA (rank {lora.rank}) on MiniLM over {len(rows)} rows, batches of {lora.batch_size}",
         f"Choir             {choir:7.1f} s",
         f"a plain Trainer   {plain:7.1f} s",
-        f"ratio             {choir / plain:7.2f}   (target at most 0.6)",
+        f"ratio             {choir / plain:7.2f}   (at most {SHARE_OF_PLAIN})",
     )
+    assert choir <= SHARE_OF_PLAIN * plain
 
 
 def plain_epoch(
     base: Path, rows: Dataset, labels: list[str], label: str | None, lora: Any, out: Path
 ) -> float:
-    """As transformers' and PEFT's guides have it: float32, batches as the rows come, padded to their longest."""
+    """Return the seconds of an epoch as transformers' and PEFT's guides write it: float32, rows in their order, each
+    batch padded to its longest row."""
     set_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(base)
     numbers = {name: number for number, name in enumerate(labels)}

@@ -21,6 +21,10 @@ ROUNDS = 150
 CLIENTS = 8
 REQUESTS = 400
 SWAP_SECONDS = 25
+THREE_MEMBERS_COST = 2.0
+"""Times a prediction of one member, at the median."""
+SWAPS_COST = 1.3
+"""Times the p99 without swaps."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +43,7 @@ def service(bundle: Bundle) -> Iterator[Service]:
 
 
 def test_three_members_against_one(service: Service, messages: list[str]) -> None:
-    """Target: at most 2.0 at the median."""
+    """At the median, at most twice the time."""
     with httpx.Client(base_url=service.url, timeout=60) as http:
 
         def predict(model: str, turn: int) -> None:
@@ -59,8 +63,9 @@ def test_three_members_against_one(service: Service, messages: list[str]) -> Non
         "A prediction by three members against one member",
         f"one member     {one:7.1f} ms at the median",
         f"three members  {three:7.1f} ms at the median",
-        f"ratio          {three / one:7.2f}   (target at most 2.0)",
+        f"ratio          {three / one:7.2f}   (at most {THREE_MEMBERS_COST})",
     )
+    assert three <= THREE_MEMBERS_COST * one
 
 
 def test_throughput(service: Service, messages: list[str], rates: dict[str, float]) -> None:
@@ -85,7 +90,7 @@ def test_throughput(service: Service, messages: list[str], rates: dict[str, floa
 
 
 def test_time_of_a_swap(service: Service, bundle: Bundle, load_seconds: list[float]) -> None:
-    """Target: from the request to committed at most 3 times vLLM's own loading and a second, for a local adapter."""
+    """From the request to committed, a local adapter takes at most 3 times vLLM's own loading and a second."""
     candidates = bundle.path / "candidates"
     lora = next(path for path in candidates.iterdir() if path.is_dir())
     seconds = []
@@ -95,19 +100,17 @@ def test_time_of_a_swap(service: Service, bundle: Bundle, load_seconds: list[flo
         service.post("/v1/ensembles/three/swap?wait=true", body).raise_for_status()
         seconds.append(time.perf_counter() - started)
     swap = median_ms(seconds)
-    lines = [
-        f"request to committed  {swap:7.1f} ms at the median, {max(seconds) * 1000:.1f} at most"
-    ]
-    if load_seconds:
-        load = median_ms(load_seconds)
-        lines.append(
-            f"target                {3 * load + 1000:7.1f} ms: 3 times add_lora ({load:.1f} ms) and 1 s"
-        )
-    report("A swap to an adapter that was never loaded, without load", *lines)
+    load = median_ms(load_seconds or [0.0])
+    report(
+        "A swap to an adapter that was never loaded, without load",
+        f"request to committed  {swap:7.1f} ms at the median, {max(seconds) * 1000:.1f} at most",
+        f"at most               {3 * load + 1000:7.1f} ms: 3 times add_lora ({load:.1f} ms) and 1 s",
+    )
+    assert swap <= 3 * load + 1000
 
 
 def test_latency_during_swaps(service: Service, messages: list[str], bundle: Bundle) -> None:
-    """Target: p99 during swaps at most 1.3 times the p99 before."""
+    """The p99 during swaps is at most 1.3 times the p99 before."""
     candidate = next(path for path in (bundle.path / "candidates").iterdir() if path.is_dir())
     swapping = threading.Event()
     stop = threading.Event()
@@ -144,5 +147,6 @@ def test_latency_during_swaps(service: Service, messages: list[str], bundle: Bun
         f"Latency with {CLIENTS} clients, before and during {swaps} swaps",
         f"p99 before  {before:7.1f} ms of {len(seconds[False])} requests",
         f"p99 during  {during:7.1f} ms of {len(seconds[True])} requests",
-        f"ratio       {during / before:7.2f}   (target at most 1.3)",
+        f"ratio       {during / before:7.2f}   (at most {SWAPS_COST})",
     )
+    assert during <= SWAPS_COST * before

@@ -9,14 +9,14 @@ NOTEBOOK = Path(__file__).parents[2] / "examples" / "ask_choir.ipynb"
 
 
 def read() -> Any:
-    """The notebook, checked against its format."""
+    """Return the notebook, checked against its format."""
     found = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(found)
     return found
 
 
 def run() -> dict[str, Any]:
-    """Run every cell of code in order, as a kernel would; the names that are left."""
+    """Run every code cell in order, as a kernel would; return the names that they leave."""
     names: dict[str, Any] = {}
     for number, cell in enumerate(read().cells):
         if cell.cell_type == "code":

@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "fuse_predictions.py"
 
 
 def _figures(*arguments: str) -> dict[str, list[str]]:
-    """Row of the table -> its cells."""
+    """Run the script; return its table as the name of each row -> its cells."""
     done = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     table = done.stdout.partition("\n\n")[0].splitlines()[1:]

@@ -1,4 +1,4 @@
-"""What runs for every change: workflows and hooks call what is there, for every Python that the package names."""
+"""What runs for every change: workflows and hooks call commands that exist, for every Python that is named."""
 
 import re
 import tomllib
@@ -19,7 +19,7 @@ def _targets() -> set[str]:
 
 
 def _commands() -> list[str]:
-    """Every command line of every workflow."""
+    """Return every command line of every workflow."""
     jobs = [
         job
         for workflow in (ROOT / ".github" / "workflows").glob("*.yml")

@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that it works where nothing else of the repository is."""
+"""The wheel: what it contains, and that it works without the rest of the repository."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ IGNORED = ["__pycache__", "*.egg-info", ".*", "build", "dist", "site", "shared"]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built by the setuptools of this environment, from a copy: a build writes into its source."""
+    """Build the wheel with this environment's setuptools, from a copy, since a build writes into its source."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
@@ -37,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel's packages alone."""
+    """Return a folder with the wheel's packages alone."""
     folder = tmp_path_factory.mktemp("installed")
     _pip("install", "--no-deps", "--no-compile", "--target", folder, wheel)
     return folder
@@ -50,7 +50,7 @@ def _pip(*arguments: str | Path) -> None:
 
 
 def _run(installed: Path, *arguments: str) -> str:
-    """What Python prints with `installed` before everything else, run outside of the repository."""
+    """Return what Python prints when it runs outside of the repository with `installed` first on its path."""
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=installed,

@@ -26,10 +26,10 @@ from serve.engine.interface import (
     Probe,
     Version,
 )
+from serve.errors import Refusal
 from serve.fusion.fused import Fused
 from serve.manifest import Ensemble, FusionSpec, Member
 from serve.protocol.messages import Desired, StatusReport
-from serve.refusal import Refusal
 
 HIDDEN = 8
 LABELS = ["yes", "no"]

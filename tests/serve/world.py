@@ -13,9 +13,9 @@ from serve.bundle import Bundle
 from serve.control.admission.admission import EngineLimits
 from serve.control.controller import Controller
 from serve.control.startup import ControllerOptions
+from serve.errors import Refusal
 from serve.protocol.requests import SwapRequest
 from serve.protocol.views import RolloutView
-from serve.refusal import Refusal
 from tests.serve.databases import PostgresServer, postgres_programs, postgres_server
 from tests.serve.fakes import (
     FakeEngine,

@@ -28,7 +28,7 @@ class Load:
     failures: list[str] = field(default_factory=list)
     versions: Counter[str] = field(default_factory=Counter)
     seconds: list[tuple[float, float]] = field(default_factory=list)
-    """(when it ended, how long it took), a request."""
+    """For each request: when it ended, and how long it took."""
 
     def __enter__(self) -> "Load":
         self._stop = threading.Event()
@@ -46,7 +46,7 @@ class Load:
             thread.join()
 
     def wait_for(self, requests: int) -> None:
-        """Return once that many more requests were answered."""
+        """Wait until that many more requests are answered."""
         goal = self.requests + requests
         while self.requests < goal and any(thread.is_alive() for thread in self._threads):
             time.sleep(0.01)
@@ -67,7 +67,7 @@ class Load:
                         self.failures.append(problem)
 
     def _ask(self, http: httpx.Client, text: str) -> str | None:
-        """What is wrong with the answer, if anything."""
+        """Return what is wrong with the answer, or None."""
         try:
             response = http.post(
                 "/v1/predict", json={"model": self.model, "input": text, "return_members": True}
@@ -85,7 +85,7 @@ class Load:
 def wrong_members(
     row: Mapping[str, object], text: str, labels: Sequence[str], references: References
 ) -> str | None:
-    """The first member whose probabilities are not those of the adapter that it names."""
+    """Return the first member whose probabilities are not those of the adapter that it names."""
     for member in row["members"]:  # type: ignore[attr-defined]
         (adapter,) = member["adapters"]
         expected = references[adapter["digest"]][text]

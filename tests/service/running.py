@@ -30,7 +30,7 @@ class Service:
         return httpx.get(self.url + path, timeout=30)
 
     def replicas(self, kind: str) -> list[psutil.Process]:
-        """The processes of a deployment, such as `Engine`."""
+        """Return the processes of a deployment: `Engine`, for example."""
         family = psutil.Process(self.process.pid).children(recursive=True)
         title = f"ServeReplica:choir:{kind}"
         return [each for each in family if title in " ".join(_command_line(each))]
@@ -45,7 +45,7 @@ def _command_line(process: psutil.Process) -> list[str]:
 
 
 def kill(process: psutil.Process) -> None:
-    """As kill -9 does, with what it has started."""
+    """Kill a process and its children, as kill -9 does."""
     for each in (*process.children(recursive=True), process):
         each.kill()
 

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a request gets the right 4xx with a sentence, and the active version keeps answering."""
+"""A bad request gets the right 4xx and a sentence, and the active version keeps answering."""
 
 import json
 import shutil

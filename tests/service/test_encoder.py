@@ -141,7 +141,7 @@ def assert_set(said: dict[str, Any], probabilities: np.ndarray) -> None:
 
 
 def values(folders: dict[str, Path], adapters: dict[str, str]) -> np.ndarray:
-    """[members, pairs] by PEFT."""
+    """Return what PEFT answers [members, pairs]."""
     return np.array(
         [
             [
@@ -156,7 +156,7 @@ def values(folders: dict[str, Path], adapters: dict[str, str]) -> np.ndarray:
 
 
 def ask_pairs(encoder: Service, **fields: Any) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
-    """The version, fused values, spread, and the members' values."""
+    """Return the version, the fused values, their spread, and the members' values."""
     inputs = [{"text": one, "text_pair": two} for one, two in PAIRS]
     answer = encoder.post(
         "/v1/predict", {"model": "similarity", "input": inputs, "return_members": True, **fields}

@@ -39,7 +39,7 @@ def test_peft_answers_as_golden_inputs(service: Service, models: Models) -> None
 
 
 def test_texts_that_peft_writes_are_golden(service: Service, models: Models) -> None:
-    """By one member alone; the votes of several would need no more of the check."""
+    """One member answers alone: the check is the same for the votes of several."""
     from serve.bundle import Bundle
     from tests.serve import tiny
 

@@ -37,7 +37,7 @@ def seconds(service: Service, path: str, body: dict[str, Any], status: int) -> f
 
 
 def usual(service: Service) -> float:
-    """The median latency of a short request."""
+    """Return the median latency of a short request."""
     body = {"model": "intents", "input": TEXTS[0]}
     return median(seconds(service, "/v1/predict", body, 200) for _ in range(9))
 
@@ -55,7 +55,7 @@ def test_a_30_mb_body_is_refused_within_a_second_and_the_next_request_is_as_fast
 
 
 def test_a_request_of_many_inputs_leaves_room_for_others(service: Service) -> None:
-    """1,024 inputs, three members and six labels: without turns, whoever comes next would wait for all of them."""
+    """A request of 1,024 inputs, three members and six labels does not make the next request wait for all of it."""
     many = {"model": "intents", "input": [f"{number} {TEXTS[1]}" for number in range(1024)]}
     whole: list[float] = []
     thread = threading.Thread(

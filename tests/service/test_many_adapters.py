@@ -25,7 +25,7 @@ engine: {kv_cache_memory_bytes: 268435456}
 
 
 def make_many(root: Path) -> Path:
-    """A bundle with an ensemble for each adapter."""
+    """Make a bundle with an ensemble for each adapter."""
     base = tiny.causal_base(root / "base")
     bundle = Bundle.create(root / "bundle", BaseSpec(path=str(base)))
     for number in range(COUNT):

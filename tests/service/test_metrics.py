@@ -32,7 +32,7 @@ CONTRACT = {
 
 
 def total(service: Service, sample: str, **labels: str) -> float:
-    """Sum over all series of a sample that carry `labels`."""
+    """Return the sum over all series of a sample that carry `labels`."""
     return sum(
         entry.value
         for family in text_string_to_metric_families(service.get("/metrics").text)
@@ -42,7 +42,7 @@ def total(service: Service, sample: str, **labels: str) -> float:
 
 
 def reaches(read: Callable[[], float], expected: float) -> float:
-    """The value once it is `expected`, or after the lag that the contract allows."""
+    """Return the value once it is `expected`, or after the lag that the contract allows."""
     deadline = time.monotonic() + LAG_SECONDS
     while (value := read()) != expected and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""What a running server listens on, and who is let in there."""
+"""The ports on which a running server listens, and who may use them."""
 
 import os
 import subprocess
@@ -62,7 +62,7 @@ def test_requests_are_taken_on_loopback_alone(service: Service, listeners: set[L
 
 
 def test_what_listens_beyond_loopback_is_known(open_listeners: set[Listener]) -> None:
-    """Whoever has no token is refused there, reads figures, or finds no service of Ray's."""
+    """Without a token, a port refuses, shows figures, or offers no service of Ray's."""
     seen = {each: what_a_stranger_gets(each) for each in open_listeners}
     unknown = {each: what for each, what in seen.items() if what not in HARMLESS}
     assert unknown == {}
@@ -70,7 +70,7 @@ def test_what_listens_beyond_loopback_is_known(open_listeners: set[Listener]) ->
 
 
 def test_ray_lets_nobody_in_without_its_token(open_listeners: set[Listener]) -> None:
-    """With Ray's own client, which is what would run code here."""
+    """Ray's own client, which could run code here, is refused."""
     (gcs,) = {each.port for each in open_listeners if each.process == "gcs_server"}
     code = f"import ray; ray.init(address='127.0.0.1:{gcs}', logging_level='ERROR')"
     plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -87,8 +87,8 @@ def test_ray_lets_nobody_in_without_its_token(open_listeners: set[Listener]) -> 
 
 
 def what_a_stranger_gets(listener: Listener) -> str:
-    """`refusal`, `figures`, `no service` (none of METHODS is offered there), or what else somebody without a token was
-    answered."""
+    """Return what a port answers without a token: `refusal`, `figures`, `no service` (it offers none of METHODS), or
+    the answer itself."""
     any_address = ip_address(listener.address).is_unspecified
     address = "127.0.0.1" if any_address else listener.address
     try:

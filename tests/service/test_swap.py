@@ -22,7 +22,7 @@ def swap(service: Service, models: Models, members: dict[str, str], **fields: An
 
 
 def digests(service: Service) -> dict[str, str]:
-    """The adapters that answer now, by member."""
+    """Return the adapters that answer now, by member."""
     body = {"model": "intents", "input": TEXTS[0], "return_members": True}
     (row,) = service.post("/v1/predict", body).json()["data"]
     return {member["name"]: member["adapters"][0]["digest"] for member in row["members"]}

@@ -1,4 +1,4 @@
-"""Canaries and a shadow over real engines: what clients are answered by, and what the gates make of it."""
+"""Canaries and a shadow over real engines: which version answers clients, and what the gates decide."""
 
 import itertools
 import time
@@ -30,7 +30,7 @@ def look(service: Service, rollout: Any) -> Any:
 
 
 def until_state(service: Service, rollout: Any, *states: str) -> Any:
-    """Look at the rollout until it is in one of the states."""
+    """Wait until the rollout is in one of the states; return it."""
     deadline = time.monotonic() + PATIENCE
     while (found := look(service, rollout))["state"] not in states:
         assert time.monotonic() < deadline, found
@@ -45,7 +45,7 @@ def active(service: Service) -> int:
 
 @pytest.fixture(autouse=True)
 def _known_contents(service: Service, models: Models) -> None:
-    """Whatever other tests have swapped in, the members have the contents of their names."""
+    """Swap every member back to the adapter of its own name, in case another test has swapped one."""
     members = {name: models.uri(name) for name in ("a", "b", "c")}
     for ensemble in ("intents", "replies"):
         path = f"/v1/ensembles/{ensemble}/swap?wait=true"
@@ -74,7 +74,7 @@ def test_a_canary_under_load_is_promoted_and_no_answer_is_mixed(
 
 
 def differing(models: Models, before: str, after: str) -> list[str]:
-    """Texts that two adapters give different labels, by PEFT."""
+    """Return texts to which two adapters give different labels by PEFT."""
 
     def label(adapter: str, text: str) -> int:
         probabilities = models.references[models.digest(adapter)][text]

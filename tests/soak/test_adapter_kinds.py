@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from serve.engine.interface import VERSION_NOT_LOADED, EngineSettings, GenerateCall
-from serve.refusal import Refusal
+from serve.errors import Refusal
 from tests.serve import tiny
 from tests.serve.engine.calls import BLOCK_BYTES, greedy, version
 from tests.serve.engine.fused import Judge, averaged
@@ -26,7 +26,7 @@ SLOTS = 3
 TEXTS = ("where is my card", "A", "please cancel the payment that I made this morning " * 3)
 NEW_TOKENS = 4
 MEMORY_GROWTH = 1.05
-"""From the first fifth to the end: what allocators keep. The adapters alone would be as much again with every swap."""
+"""What allocators may keep from the first fifth to the end. Adapters that leak would take as much with every swap."""
 
 
 def make_models(root: Path) -> dict[str, Path]:
@@ -55,7 +55,7 @@ def outfits(models: dict[str, Path]) -> dict[str, list[str]]:
 
 
 class Answers:
-    """The reference's verdicts: each distinct question is judged once."""
+    """Judges answers by the reference, each distinct question once."""
 
     def __init__(self, judge: Judge) -> None:
         self.judge = judge
@@ -139,7 +139,7 @@ async def test_five_hundred_swaps_of_all_kinds(engine: Any, models: dict[str, Pa
         return {each for m in members for each in wardrobe[m] if each.startswith("lora")}
 
     async def swap(name: str, number: int) -> None:
-        """To a version of a few random members that fits into the slots beside all that is loaded or about to be."""
+        """Swap to a version of a few random members that fits into the slots beside what is loaded or will be."""
         old = active.get(name)
         taken = set().union(*held.values())
         while True:

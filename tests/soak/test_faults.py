@@ -19,7 +19,7 @@ pytestmark = pytest.mark.soak
 
 SWAP = "/v1/ensembles/intents/swap"
 PATIENCE = 240
-"""Seconds after which something that should happen has not: a killed engine takes a minute or two."""
+"""Seconds to wait for what should happen: a killed engine takes a minute or two to come back."""
 AT_ONCE = 10
 """Seconds: less than Ray's three health checks, 5 apart."""
 WAIT_TO_BE_TOLD = {"kind": "canary", "share": 0.5, "auto_promote": False}
@@ -41,7 +41,7 @@ def running(models: Models) -> Iterator[Service]:
 
 
 def until(condition: Callable[[], Any]) -> Any:
-    """What the condition gives once it is true."""
+    """Wait until the condition is true; return its value."""
     deadline = time.monotonic() + PATIENCE
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not come true"
@@ -50,7 +50,7 @@ def until(condition: Callable[[], Any]) -> Any:
 
 
 def insist(running: Service, method: str, path: str, body: Any = None) -> Any:
-    """The answer of a process that is neither dead nor stopped: others are given up quickly."""
+    """Return the answer of a process that is neither dead nor stopped; give the others up quickly."""
 
     def answer() -> Any:
         with contextlib.suppress(httpx.TransportError):
@@ -75,7 +75,7 @@ def until_state(running: Service, rollout: Any, *states: str) -> Any:
 
 
 def try_out(running: Service, models: Models) -> Any:
-    """A canary that waits to be told, of new content for member a."""
+    """Start a canary with new content for member a that waits for a decision."""
     adapter = "a2" if models.digest("a") in ensemble(running)["digests"] else "a"
     body = {"members": {"a": models.uri(adapter)}, "strategy": WAIT_TO_BE_TOLD}
     rollout = insist(running, "POST", SWAP, body)
@@ -100,7 +100,7 @@ def stopped(process: psutil.Process) -> Iterator[None]:
 
 
 def check_that_all_agree(running: Service, version: int) -> None:
-    """Every request is answered, and by that version."""
+    """Check that every request is answered, and by that version."""
     for turn in range(40):
         body = {"model": "intents", "input": TEXTS[turn % len(TEXTS)]}
         response = running.post("/v1/predict", body)

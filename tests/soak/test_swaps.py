@@ -68,7 +68,7 @@ def test_two_hundred_swaps_leave_slots_and_memory_as_they_were(
     running: Service, models: Models
 ) -> None:
     def engine_memory() -> int:
-        """Bytes of the server's processes that belong to no other process."""
+        """Return the bytes of the server's processes that belong to no other process."""
         root = psutil.Process(running.process.pid)
         family = [root, *root.children(recursive=True)]
         return sum(process.memory_full_info().uss for process in family)

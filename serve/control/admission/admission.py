@@ -24,13 +24,13 @@ from serve.control.artifacts.staging import Staging
 from serve.control.artifacts.store import Store, StoreError
 from serve.control.clock import now
 from serve.control.records import EnsembleRecord, VersionRecord
+from serve.errors import RefusedError
 from serve.fusion.errors import FusionError, StaleFusionError
 from serve.fusion.fuse import Fusion
 from serve.fusion.stack import read_stack
 from serve.manifest import AdapterRef, Ensemble, Member, Task, adapter_name, explain
 from serve.protocol.requests import SwapRequest
 from serve.protocol.strategy import Strategy
-from serve.refusal import RefusedError
 
 LISTED = 20
 """How many of the newest versions an error lists."""

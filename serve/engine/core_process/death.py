@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import Any, Protocol, TypeVar
 
 from serve.engine.interface import ENGINE_DIED, ENGINE_GONE
-from serve.refusal import Refusal
+from serve.errors import Refusal
 
 T = TypeVar("T")
 

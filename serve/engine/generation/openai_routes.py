@@ -32,8 +32,8 @@ from serve.engine.interface import GenerateCall
 from serve.engine.limits.media import media_refusal
 from serve.engine.limits.prompt_lengths import doubtful_prompts, length_refusal
 from serve.engine.limits.text_limit import TextLimit
+from serve.errors import Refusal
 from serve.labels import LabelError, encoder, tokens_behind
-from serve.refusal import Refusal
 
 PATHS: Mapping[str, str] = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 

@@ -4,11 +4,11 @@ from typing import Any
 
 from serve.engine.interface import GenerateCall
 from serve.engine.lockstep.sibling_spec import PREFIX, TokenFusion
+from serve.errors import Refusal
 from serve.fusion.errors import FusionError
 from serve.fusion.members import check_weights
 from serve.fusion.token_weights import token_method, token_plausibility, token_weights
 from serve.manifest import Ensemble
-from serve.refusal import Refusal
 
 _OWNED = {
     "prompt_embeds": "vectors come from verified adapters only; send text or token ids",

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from serve.refusal import Refusal
+from serve.errors import Refusal
 
 NOWHERE = "data-urls-only.invalid"
 """A domain that does not exist. vLLM fetches from every domain unless it is given a list of allowed ones."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from serve.engine.interface import GenerateCall
 from serve.engine.limits.text_limit import TextLimit
-from serve.refusal import Refusal
+from serve.errors import Refusal
 
 
 def length_refusal(call: GenerateCall, limit: TextLimit) -> Refusal | None:

@@ -10,11 +10,11 @@ from fastapi import Request
 from serve.agents.gateway_agent import GatewayAgent
 from serve.agents.routes import Routes, Target
 from serve.engine.interface import VERSION_NOT_LOADED
+from serve.errors import Refusal, RefusedError
 from serve.gateway.dispatch.outcome import Answer, Ask, Outcomes
 from serve.gateway.http.disconnect import until_gone
 from serve.gateway.http.limits import OnDemandShare
 from serve.gateway.http.observe import exchange_of
-from serve.refusal import Refusal, RefusedError
 
 T = TypeVar("T")
 

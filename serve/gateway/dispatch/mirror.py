@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from serve import metrics
 from serve.agents.ledger import Ledger
 from serve.agents.routes import Target
+from serve.errors import Refusal, RefusedError
 from serve.gateway.dispatch.outcome import Answer, Ask, Outcomes
 from serve.gateway.http.observe import Exchange
 from serve.gateway.links import Unavailable
-from serve.refusal import Refusal, RefusedError
 
 logger = logging.getLogger(__name__)
 

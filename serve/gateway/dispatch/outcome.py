@@ -14,12 +14,12 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from serve.agents.ledger import Ledger
 from serve.agents.routes import Target
 from serve.engine.interface import VERSION_NOT_LOADED
+from serve.errors import Refusal, RefusedError
 from serve.gateway.dispatch.transcript import DONE
 from serve.gateway.http.errors import ClientGoneError
 from serve.gateway.http.stream import Parts
 from serve.gateway.links import Unavailable
 from serve.protocol.figures import Side
-from serve.refusal import Refusal, RefusedError
 
 T = TypeVar("T")
 

@@ -5,10 +5,10 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from serve.errors import Refusal
 from serve.fusion.answers import same_answer
 from serve.gateway.http.stream import Parts
 from serve.manifest import Ensemble
-from serve.refusal import Refusal
 
 LARGEST_ANSWER = 1_000_000
 """The most bytes of an answer that is kept for comparison."""

@@ -8,8 +8,8 @@ from fastapi import Request
 
 from serve.bearer import Role, Token, find_token
 from serve.config import Settings, is_loopback
+from serve.errors import Refusal, RefusedError
 from serve.gateway.http.rate import RateLimit
-from serve.refusal import Refusal, RefusedError
 
 _CALLER = "choir.caller"
 

@@ -8,9 +8,9 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
+from serve.errors import RefusedError
 from serve.gateway.http.errors import invalid
 from serve.gateway.http.observe import exchange_of
-from serve.refusal import RefusedError
 
 M = TypeVar("M", bound=BaseModel)
 

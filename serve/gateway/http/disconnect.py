@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive
 
+from serve.errors import RefusedError
 from serve.gateway.http.errors import ClientGoneError
-from serve.refusal import RefusedError
 
 T = TypeVar("T")
 

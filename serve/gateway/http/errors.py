@@ -12,9 +12,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from serve.agents.routes import UnknownModel
+from serve.errors import Refusal, RefusedError
 from serve.gateway.links import Unavailable
 from serve.manifest import explain
-from serve.refusal import Refusal, RefusedError
 
 TYPES: Mapping[int, str] = {
     400: "invalid_request_error",

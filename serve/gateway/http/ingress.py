@@ -7,9 +7,9 @@ routes belong to Choir, so this middleware hides all of them from Ray. `ray_opti
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve.errors import Refusal
 from serve.gateway.http.errors import error_response
 from serve.ray_options import RAYS_ROUTES
-from serve.refusal import Refusal
 
 RAYS_HEADERS = frozenset(
     {b"x-request-timeout-seconds", b"x-request-disconnect-disabled", b"serve-multiplexed-model-id"}

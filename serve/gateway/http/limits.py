@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.agents.routes import Target
+from serve.errors import Refusal, RefusedError
 from serve.gateway.http.errors import error_response
-from serve.refusal import Refusal, RefusedError
 
 
 class InFlightLimit:

@@ -17,8 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve import metrics
 from serve.agents.routes import Target
+from serve.errors import Refusal
 from serve.gateway.http.errors import CLIENT_GONE, error_response
-from serve.refusal import Refusal
 
 logger = logging.getLogger("choir.gateway")
 

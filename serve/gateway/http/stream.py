@@ -8,11 +8,11 @@ from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from serve.errors import Refusal, RefusedError
 from serve.gateway.http.disconnect import until_gone
 from serve.gateway.http.errors import ClientGoneError, error_body
 from serve.gateway.http.observe import log_error
 from serve.gateway.links import Unavailable
-from serve.refusal import Refusal, RefusedError
 
 
 class Parts(Protocol):

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic_core import to_json
 from starlette.responses import Response
 
+from serve.errors import Refusal, RefusedError
 from serve.gateway.http.auth import Guard, actor
 from serve.gateway.http.body import BodyReader
 from serve.gateway.http.openapi import ADMIN_ERRORS, LIST_ERRORS, READ_ERRORS, described
@@ -13,7 +14,6 @@ from serve.gateway.http.schemas import RollbackRequest
 from serve.gateway.links import ControlLink
 from serve.protocol.requests import SwapRequest
 from serve.protocol.views import EnsembleView, RolloutView
-from serve.refusal import Refusal, RefusedError
 
 T = TypeVar("T")
 

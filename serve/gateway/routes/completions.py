@@ -12,6 +12,7 @@ from starlette.responses import Response
 from serve import metrics
 from serve.agents.routes import Target
 from serve.engine.interface import GenerateCall
+from serve.errors import Refusal, RefusedError
 from serve.gateway.dispatch.dispatch import Dispatcher
 from serve.gateway.dispatch.mirror import Mirror, asked_too
 from serve.gateway.dispatch.outcome import Answer
@@ -22,7 +23,6 @@ from serve.gateway.http.openapi import INFERENCE_ERRORS, described
 from serve.gateway.http.schemas import GenerateFusion, GenerateRequest
 from serve.gateway.http.stream import EventStream
 from serve.gateway.links import EngineLink, Unavailable
-from serve.refusal import Refusal, RefusedError
 
 COMPLETIONS_PATH = "/v1/completions"
 CHAT_PATH = "/v1/chat/completions"

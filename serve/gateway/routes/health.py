@@ -6,9 +6,9 @@ from pydantic_core import to_json
 from starlette.responses import PlainTextResponse, Response
 
 from serve.agents.gateway_agent import GatewayAgent
+from serve.errors import RefusedError
 from serve.gateway.http.openapi import described
 from serve.gateway.links import ControlLink
-from serve.refusal import RefusedError
 
 
 def health_router(agent: GatewayAgent, control: ControlLink) -> APIRouter:

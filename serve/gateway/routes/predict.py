@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from serve.agents.routes import Target
 from serve.engine.interface import PredictCall, Prediction, Text
+from serve.errors import Refusal, RefusedError
 from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
 from serve.gateway.dispatch.dispatch import Dispatcher
 from serve.gateway.dispatch.mirror import Mirror, asked_too
@@ -20,7 +21,6 @@ from serve.gateway.http.observe import exchange_of
 from serve.gateway.http.openapi import INFERENCE_ERRORS, described
 from serve.gateway.http.schemas import PredictAnswer, PredictFusion, PredictRequest
 from serve.gateway.links import EngineLink
-from serve.refusal import Refusal, RefusedError
 
 PATH = "/v1/predict"
 

@@ -87,7 +87,7 @@ class Bench:
     # What is done to the server
 
     def _phase(self, name: str, swaps: int, *, canary: bool = False, kill: bool = False) -> None:
-        """Do so many swaps, spread evenly over the phase's time."""
+        """Make this number of swaps, spread evenly over the phase."""
         began = self._clock()
         length = self._seconds * SHARES[name]
         if kill:
@@ -115,7 +115,7 @@ class Bench:
         self._content[name] = content
 
     def _fail_a_canary(self) -> None:
-        """Its answers are to equal the active version's, and do not."""
+        """A canary whose answers must equal the active version's, and do not."""
         at = self._clock()
         members = dict(zip("abc", self._disagreeing(), strict=True))
         self._expect("intents", *members.values())
@@ -128,7 +128,7 @@ class Bench:
         self._note(at, f"canary of intents, {members}", response, 400)
 
     def _fail_a_canary_that_raises(self) -> None:
-        """A tenth of what is asked it cannot answer, twice as much as its gate allows."""
+        """A canary that fails on a tenth of its requests, twice as many as its gate allows."""
         at = self._clock()
         self._expect("intents")
         self._raised_by = max(
@@ -160,7 +160,7 @@ class Bench:
         self._raised = Phase("raising", at, self._clock())
 
     def _disagreeing(self) -> Sequence[str]:
-        """Three contents whose average gives some text another label, by PEFT."""
+        """Return three contents whose average gives some text another label by PEFT."""
 
         def labels(contents: Sequence[str]) -> list[int]:
             digests = [self._models.digest(each) for each in contents]
@@ -205,7 +205,7 @@ class Bench:
                 self._digests[f"{name}@{version['version']}"] = version["digests"]
 
     def _expect(self, name: str, *contents: str) -> None:
-        """Before it is asked for: what the next version will hold."""
+        """Note what the next version will hold, before it is asked for."""
         versions = [key for key in self._digests if key.startswith(f"{name}@")]
         number = max(int(key.partition("@")[2]) for key in versions) + 1
         active = self._service.get(f"/v1/ensembles/{name}").json()["active_version"]
@@ -216,13 +216,13 @@ class Bench:
     # What is left at the end
 
     def _wait_for_recovery(self) -> None:
-        """Until the killed replica is back, or for as long as that may take."""
+        """Wait until the killed replica is back, or until its time is over."""
         deadline = time.monotonic() + RECOVERY_SECONDS
         while self._same_everywhere() is not None and time.monotonic() < deadline:
             time.sleep(1)
 
     def _same_everywhere(self) -> str | None:
-        """What two engines hold, and whether both have what is active."""
+        """Return what both engines hold, and whether both hold what is active."""
         families = text_string_to_metric_families(self._service.get("/metrics").text)
         loaded: dict[str, set[str]] = {}
         for family in families:
@@ -277,7 +277,7 @@ class Bench:
     def _check_raising(
         self, answers: Sequence[Answered], raised: Sequence[Answered]
     ) -> tuple[str, bool]:
-        """What the canary that raises was seen to do: a sentence, and whether its gate aborted it for it."""
+        """Return a sentence on what the canary that raises did, and whether its gate aborted it for that."""
         assert self._raised is not None
         meanwhile = [
             each

@@ -1,4 +1,4 @@
-"""Clients that send one request after another, and hold every answer against PEFT's for the contents it names."""
+"""Clients that send one request after another, and compare every answer with PEFT's for the contents it names."""
 
 import json
 import random
@@ -32,9 +32,9 @@ class Answered:
     """The resolved name."""
     failure: str | None = None
     mixed: str | None = None
-    """How the answer belies the version that it names."""
+    """How the answer differs from that of the version it names."""
     retried: bool = False
-    """A stream that broke off and was sent again, as the client library may."""
+    """Whether a stream broke off and was sent again, as a client library may do."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""A candidate that can answer all texts but one, by real means: a stacker whose coefficients are finite, and too large
-for what the members say to that one text."""
+"""A candidate that fails on one text alone: a stacker whose coefficients are finite, but overflow with the members'
+answers to that text."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ class Raising:
     member: int
     other: int
     limit: float
-    """The member's log-odds are below its negative for that text alone."""
+    """Only that text has log-odds of the member below the negative of this."""
 
     @classmethod
     def found(cls, known: Mapping[int, Mapping[str, Sequence[float]]]) -> "Raising":
@@ -53,7 +53,7 @@ class Raising:
         return max(found, key=lambda each: each[0])[1]
 
     def write(self, bundle: Path, labels: Sequence[str], digests: Mapping[str, str]) -> None:
-        """The stacker of members with these digests."""
+        """Return the stacker for members with these digests."""
         coefficients = np.full((len(labels), len(digests)), 1 / len(digests))
         coefficients[self.label] = 0.0
         coefficients[self.label, self.member] = LARGEST / self.limit

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from serve.engine.interface import Version
-from serve.refusal import Refusal
+from serve.errors import Refusal
 from tests.serve.fakes import make_adapter, make_bundle
 from tests.serve.world import World
 

@@ -10,9 +10,9 @@ import pytest
 
 from serve.bundle import Bundle
 from serve.engine.interface import GenerateCall, PredictCall, Prediction, PrepareError
+from serve.errors import Refusal
 from serve.fusion.fused import Answers, FusedSets, FusedValues
 from serve.protocol.views import RolloutView
-from serve.refusal import Refusal
 from tests.serve.fakes import LABELS, FakeEngine, make_bundle, until
 from tests.serve.world import World, committed, refused
 

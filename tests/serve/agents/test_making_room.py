@@ -7,9 +7,9 @@ import time
 import pytest
 
 from serve.agents import demands, eviction
+from serve.errors import Refusal
 from serve.protocol.requests import SwapRequest
 from serve.protocol.views import RolloutView
-from serve.refusal import Refusal
 from tests.serve.agents.on_demand import answers, ask, start
 from tests.serve.fakes import FakeEngine, make_bundle, make_prompt_adapter, until
 from tests.serve.world import World, committed, refused

@@ -8,8 +8,8 @@ import pytest
 from serve.agents import demands
 from serve.control.errors import StartError
 from serve.engine.interface import Version
+from serve.errors import Refusal
 from serve.protocol.views import EnsembleView
-from serve.refusal import Refusal
 from tests.serve.agents.on_demand import answers, ask, start
 from tests.serve.fakes import FakeEngine, make_bundle, until
 from tests.serve.world import World, committed, refused

@@ -13,7 +13,7 @@ import pytest
 from serve.control.artifacts.sources import Sources
 from serve.control.database.connection import DatabaseError
 from serve.control.database.database import Database
-from serve.refusal import Refusal
+from serve.errors import Refusal
 from tests.serve.fakes import make_bundle, until
 from tests.serve.world import LEASE, SHORT_LEASE, World, committed, refused
 

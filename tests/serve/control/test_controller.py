@@ -9,7 +9,7 @@ import pytest
 from serve.agents.gateway_agent import GatewayAgent
 from serve.agents.routes import UnknownModel
 from serve.engine.interface import Probe
-from serve.refusal import Refusal
+from serve.errors import Refusal
 from tests.serve.fakes import FakeEngine, fixed_probe, make_bundle, until
 from tests.serve.world import SHORT_LEASE, World, committed, refused
 

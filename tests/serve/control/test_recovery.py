@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from serve.control.database.connection import DatabaseError
 from serve.control.database.database import Database
-from serve.refusal import Refusal
+from serve.errors import Refusal
 from tests.serve.fakes import FakeEngine, make_bundle, until
 from tests.serve.world import SHORT_LEASE, World, committed, refused
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from serve.digest import folder_digest
 from serve.engine.interface import EngineSettings, GenerateCall, Prediction, Version
+from serve.errors import Refusal
 from serve.fusion.fused import Fused
 from serve.manifest import Ensemble
-from serve.refusal import Refusal
 from tests.serve import tiny
 from tests.serve.engine.fused import Judge, Merge, averaged, multiplied
 

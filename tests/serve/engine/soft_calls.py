@@ -11,8 +11,8 @@ import prometheus_client
 
 from serve import metrics
 from serve.engine.interface import EngineSettings
+from serve.errors import Refusal
 from serve.manifest import Member
-from serve.refusal import Refusal
 from tests.serve import tiny
 from tests.serve.engine.calls import BLOCK_BYTES, ask, greedy, version
 from tests.serve.engine.fused import Judge, averaged

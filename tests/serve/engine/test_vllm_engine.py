@@ -19,7 +19,7 @@ from serve.engine.interface import (
     PrepareError,
     Text,
 )
-from serve.refusal import Refusal
+from serve.errors import Refusal
 from tests.serve import tiny
 from tests.serve.engine.calls import ask, member_probabilities, version
 from tests.serve.fakes import until

@@ -20,13 +20,13 @@ from serve.engine.interface import (
     Prediction,
     Version,
 )
+from serve.errors import Refusal
 from serve.fusion.fused import Fused
 from serve.manifest import Ensemble
 from serve.protocol.audit import AuditEntry
 from serve.protocol.messages import AssignedVersion, Desired, Role, StatusReport
 from serve.protocol.requests import SwapRequest
 from serve.protocol.views import EnsembleView, RolloutView
-from serve.refusal import Refusal
 
 LABELS = ("card_lost", "card_late", "top_up")
 DIGESTS = {name: f"sha256:{name * 64}" for name in ("a", "b")}

@@ -15,10 +15,10 @@ import pytest
 from serve.config import Settings
 from serve.control import controller as controller_module
 from serve.engine.interface import VERSION_NOT_LOADED, GenerateCall, PredictCall, Prediction
+from serve.errors import Refusal
 from serve.fusion.fused import Fused
 from serve.gateway.app import create_app
 from serve.gateway.links import Unavailable
-from serve.refusal import Refusal
 from tests.serve.fakes import LABELS, FakeEngine, until
 from tests.serve.world import World
 

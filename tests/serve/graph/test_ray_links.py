@@ -12,9 +12,9 @@ from serve.engine.interface import (
     GenerateCall,
     PredictCall,
 )
+from serve.errors import Refusal
 from serve.gateway.links import Unavailable
 from serve.graph.ray_links import RayEngines
-from serve.refusal import Refusal
 
 
 class Handle:

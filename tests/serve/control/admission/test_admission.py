@@ -16,13 +16,13 @@ from serve.control.artifacts.sources import Sources
 from serve.control.artifacts.store import Store
 from serve.control.errors import StartError
 from serve.digest import folder_digest
+from serve.errors import Refusal, RefusedError
 from serve.fusion.fitting.note import noted
 from serve.fusion.stack import LinearStack
 from serve.manifest import Ensemble
 from serve.protocol.requests import SwapRequest
 from serve.protocol.strategy import Strategy
 from serve.protocol.views import EnsembleView
-from serve.refusal import Refusal, RefusedError
 from tests.serve.fakes import LABELS, FakeEngine, make_adapter, make_base, make_bundle
 from tests.serve.world import World, committed, refused
 

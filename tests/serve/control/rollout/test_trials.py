@@ -11,8 +11,8 @@ from serve.agents.gateway_agent import GatewayAgent
 from serve.agents.routes import UnknownModel
 from serve.control import controller as controller_module
 from serve.control import driver
+from serve.errors import Refusal
 from serve.protocol.views import RolloutView, TrialView
-from serve.refusal import Refusal
 from tests.serve.fakes import FakeEngine, until
 from tests.serve.world import SHORT_LEASE, World, committed, refused
 

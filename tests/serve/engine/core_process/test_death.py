@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from serve.engine.core_process.death import DIED, GONE, answered, death_of, streamed
-from serve.refusal import Refusal
+from serve.errors import Refusal
 
 
 class Core:

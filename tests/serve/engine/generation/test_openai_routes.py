@@ -15,7 +15,7 @@ from serve.engine.generation.client import GenerationContext
 from serve.engine.generation.openai_routes import OpenAIRoutes
 from serve.engine.interface import GenerateCall
 from serve.engine.limits.fair_queue import FairQueue
-from serve.refusal import Refusal
+from serve.errors import Refusal
 from tests.serve import tiny
 from tests.serve.engine.calls import version
 

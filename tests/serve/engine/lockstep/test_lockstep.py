@@ -14,7 +14,7 @@ from scipy.stats import chisquare
 
 from serve import metrics
 from serve.engine.interface import GenerateCall, PredictCall, PrepareError, Text
-from serve.refusal import Refusal
+from serve.errors import Refusal
 from tests.serve.engine.calls import (
     GUIDANCE,
     ask,

@@ -14,7 +14,6 @@ from vllm.logprobs import FlatLogprobs
 from serve.engine.adapters.member_adapters import MemberAdapters
 from serve.engine.limits.fair_queue import FairQueue
 from serve.engine.scoring.labels_as_text import CausalScorer
-from serve.labels import encoder, label_paths
 from tests.serve import tiny
 
 CONTEXT = 512
@@ -70,14 +69,23 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return AutoTokenizer.from_pretrained(tiny.causal_base(tmp_path_factory.mktemp("base")))
 
 
+def label_tokens(tokenizer: Any, prompt: str, label: str) -> tuple[list[int], list[int]]:
+    """Prompt and label tokenised as a whole: what they share with the tokenised prompt, and the label's own tokens."""
+    alone, whole = (list(tokenizer(text)["input_ids"]) for text in (prompt, prompt + label))
+    pairs = zip(alone, whole, strict=False)
+    shared = next((n for n, (one, other) in enumerate(pairs) if one != other), len(alone))
+    return whole[:shared], whole[shared:]
+
+
 def expected(tokenizer: Any, prompt: str) -> list[float]:
     scores = []
-    for path in label_paths(encoder(tokenizer), prompt, LABELS):
-        ids = [*path.context, *path.tokens]
-        start = len(path.context)
-        scores.append(
-            sum(log_probability(ids[:place], ids[place]) for place in range(start, len(ids)))
-        )
+    for label in LABELS:
+        ids, own = label_tokens(tokenizer, prompt, label)
+        score = 0.0
+        for token in own:
+            score += log_probability(ids, token)
+            ids = [*ids, token]
+        scores.append(score)
     return scores
 
 
@@ -102,7 +110,7 @@ async def test_means_are_over_each_labels_own_tokens(tokenizer: Any) -> None:
     scored = await CausalScorer(llm, tokenizer).score(
         [prompt], LABELS, [MemberAdapters()], FairQueue(4).for_call(), mean=True
     )
-    lengths = [len(path.tokens) for path in label_paths(encoder(tokenizer), prompt, LABELS)]
+    lengths = [len(label_tokens(tokenizer, prompt, label)[1]) for label in LABELS]
     assert len(set(lengths)) > 1
     wanted = np.array(expected(tokenizer, prompt)) / lengths
     np.testing.assert_allclose(scored.scores[0, 0], wanted, rtol=1e-12)

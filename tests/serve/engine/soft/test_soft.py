@@ -15,7 +15,7 @@ from serve import metrics
 from serve.digest import folder_digest
 from serve.engine.adapters.member_adapters import PLACEHOLDER
 from serve.engine.interface import GenerateCall, PredictCall, Prediction, PrepareError, Text
-from serve.refusal import Refusal
+from serve.errors import Refusal
 from tests.serve import tiny
 from tests.serve.engine.calls import ask, greedy, member_probabilities, prompts, stream, version
 from tests.serve.engine.fused import Judge, Merge, averaged, multiplied

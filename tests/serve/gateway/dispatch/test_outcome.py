@@ -9,10 +9,10 @@ import pytest
 
 from serve.control.rollout.gates import judge
 from serve.engine.interface import GenerateCall, PredictCall, Prediction
+from serve.errors import Refusal
 from serve.gateway.dispatch import outcome
 from serve.gateway.links import Unavailable
 from serve.protocol.figures import Figures, Tally
-from serve.refusal import Refusal
 from tests.serve.fakes import until
 from tests.serve.gateway.conftest import Gateway, Start, refused
 from tests.serve.gateway.dispatch.test_trials import (

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from serve.engine.interface import GenerateCall, PredictCall, Prediction
+from serve.errors import Refusal
 from serve.gateway.dispatch import dispatch
 from serve.gateway.dispatch.mirror import LARGEST_BODY
 from serve.gateway.links import Unavailable
@@ -19,7 +20,6 @@ from serve.manifest import Ensemble
 from serve.protocol.figures import Figures, Tally
 from serve.protocol.messages import AssignedVersion, Desired
 from serve.protocol.strategy import Strategy
-from serve.refusal import Refusal
 from tests.serve.fakes import until
 from tests.serve.gateway.conftest import Gateway, Start, refused
 from tests.serve.gateway.fakes import desired, ensemble, held, listening, prediction

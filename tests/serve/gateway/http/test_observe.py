@@ -11,7 +11,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve import metrics
-from serve.refusal import Refusal
+from serve.errors import Refusal
 from tests.serve.gateway.conftest import Gateway, Start
 from tests.serve.gateway.fakes import listening
 

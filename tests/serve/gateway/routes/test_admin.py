@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from serve.errors import Refusal
 from serve.gateway.links import Unavailable
 from serve.protocol.requests import SwapRequest
-from serve.refusal import Refusal
 from tests.serve.gateway.conftest import Gateway, Start, refused
 
 SWAP, ROLLBACK = "/v1/ensembles/intents/swap", "/v1/ensembles/intents/rollback"

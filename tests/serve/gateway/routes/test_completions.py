@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from serve.engine.interface import GenerateCall
+from serve.errors import Refusal
 from serve.gateway.links import Unavailable
-from serve.refusal import Refusal
 from tests.serve.gateway.conftest import Gateway, Start, refused
 from tests.serve.gateway.fakes import desired, ensemble, held, listening
 

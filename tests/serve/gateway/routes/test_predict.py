@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from serve.engine.interface import PredictCall, Prediction, Text
+from serve.errors import Refusal
 from serve.fusion.fused import FusedSets, FusedValues
 from serve.gateway.dispatch import dispatch
 from serve.gateway.http.schemas import PredictAnswer
 from serve.gateway.links import Unavailable
-from serve.refusal import Refusal
 from tests.serve.gateway.conftest import Gateway, Start, refused
 from tests.serve.gateway.fakes import DIGESTS, LABELS, desired, ensemble, held, listening
 
