@@ -212,7 +212,7 @@ async def test_an_abort_does_not_wait_for_the_database_but_the_next_change_does(
     with monkeypatch.context() as without:
         without.setattr(Database, "advanced", away)
         assert "it is broken" in refused(await world.swap(100), 400)
-        assert "is aborted could not be written" in refused(await world.swap(101), 503)
+        assert "does not have the end of the rollout" in refused(await world.swap(101), 503)
     assert [each.state for each in world.controller._database.unfinished()] == ["preparing"]
 
     committed(await world.swap(101))

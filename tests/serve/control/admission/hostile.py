@@ -303,12 +303,12 @@ REQUESTS: dict[str, Hostile] = {
     "a wrong token": Hostile(SWAP, 401, "wrong", KNOWN, headers={"authorization": "Bearer x"}),
     "a password": Hostile(SWAP, 401, "missing", KNOWN, headers={"authorization": "Basic b3A6bw=="}),
     "a token that only predicts": Hostile(
-        SWAP, 403, "needs admin", KNOWN, headers={"authorization": "Bearer predict-secret"}
+        SWAP, 403, "needs the role admin", KNOWN, headers={"authorization": "Bearer predict-secret"}
     ),
     "a token that only reads": Hostile(
         PREDICT,
         403,
-        "needs predict",
+        "needs the role predict",
         {"model": "intents", "input": "x"},
         headers={"authorization": "Bearer read-secret"},
     ),
@@ -320,14 +320,14 @@ REQUESTS: dict[str, Hostile] = {
     "a form": Hostile(
         SWAP,
         400,
-        "application/json only",
+        "take only JSON",
         b"version=1",
         headers={"content-type": "application/x-www-form-urlencoded"},
     ),
     "JSON as a text": Hostile(
         SWAP,
         400,
-        "application/json only",
+        "take only JSON",
         b'{"version": 1}',
         headers={"content-type": "text/plain"},
     ),
