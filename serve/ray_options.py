@@ -39,11 +39,10 @@ def fast_serve() -> dict[str, str]:
         return options
     # Of this server alone, so that several can run on one machine, and readable by its user alone.
     folder = Path(tempfile.mkdtemp(prefix="choir-haproxy-"))
-    config = folder / "haproxy.cfg"
     return options | {
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_haproxy(folder / "haproxy", config)),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_haproxy(folder / "haproxy")),
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(config),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
@@ -58,15 +57,20 @@ def fast_serve() -> dict[str, str]:
     }
 
 
-def _haproxy(script: Path, config: Path) -> Path:
+def _haproxy(script: Path) -> Path:
     """Write a program that starts HAProxy with Ray's configuration, less Ray's own route. Returns its path.
 
     Ray's configuration has HAProxy itself answer `/-/routes`, and no setting turns that off. The program gives the rule
-    a path that no client can ask for, so that Choir answers the route like any other that there is not."""
+    a path that no client can ask for. So the route is unknown, like any other that Choir does not have."""
     rule = f"s|path -i {RAYS_ROUTES}$|path -i {RAYS_ROUTES}\\\\ off|"
     haproxy = shlex.quote(get_haproxy_binary())
-    lines = ["#!/bin/sh", f"sed -i {shlex.quote(rule)} {shlex.quote(str(config))}"]
-    script.write_text("\n".join([*lines, f'exec {haproxy} "$@"', ""]), encoding="utf-8")
+    script.write_text(
+        "#!/bin/sh\n"
+        "# Ray gives the file of its configuration with -f.\n"
+        f'for each do case "$each" in *.cfg) sed -i {shlex.quote(rule)} "$each";; esac; done\n'
+        f'exec {haproxy} "$@"\n',
+        encoding="utf-8",
+    )
     script.chmod(0o700)
     return script
 

@@ -192,6 +192,7 @@ async def test_invalid_outputs_of_a_member_are_not_the_clients_fault(
         assert (refusal.status, refusal.code) == (500, MEMBER_FAILED)
         assert "single@1" in refusal.message
         assert "'b' in row 1" in refusal.message
+    monkeypatch.undo()
     wrong = await full.predict(about("single@1", TEXTS[:1], method="median"))
     assert wrong.status == 400
 
@@ -229,7 +230,7 @@ async def test_scores_that_fail_leave_nothing_running(
 
     monkeypatch.setattr(full._causal, "_run", fails_at_once)
     with pytest.raises(RuntimeError, match="one of them"):
-        await full.predict(about("long@1", [text * 3 for text in TEXTS]))
+        await full.predict(about("long@1", [text * 2 for text in TEXTS]))
     assert calls > 1
     assert full.state().versions["long@1"] == 0
     assert not running
