@@ -152,12 +152,16 @@ class Bundle:
 
     def adapter_dir(self, ref: AdapterRef) -> Path:
         """Returns the folder of an adapter in the bundle. Raises BundleError if it is missing."""
-        folder = self._below(_adapter_path(ref))
+        folder = self._below(adapter_path(ref))
         if not folder.is_dir():
             raise BundleError(
-                f"{self.path} has no folder {_adapter_path(ref)} for the digest {ref.digest}."
+                f"{self.path} has no folder {adapter_path(ref)} for the digest {ref.digest}."
             )
         return folder
+
+    def adapter_uri(self, ref: AdapterRef) -> str:
+        """Returns the URI of the folder that an adapter has in this bundle, whether it is there or not."""
+        return (self.path / adapter_path(ref)).absolute().as_uri()
 
     def fusion_path(self, ensemble: Ensemble) -> Path | None:
         """Returns the file of an ensemble's fitted parameters; None if the manifest names none. Raises BundleError if
@@ -201,7 +205,7 @@ class Bundle:
                 if file.is_file() and belongs(file):
                     shutil.copyfile(file, scratch / file.name)
             ref = AdapterRef(adapter=name, digest=folder_digest(scratch))
-            target = self.path / _adapter_path(ref)
+            target = self.path / adapter_path(ref)
             if not target.exists():
                 scratch.chmod(0o755)
                 scratch.rename(target)
@@ -259,7 +263,7 @@ class Bundle:
                     found = folder_digest(folder)
                     if found != ref.digest:
                         yield (
-                            f"{_adapter_path(ref)} has the digest {found}, but {ensemble.id} names "
+                            f"{adapter_path(ref)} has the digest {found}, but {ensemble.id} names "
                             f"{ref.digest}."
                         )
                     elif deep:
@@ -339,7 +343,8 @@ class Bundle:
         return Path(file).parent
 
 
-def _adapter_path(ref: AdapterRef) -> str:
+def adapter_path(ref: AdapterRef) -> str:
+    """Returns the folder of an adapter, relative to the bundle's."""
     return f"adapters/{ref.adapter}/{ref.digest.removeprefix('sha256:')[:12]}"
 
 

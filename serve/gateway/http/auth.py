@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from fastapi import Request
 
-from serve.bearer import Role, Token, find_token
+from serve.bearer import RESERVED, Role, Token, find_token
 from serve.config import Settings, is_loopback
 from serve.errors import Refusal, RefusedError
 from serve.gateway.http.rate import RateLimit
@@ -121,8 +121,12 @@ class Guard:
 
 
 def actor(request: Request) -> str:
-    """Return who sent an admitted request, for the audit: `TOKEN_NAME@ADDRESS`."""
-    return f"{request.scope.get(_CALLER, 'admin')}@{_address(request)}"
+    """Return who sent an admitted request, for the audit: the token's name, or what stands for one, and the address.
+
+    `ann, from 10.0.0.5`; without a name `admin token, from 10.0.0.5`; without a token `no token, from 127.0.0.1`."""
+    name = request.scope.get(_CALLER)
+    who = "no token" if name is None else f"{name} token" if name in RESERVED else name
+    return f"{who}, from {_address(request)}"
 
 
 def _given(request: Request) -> bytes:
