@@ -15,7 +15,7 @@ class TestErrors:
         [
             (["status", "--url", "http://127.0.0.1:9"], 1, "no answer from http://127.0.0.1:9"),
             (["status", "--url", "nonsense"], 1, "not a server's address"),
-            (["verify", "/not/there"], 1, "is not a bundle"),
+            (["verify", "/not/there"], 1, "There is no folder /not/there"),
             (["swap", "intents"], 2, "MEMBER=URI pairs, --version N or"),
             (["swap", "intents", "a"], 2, "'a' must be given as MEMBER=URI"),
             (["swap", "intents", "a=x", "--share", "0.1"], 2, "need --strategy"),
