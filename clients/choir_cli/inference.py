@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from choir_cli.connection import ModelName, Token, Url, only_ensemble
 from choir_cli.console import UsageError, out, show_json, table
 from choir_client import Choir, ChoirError, Input, MemberPrediction, Prediction, PredictionItem
+from serve.terminal.sheet import Sheet
 
 
 def predict(
@@ -59,7 +59,7 @@ def predict(
         out.print(_view(answer, texts))
 
 
-def _view(answer: Prediction, texts: list[str]) -> Table:
+def _view(answer: Prediction, texts: list[str]) -> Sheet:
     names = [member.name for member in answer.data[0].members or []]
     columns = _columns(answer.data[0])
     view = table(answer.model, "text", *columns, *names)

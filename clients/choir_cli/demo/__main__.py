@@ -110,18 +110,18 @@ def _tour(choir: Choir) -> bool:
 
 def _ask(choir: Choir, texts: Sequence[str]) -> None:
     answer = choir.predict("intents", texts, return_members=True)
-    out.print(f"[bold]predict[/bold], answered by {answer.model}:")
+    out.print(f"predict, answered by {answer.model}:")
     for text, item in zip(texts, answer.data, strict=True):
         alone = ", ".join(f"{member.name} {member.label}" for member in item.members or [])
         share = item.probabilities[item.label or ""]
         out.print(f"  {text}", highlight=False)
-        out.print(f"    {alone} -> [bold]{item.label}[/bold] {share:.2f}", highlight=False)
+        out.print(f"    {alone} -> {item.label} {share:.2f}", highlight=False)
 
 
 def _stream(choir: Choir, text: str) -> None:
     """Print the streamed answers of one member, and of all members fused at every token."""
     question = [{"role": "user", "content": text}]
-    out.print(f"[bold]chat[/bold], streamed: {text}")
+    out.print(f"chat, streamed: {text}")
     for model in (f"replies/{MEMBER}", "replies"):
         print(f"  {model}: ", end="")
         for chunk in choir.stream_chat(model, question, max_tokens=48, temperature=0):
