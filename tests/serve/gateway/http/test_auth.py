@@ -8,7 +8,7 @@ import pytest
 from serve.bearer import hashed
 from tests.serve.gateway.conftest import Gateway, Start, refused
 
-OPEN = ["/health", "/ready", "/metrics", "/openapi.json", "/"]
+OPEN = ["/health", "/ready", "/metrics", "/version", "/openapi.json", "/"]
 READS = ["/v1/models", "/v1/models/intents", "/v1/ensembles", "/v1/rollouts", "/v1/rollouts/r1"]
 ADMIN = [
     "/v1/ensembles/intents/swap",
