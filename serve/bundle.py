@@ -23,7 +23,7 @@ from serve.adapter import (
 )
 from serve.base.folder import BaseError, BaseKind, BaseShapes, check_served, kind_of, read_config
 from serve.digest import DigestError, folder_digest
-from serve.errors import UserError
+from serve.errors import UserError, did_you_mean
 from serve.files import no_folder, write_atomically
 from serve.fusion.errors import FusionError
 from serve.fusion.fitting.stored_scores import FOLDER, ValidationScores
@@ -148,7 +148,8 @@ class Bundle:
         if not found:
             wanted = name if version is None else f"{name}@{version}"
             has = ", ".join(each.id for each in known) or "none"
-            raise BundleError(f"{self.path} has no ensemble {wanted}; it has: {has}.")
+            meant = did_you_mean(name, {each.name for each in known} - {name})
+            raise BundleError(f"{self.path} has no ensemble {wanted}; it has: {has}.{meant}")
         return found[-1]
 
     def adapter_dir(self, ref: AdapterRef) -> Path:

@@ -25,7 +25,7 @@ from serve.control.artifacts.staging import Staging
 from serve.control.artifacts.store import Store, StoreError
 from serve.control.clock import now
 from serve.control.records import EnsembleRecord, VersionRecord
-from serve.errors import RefusedError
+from serve.errors import RefusedError, did_you_mean
 from serve.fusion.errors import FusionError, StaleFusionError
 from serve.fusion.fuse import Fusion
 from serve.fusion.stack import read_stack
@@ -201,7 +201,8 @@ class Admission:
         if unknown:
             raise RefusedError(
                 400,
-                f"{ensemble.id} has no member {unknown[0]!r}; its members are {', '.join(names)}.",
+                f"{ensemble.id} has no member {unknown[0]!r}; its members are {', '.join(names)}."
+                f"{did_you_mean(unknown[0], names)}",
                 param="members",
             )
         # Scores were measured with the old content, so the new version has none.
