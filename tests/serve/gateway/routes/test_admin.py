@@ -20,6 +20,7 @@ ROLLOUT_BODY = {
     "trial": None,
     "action": "swap",
     "actor": "admin",
+    "uris": {},
     "replicas": {"engine/0": "prepared"},
     "reason": None,
     "created": "2026-01-01T00:00:00Z",
