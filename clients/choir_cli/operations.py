@@ -11,7 +11,7 @@ from choir_cli.console import UsageError, out, show_json
 from choir_cli.overview import server_version, show_audit, show_rollouts, show_status, state
 from choir_cli.parsing import json_object, read_text, several
 from choir_cli.waiting import follow
-from choir_client import Choir, EnsembleStatus, Rollout, Tally
+from choir_client import AuditEntry, Choir, EnsembleStatus, Rollout, Tally
 from serve.terminal.words import counted
 
 Json = Annotated[bool, typer.Option("--json", help="Print the server's answer as JSON.")]
@@ -203,7 +203,7 @@ def rollouts(
         if audit:
             entries = choir.audit()
             if json:
-                show_json([each.model_dump(mode="json", by_alias=True) for each in entries])
+                show_json([_as_it_came(each) for each in entries])
             else:
                 show_audit(entries)
             return
@@ -239,5 +239,5 @@ def _counts(tally: Tally) -> str:
     return f"{counted(tally.requests, 'request')}, {counted(tally.errors, 'error')}{mean}"
 
 
-def _as_it_came(answer: EnsembleStatus | Rollout) -> dict[str, Any]:
+def _as_it_came(answer: EnsembleStatus | Rollout | AuditEntry) -> dict[str, Any]:
     return answer.model_dump(mode="json", by_alias=True, exclude_unset=True)

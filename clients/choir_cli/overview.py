@@ -45,6 +45,7 @@ def show_status(
     for view in (overview, adapters):
         out.print()
         out.print(view)
+    out.print()
     for each in ensembles:
         _show_notes(url, each)
 

@@ -139,7 +139,7 @@ class Routes:
     def _like(self, name: str, rest: str, names: list[str]) -> list[str]:
         """Return the model names that a misspelt one may have meant: with the same `@version` and `/member`, or
         without."""
-        close = difflib.get_close_matches(name, names)
+        close = difflib.get_close_matches(name.lower(), names)
         return [f"{each}{rest}" if f"{each}{rest}" in self._targets else each for each in close]
 
 

@@ -29,10 +29,13 @@ def run(settings: Settings) -> int:
         print(f"Starting Ray on this machine: token authentication, {proxy} in front.", flush=True)
     # Ray reads its options when it is imported.
     from serve.graph.cluster import serving
+    from serve.graph.start_notes import start_notes
 
     with serving(settings, stop):
         _wait_until_ready(settings, stop)
         if not stop.is_set():
+            if said := start_notes(url(settings)):
+                print(said, flush=True)
             print(f"Choir answers on {url(settings)}", flush=True)
         stop.wait()
         print("Stopping.", flush=True)

@@ -153,5 +153,5 @@ async def test_the_audit_gets_the_name_of_the_caller(start: Start) -> None:
     gateway = await start(admin_token="boss")
     await gateway.http.post(ROLLBACK, json={}, headers={"authorization": "Bearer boss"})
     assert gateway.control.asked == [
-        ("rollback", "intents", None, "no token, from 127.0.0.1", False)
+        ("rollback", "intents", None, "admin token, from 127.0.0.1", False)
     ]
