@@ -40,8 +40,10 @@ def show_status(
         change = "" if each.rollout is None else f"{each.rollout.id} {state(each.rollout)}"
         overview.add_row(each.name, str(each.active_version), _numbers(each), change)
         for member in each.members:
-            for adapter in member.adapters or [None]:
+            for adapter in member.adapters:
                 adapters.add_row(each.name, member.name, *_adapter(adapter))
+            if not member.adapters:
+                adapters.add_row(each.name, member.name, "the base alone", "", "", "")
     for view in (overview, adapters):
         out.print()
         out.print(view)
@@ -98,10 +100,8 @@ def show_audit(entries: Sequence[AuditEntry]) -> None:
     out.print(view)
 
 
-def _adapter(adapter: AdapterRef | None) -> tuple[str, str, str, str]:
+def _adapter(adapter: AdapterRef) -> tuple[str, str, str, str]:
     """Return the cells of an adapter: name, digest, when and by whom it was swapped in, and from where."""
-    if adapter is None:
-        return ("the base alone", "", "", "")
     swapped = "with the bundle"
     if adapter.swapped_by is not None:
         swapped = f"{_moment(adapter.swapped_at)} by {adapter.swapped_by}"
