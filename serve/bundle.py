@@ -34,6 +34,10 @@ from serve.servable import unserved_ensemble
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
+SOURCE = ".source"
+"""Suffix of the file beside an adapter that says which folder it was copied from."""
+
+
 class BundleError(UserError, ValueError):
     """A bundle that cannot be read or written. The message is for its owner."""
 
@@ -162,8 +166,19 @@ class Bundle:
         return folder
 
     def adapter_uri(self, ref: AdapterRef) -> str:
-        """Returns the URI of the folder that an adapter has in this bundle, whether it is there or not."""
-        return (self.path / adapter_path(ref)).absolute().as_uri()
+        """Returns the URI of the folder that an adapter came from: the one that `record_source` named, else its folder
+        in this bundle, whether it is there or not."""
+        folder = self.path.absolute() / adapter_path(ref)
+        recorded = folder.with_suffix(SOURCE)
+        if recorded.is_file():
+            return recorded.read_text(encoding="utf-8", errors="replace")
+        return folder.as_uri()
+
+    def record_source(self, ref: AdapterRef, folder: Path) -> None:
+        """Writes beside an adapter which folder it was copied from. For a bundle that is gone when its server ends: the
+        place of such a bundle says nothing."""
+        place = self.path / adapter_path(ref)
+        place.with_suffix(SOURCE).write_text(folder.resolve().as_uri(), encoding="utf-8")
 
     def fusion_path(self, ensemble: Ensemble) -> Path | None:
         """Returns the file of an ensemble's fitted parameters; None if the manifest names none. Raises BundleError if

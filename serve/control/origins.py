@@ -29,7 +29,9 @@ Origins: TypeAlias = Mapping[str, tuple[Origin, ...]]
 def bundle_origins(bundle: Bundle, ensemble: Ensemble) -> Origins:
     """The origins of an ensemble's adapters that came with a bundle."""
     return {
-        member.name: tuple(Origin(bundle.adapter_uri(ref)) for ref in member.adapters)
+        member.name: tuple(
+            Origin(without_secrets(bundle.adapter_uri(ref))) for ref in member.adapters
+        )
         for member in ensemble.members
     }
 

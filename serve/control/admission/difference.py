@@ -1,6 +1,6 @@
 """Says how the bundles of a start differ from what the database has active."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from serve.bundle import Bundle, BundleError
@@ -55,7 +55,7 @@ class NotServed:
         if differ:
             served = ", ".join(f"{name} {_adapters(active, name)}" for name in differ)
             brought = ", ".join(f"{name} {_adapters(came, name)}" for name in differ)
-            brought += f", from {bundle.path}"
+            brought += f", from {_places(came, differ, bundle)}"
         else:
             served = "the same adapters"
             brought = f"another fusion, labels or template, from {bundle.path}"
@@ -83,6 +83,14 @@ def _parameters(bundle: Bundle, ensemble: Ensemble) -> str | None:
     except BundleError:
         return None
     return None if file is None else file_digest(file)
+
+
+def _places(version: VersionRecord, members: Sequence[str], bundle: Bundle) -> str:
+    """The bundle, or the folders that it was packed from if it says so."""
+    uris = [each.uri for name in members for each in version.origins.get(name, ())]
+    inside = f"{bundle.path.as_uri()}/"
+    apart = [uri for uri in uris if uri is not None and not uri.startswith(inside)]
+    return ", ".join(apart) or str(bundle.path)
 
 
 def _adapters(version: VersionRecord, name: str) -> str:

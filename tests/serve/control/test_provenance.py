@@ -173,6 +173,29 @@ async def test_another_bundle_under_the_same_number_is_told_and_can_be_swapped_i
     assert ((await view_of(world)).differences, (await view_of(world)).bring_in) == ([], None)
 
 
+async def test_a_start_with_other_adapter_folders_names_these(world: World) -> None:
+    """As `choir serve --base --adapter` does, whose bundle is gone when it ends."""
+    await world.start()
+    other = make_bundle(world.folder / "other", seed=50)
+    folders = {}
+    for member in other.ensemble("intents").members:
+        [ref] = member.adapters
+        folders[member.name] = world.folder / f"other-intents-{member.name}"
+        other.record_source(ref, folders[member.name])
+    world.bundles = [other]
+    await restart(world)
+
+    view = await view_of(world)
+    assert view.bring_in == "choir swap intents --version 2"
+    for folder in folders.values():
+        assert folder.as_uri() in view.differences[0]
+    assert str(other.path) + ")" not in view.differences[0]
+    await until(lambda: bool(world.controller._participants.live("engine")))
+    assert committed(await world.ask({"version": 2})).uris == {
+        name: [folder.as_uri()] for name, folder in folders.items()
+    }
+
+
 async def test_a_start_with_the_bundle_of_before_a_swap_is_told_too(world: World) -> None:
     await world.start()
     committed(await world.swap(100))
