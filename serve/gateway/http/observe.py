@@ -1,9 +1,7 @@
 """Observability of requests: the request id, the log line and the metrics."""
 
-import json
 import logging
 import re
-import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -19,6 +17,7 @@ from serve import metrics
 from serve.agents.routes import Target
 from serve.errors import Refusal
 from serve.gateway.http.errors import CLIENT_GONE, error_response
+from serve.logs.lines import with_fields
 
 logger = logging.getLogger("choir.gateway")
 
@@ -106,16 +105,17 @@ class Observer:
             _count_and_log(exchange, scope)
 
 
-def log(level: int, event: str, request_id: str, **fields: Any) -> None:
-    """Log one line of JSON. `fields` must never hold a prompt, an answer or a token."""
-    if logger.isEnabledFor(level):
-        logger.log(level, json.dumps({"event": event, "request_id": request_id, **fields}))
+def log(event: str, request_id: str, **fields: Any) -> None:
+    """Log one line of a request. `fields` must never hold a prompt, an answer or a token."""
+    if logger.isEnabledFor(logging.INFO):
+        named = {"event": event, "request_id": request_id, **fields}
+        logger.info("%s", event, extra=with_fields(named))
 
 
 def log_error(request_id: str, error: Exception) -> None:
-    """Log one line of JSON with the stack trace. The client never sees it."""
-    trace = "".join(traceback.format_exception(error))
-    log(logging.ERROR, "error", request_id, error=trace)
+    """Log one line with the stack trace. The client never sees it."""
+    named = {"event": "error", "request_id": request_id}
+    logger.error("%s", type(error).__name__, exc_info=error, extra=with_fields(named))
 
 
 def _exchange(headers: Headers) -> Exchange:
@@ -143,12 +143,12 @@ def _count_and_log(exchange: Exchange, scope: Scope) -> None:
     track = target.track if target else "stable"
     metrics.request_answered(exchange.ensemble, route, status, track, seconds)
     log(
-        logging.INFO,
         "request",
         exchange.request_id,
         method=scope["method"],
         route=route,
         status=status,
         model=target.model if target else None,
+        version=target.ensemble.version if target else None,
         ms=round(seconds * 1000, 2),
     )
