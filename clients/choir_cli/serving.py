@@ -1,6 +1,8 @@
 """`choir serve`: run the server until it is stopped."""
 
+import atexit
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -161,4 +163,13 @@ def _run(flags: dict[str, Any], config: Path | None, folder: Path) -> int:
     from serve.config import Settings
     from serve.graph.server import run
 
-    return run(Settings.load(flags, config), folder)
+    status = run(Settings.load(flags, config), folder)
+    # Registered last, it runs first. Python would need seconds to take apart what Ray and torch have loaded.
+    atexit.register(_end, status)
+    return status
+
+
+def _end(status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

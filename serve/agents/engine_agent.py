@@ -145,7 +145,7 @@ class EngineAgent:
             must = [each.version for each in desired.versions if not each.lazy]
             total = {digest for version in must for digest in version.adapters}
             done = {digest for version in self._held.values() for digest in version.adapters}
-            tell_phase(logger, "proving adapter", len(done & total), len(total))
+            tell_phase(logger, "Proving adapter", len(done & total), len(total))
 
     def _holds_trials(self, desired: Desired) -> bool:
         """Return whether the engine holds every candidate on trial: gateways may send it requests at once.

@@ -7,16 +7,16 @@ from serve.logs.events import EventKind, tell
 
 logger = logging.getLogger(__name__)
 
-TRIED = {"canary": "answers a share of", "shadow": "is asked the same as"}
-
 
 def tell_step(rollout: Rollout, before: State) -> None:
     """Tell an operator that a rollout has come from the state `before` to the one that it is in, if that is news."""
     version, number = f"version {rollout.to_version}", rollout.from_version
     match rollout.state:
         case State.SHADOWING | State.CANARYING:
-            share = f"{rollout.strategy.share:.0%} of the requests"
-            _tell(rollout, "trial", f"{version} {TRIED[rollout.strategy.kind]} {share}")
+            share = f"{rollout.strategy.share * 100:g}% of the requests"
+            answers = rollout.state is State.CANARYING
+            tried = f"answers {share}" if answers else f"is asked {share} too"
+            _tell(rollout, "trial", f"{version} {tried}")
         case State.COMMITTING:
             if before in TRIALS:
                 by = f", promoted by {rollout.decided_by}" if rollout.decision == "promote" else ""
@@ -33,12 +33,9 @@ def tell_step(rollout: Rollout, before: State) -> None:
 
 def tell_recovery(rollout: Rollout) -> None:
     """Tell an operator what a new controller does with a rollout of an earlier one."""
-    end = "ended" if rollout.state is State.ABORTED else "goes on"
-    _tell(
-        rollout,
-        "recovery",
-        f"the controller restarted, and the change to {rollout.to_version} {end}",
-    )
+    ends = "ends" if rollout.state is State.ABORTED else "goes on"
+    change = f"the change to version {rollout.to_version} {ends}"
+    _tell(rollout, "recovery", f"the controller restarted, and {change}")
 
 
 def _reason(rollout: Rollout) -> str:

@@ -102,12 +102,12 @@ class VLLMEngine:
             max_lora_rank=settings.max_lora_rank,
             given=settings.arguments,
         )
-        tell_phase(logger, "loading the base")
+        tell_phase(logger, "Loading the base")
         with explained():
             llm = AsyncLLM.from_vllm_config(
                 engine_config(args), disable_log_stats=args.disable_log_stats
             )
-            tell_phase(logger, "warming up")
+            tell_phase(logger, "Warming up")
             tokenizer = read_tokenizer(settings.model, settings.revision)
             prober = await Prober.create(llm, settings.kind, tokenizer)
             openai = None

@@ -103,7 +103,7 @@ class EngineDeployment:
         self, settings: EngineSettings, logs: LogSettings, controller: DeploymentHandle
     ) -> None:
         with _told_start(logs, "engine"):
-            tell_phase(logger, "importing vLLM")
+            tell_phase(logger, "Importing vLLM")
             from serve.engine.vllm_engine import VLLMEngine
 
             log_also("vllm")
@@ -272,6 +272,8 @@ def _deployment(shell: type, name: str, replicas: int, **options: Any) -> Any:
         name=name,
         num_replicas=replicas,
         max_ongoing_requests=UNBOUNDED,
+        # Choir logs the requests.
+        logging_config={"enable_access_log": False},
         **{"ray_actor_options": {"num_cpus": 0}, **options},
     )
 

@@ -38,14 +38,13 @@ def serving(
     `folder` takes Ray's temporary files. `look` is called again and again meanwhile, and may raise. `phase` is told how
     far the start has come. `stop` ends the wait for the deployment early. Raises ServerError and BundleError."""
     application = None if settings.address else build_from(settings)  # fails before Ray has started
-    phase("starting Ray")
     with _joined(settings.address) if settings.address else _own(folder):
         application = application or build_from(settings)
         deployed = False
         try:
             stop_on_signals(stop)
             _listen(settings)
-            phase("starting the engines")
+            phase("Starting the engines")
             deployed = _deploy(application, look, stop)
             yield
         finally:

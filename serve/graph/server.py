@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -45,14 +46,12 @@ def run(settings: Settings, folder: Path) -> int:
     check(settings)
     with only_console(settings.logs.folder) as out:
         console = Console(out, settings.replicas)
-        console.say(f"Logs are in {settings.logs.folder}.")
-        if settings.address is None:
-            fast = ray_options.fast_serve(folder)
-            os.environ.update(ray_options.own_cluster() | fast)
-            proxy = "HAProxy" if "RAY_SERVE_ENABLE_HA_PROXY" in fast else "Ray Serve's own proxy"
-            console.say(f"Starting Ray on this machine: token authentication, {proxy} in front.")
+        console.say(f"The logs are in {settings.logs.folder}")
         watch = Watch(console, Events(settings.logs.folder))
-        _serve(settings, folder, console, watch, stop)
+        try:
+            _serve(settings, folder, console, watch, stop)
+        finally:
+            _keep_rays_logs(folder, settings.logs.folder)
     return 0
 
 
@@ -60,7 +59,7 @@ def _serve(
     settings: Settings, folder: Path, console: Console, watch: Watch, stop: threading.Event
 ) -> None:
     with console.starting():
-        console.phase("importing Ray")
+        console.phase(_prepare_ray(settings, folder))
         # Ray reads its options when it is imported.
         from serve.graph.cluster import serving
 
@@ -71,7 +70,26 @@ def _serve(
                 console.ready(f"Choir answers on {url(settings)}")
             while not stop.wait(POLL_SECONDS):
                 watch.look()
+            watch.look()
             console.say("Stopping.")
+
+
+def _prepare_ray(settings: Settings, folder: Path) -> str:
+    """Set the options of a Ray that is started here. Returns what happens next, for the console."""
+    if settings.address is not None:
+        return f"Joining Ray at {settings.address}"
+    fast = ray_options.fast_serve(folder)
+    os.environ.update(ray_options.own_cluster() | fast)
+    proxy = "HAProxy" if "RAY_SERVE_ENABLE_HA_PROXY" in fast else "Ray Serve's own proxy"
+    return f"Starting Ray on this machine: token authentication, {proxy} in front"
+
+
+def _keep_rays_logs(folder: Path, logs: Path) -> None:
+    """Put what Ray and vLLM's processes have written beside the logs, instead of what the last run has left there."""
+    for written in (folder / "ray").glob("session_2*/logs"):
+        shutil.rmtree(logs / "ray", ignore_errors=True)
+        with contextlib.suppress(OSError):  # a full disk must not hide why the server ended
+            shutil.move(written, logs / "ray")
 
 
 def url(settings: Settings) -> str:

@@ -24,6 +24,8 @@ logger = logging.getLogger("choir.gateway")
 REQUEST_ID_HEADER = "x-request-id"
 MODEL_HEADER = "x-choir-model"
 TRACE_HEADERS = ("traceparent", "tracestate")
+PROBES = ("/health", "/ready", "/metrics")
+"""Routes that machines ask all the time: each request to them is a line of the level debug."""
 _SANE_ID = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?")
 _SCOPE_KEY = "choir.exchange"
 
@@ -105,11 +107,11 @@ class Observer:
             _count_and_log(exchange, scope)
 
 
-def log(event: str, request_id: str, **fields: Any) -> None:
+def log(level: int, event: str, request_id: str, **fields: Any) -> None:
     """Log one line of a request. `fields` must never hold a prompt, an answer or a token."""
-    if logger.isEnabledFor(logging.INFO):
+    if logger.isEnabledFor(level):
         named = {"event": event, "request_id": request_id, **fields}
-        logger.info("%s", event, extra=with_fields(named))
+        logger.log(level, "%s", event, extra=with_fields(named))
 
 
 def log_error(request_id: str, error: Exception) -> None:
@@ -143,6 +145,7 @@ def _count_and_log(exchange: Exchange, scope: Scope) -> None:
     track = target.track if target else "stable"
     metrics.request_answered(exchange.ensemble, route, status, track, seconds)
     log(
+        logging.DEBUG if route in PROBES else logging.INFO,
         "request",
         exchange.request_id,
         method=scope["method"],

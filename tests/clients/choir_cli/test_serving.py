@@ -21,7 +21,9 @@ def test_help_names_the_defaults_of_the_settings(choir: Choir) -> None:
 class TestServeAndPack:
     def test_options_become_settings(self, choir: Choir, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[dict[str, Any]] = []
-        monkeypatch.setattr("choir_cli.serving._run", lambda flags, config: seen.append(flags) or 3)
+        monkeypatch.setattr(
+            "choir_cli.serving._run", lambda flags, config, folder: seen.append(flags) or 3
+        )
         ran = choir(
             *("serve", "one", "two", "--port", "9000", "--replicas", "2"),
             *("--adapter-root", "/data", "--engine", '{"max_loras": 8}'),
@@ -49,7 +51,7 @@ class TestServeAndPack:
 
         monkeypatch.setattr("serve.pack.pack", pack)
         monkeypatch.setattr(
-            "choir_cli.serving._run", lambda flags, config: served.append(flags) or 0
+            "choir_cli.serving._run", lambda flags, config, folder: served.append(flags) or 0
         )
         (tmp_path / "labels").write_text("yes\nno\n")
         (tmp_path / "texts.json").write_text('{"yes": " y"}')

@@ -16,9 +16,9 @@ def event(kind: EventKind, message: str, done: int = 0, total: int = 0) -> Event
 
 
 START = [
-    event("phase", "loading the base"),
-    event("phase", "proving adapter", 0, 6),
-    event("phase", "proving adapter", 1, 6),
+    event("phase", "Loading the base"),
+    event("phase", "Proving adapter", 0, 6),
+    event("phase", "Proving adapter", 1, 6),
     event("started", "engine-0 is ready after 31 s."),
 ]
 
@@ -27,13 +27,13 @@ def test_in_a_pipe_each_phase_is_a_line() -> None:
     out = io.StringIO()
     console = Console(out, engines=1)
     with console.starting():
-        console.phase("starting Ray")
+        console.phase("Starting Ray")
         console.show(START)
         console.ready("Choir answers on http://127.0.0.1:8000")
     assert out.getvalue().splitlines() == [
-        "starting Ray",
-        "loading the base",
-        "proving adapter 1 of 6",
+        "Starting Ray",
+        "Loading the base",
+        "Proving adapter 1 of 6",
         "Choir answers on http://127.0.0.1:8000",
     ]
 
@@ -41,7 +41,7 @@ def test_in_a_pipe_each_phase_is_a_line() -> None:
 def test_with_several_engines_each_phase_names_its_own() -> None:
     out = io.StringIO()
     Console(out, engines=2).show(START[:1])
-    assert out.getvalue() == "engine-0: loading the base\n"
+    assert out.getvalue() == "engine-0: Loading the base\n"
 
 
 def test_on_a_terminal_a_bar_shows_how_far_it_is() -> None:
@@ -51,7 +51,7 @@ def test_on_a_terminal_a_bar_shows_how_far_it_is() -> None:
     with console.starting():
         console.show(START[:3])
         console._bar.refresh()
-        assert "proving adapter 2 of 6" in out.getvalue()
+        assert "Proving adapter 2 of 6" in out.getvalue()
     task = console._bar.tasks[0]
     assert (task.completed, task.total) == (1, 6)
 
@@ -60,7 +60,7 @@ def test_once_it_answers_lines_have_their_time_and_starts_are_told_too() -> None
     out = io.StringIO()
     console = Console(out, engines=1)
     console.ready("Choir answers.")
-    console.show([event("swap", "[a] is live."), event("phase", "warming up"), START[3]])
+    console.show([event("swap", "[a] is live."), event("phase", "Warming up"), START[3]])
     _, swapped, started = out.getvalue().splitlines()
     assert swapped.startswith("2026-01-01 ")
     assert swapped.endswith("[a] is live.")

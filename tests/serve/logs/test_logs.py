@@ -93,14 +93,14 @@ def test_events_are_told_whatever_the_level_and_the_form_of_the_log(
     open_log(LogSettings(tmp_path, "error", form), "engine-0")
     events = Events(tmp_path)
     tell(logger, "swap", "intents: version 2 is live.", actor="ann")
-    tell_phase(logger, "proving adapter", 1, 6)
+    tell_phase(logger, "Proving adapter", 1, 6)
     logger.info("not an event")
     logger.error("It broke.")
     logger.error("%s", "error", extra=with_fields({"event": "error", "request_id": "r"}))
     found = [(each.event, each.message, each.done, each.total) for each in events.new()]
     assert found == [
         ("swap", "intents: version 2 is live.", 0, 0),
-        ("phase", "proving adapter", 1, 6),
+        ("phase", "Proving adapter", 1, 6),
         ("fault", "It broke.", 0, 0),
     ]
     assert not list(events.new())
