@@ -19,11 +19,12 @@ RAYS_ROUTES = "/-/routes"
 """The route by which Ray lists the applications that it serves."""
 
 
-def fast_serve(run_folder: Path) -> dict[str, str]:
+def fast_serve(folder: Path) -> dict[str, str]:
     """Ray Serve's own fast paths: no thread of its own for user code and router, gRPC between replicas, and HAProxy in
     front instead of the Python proxy (which `CHOIR_HAPROXY=0` brings back).
 
-    HAProxy's files lie in `run_folder`, which belongs to this server alone, so that several can run on one machine."""
+    HAProxy's files lie in `folder`, which belongs to this server alone, so that several can run on one machine. Ray
+    adds a folder with a name of 56 characters, and paths of sockets must be short."""
     options = INGRESS | {
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
@@ -36,9 +37,6 @@ def fast_serve(run_folder: Path) -> dict[str, str]:
     }
     if os.environ.get("CHOIR_HAPROXY", "1") == "0":
         return options
-    # Ray adds a folder with a name of 56 characters, and paths of sockets must be short.
-    folder = run_folder / "h"
-    folder.mkdir(mode=0o700)
     return options | {
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(_haproxy(folder / "start")),
         "RAY_SERVE_ENABLE_HA_PROXY": "1",

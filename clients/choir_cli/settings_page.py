@@ -55,7 +55,7 @@ _OTHERS = """
 | `CHOIR_DEBUG` | `1` shows a trace instead of one sentence when a command fails. |
 | `OMP_NUM_THREADS` | Threads of an engine on the CPU; by default the cores less one, shared among the engines. |
 | `VLLM_LOGGING_LEVEL` | Least level of vLLM's lines in the log of an engine; `WARNING` by default. |
-| `TMPDIR` | Where the folder of temporary files of a run is made; `/tmp` if the path is longer than 12 characters. |
+| `TMPDIR` | Where the folder of temporary files of a run is made; `/tmp` if the path is longer than 14 characters. |
 """
 
 _PLAIN = {

@@ -13,8 +13,8 @@ import psutil
 PREFIX = "choir-run-"
 LOCK = "lock"
 """A file that the run holds locked, so that the next start sees whether the run still lives."""
-LONGEST_PARENT = 12
-"""Characters. HAProxy takes paths of sockets of at most 97 bytes, and has 85 behind the parent; Ray takes 107."""
+LONGEST_PARENT = 14
+"""Characters. HAProxy takes paths of sockets of at most 97 bytes, and has 83 behind the parent; Ray takes 107."""
 ENDING_SECONDS = 1.0
 """How long processes have to end by themselves."""
 
