@@ -20,6 +20,8 @@ from serve.logs.lines import without_colour
 
 ASIDE = "driver.log"
 """The file for what libraries write, in the folder of the logs."""
+ENGINE = "engine-"
+"""How the names of engines' processes begin."""
 STEP_SECONDS = 2.0
 """In a pipe, steps of one phase of one process are shown at most this often."""
 
@@ -62,7 +64,7 @@ class Console:
         self.say(line)
 
     def show(self, events: Iterable[Event]) -> None:
-        """Write what happened: phases only until the server is ready, everything else with its time afterwards."""
+        """Write what happened: until the server is ready how engines start, and afterwards everything with its time."""
         for event in events:
             if event.event == "phase":
                 if not self._ready:
@@ -70,7 +72,7 @@ class Console:
             elif self._ready:
                 at = datetime.fromisoformat(event.time).astimezone()
                 self.say(f"{at:%Y-%m-%d %H:%M:%S} {event.message}")
-            elif event.event not in ("started", "start_failed"):
+            elif event.event != "start_failed" and event.process.startswith(ENGINE):
                 self.say(event.message)
 
     def phase(self, message: str, process: str = "", done: int = 0, total: int = 0) -> None:

@@ -42,7 +42,8 @@ def sweep(parent: Path) -> None:
     """Remove what runs that were killed have left: their processes, and their folders in `parent`."""
     for folder in parent.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):  # another user's, or gone already
-            if folder.stat().st_uid == os.getuid() and not _lives(folder):
+            ours = folder.lstat().st_uid == os.getuid() and not folder.is_symlink()
+            if ours and not _lives(folder):
                 end_processes(_processes_of(folder))
                 shutil.rmtree(folder, ignore_errors=True)
 

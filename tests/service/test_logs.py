@@ -14,13 +14,14 @@ from tests.service.test_trials import start, until_state
 pytestmark = pytest.mark.engine
 
 ON_THE_CONSOLE = (
+    "is ready after",
     "is live, instead of",
     "is live again",
     "answers N%",
     "is asked N%",
     "has not passed its trial",
 )
-IN_THE_FILES = (*ON_THE_CONSOLE, "is ready after", "copied N MB", "has drained")
+IN_THE_FILES = (*ON_THE_CONSOLE, "copied N MB", "has drained")
 ELSEWHERE = {
     "does not go live": "tests/serve/control/test_news.py",
     "has passed its trial": "tests/serve/control/test_news.py",

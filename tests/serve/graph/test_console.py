@@ -34,6 +34,7 @@ def test_in_a_pipe_each_phase_is_a_line() -> None:
         "Starting Ray",
         "Loading the base",
         "Proving adapter 1 of 6",
+        "engine-0 is ready after 31 s.",
         "Choir answers on http://127.0.0.1:8000",
     ]
 
