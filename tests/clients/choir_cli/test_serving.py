@@ -27,6 +27,7 @@ class TestServeAndPack:
         ran = choir(
             *("serve", "one", "two", "--port", "9000", "--replicas", "2"),
             *("--adapter-root", "/data", "--engine", '{"max_loras": 8}'),
+            *("--log-level", "warning", "--log-format", "text", "--log-dir", "/logs"),
         )
         assert ran.status == 3
         assert seen == [
@@ -36,6 +37,9 @@ class TestServeAndPack:
                 "replicas": 2,
                 "adapter_roots": [Path("/data")],
                 "engine": {"max_loras": 8},
+                "log_level": "warning",
+                "log_format": "text",
+                "log_dir": Path("/logs"),
             }
         ]
 

@@ -19,7 +19,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("preflight")
     base = causal_base(root / "base")
     made = Bundle.create(root / "bundle", BaseSpec(path=str(base)))
-    member = {"name": "a", "adapters": [made.add_adapter("a", lora(base, root / "a"))]}
+    member = {
+        "name": "a",
+        "adapters": [made.add_adapter("a", lora(base, root / "a", seed=1, rank=8))],
+    }
     made.write_ensemble(ensemble().model_validate(ensemble().model_dump() | {"members": [member]}))
     return made.path
 
