@@ -4,19 +4,25 @@ from collections.abc import Iterable
 
 from ray import serve as ray_serve
 
-from serve.graph.app import APPLICATION
+from serve.graph.app import APPLICATION, CONTROLLER
+from serve.graph.ray_links import GONE
 from serve.protocol.views import EnsembleView
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 """The server that commands ask without `--url`."""
+ASK_SECONDS = 10.0
 
 
 def start_notes(url: str) -> str:
-    """Return what the operator of the server at `url` should know once it answers; empty if there is nothing.
+    """Return what the operator of the server at `url` should know once it answers; empty if there is nothing, or if the
+    controller cannot be asked: `choir status` says it too.
 
     Needs a running graph."""
-    controller = ray_serve.get_deployment_handle("Controller", APPLICATION)
-    return notes(controller.ensembles.remote().result(), url)
+    controller = ray_serve.get_deployment_handle(CONTROLLER, APPLICATION)
+    try:
+        return notes(controller.ensembles.remote().result(timeout_s=ASK_SECONDS), url)
+    except (*GONE, TimeoutError):
+        return ""
 
 
 def notes(ensembles: Iterable[EnsembleView], url: str) -> str:

@@ -4,16 +4,18 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
 SERVER = """
 import http.client, json, os
+from pathlib import Path
 from serve import ray_options
 
-os.environ.update(ray_options.own_cluster() | ray_options.fast_serve())
+folder = Path(os.environ["FOLDER"])
+os.environ.update(ray_options.own_cluster() | ray_options.fast_serve(folder))
 
-from pathlib import Path
 from fastapi import FastAPI
 from ray import serve as ray_serve
 from starlette.responses import StreamingResponse
@@ -51,7 +53,7 @@ class Gateway:
 
 port = ray_options.free_port()
 seen = []
-with _own():
+with _own(folder):
     _listen(Settings.model_validate({"bundles": [Path("bundle")], "port": port}))
     ray_serve.run(Gateway.bind(), name="choir", route_prefix="/")
     for path, given in json.loads(os.environ["ASKED"]):
@@ -79,14 +81,16 @@ ASKED: list[tuple[str, str | None, int]] = [
 @pytest.mark.parametrize("haproxy", ["1", "0"], ids=["HAProxy", "Ray's proxy"])
 def test_an_answer_has_one_request_id(haproxy: str) -> None:
     asked = json.dumps([each[:2] for each in ASKED])
-    done = subprocess.run(
-        [sys.executable, "-c", SERVER],
-        env={**os.environ, "CHOIR_HAPROXY": haproxy, "ASKED": asked},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    # Not below pytest's own folder: the path of a socket has at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="choir-") as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", SERVER],
+            env={**os.environ, "CHOIR_HAPROXY": haproxy, "ASKED": asked, "FOLDER": folder},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout.rpartition("SEEN")[2])
     assert [status for status, _ in seen] == [status for _, _, status in ASKED]
