@@ -20,7 +20,8 @@ class Guard:
     def __init__(self, settings: Settings) -> None:
         self._tokens = settings.sealed().tokens
         self._administered = any(token.role == "admin" for token in self._tokens)
-        self._closed = any(token.role != "admin" for token in self._tokens)
+        self.closed = any(token.role != "admin" for token in self._tokens)
+        """Whether routes that read need a token."""
         self._rate = RateLimit(settings.max_requests_per_minute)
         self._loopback = settings.loopback
         self._allowed_hosts = {host.lower() for host in settings.allowed_hosts}
@@ -30,11 +31,11 @@ class Guard:
         """Admit a request that reads. It needs a token only if the server has tokens other than an admin's.
 
         Raises RefusedError (401, 403 or 429)."""
-        self._admit(request, "read", needed=self._closed)
+        self._admit(request, "read", needed=self.closed)
 
     async def inference(self, request: Request) -> None:
         """Admit an inference request: as `reading`, but the token needs the role `predict`."""
-        self._admit(request, "predict", needed=self._closed)
+        self._admit(request, "predict", needed=self.closed)
 
     async def admin(self, request: Request) -> None:
         """Admit a request that changes a version.
