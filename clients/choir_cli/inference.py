@@ -23,6 +23,7 @@ from choir_client import (
     RegressionMember,
 )
 from serve.terminal.sheet import Column, Sheet, number
+from serve.terminal.words import counted
 
 
 def predict(
@@ -54,7 +55,7 @@ def predict(
         raise UsageError("There is no text: give it as an argument, or one on each line of stdin.")
     if pair and len(pair) != len(texts):
         raise UsageError(
-            f"There are {len(texts)} texts but {len(pair)} --pair: give one for each text."
+            f"For {counted(len(texts), 'text')} there must be as many --pair, not {len(pair)}: give one for each."
         )
     inputs: list[Input] = [*texts]
     if pair:
