@@ -52,11 +52,16 @@ def _flag(field: "re.Match[str]") -> str:
     return "--" + field[1].replace("_", "-").replace("auto-promote", "no-auto-promote")
 
 
+def complain(error: Exception) -> None:
+    """Print what went wrong on stderr."""
+    Screen(stderr=True).say(f"choir: {sentence(error)}")
+
+
 def fail(error: Exception) -> NoReturn:
     """Print what went wrong and exit: with status 2 if the command line is wrong, else with 1."""
     if os.environ.get("CHOIR_DEBUG"):
         raise error
-    typer.echo(f"choir: {sentence(error)}", err=True)
+    complain(error)
     sys.exit(2 if isinstance(error, UsageError) else 1)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from choir_cli.connection import ModelName, Token, Url, only_ensemble
-from choir_cli.console import UsageError, out, show_json, table
+from choir_cli.console import UsageError, complain, out, show_json, table
 from choir_client import (
     Choir,
     ChoirError,
@@ -141,18 +141,21 @@ def chat(
             except ChoirError as error:
                 # One refused turn, such as one that is too long, does not end the conversation.
                 messages.pop()
-                typer.echo(f"choir: {error}", err=True)
+                complain(error)
                 continue
             typer.echo()
             messages.append({"role": "assistant", "content": answer})
 
 
 def _lines(prompt: str) -> Iterator[str]:
+    """Yields what is typed, line by line. Only a terminal shows the prompt."""
+    typed = sys.stdin.isatty()
     while True:
         try:
-            line = input(prompt).strip()
+            line = input(prompt if typed else "").strip()
         except EOFError:
-            typer.echo()
+            if typed:
+                typer.echo()
             return
         if not line:
             return

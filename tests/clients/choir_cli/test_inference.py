@@ -1,5 +1,6 @@
 """`choir predict` and `choir chat`: what they send and print."""
 
+import io
 import json
 
 import pytest
@@ -142,3 +143,12 @@ class TestChat:
         ran = choir("chat", "--model", "replies")
         assert ran.err == "choir: too long\n" * 2
         assert len(local_server.bodies[1]["messages"]) == 1
+
+    def test_a_pipe_gets_the_answers_alone(
+        self, choir: Choir, local_server: LocalServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chunk = {"model": "replies@1", "choices": [{"delta": {"content": "Hello."}}]}
+        stream = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n"
+        local_server.answers["POST /v1/chat/completions"] = (200, stream)
+        monkeypatch.setattr("sys.stdin", io.StringIO("hi\nand now?\n"))
+        assert choir("chat", "--model", "replies").out == "Hello.\nHello.\n"
