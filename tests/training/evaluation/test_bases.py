@@ -223,7 +223,9 @@ def test_the_rows_of_a_recipe_are_those_that_prepare_makes(
     made = {
         split: [
             (row["text"], row["label"])
-            for row in map(json.loads, (tmp_path / "prepared" / f"{split}.jsonl").open())
+            for row in map(
+                json.loads, (tmp_path / "prepared" / f"{split}.jsonl").read_text().splitlines()
+            )
         ]
         for split in ("train", "validation", "test")
     }
