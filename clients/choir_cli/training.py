@@ -26,6 +26,10 @@ def train(
     ] = None,
 ) -> None:
     """Run a recipe: train the members, fit the fusion and write a bundle."""
+    from training.recipe import load_recipe
+
+    # A wrong key is said before the imports of torch and others, which take seconds.
+    load_recipe(recipe)
     from training.parallel.options import Parallel
     from training.pipeline import train as run
 
@@ -44,6 +48,10 @@ def evaluate(
     json: Annotated[Path | None, typer.Option(help="Also write the figures to this file.")] = None,
 ) -> None:
     """Compare each member and each fusion method on the test rows."""
+    from serve.bundle import Bundle
+
+    # A wrong folder or name is said before the imports of torch and others, which take seconds.
+    Bundle.open(bundle).ensemble(ensemble)
     from training.evaluation.evaluation import evaluate_bundle
 
     evaluate_bundle(bundle, ensemble, data, json)

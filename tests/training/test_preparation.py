@@ -189,7 +189,7 @@ def test_leaks_leave_training_and_never_the_test_rows(
     assert [left.reason for left in prepared.ledger.left] == ["it has the text of test.csv:2"]
     assert prepared.splits.test is not None
     assert len(prepared.splits.test) == 12
-    with pytest.raises(RecipeError, match=r"1 train rows leak: of train\.csv:62"):
+    with pytest.raises(RecipeError, match=r"1 train row leaks: of train\.csv:62"):
         prepare(recipe(tmp_path, clean={"leakage": "fail"}), tmp_path / "work")
 
 

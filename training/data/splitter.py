@@ -6,6 +6,7 @@ from functools import partial
 
 from datasets import Dataset
 
+from serve.terminal.words import counted
 from training.data.cleaning.clean import Columns, leaked
 from training.data.cleaning.families import families, numbered
 from training.data.ledger import QUARANTINE, Ledger
@@ -87,7 +88,9 @@ class Splitter:
         self._ledger.overlaps.append(Overlap(split, other, count, leave, self._similarity))
         if count and self._policy == "fail":
             first = outcome.left[0]
-            raise RecipeError(f"{count} {split} rows leak: of {first.origin}, {first.reason}")
+            raise RecipeError(
+                f"{counted(count, f'{split} row leaks', f'{split} rows leak')}: of {first.origin}, {first.reason}"
+            )
         if leave:
             return self._ledger.take("leakage", split, len(rows), outcome)
         if count:
