@@ -6,6 +6,7 @@ to the database before others see it. Requests to models do not pass through her
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic
@@ -24,12 +25,15 @@ from serve.control.startup import ControllerOptions, Opened
 from serve.control.threads import Threads
 from serve.control.views import ensemble_view, rollout_view, version_view
 from serve.errors import Refusal, RefusedError
+from serve.logs.events import tell
 from serve.metrics import Family, MetricsBoard
 from serve.protocol.audit import AuditEntry
 from serve.protocol.messages import Desired, StatusReport
 from serve.protocol.requests import Decision, SwapRequest
 from serve.protocol.strategy import IMMEDIATE
 from serve.protocol.views import EnsembleView, RolloutView
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -63,6 +67,7 @@ class Controller:
         )
         # By then, every participant with a lease of an earlier controller has reported again or lost the lease.
         self._settled_at = monotonic() + (self._lease if incarnation > 1 else 0)
+        self._stopping = False
         self._driver = Driver(
             self._catalog,
             self._database,
@@ -95,6 +100,15 @@ class Controller:
         for name, version in self._catalog.active().items():
             metrics.version_active(name, version)
         self._housekeeping = asyncio.create_task(self._keep_house())
+
+    async def shut_down(self) -> None:
+        """Have every gateway finish what it has begun and leave, and then end all work. Returns when that is done."""
+        self._stopping = True
+        self._catalog.assignments.touch()
+        while self._participants.live("gateway"):
+            self._changes.ring()
+            await self._changes.wait(None)
+        await self.stop()
 
     async def stop(self) -> None:
         """End all work. The next controller goes on with it from the database."""
@@ -129,6 +143,7 @@ class Controller:
             lease_seconds=self._lease,
             versions=self._catalog.assigned(),
             ready_engines=self._ready_engines,
+            stopping=self._stopping,
         )
 
     def _round_seconds(self, report: StatusReport) -> float:
@@ -269,8 +284,10 @@ class Controller:
         """Update the assignments after reports and leases that ran out, and wake waiting tasks if they changed."""
         assignments = self._catalog.assignments
         before = assignments.revision
+        names = {each.report.participant: each.name for each in self._participants.live()}
         for participant in self._participants.expire(at):
             self._board.retire(participant)
+            tell(logger, "lost", f"{names[participant]} is silent: its lease has run out.")
         if at >= self._settled_at:
             seen = self._participants.seen_by_gateways()
             assignments.seen_by_gateways(before if seen is None else seen)

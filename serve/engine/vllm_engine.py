@@ -52,6 +52,7 @@ from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args, e
 from serve.errors import Refusal
 from serve.fusion.errors import FusionError, OutputError
 from serve.fusion.fuse import Fusion
+from serve.logs.events import tell_phase
 from serve.manifest import Ensemble, Member
 from serve.servable import unserved_ensemble
 from serve.together import together
@@ -101,10 +102,12 @@ class VLLMEngine:
             max_lora_rank=settings.max_lora_rank,
             given=settings.arguments,
         )
+        tell_phase(logger, "Loading the base")
         with explained():
             llm = AsyncLLM.from_vllm_config(
                 engine_config(args), disable_log_stats=args.disable_log_stats
             )
+            tell_phase(logger, "Warming up")
             tokenizer = read_tokenizer(settings.model, settings.revision)
             prober = await Prober.create(llm, settings.kind, tokenizer)
             openai = None
