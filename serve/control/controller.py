@@ -14,10 +14,12 @@ from typing import TypeVar
 
 from serve import metrics
 from serve.control.acceptance import Acceptance, Change, refusal_of, unknown_rollout
+from serve.control.admission.difference import NotServed
 from serve.control.catalog import Catalog, version_of
 from serve.control.changes import Changes
 from serve.control.database.connection import DatabaseError
 from serve.control.driver import Driver, not_open
+from serve.control.origins import asked_uris
 from serve.control.participants import Participants
 from serve.control.records import EnsembleRecord
 from serve.control.rollout.state import Rollout, State
@@ -53,7 +55,7 @@ class Controller:
         self._database = opened.database
         self._admission = opened.admission
         self._capacity = opened.capacity
-        self._differences = opened.imported.differences
+        self._imported = opened.imported
         self._threads = threads
         self._lease = options.lease_seconds
         self._board = MetricsBoard()
@@ -163,6 +165,7 @@ class Controller:
             actor,
             "check" if request.members is None else "fetch",
             lambda record: self._admission.candidate(record, request, actor),
+            asked_uris(request),
         )
         return await self._roll_out(change, wait)
 
@@ -325,6 +328,12 @@ class Controller:
             record,
             versions,
             self._view(rollout) if rollout else None,
-            self._differences[record.name],
+            self._imported.differences[record.name],
+            self._not_served(record),
             pinned=not self._capacity.on_demand(record.name),
         )
+
+    def _not_served(self, record: EnsembleRecord) -> NotServed | None:
+        """What this start has brought and is not served; None once somebody has changed what is active."""
+        found = self._imported.not_served.get(record.name)
+        return found if found is not None and found.active == record.active else None
