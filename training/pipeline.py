@@ -30,6 +30,7 @@ from training.evaluation.stage_gains import StageGains
 from training.evaluation.stored_predictions import ValidationRun
 from training.evaluation.tables import MAIN, show
 from training.execution.executor import Executor, SequentialExecutor
+from training.execution.held_rows import keep_held
 from training.execution.progress_table import ProgressTable
 from training.execution.run import Run
 from training.manifest import draft
@@ -45,7 +46,7 @@ from training.recipe import (
     load_recipe,
 )
 from training.search import Found, Searches, Study, all_found, demand_method
-from training.stages.base import base_spec
+from training.stages.base import base_spec, finished_base
 
 
 def train(
@@ -119,11 +120,14 @@ class Pipeline:
         recipe, run, splits = self._recipe, self._run, self._splits
         labels = {ensemble.name: self._labels(ensemble) for ensemble in recipe.ensembles}
         stage_gains = StageGains(recipe, run, splits)
-        base = BaseStages(recipe, run, splits, labels, stage_gains).make(self._out / "base")
-        run.finish("data", self._digest)
-        if not (self._out / "bundle.json").exists():
-            Bundle.create(self._out, base_spec(recipe.base, base, self._out / "base"))
-        bundle = Bundle.open(self._out)
+        if (self._out / "bundle.json").exists():
+            bundle = Bundle.open(self._out)
+            base = finished_base(recipe.base, recipe.name, bundle)
+        else:
+            base = BaseStages(recipe, run, splits, labels, stage_gains).make(self._out / "base")
+            run.finish("data", self._digest)
+            bundle = Bundle.create(self._out, base_spec(recipe.base, base, self._out / "base"))
+        keep_held(run.folder, splits)
         workers = self._executor.workers(splits.train, [base.folder, *_teachers(recipe)])
         recipe = Searches(recipe, run, base, labels, self._tuned).chosen()
         fused: dict[str, Future[None]] = {each.name: Future() for each in recipe.ensembles}

@@ -102,7 +102,7 @@ def show(report: EvaluationReport, console: Console) -> None:
 
 def figure(row: Row, name: str) -> str:
     """Return a figure of the row as text; empty if the row lacks it."""
-    return _number(row.scores[name], name) if name in row.scores else ""
+    return number(row.scores[name], name) if name in row.scores else ""
 
 
 def interval(row: Row, name: str) -> str:
@@ -110,18 +110,19 @@ def interval(row: Row, name: str) -> str:
     if name not in row.intervals:
         return ""
     low, high = row.intervals[name]
-    return f"[{_number(low, name)}, {_number(high, name)}]"
+    return f"[{number(low, name)}, {number(high, name)}]"
 
 
 def report_lines(report: EvaluationReport) -> list[str]:
     """Return the differences in sentences, and the signatures of the metrics."""
     differences = [
-        f"{gap.name} over the {gap.over}: {_number(gap.value, gap.metric, '+')} {HEADINGS[gap.metric]}, 95% of "
-        f"resamples in [{_number(gap.low, gap.metric, '+')}, {_number(gap.high, gap.metric, '+')}], p = {gap.p:.3f}"
+        f"{gap.name} over the {gap.over}: {number(gap.value, gap.metric, '+')} {HEADINGS[gap.metric]}, 95% of "
+        f"resamples in [{number(gap.low, gap.metric, '+')}, {number(gap.high, gap.metric, '+')}], p = {gap.p:.3f}"
         for gap in report.differences
     ]
     return differences + [f"{HEADINGS[name]}: {said}" for name, said in report.signatures.items()]
 
 
-def _number(value: float, name: str, sign: str = "") -> str:
+def number(value: float, name: str, sign: str = "") -> str:
+    """Return the figure called `name` as text: four decimals, or two of a percentage."""
     return f"{value:{sign}.{2 if name in PERCENT else 4}f}"
