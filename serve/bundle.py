@@ -24,7 +24,7 @@ from serve.adapter import (
 from serve.base.folder import BaseError, BaseKind, BaseShapes, check_served, kind_of, read_config
 from serve.digest import DigestError, folder_digest
 from serve.errors import UserError
-from serve.files import write_atomically
+from serve.files import no_folder, write_atomically
 from serve.fusion.errors import FusionError
 from serve.fusion.fitting.stored_scores import FOLDER, ValidationScores
 from serve.fusion.fuse import Fusion
@@ -78,7 +78,8 @@ class Bundle:
         folder = Path(path)
         file = folder / "bundle.json"
         if not file.is_file():
-            raise BundleError(f"{folder} is not a bundle: it has no bundle.json.")
+            lacking = f"{folder} is not a bundle: it has no bundle.json."
+            raise BundleError(lacking if folder.is_dir() else no_folder(folder, folder))
         try:
             return cls(folder.resolve(), BundleInfo.model_validate_json(file.read_bytes()))
         except ValidationError as error:

@@ -6,13 +6,13 @@ import sys
 from typing import Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from choir_client import ChoirError
 from serve.errors import UserError
+from serve.terminal.screen import Screen
+from serve.terminal.sheet import Column, Sheet
 
-out = Console()
+out = Screen()
 
 
 class UsageError(UserError):
@@ -44,8 +44,9 @@ def show_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def table(title: str | None, *columns: str) -> Table:
-    """Return an empty table in the command's style."""
-    return Table(
-        *columns, title=title, title_justify="left", title_style="bold", header_style="dim"
-    )
+def table(title: str | None, *columns: str | Column) -> Sheet:
+    """Return an empty table. A column given by its heading alone wraps by word.
+
+    `number("rows")` and `whole("at")` of `serve.terminal.sheet` make columns that never wrap.
+    """
+    return Sheet(title, [Column(each) if isinstance(each, str) else each for each in columns])

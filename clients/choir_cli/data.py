@@ -11,7 +11,7 @@ from choir_cli.parsing import read_labels
 
 if TYPE_CHECKING:
     from training.data.annotation.review import Decision
-    from training.data.steps import Suspect
+    from training.data.suspect import Suspect
 
 HELP = (
     "Enter: take the suggestion; a number or a label: take that label; -: do not use the text; "
@@ -40,6 +40,10 @@ def bases(
     """Compare base models on labelled rows and recommend one."""
     if "{text}" not in template:
         raise UsageError("--template must contain {text}.")
+    from training.evaluation.candidates import check_candidates
+
+    # A wrong name is said before the imports of torch and others, which take seconds.
+    check_candidates(candidates)
     from training.evaluation.bases import compare_bases, table
     from training.progress import quiet_libraries
 
@@ -62,6 +66,10 @@ def prepare(
     target: Annotated[Path, typer.Option("--out", help="The folder to write to.")],
 ) -> None:
     """Run only the data steps of a recipe. Writes the three splits, and the rows that were put aside."""
+    from training.recipe import load_recipe
+
+    # A wrong key is said before the imports of torch and others, which take seconds.
+    load_recipe(recipe)
     from training.preparation import write_splits
     from training.progress import quiet_libraries
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from choir_cli.console import UsageError
+from choir_cli.console import UsageError, out
 
 
 def train(
@@ -58,17 +58,23 @@ def train(
             raise UsageError(
                 "--member trains one member into the bundle of --into; leave out --out, --parallel and --ray-address."
             )
-        _retrain(recipe, member, into, data, ensemble, resume=resume)
-        return
-    if target is None:
+    elif target is None:
         raise UsageError(
             "Say where the bundle goes with --out BUNDLE, or which member to train anew with --member NAME --into "
             "BUNDLE."
         )
-    if data is not None or ensemble is not None:
+    elif data is not None or ensemble is not None:
         raise UsageError(
             "--data and --ensemble are for --member; a bundle is trained on the rows that its recipe names."
         )
+    from training.recipe import load_recipe
+
+    # A wrong key is said before the imports of torch and others, which take seconds.
+    load_recipe(recipe)
+    if member is not None and into is not None:
+        _retrain(recipe, member, into, data, ensemble, resume=resume)
+        return
+    assert target is not None, "checked above"
     from training.parallel.options import Parallel
     from training.pipeline import train as run
 
@@ -82,10 +88,16 @@ def _retrain(
 
     found = retrain(recipe, member, into, data, ensemble, resume=resume)
     for figure in found.figures:
-        typer.echo(figure.line())
+        out.say(figure.line())
     for folder in found.folders:
-        typer.echo(f"adapter: {folder}")
-    typer.echo(f"serve it: {found.swap}")
+        out.verbatim(f"adapter: {folder}")
+    if found.unchanged:
+        out.say(
+            f"It is the adapter that {found.member} has already: the same rows and recipe give the same. Change its "
+            "seed or another key, or give newer rows with --data FILE."
+        )
+        return
+    out.verbatim(f"serve it: {found.swap}")
 
 
 def evaluate(
@@ -98,6 +110,10 @@ def evaluate(
     json: Annotated[Path | None, typer.Option(help="Also write the figures to this file.")] = None,
 ) -> None:
     """Compare each member and each fusion method on the test rows."""
+    from serve.bundle import Bundle
+
+    # A wrong folder or name is said before the imports of torch and others, which take seconds.
+    Bundle.open(bundle).ensemble(ensemble)
     from training.evaluation.evaluation import evaluate_bundle
 
     evaluate_bundle(bundle, ensemble, data, json)

@@ -14,7 +14,8 @@ from rich.table import Table
 
 from serve.files import write_atomically
 from training.data.annotation.review import write_queue
-from training.data.steps import Count, Left, Outcome, Overlap, Suspect
+from training.data.steps import Count, Left, Outcome, Overlap
+from training.data.suspect import Suspect
 
 QUARANTINE, REVIEW, COUNTS = "quarantine.jsonl", "review.jsonl", "counts.json"
 

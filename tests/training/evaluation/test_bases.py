@@ -144,7 +144,7 @@ def test_the_command_prints_a_table_or_json(encoder_base: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("candidates", "content", "message"),
     [
-        (["nowhere"], None, "nowhere is not a folder; a candidate is a model folder, gt-all"),
+        (["nowhere"], None, "There is no folder nowhere. A candidate is a model folder, gt-all"),
         (["org/model@abc"], None, "cannot get org/model@abc from the hub or its local cache"),
         (["{folder}"], None, "no readable config.json"),
         (["{encoder}", "{encoder}"], None, "a candidate is named twice"),

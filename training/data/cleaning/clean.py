@@ -14,7 +14,8 @@ from training.data.cleaning.duplicates import (
     near_duplicates,
 )
 from training.data.cleaning.label_errors import suspected_label_errors
-from training.data.steps import ORIGIN, Outcome, Suspect, inputs_of, leave
+from training.data.steps import ORIGIN, Outcome, inputs_of, leave
+from training.data.suspect import Suspect
 from training.recipe.clean import CleanRecipe
 
 Check = Callable[[Dataset], Outcome]
