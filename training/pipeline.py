@@ -11,6 +11,7 @@ from serve.fusion.fitting.fit import fit_fusion
 from serve.fusion.fitting.note import FIGURES, noted
 from serve.fusion.fuse import Fusion
 from serve.manifest import Ensemble
+from serve.terminal.screen import Screen
 from training.base_stages import BaseStages
 from training.data.splits import Splits
 from training.data.targets import known_labels, targets, unknown_label
@@ -28,7 +29,7 @@ from training.evaluation.report import write_report
 from training.evaluation.scores import EvaluationReport
 from training.evaluation.stage_gains import StageGains
 from training.evaluation.stored_predictions import ValidationRun
-from training.evaluation.tables import MAIN, show
+from training.evaluation.tables import MAIN
 from training.execution.executor import Executor, SequentialExecutor
 from training.execution.held_rows import keep_held
 from training.execution.progress_table import ProgressTable
@@ -47,6 +48,7 @@ from training.recipe import (
 )
 from training.search import Found, Searches, Study, all_found, demand_method
 from training.stages.base import base_spec, finished_base
+from training.verdict import conclude
 
 
 def train(
@@ -109,7 +111,7 @@ class Pipeline:
 
     def complete(self) -> Bundle:
         """Do all steps that are not done yet, and return the bundle. Raises RecipeError and BundleError."""
-        self._prepared.ledger.show(self._progress_table.console)
+        self._prepared.ledger.show(Screen(stderr=True))
         with self._progress_table:
             bundle, reports = self._made()
         self._report(reports, bundle)
@@ -208,10 +210,7 @@ class Pipeline:
             facts["searches"] = [each.model_dump() for each in searches]
         notes = [each.line() for each in searches]
         write_report(self._out / "report", self._recipe.name, reports, facts, notes)
-        for note in notes:
-            self._progress_table.console.print(note, soft_wrap=True, highlight=False, markup=False)
-        for report in reports:
-            show(report, self._progress_table.console)
+        conclude(Screen(), reports, notes, self._out)
 
     def _labels(self, ensemble: EnsembleRecipe) -> list[str]:
         """Return the ensemble's labels in their order; none for a task without labels.

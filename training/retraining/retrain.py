@@ -9,6 +9,7 @@ from pathlib import Path
 
 from serve.bundle import Bundle
 from serve.manifest import Ensemble, Member
+from serve.terminal.screen import Screen
 from training.data.steps import content_digest
 from training.evaluation.evaluation import Evaluation
 from training.evaluation.scores import EvaluationReport
@@ -61,10 +62,9 @@ def retrain(
     request = understood(recipe_path, member, into, ensemble)
     if not resume:
         shutil.rmtree(request.work, ignore_errors=True)
-    progress_table = ProgressTable()
     rows = rows_of(request, data)
-    rows.ledger.show(progress_table.console)
-    with progress_table:
+    rows.ledger.show(Screen(stderr=True))
+    with ProgressTable() as progress_table:
         return _Retraining(request, rows, progress_table).complete()
 
 
