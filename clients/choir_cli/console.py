@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 import sys
 from typing import Any, NoReturn
 
 import typer
 
-from choir_client import ChoirError
+from choir_client import APIError, ChoirError
 from serve.errors import UserError
 from serve.terminal.screen import Screen
 from serve.terminal.sheet import Column, Sheet
@@ -19,8 +20,24 @@ class UsageError(UserError):
     """The command line is wrong. The message says in one sentence what is, and what to write."""
 
 
+FIELDS = (
+    "allow_stale_fusion",
+    "auto_promote",
+    "expected_version",
+    "max_error_rate",
+    "max_latency_ratio",
+    "max_seconds",
+    "min_agreement",
+    "min_requests",
+)
+"""Fields of the API that `choir swap` takes as flags."""
+
+
 def sentence(error: Exception) -> str:
-    """Return the sentence to print for `error`: its message, if that is written for users."""
+    """Return the sentence to print for `error`: its message, if that is written for users. A field of the API is called
+    by the flag that sets it."""
+    if isinstance(error, APIError):
+        return re.sub(rf"'?\b({'|'.join(FIELDS)})\b'?", _flag, str(error))
     if isinstance(error, UserError | ChoirError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
@@ -29,6 +46,10 @@ def sentence(error: Exception) -> str:
         f"Unexpected error, {type(error).__name__}: {error}; "
         "set CHOIR_DEBUG=1 and run the command again to see where it happened."
     )
+
+
+def _flag(field: "re.Match[str]") -> str:
+    return "--" + field[1].replace("_", "-").replace("auto-promote", "no-auto-promote")
 
 
 def fail(error: Exception) -> NoReturn:

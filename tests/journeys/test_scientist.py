@@ -4,20 +4,28 @@ Only the base is another one, made from nothing, so that it takes seconds."""
 
 import csv
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from rich.cells import cell_len
 
-from tests.journeys.commands import COLUMNS, Ran, Shell, blocks
+from tests.journeys.shell import Said, Shell, commands
 
-PAGE = "training.md"
+PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 BASE = {
     "kind": "encoder",
-    "scratch": {"architecture": "bert", "hidden": 64, "layers": 1, "heads": 2, "vocabulary": 400}
-    | {"context": 64, "epochs": 1},
+    "scratch": {
+        "architecture": "bert",
+        "hidden": 64,
+        "layers": 1,
+        "heads": 2,
+        "vocabulary": 400,
+        "context": 64,
+        "epochs": 1,
+    },
 }
 ASKS = {
     "card": ["my card is lost", "where is the new card", "the card does not work"],
@@ -25,8 +33,13 @@ ASKS = {
     "top_up": ["add money to my account", "the top up failed", "how do i top up"],
 }
 UNUSABLE = [["", "card"], ["what is this", ""]]
-COPIED = ("bundle: ", "report: ", "next: ", "adapter: ", "serve it: ")
-"""Lines with something to copy stay on one line, also on a terminal."""
+Run = Callable[[str], Said]
+
+
+def told(beginning: str) -> str:
+    """Return the page's one command that begins so."""
+    [command] = (each for each in commands(PAGE) if each.startswith(beginning))
+    return command
 
 
 def write(file: Path, count: int, first: int = 0, more: list[list[str]] | None = None) -> None:
@@ -39,86 +52,75 @@ def write(file: Path, count: int, first: int = 0, more: list[list[str]] | None =
         rows.writerows(more or [])
 
 
-def begun(folder: Path, *, terminal: bool) -> tuple[Shell, dict[str, str]]:
-    """Write the page's recipe and the rows; return a shell there, and the page's commands by their name."""
-    recipe, commands, *_ = blocks(PAGE)
-    content: dict[str, Any] = yaml.safe_load(recipe)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(content | {"base": BASE}))
-    write(folder / "train.csv", 298, more=UNUSABLE)
-    by_name = {line.split()[1]: line for line in commands.splitlines()}
-    assert list(by_name) == ["prepare", "train", "evaluate", "serve"]
-    return Shell(folder, terminal), by_name
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    """A folder with the page's recipe, and 300 rows of which two cannot be used."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    content: dict[str, Any] = yaml.safe_load(blocks[0])
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content | {"base": BASE}))
+    write(tmp_path / "train.csv", 298, more=UNUSABLE)
+    return Shell(tmp_path)
 
 
-def well_shown(ran: Ran, terminal: bool) -> None:
-    """On a terminal no line is wider than it, and nothing is cut; in a pipe there is no colour, and no talk of one."""
-    assert ran.status == 0, ran.text
-    assert "…" not in ran.plain
-    assert "bold" not in ran.plain
-    if not terminal:
-        assert "\x1b" not in ran.text
-        return
-    for line in ran.lines:
-        longest = max(map(cell_len, line.split()), default=0)
-        if not line.startswith(COPIED) and longest < COLUMNS:
-            assert cell_len(line) <= COLUMNS, line
+def after(said: Said, start: str) -> str:
+    """Return the rest of the line that begins with `start`: it is on one line, as it is to be copied."""
+    lines = said.text.splitlines()
+    return next(line for line in lines if line.startswith(start)).removeprefix(start)
 
 
-@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
-def test_the_rows_are_looked_at_first(tmp_path: Path, terminal: bool) -> None:
-    shell, commands = begun(tmp_path, terminal=terminal)
-    ran = shell.run(commands["prepare"])
-    well_shown(ran, terminal)
-    words = " ".join(ran.plain.split())
-    assert "2 rows set aside, with reasons, in rows/quarantine.jsonl" in words
-    assert len((tmp_path / "rows" / "quarantine.jsonl").read_text().splitlines()) == 2
+def joined(said: Said) -> str:
+    """The text without line breaks, which are elsewhere on a terminal than in a pipe."""
+    return " ".join(said.text.split())
+
+
+def test_the_rows_are_looked_at_first(shell: Shell) -> None:
+    said = shell.both(told("choir prepare recipe.yaml"))
+    assert said.status == 0
+    assert "2 rows set aside, with reasons, in rows/quarantine.jsonl" in joined(said)
+    assert len((shell.folder / "rows" / "quarantine.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_wrong_member_or_bundle_is_said_in_one_sentence(shell: Shell) -> None:
+    for line, words in (
+        ("choir train recipe.yaml --member a --into bundle", "there is no folder bundle;"),
+        ("choir train recipe.yaml --member aa --into .", "has no member 'aa' (did you mean a?)"),
+        ("choir train recipe.yaml", "--out BUNDLE"),
+    ):
+        said = shell.pipe(line)
+        assert said.status != 0
+        [only] = said.text.strip().splitlines()
+        assert only.startswith("choir: ")
+        assert words in only
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
-def test_from_a_csv_to_a_retrained_member(tmp_path: Path, terminal: bool) -> None:
-    shell, commands = begun(tmp_path, terminal=terminal)
-    trained = shell.run(commands["train"])
-    well_shown(trained, terminal)
-    report = json.loads((tmp_path / "bundle" / "report" / "metrics.json").read_text())
+@pytest.mark.parametrize("where", ["terminal", "pipe"])
+def test_from_a_csv_to_a_retrained_member(shell: Shell, where: str) -> None:
+    run: Run = getattr(shell, where)
+    trained = run(told("choir train recipe.yaml --out"))
+    assert trained.status == 0
+    bundle = shell.folder / "bundle"
+    report = json.loads((bundle / "report" / "metrics.json").read_text())
     validation = next(each for each in report["reports"] if each["data"] == "validation")
     served = next(row for row in validation["rows"] if row["served"])
-    words = " ".join(trained.plain.split())
+    words = joined(trained)
     assert f"intents: {served['name']} {served['scores']['accuracy']:.4f}, best member" in words
     assert "p = " not in words
-    assert Path(trained.after("report: ")).is_file()
-    assert trained.after("next: ") == f"choir serve {tmp_path / 'bundle'}"
+    assert Path(after(trained, "report: ")).is_file()
+    assert after(trained, "next: ") == f"choir serve {bundle}"
 
-    evaluated = shell.run(commands["evaluate"])
-    well_shown(evaluated, terminal)
-    assert "intents@1 on" in evaluated.plain
+    evaluated = run(told("choir evaluate bundle"))
+    assert evaluated.status == 0
+    assert "intents@1 on" in evaluated.text
+    assert "bold" not in evaluated.text
 
     # A week later: newer rows, and the old ones are gone.
-    (tmp_path / "train.csv").unlink()
-    known = (tmp_path / "bundle" / ".choir-train" / "held" / "validation.parquet").is_file()
-    assert known
-    write(tmp_path / "new.csv", 90, first=1000)
-    command, *_ = blocks(PAGE, "Retrain one member")
-    again = shell.run(command)
-    well_shown(again, terminal)
-    words = " ".join(again.plain.split())
-    assert f"a on {validation['count']} validation rows: accuracy" in words
-    assert "intents with it: accuracy" in words
-    folder = Path(again.after("adapter: "))
+    (shell.folder / "train.csv").unlink()
+    write(shell.folder / "new.csv", 90, first=1000)
+    again = run(told("choir train recipe.yaml --member"))
+    assert again.status == 0
+    assert f"a on {validation['count']} validation rows: accuracy" in joined(again)
+    assert "intents with it: accuracy" in joined(again)
+    folder = Path(after(again, "adapter: "))
     assert (folder / "adapter_model.safetensors").is_file()
-    assert again.after("serve it: ") == f"choir swap intents a={folder.as_uri()}"
-
-
-def test_a_wrong_member_or_bundle_is_said_in_one_sentence(tmp_path: Path) -> None:
-    shell, _ = begun(tmp_path, terminal=False)
-    for line, said in (
-        ("choir train recipe.yaml --member a --into bundle", "there is no folder bundle;"),
-        ("choir train recipe.yaml --member d --into bundle", "has no member 'd'"),
-        ("choir train recipe.yaml", "--out BUNDLE"),
-        ("choir train recipe.yaml --member a", "--member NAME and --into BUNDLE belong together"),
-    ):
-        ran = shell.run(line)
-        assert ran.status != 0
-        [only] = ran.text.strip().splitlines()
-        assert only.startswith("choir: ")
-        assert said in only
+    assert after(again, "serve it: ") == f"choir swap intents a={folder.as_uri()}"
