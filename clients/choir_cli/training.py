@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from choir_cli.console import UsageError, out
+from serve.terminal.words import counted
 
 
 def train(
@@ -97,6 +98,12 @@ def _retrain(
             "seed or another key, or give newer rows with --data FILE."
         )
         return
+    if found.wrong_golden:
+        wrong = counted(len(found.wrong_golden), "golden input")
+        out.say(
+            f"With it the ensemble answers {wrong} otherwise, the first is {found.wrong_golden[0]!r}, so a server "
+            "refuses the swap. Swap in a manifest without them (choir swap --manifest), or train another one."
+        )
     out.verbatim(f"serve it: {found.swap}")
 
 

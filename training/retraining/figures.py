@@ -1,22 +1,20 @@
 """The figures of a retrained member and of its ensemble with it, beside those before, all on the validation rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.fusion.fitting.fit import refit_fusion
+from serve.fusion.fitting.fit import Fitted, refit_fusion
 from serve.fusion.fitting.stored_scores import ValidationRows, ValidationScores
 from serve.fusion.fuse import Fusion
-from serve.manifest import Ensemble, Member
+from serve.fusion.fused import Answers
+from serve.manifest import Ensemble
 from training.evaluation.evaluation import answer_metrics
 from training.evaluation.metrics.resampling import Comparison, Gap, Metric
 from training.evaluation.scores import EvaluationReport
 from training.evaluation.tables import HEADINGS, MAIN, number
-
-Outputs = Mapping[str, NDArray[np.float64]]
-"""Each member's outputs [N, C] or [N] by the member's name."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +44,29 @@ class Figure:
         return f"{said} (difference {value}, 95% of resamples in [{low}, {high}])"
 
 
-def stored_outputs(
-    stored: ValidationScores, rows: ValidationRows, members: Sequence[Member]
-) -> Outputs:
-    """Return the outputs that are stored of these members."""
-    found = {each.name: stored.outputs(each, rows.header.rows) for each in members}
-    return {name: outputs for name, outputs in found.items() if outputs is not None}
+@dataclass(frozen=True)
+class Refitted:
+    """An ensemble whose fusion was fitted again to the stored outputs, as a swap would."""
+
+    fitted: Fitted
+    outputs: NDArray[np.float64]
+    """[M, N, C] or [M, N]."""
+
+    @property
+    def served(self) -> Answers:
+        """The answers to the validation rows as an engine would give them."""
+        return Fusion(self.fitted.ensemble, self.fitted.stack)(self.outputs)
+
+
+def refitted(ensemble: Ensemble, stored: ValidationScores, rows: ValidationRows) -> Refitted | None:
+    """Fit the fusion again; None if the outputs of a member are not stored."""
+    found = [stored.outputs(each, rows.header.rows) for each in ensemble.members]
+    outputs = [each for each in found if each is not None]
+    if len(outputs) < len(found):
+        return None
+    said = np.stack(outputs)
+    fitted = refit_fusion(ensemble, rows.header.options, said, rows.truth, rows.folds)
+    return Refitted(fitted, said)
 
 
 def label_figures(
@@ -83,7 +98,9 @@ def text_figures(
     if before is not None and before.count == after.count:
         then = [row.scores[metric] for row in (before.member(member), before.served())]
     names = (f"{member} on {after.count} validation rows", f"{name} with it")
-    return [Figure(each, metric, *pair) for each, *pair in zip(names, now, then, strict=True)]
+    return [
+        Figure(each, metric, value, old) for each, value, old in zip(names, now, then, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -97,18 +114,15 @@ class _Judged:
     def of(
         cls, ensemble: Ensemble, member: str, stored: ValidationScores, rows: ValidationRows
     ) -> "_Judged":
-        outputs = stored_outputs(stored, rows, ensemble.members)
-        fused = None
-        if len(outputs) == len(ensemble.members):
-            said = np.stack([outputs[each.name] for each in ensemble.members])
-            options, method = rows.header.options, ensemble.fusion.method
-            fitted = refit_fusion(ensemble, options, said, rows.truth, rows.folds)
-            ensemble = fitted.ensemble
-            answers = fitted.validation[method]
+        found, fused, alone = refitted(ensemble, stored, rows), None, None
+        if found is not None:
+            ensemble, method = found.fitted.ensemble, ensemble.fusion.method
+            answers = found.fitted.validation[method]
             fused = answer_metrics(answers, rows.truth, shares=method == "vote")
-        alone = None
-        if member in outputs:
-            alone = answer_metrics(Fusion(ensemble).alone(outputs[member]), rows.truth)
+        [own] = (each for each in ensemble.members if each.name == member)
+        outputs = stored.outputs(own, rows.header.rows)
+        if outputs is not None:
+            alone = answer_metrics(Fusion(ensemble).alone(outputs), rows.truth)
         return cls(alone, fused)
 
 

@@ -19,7 +19,8 @@ from training.execution.run import Run, recorded_steps
 from training.members import Members
 from training.progress import quiet_libraries
 from training.recipe import RecipeError
-from training.retraining.figures import Figure, label_figures, text_figures
+from training.retraining.figures import Figure, label_figures, refitted, text_figures
+from training.retraining.golden import wrong_golden
 from training.retraining.request import Request, understood
 from training.retraining.rows import Rows, rows_of
 from training.stages.base import finished_base
@@ -34,6 +35,8 @@ class Retrained:
     folders: Sequence[Path]
     """Its adapters, each in a folder that is named by its digest."""
     figures: Sequence[Figure]
+    wrong_golden: Sequence[str]
+    """Golden inputs that the ensemble would answer otherwise with it, so that replicas would refuse the swap."""
     unchanged: bool
     """Whether the bundle's own member has these very adapters: the same rows and the same recipe give the same ones."""
 
@@ -102,12 +105,12 @@ class _Retraining:
         ]
         after = request.manifest.model_copy(update={"members": others})
         with self._run.models:
-            figures = self._figures(trained, after)
+            figures, wrong = self._judged(trained, after)
         folders = [request.bundle.adapter_dir(ref) for ref in trained.adapters]
         unchanged = trained in [
             each.model_copy(update={"weight": None}) for each in request.manifest.members
         ]
-        return Retrained(request.ensemble.name, trained.name, folders, figures, unchanged)
+        return Retrained(request.ensemble.name, trained.name, folders, figures, wrong, unchanged)
 
     def _trained(self) -> Member:
         """Train the member, and put its adapters into the bundle."""
@@ -121,11 +124,12 @@ class _Retraining:
         labels = request.manifest.labels or []
         return members.member(request.member, request.ensemble, labels)
 
-    def _figures(self, trained: Member, after: Ensemble) -> list[Figure]:
+    def _judged(self, trained: Member, after: Ensemble) -> tuple[list[Figure], list[str]]:
+        """Return the figures, and the golden inputs that would be answered otherwise."""
         request, own = self._request, self._request.ensemble
         if own.task == "generation":
             report = self._evaluation(request.bundle, after).report(after, self._rows.validation)
-            return text_figures(report, _recorded(request), trained.name, after.name)
+            return text_figures(report, _recorded(request), trained.name, after.name), []
         stored = request.bundle.validation_scores(own.name)
         rows = stored.rows()
         if rows is None:
@@ -137,7 +141,10 @@ class _Retraining:
             alone = after.model_copy(update={"members": [trained]})
             [outputs] = self._evaluation(request.bundle, alone).outputs(self._rows.validation)
             stored.write_outputs(trained, rows.header.rows, outputs)
-        return label_figures(request.manifest, after, trained.name, stored, rows)
+        figures = label_figures(request.manifest, after, trained.name, stored, rows)
+        found = refitted(after, stored, rows)
+        wrong = wrong_golden(after, self._rows.validation, found.served) if found else []
+        return figures, wrong
 
     def _evaluation(self, bundle: Bundle, ensemble: Ensemble) -> Evaluation:
         limit = self._request.ensemble.max_new_tokens

@@ -13,11 +13,13 @@ import yaml
 from serve.adapter import inspect_adapter
 from serve.bundle import Bundle
 from serve.digest import folder_digest
-from serve.manifest import AdapterRef, Member
+from serve.fusion.fuse import Fusion
+from serve.manifest import AdapterRef, Ensemble, FusionSpec, Golden, Member
 from serve.protocol.views import EnsembleView
 from tests.serve.fakes import FakeEngine
 from tests.serve.world import World, committed
 from tests.training.conftest import REPLIES, TOPICS, recipe_content
+from training.evaluation.evaluation import Labelled
 from training.execution import jobs
 from training.execution.held_rows import kept
 from training.execution.run import WORK
@@ -25,6 +27,7 @@ from training.offline.members import OfflineMembers
 from training.pipeline import train
 from training.progress import StageProgress
 from training.recipe import RecipeError
+from training.retraining.golden import wrong_golden
 from training.retraining.retrain import retrain
 
 
@@ -199,6 +202,25 @@ def test_on_its_own_rows_by_the_same_recipe_a_member_becomes_what_it_was(
     recipe.write_text(yaml.safe_dump(content))
     other = retrain(recipe, "a", tmp_path / "bundle")
     assert not other.unchanged
+
+
+def test_golden_inputs_that_would_be_answered_otherwise_are_named() -> None:
+    """A server would refuse the swap."""
+    labels = ["card", "transfer"]
+    golden = [Golden(input="first", label="card"), Golden(input="second", label="transfer")]
+    ensemble = Ensemble(
+        format=1,
+        name="topics",
+        version=1,
+        task="classification",
+        members=[Member(name="a", adapters=[])],
+        fusion=FusionSpec(method="average"),
+        labels=labels,
+        golden=[*golden, Golden(input="of another time", label="card")],
+    )
+    rows = Labelled(["zeroth", "second", "first"], ["card", "card", "card"], "validation")
+    said = np.array([[[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]]])
+    assert wrong_golden(ensemble, rows, Fusion(ensemble)(said)) == ["second"]
 
 
 class Stopped(Exception):
