@@ -32,11 +32,12 @@ class Members:
         run: Run,
         base: Base,
         bundle: Bundle,
-        stage_gains: StageGains,
+        stage_gains: StageGains | None,
         workers: Workers,
         fused: Mapping[str, Future[None]],
     ) -> None:
-        """`fused` holds a future for each ensemble, which is done when the ensemble is fused and can teach."""
+        """Without `stage_gains`, no stage is judged. `fused` holds a future for each ensemble, which is done when the
+        ensemble is fused and can teach."""
         self._recipe = recipe
         self._run = run
         self._base = base
@@ -119,7 +120,8 @@ class Members:
                     self._workers.train(job)
                 self._run.finish(step, True)
             adapters = [*adapters[:-1], folder] if goes_on else [*adapters, folder]
-            if len(member.stages) > 1 and not isinstance(member, CandidateRecipe):
+            judged = len(member.stages) > 1 and not isinstance(member, CandidateRecipe)
+            if judged and self._stage_gains is not None:
                 chain = " + ".join(stage.kind for stage in member.stages[: number + 1])
                 self._stage_gains.judge(
                     f"{member.name}: {chain}", adapters, ensemble, labels, self._base.folder

@@ -11,6 +11,7 @@ from serve.fusion.fitting.fit import fit_fusion
 from serve.fusion.fitting.note import FIGURES, noted
 from serve.fusion.fuse import Fusion
 from serve.manifest import Ensemble
+from serve.terminal.screen import Screen
 from training.base_stages import BaseStages
 from training.data.splits import Splits
 from training.data.targets import known_labels, targets, unknown_label
@@ -28,8 +29,9 @@ from training.evaluation.report import write_report
 from training.evaluation.scores import EvaluationReport
 from training.evaluation.stage_gains import StageGains
 from training.evaluation.stored_predictions import ValidationRun
-from training.evaluation.tables import MAIN, show
+from training.evaluation.tables import MAIN
 from training.execution.executor import Executor, SequentialExecutor
+from training.execution.held_rows import keep_held
 from training.execution.progress_table import ProgressTable
 from training.execution.run import Run
 from training.manifest import draft
@@ -45,7 +47,8 @@ from training.recipe import (
     load_recipe,
 )
 from training.search import Found, Searches, Study, all_found, demand_method
-from training.stages.base import base_spec
+from training.stages.base import base_spec, finished_base
+from training.verdict import conclude
 
 
 def train(
@@ -108,7 +111,7 @@ class Pipeline:
 
     def complete(self) -> Bundle:
         """Do all steps that are not done yet, and return the bundle. Raises RecipeError and BundleError."""
-        self._prepared.ledger.show(self._progress_table.console)
+        self._prepared.ledger.show(Screen(stderr=True))
         with self._progress_table:
             bundle, reports = self._made()
         self._report(reports, bundle)
@@ -119,11 +122,14 @@ class Pipeline:
         recipe, run, splits = self._recipe, self._run, self._splits
         labels = {ensemble.name: self._labels(ensemble) for ensemble in recipe.ensembles}
         stage_gains = StageGains(recipe, run, splits)
-        base = BaseStages(recipe, run, splits, labels, stage_gains).make(self._out / "base")
-        run.finish("data", self._digest)
-        if not (self._out / "bundle.json").exists():
-            Bundle.create(self._out, base_spec(recipe.base, base, self._out / "base"))
-        bundle = Bundle.open(self._out)
+        if (self._out / "bundle.json").exists():
+            bundle = Bundle.open(self._out)
+            base = finished_base(recipe.base, recipe.name, bundle)
+        else:
+            base = BaseStages(recipe, run, splits, labels, stage_gains).make(self._out / "base")
+            run.finish("data", self._digest)
+            bundle = Bundle.create(self._out, base_spec(recipe.base, base, self._out / "base"))
+        keep_held(run.folder, splits)
         workers = self._executor.workers(splits.train, [base.folder, *_teachers(recipe)])
         recipe = Searches(recipe, run, base, labels, self._tuned).chosen()
         fused: dict[str, Future[None]] = {each.name: Future() for each in recipe.ensembles}
@@ -204,10 +210,7 @@ class Pipeline:
             facts["searches"] = [each.model_dump() for each in searches]
         notes = [each.line() for each in searches]
         write_report(self._out / "report", self._recipe.name, reports, facts, notes)
-        for note in notes:
-            self._progress_table.console.print(note, soft_wrap=True, highlight=False, markup=False)
-        for report in reports:
-            show(report, self._progress_table.console)
+        conclude(Screen(), reports, notes, self._out)
 
     def _labels(self, ensemble: EnsembleRecipe) -> list[str]:
         """Return the ensemble's labels in their order; none for a task without labels.

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
-from rich.console import Console
 
 from serve.adapter import inspect_adapter
 from serve.bundle import Bundle
@@ -19,6 +18,7 @@ from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
 from serve.labels import LabelError
 from serve.manifest import Ensemble, TokenMethod
+from serve.terminal.screen import Screen
 from training.data.loading import load_rows
 from training.data.targets import targets
 from training.evaluation.baselines import tfidf_svc
@@ -247,7 +247,7 @@ def evaluate_bundle(
     with ProgressTable() as progress_table:
         evaluation = Evaluation(bundle, manifest, progress_table, max_new_tokens=limit)
         report = evaluation.report(manifest, rows, baselines)
-    show(report, Console())
+    show(report, Screen())
     if json_path is not None:
         json_path.write_text(json.dumps(report.model_dump(), indent=2) + "\n", encoding="utf-8")
 
@@ -282,7 +282,7 @@ def _rows(
             sets=[answer] if manifest.task == "multilabel" else [],
         )
         if loaded.note:
-            Console().print(f"{data.name}: {loaded.note}", highlight=False, markup=False)
+            Screen().say(f"{data.name}: {loaded.note}")
         rows = loaded.rows
         if manifest.task == "generation":
             judged = Labelled.replies(list(rows[text]), list(rows[answer]), data.name)
@@ -298,13 +298,10 @@ def _rows(
         )
     splits = load_splits(recipe, bundle.path / WORK)
     if splits.digest() != recorded_data(bundle.path):
-        Console(stderr=True).print(
+        Screen(stderr=True).say(
             f"Warning: the recipe's rows are not split as they were when {bundle.path} was trained: the data files "
             "have changed, or this version of Choir splits rows differently. Members may have been trained on some of "
-            "these rows, and the figures may be too good; give --data FILE with rows that are new to them.",
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
+            "these rows, and the figures may be too good; give --data FILE with rows that are new to them."
         )
     known = labelled(splits.known, "training", recipe, own)
     if data is not None:

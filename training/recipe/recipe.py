@@ -1,6 +1,5 @@
 """The whole recipe, the checks of its parts against each other, and reading it from YAML."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -170,11 +169,6 @@ class Recipe(Strict):
     def searches(self) -> bool:
         """Whether any ensemble or member has a search."""
         return any(ensemble.searches for ensemble in self.ensembles)
-
-    @property
-    def fingerprint(self) -> str:
-        """The SHA-256 of the whole recipe. A resumed run must have the same fingerprint."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
 def load_recipe(path: Path) -> Recipe:
