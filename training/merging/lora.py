@@ -24,7 +24,7 @@ MERGES: tuple[Merge, ...] = get_args(Merge)
 `cat` stands the matrices side by side: the exact weighted sum of the updates, at the sum of the ranks. `svd` is its
 closest approximation of a smaller rank. `ties_svd` (Yadav et al. 2023) keeps the largest values and the sign of the
 majority, `dare_ties_svd` (Yu et al. 2024) random values instead of the largest. `linear` sums the matrices A and B each
-by itself, by the roots of the weights, which is not the sum of the updates: each member's A also meets the others' B."""
+by itself, by the roots of the weights. This is not the sum of the updates: each member's A also meets the others' B."""
 DENSITY = 0.5
 """Share of the values that the ties methods keep."""
 _MERGED = "merged"
