@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from serve.bundle import BaseSpec, Bundle, BundleError
+from serve.bundle import BaseSpec, Bundle
 from serve.fusion.fitting.options import FusionOptions
 from serve.fusion.labels.rules import Loss
 from serve.manifest import Ensemble, Member
@@ -31,20 +31,20 @@ Soup = Literal["uniform_soup", "greedy_soup"]
 SOUPS: tuple[Soup, ...] = get_args(Soup)
 
 
-def make_soup(bundle: Bundle, ensemble: str, soup: Soup, max_rank: int, watch: Watch) -> Merged:
+def make_soup(
+    bundle: Bundle, ensemble: str, soup: Soup, max_rank: int, watch: Watch
+) -> Merged | None:
     """Make a soup of an ensemble's members and write it as a rung. The uniform one has all members. The greedy one
-    starts with the best member and takes each next one that does not make it worse on the validation rows.
+    starts with the best member and takes each next one that does not make it worse on the validation rows; None if that
+    leaves the best member alone.
 
-    Raises BundleError if the members are no LoRAs or only one of them is taken, and RecipeError if the validation rows
-    cannot be read."""
+    Raises BundleError if the members are no LoRAs, and RecipeError if the validation rows cannot be read."""
     whole = whole_ensemble(bundle, ensemble)
     members: Sequence[Member] = whole.members
     if soup == "greedy_soup":
         members = _Kitchen(bundle, whole, max_rank, watch).greedy()
     if len(members) < 2:
-        raise BundleError(
-            f"A soup of {whole.id} is one member alone, {members[0].name}: each other one makes it worse."
-        )
+        return None
     equal = [1 / len(members)] * len(members)
     with merged_adapter(bundle, members, equal, averaged(bundle, members, max_rank)) as folder:
         return add_rung(bundle, whole, folder, soup.replace("_", "-"), "soup", members)

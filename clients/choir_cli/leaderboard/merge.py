@@ -63,7 +63,11 @@ def merge(
     for soup in SOUPS:
         if soup in method:
             with ProgressTable() as watch:
-                made.append(make_soup(opened, ensemble, soup, max_rank, watch))
+                cooked = make_soup(opened, ensemble, soup, max_rank, watch)
+            if cooked is None:
+                console.print(f"{soup}: the best member alone; each other one makes it worse.")
+            else:
+                made.append(cooked)
     for merged in made:
         console.print(
             f"{merged.rung}: rank {merged.rank}, from {', '.join(merged.members)}: {merged.file}",
