@@ -26,7 +26,7 @@ def board_table(board: Leaderboard) -> Table:
     """Return the table of the rungs. The recommended one is bold."""
     names = _figures(board)
     title = f"{board.ensemble}: {board.rows:,} rows (bold: recommended)"
-    shown = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    shown = Table(title=title, box=box.SIMPLE, padding=0, pad_edge=False, show_edge=False)
     shown.add_column("rung", overflow="fold")
     shown.add_column("kind")
     shown.add_column("passes", justify="right")

@@ -1,5 +1,6 @@
 """Measures the requests of a leaderboard's rungs in an engine, in a process of its own."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -56,6 +57,9 @@ class EngineTimer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
         self._process.terminate()
         self._process.wait()
         self._scratch.cleanup()
