@@ -6,6 +6,8 @@ import typer
 
 from choir_cli import bundles, data, inference, operations, serving, tokens, training
 from choir_cli.console import fail
+from choir_cli.leaderboard.command import leaderboard
+from choir_cli.leaderboard.merge import merge
 
 app = typer.Typer(
     name="choir",
@@ -19,6 +21,8 @@ for command in (
     data.annotate,
     training.train,
     training.evaluate,
+    leaderboard,
+    merge,
     serving.serve,
     bundles.pack,
     bundles.verify,

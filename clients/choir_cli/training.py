@@ -49,6 +49,13 @@ def train(
             help="Train up to this many members in parallel: on this machine, or with --ray-address on its cluster.",
         ),
     ] = None,
+    no_timing: Annotated[
+        bool,
+        typer.Option(
+            "--no-timing",
+            help="Measure no requests for the leaderboard at the end: start no engine.",
+        ),
+    ] = False,
 ) -> None:
     """Run a recipe: train the members, fit the fusion and write a bundle. Or train one member of a bundle anew."""
     at_once = ray_address is not None or parallel is not None
@@ -76,10 +83,13 @@ def train(
         _retrain(recipe, member, into, data, ensemble, resume=resume)
         return
     assert target is not None, "checked above"
+    from choir_cli.leaderboard.timer import EngineTimer
+    from training.leaderboards import Boards
     from training.parallel.options import Parallel
     from training.pipeline import train as run
 
-    run(recipe, target, resume, Parallel(ray_address, parallel) if at_once else None)
+    trained_with = Parallel(ray_address, parallel) if at_once else None
+    run(recipe, target, resume, trained_with, Boards(timed=None if no_timing else EngineTimer))
 
 
 def _retrain(

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from serve.bundle import BaseSpec, Bundle
 from serve.digest import folder_digest
-from serve.fusion.fitting.options import FusionOptions
 from serve.fusion.fitting.stored_scores import Question, RowsHeader, ValidationRows
 from serve.manifest import AdapterRef, Ensemble, Member
 from training.data.splits import fold_plan
@@ -51,7 +50,7 @@ class ValidationRun:
         header = RowsHeader(
             rows=rows_digest(rows, ensemble),
             question=Question.of(ensemble),
-            options=FusionOptions.model_validate(recipe.fusion.model_dump()),
+            options=recipe.fusion.options,
         )
         if self._run.result(step) is None:
             truth = rows.targets(ensemble)
