@@ -15,6 +15,7 @@ from transformers import set_seed
 from serve.adapter.origin import record_base
 from serve.base.positions import longest_text
 from training.data.cleaning.families import families_of
+from training.data.parts import own_rows
 from training.data.splits import bag
 from training.data.targets import targets
 from training.progress import Advance, counted
@@ -75,8 +76,9 @@ def train_stage(
     stage: Stage,
     target: Path,
 ) -> None:
-    """Train one adapter, with its head if it has one, on the member's bag; save it in `target`. Raises RecipeError."""
-    rows = data.rows.select(bag(len(data.rows), own.member.bag, own.member.seed))
+    """Train one adapter, with its head if it has one, on the member's rows; save it in `target`. Raises RecipeError."""
+    part = own_rows(data.rows, own.member)
+    rows = part.select(bag(len(part), own.member.bag, own.member.seed))
     training = _Training(own, ensemble, base, replace(data, rows=rows))
     target.mkdir(parents=True, exist_ok=True)
     adapted = training.with_head(stage, target) if base.by_heads else training.as_text(stage)
