@@ -2,7 +2,16 @@
 
 import typer
 
-from choir_cli import bundles, data, inference, operations, serving, tokens, training
+from choir_cli import (
+    bundles,
+    data,
+    distilling,
+    inference,
+    operations,
+    serving,
+    tokens,
+    training,
+)
 from choir_cli.console import fail
 
 app = typer.Typer(
@@ -18,6 +27,7 @@ for command in (
     data.annotate,
     training.train,
     training.evaluate,
+    distilling.distil,
     serving.serve,
     bundles.pack,
     bundles.verify,

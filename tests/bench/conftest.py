@@ -1,6 +1,7 @@
 """The demo's bundle, trained once, and its messages."""
 
 import csv
+import os
 import shutil
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def variants(lora: Path, root: Path, count: int) -> list[Path]:
 
 def banking77(name: str) -> list[dict[str, str]]:
     """Return rows of the real data set; skip the test where it is absent."""
-    file = Path("../shared/data/banking77") / name
+    file = Path(os.environ.get("CHOIR_DATA", "../shared/data")) / "banking77" / name
     if not file.exists():
         pytest.skip(f"{file} is not there; docs/results.md says where BANKING77 comes from")
     with file.open(newline="", encoding="utf-8") as lines:

@@ -31,7 +31,7 @@ from training.stages import causal, distillation, encoder
 from training.stages.base import Base
 from training.stages.distillation import Teacher
 from training.stages.encoder import EncoderWithHead
-from training.stages.fit import FitOptions, FitRows, Stage, fit, fit_rows, in_bfloat16
+from training.stages.fit import IGNORED, FitOptions, FitRows, Stage, fit, fit_rows, in_bfloat16
 from training.stages.lora import with_lora
 from training.stages.soft import continued, with_virtual_tokens
 
@@ -215,10 +215,12 @@ def encoder_rows(ensemble: EnsembleRecipe, data: MemberData, tokenizer: Any, lim
 
 
 def right_answers(ensemble: EnsembleRecipe, data: MemberData) -> list[Any]:
-    """Return each row's right answer as a number, or as numbers in multilabel."""
+    """Return each row's right answer as a number, or as numbers in multilabel; `IGNORED` for a row without one, from
+    which only a distillation learns."""
     cells = list(data.rows[ensemble.answer])
-    truth: list[Any] = targets(ensemble.task, data.labels, cells, "training").tolist()
-    return truth
+    given = [cell for cell in cells if cell is not None]
+    truth = iter(targets(ensemble.task, data.labels, given, "training").tolist())
+    return [IGNORED if cell is None else next(truth) for cell in cells]
 
 
 def _limit(own: MemberStage, max_tokens: int | None, context: int) -> int:
