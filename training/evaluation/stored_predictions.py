@@ -50,7 +50,7 @@ class ValidationRun:
             return
         stored = self._bundle.validation_scores(recipe.name)
         header = RowsHeader(
-            rows=_digest(rows, ensemble),
+            rows=rows_digest(rows, ensemble),
             question=Question.of(ensemble),
             options=FusionOptions.model_validate(recipe.fusion.model_dump()),
         )
@@ -101,7 +101,8 @@ class ValidationRun:
         shutil.rmtree(work)
 
 
-def _digest(rows: Labelled, ensemble: Ensemble) -> str:
+def rows_digest(rows: Labelled, ensemble: Ensemble) -> str:
+    """Return the digest of validation rows and of what the ensemble is asked about them."""
     question = Question.of(ensemble).model_dump(mode="json")
     content = [question, list(rows.texts), list(rows.pairs or []), list(rows.answers)]
     return f"sha256:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"

@@ -4,7 +4,7 @@ Training uses it, and so does a swap that brings other adapters.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from serve.fusion.fitting.options import FusionOptions
 from serve.fusion.fitting.thresholds import common_threshold, label_thresholds
 from serve.fusion.fitting.weights import greedy_weights, merit_weights
 from serve.fusion.fuse import Fusion
-from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
+from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues, joined
 from serve.fusion.labels.measures import micro_f1
 from serve.fusion.labels.rules import Loss
 from serve.fusion.labels.tasks import rules_of
@@ -133,18 +133,7 @@ def _cross_fitted(
         for method, fused in parts.items():
             fused.append(fusion(rows.outputs[:, held_out], method=method))
     back = np.argsort(np.concatenate(order))
-    return {method: _joined(fused, back) for method, fused in parts.items()}
-
-
-def _joined(parts: Sequence[Answers], order: Ints) -> Answers:
-    """Joins answers to parts of the rows into answers to all rows, in `order`."""
-    kind = type(parts[0])
-    return kind(
-        **{
-            field.name: np.concatenate([getattr(part, field.name) for part in parts])[order]
-            for field in fields(kind)
-        }
-    )
+    return {method: joined(fused, back) for method, fused in parts.items()}
 
 
 def _fit_members(
