@@ -89,8 +89,8 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     test = banking77("test.csv")
     for name, written in (("train.csv", rows), ("test.csv", test)):
-        with (folder / name).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(written[0]))
+        with (folder / name).open("w", newline="", encoding="utf-8") as lines:
+            writer = csv.DictWriter(lines, list(written[0]))
             writer.writeheader()
             writer.writerows(written)
     content = recipe()

@@ -114,4 +114,5 @@ def _validation(bundle: Bundle, ensemble: Ensemble) -> tuple[Targets, Floats]:
 
 def _losses(probabilities: Floats, truth: Targets) -> Floats:
     rows = np.arange(len(truth))
-    return -np.log(np.maximum(probabilities[rows, truth.astype(np.int64)], 1e-15))
+    losses: Floats = -np.log(np.maximum(probabilities[rows, truth.astype(np.int64)], 1e-15))
+    return losses
