@@ -32,6 +32,8 @@ from training.evaluation.tables import MAIN, show
 from training.execution.executor import Executor, SequentialExecutor
 from training.execution.progress_table import ProgressTable
 from training.execution.run import Run
+from training.leaderboard.table import show_board
+from training.leaderboards import NEEDED, Boards
 from training.lone_rung import write_lone_rung
 from training.manifest import draft
 from training.members import Members
@@ -50,12 +52,17 @@ from training.stages.base import base_spec
 
 
 def train(
-    recipe_path: Path, out: Path, resume: bool = False, parallel: Parallel | None = None
+    recipe_path: Path,
+    out: Path,
+    resume: bool = False,
+    parallel: Parallel | None = None,
+    boards: Boards = NEEDED,
 ) -> Bundle:
     """Run the recipe (`choir train`) and return the finished bundle in `out`.
 
     With `resume`, the steps that an earlier run finished are skipped. With `parallel`, several members are trained at
-    once. Raises RecipeError, BundleError and ClusterError.
+    once. `boards` says whether leaderboards are made that the recipe does not need. Raises RecipeError, BundleError
+    and ClusterError.
     """
     recipe = load_recipe(recipe_path)
     demand_method(recipe)
@@ -69,7 +76,7 @@ def train(
     quiet_libraries()
     with _executor(parallel, run) as executor:
         at_once = parallel.members if parallel else None
-        return Pipeline(recipe, run, out, progress_table, executor, at_once).complete()
+        return Pipeline(recipe, run, out, progress_table, executor, at_once).complete(boards)
 
 
 def _executor(parallel: Parallel | None, run: Run) -> Executor:
@@ -107,12 +114,15 @@ class Pipeline:
                 f"the data is not what {out} was begun with; give another --out, or resume with that data"
             )
 
-    def complete(self) -> Bundle:
+    def complete(self, boards: Boards) -> Bundle:
         """Do all steps that are not done yet, and return the bundle. Raises RecipeError and BundleError."""
         self._prepared.ledger.show(self._progress_table.console)
         with self._progress_table:
             bundle, reports = self._made()
+            judged = boards.made(self._recipe, self._run, bundle)
         self._report(reports, bundle)
+        for board in judged:
+            show_board(board, self._out, self._progress_table.console)
         return bundle
 
     def _made(self) -> tuple[Bundle, list[EvaluationReport]]:
@@ -285,7 +295,7 @@ class Pipeline:
     ) -> tuple[Ensemble, EvaluationReport]:
         stored, outputs = validation.read(draft)
         truth = stored.truth
-        fitted = fit_fusion(draft, recipe.fusion, outputs, truth, stored.folds)
+        fitted = fit_fusion(draft, recipe.fusion.options, outputs, truth, stored.folds)
         if fitted.stack:
             fitted.stack.write(bundle.path / str(fitted.ensemble.fusion.parameters))
         # The report has cross-fitted answers; golden inputs need the answers that engines give.

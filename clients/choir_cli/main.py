@@ -2,18 +2,11 @@
 
 import typer
 
-from choir_cli import (
-    bundles,
-    data,
-    distilling,
-    inference,
-    leaderboard,
-    operations,
-    serving,
-    tokens,
-    training,
-)
+from choir_cli import bundles, data, inference, operations, serving, tokens, training
 from choir_cli.console import fail
+from choir_cli.distilling import distil
+from choir_cli.leaderboard.command import leaderboard
+from choir_cli.leaderboard.merge import merge
 
 app = typer.Typer(
     name="choir",
@@ -28,8 +21,9 @@ for command in (
     data.annotate,
     training.train,
     training.evaluate,
-    leaderboard.leaderboard,
-    distilling.distil,
+    leaderboard,
+    merge,
+    distil,
     serving.serve,
     bundles.pack,
     bundles.verify,

@@ -24,14 +24,23 @@ def train(
             help="Train up to this many members in parallel: on this machine, or with --ray-address on its cluster.",
         ),
     ] = None,
+    no_timing: Annotated[
+        bool,
+        typer.Option(
+            "--no-timing",
+            help="Measure no requests for the leaderboard at the end: start no engine.",
+        ),
+    ] = False,
 ) -> None:
     """Run a recipe: train the members, fit the fusion and write a bundle."""
+    from choir_cli.leaderboard.timer import EngineTimer
+    from training.leaderboards import Boards
     from training.parallel.options import Parallel
     from training.pipeline import train as run
 
     asked = ray_address is not None or parallel is not None
     at_once = Parallel(ray_address, parallel) if asked else None
-    run(recipe, out, resume, at_once)
+    run(recipe, out, resume, at_once, Boards(timed=None if no_timing else EngineTimer))
 
 
 def evaluate(

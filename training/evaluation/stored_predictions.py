@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.bundle import BaseSpec, Bundle
-from serve.fusion.fitting.options import FusionOptions
 from serve.fusion.fitting.stored_scores import Question, RowsHeader, ValidationRows
 from serve.manifest import Ensemble, Member
 from training.data.splits import fold_plan
@@ -52,7 +51,7 @@ class ValidationRun:
         header = RowsHeader(
             rows=rows_digest(rows, ensemble),
             question=Question.of(ensemble),
-            options=FusionOptions.model_validate(recipe.fusion.model_dump()),
+            options=recipe.fusion.options,
         )
         truth = rows.targets(ensemble)
         folds = fold_plan(self._families, recipe.fusion.folds, self._recipe.seed)

@@ -91,13 +91,15 @@ class BestMember:
 
     def fit(self, rows: FittingRows, places: Ints) -> Served:
         served = [member.fit(rows, places) for member in self._members]
-        return min(served, key=lambda each: self._loss(each, rows, places))
+        return min(served, key=lambda each: loss_on(each, rows, places, self._options))
 
-    def _loss(self, served: Served, rows: FittingRows, places: Ints) -> Loss:
-        criterion = self._options.criterion_for(served.manifest.task)
-        answers = served.answers(rows.outputs, places)
-        values = answers.values if isinstance(answers, FusedValues) else answers.probabilities
-        return rules_of(served.manifest).loss(values, rows.truth[places], criterion)
+
+def loss_on(served: Served, rows: FittingRows, places: Ints, options: FusionOptions) -> Loss:
+    """Return how wrong the served answers to the rows at `places` are, by the criterion of the fit; lower is better."""
+    criterion = options.criterion_for(served.manifest.task)
+    answers = served.answers(rows.outputs, places)
+    values = answers.values if isinstance(answers, FusedValues) else answers.probabilities
+    return rules_of(served.manifest).loss(values, rows.truth[places], criterion)
 
 
 def cross_fitted(contender: Contender, rows: FittingRows) -> Answers:

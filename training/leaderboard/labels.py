@@ -33,19 +33,19 @@ def contenders(
     """Return all rungs of an ensemble before they are fitted: its members, the best of them, the rungs that were
     `made`, and each fusion method. `options` say by what a fusion is fitted."""
     methods = METHODS[ensemble.task]
-    alone = _by(options, "average")
+    lone = alone(options)
     members = [
         FusionContender(
             member_name(ensemble, member.name, made),
             "member",
             draft(ensemble, [member]),
-            alone,
+            lone,
         )
         for member in ensemble.members
     ]
     found: list[Contender] = [*members, BestMember(SINGLE, members, options)]
     found += [
-        FusionContender(rung.name, rung.kind, draft(ensemble, rung.manifest.members), alone)
+        FusionContender(rung.name, rung.kind, draft(ensemble, rung.manifest.members), lone)
         for rung in made
     ]
     if len(ensemble.members) > 1:
@@ -106,6 +106,11 @@ def draft(ensemble: Ensemble, members: Sequence[Member]) -> Ensemble:
     fusion = FusionSpec(method="average")
     cleared = {"fusion": fusion, "thresholds": {}, "golden": [], "scores": {}}
     return ensemble.model_copy(update={"members": plain, **cleared})
+
+
+def alone(options: FusionOptions) -> FusionOptions:
+    """Return the options for one member: nothing is fitted but its temperature or its thresholds."""
+    return _by(options, "average")
 
 
 def _by(options: FusionOptions, method: Method) -> FusionOptions:

@@ -1,6 +1,6 @@
 """Makes an ensemble's leaderboard (`choir leaderboard`), and writes it and the manifests of its rungs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,8 @@ from serve.fusion.fitting.note import FIGURES, noted
 from serve.fusion.fitting.stored_scores import Question, ValidationRows
 from serve.fusion.stack import STACK_FILES
 from serve.manifest import Ensemble, Member
-from training.evaluation.evaluation import Labelled, labelled, rows_to_judge
-from training.evaluation.stored_predictions import rows_digest
-from training.execution.run import WORK, recorded_recipe
+from training.evaluation.evaluation import MAX_NEW_TOKENS, Labelled, rows_to_judge
+from training.execution.run import recorded_recipe
 from training.leaderboard.board import Leaderboard, board_file
 from training.leaderboard.contender import FittingRows
 from training.leaderboard.criteria import judged_by
@@ -23,12 +22,10 @@ from training.leaderboard.outputs import MemberOutputs
 from training.leaderboard.rungs import SCORE, read_rungs, write_rung
 from training.leaderboard.texts import Written
 from training.leaderboard.timing import Input, Timer
-from training.preparation import load_splits
+from training.leaderboard.validation import VALIDATION, validation_texts
 from training.progress import Watch
 from training.recipe import RecipeError
 
-VALIDATION = "validation"
-"""The name of the validation rows."""
 FUSION = "fusion"
 """The bundle's folder for fitted parameters."""
 INPUTS = 64
@@ -55,10 +52,9 @@ class Judging:
         rows, _ = rows_to_judge(self._bundle, self._ensemble, self._recipe, self._own, data)
         judged = self._texts if self._ensemble.task == "generation" else self._labels
         entries, counts, by = judged(rows)
-        times = {} if timer is None else self._times(timer, entries, rows)
+        manifests = {each.name: self._write(each, counts.validation) for each in entries}
+        times = {} if timer is None else self._times(timer, manifests, rows)
         board = judge(self._ensemble.name, entries, counts, by, times)
-        for entry in entries:
-            self._write(entry, counts.validation)
         content = board.model_dump_json(indent=2) + "\n"
         write_atomically(board_file(self._bundle.path, self._ensemble.name), content)
         return board
@@ -72,7 +68,7 @@ class Judging:
             )
         options = stored.header.options
         contending = contenders(self._ensemble, self._made, options)
-        members = [*self._ensemble.members, *(m for r in self._made for m in r.manifest.members)]
+        members = judged_members(self._bundle, self._ensemble.name)
         fitting = FittingRows(self._validation(stored, members), stored.truth, stored.folds)
         judged, count = None, len(stored.truth)
         if rows.name != VALIDATION:
@@ -86,17 +82,10 @@ class Judging:
         return entries, Counts(len(stored.truth), count), by
 
     def _texts(self, rows: Labelled) -> tuple[list[Entry], Counts, tuple[str, str]]:
-        if self._recipe is None or self._own is None:
-            raise RecipeError(
-                f"{self._bundle.path} does not say which rows are the validation rows of {self._ensemble.id}, on which "
-                "rungs are chosen; make the bundle with `choir train`"
-            )
-        validation = rows
-        if rows.name != VALIDATION:
-            splits = load_splits(self._recipe, self._bundle.path / WORK)
-            validation = labelled(splits.validation, VALIDATION, self._recipe, self._own)
+        validation = validation_texts(self._bundle, self._ensemble)
         judged = None if rows.name == VALIDATION else rows
-        written = Written(self._bundle, self._ensemble, self._own.max_new_tokens, self._watch)
+        limit = self._own.max_new_tokens if self._own else MAX_NEW_TOKENS
+        written = Written(self._bundle, self._ensemble, limit, self._watch)
         entries = written.entries(self._made, validation, judged)
         counts = Counts(len(validation.texts), len(rows.texts))
         return entries, counts, judged_by("generation")
@@ -114,35 +103,24 @@ class Judging:
             else:
                 found.add(member, outputs)
         if new:
-            rows = self._validation_texts(stored)
+            rows = validation_texts(self._bundle, self._ensemble)
             found.answered(self._bundle, self._ensemble, new, rows, self._watch)
             for member in new:
                 scores.write_outputs(member, stored.header.rows, found.of([member])[0])
         return found
 
-    def _validation_texts(self, stored: ValidationRows) -> Labelled:
-        if self._recipe is not None and self._own is not None:
-            splits = load_splits(self._recipe, self._bundle.path / WORK)
-            rows = labelled(splits.validation, VALIDATION, self._recipe, self._own)
-            if rows_digest(rows, self._ensemble) == stored.header.rows:
-                return rows
-        raise RecipeError(
-            f"the validation rows of {self._ensemble.id} cannot be read as they were when {self._bundle.path} was "
-            "trained, so rungs with other adapters cannot be judged; put the data files back, or remove "
-            f"{self._bundle.path / 'rungs' / self._ensemble.name}"
-        )
-
-    def _times(self, timer: Timer, entries: Sequence[Entry], rows: Labelled) -> dict[str, float]:
+    def _times(
+        self, timer: Timer, manifests: Mapping[str, Ensemble], rows: Labelled
+    ) -> dict[str, float]:
         inputs = [
             Input(text, rows.pairs[place] if rows.pairs else None)
             for place, text in enumerate(rows.texts[:INPUTS])
         ]
-        manifests = {each.name: each.manifest for each in entries}
         return timer.milliseconds(self._bundle, manifests, inputs)
 
-    def _write(self, entry: Entry, rows: int) -> None:
-        """Write the manifest that serves a rung, with its fitted parameters. What the maker of a rung has noted, and
-        its golden inputs, stay."""
+    def _write(self, entry: Entry, rows: int) -> Ensemble:
+        """Write the manifest that serves a rung, with its fitted parameters, and return it. What the maker of a rung
+        has noted, and its golden inputs, stay."""
         manifest = entry.manifest
         if entry.stack is not None:
             place = (
@@ -163,6 +141,17 @@ class Judging:
             manifest = noted(manifest, "fitted", rows)
         note = scores.get(SCORE)
         write_rung(self._bundle, entry.name, entry.kind, manifest, note)
+        return manifest
+
+
+def judged_members(bundle: Bundle, ensemble: str) -> list[Member]:
+    """Return the members of an ensemble, and those of its rungs that have an adapter of their own. Raises
+    BundleError."""
+    made = read_rungs(bundle, ensemble)
+    return [
+        *whole_ensemble(bundle, ensemble).members,
+        *(member for rung in made for member in rung.manifest.members),
+    ]
 
 
 def whole_ensemble(bundle: Bundle, name: str) -> Ensemble:

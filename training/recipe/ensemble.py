@@ -4,6 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from serve.adapter import DEFAULT_RANK_LIMIT
 from serve.manifest import LABELLED, Extract, Name, Task
 from training.recipe.fusion import FusionRecipe
 from training.recipe.member import CandidateRecipe, MemberRecipe, with_defaults
@@ -11,6 +12,9 @@ from training.recipe.search import SearchRecipe, searchable
 from training.recipe.stages import LARGEST_RANK, LoraStage
 from training.recipe.values import SEPARATOR, Column, Label, Strict
 
+MergeMethod = Literal[
+    "cat", "svd", "ties_svd", "dare_ties_svd", "linear", "uniform_soup", "greedy_soup"
+]
 LONGEST_NAME = 63
 """The most characters of a name in a bundle."""
 RIVAL = "rival"
@@ -52,6 +56,9 @@ class EnsembleRecipe(Strict):
     rivals: bool = False
     """Also train the fair rival of the members: one LoRA on all training rows, with all their ranks together and the
     other keys of the first LoRA among them. The leaderboard compares it with the ensemble."""
+    merges: list[MergeMethod] = Field(default_factory=list)
+    """Also merge the LoRA members into one adapter, in each of these ways, for the leaderboard. `cat` is the exact
+    weighted sum of the updates, at the sum of the ranks; the soups average all members, or those that help."""
     search: SearchRecipe | None = None
     """Search for one set of values for all members and candidates. Trials are judged by the members' average."""
     fusion: FusionRecipe = FusionRecipe()
@@ -145,6 +152,7 @@ class EnsembleRecipe(Strict):
             )
         self._check_adapter_names()
         self._check_rival(adapters)
+        self._check_merges()
         return self
 
     def _check_rival(self, adapters: list[str]) -> None:
@@ -161,6 +169,25 @@ class EnsembleRecipe(Strict):
             raise ValueError(
                 f"the members' ranks together are {ranks}, and an engine takes at most {LARGEST_RANK}; leave out rivals"
             )
+
+    def _check_merges(self) -> None:
+        """Check now what a merge would refuse only after the training."""
+        if not self.merges:
+            return
+        ranks = []
+        for member in self.members:
+            if not (len(member.adapters) == 1 and isinstance(member.adapters[0], LoraStage)):
+                raise ValueError(
+                    f"merges are of LoRAs, and member {member.name!r} is not one LoRA; leave out merges"
+                )
+            ranks.append(member.adapters[0].rank)
+        if "cat" in self.merges and sum(ranks) > DEFAULT_RANK_LIMIT:
+            raise ValueError(
+                f"merges: cat needs the sum of the members' ranks, {sum(ranks)}, and an engine takes "
+                f"{DEFAULT_RANK_LIMIT} by default; write svd, the closest LoRA of that rank"
+            )
+        if "linear" in self.merges and len(set(ranks)) > 1:
+            raise ValueError("merges: linear needs members of one rank; write cat or svd")
 
     def _check_adapter_names(self) -> None:
         """Check the names of adapters now: the bundle would refuse them only after the training."""

@@ -16,10 +16,17 @@ def leaderboard(
     json: Annotated[
         Path | None, typer.Option(help="Also write the leaderboard to this file.")
     ] = None,
+    no_timing: Annotated[
+        bool,
+        typer.Option("--no-timing", help="Start no engine, and measure no request."),
+    ] = False,
 ) -> None:
     """Compare everything that can be served for an ensemble, and recommend what to serve."""
+    from contextlib import nullcontext
+
     from rich.console import Console
 
+    from choir_cli.leaderboard.timer import EngineTimer
     from serve.bundle import Bundle
     from serve.files import write_atomically
     from training.execution.progress_table import ProgressTable
@@ -30,7 +37,11 @@ def leaderboard(
     quiet_libraries()
     opened = Bundle.open(bundle)
     with ProgressTable() as progress_table:
-        board = Judging(opened, ensemble, progress_table).leaderboard(data)
+        judging = Judging(opened, ensemble, progress_table)
+        with nullcontext() if no_timing else EngineTimer(opened, ensemble) as timer:
+            board = judging.leaderboard(data, timer)
     show_board(board, bundle, Console())
+    if timer is not None and timer.problem is not None:
+        typer.echo(timer.problem, err=True)
     if json is not None:
         write_atomically(json, board.model_dump_json(indent=2) + "\n")
