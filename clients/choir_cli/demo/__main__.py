@@ -14,7 +14,7 @@ from pathlib import Path
 
 from choir_cli.console import UsageError, fail, out, table
 from choir_cli.demo.plan import Plan
-from choir_cli.demo.scoring import Score, scores
+from choir_cli.demo.scoring import Score, scores, with_times
 from choir_cli.demo.server import Server, require_free
 from choir_cli.demo.swapping import Swap, swap_under_load
 from choir_cli.demo.trainer import Trainer
@@ -95,7 +95,7 @@ def _tour(choir: Choir, plan: Plan) -> bool:
         swap = swap_under_load(choir, ENSEMBLE, MEMBER, CANDIDATE, texts)
         swap.show()
     with plan.part("what happened"):
-        _show_end(swap, teams)
+        _show_end(swap, found)
     plan.show_times()
     out.print(
         "\nNext: .venv/bin/choir status, .venv/bin/choir rollback intents, "
@@ -145,15 +145,15 @@ def _show_scores(found: Sequence[Score], served: str, teams: Mapping[str, str]) 
     out.print(view)
 
 
-def _show_end(swap: Swap, teams: Mapping[str, str]) -> None:
+def _show_end(swap: Swap, found: Sequence[Score]) -> None:
     from training.leaderboard.board import read_board
     from training.leaderboard.table import show_board
 
     swap.show()
-    for name in (ENSEMBLE, "replies"):
+    for name in ("replies", ENSEMBLE):
         board = read_board(BUNDLE, name)
-        if board is not None:
-            show_board(board, BUNDLE, out)
+        assert board is not None, "the training ends in the leaderboards"
+        show_board(with_times(board, found) if name == ENSEMBLE else board, BUNDLE, out)
 
 
 def _recipe() -> Path:

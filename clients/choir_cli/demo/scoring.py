@@ -4,8 +4,12 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from choir_client import Choir
+
+if TYPE_CHECKING:
+    from training.leaderboard.board import Leaderboard
 
 LATENCY_REQUESTS = 20
 
@@ -35,6 +39,15 @@ def scores(
         yield _score(choir, member, f"{ensemble}/{member}", None, 1, rows)
     for method in methods:
         yield _score(choir, method, ensemble, method, len(members), rows)
+
+
+def with_times(board: "Leaderboard", found: Sequence[Score]) -> "Leaderboard":
+    """Return the leaderboard with the median times of requests over HTTP. The best member alone takes as long as the
+    members do, in the median."""
+    times = {score.name: 1000 * score.latency for score in found}
+    times["single"] = statistics.median(1000 * s.latency for s in found if s.passes == 1)
+    rungs = [rung.model_copy(update={"milliseconds": times.get(rung.name)}) for rung in board.rungs]
+    return board.model_copy(update={"rungs": rungs})
 
 
 def _score(

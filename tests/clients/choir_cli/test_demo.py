@@ -3,19 +3,21 @@
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from choir_cli.console import UsageError
 from choir_cli.demo.load import Load
-from choir_cli.demo.scoring import scores
+from choir_cli.demo.scoring import Score, scores, with_times
 from choir_cli.demo.server import Server, ServerFailed, require_free
 from choir_cli.demo.trainer import Trainer, same_recipe
 from choir_client import Choir, ChoirError
 from serve.files import write_atomically
 from tests.clients.conftest import LocalServer
 from tests.training.conftest import recipe_content
+from training.leaderboard.board import Leaderboard, Rung
 from training.recipe import load_recipe
 
 TEXTS = ["a", "b", "c", "d"]
@@ -71,6 +73,26 @@ def test_scores_members_alone_and_methods_fused(local_server: LocalServer) -> No
         ("intents/b", "None"),
         ("intents", "{'method': 'vote'}"),
     }
+
+
+def test_the_leaderboard_gets_the_times_of_the_demos_own_requests() -> None:
+    kinds = {"a": "member", "single": "single", "vote": "fusion", "soup": "soup"}
+    none: dict[str, Any] = {"scores": {}, "intervals": {}, "validation": {}, "behind_best": None}
+    rungs = [
+        Rung.model_validate({"name": name, "kind": kind, "passes": 1, "milliseconds": None, **none})
+        for name, kind in kinds.items()
+    ]
+    board = Leaderboard(
+        ensemble="intents",
+        metric="log_loss",
+        rows=4,
+        recommended="vote",
+        reason="It is.",
+        rungs=rungs,
+    )
+    found = [Score("a", 1, {}, 0.02, 1), Score("b", 1, {}, 0.04, 1), Score("vote", 1, {}, 0.05, 2)]
+    timed = with_times(board, found)
+    assert [rung.milliseconds for rung in timed.rungs] == [20, 30, 50, None]
 
 
 def recipe_in(folder: Path) -> Path:
