@@ -259,13 +259,16 @@ class Bundle:
                 problems.append(str(error))
         if not ensembles and not problems:
             problems.append(f"{self.path} has no ensembles.")
-        for file in self.rung_files():
-            try:
-                ensembles.append(self.read_rung(file))
-            except BundleError as error:
-                problems.append(str(error))
         for ensemble in ensembles:
             problems.extend(self._ensemble_problems(ensemble, deep=deep, max_rank=max_rank))
+        for file in self.rung_files():
+            try:
+                rung = self.read_rung(file)
+            except BundleError as error:
+                problems.append(str(error))
+                continue
+            # A rung of a higher rank keeps no engine from serving the bundle; a swap to it says what it needs.
+            problems.extend(self._ensemble_problems(rung, deep=deep, max_rank=None))
         return list(dict.fromkeys(problems))
 
     def _base_problems(self) -> Iterator[str]:

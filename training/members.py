@@ -48,7 +48,8 @@ class Members:
 
     def outstanding(self, ensemble: EnsembleRecipe) -> Iterator[str]:
         """Yield the titles of the stages that are not trained yet."""
-        for member in [*ensemble.members, *ensemble.candidates]:
+        rivals = [ensemble.rival] if ensemble.rival else []
+        for member in [*ensemble.members, *ensemble.candidates, *rivals]:
             for number in range(len(member.stages)):
                 if self._run.result(_step(ensemble, member, number)) is None:
                     yield _title(ensemble, member, number)

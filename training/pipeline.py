@@ -10,7 +10,7 @@ from serve.bundle import Bundle
 from serve.fusion.fitting.fit import fit_fusion
 from serve.fusion.fitting.note import FIGURES, noted
 from serve.fusion.fuse import Fusion
-from serve.manifest import Ensemble
+from serve.manifest import Ensemble, Member
 from serve.terminal.screen import Screen
 from training.base_stages import BaseStages
 from training.data.splits import Splits
@@ -36,6 +36,7 @@ from training.execution.progress_table import ProgressTable
 from training.execution.run import Run
 from training.leaderboard.table import show_board
 from training.leaderboards import NEEDED, Boards
+from training.lone_rung import write_lone_rung
 from training.manifest import draft
 from training.members import Members
 from training.parallel.options import Parallel
@@ -190,11 +191,16 @@ class Pipeline:
                     )
                     for each in ensemble.candidates
                 },
+                self._executor.start(
+                    partial(members.member, ensemble.rival, ensemble, labels[ensemble.name])
+                )
+                if ensemble.rival
+                else None,
             )
             for ensemble in recipe.ensembles
         ]
         reports: list[EvaluationReport] = []
-        for ensemble, trained, candidates in begun:
+        for ensemble, trained, candidates, rival in begun:
             manifest = draft(ensemble, [each.result() for each in trained], labels[ensemble.name])
             others = {name: each.result() for name, each in candidates.items()}
             with self._run.models:
@@ -202,9 +208,20 @@ class Pipeline:
                     rows = labelled(self._splits.validation, "validation", self._recipe, ensemble)
                     validation.store(ensemble, manifest, others, rows)
                 reports += self._fuse(ensemble, manifest, bundle, validation)
+            if rival is not None:
+                self._write_rival(ensemble, rival.result(), bundle)
             reports += stage_gains.reports(ensemble)
             fused[ensemble.name].set_result(None)
         return reports
+
+    def _write_rival(self, recipe: EnsembleRecipe, rival: Member, bundle: Bundle) -> None:
+        step = f"rung {recipe.name}/{rival.name}"
+        if self._run.result(step) is None:
+            rows = labelled(self._splits.validation, "validation", self._recipe, recipe)
+            manifest = bundle.ensemble(recipe.name)
+            with self._run.models:
+                write_lone_rung(bundle, manifest, rival, "rival", rows, {}, self._run.watch)
+            self._run.finish(step, True)
 
     def _report(self, reports: Sequence[EvaluationReport], bundle: Bundle) -> None:
         searches = all_found(self._run)

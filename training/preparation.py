@@ -14,6 +14,7 @@ from training.data.cleaning.duplicates import exact_duplicates, label_conflicts
 from training.data.collect import collect, from_rows
 from training.data.ledger import Ledger
 from training.data.loading import more_rows, refuse_empty, refuse_unreadable
+from training.data.parts import part_columns, refuse_missing_parts
 from training.data.splits import Splits, repeated
 from training.data.splitter import Splitter
 from training.data.steps import (
@@ -105,6 +106,7 @@ class Preparation:
         parts = splitter.split({"train": train, "validation": validation, "test": test})
         train, validation, test = parts["train"], parts["validation"], parts.get("test")
         self._demand_labels(train)
+        refuse_missing_parts(train, self._recipe)
         train = self._weighted(train)
         validation = self._known_labels(train, validation, "validation")
         test = self._known_labels(train, test, "test") if test is not None else None
@@ -139,7 +141,8 @@ class Preparation:
         return [*self._training_columns(), *([split_column] if split_column else [])]
 
     def _training_columns(self) -> list[str]:
-        return list(dict.fromkeys([*self._columns, *self._recipe.base.columns]))
+        parts = part_columns(self._recipe)
+        return list(dict.fromkeys([*self._columns, *self._recipe.base.columns, *parts]))
 
     def _collected(self) -> tuple[Dataset, Dataset | None, Dataset | None]:
         known = self._training_columns()

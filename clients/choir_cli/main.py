@@ -6,6 +6,7 @@ import typer
 
 from choir_cli import bundles, data, inference, operations, serving, tokens, training
 from choir_cli.console import fail
+from choir_cli.distilling import distil
 from choir_cli.leaderboard.command import leaderboard
 from choir_cli.leaderboard.merge import merge
 
@@ -23,6 +24,7 @@ for command in (
     training.evaluate,
     leaderboard,
     merge,
+    distil,
     serving.serve,
     bundles.pack,
     bundles.verify,

@@ -15,7 +15,7 @@ from training.recipe.clean import CleanRecipe
 from training.recipe.data import DataRecipe, ExampleData, SplitRecipe
 from training.recipe.ensemble import EnsembleRecipe
 from training.recipe.fusion import FusionRecipe
-from training.recipe.member import CandidateRecipe
+from training.recipe.member import CandidateRecipe, RowsRecipe
 from training.recipe.problems import keys_of, sentence
 from training.recipe.search import RangeRecipe, SearchRecipe
 from training.recipe.source import Source
@@ -210,6 +210,7 @@ def _keys() -> set[str]:
             Rule,
             EnsembleRecipe,
             CandidateRecipe,
+            RowsRecipe,
             FusionRecipe,
             SearchRecipe,
             RangeRecipe,
