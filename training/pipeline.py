@@ -24,7 +24,6 @@ from training.evaluation.evaluation import (
     voted,
 )
 from training.evaluation.golden_inputs import golden_answers, golden_texts
-from training.evaluation.report import write_report
 from training.evaluation.scores import EvaluationReport
 from training.evaluation.stage_gains import StageGains
 from training.evaluation.stored_predictions import ValidationRun
@@ -44,6 +43,7 @@ from training.recipe import (
     RecipeError,
     load_recipe,
 )
+from training.report.write import write_report
 from training.search import Found, Searches, Study, all_found, demand_method
 from training.stages.base import base_spec
 
@@ -197,13 +197,15 @@ class Pipeline:
             "created": bundle.info.created,
             "choir": bundle.info.choir,
             "data": self._prepared.ledger.facts(),
-            # Pretraining losses, in nats per token. Fine-tuning stages record no losses.
+            "curves": self._run.results("curve "),
+            # Pretraining losses on held-out documents, in nats per token.
             "pretraining": [each for each in self._run.results("base") if each is not True],
         }
         if searches:
             facts["searches"] = [each.model_dump() for each in searches]
         notes = [each.line() for each in searches]
-        write_report(self._out / "report", self._recipe.name, reports, facts, notes)
+        diversities = write_report(bundle, self._recipe.name, reports, facts, notes)
+        notes += [each.line() for each in diversities]
         for note in notes:
             self._progress_table.console.print(note, soft_wrap=True, highlight=False, markup=False)
         for report in reports:

@@ -71,7 +71,7 @@ class ControllerDeployment:
         for method in (
             *("sync", "push_metrics", "metrics"),
             *("swap", "rollback", "promote", "abort"),
-            *("rollouts", "rollout", "audit", "ensembles", "ensemble"),
+            *("rollouts", "rollout", "audit", "ensembles", "ensemble", "report"),
         ):
             setattr(self, method, getattr(self._controller, method))
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 from serve.files import write_atomically
 from training.progress import Watch
 from training.recipe import Recipe, RecipeError
+from training.stages.curve import read_curve
 from training.stages.fit import Precision, Stage
 
 WORK = ".choir-train"
@@ -76,11 +77,14 @@ class Run:
 
     @contextmanager
     def stage(self, title: str, precision: Precision) -> Iterator[Stage]:
-        """Provide a stage with a folder for checkpoints and a row of progress; delete the folder after success."""
+        """Provide a stage with a folder for checkpoints and a row of progress. After success, record its learning curve
+        and delete the folder."""
         # Each part of the title is a folder: a name may contain any character that could join the parts.
         folder = self.folder / "checkpoints" / title
         yield Stage(title, folder, precision, self.watch)
         self.watch.end(title)
+        if (curve := read_curve(folder)) is not None:
+            self.finish(f"curve {title}", curve)
         shutil.rmtree(folder, ignore_errors=True)
 
     def finish(self, step: str, result: Any) -> None:

@@ -22,6 +22,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from training.data.splits import hold_out
 from training.progress import StageProgress, Watch
 from training.recipe.values import RecipeError
+from training.stages.curve import Curve, write_curve
 from training.stages.dropout import quicken_dropout
 
 Collate = Callable[[Sequence[Mapping[str, Any]]], dict[str, torch.Tensor]]
@@ -50,6 +51,7 @@ class FitOptions:
     """Stop after this many epochs without a lower loss on held-out rows, and keep the weights of the best epoch."""
 
 
+LOGGING_STEPS = 20
 HELD_OUT = 0.1
 """Share of the rows that is held out for early stopping."""
 
@@ -164,11 +166,14 @@ def fit(
 ) -> None:
     """Train `model` in place on `features` (columns `input_ids`, `labels`, `length`), by its own loss or by `loss`.
 
-    An interrupted run continues from the last epoch's checkpoint in `stage.folder`.
+    An interrupted run continues from the last epoch's checkpoint in `stage.folder`. The learning curve is written there
+    too.
     """
     checkpoint = last_checkpoint(stage.folder)
     if checkpoint is not None and _had_stopped(checkpoint, options):
-        load_weights(model, Path(_state(checkpoint)["best_model_checkpoint"]))
+        state = _state(checkpoint)
+        load_weights(model, Path(state["best_model_checkpoint"]))
+        write_curve(stage.folder, Curve.of(stage.title, state["log_history"]))
         model.eval()
         return
     quicken_dropout(model)
@@ -177,7 +182,7 @@ def fit(
         callbacks.append(EarlyStoppingCallback(options.patience))
     trainer = OneCycleTrainer(
         model=model,
-        args=_arguments(options, stage),
+        args=_arguments(options, stage, len(features.train)),
         train_dataset=features.train,
         eval_dataset=features.held_out,
         data_collator=collate,
@@ -186,10 +191,11 @@ def fit(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    write_curve(stage.folder, Curve.of(stage.title, trainer.state.log_history))
     model.eval()
 
 
-def _arguments(options: FitOptions, stage: Stage) -> TrainingArguments:
+def _arguments(options: FitOptions, stage: Stage, rows: int) -> TrainingArguments:
     on_cpu = not torch.cuda.is_available()
     stopping: dict[str, Any] = {}
     if options.patience is not None:
@@ -215,12 +221,18 @@ def _arguments(options: FitOptions, stage: Stage) -> TrainingArguments:
         remove_unused_columns=False,
         save_strategy="epoch",
         save_total_limit=1,
-        logging_steps=20,
+        logging_steps=_logging_steps(options, rows),
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=not on_cpu,
         **stopping,
     )
+
+
+def _logging_steps(options: FitOptions, rows: int) -> int:
+    """Return after how many steps the loss is logged: 20, or fewer in a short stage, whose curve needs points too."""
+    steps = options.epochs * -(-rows // options.batch_size)
+    return max(1, min(LOGGING_STEPS, steps // 10))
 
 
 def last_checkpoint(folder: Path) -> Path | None:
