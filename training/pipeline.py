@@ -28,6 +28,7 @@ from training.evaluation.scores import EvaluationReport
 from training.evaluation.stage_gains import StageGains
 from training.evaluation.stored_predictions import ValidationRun
 from training.evaluation.tables import MAIN, show
+from training.event_logs import demand_logs
 from training.execution.executor import Executor, SequentialExecutor
 from training.execution.progress_table import ProgressTable
 from training.execution.run import Run
@@ -58,6 +59,7 @@ def train(
     """
     recipe = load_recipe(recipe_path)
     demand_method(recipe)
+    demand_logs(recipe.report_to)
     if parallel is None and recipe.searches:
         # Ray Tune runs the trials, so the run needs Ray: one trial, and later one member, after the other.
         parallel = Parallel(members=1)

@@ -2,7 +2,7 @@
 
 import typer
 
-from choir_cli import bundles, data, inference, operations, serving, tokens, training
+from choir_cli import bundles, data, improving, inference, operations, serving, tokens, training
 from choir_cli.console import fail
 
 app = typer.Typer(
@@ -18,6 +18,8 @@ for command in (
     data.annotate,
     training.train,
     training.evaluate,
+    improving.improve,
+    improving.report,
     serving.serve,
     bundles.pack,
     bundles.verify,

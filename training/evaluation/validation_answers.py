@@ -51,7 +51,10 @@ class ValidationAnswers:
             outputs,
             truth,
             rows.folds,
-            _alone(ensemble, outputs, truth),
+            {
+                member.name: alone(ensemble, member.name, own, truth)
+                for member, own in zip(ensemble.members, outputs, strict=True)
+            },
             cross_fitted(ensemble, options, outputs, truth, rows.folds),
         )
 
@@ -90,13 +93,11 @@ def right_rows(answers: Answers, truth: Targets) -> np.ndarray[tuple[int], np.dt
     raise ValueError("a value is never exactly right")
 
 
-def _alone(ensemble: Ensemble, outputs: Floats, truth: Targets) -> dict[str, Answers]:
-    fusion, found = Fusion(ensemble), {}
-    for member, own in zip(ensemble.members, outputs, strict=True):
-        answers = fusion.alone(own, member.name)
-        if isinstance(answers, Fused):
-            pooled = answers.probabilities
-            tempered = temper(pooled, fit_temperature(pooled, truth))
-            answers = replace(answers, probabilities=tempered)
-        found[member.name] = answers
-    return found
+def alone(ensemble: Ensemble, name: str, output: Floats, truth: Targets) -> Answers:
+    """Return what the member `name` of an ensemble answers by itself, from its output [N, C] or [N]. In classification
+    it has a temperature of its own, fitted on these rows."""
+    answers = Fusion(ensemble).alone(output, name)
+    if not isinstance(answers, Fused):
+        return answers
+    pooled = answers.probabilities
+    return replace(answers, probabilities=temper(pooled, fit_temperature(pooled, truth)))

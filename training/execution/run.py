@@ -3,7 +3,7 @@
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +11,7 @@ from typing import Any, Self
 from serve.files import write_atomically
 from training.progress import Watch
 from training.recipe import Recipe, RecipeError
+from training.recipe.values import EventLog
 from training.stages.curve import read_curve
 from training.stages.fit import Precision, Stage
 
@@ -21,8 +22,17 @@ WORK = ".choir-train"
 class Run:
     """The finished steps of a run, written to disk after each step. Several threads may finish steps."""
 
-    def __init__(self, folder: Path, fingerprint: str, steps: dict[str, Any], watch: Watch) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: str,
+        steps: dict[str, Any],
+        watch: Watch,
+        report_to: Sequence[EventLog] = (),
+    ) -> None:
+        """`report_to` are the event logs that stages write."""
         self.folder = folder.absolute()
+        self._report_to = report_to
         self.watch = watch
         self.models = threading.Lock()
         """Held while this process loads and runs a model: transformers patches torch while it loads one."""
@@ -52,7 +62,7 @@ class Run:
             raise RecipeError(
                 f"{out} was begun with another recipe; give another --out, or resume with that recipe"
             )
-        return cls(folder, recipe.fingerprint, state["steps"], watch)
+        return cls(folder, recipe.fingerprint, state["steps"], watch, recipe.report_to)
 
     @classmethod
     def _begin(cls, folder: Path, recipe: Recipe, watch: Watch) -> Self:
@@ -62,7 +72,7 @@ class Run:
             raise RecipeError(f"cannot write to {folder.parent}: {error.strerror}") from None
         content = recipe.model_dump_json(indent=2) + "\n"
         write_atomically(folder / "recipe.json", content)
-        run = cls(folder, recipe.fingerprint, {}, watch)
+        run = cls(folder, recipe.fingerprint, {}, watch, recipe.report_to)
         run._write()
         return run
 
@@ -81,7 +91,8 @@ class Run:
         and delete the folder."""
         # Each part of the title is a folder: a name may contain any character that could join the parts.
         folder = self.folder / "checkpoints" / title
-        yield Stage(title, folder, precision, self.watch)
+        events = self.folder / "events" / title
+        yield Stage(title, folder, precision, self.watch, self._report_to, events)
         self.watch.end(title)
         if (curve := read_curve(folder)) is not None:
             self.finish(f"curve {title}", curve)

@@ -20,8 +20,9 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from training.data.splits import hold_out
+from training.event_logs import log_callbacks
 from training.progress import StageProgress, Watch
-from training.recipe.values import RecipeError
+from training.recipe.values import EventLog, RecipeError
 from training.stages.curve import Curve, write_curve
 from training.stages.dropout import quicken_dropout
 
@@ -82,12 +83,15 @@ def fit_rows(rows: Dataset, families: Sequence[int], options: FitOptions) -> Fit
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage's title, its folder for checkpoints, its precision, and the Watch for its progress."""
+    """A stage's title, its folder for checkpoints, its precision, the Watch for its progress, and its event logs."""
 
     title: str
     folder: Path
     precision: Precision
     watch: Watch
+    report_to: Sequence[EventLog] = ()
+    events: Path | None = None
+    """The folder of TensorBoard's events."""
 
 
 class LengthGroupedBatches(LengthGroupedSampler):
@@ -178,6 +182,7 @@ def fit(
         return
     quicken_dropout(model)
     callbacks: list[TrainerCallback] = [StageProgress(stage.watch, stage.title)]
+    callbacks += log_callbacks(stage.report_to, stage.events)
     if options.patience is not None:
         callbacks.append(EarlyStoppingCallback(options.patience))
     trainer = OneCycleTrainer(
@@ -222,7 +227,9 @@ def _arguments(options: FitOptions, stage: Stage, rows: int) -> TrainingArgument
         save_strategy="epoch",
         save_total_limit=1,
         logging_steps=_logging_steps(options, rows),
-        report_to="none",
+        # TensorBoard's callback is passed by itself, because it has to be told its folder.
+        report_to=[each for each in stage.report_to if each != "tensorboard"] or "none",
+        run_name=stage.title,
         disable_tqdm=True,
         dataloader_pin_memory=not on_cpu,
         **stopping,
