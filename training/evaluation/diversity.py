@@ -97,10 +97,10 @@ def diversity_of(answers: ValidationAnswers) -> Diversity:
     alone = [answers.members[name] for name in names]
     labelled = not isinstance(answers.served, FusedValues)
     wrong = np.stack([_errors(each, truth) for each in alone])
-    criterion = answers.options.criterion_for(ensemble.task)
+    criterion = answers.criterion
     several = len(names) > 1
     smaller = [answers.without(place) for place in range(len(names))] if several else []
-    metric = [
+    metric: list[dict[str, Metric]] = [
         {criterion: criterion_metric(each, truth, criterion)} for each in (answers.served, *smaller)
     ]
     compared = Comparison(metric, len(truth))

@@ -11,6 +11,7 @@ from serve.fusion.fitting.fit import Targets, refit_fusion
 from serve.fusion.fitting.options import FusionOptions
 from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Answers, Fused, FusedSets
+from serve.fusion.labels.rules import Criterion
 from serve.fusion.labels.temperature import fit_temperature, temper
 from serve.fusion.members import Floats, Ints
 from serve.manifest import Ensemble
@@ -57,6 +58,16 @@ class ValidationAnswers:
             },
             cross_fitted(ensemble, options, outputs, truth, rows.folds),
         )
+
+    @property
+    def criterion(self) -> Criterion:
+        """What the fusion is fitted by. The shares of a vote are no probabilities and have no log loss; it is judged by
+        its answers."""
+        task = self.ensemble.task
+        found = self.options.criterion_for(task)
+        if found == "log_loss" and self.ensemble.fusion.method == "vote":
+            return "micro_f1" if task == "multilabel" else "accuracy"
+        return found
 
     def without(self, member: int) -> Answers:
         """Return what the ensemble would answer without the member at this place, fitted anew by the same method."""

@@ -26,8 +26,8 @@ class Case:
 
     @property
     def criterion(self) -> Criterion:
-        """What the ensemble's fusion is fitted by."""
-        return self.answers.options.criterion_for(self.ensemble.task)
+        """What gains are measured in."""
+        return self.answers.criterion
 
     @property
     def trials(self) -> Trials:

@@ -50,9 +50,8 @@ def next_steps(bundle_path: Path, name: str, minutes: float) -> NextSteps:
     """Measure the next steps of an ensemble in about `minutes`. Raises BundleError, and ImproveError if the bundle does
     not store what the members answer to the validation rows."""
     bundle = Bundle.open(bundle_path)
-    ensemble = bundle.ensemble(name)
     begun = monotonic()
-    answers = _answers(bundle, ensemble)
+    ensemble, answers = _answers(bundle, name)
     findings: list[Finding] = []
     skipped: list[Skipped] = []
     with ProgressTable() as progress:
@@ -103,22 +102,27 @@ def _steps(ensemble: Ensemble) -> list[Step]:
     ]
 
 
-def _answers(bundle: Bundle, ensemble: Ensemble) -> ValidationAnswers:
+def _answers(bundle: Bundle, name: str) -> tuple[Ensemble, ValidationAnswers]:
+    """Return the newest version whose members' answers are stored, with these answers. A version with merged or
+    distilled members has none."""
+    ensemble = bundle.ensemble(name)
     if ensemble.task == "generation":
         raise ImproveError(
             f"{ensemble.name} writes text, and what its members would write to the validation rows is not stored; "
             "compare recipes with `choir evaluate` instead"
         )
+    versions = [each for each in bundle.ensembles() if each.name == name]
     try:
-        answers = ValidationAnswers.read(bundle, ensemble)
+        for ensemble in reversed(versions):
+            answers = ValidationAnswers.read(bundle, ensemble)
+            if answers is not None:
+                return ensemble, answers
     except FusionError as error:
         raise ImproveError(str(error)) from error
-    if answers is None:
-        raise ImproveError(
-            f"{bundle.path} does not store what the members of {ensemble.name} answer to the validation rows; a bundle "
-            "that `choir train` made does"
-        )
-    return answers
+    raise ImproveError(
+        f"{bundle.path} does not store what the members of {name} answer to the validation rows; a bundle that `choir "
+        "train` made does"
+    )
 
 
 def _trials(bundle: Bundle, ensemble: Ensemble, deadline: float, watch: Watch) -> Trials | str:

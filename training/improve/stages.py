@@ -30,7 +30,7 @@ class Changed:
         new = type(old)(old * self.factor)
         if new < 1 and isinstance(old, int):
             raise Unmeasured(f"{self.key} is {old} and cannot be less")
-        values = {self.key: new}
+        values: dict[str, float] = {self.key: new}
         if self.key == "rank" and (alpha := getattr(stage, "alpha", None)):
             # The scaling alpha / rank stays, so that only the rank changes.
             values["alpha"] = alpha * self.factor

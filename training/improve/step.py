@@ -8,7 +8,7 @@ from serve.fusion.fitting.fit import Targets
 from serve.fusion.fused import Answers
 from serve.fusion.labels.rules import Criterion
 from training.evaluation.diversity import BETTER_IF_HIGHER, criterion_metric
-from training.evaluation.metrics.resampling import Comparison
+from training.evaluation.metrics.resampling import Comparison, Metric
 from training.improve.case import Case
 
 Area = Literal["fusion", "task", "data", "stages"]
@@ -55,8 +55,15 @@ class Skipped(BaseModel):
 class Step(Protocol):
     """One next step that can be measured."""
 
-    area: Area
-    name: str
+    @property
+    def area(self) -> Area:
+        """What the step changes."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The step in a few words."""
+        ...
 
     def measure(self, case: Case) -> Finding:
         """Measure the step. Raises Unmeasured with the reason if it cannot be, or not in the time that is left."""
@@ -73,7 +80,7 @@ def gain(
     """Return how much better `after` is than `before`. The right answers may be others after a step that changes the
     labels."""
     rights = (truth, truth if truth_after is None else truth_after)
-    metrics = [
+    metrics: list[dict[str, Metric]] = [
         {criterion: criterion_metric(each, right, criterion)}
         for each, right in zip((before, after), rights, strict=True)
     ]

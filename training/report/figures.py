@@ -101,7 +101,7 @@ def _reliability_chart(systems: Mapping[str, Answers], answers: ValidationAnswer
 
 def stage_plot(report: EvaluationReport, task: str) -> DotPlot:
     """Return the main figure after each stage, with its interval."""
-    main = MAIN[task]  # type: ignore[index]
+    main = MAIN[task]
     spans = {row.name: row.intervals.get(main) or (row.scores[main],) * 2 for row in report.rows}
     ends = [end for span in spans.values() for end in span]
     return DotPlot(

@@ -34,8 +34,7 @@ def write_report(
 ) -> list[Diversity]:
     """Write `report/metrics.json` and `report/index.html`, and return the diversity of each ensemble whose members'
     outputs are stored. The page has the `notes` at its top; the JSON has the `facts` beside the reports."""
-    names = [report.ensemble.partition("@")[0] for report in reports]
-    figures = [_figures(bundle, name) for name in dict.fromkeys(names)]
+    figures = _all_figures(bundle, reports)
     diversities = [each.diversity for each in figures if each.diversity is not None]
     metrics = {
         **facts,
@@ -67,11 +66,8 @@ def draw_page(bundle: Bundle) -> Path:
         raise ReportError(
             f"{file} is not the record of a training run; restore the file that `choir train` wrote"
         ) from None
-    names = [report.ensemble.partition("@")[0] for report in findings.reports]
     target = bundle.path / FOLDER / PAGE
-    write_atomically(
-        target, page(findings, [_figures(bundle, name) for name in dict.fromkeys(names)])
-    )
+    write_atomically(target, page(findings, _all_figures(bundle, findings.reports)))
     return target
 
 
@@ -87,10 +83,19 @@ def _findings(metrics: Mapping[str, Any]) -> Findings:
     )
 
 
-def _figures(bundle: Bundle, name: str) -> EnsembleFigures:
+def _all_figures(bundle: Bundle, reports: Sequence[EvaluationReport]) -> list[EnsembleFigures]:
+    """Return the figures of each ensemble that was evaluated, in the version that was."""
+    versions_of = {report.ensemble.partition("@")[0]: report.ensemble for report in reports}
+    return [
+        _figures(bundle, name, int(evaluated.rpartition("@")[2]))
+        for name, evaluated in versions_of.items()
+    ]
+
+
+def _figures(bundle: Bundle, name: str, version: int) -> EnsembleFigures:
     """Return what the bundle holds about an ensemble besides its evaluations. What cannot be read is left out with a
     note, so that the rest of the report is written."""
-    ensemble, notes = bundle.ensemble(name), []
+    ensemble, notes = bundle.ensemble(name, version), []
     answers, diversity, board = None, None, None
     if ensemble.task != "generation":
         try:

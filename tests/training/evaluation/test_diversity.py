@@ -82,6 +82,14 @@ def test_accuracy_as_the_criterion_is_worse_when_lower(tmp_path: Path) -> None:
     assert found.removals[0].loss == pytest.approx(whole - rest)
 
 
+def test_a_vote_is_judged_by_its_answers(tmp_path: Path) -> None:
+    outputs, truth = label_outputs(3, 200, 4, skill=2.0)
+    _, found = measured(stored_bundle(tmp_path, outputs, truth, labels=names(4), method="vote"))
+    assert found.criterion == "accuracy"
+    assert 0 < found.value <= 1
+    assert all(abs(removal.loss) < 1 for removal in found.removals)
+
+
 def test_sets_of_labels_and_values_are_compared_too(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     truth = random.random((200, 3)) < 0.4

@@ -11,7 +11,7 @@ from serve.bundle import BaseSpec, Bundle
 from serve.fusion.fitting.fit import Targets
 from serve.fusion.fitting.options import FusionOptions
 from serve.fusion.fitting.stored_scores import Question, RowsHeader, ValidationRows
-from serve.manifest import AdapterRef, Ensemble, FusionSpec, Member, Task
+from serve.manifest import AdapterRef, Ensemble, FusionSpec, Member, Method, Task
 
 ROWS_DIGEST = "sha256:" + "0" * 64
 
@@ -25,6 +25,7 @@ def stored_bundle(
     labels: list[str] | None = None,
     options: FusionOptions | None = None,
     name: str = "intents",
+    method: Method = "average",
 ) -> Bundle:
     """A bundle with one ensemble whose members a, b, ... gave these outputs [M, N, C] or [M, N] on validation rows."""
     bundle = Bundle.create(folder, BaseSpec(path="base", kind="encoder"))
@@ -44,7 +45,7 @@ def stored_bundle(
         task=task,
         labels=labels,
         members=members,
-        fusion=FusionSpec(method="average"),
+        fusion=FusionSpec(method=method),
         thresholds=dict.fromkeys(labels or [], 0.5) if task == "multilabel" else {},
     )
     bundle.write_ensemble(ensemble)
@@ -52,7 +53,7 @@ def stored_bundle(
     header = RowsHeader(
         rows=ROWS_DIGEST,
         question=Question.of(ensemble),
-        options=options or FusionOptions(method="average"),
+        options=options or FusionOptions.model_validate({"method": method}),
     )
     stored.write_rows(ValidationRows(header, truth, np.arange(len(truth)) % 5))
     for member, own in zip(members, outputs, strict=True):
