@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from serve.fusion.errors import FusionError
+from serve.fusion.stack import STACK_FILES
 from serve.manifest import FusionSpec, Method
 from training.evaluation.validation_answers import cross_fitted
 from training.improve.case import Case
@@ -30,9 +31,9 @@ class OtherMethod:
         if self.method == "vote" and case.criterion == "log_loss":
             raise Unmeasured("the shares of a vote are no probabilities, so they have no log loss")
         model = answers.options.stack_for(case.ensemble.task) if self.method == "stack" else None
-        spec = FusionSpec(method=self.method, space=answers.options.space, model=model)
-        if self.method == "stack":
-            spec = spec.model_copy(update={"space": "probability", "parameters": "fusion"})
+        # The file is for serving; here the stacker is fitted anew.
+        file = STACK_FILES[model] if model else None
+        spec = FusionSpec(method=self.method, model=model, parameters=file)
         other = case.ensemble.model_copy(update={"fusion": spec})
         try:
             after = cross_fitted(
