@@ -68,8 +68,10 @@ def _show(steps: "NextSteps") -> None:
             style="bold" if gain.value > 0 and gain.p < 0.05 else None,
         )
     out.print(shown)
-    for skipped in steps.skipped:
-        _say(f"not measured: {skipped.step}: {skipped.reason}")
+    reasons = dict.fromkeys(each.reason for each in steps.skipped)
+    for reason in reasons:
+        names = ", ".join(each.step for each in steps.skipped if each.reason == reason)
+        _say(f"not measured: {names}: {reason}")
     helping = [each for each in steps.findings if each.gain.value > 0 and each.gain.p < 0.05]
     _say(
         f"{len(helping)} of {len(steps.findings)} steps help by more than chance (p below 0.05; one in twenty does so "

@@ -44,7 +44,7 @@ class OtherMethod:
         return Finding(
             area=self.area,
             step=self.name,
-            compared=f"the ensemble, in place of {served.replace('_', ' ')}",
+            compared=f"the ensemble, now fused by {served.replace('_', ' ')}",
             gain=gain(case.criterion, answers.served, after, answers.truth),
             minutes=0.0,
         )
@@ -69,7 +69,7 @@ class FewerMembers:
         return Finding(
             area=self.area,
             step=f"leave {members[best].name} out",
-            compared=f"the ensemble, the best of {len(members)} choices; {len(members) - 1} passes",
+            compared=f"the ensemble without one of {len(members)}, the best choice",
             gain=gains[best],
             minutes=0.0,
         )

@@ -131,7 +131,7 @@ def test_all_steps_of_an_ensemble(encoder_bundle: Bundle, tmp_path: Path) -> Non
     result = CliRunner().invoke(app, [*told, "--json", str(written)])
     assert result.exit_code == 0, result.output
     assert "Next steps for topics: log loss is" in result.output
-    assert "not measured: template" in result.output
+    assert "read the text without a template" in result.output
     steps = next_steps_in(written)
     measured = {finding["step"] for finding in steps["findings"]}
     assert {"more rows", "learning rate times 2", "rank times 2", "epochs times 2"} <= measured
