@@ -117,6 +117,8 @@ class Members:
                         before=tuple(adapters),
                         checkpoints=stage.folder,
                         target=folder,
+                        report_to=stage.report_to,
+                        events=stage.events,
                     )
                     self._workers.train(job)
                 self._run.finish(step, True)

@@ -25,11 +25,11 @@ from training.evaluation.evaluation import (
     voted,
 )
 from training.evaluation.golden_inputs import golden_answers, golden_texts
-from training.evaluation.report import write_report
 from training.evaluation.scores import EvaluationReport
 from training.evaluation.stage_gains import StageGains
 from training.evaluation.stored_predictions import ValidationRun
 from training.evaluation.tables import MAIN
+from training.event_logs import demand_logs
 from training.execution.executor import Executor, SequentialExecutor
 from training.execution.held_rows import keep_held
 from training.execution.progress_table import ProgressTable
@@ -49,6 +49,7 @@ from training.recipe import (
     RecipeError,
     load_recipe,
 )
+from training.report.write import write_report
 from training.search import Found, Searches, Study, all_found, demand_method
 from training.stages.base import base_spec, finished_base
 from training.verdict import conclude
@@ -69,6 +70,7 @@ def train(
     """
     recipe = load_recipe(recipe_path)
     demand_method(recipe)
+    demand_logs(recipe.report_to)
     if parallel is None and recipe.searches:
         # Ray Tune runs the trials, so the run needs Ray: one trial, and later one member, after the other.
         parallel = Parallel(members=1)
@@ -230,13 +232,15 @@ class Pipeline:
             "created": bundle.info.created,
             "choir": bundle.info.choir,
             "data": self._prepared.ledger.facts(),
-            # Pretraining losses, in nats per token. Fine-tuning stages record no losses.
+            "curves": self._run.results("curve "),
+            # Pretraining losses on held-out documents, in nats per token.
             "pretraining": [each for each in self._run.results("base") if each is not True],
         }
         if searches:
             facts["searches"] = [each.model_dump() for each in searches]
         notes = [each.line() for each in searches]
-        write_report(self._out / "report", self._recipe.name, reports, facts, notes)
+        diversities = write_report(bundle, self._recipe.name, reports, facts, notes)
+        notes += [each.line() for each in diversities]
         conclude(Screen(), reports, notes, self._out)
 
     def _labels(self, ensemble: EnsembleRecipe) -> list[str]:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from choir_cli import bundles, data, inference, operations, serving, tokens, training
+from choir_cli import bundles, data, improving, inference, operations, serving, tokens, training
 from choir_cli.console import fail
 from choir_cli.distilling import distil
 from choir_cli.leaderboard.command import leaderboard
@@ -25,6 +25,8 @@ for command in (
     leaderboard,
     merge,
     distil,
+    improving.improve,
+    improving.report,
     serving.serve,
     bundles.pack,
     bundles.verify,

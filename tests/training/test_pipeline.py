@@ -32,7 +32,12 @@ def test_the_bundle_is_sound_and_complete(causal_bundle: Bundle, encoder_bundle:
         ("replies@1", "validation"),
         ("replies@1", "test"),
     }
-    assert "weighted_average" in (causal_bundle.path / "report" / "index.html").read_text()
+    page = (causal_bundle.path / "report" / "index.html").read_text()
+    assert "weighted_average" in page
+    curves = {curve["title"]: curve["training"] for curve in report["curves"]}
+    assert set(curves) == {"base", "replies/a", "replies/b", "topics/a", "topics/a2", "topics/b"}
+    assert all(curves.values())
+    assert [each["ensemble"] for each in report["diversity"]] == ["topics"]
 
 
 def test_the_manifest_holds_what_was_fitted_and_golden_examples(causal_bundle: Bundle) -> None:

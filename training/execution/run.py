@@ -3,7 +3,7 @@
 import json
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +15,8 @@ from serve.manifest import explain
 from training.execution.changes import Progress, changes, listed
 from training.progress import Watch
 from training.recipe import Recipe, RecipeError
+from training.recipe.values import EventLog
+from training.stages.curve import read_curve
 from training.stages.fit import Precision, Stage
 
 WORK = ".choir-train"
@@ -24,8 +26,16 @@ WORK = ".choir-train"
 class Run:
     """The finished steps of a run, written to disk after each step. Several threads may finish steps."""
 
-    def __init__(self, folder: Path, steps: dict[str, Any], watch: Watch) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        steps: dict[str, Any],
+        watch: Watch,
+        report_to: Sequence[EventLog] = (),
+    ) -> None:
+        """`report_to` are the event logs that stages write."""
         self.folder = folder.absolute()
+        self._report_to = report_to
         self.watch = watch
         self.models = threading.Lock()
         """Held while this process loads and runs a model: transformers patches torch while it loads one."""
@@ -56,7 +66,7 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RecipeError(f"cannot write to {folder.parent}: {error.strerror}") from None
-        run = cls(folder, {}, watch)
+        run = cls(folder, {}, watch, recipe.report_to)
         run._write_recipe(recipe)
         run._write()
         return run
@@ -73,7 +83,7 @@ class Run:
         before = _recipe_of(folder)
         if before is None:
             raise RecipeError(f"{what} holds no training run to resume; {instead}")
-        run = cls(folder, steps, watch)
+        run = cls(folder, steps, watch, recipe.report_to)
         progress = Progress(steps, run._begun())
         found = [each for each in changes(before, recipe) if progress.depends_on(each)]
         if found:
@@ -105,11 +115,15 @@ class Run:
 
     @contextmanager
     def stage(self, title: str, precision: Precision) -> Iterator[Stage]:
-        """Provide a stage with a folder for checkpoints and a row of progress; delete the folder after success."""
+        """Provide a stage with a folder for checkpoints and a row of progress. After success, record its learning curve
+        and delete the folder."""
         # Each part of the title is a folder: a name may contain any character that could join the parts.
         folder = self.folder / "checkpoints" / title
-        yield Stage(title, folder, precision, self.watch)
+        events = self.folder / "events" / title
+        yield Stage(title, folder, precision, self.watch, self._report_to, events)
         self.watch.end(title)
+        if (curve := read_curve(folder)) is not None:
+            self.finish(f"curve {title}", curve)
         shutil.rmtree(folder, ignore_errors=True)
 
     def finish(self, step: str, result: Any) -> None:

@@ -20,7 +20,7 @@ from training.recipe.problems import keys_of, sentence
 from training.recipe.search import RangeRecipe, SearchRecipe
 from training.recipe.source import Source
 from training.recipe.stages import STAGES, DistillationStage, LoraStage, TeacherRecipe
-from training.recipe.values import RecipeError, Strict
+from training.recipe.values import EventLog, RecipeError, Strict
 
 
 class Recipe(Strict):
@@ -32,6 +32,9 @@ class Recipe(Strict):
     """Seed of the splits, the folds and a base from scratch."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of training. `auto`: bfloat16 autocast if the CPU or GPU computes it natively, else float32."""
+    report_to: list[EventLog] = Field(default_factory=list)
+    """Where training also writes its losses: `tensorboard` to `BUNDLE/.choir-train/events/`; `mlflow` and `wandb` where
+    their environment variables say. Their packages must be installed."""
     base: BaseRecipe
     """The model that all members share."""
     data: DataRecipe
