@@ -310,7 +310,10 @@ def _with_scores(
 ) -> Ensemble:
     """Add the validation figures and the values of searches to the manifest, and validate it."""
     best = report.best_member(MAIN[ensemble.task])
-    scores: dict[str, Any] = {FIGURES: {**report.served().scores, "best_member": best}}
+    scores: dict[str, Any] = {
+        **ensemble.scores,
+        FIGURES: {**report.served().scores, "best_member": best},
+    }
     if found := {each.title: each.values for each in searches if each.ensemble == ensemble.name}:
         scores["search"] = found
     scored = ensemble.model_copy(update={"scores": scores})

@@ -45,6 +45,10 @@ class PredictionItem(Answer):
     """Entropy of the fused probabilities, in nats."""
     disagreement: float | None = None
     """Mutual information between member and label, in nats. Multilabel: summed over the labels."""
+    members_asked: int | None = None
+    """With `early_exit`: how many members were asked."""
+    abstained: bool | None = None
+    """With `abstain`: whether the answer is too uncertain for the risk that was asked for."""
     members: list[MemberPrediction] | None = None
 
 

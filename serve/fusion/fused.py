@@ -1,7 +1,8 @@
 """The answers of members, alone or fused, to N rows: one label, a set of labels, or a value for each row."""
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +10,25 @@ from numpy.typing import NDArray
 from serve.fusion.members import Floats, Ints
 
 
+class _Rows:
+    """Answers to N rows: every field is an array with one entry a row."""
+
+    def rows(self, places: Ints) -> Self:
+        """Returns the answers to the rows at these places."""
+        return type(self)(**{name: own[places] for name, own in self._arrays().items()})
+
+    @classmethod
+    def joined(cls, parts: Sequence["_Rows"]) -> Self:
+        """Returns the answers of all parts, one after another."""
+        arrays = [part._arrays() for part in parts]
+        return cls(**{name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]})
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True)
-class Fused:
+class Fused(_Rows):
     """Classification: one of C labels a row."""
 
     probabilities: Floats
@@ -24,7 +42,7 @@ class Fused:
 
 
 @dataclass(frozen=True)
-class FusedSets:
+class FusedSets(_Rows):
     """Multilabel: any number of C labels a row."""
 
     probabilities: Floats
@@ -38,7 +56,7 @@ class FusedSets:
 
 
 @dataclass(frozen=True)
-class FusedValues:
+class FusedValues(_Rows):
     """Regression: one number a row."""
 
     values: Floats
