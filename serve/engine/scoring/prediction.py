@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from serve import metrics
 from serve.engine.interface import PredictCall, Prediction, Text
 from serve.engine.loaded import LoadedVersion
-from serve.fusion.asking import AllMembers, Asking, OneMember, Question
+from serve.fusion.asking.asking import AllMembers, Asking, OneMember, Question
+from serve.fusion.asking.rounds import Rounds
 from serve.fusion.errors import FusionError
 from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Answers, Fused, FusedValues, agreeing
 from serve.fusion.labels.tasks import outputs
 from serve.fusion.members import Ints
 from serve.fusion.selective.abstain import certainty
-from serve.fusion.selective.rounds import Rounds
 from serve.manifest import Member
 from serve.together import together
 

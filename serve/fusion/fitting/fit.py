@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.fusion.fitting.options import FusionOptions
+from serve.fusion.fitting.selective import plain, with_selective
 from serve.fusion.fitting.thresholds import common_threshold, label_thresholds
 from serve.fusion.fitting.weights import greedy_weights, merit_weights
 from serve.fusion.fuse import Fusion
@@ -19,7 +20,6 @@ from serve.fusion.labels.rules import Loss
 from serve.fusion.labels.tasks import rules_of
 from serve.fusion.labels.temperature import fit_temperature, temper
 from serve.fusion.members import Floats, Ints
-from serve.fusion.selective.fit import plain, with_selective
 from serve.fusion.stack import STACK_FILES, Stack, stack_of
 from serve.manifest import PREFIX_METHODS, Ensemble, FusionSpec, Method
 

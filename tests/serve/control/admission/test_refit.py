@@ -16,10 +16,10 @@ from serve.digest import folder_digest
 from serve.fusion.errors import FusionError
 from serve.fusion.fitting.note import FitNote, has_fitted_numbers, noted
 from serve.fusion.fitting.options import FusionOptions
+from serve.fusion.fitting.selective import plain, with_selective
 from serve.fusion.fitting.stored_scores import Question, RowsHeader, ValidationRows
 from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Fused
-from serve.fusion.selective.fit import plain, with_selective
 from serve.fusion.selective.record import SelectiveFit
 from serve.fusion.stack import LinearStack
 from serve.manifest import AdapterRef, EarlyExit, Ensemble, Member

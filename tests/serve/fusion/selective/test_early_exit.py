@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binomtest
 
-from serve.fusion.asking import AllMembers, asked_offline
+from serve.fusion.asking.asking import AllMembers, asked_offline
+from serve.fusion.asking.rounds import Rounds
 from serve.fusion.errors import FusionError, StaleFusionError
 from serve.fusion.fitting.fit import fit_fusion
 from serve.fusion.fitting.options import FusionOptions
@@ -16,7 +17,6 @@ from serve.fusion.fused import Fused
 from serve.fusion.selective.bounds import upper_bounds
 from serve.fusion.selective.early_exit import exits, fit_exit
 from serve.fusion.selective.record import SelectiveFit
-from serve.fusion.selective.rounds import Rounds
 from serve.manifest import EarlyExit, Ensemble
 
 Make = Callable[..., Any]

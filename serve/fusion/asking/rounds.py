@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from serve.fusion.asking import Asking, Question
+from serve.fusion.asking.asking import Asking, Question
 from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Fused
 from serve.fusion.members import Floats, Ints

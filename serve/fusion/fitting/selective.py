@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from serve.fusion.asking import asked_offline
+from serve.fusion.asking.asking import asked_offline
+from serve.fusion.asking.rounds import Rounds, stage
 from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Fused
 from serve.fusion.labels.measures import log_loss
@@ -10,7 +11,6 @@ from serve.fusion.members import Floats, Ints
 from serve.fusion.selective.abstain import certainty, fit_abstain
 from serve.fusion.selective.early_exit import ExitFit, fit_exit
 from serve.fusion.selective.record import SelectiveFit, digests, numbers_digest, without_fit
-from serve.fusion.selective.rounds import Rounds, stage
 from serve.manifest import PREFIX_METHODS, Ensemble
 
 
