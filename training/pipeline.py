@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from serve.bundle import Bundle
+from serve.fusion.answers import MEMBER_SCORES
 from serve.fusion.fitting.fit import fit_fusion
 from serve.fusion.fitting.note import FIGURES, noted
 from serve.fusion.fuse import Fusion
@@ -17,6 +18,7 @@ from training.data.targets import known_labels, targets, unknown_label
 from training.evaluation.evaluation import (
     Evaluation,
     Labelled,
+    answer_scores,
     baseline_answers,
     generation_report,
     label_report,
@@ -298,6 +300,9 @@ def _written(
 ) -> tuple[Ensemble, EvaluationReport]:
     """Return a generation ensemble with its golden inputs, and its evaluation; nothing is fitted."""
     answers, fused = evaluation.answers(rows), evaluation.fused(rows)
+    draft = draft.model_copy(
+        update={"scores": {MEMBER_SCORES: answer_scores(draft, rows, answers)}}
+    )
     method = draft.fusion.method
     served = voted(draft, answers) if method == "vote" else fused[method]
     golden = golden_texts(rows, served, recipe.max_new_tokens)[: recipe.golden]

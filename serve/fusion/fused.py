@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,25 +10,8 @@ from numpy.typing import NDArray
 from serve.fusion.members import Floats, Ints
 
 
-class _Rows:
-    """Answers to N rows: every field is an array with one entry a row."""
-
-    def rows(self, places: Ints) -> Self:
-        """Returns the answers to the rows at these places."""
-        return type(self)(**{name: own[places] for name, own in self._arrays().items()})
-
-    @classmethod
-    def joined(cls, parts: Sequence["_Rows"]) -> Self:
-        """Returns the answers of all parts, one after another."""
-        arrays = [part._arrays() for part in parts]
-        return cls(**{name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]})
-
-    def _arrays(self) -> dict[str, NDArray[Any]]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
-
-
 @dataclass(frozen=True)
-class Fused(_Rows):
+class Fused:
     """Classification: one of C labels a row."""
 
     probabilities: Floats
@@ -42,7 +25,7 @@ class Fused(_Rows):
 
 
 @dataclass(frozen=True)
-class FusedSets(_Rows):
+class FusedSets:
     """Multilabel: any number of C labels a row."""
 
     probabilities: Floats
@@ -56,7 +39,7 @@ class FusedSets(_Rows):
 
 
 @dataclass(frozen=True)
-class FusedValues(_Rows):
+class FusedValues:
     """Regression: one number a row."""
 
     values: Floats
@@ -76,3 +59,14 @@ def agreeing(one: Answers, other: Answers) -> NDArray[np.bool_] | None:
     if isinstance(one, FusedSets) and isinstance(other, FusedSets):
         return np.asarray((one.chosen == other.chosen).all(axis=1))
     return None
+
+
+def joined(parts: Sequence[Answers], order: Ints) -> Answers:
+    """Joins answers to parts of the rows into answers to all rows, in `order`."""
+    kind = type(parts[0])
+    return kind(
+        **{
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])[order]
+            for field in fields(kind)
+        }
+    )

@@ -14,7 +14,7 @@ from serve.fusion.asking.asking import AllMembers, Asking, OneMember, Question
 from serve.fusion.asking.rounds import Rounds
 from serve.fusion.errors import FusionError
 from serve.fusion.fuse import Fusion
-from serve.fusion.fused import Answers, Fused, FusedValues, agreeing
+from serve.fusion.fused import Answers, Fused, FusedValues, agreeing, joined
 from serve.fusion.labels.tasks import outputs
 from serve.fusion.members import Ints
 from serve.fusion.selective.abstain import certainty
@@ -161,7 +161,7 @@ def _count(
 
     Regression values have neither."""
     for member, own, asked in zip(members, alone, rows, strict=True):
-        agrees = agreeing(own, answers.rows(asked))
+        agrees = agreeing(own, joined([answers], asked))
         if agrees is not None:
             yes = int(agrees.sum())
             metrics.member_agreed(ensemble, member.name, yes, len(agrees) - yes)

@@ -4,7 +4,7 @@ import numpy as np
 
 from serve.fusion.asking.asking import Asking, Question
 from serve.fusion.fuse import Fusion
-from serve.fusion.fused import Fused
+from serve.fusion.fused import Answers, Fused, joined
 from serve.fusion.members import Floats, Ints
 from serve.fusion.selective.early_exit import sureness
 
@@ -22,7 +22,7 @@ class Rounds(Asking):
         self._threshold = threshold
         self._open = np.arange(rows)
         self._stage = 0
-        self._stopped: list[tuple[Ints, Fused]] = []
+        self._stopped: list[tuple[Ints, Answers]] = []
 
     def questions(self) -> tuple[Question, ...]:
         if self._stage == len(self._order) or (self._stage and not len(self._open)):
@@ -35,12 +35,12 @@ class Rounds(Asking):
         stops = sure >= self._threshold
         if self._stage == len(self._order):
             stops[:] = True
-        self._stopped.append((self._open[stops], fused.rows(np.flatnonzero(stops))))
+        self._stopped.append((self._open[stops], joined([fused], np.flatnonzero(stops))))
         self._open = self._open[~stops]
 
-    def answers(self) -> Fused:
+    def answers(self) -> Answers:
         places = np.concatenate([rows for rows, _ in self._stopped])
-        return Fused.joined([fused for _, fused in self._stopped]).rows(np.argsort(places))
+        return joined([fused for _, fused in self._stopped], np.argsort(places))
 
 
 def stage(fusion: Fusion, first: Ints, outputs: Floats) -> tuple[Fused, Floats]:

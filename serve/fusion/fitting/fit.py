@@ -14,7 +14,7 @@ from serve.fusion.fitting.selective import plain, with_selective
 from serve.fusion.fitting.thresholds import common_threshold, label_thresholds
 from serve.fusion.fitting.weights import greedy_weights, merit_weights
 from serve.fusion.fuse import Fusion
-from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
+from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues, joined
 from serve.fusion.labels.measures import entropy, micro_f1
 from serve.fusion.labels.rules import Loss
 from serve.fusion.labels.tasks import rules_of
@@ -166,12 +166,7 @@ def _cross_fitted(
         for method, fused in parts.items():
             fused.append(fusion(rows.outputs[:, held_out], method=method))
     back = np.argsort(np.concatenate(order))
-    return {method: _joined(fused, back) for method, fused in parts.items()}
-
-
-def _joined(parts: Sequence[Answers], order: Ints) -> Answers:
-    """Joins answers to parts of the rows into answers to all rows, in `order`."""
-    return type(parts[0]).joined(parts).rows(order)
+    return {method: joined(fused, back) for method, fused in parts.items()}
 
 
 def _fit_members(
