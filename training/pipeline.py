@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from serve.bundle import Bundle
+from serve.fusion.answers import MEMBER_SCORES
 from serve.fusion.fitting.fit import fit_fusion
 from serve.fusion.fitting.note import FIGURES, noted
 from serve.fusion.fuse import Fusion
@@ -18,6 +19,7 @@ from training.data.targets import known_labels, targets, unknown_label
 from training.evaluation.evaluation import (
     Evaluation,
     Labelled,
+    answer_scores,
     baseline_answers,
     generation_report,
     label_report,
@@ -332,6 +334,9 @@ def _written(
 ) -> tuple[Ensemble, EvaluationReport]:
     """Return a generation ensemble with its golden inputs, and its evaluation; nothing is fitted."""
     answers, fused = evaluation.answers(rows), evaluation.fused(rows)
+    draft = draft.model_copy(
+        update={"scores": {MEMBER_SCORES: answer_scores(draft, rows, answers)}}
+    )
     method = draft.fusion.method
     served = voted(draft, answers) if method == "vote" else fused[method]
     golden = golden_texts(rows, served, recipe.max_new_tokens)[: recipe.golden]
@@ -344,7 +349,10 @@ def _with_scores(
 ) -> Ensemble:
     """Add the validation figures and the values of searches to the manifest, and validate it."""
     best = report.best_member(MAIN[ensemble.task])
-    scores: dict[str, Any] = {FIGURES: {**report.served().scores, "best_member": best}}
+    scores: dict[str, Any] = {
+        **ensemble.scores,
+        FIGURES: {**report.served().scores, "best_member": best},
+    }
     if found := {each.title: each.values for each in searches if each.ensemble == ensemble.name}:
         scores["search"] = found
     scored = ensemble.model_copy(update={"scores": scores})

@@ -219,6 +219,18 @@ def method_texts(
     return {method: found[method] for method in METHODS["generation"] if method in found}
 
 
+def answer_scores(
+    ensemble: Ensemble, data: Labelled, answers: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """Return the main figure of each member's answers [M][N], by the member's name."""
+    once = np.ones((1, len(data.texts)))
+    main = MAIN["generation"]
+    return {
+        member.name: round(float(text_metrics(texts, data.references)[main](once)[0]), 6)
+        for member, texts in zip(ensemble.members, answers, strict=True)
+    }
+
+
 def voted(ensemble: Ensemble, answers: Sequence[Sequence[str]]) -> list[str]:
     """Return the answers that win the vote among the members' answers [M][N]."""
     return [texts[vote_answers(ensemble, texts).winner] for texts in zip(*answers, strict=True)]

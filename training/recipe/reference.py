@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from serve.manifest import Extract
+from serve.manifest import Abstain, EarlyExit, Extract
 from training.recipe.annotate import AnnotateRecipe, Rule, Teacher
 from training.recipe.base import BaseRecipe, Scratch
 from training.recipe.base_stages import FineTuningStage, PretrainingStage
@@ -65,6 +65,8 @@ SECTIONS: dict[type[BaseModel], str] = {
     SearchRecipe: "Search",
     RangeRecipe: "Range",
     FusionRecipe: "Fusion",
+    EarlyExit: "Early exit",
+    Abstain: "Abstain",
 }
 """The sections of the page in their order: each model and its heading."""
 
