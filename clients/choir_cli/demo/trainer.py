@@ -1,6 +1,5 @@
 """Trains the demo's bundle in a process of its own, and says when it can be served."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -69,10 +68,10 @@ class Trainer:
 
 def same_recipe(recipe: Path, bundle: Path) -> bool:
     """Return whether the bundle's run was begun with this recipe."""
-    from training.recipe import load_recipe
+    from training.execution.run import recorded_recipe
+    from training.recipe import RecipeError, load_recipe
 
     try:
-        state = json.loads((bundle / ".choir-train" / "state.json").read_text())
-    except (OSError, ValueError):
+        return recorded_recipe(bundle) == load_recipe(recipe)
+    except RecipeError:  # another version wrote it
         return False
-    return bool(state.get("recipe") == load_recipe(recipe).fingerprint)
