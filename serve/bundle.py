@@ -31,6 +31,9 @@ from serve.fusion.fuse import Fusion
 from serve.manifest import AdapterRef, Contract, Ensemble, Name, explain
 from serve.servable import unserved_ensemble
 
+RUNGS = "rungs"
+"""Folder of manifests that can be swapped in under an ensemble's name, such as its members merged into one adapter.
+They are checked like all manifests, and not imported."""
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
@@ -258,6 +261,14 @@ class Bundle:
             problems.append(f"{self.path} has no ensembles.")
         for ensemble in ensembles:
             problems.extend(self._ensemble_problems(ensemble, deep=deep, max_rank=max_rank))
+        for file in self.rung_files():
+            try:
+                rung = self.read_rung(file)
+            except BundleError as error:
+                problems.append(str(error))
+                continue
+            # A rung of a higher rank keeps no engine from serving the bundle; a swap to it says what it needs.
+            problems.extend(self._ensemble_problems(rung, deep=deep, max_rank=None))
         return list(dict.fromkeys(problems))
 
     def _base_problems(self) -> Iterator[str]:
@@ -314,22 +325,41 @@ class Bundle:
         except (BundleError, FusionError) as error:
             yield f"{ensemble.id}: {error}"
 
+    def rung_files(self, ensemble: str = "*") -> list[Path]:
+        """Returns the manifests in `rungs/` of one ensemble, or of all."""
+        return sorted(self.path.glob(f"{RUNGS}/{ensemble}/*.json"))
+
+    def read_rung(self, file: Path) -> Ensemble:
+        """Returns a manifest in `rungs/`. Raises BundleError if it is unsound or of another ensemble than its folder
+        says."""
+        ensemble = self._parsed(file)
+        if file.parent.name != ensemble.name:
+            raise BundleError(
+                f"{file.relative_to(self.path)} is a manifest of {ensemble.name}; it must lie in "
+                f"{RUNGS}/{ensemble.name}/."
+            )
+        return ensemble
+
     def _manifests(self) -> list[Path]:
         return sorted(self.path.glob("ensembles/*/*.json"))
 
     def _read(self, file: Path) -> Ensemble:
+        ensemble = self._parsed(file)
+        if (file.parent.name, file.name) != (ensemble.name, f"{ensemble.version}.json"):
+            raise BundleError(
+                f"{file.relative_to(self.path)} holds {ensemble.id}; its path must be "
+                "ensembles/<name>/<version>.json."
+            )
+        return ensemble
+
+    def _parsed(self, file: Path) -> Ensemble:
         where = file.relative_to(self.path)
         try:
-            ensemble = Ensemble.model_validate_json(self._below(where).read_bytes())
+            return Ensemble.model_validate_json(self._below(where).read_bytes())
         except ValidationError as error:
             raise BundleError(f"{where}: {explain(error)}.") from error
         except OSError as error:
             raise BundleError(f"{where} cannot be read: {error.strerror}.") from error
-        if (file.parent.name, file.name) != (ensemble.name, f"{ensemble.version}.json"):
-            raise BundleError(
-                f"{where} holds {ensemble.id}; its path must be ensembles/<name>/<version>.json."
-            )
-        return ensemble
 
     def _below(self, relative: str | Path) -> Path:
         path = (self.path / relative).resolve()

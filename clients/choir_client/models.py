@@ -22,67 +22,12 @@ class AdapterRef(Answer):
     """In the status of an ensemble: when it was swapped in, as ISO 8601 in UTC."""
 
 
-class MemberPrediction(Answer):
-    """The answer of one member alone to one input."""
-
-    name: str
-    adapters: list[AdapterRef] = []
-    label: str | None = None
-    labels: list[str] | None = None
-    probabilities: dict[str, float] = {}
-    value: float | None = None
-
-
-class PredictionItem(Answer):
-    """The fused answer to one input. The ensemble's task decides which fields are set."""
-
-    index: int
-    label: str | None = None
-    """Classification: the answered label."""
-    labels: list[str] | None = None
-    """Multilabel: the labels at or over their thresholds."""
-    probabilities: dict[str, float] = {}
-    """Label -> probability, for every label. Multilabel: they do not sum to 1."""
-    value: float | None = None
-    """Regression: the value."""
-    std: float | None = None
-    """Regression: the standard deviation of the members' values."""
-    entropy: float | None = None
-    """Entropy of the fused probabilities, in nats."""
-    disagreement: float | None = None
-    """Mutual information between member and label, in nats. Multilabel: summed over the labels."""
-    members: list[MemberPrediction] | None = None
-
-
 class Usage(Answer):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
     member_tokens: int = 0
     """Tokens that all members together computed or read."""
-
-
-class Prediction(Answer):
-    """The answers to all inputs, in the order of the inputs, and the version that gave them."""
-
-    model: str
-    data: list[PredictionItem]
-    usage: Usage = Usage()
-
-    @property
-    def labels(self) -> list[str | None]:
-        """The fused label of each input (classification)."""
-        return [item.label for item in self.data]
-
-    @property
-    def label_sets(self) -> list[list[str]]:
-        """The fused labels of each input (multilabel)."""
-        return [item.labels or [] for item in self.data]
-
-    @property
-    def values(self) -> list[float | None]:
-        """The fused value of each input (regression)."""
-        return [item.value for item in self.data]
 
 
 class CompletionChoice(Answer):

@@ -22,6 +22,7 @@ from serve.control.driver import Driver, not_open
 from serve.control.origins import asked_uris
 from serve.control.participants import Participants
 from serve.control.records import EnsembleRecord
+from serve.control.report import report_page
 from serve.control.rollout.state import Rollout, State
 from serve.control.startup import ControllerOptions, Opened
 from serve.control.threads import Threads
@@ -56,6 +57,7 @@ class Controller:
         self._admission = opened.admission
         self._capacity = opened.capacity
         self._imported = opened.imported
+        self._bundles = options.bundles
         self._threads = threads
         self._lease = options.lease_seconds
         self._board = MetricsBoard()
@@ -219,6 +221,14 @@ class Controller:
             return self._ensemble_view(self._catalog.record(name), SHOWN_VERSIONS)
         except RefusedError as refused:
             return refused.refusal
+
+    async def report(self, name: str) -> bytes | Refusal:
+        """The page of the report in the bundle that the ensemble came from, as HTML."""
+        try:
+            record = self._catalog.record(name)
+        except RefusedError as refused:
+            return refused.refusal
+        return await self._threads.run("read", report_page, record, self._bundles)
 
     async def push_metrics(self, kind: str, participant: str, snapshot: tuple[Family, ...]) -> None:
         """Take the metrics of one process. Those of a process without a lease are dropped: it has no ordinal. No count

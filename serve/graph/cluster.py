@@ -77,11 +77,22 @@ def _own(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # Ray Serve's own shutdown would wait up to 10 s for the parts of an application that goes as a whole.
-        children = psutil.Process().children(recursive=True)
-        with contextlib.suppress(Exception):
-            ray.shutdown()
-        end_processes(children)
+        _end()
+
+
+def _end() -> None:
+    """End Ray and all of its processes.
+
+    Ray Serve's own shutdown would wait up to 10 s for the parts of an application that goes as a whole, and Ray's for
+    1 s until its helpers in Python follow a signal. These hold nothing that matters any more."""
+    processes = psutil.Process().children(recursive=True)
+    for each in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if "python" in each.name():
+                each.kill()
+    with contextlib.suppress(Exception):
+        ray.shutdown()
+    end_processes(processes)
 
 
 @contextlib.contextmanager

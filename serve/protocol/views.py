@@ -9,7 +9,9 @@ from serve.protocol.messages import Role
 from serve.protocol.requests import Decision
 from serve.protocol.strategy import Gates, StrategyKind
 
-FittedPart: TypeAlias = Literal["weights", "temperature", "thresholds", "stacker"]
+FittedPart: TypeAlias = Literal[
+    "weights", "temperature", "thresholds", "stacker", "early_exit", "abstain"
+]
 """A part of a fusion that is fitted on its members' adapters."""
 
 

@@ -28,6 +28,7 @@ from serve.control.records import EnsembleRecord, VersionRecord
 from serve.errors import RefusedError, did_you_mean
 from serve.fusion.errors import FusionError, StaleFusionError
 from serve.fusion.fuse import Fusion
+from serve.fusion.selective.record import fits_in
 from serve.fusion.stack import read_stack
 from serve.manifest import AdapterRef, Ensemble, Member, Task, adapter_name, explain
 from serve.protocol.requests import SwapRequest
@@ -205,7 +206,7 @@ class Admission:
                 f"{did_you_mean(unknown[0], names)}",
                 param="members",
             )
-        # Scores were measured with the old content, so the new version has none.
+        # Scores were measured with the old content, so the new version has none but the fits that `settle` decides on.
         members = [
             self._changed(member, changes[member.name], ensemble, staging)
             if member.name in changes
@@ -213,7 +214,7 @@ class Admission:
             for member in ensemble.members
         ]
         return ensemble.model_copy(
-            update={"version": record.highest + 1, "members": members, "scores": {}}
+            update={"version": record.highest + 1, "members": members, "scores": fits_in(ensemble)}
         )
 
     def _changed(

@@ -59,6 +59,19 @@ class TestErrors:
         ran = choir("swap", "intents", "a=file:///data/a", "--expected-version", "2")
         assert (ran.status, ran.err) == (1, f"choir: {message}\n")
 
+    def test_a_field_of_the_api_is_called_by_its_flag(
+        self, choir: Choir, local_server: LocalServer
+    ) -> None:
+        message = "fit it again, or allow it with allow_stale_fusion; 'min_agreement' is not a gate"
+        local_server.answers["POST /v1/ensembles/intents/swap"] = (
+            400,
+            {"error": {"message": message, "param": "allow_stale_fusion"}},
+        )
+        ran = choir("swap", "intents", "a=file:///data/a")
+        assert ran.err == (
+            "choir: fit it again, or allow it with --allow-stale-fusion; --min-agreement is not a gate\n"
+        )
+
 
 def test_the_command_starts_without_loading_the_server_or_training() -> None:
     """`choir status` must answer at once: Ray, vLLM and torch take seconds to import."""

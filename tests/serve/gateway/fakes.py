@@ -222,6 +222,10 @@ class FakeControl:
         )
         return answer
 
+    async def report(self, name: str) -> bytes | Refusal:
+        answer: bytes | Refusal = self._answer(b"<!doctype html><p>report</p>", "report", name)
+        return answer
+
     async def metrics(self) -> bytes:
         answer: bytes = self._answer(b"choir_active_version 3.0\n", "metrics")
         return answer

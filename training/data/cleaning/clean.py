@@ -6,6 +6,7 @@ from functools import partial
 
 from datasets import Dataset
 
+from serve.terminal.words import counted
 from training.data.cleaning.cells import empty_cells, other_languages, wrong_length
 from training.data.cleaning.duplicates import (
     exact_duplicates,
@@ -143,7 +144,9 @@ def label_errors(
         for doubt in doubts
     ]
     if not quarantine:
-        found = f"{len(suspects)} labels of {label} likely wrong" + (f"; {note}" if note else "")
+        found = f"{counted(len(suspects), 'label')} of {label} likely wrong" + (
+            f"; {note}" if note else ""
+        )
         return Outcome(rows, suspects=suspects, note=found, kept=range(len(rows)))
     return replace(leave(rows, reasons, split, "label_errors"), suspects=suspects, note=note)
 
