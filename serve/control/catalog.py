@@ -88,11 +88,13 @@ class Catalog:
 
     def resumed(self, rollout: Rollout) -> None:
         """Add a rollout of an earlier controller. If it is committed, gateways may still send requests to the version
-        that it replaced, so that version drains."""
+        that it replaced, and by its number to the one that is warm no longer because of it. So these drain."""
         self._rollouts[rollout.id] = rollout
         self._plan()
         if rollout.state not in UNCOMMITTED:
-            self.assignments.drain(f"{rollout.ensemble}@{rollout.from_version}")
+            before = self._records[rollout.ensemble].recent(self._keep_warm + 1)
+            for version in (rollout.from_version, *before):
+                self.assignments.drain(f"{rollout.ensemble}@{version}")
 
     def aborted_lately(self, rollout: Rollout) -> None:
         """Hold the candidate of a trial that an earlier controller aborted, perhaps without telling all gateways."""

@@ -114,6 +114,30 @@ def test_a_restart_that_does_not_know_of_an_abort() -> None:
     check_that_an_engine_lacks(protocol, engine)
 
 
+def test_what_a_commit_makes_warm_no_longer_drains_after_a_crash() -> None:
+    """A gateway has not heard of the commit, and still sends requests to the version that was warm before it."""
+    protocol = Protocol(Program(bytes([1])))  # one version stays warm
+    protocol.ask()
+    protocol.check_that_calm_settles_it()
+    engines = [node for node in protocol.nodes if node.kind == "engine"]
+    assert protocol.catalog.assignments.role(f"{NAME}@1") == "warm"
+    protocol.ask()
+    for engine in engines:
+        protocol.sync_with(engine, lost=False)
+        while engine.todo():
+            protocol.load_next(engine, failing=False)
+        protocol.sync_with(engine, lost=False)
+    protocol.program = Program(bytes([0, 0, 31]))
+    protocol.drive()
+    assert (protocol.incarnation, protocol.catalog.records[NAME].active) == (2, 3)
+    for engine in engines:
+        protocol.sync_with(engine, lost=False)
+    protocol.unload()
+    protocol.check()
+    protocol.check_that_calm_settles_it()
+    assert all(engine.held == {f"{NAME}@2", f"{NAME}@3"} for engine in engines)
+
+
 def settled() -> Protocol:
     """All have heard of version 1, and hold it."""
     protocol = Protocol(Program(b""))
