@@ -131,6 +131,7 @@ class Preparation:
         splitter = Splitter(self._data, self._meaning, self._recipe.seed, self._cache, self._ledger)
         train = splitter.apart_from(train, held)
         self._demand_labels(train)
+        refuse_missing_parts(train, self._recipe)
         train = self._weighted(train)
         self._ledger.write()
         return visible(train, [*self._training_columns(), FAMILY])

@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.cells import cell_len
 
 COLUMNS = 80
-SECONDS = 300
+SECONDS = 900
 """The longest that a command may take."""
 UNBROKEN = 50
 """A line may be longer than the terminal for a word, such as a path, of at least so many columns."""

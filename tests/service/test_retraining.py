@@ -89,7 +89,7 @@ def by_peft(bundle: Bundle, members: Sequence[Member]) -> dict[str, dict[str, li
 def test_a_member_is_retrained_and_swapped_in_while_the_server_answers(tmp_path: Path) -> None:
     write(tmp_path / "train.csv", 150, first=0)
     (tmp_path / "recipe.yaml").write_text(json.dumps(RECIPE))  # JSON is YAML
-    choir(tmp_path, "train", "recipe.yaml", "--out", "bundle")
+    choir(tmp_path, "train", "recipe.yaml", "--out", "bundle", "--no-timing")
     bundle = Bundle.open(tmp_path / "bundle")
     first = bundle.ensemble("intents")
     references = by_peft(bundle, first.members)

@@ -12,6 +12,8 @@ READ_BY_MEMBERS = ("text", "text_pair", "max_tokens")
 compared too."""
 READ_BY_FUSION = ("fusion", "golden", "baselines", "on_member_error", "extract")
 """Keys of an ensemble that nothing reads before its members are trained."""
+READ_BY_LEADERBOARD = ("rivals", "merges")
+"""Keys of an ensemble that nothing reads before its leaderboard is made."""
 LONGEST_VALUE = 40
 MOST_CHANGES = 5
 
@@ -64,12 +66,16 @@ class Progress:
     def depends_on(self, change: Change) -> bool:
         """Return whether something that is finished or begun would differ with the changed value."""
         match change.path:
+            case ("report_to", *_):
+                return False
             case ("data", key, *_):
                 return key in READ_BY_MEMBERS or "data" not in self.steps
             case ("ensembles", _, "defaults", *_):
                 return False  # they are written into the members, which are compared too
             case ("ensembles", name, key, *_) if key in READ_BY_FUSION:
                 return self._fused(name)
+            case ("ensembles", name, key, *_) if key in READ_BY_LEADERBOARD:
+                return f"leaderboard {name}" in self.steps
             case ("ensembles", _, "candidates"):
                 return False  # another order
             case ("ensembles", name, "members"):

@@ -61,7 +61,14 @@ def understood(recipe_path: Path, member: str, into: Path, ensemble: str | None)
         )
     named = _with_found_values(named, own, bundle)
     own = own.model_copy(
-        update={"members": [named], "candidates": [], "labels": manifest.labels, "search": None}
+        update={
+            "members": [named],
+            "candidates": [],
+            "labels": manifest.labels,
+            "search": None,
+            "rivals": False,
+            "merges": [],
+        }
     )
     _same_base(recipe, began, recipe_path.name, into)
     _same_question(recipe, began, own, manifest, recipe_path.name)
@@ -78,9 +85,9 @@ def _found(
             f"{source} has no ensemble {ensemble!r}{_hint(ensemble, known)}; it has {', '.join(known)}"
         )
     asked = [each for each in recipe.ensembles if ensemble in (None, each.name)]
-    found = [(own, each) for own in asked for each in own.members if each.name == member]
+    found = [(own, each) for own in asked for each in _members(own) if each.name == member]
     if not found:
-        names = list(dict.fromkeys(each.name for own in asked for each in own.members))
+        names = list(dict.fromkeys(each.name for own in asked for each in _members(own)))
         where = f"ensemble {ensemble!r} of {source}" if ensemble else source
         raise RecipeError(
             f"{where} has no member {member!r}{_hint(member, names)}; it has {', '.join(names)}"
@@ -92,6 +99,11 @@ def _found(
             f"for example --ensemble {names[0]}"
         )
     return found[0]
+
+
+def _members(ensemble: EnsembleRecipe) -> list[MemberRecipe]:
+    """Return the members, and the one adapter that rivals them: `method: auto` may serve it alone."""
+    return [*ensemble.members, *([ensemble.rival] if ensemble.rival else [])]
 
 
 def _finished(into: Path, recipe: Path, ensemble: str) -> tuple[Bundle, Recipe]:

@@ -152,9 +152,11 @@ class _Retraining:
 
 
 def _recorded(request: Request) -> EvaluationReport | None:
-    """Return the evaluation of the ensemble on the validation rows by the bundle's training."""
-    reports = recorded_steps(request.bundle.path).get(f"fusion {request.ensemble.name}") or []
-    return EvaluationReport.model_validate(reports[0]) if reports else None
+    """Return the evaluation of the ensemble on the validation rows by the bundle's training; None if it was of another
+    version."""
+    steps = recorded_steps(request.bundle.path).get(f"fusion {request.ensemble.name}") or []
+    reports = map(EvaluationReport.model_validate, steps[:1])
+    return next((each for each in reports if each.ensemble == request.manifest.id), None)
 
 
 def _done() -> "Future[None]":

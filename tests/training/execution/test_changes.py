@@ -53,6 +53,11 @@ def rank_of_b(content: dict[str, Any]) -> None:
     content["ensembles"][0]["members"][1]["rank"] = 8
 
 
+def rivals(content: dict[str, Any]) -> None:
+    content["ensembles"][0]["rivals"] = True
+    content["report_to"] = ["tensorboard"]
+
+
 def other_fusion(content: dict[str, Any]) -> None:
     content["ensembles"][0]["fusion"] = {"method": "vote"}
 
@@ -75,6 +80,7 @@ def template(content: dict[str, Any]) -> None:
         (FUSED, new_candidate),
         (FUSED, moved_data),
         (FUSED, explicit_default),
+        (FUSED, rivals),
         (MEMBERS, rank_of_b),
         (MEMBERS, other_fusion),
         (MEMBERS, third_member),
@@ -94,6 +100,7 @@ def test_a_run_goes_on_if_nothing_that_is_done_depends_on_the_change(
     [
         (FUSED, rank_of_b, "ensembles.topics.members.b.rank was 4 and is 8 now; give another"),
         (FUSED, other_fusion, "ensembles.topics.fusion.method was best and is vote now"),
+        (FUSED | {"leaderboard topics": True}, rivals, "ensembles.topics.rivals was False and is"),
         (FUSED, third_member, "ensembles.topics.members.c is new"),
         (MEMBERS, seed, "seed was 3 and is 99 now"),
         (MEMBERS, template, "ensembles.topics.template was .* and is {text}: now"),
