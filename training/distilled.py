@@ -95,7 +95,7 @@ def distil(
     stored = _Validation.read(bundle, ensemble)
     alone = {each.name: stored.alone(each) for each in ensemble.members}
     best = min(
-        (each for each in own.members if _can_go_on(each)),
+        (each for each in own.members if each.name in alone and _can_go_on(each)),
         key=lambda each: alone[each.name]["log_loss"],
         default=None,
     )
@@ -136,6 +136,10 @@ def _trained_here(bundle: Bundle, ensemble: Ensemble) -> tuple[Recipe, EnsembleR
         raise RecipeError(
             f"{ensemble.id} is for {ensemble.task}; distil is for classification (a recipe's stage `distillation` also "
             "teaches generation)"
+        )
+    if len(ensemble.members) == 1:
+        raise RecipeError(
+            f"{ensemble.id} has one member, {ensemble.members[0].name!r}, which answers at one pass already"
         )
     recipe = recorded_recipe(bundle.path)
     own = recipe.find(ensemble.name) if recipe else None

@@ -6,8 +6,8 @@ import typer
 
 from choir_cli import bundles, data, improving, inference, operations, serving, tokens, training
 from choir_cli.console import fail
-from choir_cli.distilling import distil
 from choir_cli.leaderboard.command import leaderboard
+from choir_cli.leaderboard.distil import distil
 from choir_cli.leaderboard.merge import merge
 
 app = typer.Typer(

@@ -99,6 +99,12 @@ def test_what_cannot_be_distilled_is_refused(bundle: Bundle, causal_bundle: Bund
     options = DistilOptions(1, 0)
     with pytest.raises(RecipeError, match=r"replies@1 is for generation; distil is for classif"):
         distil(causal_bundle.path, "replies", None, options, Unwatched())
+    whole = bundle.ensemble("topics")
+    update = {"version": 2, "members": whole.members[:1], "fusion": whole.fusion}
+    single = bundle.write_ensemble(whole.model_copy(update=update))
+    with pytest.raises(RecipeError, match=r"topics@2 has one member, 'a', which answers at one"):
+        distil(bundle.path, "topics", None, options, Unwatched())
+    single.unlink()
     state = bundle.path / ".choir-train" / "state.json"
     steps = json.loads(state.read_text())
     steps["steps"]["data"] = "sha256:0"

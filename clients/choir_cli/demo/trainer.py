@@ -68,6 +68,8 @@ class Trainer:
 
 def same_recipe(recipe: Path, bundle: Path) -> bool:
     """Return whether the bundle's run was begun with this recipe."""
+    if not bundle.is_dir():
+        return False  # the imports take seconds, and the first training starts without them
     from training.execution.run import recorded_recipe
     from training.recipe import RecipeError, load_recipe
 

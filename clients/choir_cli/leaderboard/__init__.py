@@ -1,1 +1,1 @@
-"""`choir leaderboard` and `choir merge`, and the engine in which the leaderboard measures requests."""
+"""`choir leaderboard`, `choir merge` and `choir distil`, and the engine in which the leaderboard measures requests."""

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from choir_cli.console import UsageError
+from choir_cli.console import UsageError, out
 from choir_cli.demo.load import Load
+from choir_cli.demo.plan import PARTS, Plan
 from choir_cli.demo.scoring import Score, scores, with_times
 from choir_cli.demo.server import Server, ServerFailed, require_free
 from choir_cli.demo.trainer import Trainer, same_recipe
@@ -96,6 +97,24 @@ def test_the_leaderboard_gets_the_times_of_the_demos_own_requests() -> None:
     found = [Score("a", 1, {}, 0.02, 1), Score("b", 1, {}, 0.04, 1), Score("vote", 1, {}, 0.05, 2)]
     timed = with_times(board, found)
     assert [rung.milliseconds for rung in timed.rungs] == [20, 30, 50, None]
+
+
+def test_the_demo_says_what_comes_and_where_the_time_went() -> None:
+    plan = Plan()
+    with out.capture() as before:
+        plan.show()
+    assert f"about {sum(part.seconds for part in PARTS)} s on two idle cores" in before.get()
+    assert all(f"{part.seconds} s  {part.what}" in before.get() for part in PARTS)
+    with out.capture(), plan.part("train"):
+        pass
+    with out.capture(), pytest.raises(ChoirError), plan.part("serve"):
+        raise ChoirError("no port")
+    with out.capture() as after:
+        plan.show_times()
+    # A part that failed took its time too; those that never began are not listed.
+    assert "train" in after.get()
+    assert "serve" in after.get()
+    assert "swap" not in after.get()
 
 
 def recipe_in(folder: Path) -> Path:
