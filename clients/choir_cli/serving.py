@@ -152,6 +152,7 @@ def serve(
                 verbalizers=verbalizers,
                 name=name,
                 revision=revision,
+                record_sources=True,
             )
             flags["bundles"] = [packed.path]
         given = {key: value for key, value in flags.items() if value is not None}

@@ -14,12 +14,15 @@ from typing import TypeVar
 
 from serve import metrics
 from serve.control.acceptance import Acceptance, Change, refusal_of, unknown_rollout
+from serve.control.admission.difference import NotServed
 from serve.control.catalog import Catalog, version_of
 from serve.control.changes import Changes
 from serve.control.database.connection import DatabaseError
 from serve.control.driver import Driver, not_open
+from serve.control.origins import asked_uris
 from serve.control.participants import Participants
 from serve.control.records import EnsembleRecord
+from serve.control.report import report_page
 from serve.control.rollout.state import Rollout, State
 from serve.control.startup import ControllerOptions, Opened
 from serve.control.threads import Threads
@@ -53,7 +56,8 @@ class Controller:
         self._database = opened.database
         self._admission = opened.admission
         self._capacity = opened.capacity
-        self._differences = opened.imported.differences
+        self._imported = opened.imported
+        self._bundles = options.bundles
         self._threads = threads
         self._lease = options.lease_seconds
         self._board = MetricsBoard()
@@ -163,6 +167,7 @@ class Controller:
             actor,
             "check" if request.members is None else "fetch",
             lambda record: self._admission.candidate(record, request, actor),
+            asked_uris(request),
         )
         return await self._roll_out(change, wait)
 
@@ -216,6 +221,14 @@ class Controller:
             return self._ensemble_view(self._catalog.record(name), SHOWN_VERSIONS)
         except RefusedError as refused:
             return refused.refusal
+
+    async def report(self, name: str) -> bytes | Refusal:
+        """The page of the report in the bundle that the ensemble came from, as HTML."""
+        try:
+            record = self._catalog.record(name)
+        except RefusedError as refused:
+            return refused.refusal
+        return await self._threads.run("read", report_page, record, self._bundles)
 
     async def push_metrics(self, kind: str, participant: str, snapshot: tuple[Family, ...]) -> None:
         """Take the metrics of one process. Those of a process without a lease are dropped: it has no ordinal. No count
@@ -325,6 +338,12 @@ class Controller:
             record,
             versions,
             self._view(rollout) if rollout else None,
-            self._differences[record.name],
+            self._imported.differences[record.name],
+            self._not_served(record),
             pinned=not self._capacity.on_demand(record.name),
         )
+
+    def _not_served(self, record: EnsembleRecord) -> NotServed | None:
+        """What this start has brought and is not served; None once somebody has changed what is active."""
+        found = self._imported.not_served.get(record.name)
+        return found if found is not None and found.active == record.active else None

@@ -22,6 +22,7 @@ from serve.gateway.routes.home import home_router
 from serve.gateway.routes.models import models_router
 from serve.gateway.routes.predict import PATH as PREDICT_PATH
 from serve.gateway.routes.predict import predict_router
+from serve.gateway.routes.report import report_router
 
 INFERENCE_PATHS = (PREDICT_PATH, COMPLETIONS_PATH, CHAT_PATH)
 
@@ -54,14 +55,14 @@ def create_app(
         seconds=settings.request_timeout_seconds,
     )
 
-    app.include_router(home_router(agent))
+    app.include_router(home_router(agent, None if guard.closed else control))
     app.include_router(health_router(agent, control))
     for router in (
         predict_router(engines, dispatcher, mirror, bodies, settings.max_inputs),
         completions_router(engines, dispatcher, mirror, bodies, settings.max_inputs),
     ):
         app.include_router(router, dependencies=[Depends(guard.inference)])
-    for router in (models_router(agent), reading_router(control)):
+    for router in (models_router(agent), reading_router(control), report_router(control)):
         app.include_router(router, dependencies=[Depends(guard.reading)])
     app.include_router(admin_router(control, guard, bodies))
 

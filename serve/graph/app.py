@@ -88,7 +88,7 @@ class ControllerDeployment:
         for method in (
             *("sync", "push_metrics", "metrics"),
             *("swap", "rollback", "promote", "abort"),
-            *("rollouts", "rollout", "audit", "ensembles", "ensemble", "shut_down"),
+            *("rollouts", "rollout", "audit", "ensembles", "ensemble", "report", "shut_down"),
         ):
             setattr(self, method, getattr(self._controller, method))
 

@@ -102,6 +102,9 @@ class RayControl:
     async def ensemble(self, name: str) -> EnsembleView | Refusal:
         return await self._reach(self._handle.ensemble.remote(name))
 
+    async def report(self, name: str) -> bytes | Refusal:
+        return await self._reach(self._handle.report.remote(name))
+
     async def metrics(self) -> bytes:
         return await self._reach(self._handle.metrics.remote())
 

@@ -62,11 +62,14 @@ def _serve(
         console.phase(_prepare_ray(settings, folder))
         # Ray reads its options when it is imported.
         from serve.graph.cluster import serving
+        from serve.graph.start_notes import start_notes
 
         with serving(settings, folder, watch.look, console.phase, stop):
             _wait_until_ready(settings, watch, stop)
             watch.starting = False
             if not stop.is_set():
+                if said := start_notes(url(settings)):
+                    console.say(said)
                 console.ready(f"Choir answers on {url(settings)}")
             while not stop.wait(POLL_SECONDS):
                 watch.look()

@@ -77,6 +77,7 @@ class TestServeAndPack:
                 "verbalizers": {"yes": " y"},
                 "name": "ensemble",
                 "revision": None,
+                "record_sources": True,
             }
         ]
         (flags,) = served
