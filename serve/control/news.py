@@ -46,7 +46,7 @@ def _tell(rollout: Rollout, event: EventKind, message: str) -> None:
     tell(
         logger,
         event,
-        f"{rollout.ensemble}: {message} ({rollout.action} {rollout.id} of {rollout.actor}).",
+        f"{rollout.ensemble}: {message} ({rollout.action} {rollout.id}: {rollout.actor}).",
         ensemble=rollout.ensemble,
         rollout=rollout.id,
         actor=rollout.actor,

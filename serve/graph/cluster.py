@@ -1,6 +1,5 @@
 """Runs Choir's graph on a Ray cluster: on its own on loopback, or on the one that `--address` names."""
 
-import asyncio
 import contextlib
 import logging
 import threading
@@ -12,12 +11,12 @@ import ray
 from ray import serve as ray_serve
 from ray.exceptions import RayError
 from ray.serve.context import _get_global_client
+from ray.serve.handle import DeploymentHandle
 
 from serve.config import Settings
 from serve.errors import first_line, last_line
 from serve.graph.app import APPLICATION, CONTROLLER, START_FAILED, build_from
 from serve.graph.lifecycle import ServerError, stop_on_signals
-from serve.graph.ray_links import RayControl
 from serve.graph.run_folder import end_processes
 
 POLL_SECONDS = 0.25
@@ -54,11 +53,19 @@ def serving(
                 ray_serve.delete(APPLICATION)
 
 
+def controller() -> DeploymentHandle:
+    """Return the handle of the controller of a graph that runs, for `choir serve`, which has no event loop."""
+    handle = ray_serve.get_deployment_handle(CONTROLLER, APPLICATION)
+    if not handle.is_initialized:
+        # By `ray_options`, Ray would look for an event loop that runs here.
+        handle._init(_run_router_in_separate_loop=True)
+    return handle
+
+
 def _leave() -> None:
     """Have the server finish what it has begun, for a few seconds at most."""
-    control = RayControl(ray_serve.get_deployment_handle(CONTROLLER, APPLICATION))
     with contextlib.suppress(Exception):  # a dead controller: nobody can be told
-        asyncio.run(asyncio.wait_for(control.shut_down(), LEAVING_SECONDS))
+        controller().shut_down.remote().result(timeout_s=LEAVING_SECONDS)
 
 
 @contextlib.contextmanager

@@ -108,10 +108,6 @@ class RayControl:
     async def metrics(self) -> bytes:
         return await self._reach(self._handle.metrics.remote())
 
-    async def shut_down(self) -> None:
-        """See `Controller.shut_down`."""
-        await self._handle.shut_down.remote()
-
     async def _reach(self, call: Awaitable[T]) -> T:
         try:
             with self.calls.running(call):

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterable
 
-from ray import serve as ray_serve
-
-from serve.graph.app import APPLICATION, CONTROLLER
+from serve.graph.cluster import controller
 from serve.graph.ray_links import GONE
 from serve.protocol.views import EnsembleView
 
@@ -18,9 +16,8 @@ def start_notes(url: str) -> str:
     controller cannot be asked: `choir status` says it too.
 
     Needs a running graph."""
-    controller = ray_serve.get_deployment_handle(CONTROLLER, APPLICATION)
     try:
-        return notes(controller.ensembles.remote().result(timeout_s=ASK_SECONDS), url)
+        return notes(controller().ensembles.remote().result(timeout_s=ASK_SECONDS), url)
     except (*GONE, TimeoutError):
         return ""
 

@@ -8,7 +8,7 @@ PLACEHOLDERS = {
     "N": r"[\d.]+",
     "ID": r"[0-9a-f]{12}",
     "ACTION": r"(swap|rollback)",
-    "ACTOR": r"\S+",
+    "ACTOR": r"[^()]+",
     "ENSEMBLE": r"[\w.-]+",
     "VERSION": r"[\w.-]+@\d+",
     "PROCESS": r"(engine|gateway|controller)[-/]\d+",

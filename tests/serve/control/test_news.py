@@ -19,7 +19,7 @@ ROLLOUT = Rollout(
     from_version=1,
     to_version=2,
     action="swap",
-    actor="ann@127.0.0.1",
+    actor="ann, from 127.0.0.1",
     created="2026-01-01T00:00:00Z",
     updated="2026-01-01T00:00:00Z",
 )

@@ -14,6 +14,40 @@ with run_folder() as folder, _own(folder):
     print(len(ray.nodes()), "node at", ray.get_runtime_context().gcs_address)
 """
 
+ASK = """
+import os
+from serve import ray_options
+from serve.graph.run_folder import run_folder
+with run_folder() as folder:
+    os.environ.update(ray_options.own_cluster() | ray_options.fast_serve(folder))
+    from ray import serve as ray_serve
+    from serve.graph.cluster import _own, controller
+    @ray_serve.deployment(name="Controller", ray_actor_options={"num_cpus": 0})
+    class Controller:
+        async def ensembles(self):
+            return "seen"
+        async def shut_down(self):
+            return "left"
+    with _own(folder):
+        ray_serve.start(proxy_location="Disabled")
+        ray_serve.run(Controller.bind(), name="choir", route_prefix=None)
+        print(controller().ensembles.remote().result(timeout_s=60))
+        print(controller().shut_down.remote().result(timeout_s=60))
+"""
+
+
+def test_the_controller_can_be_asked_again_and_again_where_no_event_loop_runs() -> None:
+    """As `choir serve` asks it: when it is ready, and when it stops."""
+    done = subprocess.run(
+        [sys.executable, "-c", ASK],
+        env={**os.environ, "CHOIR_HAPROXY": "0"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-2:] == ["seen", "left"], done.stderr
+
 
 def test_another_cluster_on_this_machine_is_left_alone() -> None:
     """As where RAY_ADDRESS, or the file of a Ray that has died, names one."""
