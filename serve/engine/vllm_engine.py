@@ -252,7 +252,9 @@ class VLLMEngine:
         queue = self._queue.for_call()
         async with self._running(loaded):
             try:
-                return await predicted(loaded, call, partial(self._scores, loaded, queue))
+                ask = partial(self._scores, loaded, queue)
+                read = partial(self._encoder.plain, queue) if self._encoder else None
+                return await predicted(loaded, call, ask, read)
             except labels.LabelError as error:
                 return Refusal(400, str(error), param="input")
             except OutputError as error:
