@@ -52,6 +52,7 @@ from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args, e
 from serve.errors import Refusal
 from serve.fusion.errors import FusionError, OutputError
 from serve.fusion.fuse import Fusion
+from serve.logs.events import tell_phase
 from serve.manifest import Ensemble, Member
 from serve.servable import unserved_ensemble
 from serve.together import together
@@ -101,10 +102,12 @@ class VLLMEngine:
             max_lora_rank=settings.max_lora_rank,
             given=settings.arguments,
         )
+        tell_phase(logger, "Loading the base")
         with explained():
             llm = AsyncLLM.from_vllm_config(
                 engine_config(args), disable_log_stats=args.disable_log_stats
             )
+            tell_phase(logger, "Warming up")
             tokenizer = read_tokenizer(settings.model, settings.revision)
             prober = await Prober.create(llm, settings.kind, tokenizer)
             openai = None
@@ -245,13 +248,12 @@ class VLLMEngine:
                 "/v1/chat/completions.",
                 param="model",
             )
-        refusal = absent_refusal(loaded, call.member)
-        if refusal is not None:
+        if (refusal := absent_refusal(loaded, call.member)) is not None:
             return refusal
         call = replace(call, weights=without_absent(loaded, call.weights))
-        queue = self._queue.for_call()
         async with self._running(loaded):
             try:
+                queue = self._queue.for_call()
                 ask = partial(self._scores, loaded, queue)
                 read = partial(self._encoder.plain, queue) if self._encoder else None
                 return await predicted(loaded, call, ask, read)
@@ -269,9 +271,7 @@ class VLLMEngine:
         members: Sequence[Member],
         inputs: Sequence[Text],
     ) -> MemberScores:
-        """Returns what these members say about these inputs.
-
-        Raises LabelError for inputs that cannot be scored."""
+        """Returns what members say about inputs. Raises LabelError for inputs that cannot be scored."""
         ensemble = loaded.ensemble
         member_adapters = [self._member_adapters(member) for member in members]
         if self._causal is not None:
@@ -291,8 +291,8 @@ class VLLMEngine:
         heads = [loaded.heads[member.name] for member in members]
         loras = [each.lora for each in member_adapters]
         pooled = await self._encoder.score(inputs, loras, heads, queue)
-        read = pooled.prompt_tokens
-        return MemberScores(pooled.scores, read, read * len(members))
+        tokens = pooled.prompt_tokens
+        return MemberScores(pooled.scores, tokens, tokens * len(members))
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         """See `interface.Engine`."""

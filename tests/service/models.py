@@ -54,10 +54,8 @@ def make_models(root: Path) -> Models:
         "prompt": tiny.prompt(base, root / "adapters" / "prompt", seed=7, tokens=7),
     }
     bundle = Bundle.create(root / "bundle", BaseSpec(path=str(base)))
-    members = [
-        {"name": name, "adapters": [bundle.add_adapter(f"intents-{name}", adapters[name])]}
-        for name in ("a", "b", "c")
-    ]
+    refs = {name: bundle.add_adapter(f"intents-{name}", adapters[name]) for name in ("a", "b", "c")}
+    members = [{"name": name, "adapters": [ref]} for name, ref in refs.items()]
     common = {"format": 1, "version": 1, "members": members}
     bundle.write_ensemble(
         Ensemble.model_validate(
@@ -83,7 +81,7 @@ def make_models(root: Path) -> Models:
         references[folder_digest(folder)] = {
             text: peft.probabilities(TEMPLATE.format(text=text), texts) for text in TEXTS
         }
-    said = [references[member["adapters"][0].digest] for member in members]
+    said = [references[ref.digest] for ref in refs.values()]
     bundle.write_ensemble(_careful(bundle.ensemble("intents"), said))
     return Models(root, base, adapters, bundle.path, references)
 

@@ -22,7 +22,7 @@ from training.recipe.clean import CleanRecipe
 from training.recipe.data import DataRecipe, ExampleData, SplitRecipe
 from training.recipe.ensemble import EnsembleRecipe
 from training.recipe.fusion import FusionRecipe
-from training.recipe.member import CandidateRecipe, MemberRecipe
+from training.recipe.member import CandidateRecipe, MemberRecipe, RowsRecipe
 from training.recipe.recipe import Recipe
 from training.recipe.search import RangeRecipe, SearchRecipe
 from training.recipe.source import Source, Sources
@@ -54,6 +54,7 @@ SECTIONS: dict[type[BaseModel], str] = {
     EnsembleRecipe: "Ensemble",
     Extract: "Extract",
     MemberRecipe: "Member",
+    RowsRecipe: "Rows",
     CandidateRecipe: "Candidate",
     LoraStage: "Stage: lora",
     PrefixStage: "Stage: prefix",

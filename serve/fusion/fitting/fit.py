@@ -164,7 +164,7 @@ def _finished(
         if model
         else None,
         top_k=options.top_k if model == "gate" else None,
-        early_exit=options.early_exit,
+        early_exit=options.early_exit if method in PREFIX_METHODS else None,
         abstain=options.abstain,
     )
     ensemble = weighted.model_copy(update={"fusion": spec})
