@@ -22,16 +22,20 @@ Number: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Whole: TypeAlias = Annotated[int, Field(strict=True)]
 
 Task: TypeAlias = Literal["classification", "multilabel", "regression", "generation"]
-Method: TypeAlias = Literal["average", "weighted_average", "vote", "stack", "product", "mbr"]
+Method: TypeAlias = Literal[
+    "average", "weighted_average", "vote", "stack", "gate", "product", "mbr"
+]
 Space: TypeAlias = Literal["probability", "log"]
 StackModel: TypeAlias = Literal["logistic_regression", "linear_regression", "gradient_boosting"]
-PredictMethod: TypeAlias = Literal["average", "weighted_average", "vote", "stack"]
+FittedModel: TypeAlias = StackModel | Literal["gate"]
+"""What the file of fitted parameters holds."""
+PredictMethod: TypeAlias = Literal["average", "weighted_average", "vote", "stack", "gate"]
 """The methods of the tasks that answer with labels or values."""
 TokenMethod: TypeAlias = Literal["average", "weighted_average", "product"]
 """The methods of generation that fuse at every token. The others choose among whole answers."""
 
 METHODS: dict[Task, tuple[Method, ...]] = {
-    "classification": ("average", "weighted_average", "vote", "stack"),
+    "classification": ("average", "weighted_average", "vote", "stack", "gate"),
     "multilabel": ("average", "weighted_average", "vote", "stack"),
     "regression": ("average", "weighted_average", "stack"),
     "generation": ("average", "weighted_average", "product", "vote", "mbr", "stack"),
@@ -117,16 +121,17 @@ class Abstain(Contract):
 
 
 class FusionSpec(Contract):
-    """How the members' outputs are fused. A fitted stacker (`model` and `parameters`) may stand beside any method, so
-    that a request can choose `stack`."""
+    """How the members' outputs are fused. A fitted stacker or gate (`model` and `parameters`) may stand beside any
+    method, so that a request can choose it."""
 
     method: Method
     space: Space = "probability"
     temperature: Annotated[Number, Field(gt=0)] = 1.0
-    model: StackModel | None = None
+    model: FittedModel | None = None
     parameters: str | None = None
     plausibility: Share = 0.0
     extract: Extract | None = None
+    top_k: Annotated[Whole, Field(ge=1)] | None = None
     early_exit: EarlyExit | None = None
     abstain: Abstain | None = None
 
@@ -141,8 +146,12 @@ class FusionSpec(Contract):
     def _check_fields_of_method(self) -> Self:
         if (self.model is None) != (self.parameters is None):
             raise ValueError("'model' and 'parameters' of a stacker go together: give both or none")
-        if self.method == "stack" and self.parameters is None:
-            raise ValueError("the method 'stack' needs 'model' and 'parameters'")
+        if self.method in ("stack", "gate") and self.parameters is None:
+            raise ValueError(f"the method {self.method!r} needs 'model' and 'parameters'")
+        if self.method in ("stack", "gate") and (self.method == "gate") != (self.model == "gate"):
+            raise ValueError(f"the method {self.method!r} is not for the model {self.model!r}")
+        if self.top_k is not None and self.model != "gate":
+            raise ValueError("'top_k' is for a gate, which says whom to ask")
         if self.space == "log" and self.method not in ("average", "weighted_average"):
             raise ValueError(
                 f"'space': 'log' is for average and weighted_average, not for {self.method!r}"
@@ -296,7 +305,9 @@ class Ensemble(Contract):
             raise ValueError(
                 "'space': 'log' is for probabilities, not for the values of regression"
             )
-        models = STACK_MODELS[self.task]
+        models: tuple[FittedModel, ...] = STACK_MODELS[self.task]
+        if self.task == "classification":
+            models += ("gate",)
         if self.fusion.model is not None and models and self.fusion.model not in models:
             raise ValueError(
                 f"the stacker {self.fusion.model!r} is not for {self.task}; "

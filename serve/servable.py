@@ -14,6 +14,11 @@ def unserved_ensemble(ensemble: Ensemble, kind: BaseKind) -> str | None:
             f"The task {ensemble.task} needs adapters with heads: an encoder base, or a causal one whose bundle.json "
             'says "kind": "encoder". This one scores labels that exclude each other.'
         )
+    if kind == "causal" and ensemble.fusion.model == "gate":
+        return (
+            "A gate reads the vector that the base gives of a text, and a base that writes gives none: use an encoder "
+            'base, or a causal one whose bundle.json says "kind": "encoder".'
+        )
     if ensemble.task == "generation":
         if kind == "encoder":
             return "A base that heads read (an encoder) cannot serve the task generation."

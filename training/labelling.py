@@ -48,10 +48,12 @@ def teacher_guesses(teacher: Teacher, texts: Sequence[str]) -> list[Guess]:
         raise RecipeError(
             f"data.annotate.teacher: {ensemble.id} has no member {teacher.member!r}, only {', '.join(names)}"
         )
-    members = OfflineMembers(bundle, ensemble).outputs(texts)
+    offline = OfflineMembers(bundle, ensemble)
+    members = offline.outputs(texts)
     fusion = Fusion.from_manifest(ensemble, bundle.fusion_path(ensemble))
     if teacher.member is None:
-        answers, source = fusion(members), ensemble.id
+        vectors = offline.gate_vectors(fusion, texts)
+        answers, source = fusion(members, vectors=vectors), ensemble.id
     else:
         answers = fusion.alone(members[names.index(teacher.member)])
         source = f"{ensemble.id}/{teacher.member}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from serve.bundle import Bundle
 from serve.fusion.answers import MEMBER_SCORES
+from serve.fusion.asking.choice import served_answers
 from serve.fusion.fitting.fit import fit_fusion
 from serve.fusion.fitting.note import FIGURES, noted
 from serve.fusion.fuse import Fusion
@@ -308,11 +309,12 @@ class Pipeline:
     ) -> tuple[Ensemble, EvaluationReport]:
         stored, outputs = validation.read(draft)
         truth = stored.truth
-        fitted = fit_fusion(draft, recipe.fusion.options, outputs, truth, stored.folds)
+        vectors = validation.vectors(stored, draft)
+        fitted = fit_fusion(draft, recipe.fusion.options, outputs, truth, stored.folds, vectors)
         if fitted.stack:
             fitted.stack.write(bundle.path / str(fitted.ensemble.fusion.parameters))
         # The report has cross-fitted answers; golden inputs need the answers that engines give.
-        served = Fusion(fitted.ensemble, fitted.stack)(outputs)
+        served = served_answers(Fusion(fitted.ensemble, fitted.stack), outputs, vectors)
         golden = golden_answers(rows, truth, served, draft.labels or [])
         ensemble = fitted.ensemble.model_copy(update={"golden": golden[: recipe.golden]})
         return ensemble, label_report(ensemble, rows, outputs, truth, fitted.validation)

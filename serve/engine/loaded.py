@@ -43,8 +43,9 @@ def degraded(ensemble: Ensemble, absent: Mapping[str, PrepareError]) -> Ensemble
     if not absent:
         return ensemble
     name, reason = next(iter(absent.items()))
-    if ensemble.fusion.method == "stack":
-        raise PrepareError(f"A stacker needs all members, and {name!r} failed: {reason}")
+    if ensemble.fusion.method in ("stack", "gate"):
+        what = "stacker" if ensemble.fusion.method == "stack" else "gate"
+        raise PrepareError(f"A {what} needs all members, and {name!r} failed: {reason}")
     if ensemble.fusion.abstain is not None:
         raise PrepareError(
             f"The risk of abstaining is kept by all members together, and {name!r} failed: {reason}"

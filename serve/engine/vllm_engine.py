@@ -248,14 +248,15 @@ class VLLMEngine:
                 "/v1/chat/completions.",
                 param="model",
             )
-        refusal = absent_refusal(loaded, call.member)
-        if refusal is not None:
+        if (refusal := absent_refusal(loaded, call.member)) is not None:
             return refusal
         call = replace(call, weights=without_absent(loaded, call.weights))
-        queue = self._queue.for_call()
         async with self._running(loaded):
             try:
-                return await predicted(loaded, call, partial(self._scores, loaded, queue))
+                queue = self._queue.for_call()
+                ask = partial(self._scores, loaded, queue)
+                read = partial(self._encoder.plain, queue) if self._encoder else None
+                return await predicted(loaded, call, ask, read)
             except labels.LabelError as error:
                 return Refusal(400, str(error), param="input")
             except OutputError as error:
@@ -270,9 +271,7 @@ class VLLMEngine:
         members: Sequence[Member],
         inputs: Sequence[Text],
     ) -> MemberScores:
-        """Returns what these members say about these inputs.
-
-        Raises LabelError for inputs that cannot be scored."""
+        """Returns what members say about inputs. Raises LabelError for inputs that cannot be scored."""
         ensemble = loaded.ensemble
         member_adapters = [self._member_adapters(member) for member in members]
         if self._causal is not None:
@@ -292,8 +291,8 @@ class VLLMEngine:
         heads = [loaded.heads[member.name] for member in members]
         loras = [each.lora for each in member_adapters]
         pooled = await self._encoder.score(inputs, loras, heads, queue)
-        read = pooled.prompt_tokens
-        return MemberScores(pooled.scores, read, read * len(members))
+        tokens = pooled.prompt_tokens
+        return MemberScores(pooled.scores, tokens, tokens * len(members))
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         """See `interface.Engine`."""

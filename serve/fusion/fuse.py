@@ -9,12 +9,14 @@ from numpy.typing import ArrayLike
 
 from serve.fusion.errors import FusionError, OutputError, StaleFusionError
 from serve.fusion.fused import Answers, Fused
-from serve.fusion.labels.pooling import uniform
+from serve.fusion.gate import Gate
+from serve.fusion.labels.pooling import mean, uniform
 from serve.fusion.labels.tasks import rules_of
 from serve.fusion.labels.temperature import temper
 from serve.fusion.members import Floats, Ints, check_weights
+from serve.fusion.parameters import Parameters, read_parameters
 from serve.fusion.selective.choice import Selective
-from serve.fusion.stack import Stack, read_stack
+from serve.fusion.stack import Stack
 from serve.manifest import METHODS, Ensemble, Method
 
 WEIGHTED: tuple[Method, ...] = ("weighted_average", "vote")
@@ -28,25 +30,27 @@ class Fusion:
     `stale` is true if the caller allowed fitted parameters that belong to other adapters, and these do."""
 
     def __init__(
-        self, ensemble: Ensemble, stack: Stack | None = None, *, allow_stale: bool = False
+        self, ensemble: Ensemble, fitted: Parameters | None = None, *, allow_stale: bool = False
     ) -> None:
-        """Raises FusionError if the task is generation, or if the stacker, early exit or abstaining do not fit the
+        """Raises FusionError if the task is generation, or if stacker, gate, early exit or abstaining do not fit the
         ensemble. Raises StaleFusionError if what the manifest uses of them was fitted on other adapters, unless
         `allow_stale`."""
         self.ensemble = ensemble
         self._rules = rules_of(ensemble)
         self._members = [member.name for member in ensemble.members]
         self._weights = dict(zip(self._members, ensemble.weights(), strict=True))
-        changed = stack.changed_members(ensemble) if stack else []
-        if changed and not allow_stale and ensemble.fusion.method == "stack":
+        changed = fitted.changed_members(ensemble) if fitted else []
+        if fitted and changed and not allow_stale and ensemble.fusion.method in ("stack", "gate"):
             raise StaleFusionError(
-                f"The stacker of {ensemble.id} was fitted on other adapters than those of "
+                f"The {fitted.noun} of {ensemble.id} was fitted on other adapters than those of "
                 f"{', '.join(changed)}: "
                 "fit it again, choose another method, or allow it with allow_stale_fusion."
             )
+        usable = None if changed and not allow_stale else fitted
+        self._stack = usable if isinstance(usable, Stack) else None
+        self.gate = usable if isinstance(usable, Gate) else None
         self.selective = Selective(ensemble, allow_stale=allow_stale)
         self.stale = (bool(changed) and allow_stale) or self.selective.stale
-        self._stack = None if changed and not allow_stale else stack
 
     @classmethod
     def from_manifest(
@@ -54,8 +58,8 @@ class Fusion:
     ) -> "Fusion":
         """Reads the fitted parameters from the file `parameters`, if the manifest names any, and makes the fusion.
 
-        A stacker may have been fitted on other adapters than the ensemble's. Then, unless `allow_stale`, this raises
-        StaleFusionError if the manifest's method is `stack`; with another method it leaves the stacker out, so that
+        A stacker or gate may have been fitted on other adapters than the ensemble's. Then, unless `allow_stale`, this
+        raises StaleFusionError if the manifest's method needs it; with another method it leaves it out, so that
         requests cannot choose it. Raises FusionError as the constructor does, and for a file that is missing or
         unsound."""
         model = ensemble.fusion.model
@@ -65,13 +69,14 @@ class Fusion:
             raise FusionError(
                 f"{ensemble.id} names fitted parameters, but their file was not given."
             )
-        return cls(ensemble, read_stack(parameters, model), allow_stale=allow_stale)
+        return cls(ensemble, read_parameters(parameters, model), allow_stale=allow_stale)
 
     @property
     def methods(self) -> tuple[Method, ...]:
         """The methods that a request may choose."""
         known = METHODS[self.ensemble.task]
-        return tuple(method for method in known if method != "stack" or self._stack)
+        missing = {"stack": self._stack is None, "gate": self.gate is None}
+        return tuple(method for method in known if not missing.get(method))
 
     def __call__(
         self,
@@ -79,16 +84,34 @@ class Fusion:
         *,
         method: str | None = None,
         weights: Mapping[str, float] | None = None,
+        vectors: ArrayLike | None = None,
     ) -> Answers:
         """Fuses probabilities [M, N, C] or values [M, N] of M members, in the manifest's order, into N answers.
 
         `method` and `weights` (member -> weight) are the request's and replace the manifest's. The temperature is
-        applied only to the manifest's own method, because it was fitted with that. Raises FusionError if the method or
-        the weights cannot be used, and OutputError if the members' outputs or the fused ones are unsound."""
+        applied only to the manifest's own method, because it was fitted with that. A gate needs the base's `vectors`
+        [N, H] of the inputs; members that its `top_k` leaves out may have any outputs. Raises FusionError if the method
+        or the weights cannot be used, and OutputError if the members' outputs or the fused ones are unsound."""
         chosen = self._choose(method)
         values = self._choose_weights(chosen, weights)
+        if chosen == "gate":
+            return self._gated(outputs, vectors)
         members = self._rules.check(outputs, self._members)
         return self._fuse(chosen, members, values)
+
+    def routes(self, vectors: ArrayLike) -> Floats:
+        """Returns the gate's weights [M, N] for the inputs with these vectors of the base [N, H]."""
+        assert self.gate is not None, "gate is among the methods only if it was fitted"
+        return self.gate.weights(vectors, self.ensemble.fusion.top_k)
+
+    def _gated(self, outputs: ArrayLike, vectors: ArrayLike | None) -> Answers:
+        if vectors is None:
+            raise FusionError("A gate reads the base's vectors of the inputs, and there are none.")
+        weights = self.routes(vectors)
+        given = np.array(outputs, dtype=np.float64)
+        given[weights == 0] = 1 / given.shape[-1]  # nobody has asked these members
+        members = self._rules.check(given, self._members)
+        return self._tempered("gate", mean(members, weights), members, weights)
 
     def of_some(self, outputs: ArrayLike, places: Ints) -> Fused:
         """Fuses probabilities [m, N, C] of the members at these places by the manifest's own method; their weights are
@@ -117,6 +140,11 @@ class Fusion:
                 fused = self._rules.from_scores(self._stack.scores(self._rules.evidence(members)))
         else:
             fused = self._rules.pool(members, values, own.space)
+        return self._tempered(chosen, fused, members, values)
+
+    def _tempered(self, chosen: Method, fused: Floats, members: Floats, values: Floats) -> Answers:
+        """Returns the answers of pooled outputs."""
+        own = self.ensemble.fusion
         if chosen == own.method and own.temperature != 1:
             fused = temper(fused, own.temperature)
         self._refuse_unsound(fused)
@@ -143,10 +171,10 @@ class Fusion:
             if wanted == each:
                 return each
         possible = ", ".join(self.methods)
-        if wanted == "stack":
+        if wanted in ("stack", "gate") and wanted in METHODS[self.ensemble.task]:
+            what = "stacker" if wanted == "stack" else "gate"
             raise FusionError(
-                f"{self.ensemble.id} has no stacker that was fitted on its adapters; possible: "
-                f"{possible}."
+                f"{self.ensemble.id} has no {what} that was fitted on its adapters; possible: {possible}."
             )
         known = wanted in get_args(Method)
         what = f"is not for {self.ensemble.task}" if known else "is not known"

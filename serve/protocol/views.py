@@ -10,7 +10,7 @@ from serve.protocol.requests import Decision
 from serve.protocol.strategy import Gates, StrategyKind
 
 FittedPart: TypeAlias = Literal[
-    "weights", "temperature", "thresholds", "stacker", "early_exit", "abstain"
+    "weights", "temperature", "thresholds", "stacker", "gate", "early_exit", "abstain"
 ]
 """A part of a fusion that is fitted on its members' adapters."""
 

@@ -112,6 +112,13 @@ class Evaluation:
         except LabelError as error:
             raise RecipeError(f"{data.name}: {error}") from None
 
+    def base_vectors(self, data: Labelled) -> NDArray[np.float64]:
+        """Return the vectors of the base without adapters, which a gate reads [N, H]."""
+        with counted(
+            self._watch, f"{self.ensemble.name}: {data.name}, base", len(data.texts)
+        ) as advance:
+            return self._members.base_vectors(data.texts, data.pairs, advance)
+
     def answers(self, data: Labelled) -> list[list[str]]:
         """Return the members' greedy answers [M][N]."""
         with self._progress(data) as advance:
@@ -140,8 +147,9 @@ class Evaluation:
         truth = data.targets(ensemble)
         outputs = self.outputs(data)
         fusion = Fusion.from_manifest(ensemble, self._bundle.fusion_path(ensemble))
+        vectors = self._members.gate_vectors(fusion, data.texts, data.pairs)
         fused: dict[str, Answers] = {
-            method: fusion(outputs, method=method) for method in fusion.methods
+            method: fusion(outputs, method=method, vectors=vectors) for method in fusion.methods
         }
         return label_report(ensemble, data, outputs, truth, fused, baselines)
 

@@ -56,6 +56,9 @@ class ValidationRun:
             truth = rows.targets(ensemble)
             folds = fold_plan(self._families, recipe.fusion.folds, self._recipe.seed)
             self._ask(self._bundle, ensemble, rows, header.rows)
+            if "gate" in header.options.methods(recipe.task):
+                vectors = Evaluation(self._bundle, ensemble, self._run.watch).base_vectors(rows)
+                stored.write_vectors(header.rows, vectors)
             stored.write_rows(ValidationRows(header, truth, folds))
             self._run.finish(step, {"rows": len(truth)})
         # A candidate may have been added to the recipe after the members were asked.
@@ -74,6 +77,10 @@ class ValidationRun:
         assert rows is not None, "they were stored before"
         outputs = [stored.outputs(member, rows.header.rows) for member in ensemble.members]
         return rows, np.stack([each for each in outputs if each is not None])
+
+    def vectors(self, stored: ValidationRows, ensemble: Ensemble) -> NDArray[np.float64] | None:
+        """Return the base's vectors of the stored rows; None if no gate is fitted on them."""
+        return self._bundle.validation_scores(ensemble.name).vectors(stored.header.rows)
 
     def _ask(self, bundle: Bundle, ensemble: Ensemble, rows: Labelled, digest: str) -> None:
         outputs = Evaluation(bundle, ensemble, self._run.watch).outputs(rows)

@@ -30,6 +30,8 @@ class ValidationAnswers:
     """[N]"""
     members: Mapping[str, Answers]
     """What each member answers alone. In classification, with a temperature of its own, fitted on these rows."""
+    vectors: Floats | None
+    """The base's vectors of the rows [N, H]; None where no gate was fitted."""
     served: Answers
     """What the ensemble answers. Each row is answered by a fit that did not see it, except for the one temperature."""
 
@@ -46,6 +48,7 @@ class ValidationAnswers:
             return None
         outputs = np.stack([each for each in found if each is not None])
         truth, options = rows.truth, rows.header.options
+        vectors = stored.vectors(rows.header.rows)
         return cls(
             ensemble,
             options,
@@ -56,7 +59,8 @@ class ValidationAnswers:
                 member.name: alone(ensemble, member.name, own, truth)
                 for member, own in zip(ensemble.members, outputs, strict=True)
             },
-            cross_fitted(ensemble, options, outputs, truth, rows.folds),
+            vectors,
+            cross_fitted(ensemble, options, outputs, truth, rows.folds, vectors),
         )
 
     @property
@@ -79,18 +83,24 @@ class ValidationAnswers:
         members = [self.ensemble.members[place] for place in places]
         smaller = self.ensemble.model_copy(update={"members": members})
         outputs = self.outputs[list(places)]
-        return cross_fitted(smaller, self.options, outputs, self.truth, self.folds)
+        return cross_fitted(smaller, self.options, outputs, self.truth, self.folds, self.vectors)
 
 
 def cross_fitted(
-    ensemble: Ensemble, options: FusionOptions, outputs: Floats, truth: Targets, folds: Ints
+    ensemble: Ensemble,
+    options: FusionOptions,
+    outputs: Floats,
+    truth: Targets,
+    folds: Ints,
+    vectors: Floats | None = None,
 ) -> Answers:
-    """Return the answers [N] of the ensemble's fusion method, each by a fit to the other folds. Raises FusionError."""
+    """Return the answers [N] of the ensemble's fusion method, each by a fit to the other folds. `vectors` [N, H] are
+    the base's, for a gate. Raises FusionError."""
     method = ensemble.fusion.method
     if method == "average":
         # It has no weights, so the quick ones do.
         options = options.model_copy(update={"weights": "accuracy"})
-    return refit_fusion(ensemble, options, outputs, truth, folds).validation[method]
+    return refit_fusion(ensemble, options, outputs, truth, folds, vectors).validation[method]
 
 
 def right_rows(answers: Answers, truth: Targets) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -86,7 +86,9 @@ def _measured(step: Step, case: Case) -> Finding | Skipped:
 
 def _steps(ensemble: Ensemble) -> list[Step]:
     """Return the steps, the cheap ones first: what stored outputs tell, then what shares one trial, then the rest."""
-    fused: list[Step] = [OtherMethod(method) for method in METHODS[ensemble.task]]
+    fused: list[Step] = [
+        OtherMethod(method) for method in METHODS[ensemble.task] if method != "gate"
+    ]
     return [
         *fused,
         FewerMembers(),

@@ -13,13 +13,16 @@ from serve.fusion.fused import Answers, FusedValues, joined
 from serve.fusion.labels.rules import Loss
 from serve.fusion.labels.tasks import rules_of
 from serve.fusion.members import Floats, Ints
-from serve.fusion.stack import Stack
+from serve.fusion.parameters import Parameters
 from serve.manifest import Ensemble, Member
 from training.leaderboard.board import RungKind
 
 
 class Outputs(Protocol):
     """The members' outputs for a fixed set of rows."""
+
+    vectors: Floats | None
+    """The base's vectors of the rows [N, H], where a gate is among the rungs."""
 
     def of(self, members: Sequence[Member]) -> Floats:
         """Return probabilities [M, N, C] or values [M, N]."""
@@ -37,16 +40,17 @@ class FittingRows:
 
 @dataclass(frozen=True)
 class Served:
-    """A fitted manifest, and its stacker if it has one."""
+    """A fitted manifest, and its stacker or gate if it has one."""
 
     manifest: Ensemble
-    stack: Stack | None
+    stack: Parameters | None
 
     def answers(self, outputs: Outputs, rows: Ints | None = None) -> Answers:
         """Return the served answers to all rows of `outputs`, or to the places `rows`."""
         given = outputs.of(self.manifest.members)
         fusion = Fusion(self.manifest, self.stack)
-        return fusion(given if rows is None else given[:, rows])
+        vectors = _vectors(outputs, rows)
+        return fusion(given if rows is None else given[:, rows], vectors=vectors)
 
 
 class Contender(Protocol):
@@ -73,7 +77,8 @@ class FusionContender:
     def fit(self, rows: FittingRows, places: Ints) -> Served:
         outputs = rows.outputs.of(self._draft.members)[:, places]
         folds = _several(rows.folds[places])
-        fitted = fit_fusion(self._draft, self._options, outputs, rows.truth[places], folds)
+        vectors = _vectors(rows.outputs, places)
+        fitted = fit_fusion(self._draft, self._options, outputs, rows.truth[places], folds, vectors)
         return Served(fitted.ensemble, fitted.stack)
 
 
@@ -113,6 +118,13 @@ def cross_fitted(contender: Contender, rows: FittingRows) -> Answers:
         parts.append(served.answers(rows.outputs, held_out))
         places.append(held_out)
     return joined(parts, np.argsort(np.concatenate(places)))
+
+
+def _vectors(outputs: Outputs, rows: Ints | None) -> Floats | None:
+    """Return the base's vectors of all rows of `outputs`, or of the places `rows`."""
+    if outputs.vectors is None or rows is None:
+        return outputs.vectors
+    return outputs.vectors[rows]
 
 
 def _several(folds: Ints) -> Ints:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serve.fusion.stack import Stack
+from serve.fusion.parameters import Parameters
 from serve.manifest import Ensemble
 from training.evaluation.metrics.resampling import Comparison, Metric
 from training.leaderboard.board import Behind, Leaderboard, Rung, RungKind
@@ -22,7 +22,7 @@ class Entry:
     passes: float
     manifest: Ensemble
     """Fitted on all validation rows."""
-    stack: Stack | None
+    stack: Parameters | None
     validation: Mapping[str, Metric]
     """Of cross-fitted answers to the validation rows."""
     judged: Mapping[str, Metric]

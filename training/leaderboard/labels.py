@@ -32,7 +32,8 @@ def contenders(
 ) -> list[Contender]:
     """Return all rungs of an ensemble before they are fitted: its members, the best of them, the rungs that were
     `made`, and each fusion method. `options` say by what a fusion is fitted."""
-    methods = METHODS[ensemble.task]
+    asked = options.methods(ensemble.task)
+    methods = [each for each in METHODS[ensemble.task] if each != "gate" or each in asked]
     lone = alone(options)
     members = [
         FusionContender(
@@ -79,7 +80,7 @@ def label_entries(
                 Entry(
                     contender.name,
                     contender.kind,
-                    len(served.manifest.members),
+                    _passes(served.manifest),
                     served.manifest,
                     served.stack,
                     validation,
@@ -88,6 +89,14 @@ def label_entries(
             )
             advance(1)
     return entries
+
+
+def _passes(manifest: Ensemble) -> int:
+    """Return the passes for one answer: one for each member that is asked, and one for the base that a gate reads."""
+    members = len(manifest.members)
+    if manifest.fusion.method != "gate":
+        return members
+    return min(members, manifest.fusion.top_k or members) + 1
 
 
 def _metrics(served: Served, answers: Answers, truth: Targets) -> dict[str, Metric]:

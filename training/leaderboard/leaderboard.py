@@ -9,9 +9,10 @@ from serve.bundle import Bundle
 from serve.files import write_atomically
 from serve.fusion.fitting.note import FIGURES, noted
 from serve.fusion.fitting.stored_scores import Question, ValidationRows
-from serve.fusion.stack import STACK_FILES
+from serve.fusion.parameters import parameters_file
+from serve.fusion.selective.record import fits_in
 from serve.manifest import Ensemble, Member
-from training.evaluation.evaluation import MAX_NEW_TOKENS, Labelled, rows_to_judge
+from training.evaluation.evaluation import MAX_NEW_TOKENS, Evaluation, Labelled, rows_to_judge
 from training.execution.run import recorded_recipe
 from training.leaderboard.board import Leaderboard, board_file
 from training.leaderboard.contender import FittingRows
@@ -69,12 +70,20 @@ class Judging:
         options = stored.header.options
         contending = contenders(self._ensemble, self._made, options)
         members = judged_members(self._bundle, self._ensemble.name)
-        fitting = FittingRows(self._validation(stored, members), stored.truth, stored.folds)
+        known = self._validation(stored, members)
+        gated = "gate" in options.methods(self._ensemble.task)
+        if gated:
+            scores = self._bundle.validation_scores(self._ensemble.name)
+            known.vectors = scores.vectors(stored.header.rows)
+        fitting = FittingRows(known, stored.truth, stored.folds)
         judged, count = None, len(stored.truth)
         if rows.name != VALIDATION:
             outputs = MemberOutputs().answered(
                 self._bundle, self._ensemble, members, rows, self._watch
             )
+            if gated:
+                evaluation = Evaluation(self._bundle, self._ensemble, self._watch)
+                outputs.vectors = evaluation.base_vectors(rows)
             judged, count = (outputs, rows.targets(self._ensemble)), len(rows.texts)
         title = f"{self._ensemble.name}: rungs"
         entries = label_entries(contending, fitting, judged, self._watch, title)
@@ -123,9 +132,8 @@ class Judging:
         has noted, and its golden inputs, stay."""
         manifest = entry.manifest
         if entry.stack is not None:
-            place = (
-                f"{FUSION}/{manifest.name}/{entry.name}/{STACK_FILES[entry.stack.parameters.model]}"
-            )
+            file = parameters_file(entry.stack.parameters.model)
+            place = f"{FUSION}/{manifest.name}/{entry.name}/{file}"
             entry.stack.write(self._bundle.path / place)
             fusion = manifest.fusion.model_copy(update={"parameters": place})
             manifest = manifest.model_copy(update={"fusion": fusion})
@@ -135,7 +143,7 @@ class Judging:
         whole = np.ones((1, rows))
         figures = {name: float(metric(whole)[0]) for name, metric in entry.validation.items()}
         manifest = manifest.model_copy(
-            update={"golden": golden, "scores": {**scores, FIGURES: figures}}
+            update={"golden": golden, "scores": {**fits_in(manifest), **scores, FIGURES: figures}}
         )
         if manifest.task != "generation":
             manifest = noted(manifest, "fitted", rows)

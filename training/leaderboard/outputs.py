@@ -17,6 +17,8 @@ class MemberOutputs:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, ...], Floats] = {}
+        self.vectors: Floats | None = None
+        """The base's vectors [N, H], where a gate is among the rungs."""
 
     def __contains__(self, member: Member) -> bool:
         return _adapters(member) in self._known

@@ -19,6 +19,7 @@ from serve.base.folder import Pooling, pooling_of
 from serve.base.positions import longest_text
 from serve.base.side_files import read_generation_defaults, read_tokenizer
 from serve.bundle import Bundle
+from serve.fusion.fuse import Fusion
 from serve.fusion.labels.tasks import outputs
 from serve.fusion.token_weights import token_weights
 from serve.fusion.tokens.merge import merge
@@ -86,6 +87,27 @@ class OfflineMembers:
                 else:
                     rows.append(self._text_scores(model, texts, advance))
         return outputs(self.ensemble.task, np.stack(rows))
+
+    def gate_vectors(
+        self, fusion: Fusion, texts: Sequence[str], pairs: Sequence[str] | None = None
+    ) -> NDArray[np.float64] | None:
+        """Return what a gate of `fusion` reads of the texts; None if it has none."""
+        return None if fusion.gate is None else self.base_vectors(texts, pairs)
+
+    def base_vectors(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        advance: Advance = _no_progress,
+    ) -> NDArray[np.float64]:
+        """Return the vectors of the base without adapters [texts, hidden]; of pairs, those of both texts [texts, 2 x
+        hidden]. The base must be one that heads read."""
+        plain = Member(name="base", adapters=[])
+        with self._adapters.active(plain), torch.inference_mode():
+            vectors = [self._pooled(texts, advance)]
+            if pairs is not None:
+                vectors.append(self._pooled(pairs, _no_progress))
+        return np.concatenate(vectors, axis=1).astype(np.float64)
 
     def answers(
         self, texts: Sequence[str], max_new_tokens: int, advance: Advance = _no_progress

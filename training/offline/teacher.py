@@ -38,7 +38,8 @@ class EnsembleTeacher:
         said = self._members.outputs(texts, pairs, advance)
         fusion = Fusion.from_manifest(self._ensemble, self._bundle.fusion_path(self._ensemble))
         method = self._ensemble.fusion.method
-        fused = fusion(said, method="average" if method == "vote" else method)
+        vectors = self._members.gate_vectors(fusion, texts, pairs)
+        fused = fusion(said, method="average" if method == "vote" else method, vectors=vectors)
         assert isinstance(fused, Fused), "the recipe lets only classification and generation teach"
         return fused.probabilities
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from serve.fusion.asking.choice import served_answers
 from serve.fusion.fitting.fit import Fitted, refit_fusion
 from serve.fusion.fitting.stored_scores import ValidationRows, ValidationScores
 from serve.fusion.fuse import Fusion
@@ -51,11 +52,14 @@ class Refitted:
     fitted: Fitted
     outputs: NDArray[np.float64]
     """[M, N, C] or [M, N]."""
+    vectors: NDArray[np.float64] | None = None
+    """The base's vectors of the rows [N, H], which a gate reads."""
 
     @property
     def served(self) -> Answers:
         """The answers to the validation rows as an engine would give them."""
-        return Fusion(self.fitted.ensemble, self.fitted.stack)(self.outputs)
+        fusion = Fusion(self.fitted.ensemble, self.fitted.stack)
+        return served_answers(fusion, self.outputs, self.vectors)
 
 
 def refitted(ensemble: Ensemble, stored: ValidationScores, rows: ValidationRows) -> Refitted | None:
@@ -65,8 +69,9 @@ def refitted(ensemble: Ensemble, stored: ValidationScores, rows: ValidationRows)
     if len(outputs) < len(found):
         return None
     said = np.stack(outputs)
-    fitted = refit_fusion(ensemble, rows.header.options, said, rows.truth, rows.folds)
-    return Refitted(fitted, said)
+    vectors = stored.vectors(rows.header.rows)
+    fitted = refit_fusion(ensemble, rows.header.options, said, rows.truth, rows.folds, vectors)
+    return Refitted(fitted, said, vectors)
 
 
 def label_figures(

@@ -28,8 +28,8 @@ from serve.control.records import EnsembleRecord, VersionRecord
 from serve.errors import RefusedError, did_you_mean
 from serve.fusion.errors import FusionError, StaleFusionError
 from serve.fusion.fuse import Fusion
+from serve.fusion.parameters import read_parameters
 from serve.fusion.selective.record import fits_in
-from serve.fusion.stack import read_stack
 from serve.manifest import AdapterRef, Ensemble, Member, Task, adapter_name, explain
 from serve.protocol.requests import SwapRequest
 from serve.protocol.strategy import Strategy
@@ -307,7 +307,7 @@ class Admission:
         try:
             stack = None
             if model is not None and file is not None and ensemble.task != "generation":
-                stack = read_stack(file, model)
+                stack = read_parameters(file, model)
             return settle(Fit(ensemble, stack, fitted_on), self._bundles, allow=allow)
         except FusionError as error:
             raise RefusedError(400, str(error)) from error

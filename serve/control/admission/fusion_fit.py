@@ -49,6 +49,8 @@ def fitted_parts(ensemble: Ensemble) -> list[FittedPart]:
         parts.append("thresholds")
     if ensemble.fusion.method == "stack":
         parts.append("stacker")
+    if ensemble.fusion.method == "gate":
+        parts.append("gate")
     if ensemble.fusion.early_exit is not None:
         parts.append("early_exit")
     if ensemble.fusion.abstain is not None:

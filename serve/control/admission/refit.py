@@ -13,8 +13,8 @@ from serve.fusion.fitting.fit import refit_fusion
 from serve.fusion.fitting.note import noted
 from serve.fusion.fitting.stored_scores import Question, ValidationRows, ValidationScores
 from serve.fusion.members import Floats
+from serve.fusion.parameters import Parameters
 from serve.fusion.selective.record import SelectiveFit
-from serve.fusion.stack import Stack
 from serve.manifest import Ensemble, Member
 
 
@@ -28,15 +28,15 @@ class StaleFit(Exception):
 
 @dataclass(frozen=True)
 class Fit:
-    """A version's manifest and stacker, and the adapters that they were fitted on."""
+    """A version's manifest and stacker or gate, and the adapters that they were fitted on."""
 
     ensemble: Ensemble
-    stack: Stack | None
+    stack: Parameters | None
     fitted_on: Mapping[str, list[str]] | None = None
     """Member -> digests of the adapters that weights, temperature and thresholds were fitted on; None: the version's
     own adapters, or set by hand (and never stale)."""
     refitted: bool = False
-    """Whether the stacker was fitted again."""
+    """Whether the parameters were fitted again."""
 
     @property
     def stale_numbers(self) -> bool:
@@ -74,7 +74,7 @@ def settle(fit: Fit, bundles: Sequence[Bundle], *, allow: bool) -> Fit:
 def _changed(fit: Fit) -> list[str]:
     """The members whose adapters differ from those of the fit, in order."""
     changed = set(changed_members(fit.ensemble, fit.fitted_on))
-    if fit.stack is not None and fit.ensemble.fusion.method == "stack":
+    if fit.stack is not None and fit.ensemble.fusion.method in ("stack", "gate"):
         changed.update(fit.stack.changed_members(fit.ensemble))
     selective = SelectiveFit.of(fit.ensemble)
     if selective is not None:
@@ -87,7 +87,10 @@ def _refitted(ensemble: Ensemble, bundles: Sequence[Bundle], *, by_hand: bool) -
     try:
         rows, outputs = _scores_of(ensemble, bundles)
         options = rows.header.options
-        fitted = refit_fusion(ensemble, options, outputs, rows.truth, rows.folds, by_hand=by_hand)
+        vectors = _vectors(rows, ensemble, bundles) if ensemble.fusion.model == "gate" else None
+        fitted = refit_fusion(
+            ensemble, options, outputs, rows.truth, rows.folds, vectors, by_hand=by_hand
+        )
     except FusionError as error:
         raise NoRefit(str(error).rstrip(".")) from error
     new = noted(fitted.ensemble, "refitted", len(rows.truth), numbers=not by_hand)
@@ -120,6 +123,15 @@ def _scores_of(ensemble: Ensemble, bundles: Sequence[Bundle]) -> tuple[Validatio
             reason = reason or missing
     assert reason is not None
     raise reason
+
+
+def _vectors(rows: ValidationRows, ensemble: Ensemble, bundles: Sequence[Bundle]) -> Floats | None:
+    """The base's vectors of the rows, from the first bundle that has them. Raises FusionError."""
+    for bundle in bundles:
+        vectors = bundle.validation_scores(ensemble.name).vectors(rows.header.rows)
+        if vectors is not None and len(vectors) == len(rows.truth):
+            return vectors
+    return None
 
 
 def _outputs(member: Member, rows: ValidationRows, stored: Sequence[ValidationScores]) -> Floats:

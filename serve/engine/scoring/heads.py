@@ -18,6 +18,7 @@ from serve.adapter import Head
 from serve.engine.interface import PrepareError, Text
 from serve.engine.limits.fair_queue import CallQueue
 from serve.engine.limits.text_limit import TextLimit, few_at_a_time
+from serve.engine.scoring.prediction import BaseVectors
 from serve.labels import LabelError
 
 PAIR_MISSING = "This ensemble reads pairs: give a text_pair with every input."
@@ -84,12 +85,7 @@ class EncoderPooler:
         towers = heads[0].towers
         if any((each.text_pair is not None) != towers for each in inputs):
             raise LabelError(PAIR_MISSING if towers else PAIR_UNUSED)
-        texts = [each.text for each in inputs]
-        texts += [each.text_pair for each in inputs if each.text_pair is not None]
-        self._limit.check(texts)
-        rows: list[list[int]] = []
-        for few in few_at_a_time(texts):
-            rows += await asyncio.to_thread(self.tokens, few)
+        rows = await self._rows(inputs)
         pooled = await self.pool(rows, adapters, queue)
         first, second = pooled[:, : len(inputs)], pooled[:, len(inputs) :]
         scores = [
@@ -97,6 +93,24 @@ class EncoderPooler:
             for member, head in enumerate(heads)
         ]
         return HeadScores(np.stack(scores), sum(len(row) for row in rows))
+
+    async def plain(self, queue: CallQueue, inputs: Sequence[Text]) -> BaseVectors:
+        """Returns the base's vectors of the inputs, without adapters. Raises LabelError for a text that is too long."""
+        rows = await self._rows(inputs)
+        (pooled,) = await self.pool(rows, [None], queue)
+        towers = np.split(pooled.astype(np.float64), len(rows) // len(inputs))
+        return BaseVectors(np.concatenate(towers, axis=1), sum(len(row) for row in rows))
+
+    async def _rows(self, inputs: Sequence[Text]) -> list[list[int]]:
+        """Returns the token ids of all texts, and then of all second texts of pairs. Raises LabelError for a text that
+        is too long."""
+        texts = [each.text for each in inputs]
+        texts += [each.text_pair for each in inputs if each.text_pair is not None]
+        self._limit.check(texts)
+        rows: list[list[int]] = []
+        for few in few_at_a_time(texts):
+            rows += await asyncio.to_thread(self.tokens, few)
+        return rows
 
     async def pool(
         self,

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from serve import metrics
 from serve.engine.interface import PredictCall, Prediction, Text
 from serve.engine.loaded import LoadedVersion
-from serve.fusion.asking.asking import AllMembers, Asking, OneMember, Question
-from serve.fusion.asking.rounds import Rounds
+from serve.fusion.asking.asking import Asking, OneMember, Question
+from serve.fusion.asking.choice import asking_for
 from serve.fusion.errors import FusionError
 from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Answers, Fused, FusedValues, agreeing, joined
@@ -34,11 +34,24 @@ class MemberScores:
     """Tokens that the members read together."""
 
 
+@dataclass(frozen=True)
+class BaseVectors:
+    """What the base without adapters makes of N inputs."""
+
+    vectors: NDArray[np.float64]
+    """[N, H]; of a pair, the vectors of both texts after one another."""
+    prompt_tokens: int
+
+
 Ask = Callable[[Sequence[Member], Sequence[Text]], Awaitable[MemberScores]]
+Read = Callable[[Sequence[Text]], Awaitable[BaseVectors]]
 
 
-async def predicted(loaded: LoadedVersion, call: PredictCall, ask: Ask) -> Prediction:
-    """Returns the fused answers to the call's inputs. `ask` gives the scores of some members for some inputs.
+async def predicted(
+    loaded: LoadedVersion, call: PredictCall, ask: Ask, read: Read | None
+) -> Prediction:
+    """Returns the fused answers to the call's inputs. `ask` gives the scores of some members for some inputs, `read`
+    the base's vectors of some inputs; a base that writes has none, and no gate.
 
     Raises FusionError if the request's fusion cannot be used, OutputError if the members' scores cannot be fused, and
     what `ask` raises."""
@@ -47,10 +60,15 @@ async def predicted(loaded: LoadedVersion, call: PredictCall, ask: Ask) -> Predi
     asking, least = _asking(fusion, call)
     prompt_tokens: int | None = None
     member_tokens = 0
+    if asking.reads_base:
+        assert read is not None, "a gate over a base that writes is refused at loading"
+        base = await read(call.inputs)
+        prompt_tokens = member_tokens = base.prompt_tokens
+        asking.route(base.vectors)
     while questions := asking.questions():
         groups = _by_rows(questions)
         said = await together(_ask(group, call, loaded, ask) for group in groups)
-        if prompt_tokens is None:  # the first round asks about every input
+        if prompt_tokens is None:  # the first round reads every input
             prompt_tokens = said[0].prompt_tokens
         member_tokens += sum(each.member_tokens for each in said)
         await asyncio.to_thread(_take, asking, groups, said, loaded)
@@ -68,12 +86,9 @@ def _asking(fusion: Fusion, call: PredictCall) -> tuple[Asking, float | None]:
                 "'early_exit' and 'abstain' are for an ensemble, and one member was asked; leave them out."
             )
         return OneMember(fusion, call.member, rows), None
+    asking = asking_for(fusion, rows, call.method, call.weights, call.early_exit)
     own = fusion.is_own(call.method, call.weights)
-    exits = fusion.selective.exit(call.early_exit, own=own)
-    least = fusion.selective.abstain(call.abstain, call.early_exit, own=own)
-    if exits is not None:
-        return Rounds(fusion, *exits, rows), least
-    return AllMembers(fusion, rows, call.method, call.weights), least
+    return asking, fusion.selective.abstain(call.abstain, call.early_exit, own=own)
 
 
 def _by_rows(questions: Sequence[Question]) -> list[list[Question]]:

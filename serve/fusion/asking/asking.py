@@ -32,12 +32,18 @@ class Asking(ABC):
 
     partial: ClassVar[bool] = False
     """Whether some members may not be asked about some inputs."""
+    reads_base: ClassVar[bool] = False
+    """Whether `route` must be given the base's vectors of the inputs first."""
 
     def __init__(self, members: int, rows: int) -> None:
         self.asked: NDArray[np.bool_] = np.zeros((members, rows), dtype=np.bool_)
         """[M, N] whether the member was asked about the input."""
         self.outputs: Floats = np.zeros((members, rows))
         """[M, N, C] or [M, N]; 0 where the member was not asked."""
+
+    def route(self, vectors: Floats) -> None:
+        """Takes the base's vectors [N, H] of all inputs."""
+        raise NotImplementedError(f"{type(self).__name__} reads no vectors of the base")
 
     @abstractmethod
     def questions(self) -> tuple[Question, ...]:
@@ -111,8 +117,11 @@ class AllMembers(_AtOnce):
         return self._fusion(self.outputs, method=self._method, weights=self._weights)
 
 
-def asked_offline(asking: Asking, outputs: Floats) -> Answers:
-    """Returns the answers if the members say `outputs`, [M, N, C] or [M, N]."""
+def asked_offline(asking: Asking, outputs: Floats, vectors: Floats | None = None) -> Answers:
+    """Returns the answers if the members say `outputs`, [M, N, C] or [M, N]. `vectors` [N, H] are the base's."""
+    if asking.reads_base:
+        assert vectors is not None, "a gate reads them"
+        asking.route(vectors)
     while questions := asking.questions():
         asking.take(questions, [outputs[each.member, each.rows] for each in questions])
     return asking.answers()

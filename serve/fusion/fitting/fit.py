@@ -1,27 +1,32 @@
-"""Fits a fusion to validation rows that no member was trained on: weights, stacker, method, temperature, thresholds.
+"""Fits a fusion to validation rows that no member was trained on: weights, stacker or gate, method, temperature,
+thresholds, early exit, abstaining.
 
 Training uses it, and so does a swap that brings other adapters.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serve.fusion.errors import FusionError
 from serve.fusion.fitting.options import FusionOptions
 from serve.fusion.fitting.selective import plain, with_selective
 from serve.fusion.fitting.thresholds import common_threshold, label_thresholds
 from serve.fusion.fitting.weights import greedy_weights, merit_weights
 from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues, joined
+from serve.fusion.gate import Gate
 from serve.fusion.labels.measures import entropy, micro_f1
 from serve.fusion.labels.rules import Loss
 from serve.fusion.labels.tasks import rules_of
 from serve.fusion.labels.temperature import fit_temperature, temper
 from serve.fusion.members import Floats, Ints
-from serve.fusion.stack import STACK_FILES, Stack, stack_of
-from serve.manifest import PREFIX_METHODS, Ensemble, FusionSpec, Method
+from serve.fusion.parameters import Parameters, parameters_file
+from serve.fusion.stack import stack_of
+from serve.manifest import PREFIX_METHODS, Ensemble, FittedModel, FusionSpec, Method
 
 Targets = NDArray[np.int64] | NDArray[np.bool_] | NDArray[np.float64]
 """The right answers: label indices [N], whether each label is true [N, C], or values [N]."""
@@ -33,36 +38,47 @@ class Fitted:
 
     ensemble: Ensemble
     """The manifest with the fitted weights, method, temperature and thresholds."""
-    stack: Stack | None
+    stack: Parameters | None
+    """The fitted stacker or gate, if there is any."""
     validation: Mapping[str, Answers]
     """Method -> cross-fitted answers to all validation rows, with the temperature for the manifest's method."""
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Validation rows: the members' outputs [M, N, C] or [M, N], the right answers, and each row's fold [N]."""
+    """Validation rows: the members' outputs [M, N, C] or [M, N], the right answers, each row's fold [N], and, for a
+    gate, the base's vectors [N, H]."""
 
     outputs: Floats
     truth: Targets
     folds: Ints
+    vectors: Floats | None = None
 
     def of(self, places: Ints) -> "_Rows":
-        return _Rows(self.outputs[:, places], self.truth[places], self.folds[places])
+        vectors = None if self.vectors is None else self.vectors[places]
+        return _Rows(self.outputs[:, places], self.truth[places], self.folds[places], vectors)
 
 
 def fit_fusion(
-    draft: Ensemble, options: FusionOptions, outputs: Floats, truth: Targets, folds: Ints
+    draft: Ensemble,
+    options: FusionOptions,
+    outputs: Floats,
+    truth: Targets,
+    folds: Ints,
+    vectors: Floats | None = None,
 ) -> Fitted:
     """Fits a fusion to the members' outputs [M, N, C] or [M, N] for the validation rows, and chooses the method.
 
-    `folds` [N] gives each row's part. Each part is judged by a fit to the other parts. Raises FusionError for unsound
-    input."""
-    rows = _Rows(outputs, truth, folds)
+    `folds` [N] gives each row's part. Each part is judged by a fit to the other parts. `vectors` [N, H] are those of
+    the base, which a gate reads. Raises FusionError for unsound input."""
+    rows = _Rows(outputs, truth, folds, vectors)
     methods = options.methods(draft.task)
     draft = _unfitted(draft, options)
     fused = _cross_fitted(draft, options, rows, methods)
     method = options.method if options.method != "best" else _best(draft, fused, truth, options)
-    return _finished(draft, options, rows, method, fused, stacked="stack" in methods)
+    filed = [method] if options.model_for(method, draft.task) else methods
+    models = [options.model_for(each, draft.task) for each in filed]
+    return _finished(draft, options, rows, method, fused, next(filter(None, models), None))
 
 
 def refit_fusion(
@@ -71,6 +87,7 @@ def refit_fusion(
     outputs: Floats,
     truth: Targets,
     folds: Ints,
+    vectors: Floats | None = None,
     *,
     by_hand: bool = False,
 ) -> Fitted:
@@ -78,13 +95,12 @@ def refit_fusion(
 
     `by_hand`: keeps its weights, temperature and thresholds too, which a person has set. Raises FusionError for unsound
     input."""
-    rows = _Rows(outputs, truth, folds)
+    rows = _Rows(outputs, truth, folds, vectors)
     own = options.as_served(ensemble)
     draft = _unfitted(ensemble, own)
     method = ensemble.fusion.method
     fused = _cross_fitted(draft, own, rows, [method])
-    stacked = ensemble.fusion.model is not None
-    fitted = _finished(draft, own, rows, method, fused, stacked=stacked)
+    fitted = _finished(draft, own, rows, method, fused, ensemble.fusion.model)
     return _with_numbers_of(ensemble, fitted, rows) if by_hand else fitted
 
 
@@ -95,7 +111,7 @@ def _with_numbers_of(ensemble: Ensemble, fitted: Fitted, rows: _Rows) -> Fitted:
     kept = {"members": ensemble.members, "thresholds": ensemble.thresholds}
     new = new.model_copy(update={"fusion": spec, **kept})
     answers = fitted.validation[spec.method]
-    if spec.method != "stack":
+    if spec.method not in ("stack", "gate"):
         answers = Fusion(plain(new))(rows.outputs)
     return replace(fitted, ensemble=_selective(new, rows, answers))
 
@@ -120,10 +136,10 @@ def _finished(
     rows: _Rows,
     method: Method,
     fused: dict[str, Answers],
-    *,
-    stacked: bool,
+    model: FittedModel | None,
 ) -> Fitted:
-    """Fits to all rows, and takes the temperature or the thresholds from the cross-fitted answers."""
+    """Fits to all rows, and takes the temperature or the thresholds from the cross-fitted answers. `model` is that of
+    the parameters that have a file."""
     temperature = 1.0
     served = fused[method]
     if isinstance(served, Fused) and options.temperature and method != "vote":
@@ -136,42 +152,54 @@ def _finished(
         pooled = _average(draft, rows.outputs) if voted else served.probabilities
         thresholds = _thresholds(draft, options, pooled, rows.truth)
         draft = draft.model_copy(update={"thresholds": thresholds})
-        fused = _cross_fitted(draft, options, rows, list(fused))
-    weighted, stack = _fit_members(draft, options, rows, stacked=stacked)
-    model = stack.parameters.model if stack else None
+        fused = _cross_fitted(draft, options, rows, cast(list[Method], list(fused)))
+    weighted = _weighted(draft, options, rows)
+    parameters = _parameters(weighted, rows, model)
     spec = FusionSpec(
         method=method,
         space=options.space if method in ("average", "weighted_average") else "probability",
         temperature=temperature,
         model=model,
-        parameters=f"fusion/{draft.name}/{draft.version}/{STACK_FILES[model]}" if model else None,
-        early_exit=options.early_exit,
+        parameters=f"fusion/{draft.name}/{draft.version}/{parameters_file(model)}"
+        if model
+        else None,
+        top_k=options.top_k if model == "gate" else None,
+        early_exit=options.early_exit if method in PREFIX_METHODS else None,
         abstain=options.abstain,
     )
     ensemble = weighted.model_copy(update={"fusion": spec})
-    return Fitted(_selective(ensemble, rows, fused[method]), stack, fused)
+    return Fitted(_selective(ensemble, rows, fused[method]), parameters, fused)
 
 
 def _cross_fitted(
-    draft: Ensemble, options: FusionOptions, rows: _Rows, methods: Sequence[str]
+    draft: Ensemble, options: FusionOptions, rows: _Rows, methods: Sequence[Method]
 ) -> dict[str, Answers]:
     """Returns each method's answers to every row, by a fit that did not see the row, without temperature."""
     order: list[Ints] = []
-    parts: dict[str, list[Answers]] = {method: [] for method in methods}
+    parts: dict[Method, list[Answers]] = {method: [] for method in methods}
     for fold in np.unique(rows.folds):
         fitting, held_out = np.flatnonzero(rows.folds != fold), np.flatnonzero(rows.folds == fold)
-        fitted = _fit_members(draft, options, rows.of(fitting), stacked="stack" in methods)
-        fusion = Fusion(*fitted)
         order.append(held_out)
+        known, asked = rows.of(fitting), rows.of(held_out)
+        weighted = _weighted(draft, options, known)
         for method, fused in parts.items():
-            fused.append(fusion(rows.outputs[:, held_out], method=method))
+            model = options.model_for(method, draft.task)
+            fusion = Fusion(_routed(weighted, options, model), _parameters(weighted, known, model))
+            fused.append(fusion(asked.outputs, method=method, vectors=asked.vectors))
     back = np.argsort(np.concatenate(order))
     return {method: joined(fused, back) for method, fused in parts.items()}
 
 
-def _fit_members(
-    draft: Ensemble, options: FusionOptions, rows: _Rows, *, stacked: bool
-) -> tuple[Ensemble, Stack | None]:
+def _routed(ensemble: Ensemble, options: FusionOptions, model: FittedModel | None) -> Ensemble:
+    """Returns the manifest with the `top_k` of a gate."""
+    if model != "gate" or options.top_k is None:
+        return ensemble
+    spec = ensemble.fusion.model_copy(update={"top_k": options.top_k})
+    return ensemble.model_copy(update={"fusion": spec})
+
+
+def _weighted(draft: Ensemble, options: FusionOptions, rows: _Rows) -> Ensemble:
+    """Returns the manifest with fitted weights."""
     rules = rules_of(draft)
     outputs, truth = rows.outputs, rows.truth
     if options.weights == "accuracy":
@@ -183,10 +211,21 @@ def _fit_members(
         member.model_copy(update={"weight": round(float(weight), 6)})
         for member, weight in zip(draft.members, weights, strict=True)
     ]
-    ensemble = draft.model_copy(update={"members": members})
-    if not stacked:
-        return ensemble, None
-    return ensemble, stack_of(options.stack_for(draft.task)).fit(outputs, truth, ensemble)
+    return draft.model_copy(update={"members": members})
+
+
+def _parameters(ensemble: Ensemble, rows: _Rows, model: FittedModel | None) -> Parameters | None:
+    """Fits a stacker or a gate. Raises FusionError if a gate lacks the base's vectors."""
+    if model is None:
+        return None
+    if model != "gate":
+        return stack_of(model).fit(rows.outputs, rows.truth, ensemble)
+    if rows.vectors is None:
+        raise FusionError(
+            "A gate is fitted on the base's vectors of the validation rows, and there are none; it needs a base that "
+            "heads read."
+        )
+    return Gate.fit(rows.outputs, rows.truth, rows.vectors, ensemble)
 
 
 def _average(draft: Ensemble, outputs: Floats) -> Floats:

@@ -12,12 +12,13 @@ from serve.manifest import (
     Contract,
     EarlyExit,
     Ensemble,
+    FittedModel,
     Method,
     StackModel,
     Task,
 )
 
-FusionMethod = Literal["average", "weighted_average", "vote", "stack", "product"]
+FusionMethod = Literal["average", "weighted_average", "vote", "stack", "gate", "product"]
 ThresholdKind = Literal["common", "label", "none"]
 CRITERIA: dict[Task, tuple[Criterion, ...]] = {
     "classification": ("log_loss", "accuracy"),
@@ -33,7 +34,7 @@ class FusionOptions(Contract):
     method: FusionMethod | Literal["best"] = "best"
     """`best`: the candidate with the best cross-fitted validation score; for generation, `average`."""
     candidates: list[FusionMethod] | None = Field(None, min_length=1)
-    """What `best` chooses among; default: all of the task's methods."""
+    """What `best` chooses among; default: all of the task's methods but `gate`."""
     criterion: Criterion | None = None
     """What the fit makes best. Classification: `log_loss` (default) or `accuracy`; multilabel: `log_loss` (default) or
     `micro_f1`; regression: `squared_error`."""
@@ -48,6 +49,8 @@ class FusionOptions(Contract):
     """Multilabel: one threshold for all labels with the best micro F1, one a label with its best F1, or 0.5."""
     stack: StackModel | None = None
     """The stacker's model; default: a regression."""
+    top_k: int | None = Field(None, ge=1)
+    """`gate`: how many members are asked about an input; default: all."""
     early_exit: EarlyExit | None = None
     """Classification: ask members one after another, and stop when their answer is safe. Needs an average or a vote."""
     abstain: Abstain | None = None
@@ -58,13 +61,20 @@ class FusionOptions(Contract):
     def methods(self, task: Task) -> tuple[Method, ...]:
         """The methods that are fitted: the candidates, and the one that was asked for."""
         asked = () if self.method == "best" else (self.method,)
-        return tuple(dict.fromkeys([*(self.candidates or METHODS[task]), *asked]))
+        usual = [method for method in METHODS[task] if method != "gate"]
+        return tuple(dict.fromkeys([*(self.candidates or usual), *asked]))
 
     def criterion_for(self, task: Task) -> Criterion:
         return self.criterion or CRITERIA[task][0]
 
     def stack_for(self, task: Task) -> StackModel:
         return self.stack or STACK_MODELS[task][0]
+
+    def model_for(self, method: Method, task: Task) -> FittedModel | None:
+        """The model of a method's fitted parameters; None for a method without a file of them."""
+        if method == "gate":
+            return "gate"
+        return self.stack_for(task) if method == "stack" else None
 
     def as_served(self, ensemble: Ensemble) -> "FusionOptions":
         """The same for a manifest whose fusion is fitted again: what it has stays, whoever chose it."""
@@ -76,7 +86,8 @@ class FusionOptions(Contract):
                 "early_exit": spec.early_exit,
                 "abstain": spec.abstain,
                 "space": spec.space if pools else self.space,
-                "stack": spec.model or self.stack,
+                "stack": self.stack if spec.model in (None, "gate") else spec.model,
+                "top_k": spec.top_k,
                 "temperature": self.temperature or spec.temperature != 1,
                 "thresholds": _kind(ensemble.thresholds)
                 if self.thresholds == "none"

@@ -1,7 +1,8 @@
 """Validation scores kept in a bundle (`fusion/<name>/validation/`), so that a fusion can be fitted again.
 
 `rows.safetensors` has the right answers (`truth`), the folds (`folds`), and as metadata what was asked and how a fusion
-is fitted; beside it each member's `outputs` [N, C] or [N] lie in a file that is named after its adapters. No input text
+is fitted; beside it each member's `outputs` [N, C] or [N] lie in a file that is named after its adapters, and, where a
+gate may be fitted, the base's `vectors` [N, H] in `vectors.safetensors`. No input text
 is kept: the digest `rows` in every file's metadata says that they belong together."""
 
 from collections.abc import Iterable, Sequence
@@ -24,6 +25,7 @@ from serve.manifest import Contract, Digest, Ensemble, Member, Task, explain
 
 FOLDER = "validation"
 _ROWS = "rows.safetensors"
+_VECTORS = "vectors.safetensors"
 Header = TypeVar("Header", bound=Contract)
 
 
@@ -93,6 +95,18 @@ class ValidationScores:
         header, (outputs,) = _read(file, _OutputsHeader, ("outputs",))
         same = header.rows == rows and header.adapters == adapters
         return outputs.astype(np.float64) if same else None
+
+    def vectors(self, rows: str) -> Floats | None:
+        """Returns the base's vectors for the rows of that digest, [N, H]; None if they are not stored."""
+        file = self.folder / _VECTORS
+        if not file.is_file():
+            return None
+        header, (vectors,) = _read(file, _OutputsHeader, ("vectors",))
+        return vectors.astype(np.float64) if header.rows == rows else None
+
+    def write_vectors(self, rows: str, vectors: Floats) -> None:
+        header = _OutputsHeader(rows=rows, adapters=[])
+        _write(self.folder / _VECTORS, {"vectors": vectors.astype(np.float32)}, header)
 
     def write_rows(self, rows: ValidationRows) -> None:
         _write(

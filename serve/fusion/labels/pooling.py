@@ -38,8 +38,10 @@ def sigmoid(scores: Floats) -> Floats:
 
 
 def mean(values: Floats, weights: Floats) -> Floats:
-    """Returns the mean [...] of [M, ...] over the members, by weights [M] that sum to 1."""
-    weighted: Floats = np.einsum("m,m...->...", weights, values)
+    """Returns the mean [...] of [M, ...] over the members, by weights [M] that sum to 1. Weights [M, N] are those of
+    each row of [M, N, ...]."""
+    rows = "n" if weights.ndim == 2 else ""
+    weighted: Floats = np.einsum(f"m{rows},m{rows}...->{rows}...", weights, values)
     return weighted
 
 

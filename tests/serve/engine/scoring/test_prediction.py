@@ -8,11 +8,12 @@ import pytest
 
 from serve.engine.interface import PredictCall, Prediction, PrepareError, Text
 from serve.engine.loaded import LoadedVersion, degraded
-from serve.engine.scoring.prediction import MemberScores, predicted
+from serve.engine.scoring.prediction import BaseVectors, MemberScores, predicted
 from serve.fusion.errors import FusionError
 from serve.fusion.fitting.fit import fit_fusion
 from serve.fusion.fitting.options import FusionOptions
 from serve.fusion.fuse import Fusion
+from serve.fusion.gate import Gate, GateParameters
 from serve.gateway.routes.predict import answer
 from serve.manifest import Abstain, EarlyExit, Ensemble, FusionSpec, Member
 
@@ -77,7 +78,7 @@ async def ask(
     members = Members()
     inputs = tuple(Text(str(row)) for row in range(count))
     call = PredictCall("intents@1", inputs, "r", **fields)
-    prediction = await predicted(loaded(ensemble), call, members)
+    prediction = await predicted(loaded(ensemble), call, members, None)
     return prediction, answer("intents@1", prediction), members
 
 
@@ -118,7 +119,7 @@ async def test_an_input_stops_the_same_alone_and_among_others() -> None:
     for row in (0, 13, 39):
         members = Members()
         call = PredictCall("intents@1", (Text(str(row)),), "r")
-        alone = answer("m", await predicted(loaded(ensemble), call, members))["data"][0]
+        alone = answer("m", await predicted(loaded(ensemble), call, members, None))["data"][0]
         assert alone["members_asked"] == together["data"][row]["members_asked"]
         assert alone["probabilities"] == pytest.approx(together["data"][row]["probabilities"])
 
@@ -162,7 +163,7 @@ async def test_what_cannot_be_honoured_is_refused_before_members_are_asked(
     members = Members()
     call = PredictCall("intents@1", (Text("0"),), "r", **fields)
     with pytest.raises(FusionError, match=message):
-        await predicted(loaded(fitted()), call, members)
+        await predicted(loaded(fitted()), call, members, None)
     assert members.asked == []
 
 
@@ -171,7 +172,45 @@ async def test_a_degraded_ensemble_asks_everyone_who_is_left() -> None:
     left = degraded(ensemble, {"weak": PrepareError("gone")})
     members = Members()
     call = PredictCall("intents@1", (Text("0"), Text("1")), "r")
-    await predicted(loaded(left), call, members)
+    await predicted(loaded(left), call, members, None)
     assert members.asked == [(("strong", "middle"), 2)]
     with pytest.raises(PrepareError, match="kept by all members"):
         degraded(fitted(abstain={"risk": 0.05}), {"weak": PrepareError("gone")})
+
+
+async def base_vectors(inputs: Sequence[Text]) -> BaseVectors:
+    """A vector that says which member is best: the rows take turns."""
+    rows = np.array([int(each.text) for each in inputs])
+    return BaseVectors(np.eye(3)[rows % 3] * 4, 2 * len(rows))
+
+
+async def test_a_gate_asks_those_whom_it_chooses() -> None:
+    gate = Gate(
+        GateParameters(
+            labels=LABELS,
+            members=list(NAMES),
+            digests=[[], [], []],
+            coefficients=np.diag([4.0, 3.0, 2.0]).tolist(),
+            intercept=[0.0, 0.0, 0.5],
+        )
+    )
+    ensemble = fitted().model_copy(
+        update={"fusion": FusionSpec(method="gate", model="gate", parameters="g", top_k=1)}
+    )
+    version: Any = None
+    held = LoadedVersion(version, ensemble, (), Fusion(ensemble, gate), {}, frozenset())
+    members = Members()
+    inputs = tuple(Text(str(row)) for row in range(9))
+    call = PredictCall("intents@1", inputs, "r", return_members=True)
+    document = answer("m", await predicted(held, call, members, base_vectors))
+    assert members.asked == [(("weak",), 3), (("strong",), 3), (("middle",), 3)]
+    for row in document["data"]:
+        chosen = row["index"] % 3
+        assert [each["name"] for each in row["members"]] == [NAMES[chosen]]
+        own = PROBABILITIES[chosen, row["index"]]
+        assert list(row["probabilities"].values()) == pytest.approx(own.tolist())
+        assert row["members_asked"] == 1
+    assert document["usage"] == {"prompt_tokens": 18, "member_tokens": 18 + 3 * 9}
+    weighted = PredictCall("intents@1", inputs, "r", weights=dict.fromkeys(NAMES, 1))
+    with pytest.raises(FusionError, match="'weights' is not for gate"):
+        await predicted(held, weighted, members, base_vectors)
