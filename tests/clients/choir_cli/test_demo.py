@@ -16,7 +16,8 @@ TEXTS = ["a", "b", "c", "d"]
 
 
 def answer(model: str, label: str = "x") -> dict[str, object]:
-    return {"model": model, "data": [{"index": i, "label": label} for i in range(4)]}
+    data = [{"index": i, "label": label, "probabilities": {label: 1.0}} for i in range(4)]
+    return {"model": model, "data": data}
 
 
 class TestLoad:
