@@ -4,8 +4,11 @@ from typing import Annotated
 
 import typer
 
-from choir_cli import bundles, data, inference, operations, serving, tokens, training
+from choir_cli import bundles, data, improving, inference, operations, serving, tokens, training
 from choir_cli.console import fail
+from choir_cli.distilling import distil
+from choir_cli.leaderboard.command import leaderboard
+from choir_cli.leaderboard.merge import merge
 
 app = typer.Typer(
     name="choir",
@@ -19,6 +22,11 @@ for command in (
     data.annotate,
     training.train,
     training.evaluate,
+    leaderboard,
+    merge,
+    distil,
+    improving.improve,
+    improving.report,
     serving.serve,
     bundles.pack,
     bundles.verify,

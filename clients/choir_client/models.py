@@ -14,6 +14,12 @@ class AdapterRef(Answer):
 
     adapter: str
     digest: str
+    uri: str | None = None
+    """In the status of an ensemble: the folder that it was copied from, if that is known."""
+    swapped_by: str | None = None
+    """In the status of an ensemble: who swapped it in. None if it came with a bundle."""
+    swapped_at: str | None = None
+    """In the status of an ensemble: when it was swapped in, as ISO 8601 in UTC."""
 
 
 class Usage(Answer):
@@ -143,6 +149,12 @@ class Rollout(Answer):
     strategy: str = "immediate"
     trial: Trial | None = None
     """For a shadow or a canary; else None."""
+    actor: str | None = None
+    """Who asked for it."""
+    created: str | None = None
+    """ISO 8601, UTC."""
+    uris: dict[str, list[str]] = {}
+    """Member -> the URIs of its adapters in the new version, for the members whose adapters change."""
 
     @property
     def finished(self) -> bool:
@@ -162,13 +174,15 @@ class AuditEntry(Answer):
     """ISO 8601, UTC."""
     actor: str
     action: str
-    """`import`, `swap`, `rollback`, ..."""
+    """`import`, `start`, `swap`, `rollback`, ..."""
     ensemble: str
     from_version: int | None = Field(default=None, alias="from")
     to_version: int | None = Field(default=None, alias="to")
     outcome: str
-    """`refused`, `committed`, `done` or `aborted`."""
+    """`refused`, `committed`, `done`, `aborted`, `decided`, or `not active` (after a start)."""
     reason: str | None = None
+    uris: dict[str, list[str]] = {}
+    """Member -> the URIs of its adapters, for the members that change."""
 
 
 class EnsembleStatus(Answer):
@@ -183,7 +197,9 @@ class EnsembleStatus(Answer):
     members: list[EnsembleMember] = []
     rollout: Rollout | None = None
     differences: list[str] = []
-    """Sentences, one for each difference between the bundle on disk and what is served."""
+    """Sentences, one for each difference between the bundle of the start and what is served."""
+    bring_in: str | None = None
+    """The command that makes the version active that the start has brought; None if it is."""
     stale_fusion: bool = False
     """Whether the active fusion was fitted on other adapters than the active ones."""
     pinned: bool = True

@@ -57,6 +57,10 @@ class Sheet:
             self.marked.add(len(self.rows))
         self.rows.append([cell or "" for cell in cells])
 
+    def fits(self, width: int) -> bool:
+        """Return whether it is a table at this width, and not a list of cells."""
+        return self._widths(width) is not None
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         widths = self._widths(options.max_width)
         lines = (

@@ -271,7 +271,7 @@ def test_choir_prepare_writes_splits_and_the_ledger(
         app, ["prepare", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "out")]
     )
     assert done.exit_code == 0, done.output
-    assert "1 rows left" in done.output
+    assert "1 row set aside, with reasons, in" in done.output
     assert "3 pairs of splits compared" in done.output
     assert "they share no text" in done.output
     files = {file.name for file in (tmp_path / "out").iterdir()} - {".cache"}
