@@ -4,11 +4,12 @@ from typing import Annotated
 
 import typer
 
-from choir_cli import bundles, data, improving, inference, operations, serving, tokens, training
+from choir_cli import bundles, data, improving, inference, serving, tokens, training
 from choir_cli.console import fail
 from choir_cli.leaderboard.command import leaderboard
 from choir_cli.leaderboard.distil import distil
 from choir_cli.leaderboard.merge import merge
+from choir_cli.operating import operations
 
 app = typer.Typer(
     name="choir",

@@ -42,7 +42,7 @@ class TestErrors:
         def surprise(*args: object) -> None:
             raise ZeroDivisionError("oops")
 
-        monkeypatch.setattr("choir_cli.operations.Choir", surprise)
+        monkeypatch.setattr("choir_cli.operating.operations.Choir", surprise)
         ran = choir("status")
         assert ran.status == 1
         assert "ZeroDivisionError: oops" in ran.err

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from choir_cli import waiting
-from choir_cli.waiting import follow, progress
+from choir_cli.operating import waiting
+from choir_cli.operating.waiting import follow, progress
 from choir_client import Choir, Rollout
 from serve.terminal.screen import Screen
 

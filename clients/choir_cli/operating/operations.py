@@ -8,9 +8,15 @@ import typer
 
 from choir_cli.connection import Token, Url
 from choir_cli.console import UsageError, out, show_json
-from choir_cli.overview import server_version, show_audit, show_rollouts, show_status, state
+from choir_cli.operating.overview import (
+    server_version,
+    show_audit,
+    show_rollouts,
+    show_status,
+    state,
+)
+from choir_cli.operating.waiting import follow
 from choir_cli.parsing import json_object, read_text, several
-from choir_cli.waiting import follow
 from choir_client import AuditEntry, Choir, EnsembleStatus, Rollout, Tally
 from serve.terminal.words import counted
 

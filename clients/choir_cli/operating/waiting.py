@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.text import Text
 
 from choir_cli.console import out
-from choir_cli.overview import state
+from choir_cli.operating.overview import state
 from choir_client import Choir, Rollout, Trial
 from serve.terminal.words import counted
 

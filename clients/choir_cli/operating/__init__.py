@@ -1,0 +1,1 @@
+"""Operating a running server: what is live, swaps and trials."""
