@@ -1,6 +1,7 @@
 """The leaderboard of a trained bundle: figures as scikit-learn computes them, on rows that no fit has seen."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from serve.bundle import Bundle
 from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Fused
 from serve.manifest import Ensemble
+from tests.serve.world import World, committed
 from training.evaluation.evaluation import labelled
 from training.execution.run import WORK, recorded_recipe
 from training.leaderboard.board import Leaderboard, read_board
@@ -79,6 +81,23 @@ def test_a_rungs_manifest_gives_the_figures_of_the_board(
     assert scores["accuracy"] == accuracy_score(truth, answers.winners)
 
 
+async def test_every_rung_of_the_board_can_be_swapped_in(
+    board: Leaderboard, encoder_bundle: Bundle, world: World
+) -> None:
+    bundle = world.folder / "bundle"
+    shutil.copytree(encoder_bundle.path, bundle)
+    first = bundle / "ensembles" / "topics" / "1.json"
+    # The fake engine does not know the answers to golden inputs.
+    first.write_text(json.dumps({**json.loads(first.read_text()), "golden": []}))
+    world.bundles = [Bundle.open(bundle)]
+    await world.start()
+    for version, rung in enumerate(board.rungs, 2):
+        manifest = json.loads(rung_file(encoder_bundle, "topics", rung.name).read_text())
+        rollout = committed(await world.ask({"manifest": manifest}, name="topics"))
+        assert rollout.to_version == version
+        assert len(world.engines[0].held[f"topics@{version}"].ensemble.members) == rung.passes
+
+
 def test_validation_figures_are_those_of_rows_that_the_temperature_was_not_fitted_on(
     board: Leaderboard, encoder_bundle: Bundle
 ) -> None:
@@ -102,8 +121,6 @@ def test_validation_figures_are_those_of_rows_that_the_temperature_was_not_fitte
 def test_a_bundle_that_keeps_no_validation_rows_is_refused_in_a_sentence(
     encoder_bundle: Bundle, tmp_path: Path
 ) -> None:
-    import shutil
-
     copy = tmp_path / "bundle"
     shutil.copytree(encoder_bundle.path, copy)
     shutil.rmtree(copy / "fusion" / "topics" / "validation")
