@@ -55,7 +55,7 @@ class Boards:
     def _wanted(self, recipe: EnsembleRecipe, bundle: Bundle) -> bool:
         if len(recipe.members) == 1 and not bundle.rung_files(recipe.name):
             return False
-        return self.asked or bool(recipe.merges) or recipe.fusion.method == "auto"
+        return self.asked or recipe.rivals or bool(recipe.merges) or recipe.fusion.method == "auto"
 
     def _judge(self, recipe: EnsembleRecipe, bundle: Bundle, run: Run) -> None:
         with nullcontext() if self.timed is None else self.timed(bundle, recipe.name) as timer:

@@ -64,6 +64,10 @@ class ControlLink(Protocol):
 
     async def ensemble(self, name: str) -> EnsembleView | Refusal: ...
 
+    async def report(self, name: str) -> bytes | Refusal:
+        """Return the page of the report in the ensemble's bundle, as HTML."""
+        ...
+
     async def metrics(self) -> bytes:
         """Return the metrics of all replicas in Prometheus' text format."""
         ...

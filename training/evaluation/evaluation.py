@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
-from rich.console import Console
 
 from serve.adapter import inspect_adapter
 from serve.bundle import Bundle
@@ -19,6 +18,7 @@ from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
 from serve.labels import LabelError
 from serve.manifest import METHODS, Ensemble, Method, TokenMethod
+from serve.terminal.screen import Screen
 from training.data.loading import load_rows
 from training.data.targets import targets
 from training.evaluation.baselines import tfidf_svc
@@ -219,6 +219,18 @@ def method_texts(
     return {method: found[method] for method in METHODS["generation"] if method in found}
 
 
+def answer_scores(
+    ensemble: Ensemble, data: Labelled, answers: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """Return the main figure of each member's answers [M][N], by the member's name."""
+    once = np.ones((1, len(data.texts)))
+    main = MAIN["generation"]
+    return {
+        member.name: round(float(text_metrics(texts, data.references)[main](once)[0]), 6)
+        for member, texts in zip(ensemble.members, answers, strict=True)
+    }
+
+
 def voted(ensemble: Ensemble, answers: Sequence[Sequence[str]]) -> list[str]:
     """Return the answers that win the vote among the members' answers [M][N]."""
     return [texts[vote_answers(ensemble, texts).winner] for texts in zip(*answers, strict=True)]
@@ -256,7 +268,7 @@ def evaluate_bundle(
     with ProgressTable() as progress_table:
         evaluation = Evaluation(bundle, manifest, progress_table, max_new_tokens=limit)
         report = evaluation.report(manifest, rows, baselines)
-    show(report, Console())
+    show(report, Screen())
     if json_path is not None:
         json_path.write_text(json.dumps(report.model_dump(), indent=2) + "\n", encoding="utf-8")
 
@@ -294,7 +306,7 @@ def rows_to_judge(
             sets=[answer] if manifest.task == "multilabel" else [],
         )
         if loaded.note:
-            Console().print(f"{data.name}: {loaded.note}", highlight=False, markup=False)
+            Screen().say(f"{data.name}: {loaded.note}")
         rows = loaded.rows
         if manifest.task == "generation":
             judged = Labelled.replies(list(rows[text]), list(rows[answer]), data.name)
@@ -310,13 +322,10 @@ def rows_to_judge(
         )
     splits = load_splits(recipe, bundle.path / WORK)
     if splits.digest() != recorded_data(bundle.path):
-        Console(stderr=True).print(
+        Screen(stderr=True).say(
             f"Warning: the recipe's rows are not split as they were when {bundle.path} was trained: the data files "
             "have changed, or this version of Choir splits rows differently. Members may have been trained on some of "
-            "these rows, and the figures may be too good; give --data FILE with rows that are new to them.",
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
+            "these rows, and the figures may be too good; give --data FILE with rows that are new to them."
         )
     known = labelled(splits.known, "training", recipe, own)
     if data is not None:

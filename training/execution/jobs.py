@@ -12,6 +12,7 @@ from serve.bundle import Bundle
 from training.offline.teacher import find_teacher
 from training.progress import Watch
 from training.recipe import DataRecipe, DistillationStage, EnsembleRecipe, MemberRecipe
+from training.recipe.values import EventLog
 from training.stages.base import Base
 from training.stages.fit import Precision, Stage
 from training.stages.member import MemberData, MemberStage, train_stage
@@ -35,6 +36,8 @@ class Job:
     """The folders of the adapters from the stages before this one."""
     checkpoints: Path
     target: Path
+    report_to: Sequence[EventLog] = ()
+    events: Path | None = None
 
     def train(self, rows: Dataset, watch: Watch) -> None:
         """Train the adapter on the member's bag of `rows`; write it to `target`. Raises RecipeError and BundleError."""
@@ -50,7 +53,7 @@ class Job:
             self.ensemble,
             self.base,
             data,
-            Stage(self.title, self.checkpoints, self.precision, watch),
+            Stage(self.title, self.checkpoints, self.precision, watch, self.report_to, self.events),
             self.target,
         )
 

@@ -3,7 +3,7 @@
 from typing import Literal, get_args
 
 from serve.fusion.fitting.options import CRITERIA, FusionMethod, FusionOptions
-from serve.manifest import METHODS, STACK_MODELS, Task
+from serve.manifest import METHODS, PREFIX_METHODS, STACK_MODELS, Task
 
 GenerationMethod = Literal["average", "product", "vote"]
 GENERATION_METHODS: tuple[GenerationMethod, ...] = get_args(GenerationMethod)
@@ -26,6 +26,9 @@ class FusionRecipe(FusionOptions):
 
     def check(self, task: Task) -> None:
         """Check that the options fit `task`. Raises ValueError otherwise."""
+        for key in ("early_exit", "abstain"):
+            if getattr(self, key) is not None and task != "classification":
+                raise ValueError(f"`{key}` is for classification, not for {task}")
         if task == "generation":
             if self.method not in ("best", "auto", *GENERATION_METHODS):
                 raise ValueError(
@@ -44,6 +47,11 @@ class FusionRecipe(FusionOptions):
         if self.stack not in (None, *STACK_MODELS[task]):
             raise ValueError(
                 f"{task} is stacked by {' or '.join(STACK_MODELS[task])}, not by {self.stack}"
+            )
+        early = [method for method in self.methods(task) if method in PREFIX_METHODS]
+        if self.early_exit and (self.method not in ("best", *PREFIX_METHODS) or not early):
+            raise ValueError(
+                f"`early_exit` needs one of {', '.join(PREFIX_METHODS)}; the others read every member"
             )
         if self.space == "log" and task == "regression":
             raise ValueError("`space: log` is for probabilities, not for the values of regression")

@@ -4,12 +4,13 @@ import os
 import re
 import unicodedata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
 from serve.errors import UserError
 
+EventLog = Literal["tensorboard", "mlflow", "wandb"]
 Column = Annotated[str, Field(min_length=1)]
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")

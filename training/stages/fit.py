@@ -20,8 +20,10 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from training.data.splits import hold_out
+from training.event_logs import log_callbacks
 from training.progress import StageProgress, Watch
-from training.recipe.values import RecipeError
+from training.recipe.values import EventLog, RecipeError
+from training.stages.curve import Curve, write_curve
 from training.stages.dropout import quicken_dropout
 
 Collate = Callable[[Sequence[Mapping[str, Any]]], dict[str, torch.Tensor]]
@@ -50,6 +52,7 @@ class FitOptions:
     """Stop after this many epochs without a lower loss on held-out rows, and keep the weights of the best epoch."""
 
 
+LOGGING_STEPS = 20
 HELD_OUT = 0.1
 """Share of the rows that is held out for early stopping."""
 
@@ -80,12 +83,15 @@ def fit_rows(rows: Dataset, families: Sequence[int], options: FitOptions) -> Fit
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage's title, its folder for checkpoints, its precision, and the Watch for its progress."""
+    """A stage's title, its folder for checkpoints, its precision, the Watch for its progress, and its event logs."""
 
     title: str
     folder: Path
     precision: Precision
     watch: Watch
+    report_to: Sequence[EventLog] = ()
+    events: Path | None = None
+    """The folder of TensorBoard's events."""
 
 
 class LengthGroupedBatches(LengthGroupedSampler):
@@ -164,20 +170,24 @@ def fit(
 ) -> None:
     """Train `model` in place on `features` (columns `input_ids`, `labels`, `length`), by its own loss or by `loss`.
 
-    An interrupted run continues from the last epoch's checkpoint in `stage.folder`.
+    An interrupted run continues from the last epoch's checkpoint in `stage.folder`. The learning curve is written there
+    too.
     """
     checkpoint = last_checkpoint(stage.folder)
     if checkpoint is not None and _had_stopped(checkpoint, options):
-        load_weights(model, Path(_state(checkpoint)["best_model_checkpoint"]))
+        state = _state(checkpoint)
+        load_weights(model, Path(state["best_model_checkpoint"]))
+        write_curve(stage.folder, Curve.of(stage.title, state["log_history"]))
         model.eval()
         return
     quicken_dropout(model)
     callbacks: list[TrainerCallback] = [StageProgress(stage.watch, stage.title)]
+    callbacks += log_callbacks(stage.report_to, stage.events)
     if options.patience is not None:
         callbacks.append(EarlyStoppingCallback(options.patience))
     trainer = OneCycleTrainer(
         model=model,
-        args=_arguments(options, stage),
+        args=_arguments(options, stage, len(features.train)),
         train_dataset=features.train,
         eval_dataset=features.held_out,
         data_collator=collate,
@@ -186,10 +196,11 @@ def fit(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    write_curve(stage.folder, Curve.of(stage.title, trainer.state.log_history))
     model.eval()
 
 
-def _arguments(options: FitOptions, stage: Stage) -> TrainingArguments:
+def _arguments(options: FitOptions, stage: Stage, rows: int) -> TrainingArguments:
     on_cpu = not torch.cuda.is_available()
     stopping: dict[str, Any] = {}
     if options.patience is not None:
@@ -215,12 +226,20 @@ def _arguments(options: FitOptions, stage: Stage) -> TrainingArguments:
         remove_unused_columns=False,
         save_strategy="epoch",
         save_total_limit=1,
-        logging_steps=20,
-        report_to="none",
+        logging_steps=_logging_steps(options, rows),
+        # TensorBoard's callback is passed by itself, because it has to be told its folder.
+        report_to=[each for each in stage.report_to if each != "tensorboard"] or "none",
+        run_name=stage.title,
         disable_tqdm=True,
         dataloader_pin_memory=not on_cpu,
         **stopping,
     )
+
+
+def _logging_steps(options: FitOptions, rows: int) -> int:
+    """Return after how many steps the loss is logged: 20, or fewer in a short stage, whose curve needs points too."""
+    steps = options.epochs * -(-rows // options.batch_size)
+    return max(1, min(LOGGING_STEPS, steps // 10))
 
 
 def last_checkpoint(folder: Path) -> Path | None:

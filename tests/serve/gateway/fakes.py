@@ -222,6 +222,10 @@ class FakeControl:
         )
         return answer
 
+    async def report(self, name: str) -> bytes | Refusal:
+        answer: bytes | Refusal = self._answer(b"<!doctype html><p>report</p>", "report", name)
+        return answer
+
     async def metrics(self) -> bytes:
         answer: bytes = self._answer(b"choir_active_version 3.0\n", "metrics")
         return answer
@@ -230,7 +234,7 @@ class FakeControl:
 AUDIT = AuditEntry.model_validate(
     {
         "at": "2026-01-01T00:00:00Z",
-        "actor": "eve@127.0.0.1",
+        "actor": "eve, from 127.0.0.1",
         "action": "swap",
         "ensemble": "intents",
         "from": 3,

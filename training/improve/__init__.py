@@ -1,0 +1,1 @@
+"""`choir improve`: measures what would make an ensemble better, and says what each step costs."""
