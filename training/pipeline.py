@@ -36,6 +36,7 @@ from training.execution.executor import Executor, SequentialExecutor
 from training.execution.held_rows import keep_held
 from training.execution.progress_table import ProgressTable
 from training.execution.run import Run
+from training.leaderboard.board import Leaderboard
 from training.leaderboard.table import show_board
 from training.leaderboards import NEEDED, Boards
 from training.lone_rung import write_lone_rung
@@ -54,7 +55,7 @@ from training.recipe import (
 from training.report.write import write_report
 from training.search import Found, Searches, Study, all_found, demand_method
 from training.stages.base import base_spec, finished_base
-from training.verdict import conclude
+from training.verdict import conclude, verdict
 
 
 def train(
@@ -127,9 +128,7 @@ class Pipeline:
         with self._progress_table:
             bundle, reports = self._made()
             judged = boards.made(self._recipe, self._run, bundle)
-        self._report(reports, bundle)
-        for board in judged:
-            show_board(board, self._out, self._progress_table.console)
+        self._report(reports, bundle, judged)
         return bundle
 
     def _made(self) -> tuple[Bundle, list[EvaluationReport]]:
@@ -227,7 +226,12 @@ class Pipeline:
                 write_lone_rung(bundle, manifest, rival, "rival", rows, {}, self._run.watch)
             self._run.finish(step, True)
 
-    def _report(self, reports: Sequence[EvaluationReport], bundle: Bundle) -> None:
+    def _report(
+        self,
+        reports: Sequence[EvaluationReport],
+        bundle: Bundle,
+        boards: Sequence[Leaderboard],
+    ) -> None:
         searches = all_found(self._run)
         facts = {
             "recipe": self._recipe.name,
@@ -243,6 +247,8 @@ class Pipeline:
         notes = [each.line() for each in searches]
         diversities = write_report(bundle, self._recipe.name, reports, facts, notes)
         notes += [each.line() for each in diversities]
+        for board in boards:
+            show_board(board, self._out, Screen())
         conclude(Screen(), reports, notes, self._out)
 
     def _labels(self, ensemble: EnsembleRecipe) -> list[str]:
@@ -352,6 +358,7 @@ def _with_scores(
     scores: dict[str, Any] = {
         **ensemble.scores,
         FIGURES: {**report.served().scores, "best_member": best},
+        "verdict": verdict(report),
     }
     if found := {each.title: each.values for each in searches if each.ensemble == ensemble.name}:
         scores["search"] = found

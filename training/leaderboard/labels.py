@@ -7,7 +7,7 @@ import numpy as np
 from serve.fusion.fitting.fit import Targets
 from serve.fusion.fitting.options import FusionOptions
 from serve.fusion.fused import Answers
-from serve.manifest import METHODS, Ensemble, FusionSpec, Member, Method
+from serve.manifest import METHODS, EarlyExit, Ensemble, FusionSpec, Member, Method
 from training.evaluation.evaluation import answer_metrics
 from training.evaluation.metrics.resampling import Metric
 from training.leaderboard.contender import (
@@ -25,6 +25,10 @@ from training.progress import Watch, counted
 
 SINGLE = "single"
 """The name of the rung of the best member."""
+EARLY = "average-early"
+"""The name of the rung of the average with early exit."""
+EXIT_RISK = 0.05
+"""The risk of its early exit, unless the recipe gives one."""
 
 
 def contenders(
@@ -52,6 +56,10 @@ def contenders(
         drawn = draft(ensemble, ensemble.members)
         for method in methods:
             found.append(FusionContender(method, "fusion", drawn, _by(options, method)))
+        if ensemble.task == "classification":
+            early = options.early_exit or EarlyExit(risk=EXIT_RISK)
+            exits = _by(options, "average").model_copy(update={"early_exit": early})
+            found.append(FusionContender(EARLY, "fusion", drawn, exits))
     return found
 
 
@@ -69,7 +77,7 @@ def label_entries(
     with counted(watch, title, len(contending)) as advance:
         for contender in contending:
             served = contender.fit(rows, everything)
-            held_out = cross_fitted(contender, rows)
+            held_out, passes = cross_fitted(contender, rows)
             validation = _metrics(served, held_out, rows.truth)
             figures = validation
             if judged is not None:
@@ -79,7 +87,7 @@ def label_entries(
                 Entry(
                     contender.name,
                     contender.kind,
-                    len(served.manifest.members),
+                    passes,
                     served.manifest,
                     served.stack,
                     validation,
@@ -96,7 +104,7 @@ def _metrics(served: Served, answers: Answers, truth: Targets) -> dict[str, Metr
 
 def member_name(ensemble: Ensemble, member: str, made: Sequence[StoredRung]) -> str:
     """Return the name of a member's rung: its own, unless another rung has that name."""
-    taken = {SINGLE, *METHODS[ensemble.task], *(rung.name for rung in made)}
+    taken = {SINGLE, EARLY, *METHODS[ensemble.task], *(rung.name for rung in made)}
     return f"member-{member[:56]}" if member in taken else member
 
 
@@ -114,5 +122,6 @@ def alone(options: FusionOptions) -> FusionOptions:
 
 
 def _by(options: FusionOptions, method: Method) -> FusionOptions:
-    """Return the options for one method."""
-    return options.model_copy(update={"method": method, "candidates": [method]})
+    """Return the options for one method that asks all members."""
+    lone = {"method": method, "candidates": [method], "early_exit": None, "abstain": None}
+    return options.model_copy(update=lone)

@@ -9,6 +9,7 @@ from serve.bundle import Bundle
 from serve.files import write_atomically
 from serve.fusion.fitting.note import FIGURES, noted
 from serve.fusion.fitting.stored_scores import Question, ValidationRows
+from serve.fusion.selective.record import fits_in
 from serve.fusion.stack import STACK_FILES
 from serve.manifest import Ensemble, Member
 from training.evaluation.evaluation import MAX_NEW_TOKENS, Labelled, rows_to_judge
@@ -135,7 +136,10 @@ class Judging:
         whole = np.ones((1, rows))
         figures = {name: float(metric(whole)[0]) for name, metric in entry.validation.items()}
         manifest = manifest.model_copy(
-            update={"golden": golden, "scores": {**scores, FIGURES: figures}}
+            update={
+                "golden": golden,
+                "scores": {**scores, **fits_in(manifest), FIGURES: figures},
+            }
         )
         if manifest.task != "generation":
             manifest = noted(manifest, "fitted", rows)

@@ -1,5 +1,6 @@
 """The leaderboard of a trained bundle: figures as scikit-learn computes them, on rows that no fit has seen."""
 
+import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,15 +12,18 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import accuracy_score, log_loss
 
 from serve.bundle import Bundle
+from serve.fusion.asking.figures import exit_figures
 from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Fused
-from serve.manifest import Ensemble
+from serve.manifest import EarlyExit, Ensemble
+from serve.terminal.screen import Screen
 from tests.serve.world import World, committed
 from training.evaluation.evaluation import labelled
 from training.execution.run import WORK, recorded_recipe
 from training.leaderboard.board import Leaderboard, read_board
 from training.leaderboard.leaderboard import Judging
 from training.leaderboard.rungs import rung_file
+from training.leaderboard.table import show_board
 from training.leaderboard.timing import Input
 from training.offline.members import OfflineMembers
 from training.preparation import load_splits
@@ -51,7 +55,11 @@ def board(encoder_bundle: Bundle, timer: Watchmaker) -> Leaderboard:
 def test_the_board_has_every_rung_and_is_in_the_bundle(
     board: Leaderboard, encoder_bundle: Bundle, timer: Watchmaker
 ) -> None:
-    assert {rung.name: (rung.kind, rung.passes, rung.milliseconds) for rung in board.rungs} == {
+    early = board.rung("average-early")
+    assert (early.kind, early.milliseconds) == ("fusion", 5.0)
+    assert 1 <= early.passes <= 2
+    others = [rung for rung in board.rungs if rung is not early]
+    assert {rung.name: (rung.kind, rung.passes, rung.milliseconds) for rung in others} == {
         "a": ("member", 1, 2.5),
         "b": ("member", 1, 2.5),
         "single": ("single", 1, 2.5),
@@ -95,7 +103,34 @@ async def test_every_rung_of_the_board_can_be_swapped_in(
         manifest = json.loads(rung_file(encoder_bundle, "topics", rung.name).read_text())
         rollout = committed(await world.ask({"manifest": manifest}, name="topics"))
         assert rollout.to_version == version
-        assert len(world.engines[0].held[f"topics@{version}"].ensemble.members) == rung.passes
+        held = world.engines[0].held[f"topics@{version}"].ensemble
+        assert len(held.members) == np.ceil(rung.passes)
+
+
+def test_early_exit_is_judged_by_the_answers_of_those_members_that_it_asks(
+    board: Leaderboard, encoder_bundle: Bundle
+) -> None:
+    manifest, outputs, truth = asked(encoder_bundle, "average-early")
+    figures = exit_figures(Fusion(manifest), outputs, truth, EarlyExit(risk=0.05))
+    assert board.rung("average-early").scores["accuracy"] == figures.accuracy
+
+
+def test_a_table_of_long_names_fits_into_80_columns(board: Leaderboard) -> None:
+    long = board.rung("single").model_copy(
+        update={"name": "dare-ties-svd-merged", "kind": "distilled"}
+    )
+    shown = io.StringIO()
+    screen = Screen()
+    screen.file, screen.width = shown, 80
+    wide = board.model_copy(update={"rungs": [*board.rungs, long]})
+    show_board(wide, Path("bundle"), screen)
+    lines = shown.getvalue().splitlines()
+    table = lines[: len(wide.rungs) + 3]
+    assert all(len(line) <= 80 for line in table)
+    assert "log loss" in table[1]
+    assert f"Serve {board.recommended}." in shown.getvalue()
+    command = f"choir swap topics --manifest bundle/rungs/topics/{board.recommended}.json"
+    assert lines[-1] == command
 
 
 def test_validation_figures_are_those_of_rows_that_the_temperature_was_not_fitted_on(
@@ -154,6 +189,14 @@ def temperature_by_hand(pooled: np.ndarray, truth: np.ndarray) -> float:
 
 def served(bundle: Bundle, rung: str) -> tuple[Ensemble, Fused, np.ndarray]:
     """The manifest in the bundle, what it answers to the test rows, and the right answers."""
+    manifest, outputs, truth = asked(bundle, rung)
+    answers = Fusion.from_manifest(manifest, bundle.fusion_path(manifest))(outputs)
+    assert isinstance(answers, Fused)
+    return manifest, answers, truth
+
+
+def asked(bundle: Bundle, rung: str) -> tuple[Ensemble, np.ndarray, np.ndarray]:
+    """The manifest in the bundle, what its members say to the test rows, and the right answers."""
     manifest = Ensemble.model_validate_json(rung_file(bundle, "topics", rung).read_bytes())
     recipe = recorded_recipe(bundle.path)
     assert recipe is not None
@@ -163,6 +206,4 @@ def served(bundle: Bundle, rung: str) -> tuple[Ensemble, Fused, np.ndarray]:
     assert test is not None
     rows = labelled(test, "test", recipe, own)
     outputs = OfflineMembers(bundle, manifest).outputs(rows.texts)
-    answers = Fusion.from_manifest(manifest, bundle.fusion_path(manifest))(outputs)
-    assert isinstance(answers, Fused)
-    return manifest, answers, np.asarray(rows.targets(manifest))
+    return manifest, outputs, np.asarray(rows.targets(manifest))
