@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from serve.bundle import Bundle
 from serve.fusion.asking.figures import exit_figures
+from serve.fusion.fitting.stored_scores import ValidationRows
 from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Fused
 from serve.manifest import EarlyExit, Ensemble
@@ -28,6 +29,7 @@ from training.leaderboard.timing import Input
 from training.offline.members import OfflineMembers
 from training.preparation import load_splits
 from training.progress import Unwatched
+from training.recipe import RecipeError
 
 
 class Watchmaker:
@@ -159,7 +161,20 @@ def test_a_bundle_that_keeps_no_validation_rows_is_refused_in_a_sentence(
     copy = tmp_path / "bundle"
     shutil.copytree(encoder_bundle.path, copy)
     shutil.rmtree(copy / "fusion" / "topics" / "validation")
-    with pytest.raises(Exception, match="keeps no validation rows of topics@1"):
+    with pytest.raises(RecipeError, match="keeps no validation rows of topics@1"):
+        Judging(Bundle.open(copy), "topics", Unwatched()).leaderboard()
+
+
+def test_too_few_validation_rows_are_refused_in_a_sentence(
+    encoder_bundle: Bundle, tmp_path: Path
+) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(encoder_bundle.path, copy)
+    stored = Bundle.open(copy).validation_scores("topics")
+    rows = stored.rows()
+    assert rows is not None
+    stored.write_rows(ValidationRows(rows.header, rows.truth[:9], rows.folds[:9]))
+    with pytest.raises(RecipeError, match=r"has 9 validation rows.*validation_fraction"):
         Judging(Bundle.open(copy), "topics", Unwatched()).leaderboard()
 
 
