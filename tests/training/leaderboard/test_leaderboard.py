@@ -1,6 +1,5 @@
 """The leaderboard of a trained bundle: figures as scikit-learn computes them, on rows that no fit has seen."""
 
-import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -17,14 +16,12 @@ from serve.fusion.fitting.stored_scores import ValidationRows
 from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Fused
 from serve.manifest import EarlyExit, Ensemble
-from serve.terminal.screen import Screen
 from tests.serve.world import World, committed
 from training.evaluation.evaluation import labelled
 from training.execution.run import WORK, recorded_recipe
 from training.leaderboard.board import Leaderboard, read_board
 from training.leaderboard.leaderboard import Judging
 from training.leaderboard.rungs import rung_file
-from training.leaderboard.table import show_board
 from training.leaderboard.timing import Input
 from training.offline.members import OfflineMembers
 from training.preparation import load_splits
@@ -115,24 +112,6 @@ def test_early_exit_is_judged_by_the_answers_of_those_members_that_it_asks(
     manifest, outputs, truth = asked(encoder_bundle, "average-early")
     figures = exit_figures(Fusion(manifest), outputs, truth, EarlyExit(risk=0.05))
     assert board.rung("average-early").scores["accuracy"] == figures.accuracy
-
-
-def test_a_table_of_long_names_fits_into_80_columns(board: Leaderboard) -> None:
-    long = board.rung("single").model_copy(
-        update={"name": "dare-ties-svd-merged", "kind": "distilled"}
-    )
-    shown = io.StringIO()
-    screen = Screen()
-    screen.file, screen.width = shown, 80
-    wide = board.model_copy(update={"rungs": [*board.rungs, long]})
-    show_board(wide, Path("bundle"), screen)
-    lines = shown.getvalue().splitlines()
-    table = lines[: len(wide.rungs) + 3]
-    assert all(len(line) <= 80 for line in table)
-    assert "log loss" in table[1]
-    assert f"Serve {board.recommended}." in shown.getvalue()
-    command = f"choir swap topics --manifest bundle/rungs/topics/{board.recommended}.json"
-    assert lines[-1] == command
 
 
 def test_validation_figures_are_those_of_rows_that_the_temperature_was_not_fitted_on(
