@@ -13,7 +13,7 @@ from serve.manifest import Ensemble, Golden
 from training.evaluation.golden_inputs import golden_answers
 from training.execution.run import Run
 from training.leaderboard.board import Leaderboard, read_board
-from training.leaderboard.leaderboard import Judging
+from training.leaderboard.leaderboard import LEAST_ROWS, Judging
 from training.leaderboard.rungs import rung_file
 from training.leaderboard.timing import Timer
 from training.leaderboard.validation import validation_texts
@@ -55,7 +55,10 @@ class Boards:
     def _wanted(self, recipe: EnsembleRecipe, bundle: Bundle) -> bool:
         if len(recipe.members) == 1 and not bundle.rung_files(recipe.name):
             return False
-        return self.asked or recipe.rivals or bool(recipe.merges) or recipe.fusion.method == "auto"
+        if recipe.rivals or recipe.merges or recipe.fusion.method == "auto":
+            return True
+        rows = bundle.validation_scores(recipe.name).rows()
+        return self.asked and (rows is None or len(rows.truth) >= LEAST_ROWS)
 
     def _judge(self, recipe: EnsembleRecipe, bundle: Bundle, run: Run) -> None:
         with nullcontext() if self.timed is None else self.timed(bundle, recipe.name) as timer:

@@ -56,7 +56,7 @@ from training.recipe import (
 from training.report.write import write_report
 from training.search import Found, Searches, Study, all_found, demand_method
 from training.stages.base import base_spec, finished_base
-from training.verdict import conclude
+from training.verdict import conclude, verdict
 
 
 def train(
@@ -358,6 +358,7 @@ def _with_scores(
     scores: dict[str, Any] = {
         **ensemble.scores,
         FIGURES: {**report.served().scores, "best_member": best},
+        "verdict": verdict(report),
     }
     if found := {each.title: each.values for each in searches if each.ensemble == ensemble.name}:
         scores["search"] = found

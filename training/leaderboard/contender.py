@@ -6,6 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from serve.fusion.asking.asking import asked_offline
+from serve.fusion.asking.choice import asking_for
 from serve.fusion.fitting.fit import Targets, fit_fusion
 from serve.fusion.fitting.options import FusionOptions
 from serve.fusion.fuse import Fusion
@@ -47,10 +49,17 @@ class Served:
 
     def answers(self, outputs: Outputs, rows: Ints | None = None) -> Answers:
         """Return the served answers to all rows of `outputs`, or to the places `rows`."""
+        return self.asked(outputs, rows)[0]
+
+    def asked(self, outputs: Outputs, rows: Ints | None = None) -> tuple[Answers, Ints]:
+        """Return the served answers, and how many forward passes each took [N]."""
         given = outputs.of(self.manifest.members)
+        given = given if rows is None else given[:, rows]
         fusion = Fusion(self.manifest, self.stack)
-        vectors = _vectors(outputs, rows)
-        return fusion(given if rows is None else given[:, rows], vectors=vectors)
+        asking = asking_for(fusion, given.shape[1])
+        answers = asked_offline(asking, given, _vectors(outputs, rows))
+        # A gate reads the base first.
+        return answers, asking.asked.sum(axis=0) + int(asking.reads_base)
 
 
 class Contender(Protocol):
@@ -107,17 +116,21 @@ def loss_on(served: Served, rows: FittingRows, places: Ints, options: FusionOpti
     return rules_of(served.manifest).loss(values, rows.truth[places], criterion)
 
 
-def cross_fitted(contender: Contender, rows: FittingRows) -> Answers:
+def cross_fitted(contender: Contender, rows: FittingRows) -> tuple[Answers, float]:
     """Return the contender's answers to every validation row by a fit that did not see the row's fold: weights,
-    stacker, temperature, thresholds, and the choice of a member."""
+    stacker, temperature, thresholds, the choice of a member, and when to stop asking. Also return how many members were
+    asked in the mean."""
     parts: list[Answers] = []
     places: list[Ints] = []
+    passes = 0
     for fold in np.unique(rows.folds):
         held_out = np.flatnonzero(rows.folds == fold)
         served = contender.fit(rows, np.flatnonzero(rows.folds != fold))
-        parts.append(served.answers(rows.outputs, held_out))
+        answers, asked = served.asked(rows.outputs, held_out)
+        parts.append(answers)
         places.append(held_out)
-    return joined(parts, np.argsort(np.concatenate(places)))
+        passes += int(asked.sum())
+    return joined(parts, np.argsort(np.concatenate(places))), passes / len(rows.truth)
 
 
 def _vectors(outputs: Outputs, rows: Ints | None) -> Floats | None:

@@ -7,7 +7,7 @@ import numpy as np
 from serve.fusion.fitting.fit import Targets
 from serve.fusion.fitting.options import FusionOptions
 from serve.fusion.fused import Answers
-from serve.manifest import METHODS, Ensemble, FusionSpec, Member, Method
+from serve.manifest import METHODS, EarlyExit, Ensemble, FusionSpec, Member, Method
 from training.evaluation.evaluation import answer_metrics
 from training.evaluation.metrics.resampling import Metric
 from training.leaderboard.contender import (
@@ -25,6 +25,10 @@ from training.progress import Watch, counted
 
 SINGLE = "single"
 """The name of the rung of the best member."""
+EARLY = "average-early"
+"""The name of the rung of the average with early exit."""
+EXIT_RISK = 0.05
+"""The risk of its early exit, unless the recipe gives one."""
 
 
 def contenders(
@@ -53,6 +57,10 @@ def contenders(
         drawn = draft(ensemble, ensemble.members)
         for method in methods:
             found.append(FusionContender(method, "fusion", drawn, _by(options, method)))
+        if ensemble.task == "classification":
+            early = options.early_exit or EarlyExit(risk=EXIT_RISK)
+            exits = _by(options, "average").model_copy(update={"early_exit": early})
+            found.append(FusionContender(EARLY, "fusion", drawn, exits))
     return found
 
 
@@ -70,7 +78,7 @@ def label_entries(
     with counted(watch, title, len(contending)) as advance:
         for contender in contending:
             served = contender.fit(rows, everything)
-            held_out = cross_fitted(contender, rows)
+            held_out, passes = cross_fitted(contender, rows)
             validation = _metrics(served, held_out, rows.truth)
             figures = validation
             if judged is not None:
@@ -80,7 +88,7 @@ def label_entries(
                 Entry(
                     contender.name,
                     contender.kind,
-                    _passes(served.manifest),
+                    passes,
                     served.manifest,
                     served.stack,
                     validation,
@@ -91,21 +99,13 @@ def label_entries(
     return entries
 
 
-def _passes(manifest: Ensemble) -> int:
-    """Return the passes for one answer: one for each member that is asked, and one for the base that a gate reads."""
-    members = len(manifest.members)
-    if manifest.fusion.method != "gate":
-        return members
-    return min(members, manifest.fusion.top_k or members) + 1
-
-
 def _metrics(served: Served, answers: Answers, truth: Targets) -> dict[str, Metric]:
     return answer_metrics(answers, truth, shares=served.manifest.fusion.method == "vote")
 
 
 def member_name(ensemble: Ensemble, member: str, made: Sequence[StoredRung]) -> str:
     """Return the name of a member's rung: its own, unless another rung has that name."""
-    taken = {SINGLE, *METHODS[ensemble.task], *(rung.name for rung in made)}
+    taken = {SINGLE, EARLY, *METHODS[ensemble.task], *(rung.name for rung in made)}
     return f"member-{member[:56]}" if member in taken else member
 
 
@@ -123,5 +123,6 @@ def alone(options: FusionOptions) -> FusionOptions:
 
 
 def _by(options: FusionOptions, method: Method) -> FusionOptions:
-    """Return the options for one method."""
-    return options.model_copy(update={"method": method, "candidates": [method]})
+    """Return the options for one method that asks all members."""
+    lone = {"method": method, "candidates": [method], "early_exit": None, "abstain": None}
+    return options.model_copy(update=lone)

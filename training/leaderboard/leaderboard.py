@@ -29,6 +29,8 @@ from training.recipe import RecipeError
 
 FUSION = "fusion"
 """The bundle's folder for fitted parameters."""
+LEAST_ROWS = 10
+"""Validation rows, lest a fold of them is empty."""
 INPUTS = 64
 """How many of the judged rows a timer gets as inputs."""
 
@@ -66,6 +68,11 @@ class Judging:
             raise RecipeError(
                 f"{self._bundle.path} keeps no validation rows of {self._ensemble.id}, on which rungs are fitted and "
                 "chosen; make the bundle with `choir train`"
+            )
+        if len(stored.truth) < LEAST_ROWS:
+            raise RecipeError(
+                f"{self._ensemble.id} has {len(stored.truth)} validation rows, and a recommendation needs at least "
+                f"{LEAST_ROWS}: hold out more (data.validation_fraction)"
             )
         options = stored.header.options
         contending = contenders(self._ensemble, self._made, options)
@@ -143,7 +150,10 @@ class Judging:
         whole = np.ones((1, rows))
         figures = {name: float(metric(whole)[0]) for name, metric in entry.validation.items()}
         manifest = manifest.model_copy(
-            update={"golden": golden, "scores": {**fits_in(manifest), **scores, FIGURES: figures}}
+            update={
+                "golden": golden,
+                "scores": {**scores, **fits_in(manifest), FIGURES: figures},
+            }
         )
         if manifest.task != "generation":
             manifest = noted(manifest, "fitted", rows)

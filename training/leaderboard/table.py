@@ -2,50 +2,51 @@
 
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from training.evaluation.tables import HEADINGS, PERCENT
+from serve.terminal.screen import Screen
+from serve.terminal.sheet import Sheet, whole
+from serve.terminal.sheet import number as column
+from serve.terminal.words import counted
+from training.evaluation.tables import HEADINGS, number
 from training.leaderboard.board import Leaderboard, Rung
 from training.leaderboard.rungs import rung_path
 
 _COLUMNS = ("log_loss", "accuracy", "micro_f1", "ece", "rmse", "spearman", "bleu", "chrf")
 """The figures in the terminal; the JSON and the report's page have all figures."""
 _MOST = 3
+"""Figures beside each other, if there is room."""
 
 
-def show_board(board: Leaderboard, bundle: Path, console: Console) -> None:
+def show_board(board: Leaderboard, bundle: Path, screen: Screen) -> None:
     """Print the leaderboard of the bundle at `bundle`."""
-    console.print(board_table(board))
-    for line in board_lines(board, bundle):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    tables = [board_table(board, figures) for figures in range(_MOST, 0, -1)]
+    screen.print(next((each for each in tables if each.fits(screen.width)), tables[-1]))
+    screen.print()
+    *sentences, command = board_lines(board, bundle)
+    for sentence in sentences:
+        screen.say(sentence)
+    screen.verbatim(command)
 
 
-def board_table(board: Leaderboard) -> Table:
-    """Return the table of the rungs. The recommended one is bold."""
-    names = _figures(board)
-    title = f"{board.ensemble}: {board.rows:,} rows (bold: recommended)"
-    shown = Table(title=title, box=box.SIMPLE, padding=0, pad_edge=False, show_edge=False)
-    shown.add_column("rung", overflow="fold")
-    shown.add_column("kind")
-    shown.add_column("passes", justify="right")
-    if any(rung.milliseconds is not None for rung in board.rungs):
-        shown.add_column("ms", justify="right")
-    for name in names:
-        shown.add_column(HEADINGS[name], justify="right")
-    shown.add_column("behind", justify="right")
-    shown.add_column("p", justify="right")
+def board_table(board: Leaderboard, figures: int = _MOST) -> Sheet:
+    """Return the table of the rungs, with at most so many figures. The recommended rung has a star."""
+    names = _figures(board)[:figures]
+    timed = any(rung.milliseconds is not None for rung in board.rungs)
+    columns = [whole("rung"), whole("kind"), column("passes"), *([column("ms")] if timed else [])]
+    columns += [*(column(HEADINGS[name]) for name in names), column("behind"), column("p")]
+    shown = Sheet(f"{board.ensemble}: {counted(board.rows, 'row')} (*: recommended)", columns)
     for rung in board.rungs:
-        cells = [rung.name, rung.kind, f"{rung.passes:g}"]
-        if len(shown.columns) > len(names) + 5:
-            cells.append("" if rung.milliseconds is None else f"{rung.milliseconds:.1f}")
-        cells += [_cell(rung, name) for name in names]
+        chosen = rung.name == board.recommended
         gap = rung.behind_best
-        cells += (
-            ["", ""] if gap is None else [_number(gap.difference, board.metric, "+"), _p(gap.p)]
+        shown.add_row(
+            f"{rung.name}{'*' if chosen else ''}",
+            rung.kind,
+            f"{rung.passes:.3g}",
+            *([_milliseconds(rung)] if timed else []),
+            *(_cell(rung, name) for name in names),
+            None if gap is None else number(gap.difference, board.metric, "+"),
+            None if gap is None else f"{gap.p:.3f}",
+            marked=chosen,
         )
-        shown.add_row(*cells, style="bold" if rung.name == board.recommended else None)
     return shown
 
 
@@ -63,16 +64,12 @@ def _figures(board: Leaderboard) -> list[str]:
     if "accuracy" in found:
         found.discard("micro_f1")
     order = [board.metric, *(name for name in _COLUMNS if name != board.metric)]
-    return [name for name in order if name in found][:_MOST]
+    return [name for name in order if name in found]
 
 
 def _cell(rung: Rung, name: str) -> str:
-    return _number(rung.scores[name], name) if name in rung.scores else ""
+    return number(rung.scores[name], name) if name in rung.scores else ""
 
 
-def _number(value: float, name: str, sign: str = "") -> str:
-    return f"{value:{sign}.{2 if name in PERCENT else 4}f}"
-
-
-def _p(p: float) -> str:
-    return f"{p:.3f}"
+def _milliseconds(rung: Rung) -> str:
+    return "" if rung.milliseconds is None else f"{rung.milliseconds:.0f}"

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from choir_cli.console import out
+
 
 def leaderboard(
     bundle: Annotated[Path, typer.Argument(help="The folder of the bundle.")],
@@ -24,8 +26,6 @@ def leaderboard(
     """Compare everything that can be served for an ensemble, and recommend what to serve."""
     from contextlib import nullcontext
 
-    from rich.console import Console
-
     from choir_cli.leaderboard.timer import EngineTimer
     from serve.bundle import Bundle
     from serve.files import write_atomically
@@ -40,7 +40,7 @@ def leaderboard(
         judging = Judging(opened, ensemble, progress_table)
         with nullcontext() if no_timing else EngineTimer(opened, ensemble) as timer:
             board = judging.leaderboard(data, timer)
-    show_board(board, bundle, Console())
+    show_board(board, bundle, out)
     if timer is not None and timer.problem is not None:
         typer.echo(timer.problem, err=True)
     if json is not None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from choir_cli.console import out as console
+from choir_cli.console import out
 
 
 class Method(StrEnum):
@@ -65,13 +65,10 @@ def merge(
             with ProgressTable() as watch:
                 cooked = make_soup(opened, ensemble, soup, max_rank, watch)
             if cooked is None:
-                console.print(f"{soup}: the best member alone; each other one makes it worse.")
+                out.say(f"{soup}: the best member alone; each other one makes it worse.")
             else:
                 made.append(cooked)
     for merged in made:
-        console.print(
-            f"{merged.rung}: rank {merged.rank}, from {', '.join(merged.members)}: {merged.file}",
-            soft_wrap=True,
-            highlight=False,
-        )
-    console.print(f"Judge it: choir leaderboard {bundle} --ensemble {ensemble}", soft_wrap=True)
+        out.say(f"{merged.rung}: rank {merged.rank}, from {', '.join(merged.members)}")
+        out.verbatim(f"manifest: {merged.file}")
+    out.verbatim(f"judge it: choir leaderboard {bundle} --ensemble {ensemble}")

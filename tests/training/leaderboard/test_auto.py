@@ -42,6 +42,7 @@ def test_the_recommended_rung_is_the_version_that_is_served(
     first, served = bundle.ensemble("topics", 1), bundle.ensemble("topics")
     assert (len(first.members), first.fusion.method) == (2, "average")
     assert board.rung("average").passes == 2
+    assert first.scores["verdict"].startswith("topics: average ")
     assert board.recommended != "average", "these members are so weak that a stacker gains much"
     assert served.version == 2
     rung = board.rung(board.recommended)

@@ -1,6 +1,7 @@
 """The leaderboard of a trained bundle: figures as scikit-learn computes them, on rows that no fit has seen."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,9 +11,12 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import accuracy_score, log_loss
 
 from serve.bundle import Bundle
+from serve.fusion.asking.figures import exit_figures
+from serve.fusion.fitting.stored_scores import ValidationRows
 from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Fused
-from serve.manifest import Ensemble
+from serve.manifest import EarlyExit, Ensemble
+from tests.serve.world import World, committed
 from training.evaluation.evaluation import labelled
 from training.execution.run import WORK, recorded_recipe
 from training.leaderboard.board import Leaderboard, read_board
@@ -22,6 +26,7 @@ from training.leaderboard.timing import Input
 from training.offline.members import OfflineMembers
 from training.preparation import load_splits
 from training.progress import Unwatched
+from training.recipe import RecipeError
 
 
 class Watchmaker:
@@ -49,7 +54,11 @@ def board(encoder_bundle: Bundle, timer: Watchmaker) -> Leaderboard:
 def test_the_board_has_every_rung_and_is_in_the_bundle(
     board: Leaderboard, encoder_bundle: Bundle, timer: Watchmaker
 ) -> None:
-    assert {rung.name: (rung.kind, rung.passes, rung.milliseconds) for rung in board.rungs} == {
+    early = board.rung("average-early")
+    assert (early.kind, early.milliseconds) == ("fusion", 5.0)
+    assert 1 <= early.passes <= 2
+    others = [rung for rung in board.rungs if rung is not early]
+    assert {rung.name: (rung.kind, rung.passes, rung.milliseconds) for rung in others} == {
         "a": ("member", 1, 2.5),
         "b": ("member", 1, 2.5),
         "single": ("single", 1, 2.5),
@@ -79,6 +88,32 @@ def test_a_rungs_manifest_gives_the_figures_of_the_board(
     assert scores["accuracy"] == accuracy_score(truth, answers.winners)
 
 
+async def test_every_rung_of_the_board_can_be_swapped_in(
+    board: Leaderboard, encoder_bundle: Bundle, world: World
+) -> None:
+    bundle = world.folder / "bundle"
+    shutil.copytree(encoder_bundle.path, bundle)
+    first = bundle / "ensembles" / "topics" / "1.json"
+    # The fake engine does not know the answers to golden inputs.
+    first.write_text(json.dumps({**json.loads(first.read_text()), "golden": []}))
+    world.bundles = [Bundle.open(bundle)]
+    await world.start()
+    for version, rung in enumerate(board.rungs, 2):
+        manifest = json.loads(rung_file(encoder_bundle, "topics", rung.name).read_text())
+        rollout = committed(await world.ask({"manifest": manifest}, name="topics"))
+        assert rollout.to_version == version
+        held = world.engines[0].held[f"topics@{version}"].ensemble
+        assert len(held.members) == np.ceil(rung.passes)
+
+
+def test_early_exit_is_judged_by_the_answers_of_those_members_that_it_asks(
+    board: Leaderboard, encoder_bundle: Bundle
+) -> None:
+    manifest, outputs, truth = asked(encoder_bundle, "average-early")
+    figures = exit_figures(Fusion(manifest), outputs, truth, EarlyExit(risk=0.05))
+    assert board.rung("average-early").scores["accuracy"] == figures.accuracy
+
+
 def test_validation_figures_are_those_of_rows_that_the_temperature_was_not_fitted_on(
     board: Leaderboard, encoder_bundle: Bundle
 ) -> None:
@@ -102,12 +137,23 @@ def test_validation_figures_are_those_of_rows_that_the_temperature_was_not_fitte
 def test_a_bundle_that_keeps_no_validation_rows_is_refused_in_a_sentence(
     encoder_bundle: Bundle, tmp_path: Path
 ) -> None:
-    import shutil
-
     copy = tmp_path / "bundle"
     shutil.copytree(encoder_bundle.path, copy)
     shutil.rmtree(copy / "fusion" / "topics" / "validation")
-    with pytest.raises(Exception, match="keeps no validation rows of topics@1"):
+    with pytest.raises(RecipeError, match="keeps no validation rows of topics@1"):
+        Judging(Bundle.open(copy), "topics", Unwatched()).leaderboard()
+
+
+def test_too_few_validation_rows_are_refused_in_a_sentence(
+    encoder_bundle: Bundle, tmp_path: Path
+) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(encoder_bundle.path, copy)
+    stored = Bundle.open(copy).validation_scores("topics")
+    rows = stored.rows()
+    assert rows is not None
+    stored.write_rows(ValidationRows(rows.header, rows.truth[:9], rows.folds[:9]))
+    with pytest.raises(RecipeError, match=r"has 9 validation rows.*validation_fraction"):
         Judging(Bundle.open(copy), "topics", Unwatched()).leaderboard()
 
 
@@ -137,6 +183,14 @@ def temperature_by_hand(pooled: np.ndarray, truth: np.ndarray) -> float:
 
 def served(bundle: Bundle, rung: str) -> tuple[Ensemble, Fused, np.ndarray]:
     """The manifest in the bundle, what it answers to the test rows, and the right answers."""
+    manifest, outputs, truth = asked(bundle, rung)
+    answers = Fusion.from_manifest(manifest, bundle.fusion_path(manifest))(outputs)
+    assert isinstance(answers, Fused)
+    return manifest, answers, truth
+
+
+def asked(bundle: Bundle, rung: str) -> tuple[Ensemble, np.ndarray, np.ndarray]:
+    """The manifest in the bundle, what its members say to the test rows, and the right answers."""
     manifest = Ensemble.model_validate_json(rung_file(bundle, "topics", rung).read_bytes())
     recipe = recorded_recipe(bundle.path)
     assert recipe is not None
@@ -146,6 +200,4 @@ def served(bundle: Bundle, rung: str) -> tuple[Ensemble, Fused, np.ndarray]:
     assert test is not None
     rows = labelled(test, "test", recipe, own)
     outputs = OfflineMembers(bundle, manifest).outputs(rows.texts)
-    answers = Fusion.from_manifest(manifest, bundle.fusion_path(manifest))(outputs)
-    assert isinstance(answers, Fused)
-    return manifest, answers, np.asarray(rows.targets(manifest))
+    return manifest, outputs, np.asarray(rows.targets(manifest))

@@ -21,6 +21,7 @@ class Running:
     ) -> None:
         self._log = out.with_suffix(".log")
         command = [sys.executable, "-m", "choir_cli.main", "train", str(recipe), "--out", str(out)]
+        command.append("--no-timing")
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, *options], stdout=log, stderr=log, env={**env, "OMP_NUM_THREADS": "1"}
