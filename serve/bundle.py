@@ -23,8 +23,8 @@ from serve.adapter import (
 )
 from serve.base.folder import BaseError, BaseKind, BaseShapes, check_served, kind_of, read_config
 from serve.digest import DigestError, folder_digest
-from serve.errors import UserError
-from serve.files import write_atomically
+from serve.errors import UserError, did_you_mean
+from serve.files import no_folder, write_atomically
 from serve.fusion.errors import FusionError
 from serve.fusion.fitting.stored_scores import FOLDER, ValidationScores
 from serve.fusion.fuse import Fusion
@@ -35,6 +35,10 @@ RUNGS = "rungs"
 """Folder of manifests that can be swapped in under an ensemble's name, such as its members merged into one adapter.
 They are checked like all manifests, and not imported."""
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
+
+
+SOURCE = ".source"
+"""Suffix of the file beside an adapter that says which folder it was copied from."""
 
 
 class BundleError(UserError, ValueError):
@@ -81,7 +85,8 @@ class Bundle:
         folder = Path(path)
         file = folder / "bundle.json"
         if not file.is_file():
-            raise BundleError(f"{folder} is not a bundle: it has no bundle.json.")
+            lacking = f"{folder} is not a bundle: it has no bundle.json."
+            raise BundleError(lacking if folder.is_dir() else no_folder(folder, folder))
         try:
             return cls(folder.resolve(), BundleInfo.model_validate_json(file.read_bytes()))
         except ValidationError as error:
@@ -150,17 +155,33 @@ class Bundle:
         if not found:
             wanted = name if version is None else f"{name}@{version}"
             has = ", ".join(each.id for each in known) or "none"
-            raise BundleError(f"{self.path} has no ensemble {wanted}; it has: {has}.")
+            meant = did_you_mean(name, {each.name for each in known} - {name})
+            raise BundleError(f"{self.path} has no ensemble {wanted}; it has: {has}.{meant}")
         return found[-1]
 
     def adapter_dir(self, ref: AdapterRef) -> Path:
         """Returns the folder of an adapter in the bundle. Raises BundleError if it is missing."""
-        folder = self._below(_adapter_path(ref))
+        folder = self._below(adapter_path(ref))
         if not folder.is_dir():
             raise BundleError(
-                f"{self.path} has no folder {_adapter_path(ref)} for the digest {ref.digest}."
+                f"{self.path} has no folder {adapter_path(ref)} for the digest {ref.digest}."
             )
         return folder
+
+    def adapter_uri(self, ref: AdapterRef) -> str:
+        """Returns the URI of the folder that an adapter came from: the one that `record_source` named, else its folder
+        in this bundle, whether it is there or not."""
+        folder = self.path.absolute() / adapter_path(ref)
+        recorded = folder.with_suffix(SOURCE)
+        if recorded.is_file():
+            return recorded.read_text(encoding="utf-8", errors="replace")
+        return folder.as_uri()
+
+    def record_source(self, ref: AdapterRef, folder: Path) -> None:
+        """Writes beside an adapter which folder it was copied from. For a bundle that is gone when its server ends: the
+        place of such a bundle says nothing."""
+        place = self.path / adapter_path(ref)
+        place.with_suffix(SOURCE).write_text(folder.resolve().as_uri(), encoding="utf-8")
 
     def fusion_path(self, ensemble: Ensemble) -> Path | None:
         """Returns the file of an ensemble's fitted parameters; None if the manifest names none. Raises BundleError if
@@ -204,7 +225,7 @@ class Bundle:
                 if file.is_file() and belongs(file):
                     shutil.copyfile(file, scratch / file.name)
             ref = AdapterRef(adapter=name, digest=folder_digest(scratch))
-            target = self.path / _adapter_path(ref)
+            target = self.path / adapter_path(ref)
             if not target.exists():
                 scratch.chmod(0o755)
                 scratch.rename(target)
@@ -238,13 +259,16 @@ class Bundle:
                 problems.append(str(error))
         if not ensembles and not problems:
             problems.append(f"{self.path} has no ensembles.")
-        for file in self.rung_files():
-            try:
-                ensembles.append(self.read_rung(file))
-            except BundleError as error:
-                problems.append(str(error))
         for ensemble in ensembles:
             problems.extend(self._ensemble_problems(ensemble, deep=deep, max_rank=max_rank))
+        for file in self.rung_files():
+            try:
+                rung = self.read_rung(file)
+            except BundleError as error:
+                problems.append(str(error))
+                continue
+            # A rung of a higher rank keeps no engine from serving the bundle; a swap to it says what it needs.
+            problems.extend(self._ensemble_problems(rung, deep=deep, max_rank=None))
         return list(dict.fromkeys(problems))
 
     def _base_problems(self) -> Iterator[str]:
@@ -267,7 +291,7 @@ class Bundle:
                     found = folder_digest(folder)
                     if found != ref.digest:
                         yield (
-                            f"{_adapter_path(ref)} has the digest {found}, but {ensemble.id} names "
+                            f"{adapter_path(ref)} has the digest {found}, but {ensemble.id} names "
                             f"{ref.digest}."
                         )
                     elif deep:
@@ -366,7 +390,8 @@ class Bundle:
         return Path(file).parent
 
 
-def _adapter_path(ref: AdapterRef) -> str:
+def adapter_path(ref: AdapterRef) -> str:
+    """Returns the folder of an adapter, relative to the bundle's."""
     return f"adapters/{ref.adapter}/{ref.digest.removeprefix('sha256:')[:12]}"
 
 

@@ -20,6 +20,8 @@ from serve.adapter import DEFAULT_RANK_LIMIT, RANK_LIMITS
 from serve.bearer import RESERVED, Token, hashed
 from serve.errors import UserError
 from serve.location import Location
+from serve.logs.lines import LogFormat
+from serve.logs.process import LogLevel, LogSettings
 from serve.manifest import explain
 
 ENV_PREFIX = "CHOIR_"
@@ -165,8 +167,12 @@ class Settings(BaseSettings):
     shadow_concurrency: int = Field(
         1, ge=1, le=256, description="Of these, how many one gateway asks at once."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least level of log lines."
+    log_level: LogLevel = Field("info", description="Least level of the lines in the log files.")
+    log_format: LogFormat = Field(
+        "json", description="Form of the lines in the log files: JSON objects, or text."
+    )
+    log_dir: Path | None = Field(
+        None, description="Folder of the log files; logs/ in the store by default."
     )
 
     @classmethod
@@ -199,7 +205,7 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise ConfigError(_sentence(error, merged)) from error
 
-    @field_validator("bundles", "store", "adapter_roots")
+    @field_validator("bundles", "store", "adapter_roots", "log_dir")
     @classmethod
     def _make_absolute(cls, paths: Any) -> Any:
         """Paths are relative to where the server is started, but other processes read them."""
@@ -218,6 +224,12 @@ class Settings(BaseSettings):
     def store_dir(self) -> Path:
         """The folder of artifacts and state."""
         return self.store if self.store is not None else self.bundles[0] / ".choir"
+
+    @property
+    def logs(self) -> LogSettings:
+        """Where the server logs, and how."""
+        folder = self.log_dir if self.log_dir is not None else self.store_dir / "logs"
+        return LogSettings(folder, self.log_level, self.log_format)
 
     def sealed(self) -> "Settings":
         """Returns the settings with hashes of tokens instead of secrets, to pass to other processes."""

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from serve.errors import UserError
+from serve.files import no_folder
 
 _CHUNK = 1 << 20
 
@@ -24,7 +25,7 @@ def folder_digest(path: str | os.PathLike[str]) -> str:
     """
     root = Path(path)
     if not root.is_dir():
-        raise DigestError(f"{root} is not a folder.")
+        raise DigestError(no_folder(root, root))
     lines = hashlib.sha256()
     files = sorted(_files(root), key=lambda file: os.fsencode(file.relative_to(root)))
     if not files:

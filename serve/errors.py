@@ -36,7 +36,8 @@ A `Refusal` is the value that crosses processes. A remote exception would be log
 status on the way, so engines and the controller return a `Refusal`; code that is deeper down raises a `RefusedError`.
 """
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -95,3 +96,10 @@ def last_line(error: BaseException) -> str:
         (line.strip() for line in reversed(str(error).splitlines()) if line.strip()),
         type(error).__name__,
     )
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """Returns ` Did you mean 'name'?` with the known name that is most like the given one; nothing if none is like it.
+    A message about an unknown name ends with it."""
+    close = difflib.get_close_matches(given.lower(), list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

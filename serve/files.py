@@ -1,4 +1,4 @@
-"""Writes files whole or not at all."""
+"""Writes files whole or not at all, and says which folder is not there."""
 
 import contextlib
 import os
@@ -28,3 +28,8 @@ def write_atomically(file: Path, content: str | bytes, mode: int = MODE) -> None
         with contextlib.suppress(OSError):
             draft.unlink()
         raise
+
+
+def no_folder(name: str | os.PathLike[str], path: Path) -> str:
+    """Returns the sentence for a `path` that is not a folder. `name` is what the reader wrote."""
+    return f"{name} is not a folder." if path.exists() else f"There is no folder {name}."

@@ -15,6 +15,9 @@ _REPOSITORY = re.compile(
 )
 _PART = re.compile(r"[^\x00-\x1f\x7f\\?#*%\[\]:]+")
 """Without what drivers read as a pattern, a version, an escape or another URI behind this one."""
+HIDDEN = "***"
+"""What stands for a secret in a URI that is shown."""
+_QUERY = re.compile(r"([?#]).*", re.DOTALL)
 _REPOSITORY_TYPES = ("datasets", "spaces", "buckets", "models", "kernels")
 
 
@@ -65,6 +68,18 @@ class Location:
         if self.scheme == "hf" and len(mine) > 1 and "@" not in mine[1] and len(theirs) > 1:
             theirs = (theirs[0], theirs[1].partition("@")[0], *theirs[2:])
         return self.scheme == other.scheme and mine == theirs
+
+
+def without_secrets(uri: str) -> str:
+    """Returns a URI as it may be shown and logged: without user, password and query. An unsound one too."""
+    try:
+        return str(Location.parse(uri))
+    except LocationError:
+        scheme, separator, rest = uri.partition("://") if "://" in uri else ("", "", uri)
+        # A password may hold / and ?, but in the path of a file an @ is a letter like any other.
+        user, _, place = ("", "", rest) if rest.startswith("/") else rest.rpartition("@")
+        shown = _QUERY.sub(rf"\1{HIDDEN}", place)
+        return f"{scheme}{separator}{HIDDEN + '@' if user else ''}{shown}"
 
 
 def _check_repository(parts: tuple[str, ...]) -> None:

@@ -36,6 +36,8 @@ METHODS: dict[Task, tuple[Method, ...]] = {
     "regression": ("average", "weighted_average", "stack"),
     "generation": ("average", "weighted_average", "product", "vote", "mbr", "stack"),
 }
+PREFIX_METHODS: tuple[Method, ...] = ("average", "weighted_average", "vote")
+"""The methods that can answer before every member was asked."""
 LARGEST_FACTOR = 1e30
 """The largest weight of `product`. Beyond it, log-probabilities times weights overflow float32."""
 LABELLED: tuple[Task, ...] = ("classification", "multilabel")
@@ -95,6 +97,25 @@ class Extract(Contract):
         return self
 
 
+Share: TypeAlias = Annotated[Number, Field(ge=0, le=1)]
+
+
+class EarlyExit(Contract):
+    """Members are asked in order of strength until their answer is safe."""
+
+    risk: Share
+    """How many of the answers may differ from what all members would answer."""
+
+
+class Abstain(Contract):
+    """Answers that are too uncertain are marked as such."""
+
+    risk: Share
+    """How many of the answers that are not marked may be wrong."""
+    confidence: Share = 0.95
+    """How sure it is that the risk is kept."""
+
+
 class FusionSpec(Contract):
     """How the members' outputs are fused. A fitted stacker (`model` and `parameters`) may stand beside any method, so
     that a request can choose `stack`."""
@@ -104,8 +125,10 @@ class FusionSpec(Contract):
     temperature: Annotated[Number, Field(gt=0)] = 1.0
     model: StackModel | None = None
     parameters: str | None = None
-    plausibility: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    plausibility: Share = 0.0
     extract: Extract | None = None
+    early_exit: EarlyExit | None = None
+    abstain: Abstain | None = None
 
     @field_validator("parameters")
     @classmethod
@@ -132,6 +155,10 @@ class FusionSpec(Contract):
             raise ValueError(f"'plausibility' is for product, not for {self.method!r}")
         if self.extract and self.method not in ("vote", "mbr"):
             raise ValueError(f"'extract' is for vote and mbr, not for {self.method!r}")
+        if self.early_exit and self.method not in PREFIX_METHODS:
+            raise ValueError(
+                f"'early_exit' is for {_listed(PREFIX_METHODS)}, not for {self.method!r}, which needs every member"
+            )
         return self
 
 
@@ -191,7 +218,7 @@ class Ensemble(Contract):
     template: str = "{text}"
     verbalizers: dict[str, Annotated[str, Field(min_length=1)]] = {}
     label_scoring: Literal["sum", "mean"] = "sum"
-    thresholds: dict[str, Annotated[Number, Field(ge=0, le=1)]] = {}
+    thresholds: dict[str, Share] = {}
     on_member_error: Literal["fail", "degrade"] = "fail"
     golden: list[Golden] = []
     scores: dict[str, Any] = {}
@@ -258,6 +285,9 @@ class Ensemble(Contract):
             )
         if self.fusion.temperature != 1 and self.task != "classification":
             raise ValueError(f"'temperature' is for classification, not for {self.task}")
+        for field in ("early_exit", "abstain"):
+            if getattr(self.fusion, field) and self.task != "classification":
+                raise ValueError(f"{field!r} is for classification, not for {self.task}")
         if self.fusion.extract and self.task != "generation":
             raise ValueError(f"'extract' is for generation, not for {self.task}")
         if self.fusion.space == "log" and self.task == "generation":

@@ -59,6 +59,18 @@ _DISAGREEMENT = Histogram(
     buckets=_NATS,
     registry=REGISTRY,
 )
+_MEMBERS_ASKED = Counter(
+    "choir_member_passes_total",
+    "Answers of members to inputs that may stop early, by whether the member was asked.",
+    ["ensemble", "asked"],
+    registry=REGISTRY,
+)
+_ABSTAINED = Counter(
+    "choir_abstained_total",
+    "Answers that may abstain, by whether they did.",
+    ["ensemble", "abstained"],
+    registry=REGISTRY,
+)
 _FUSION_SECONDS = Histogram(
     "choir_fusion_seconds",
     "Seconds of merging the members' outputs of one request.",
@@ -168,6 +180,18 @@ def disagreement_seen(ensemble: str, nats: Iterable[float]) -> None:
     histogram = _DISAGREEMENT.labels(ensemble)
     for value in nats:
         histogram.observe(value)
+
+
+def members_asked(ensemble: str, asked: int, members: int) -> None:
+    """Count the answers of members to a request's inputs: those that were asked for, of `members` in all."""
+    for was, count in (("true", asked), ("false", members - asked)):
+        _MEMBERS_ASKED.labels(ensemble, was).inc(count)
+
+
+def answers_abstained(ensemble: str, abstained: int, answers: int) -> None:
+    """Count a request's answers that abstained, of `answers` in all."""
+    for did, count in (("true", abstained), ("false", answers - abstained)):
+        _ABSTAINED.labels(ensemble, did).inc(count)
 
 
 @contextmanager

@@ -29,12 +29,14 @@ def pack(
     verbalizers: Mapping[str, str] | None = None,
     name: str = "ensemble",
     revision: str | None = None,
+    record_sources: bool = False,
 ) -> Bundle:
     """Writes the bundle `out` with version 1 of one ensemble.
 
     `adapters` maps each member to one adapter, or to a LoRA and a prefix or prompt adapter. The base is referenced (a
     folder by its absolute path, anything else as a hub id); the adapters are copied. If every member has a head, heads
-    read a causal base too. `out` appears only when everything in it was verified. Raises BundleError if it is refused.
+    read a causal base too. With `record_sources`, the bundle knows which folders its adapters came from. `out` appears
+    only when everything in it was verified. Raises BundleError if it is refused.
     """
     folders = [[given] if isinstance(given, Path) else list(given) for given in adapters.values()]
     heads = all(any(has_head(folder) for folder in each) for each in folders)
@@ -82,6 +84,10 @@ def pack(
         except ValidationError as error:
             raise BundleError(f"These adapters make no ensemble: {explain(error)}.") from error
         draft.write_ensemble(ensemble)
+        if record_sources:
+            for member, each in zip(ensemble.members, folders, strict=True):
+                for ref, folder in zip(member.adapters, each, strict=True):
+                    draft.record_source(ref, folder)
         problems = draft.verify()
         if problems:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

@@ -8,7 +8,6 @@ import os
 import secrets
 import shlex
 import socket
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,9 +19,12 @@ RAYS_ROUTES = "/-/routes"
 """The route by which Ray lists the applications that it serves."""
 
 
-def fast_serve() -> dict[str, str]:
+def fast_serve(folder: Path) -> dict[str, str]:
     """Ray Serve's own fast paths: no thread of its own for user code and router, gRPC between replicas, and HAProxy in
-    front instead of the Python proxy (which `CHOIR_HAPROXY=0` brings back)."""
+    front instead of the Python proxy (which `CHOIR_HAPROXY=0` brings back).
+
+    HAProxy's files lie in `folder`, which belongs to this server alone, so that several can run on one machine. Ray
+    adds a folder with a name of 56 characters, and paths of sockets must be short."""
     options = INGRESS | {
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
@@ -35,14 +37,12 @@ def fast_serve() -> dict[str, str]:
     }
     if os.environ.get("CHOIR_HAPROXY", "1") == "0":
         return options
-    # Of this server alone, so that several can run on one machine, and readable by its user alone.
-    folder = Path(tempfile.mkdtemp(prefix="choir-haproxy-"))
     return options | {
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_haproxy(folder / "haproxy")),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_haproxy(folder / "start")),
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "a.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "m.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
@@ -85,6 +85,9 @@ def own_cluster() -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray runs its workers at 15 by default, behind everything else on the machine.
         "RAY_worker_niceness": "0",
+        # Advice of Ray's about versions to come, which is none of a user's business.
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "NO_COLOR": "1",
     }
 
 

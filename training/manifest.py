@@ -8,7 +8,7 @@ from training.recipe import EnsembleRecipe
 
 def draft(recipe: EnsembleRecipe, members: Sequence[Member], labels: Sequence[str]) -> Ensemble:
     """Return the manifest of version 1 of the recipe's ensemble, with these members and a fusion that is not fitted."""
-    method = recipe.fusion.method
+    method = recipe.fusion.options.method
     return Ensemble(
         format=1,
         name=recipe.name,

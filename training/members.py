@@ -32,11 +32,12 @@ class Members:
         run: Run,
         base: Base,
         bundle: Bundle,
-        stage_gains: StageGains,
+        stage_gains: StageGains | None,
         workers: Workers,
         fused: Mapping[str, Future[None]],
     ) -> None:
-        """`fused` holds a future for each ensemble, which is done when the ensemble is fused and can teach."""
+        """Without `stage_gains`, no stage is judged. `fused` holds a future for each ensemble, which is done when the
+        ensemble is fused and can teach."""
         self._recipe = recipe
         self._run = run
         self._base = base
@@ -47,7 +48,8 @@ class Members:
 
     def outstanding(self, ensemble: EnsembleRecipe) -> Iterator[str]:
         """Yield the titles of the stages that are not trained yet."""
-        for member in [*ensemble.members, *ensemble.candidates]:
+        rivals = [ensemble.rival] if ensemble.rival else []
+        for member in [*ensemble.members, *ensemble.candidates, *rivals]:
             for number in range(len(member.stages)):
                 if self._run.result(_step(ensemble, member, number)) is None:
                     yield _title(ensemble, member, number)
@@ -121,7 +123,8 @@ class Members:
                     self._workers.train(job)
                 self._run.finish(step, True)
             adapters = [*adapters[:-1], folder] if goes_on else [*adapters, folder]
-            if len(member.stages) > 1 and not isinstance(member, CandidateRecipe):
+            judged = len(member.stages) > 1 and not isinstance(member, CandidateRecipe)
+            if judged and self._stage_gains is not None:
                 chain = " + ".join(stage.kind for stage in member.stages[: number + 1])
                 self._stage_gains.judge(
                     f"{member.name}: {chain}", adapters, ensemble, labels, self._base.folder

@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from serve.bundle import Bundle
+from serve.fusion.answers import MEMBER_SCORES
 from serve.fusion.fitting.fit import fit_fusion
 from serve.fusion.fitting.note import FIGURES, noted
 from serve.fusion.fuse import Fusion
-from serve.manifest import Ensemble
+from serve.manifest import Ensemble, Member
+from serve.terminal.screen import Screen
 from training.base_stages import BaseStages
 from training.data.splits import Splits
 from training.data.targets import known_labels, targets, unknown_label
 from training.evaluation.evaluation import (
     Evaluation,
     Labelled,
+    answer_scores,
     baseline_answers,
     generation_report,
     label_report,
@@ -27,11 +30,15 @@ from training.evaluation.golden_inputs import golden_answers, golden_texts
 from training.evaluation.scores import EvaluationReport
 from training.evaluation.stage_gains import StageGains
 from training.evaluation.stored_predictions import ValidationRun
-from training.evaluation.tables import MAIN, show
+from training.evaluation.tables import MAIN
 from training.event_logs import demand_logs
 from training.execution.executor import Executor, SequentialExecutor
+from training.execution.held_rows import keep_held
 from training.execution.progress_table import ProgressTable
 from training.execution.run import Run
+from training.leaderboard.table import show_board
+from training.leaderboards import NEEDED, Boards
+from training.lone_rung import write_lone_rung
 from training.manifest import draft
 from training.members import Members
 from training.parallel.options import Parallel
@@ -46,16 +53,22 @@ from training.recipe import (
 )
 from training.report.write import write_report
 from training.search import Found, Searches, Study, all_found, demand_method
-from training.stages.base import base_spec
+from training.stages.base import base_spec, finished_base
+from training.verdict import conclude
 
 
 def train(
-    recipe_path: Path, out: Path, resume: bool = False, parallel: Parallel | None = None
+    recipe_path: Path,
+    out: Path,
+    resume: bool = False,
+    parallel: Parallel | None = None,
+    boards: Boards = NEEDED,
 ) -> Bundle:
     """Run the recipe (`choir train`) and return the finished bundle in `out`.
 
     With `resume`, the steps that an earlier run finished are skipped. With `parallel`, several members are trained at
-    once. Raises RecipeError, BundleError and ClusterError.
+    once. `boards` says whether leaderboards are made that the recipe does not need. Raises RecipeError, BundleError
+    and ClusterError.
     """
     recipe = load_recipe(recipe_path)
     demand_method(recipe)
@@ -70,7 +83,7 @@ def train(
     quiet_libraries()
     with _executor(parallel, run) as executor:
         at_once = parallel.members if parallel else None
-        return Pipeline(recipe, run, out, progress_table, executor, at_once).complete()
+        return Pipeline(recipe, run, out, progress_table, executor, at_once).complete(boards)
 
 
 def _executor(parallel: Parallel | None, run: Run) -> Executor:
@@ -108,12 +121,15 @@ class Pipeline:
                 f"the data is not what {out} was begun with; give another --out, or resume with that data"
             )
 
-    def complete(self) -> Bundle:
+    def complete(self, boards: Boards) -> Bundle:
         """Do all steps that are not done yet, and return the bundle. Raises RecipeError and BundleError."""
-        self._prepared.ledger.show(self._progress_table.console)
+        self._prepared.ledger.show(Screen(stderr=True))
         with self._progress_table:
             bundle, reports = self._made()
+            judged = boards.made(self._recipe, self._run, bundle)
         self._report(reports, bundle)
+        for board in judged:
+            show_board(board, self._out, self._progress_table.console)
         return bundle
 
     def _made(self) -> tuple[Bundle, list[EvaluationReport]]:
@@ -121,11 +137,14 @@ class Pipeline:
         recipe, run, splits = self._recipe, self._run, self._splits
         labels = {ensemble.name: self._labels(ensemble) for ensemble in recipe.ensembles}
         stage_gains = StageGains(recipe, run, splits)
-        base = BaseStages(recipe, run, splits, labels, stage_gains).make(self._out / "base")
-        run.finish("data", self._digest)
-        if not (self._out / "bundle.json").exists():
-            Bundle.create(self._out, base_spec(recipe.base, base, self._out / "base"))
-        bundle = Bundle.open(self._out)
+        if (self._out / "bundle.json").exists():
+            bundle = Bundle.open(self._out)
+            base = finished_base(recipe.base, recipe.name, bundle)
+        else:
+            base = BaseStages(recipe, run, splits, labels, stage_gains).make(self._out / "base")
+            run.finish("data", self._digest)
+            bundle = Bundle.create(self._out, base_spec(recipe.base, base, self._out / "base"))
+        keep_held(run.folder, splits)
         workers = self._executor.workers(splits.train, [base.folder, *_teachers(recipe)])
         recipe = Searches(recipe, run, base, labels, self._tuned).chosen()
         fused: dict[str, Future[None]] = {each.name: Future() for each in recipe.ensembles}
@@ -176,11 +195,16 @@ class Pipeline:
                     )
                     for each in ensemble.candidates
                 },
+                self._executor.start(
+                    partial(members.member, ensemble.rival, ensemble, labels[ensemble.name])
+                )
+                if ensemble.rival
+                else None,
             )
             for ensemble in recipe.ensembles
         ]
         reports: list[EvaluationReport] = []
-        for ensemble, trained, candidates in begun:
+        for ensemble, trained, candidates, rival in begun:
             manifest = draft(ensemble, [each.result() for each in trained], labels[ensemble.name])
             others = {name: each.result() for name, each in candidates.items()}
             with self._run.models:
@@ -188,9 +212,20 @@ class Pipeline:
                     rows = labelled(self._splits.validation, "validation", self._recipe, ensemble)
                     validation.store(ensemble, manifest, others, rows)
                 reports += self._fuse(ensemble, manifest, bundle, validation)
+            if rival is not None:
+                self._write_rival(ensemble, rival.result(), bundle)
             reports += stage_gains.reports(ensemble)
             fused[ensemble.name].set_result(None)
         return reports
+
+    def _write_rival(self, recipe: EnsembleRecipe, rival: Member, bundle: Bundle) -> None:
+        step = f"rung {recipe.name}/{rival.name}"
+        if self._run.result(step) is None:
+            rows = labelled(self._splits.validation, "validation", self._recipe, recipe)
+            manifest = bundle.ensemble(recipe.name)
+            with self._run.models:
+                write_lone_rung(bundle, manifest, rival, "rival", rows, {}, self._run.watch)
+            self._run.finish(step, True)
 
     def _report(self, reports: Sequence[EvaluationReport], bundle: Bundle) -> None:
         searches = all_found(self._run)
@@ -208,10 +243,7 @@ class Pipeline:
         notes = [each.line() for each in searches]
         diversities = write_report(bundle, self._recipe.name, reports, facts, notes)
         notes += [each.line() for each in diversities]
-        for note in notes:
-            self._progress_table.console.print(note, soft_wrap=True, highlight=False, markup=False)
-        for report in reports:
-            show(report, self._progress_table.console)
+        conclude(Screen(), reports, notes, self._out)
 
     def _labels(self, ensemble: EnsembleRecipe) -> list[str]:
         """Return the ensemble's labels in their order; none for a task without labels.
@@ -272,7 +304,7 @@ class Pipeline:
     ) -> tuple[Ensemble, EvaluationReport]:
         stored, outputs = validation.read(draft)
         truth = stored.truth
-        fitted = fit_fusion(draft, recipe.fusion, outputs, truth, stored.folds)
+        fitted = fit_fusion(draft, recipe.fusion.options, outputs, truth, stored.folds)
         if fitted.stack:
             fitted.stack.write(bundle.path / str(fitted.ensemble.fusion.parameters))
         # The report has cross-fitted answers; golden inputs need the answers that engines give.
@@ -302,6 +334,9 @@ def _written(
 ) -> tuple[Ensemble, EvaluationReport]:
     """Return a generation ensemble with its golden inputs, and its evaluation; nothing is fitted."""
     answers, fused = evaluation.answers(rows), evaluation.fused(rows)
+    draft = draft.model_copy(
+        update={"scores": {MEMBER_SCORES: answer_scores(draft, rows, answers)}}
+    )
     method = draft.fusion.method
     served = voted(draft, answers) if method == "vote" else fused[method]
     golden = golden_texts(rows, served, recipe.max_new_tokens)[: recipe.golden]
@@ -314,7 +349,10 @@ def _with_scores(
 ) -> Ensemble:
     """Add the validation figures and the values of searches to the manifest, and validate it."""
     best = report.best_member(MAIN[ensemble.task])
-    scores: dict[str, Any] = {FIGURES: {**report.served().scores, "best_member": best}}
+    scores: dict[str, Any] = {
+        **ensemble.scores,
+        FIGURES: {**report.served().scores, "best_member": best},
+    }
     if found := {each.title: each.values for each in searches if each.ensemble == ensemble.name}:
         scores["search"] = found
     scored = ensemble.model_copy(update={"scores": scores})

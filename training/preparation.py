@@ -3,7 +3,7 @@
 Every row that leaves is counted and written to a quarantine file.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from training.data.cleaning.clean import Columns, checks, unusable
 from training.data.cleaning.duplicates import exact_duplicates, label_conflicts
 from training.data.collect import collect, from_rows
 from training.data.ledger import Ledger
-from training.data.loading import refuse_empty, refuse_unreadable
+from training.data.loading import more_rows, refuse_empty, refuse_unreadable
+from training.data.parts import part_columns, refuse_missing_parts
 from training.data.splits import Splits, repeated
 from training.data.splitter import Splitter
 from training.data.steps import (
@@ -98,16 +99,14 @@ class Preparation:
         train = self._usable(train, "train")
         validation = self._usable(validation, "validation") if validation is not None else None
         test = self._usable(test, "test") if test is not None else None
-        if self._data.clean is None:
-            self._look_at(train)
-        else:
-            train = self._cleaned(train, "train")
-            if validation is not None:
-                validation = self._cleaned(validation, "validation")
+        train = self._look_at(train) if self._data.clean is None else self._cleaned(train, "train")
+        if self._data.clean is not None and validation is not None:
+            validation = self._cleaned(validation, "validation")
         splitter = Splitter(self._data, self._meaning, self._recipe.seed, self._cache, self._ledger)
         parts = splitter.split({"train": train, "validation": validation, "test": test})
         train, validation, test = parts["train"], parts["validation"], parts.get("test")
         self._demand_labels(train)
+        refuse_missing_parts(train, self._recipe)
         train = self._weighted(train)
         validation = self._known_labels(train, validation, "validation")
         test = self._known_labels(train, test, "test") if test is not None else None
@@ -122,8 +121,28 @@ class Preparation:
             self._ledger,
         )
 
+    def newer(self, held: Mapping[str, Dataset]) -> Dataset:
+        """Return training rows, as members read them, for the validation and test rows of an earlier run, which stay as
+        they are. The ensembles name their labels. Raises RecipeError."""
+        train = self._collect(self._data.train or [], self._given_columns(), "train")
+        train = self._usable(train, "train")
+        train = self._look_at(train) if self._data.clean is None else self._cleaned(train, "train")
+        train = self._named_labels(train)
+        splitter = Splitter(self._data, self._meaning, self._recipe.seed, self._cache, self._ledger)
+        train = splitter.apart_from(train, held)
+        self._demand_labels(train)
+        train = self._weighted(train)
+        self._ledger.write()
+        return visible(train, [*self._training_columns(), FAMILY])
+
+    def _given_columns(self) -> list[str]:
+        """Return the columns of training rows that are read, also those that members do not see."""
+        split_column = self._data.split.column
+        return [*self._training_columns(), *([split_column] if split_column else [])]
+
     def _training_columns(self) -> list[str]:
-        return list(dict.fromkeys([*self._columns, *self._recipe.base.columns]))
+        parts = part_columns(self._recipe)
+        return list(dict.fromkeys([*self._columns, *self._recipe.base.columns, *parts]))
 
     def _collected(self) -> tuple[Dataset, Dataset | None, Dataset | None]:
         known = self._training_columns()
@@ -133,10 +152,7 @@ class Preparation:
             train = from_rows(made, known, "train")
             test = from_rows(messages.rows("test", rows.test_rows, seed), self._columns, "test")
             return self._counted("train", train), None, self._counted("test", test)
-        split_column = self._data.split.column
-        train = self._collect(
-            self._data.train or [], [*known, *([split_column] if split_column else [])], "train"
-        )
+        train = self._collect(self._data.train or [], self._given_columns(), "train")
         held = [
             self._collect(sources, self._columns, split) if sources else None
             for split, sources in (("validation", self._data.validation), ("test", self._data.test))
@@ -203,8 +219,8 @@ class Preparation:
         outcome = self._cache.outcome(step, options, [rows], lambda: check(rows))
         return self._ledger.take(step, split, len(rows), outcome)
 
-    def _look_at(self, train: Dataset) -> None:
-        """Without cleaning: note what cleaning would remove."""
+    def _look_at(self, train: Dataset) -> Dataset:
+        """Without cleaning: note what cleaning would remove, and return the rows as they are."""
         texts = self._meaning.inputs(train)
         answers = [train[name] for name in self._meaning.answers]
         found = {
@@ -222,6 +238,7 @@ class Preparation:
             for what, count in found.items()
             if count
         ]
+        return train
 
     def _demand_labels(self, train: Dataset) -> None:
         for ensemble in self._recipe.ensembles:
@@ -239,17 +256,43 @@ class Preparation:
         self._ledger.counts.append(Count("train", "weights", len(train), len(drawn)))
         return drawn
 
+    def _named_labels(self, train: Dataset) -> Dataset:
+        """Keep the training rows whose labels the ensembles name. Raises RecipeError for a row with another label, if
+        cleaning does not say that it leaves."""
+        labels = {each.name: each.labels for each in self._recipe.ensembles}
+        reasons = self._strange(train, labels, "the bundle has no label")
+        if reasons and (self._data.clean is None or self._data.clean.unseen_labels == "fail"):
+            first = min(reasons)
+            raise RecipeError(
+                f"{train[first][ORIGIN]}: {reasons[first]}{more_rows(list(reasons))}; with `data.clean.unseen_labels: "
+                "quarantine` such rows are set aside and counted"
+            )
+        return self._ledger.take(
+            "unseen_labels", "train", len(train), leave(train, reasons, "train", "unseen_labels")
+        )
+
+    def _strange(
+        self, rows: Dataset, labels: Mapping[str, Sequence[str] | None], why: str
+    ) -> dict[int, str]:
+        """Return `why` and the label for each row whose label is not among its ensemble's `labels`, by index."""
+        reasons: dict[int, str] = {}
+        for ensemble in self._recipe.ensembles:
+            known = labels[ensemble.name] or []
+            for index, cell in enumerate(rows[ensemble.answer]):
+                if stranger := unknown_label(ensemble.task, known, [cell]):
+                    reasons[index] = f"{why} {stranger!r}"
+        return reasons
+
     def _known_labels(self, train: Dataset, rows: Dataset, split: str) -> Dataset:
         """Keep the rows whose labels the recipe names or a training row has. Without cleaning, keep all: an unknown
         label stops the run later."""
         if self._data.clean is None or self._data.clean.unseen_labels == "fail":
             return rows
-        reasons: dict[int, str] = {}
-        for ensemble in self._recipe.ensembles:
-            known = ensemble.labels or known_labels(ensemble.task, train[ensemble.answer])
-            for index, cell in enumerate(rows[ensemble.answer]):
-                if stranger := unknown_label(ensemble.task, known, [cell]):
-                    reasons[index] = f"no training row has the label {stranger!r}"
+        labels = {
+            each.name: each.labels or known_labels(each.task, train[each.answer])
+            for each in self._recipe.ensembles
+        }
+        reasons = self._strange(rows, labels, "no training row has the label")
         outcome = leave(rows, reasons, split, "unseen_labels")
         if len(outcome.rows) == 0:
             raise RecipeError(

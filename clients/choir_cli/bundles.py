@@ -7,6 +7,7 @@ import typer
 
 from choir_cli import packing
 from choir_cli.console import out as console
+from serve.terminal.words import counted
 
 
 def pack(
@@ -39,7 +40,7 @@ def pack(
         revision=revision,
     )
     (ensemble,) = bundle.ensembles()
-    console.print(f"{out}: {ensemble.id} with {len(ensemble.members)} members, verified.")
+    console.say(f"{out}: {ensemble.id} with {counted(len(ensemble.members), 'member')}, verified.")
 
 
 def verify(
@@ -51,8 +52,8 @@ def verify(
     opened = Bundle.open(bundle)
     problems = opened.verify()
     for problem in problems:
-        typer.echo(problem)
+        console.say(problem)
     if problems:
         raise typer.Exit(1)
     names = ", ".join(ensemble.id for ensemble in opened.ensembles())
-    console.print(f"{bundle} has no problems: {names}.")
+    console.say(f"{bundle} has no problems: {names}.")

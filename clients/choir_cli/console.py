@@ -2,25 +2,42 @@
 
 import json
 import os
+import re
 import sys
 from typing import Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from choir_client import ChoirError
+from choir_client import APIError, ChoirError
 from serve.errors import UserError
+from serve.terminal.screen import Screen
+from serve.terminal.sheet import Column, Sheet
 
-out = Console()
+out = Screen()
 
 
 class UsageError(UserError):
     """The command line is wrong. The message says in one sentence what is, and what to write."""
 
 
+FIELDS = (
+    "allow_stale_fusion",
+    "auto_promote",
+    "expected_version",
+    "max_error_rate",
+    "max_latency_ratio",
+    "max_seconds",
+    "min_agreement",
+    "min_requests",
+)
+"""Fields of the API that `choir swap` takes as flags."""
+
+
 def sentence(error: Exception) -> str:
-    """Return the sentence to print for `error`: its message, if that is written for users."""
+    """Return the sentence to print for `error`: its message, if that is written for users. A field of the API is called
+    by the flag that sets it."""
+    if isinstance(error, APIError):
+        return re.sub(rf"'?\b({'|'.join(FIELDS)})\b'?", _flag, str(error))
     if isinstance(error, UserError | ChoirError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
@@ -31,11 +48,20 @@ def sentence(error: Exception) -> str:
     )
 
 
+def _flag(field: "re.Match[str]") -> str:
+    return "--" + field[1].replace("_", "-").replace("auto-promote", "no-auto-promote")
+
+
+def complain(error: Exception) -> None:
+    """Print what went wrong on stderr."""
+    Screen(stderr=True).say(f"choir: {sentence(error)}")
+
+
 def fail(error: Exception) -> NoReturn:
     """Print what went wrong and exit: with status 2 if the command line is wrong, else with 1."""
     if os.environ.get("CHOIR_DEBUG"):
         raise error
-    typer.echo(f"choir: {sentence(error)}", err=True)
+    complain(error)
     sys.exit(2 if isinstance(error, UsageError) else 1)
 
 
@@ -44,8 +70,9 @@ def show_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def table(title: str | None, *columns: str) -> Table:
-    """Return an empty table in the command's style."""
-    return Table(
-        *columns, title=title, title_justify="left", title_style="bold", header_style="dim"
-    )
+def table(title: str | None, *columns: str | Column) -> Sheet:
+    """Return an empty table. A column given by its heading alone wraps by word.
+
+    `number("rows")` and `whole("at")` of `serve.terminal.sheet` make columns that never wrap.
+    """
+    return Sheet(title, [Column(each) if isinstance(each, str) else each for each in columns])

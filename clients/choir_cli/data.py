@@ -8,11 +8,13 @@ import typer
 
 from choir_cli.console import UsageError, out, show_json
 from choir_cli.parsing import read_labels
+from serve.terminal.words import counted
 
 if TYPE_CHECKING:
     from training.data.annotation.review import Decision
-    from training.data.steps import Suspect
+    from training.data.suspect import Suspect
 
+TEMPLATE = "{text}\nLabel:"
 HELP = (
     "Enter: take the suggestion; a number or a label: take that label; -: do not use the text; "
     "s: later; q: stop"
@@ -27,34 +29,72 @@ def bases(
         ),
     ],
     data: Annotated[
-        Path, typer.Option(help="File with labelled rows: CSV, JSON Lines or Parquet.")
-    ],
-    text: Annotated[str, typer.Option(help="Column with the texts.")] = "text",
-    label: Annotated[str, typer.Option(help="Column with the labels.")] = "label",
+        Path | None, typer.Option(help="File with labelled rows: CSV, JSON Lines or Parquet.")
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of --data: a recipe, whose rows are prepared as `choir prepare` does."
+        ),
+    ] = None,
+    ensemble: Annotated[
+        str | None,
+        typer.Option(help="With --recipe: the ensemble, if several are of classification."),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Column with the texts.", show_default="text")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Column with the labels.", show_default="label")
+    ] = None,
     template: Annotated[
-        str, typer.Option(help="The prompt for causal bases; {text} stands for the text.")
-    ] = "{text}\nLabel:",
+        str | None,
+        typer.Option(
+            help="The prompt for causal bases; {text} stands for the text.",
+            show_default="{text}, a new line and Label:",
+        ),
+    ] = None,
     rows: Annotated[int, typer.Option(min=10, help="How many of the rows to use.")] = 600,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Compare base models on labelled rows and recommend one."""
-    if "{text}" not in template:
+    if (data is None) == (recipe is None):
+        raise UsageError("Give the labelled rows: either --data FILE or --recipe RECIPE.")
+    if recipe is not None and (text or label or template):
+        raise UsageError("--text, --label and --template need --data; a recipe has its own.")
+    if recipe is None and ensemble is not None:
+        raise UsageError("--ensemble needs --recipe.")
+    if template is not None and "{text}" not in template:
         raise UsageError("--template must contain {text}.")
+    from training.evaluation.candidates import check_candidates
+    from training.recipe import load_recipe
+
+    # A wrong name or key is said before the imports of torch and others, which take seconds.
+    check_candidates(candidates)
+    if recipe is not None:
+        load_recipe(recipe)
     from training.evaluation.bases import compare_bases, table
+    from training.evaluation.probe_rows import rows_of_file, rows_of_recipe
     from training.progress import quiet_libraries
 
     quiet_libraries()
-    choice = compare_bases(candidates, data, text=text, label=label, template=template, rows=rows)
+    if data is not None:
+        found = rows_of_file(data, text or "text", label or "label", template or TEMPLATE)
+    else:
+        assert recipe is not None, "checked above"
+        found = rows_of_recipe(recipe, ensemble)
+    choice = compare_bases(candidates, found, rows)
     if json:
         show_json(choice.model_dump())
         return
     out.print(table(choice))
-    out.print(f"Accuracy of always answering the most frequent label: {choice.majority:.3f}.")
+    out.say(f"Accuracy of always answering the most frequent label: {choice.majority:.3f}.")
     if choice.note:
-        out.print(f"{data.name}: {choice.note}", soft_wrap=True, highlight=False, markup=False)
+        out.say(f"{found.source}: {choice.note}")
     if choice.left_out:
-        out.print(f"{choice.left_out} rows were left out: their labels have too few texts.")
-    out.print(f"Take {choice.recommended}: {choice.reason}.", soft_wrap=True)
+        their = "its label" if choice.left_out == 1 else "their labels"
+        out.say(f"{counted(choice.left_out, 'row')} left out: too few texts of {their}.")
+    out.say(f"* Take {choice.recommended}: {choice.reason}.")
 
 
 def prepare(
@@ -62,6 +102,10 @@ def prepare(
     target: Annotated[Path, typer.Option("--out", help="The folder to write to.")],
 ) -> None:
     """Run only the data steps of a recipe. Writes the three splits, and the rows that were put aside."""
+    from training.recipe import load_recipe
+
+    # A wrong key is said before the imports of torch and others, which take seconds.
+    load_recipe(recipe)
     from training.preparation import write_splits
     from training.progress import quiet_libraries
 
@@ -106,8 +150,8 @@ def annotate(
             assert not isinstance(answer, str)
             add_decision(target, answer)
     done = len(read_decisions(target)) if target.exists() else 0
-    typer.echo(
-        f"{done} decisions in {target}. To use them, name the file in the recipe as data.annotate.reviewed."
+    out.say(
+        f"{counted(done, 'decision')} in {target}. To use them, name the file in the recipe as data.annotate.reviewed."
     )
 
 

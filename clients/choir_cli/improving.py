@@ -42,7 +42,7 @@ def report(
     from serve.bundle import Bundle
     from training.report.write import draw_page
 
-    out.print(str(draw_page(Bundle.open(bundle))), soft_wrap=True, highlight=False, markup=False)
+    out.verbatim(str(draw_page(Bundle.open(bundle))))
 
 
 def _show(steps: "NextSteps") -> None:
@@ -65,19 +65,15 @@ def _show(steps: "NextSteps") -> None:
             f"{gain.p:.3f}",
             "?" if each.minutes is None else f"{each.minutes:.1f}",
             each.compared,
-            style="bold" if gain.value > 0 and gain.p < 0.05 else None,
+            marked=gain.value > 0 and gain.p < 0.05,
         )
     out.print(shown)
     reasons = dict.fromkeys(each.reason for each in steps.skipped)
     for reason in reasons:
         names = ", ".join(each.step for each in steps.skipped if each.reason == reason)
-        _say(f"not measured: {names}: {reason}")
+        out.say(f"not measured: {names}: {reason}")
     helping = [each for each in steps.findings if each.gain.value > 0 and each.gain.p < 0.05]
-    _say(
+    out.say(
         f"{len(helping)} of {len(steps.findings)} steps help by more than chance (p below 0.05; one in twenty does so "
         f"by chance alone). Measured in {steps.minutes:.1f} minutes. What helps one member may help the ensemble less."
     )
-
-
-def _say(line: str) -> None:
-    out.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -5,11 +5,25 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from choir_cli.connection import ModelName, Token, Url, only_ensemble
-from choir_cli.console import UsageError, out, show_json, table
-from choir_client import Choir, ChoirError, Input, MemberPrediction, Prediction, PredictionItem
+from choir_cli.console import UsageError, complain, out, show_json, table
+from choir_client import (
+    Choir,
+    ChoirError,
+    ClassificationItem,
+    ClassificationMember,
+    Input,
+    MemberPrediction,
+    MultilabelItem,
+    MultilabelMember,
+    Prediction,
+    PredictionItem,
+    RegressionItem,
+    RegressionMember,
+)
+from serve.terminal.sheet import Column, Sheet, number
+from serve.terminal.words import counted
 
 
 def predict(
@@ -41,7 +55,7 @@ def predict(
         raise UsageError("There is no text: give it as an argument, or one on each line of stdin.")
     if pair and len(pair) != len(texts):
         raise UsageError(
-            f"There are {len(texts)} texts but {len(pair)} --pair: give one for each text."
+            f"For {counted(len(texts), 'text')} there must be as many --pair, not {len(pair)}: give one for each."
         )
     inputs: list[Input] = [*texts]
     if pair:
@@ -59,37 +73,46 @@ def predict(
         out.print(_view(answer, texts))
 
 
-def _view(answer: Prediction, texts: list[str]) -> Table:
-    names = [member.name for member in answer.data[0].members or []]
-    columns = _columns(answer.data[0])
-    view = table(answer.model, "text", *columns, *names)
+def _view(answer: Prediction, texts: list[str]) -> Sheet:
+    names = list(dict.fromkeys(each.name for item in answer.data for each in item.members or []))
+    view = table(answer.model, "text", *_COLUMNS[type(answer.data[0])], *names)
     for text, item in zip(texts, answer.data, strict=True):
-        own = _columns(item)
-        view.add_row(
-            text,
-            *(own[column] for column in columns),
-            *(_said(member) for member in item.members or []),
-        )
+        # A row has no answer of a member that was not asked.
+        said = {member.name: _said(member) for member in item.members or []}
+        view.add_row(text, *_cells(item), *(said.get(name) for name in names))
     return view
 
 
-def _columns(item: PredictionItem) -> dict[str, str]:
-    """Return the cells of an answer's row in the table, by heading."""
-    apart = "" if item.disagreement is None else f"{item.disagreement:.3f}"
-    if item.value is not None:
-        return {"value": _said(item), "std": f"{item.std or 0.0:.3f}"}
-    if item.labels is not None:
-        chosen = (f"{item.probabilities.get(label, 0.0):.3f}" for label in item.labels)
-        return {"labels": _said(item), "probabilities": ", ".join(chosen), "disagreement": apart}
-    probability = item.probabilities.get(item.label or "", 0.0)
-    return {"label": _said(item), "probability": f"{probability:.3f}", "disagreement": apart}
+_COLUMNS: dict[type[PredictionItem], list[str | Column]] = {
+    ClassificationItem: ["label", number("probability"), number("disagreement")],
+    MultilabelItem: ["labels", "probabilities", number("disagreement")],
+    RegressionItem: [number("value"), number("std")],
+}
+
+
+def _cells(item: PredictionItem) -> list[str]:
+    """Return the cells of an answer's own columns."""
+    if isinstance(item, RegressionItem):
+        return [_said(item), _figure(item.std)]
+    if isinstance(item, MultilabelItem):
+        chosen = (_figure(item.probabilities.get(label)) for label in item.labels)
+        return [_said(item), ", ".join(chosen), _figure(item.disagreement)]
+    assert isinstance(item, ClassificationItem)
+    return [_said(item), _figure(item.probabilities.get(item.label)), _figure(item.disagreement)]
 
 
 def _said(item: PredictionItem | MemberPrediction) -> str:
     """Return the label, the labels or the value as text."""
-    if item.value is not None:
+    if isinstance(item, RegressionItem | RegressionMember):
         return f"{item.value:.3f}"
-    return item.label or ", ".join(item.labels or [])
+    if isinstance(item, MultilabelItem | MultilabelMember):
+        return ", ".join(item.labels) or "none"
+    assert isinstance(item, ClassificationItem | ClassificationMember)
+    return item.label
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def chat(
@@ -118,18 +141,21 @@ def chat(
             except ChoirError as error:
                 # One refused turn, such as one that is too long, does not end the conversation.
                 messages.pop()
-                typer.echo(f"choir: {error}", err=True)
+                complain(error)
                 continue
             typer.echo()
             messages.append({"role": "assistant", "content": answer})
 
 
 def _lines(prompt: str) -> Iterator[str]:
+    """Yields what is typed, line by line. Only a terminal shows the prompt."""
+    typed = sys.stdin.isatty()
     while True:
         try:
-            line = input(prompt).strip()
+            line = input(prompt if typed else "").strip()
         except EOFError:
-            typer.echo()
+            if typed:
+                typer.echo()
             return
         if not line:
             return

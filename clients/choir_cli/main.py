@@ -1,13 +1,17 @@
 """The `choir` command. `choir COMMAND --help` lists the options of each subcommand."""
 
+from typing import Annotated
+
 import typer
 
 from choir_cli import bundles, data, improving, inference, operations, serving, tokens, training
 from choir_cli.console import fail
+from choir_cli.distilling import distil
+from choir_cli.leaderboard.command import leaderboard
+from choir_cli.leaderboard.merge import merge
 
 app = typer.Typer(
     name="choir",
-    help="Many adapters, one voice: train, serve and operate ensembles of adapters.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -18,6 +22,9 @@ for command in (
     data.annotate,
     training.train,
     training.evaluate,
+    leaderboard,
+    merge,
+    distil,
     improving.improve,
     improving.report,
     serving.serve,
@@ -34,6 +41,26 @@ for command in (
     tokens.token,
 ):
     app.command()(command)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib import metadata
+
+        typer.echo(f"choir {metadata.version('choir-serve')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Many adapters, one voice: train, serve and operate ensembles of adapters."""
 
 
 def run() -> None:

@@ -7,9 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from choir_cli.connection import Token, Url
-from choir_cli.console import UsageError, out, show_json, table
+from choir_cli.console import UsageError, out, show_json
+from choir_cli.overview import server_version, show_audit, show_rollouts, show_status, state
 from choir_cli.parsing import json_object, read_text, several
-from choir_client import AdapterRef, AuditEntry, Choir, EnsembleStatus, Rollout, Tally
+from choir_cli.waiting import follow
+from choir_client import AuditEntry, Choir, EnsembleStatus, Rollout, Tally
+from serve.terminal.words import counted
 
 Json = Annotated[bool, typer.Option("--json", help="Print the server's answer as JSON.")]
 NoWait = Annotated[
@@ -29,48 +32,11 @@ def status(json: Json = False, url: Url = None, token: Token = None) -> None:
     with Choir(url, token) as choir:
         ready = choir.ready()
         ensembles = choir.ensembles()
+        version = server_version(choir.url)
     if json:
         show_json([_as_it_came(each) for each in ensembles])
         return
-    view = table(
-        f"{choir.url}: {'ready' if ready.ok else 'not ready'}",
-        "ensemble",
-        "active",
-        "versions",
-        "members",
-        "rollout",
-    )
-    for each in ensembles:
-        view.add_row(
-            each.name,
-            str(each.active_version),
-            _numbers(each),
-            "\n".join(f"{m.name}: {_adapters(m.adapters)}" for m in each.members),
-            "" if each.rollout is None else f"{each.rollout.id} {each.rollout.state}",
-        )
-    out.print(view)
-    for each in ensembles:
-        if each.stale_fusion:
-            out.print(
-                f"{each.name}: the fusion was fitted on other adapters than the active ones",
-                soft_wrap=True,
-            )
-        elif each.fusion_fit.get("state") == "refitted":
-            out.print(
-                f"{each.name}: the fusion was fitted again for the active adapters", soft_wrap=True
-            )
-        if not each.pinned:
-            out.print(f"{each.name}: loaded on demand, {_where(each)}", soft_wrap=True)
-        for difference in each.differences:
-            out.print(f"{each.name}: {difference}", soft_wrap=True, markup=False)
-
-
-def _where(ensemble: EnsembleStatus) -> str:
-    """Return in words which engines have the active version loaded."""
-    for version in ensemble.versions:
-        if version.get("version") == ensemble.active_version and version.get("loaded_on"):
-            return f"now on {', '.join(version['loaded_on'])}"
-    return "on no engine now"
+    show_status(choir.url, ready, version, ensembles)
 
 
 def swap(
@@ -185,7 +151,7 @@ def swap(
         )
         if tried and not no_wait:
             _say(name, rollout)
-            rollout = choir.wait(rollout.id)
+            rollout = follow(choir, rollout)
     _say(name, rollout)
 
 
@@ -218,7 +184,7 @@ def abort(rollout_id: RolloutId, url: Url = None, token: Token = None) -> None:
     """End a rollout before its commit. The active version stays."""
     with Choir(url, token) as choir:
         rollout = choir.abort(rollout_id)
-    out.print(f"{rollout.ensemble}: version {rollout.from_version} stays (rollout {rollout.id})")
+    out.say(f"{rollout.ensemble}: version {rollout.from_version} stays (rollout {rollout.id})")
 
 
 def rollouts(
@@ -235,52 +201,31 @@ def rollouts(
     """List the latest rollouts, newest first."""
     with Choir(url, token) as choir:
         if audit:
-            _show_audit(choir.audit(), json=json)
+            entries = choir.audit()
+            if json:
+                show_json([_as_it_came(each) for each in entries])
+            else:
+                show_audit(entries)
             return
         found = choir.rollouts()
     if json:
         show_json([_as_it_came(each) for each in found])
         return
-    view = table(None, "id", "ensemble", "from", "to", "strategy", "state", "reason")
-    for each in found:
-        view.add_row(
-            each.id,
-            each.ensemble,
-            str(each.from_version),
-            str(each.to_version),
-            each.strategy,
-            each.state,
-            each.reason or "",
-        )
-    out.print(view)
-
-
-def _show_audit(entries: list[AuditEntry], *, json: bool) -> None:
-    if json:
-        show_json([each.model_dump(mode="json", by_alias=True) for each in entries])
-        return
-    view = table(None, "at", "who", "what", "ensemble", "from", "to", "outcome", "reason")
-    for each in entries:
-        view.add_row(
-            *(each.at, each.actor, each.action, each.ensemble),
-            *("" if v is None else str(v) for v in (each.from_version, each.to_version)),
-            *(each.outcome, each.reason or ""),
-        )
-    out.print(view)
+    show_rollouts(found)
 
 
 def _say(name: str, rollout: Rollout) -> None:
+    """Print how far a rollout is, and what its trial has counted. Ends with status 1 if it was aborted."""
     reason = f": {rollout.reason}" if rollout.reason else ""
-    out.print(
-        f"{name}: version {rollout.from_version} -> {rollout.to_version}, {rollout.state}{reason} "
-        f"(rollout {rollout.id})",
-        soft_wrap=True,
+    out.say(
+        f"{name}: version {rollout.from_version} -> {rollout.to_version}, {state(rollout)}{reason} "
+        f"(rollout {rollout.id})"
     )
     trial = rollout.trial
     if trial is not None and trial.candidate.requests:
-        out.print(f"candidate: {_counts(trial.candidate)}; active version: {_counts(trial.stable)}")
+        out.say(f"candidate: {_counts(trial.candidate)}; active version: {_counts(trial.stable)}")
         if trial.agreement is not None:
-            out.print(f"agreement: {trial.agreement:.1%} of {trial.compared} requests")
+            out.say(f"agreement: {trial.agreement:.1%} of {counted(trial.compared, 'request')}")
     if rollout.state == "aborted":
         raise typer.Exit(1)
 
@@ -291,21 +236,8 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 
 def _counts(tally: Tally) -> str:
     mean = f", {tally.mean_ms:.0f} ms" if tally.mean_ms is not None else ""
-    return f"{tally.requests} requests, {tally.errors} errors{mean}"
+    return f"{counted(tally.requests, 'request')}, {counted(tally.errors, 'error')}{mean}"
 
 
-def _adapters(adapters: list[AdapterRef]) -> str:
-    return (
-        ", ".join(f"{a.adapter} {a.digest.removeprefix('sha256:')[:12]}" for a in adapters)
-        or "base"
-    )
-
-
-def _numbers(ensemble: EnsembleStatus) -> str:
-    shown = ", ".join(str(each["version"]) for each in ensemble.versions)
-    rest = (ensemble.version_count or 0) - len(ensemble.versions)
-    return f"{shown} ({rest} more)" if rest > 0 else shown
-
-
-def _as_it_came(answer: EnsembleStatus | Rollout) -> dict[str, Any]:
+def _as_it_came(answer: EnsembleStatus | Rollout | AuditEntry) -> dict[str, Any]:
     return answer.model_dump(mode="json", by_alias=True, exclude_unset=True)

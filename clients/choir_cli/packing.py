@@ -75,8 +75,9 @@ def pack_bundle(
     verbalizers: Path | None,
     name: str,
     revision: str | None,
+    record_sources: bool = False,
 ) -> "Bundle":
-    """Write the bundle `out` as the options say, and return it.
+    """Write the bundle `out` as the options say, and return it. See `pack` for `record_sources`.
 
     Raises UsageError for a wrong or missing option, BundleError for folders that cannot be packed.
     """
@@ -103,4 +104,5 @@ def pack_bundle(
         verbalizers=None if verbalizers is None else read_verbalizers(verbalizers),
         name=name,
         revision=revision,
+        record_sources=record_sources,
     )

@@ -1,7 +1,8 @@
 """`choir serve`: run the server until it is stopped."""
 
+import atexit
 import os
-import tempfile
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,6 +69,21 @@ def serve(
         str | None,
         typer.Option(metavar="HOST:PORT", help="Join this Ray cluster instead of starting Ray."),
     ] = None,
+    log_level: Annotated[
+        str | None,
+        typer.Option(
+            help="Least level of lines in the log files: debug, info, warning or error.",
+            show_default="info",
+        ),
+    ] = None,
+    log_format: Annotated[
+        str | None,
+        typer.Option(help="Form of lines in the log files: json or text.", show_default="json"),
+    ] = None,
+    log_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the log files.", show_default="logs/ in the store"),
+    ] = None,
     insecure: Annotated[
         bool,
         typer.Option(
@@ -115,12 +131,17 @@ def serve(
         "allowed_hosts": allowed_host,
         "engine": None if engine is None else json_object("--engine", engine),
         "address": address,
+        "log_level": log_level,
+        "log_format": log_format,
+        "log_dir": log_dir,
         "insecure": insecure or None,
     }
-    with tempfile.TemporaryDirectory(prefix="choir-") as scratch:
+    from serve.graph.run_folder import run_folder
+
+    with run_folder() as folder:
         if base is not None:
             packed = packing.pack_bundle(
-                Path(scratch) / "bundle",
+                folder / "bundle",
                 base=base,
                 adapters=adapter,
                 task=task,
@@ -131,17 +152,25 @@ def serve(
                 verbalizers=verbalizers,
                 name=name,
                 revision=revision,
+                record_sources=True,
             )
             flags["bundles"] = [packed.path]
-        status = _run({key: value for key, value in flags.items() if value is not None}, config)
+        given = {key: value for key, value in flags.items() if value is not None}
+        status = _run(given, config, folder)
     raise typer.Exit(status)
 
 
-def _run(flags: dict[str, Any], config: Path | None) -> int:
+def _run(flags: dict[str, Any], config: Path | None, folder: Path) -> int:
     from serve.config import Settings
-
-    # Check the settings before the imports of Ray and vLLM, which take seconds.
-    settings = Settings.load(flags, config)
     from serve.graph.server import run
 
-    return run(settings)
+    status = run(Settings.load(flags, config), folder)
+    # Registered last, it runs first. Python would need seconds to take apart what Ray and torch have loaded.
+    atexit.register(_end, status)
+    return status
+
+
+def _end(status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

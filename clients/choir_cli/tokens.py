@@ -42,9 +42,7 @@ def token(
             f"{name!r} cannot be the name of a token: use small letters, digits, '.', '_' and '-', "
             "a letter or a digit first, and at most 63 characters."
         ) from error
-    out.print(
-        f"secret, shown only this once: {secret}", soft_wrap=True, markup=False, highlight=False
-    )
-    out.print("line for the config file, below `tokens:`", soft_wrap=True)
+    out.verbatim(f"secret, shown only this once: {secret}")
+    out.say("line for the config file, below `tokens:`")
     line = f"  - {{name: {made.name}, role: {made.role}, sha256: {made.sha256}}}"
-    out.print(line, soft_wrap=True, markup=False, highlight=False)
+    out.verbatim(line)

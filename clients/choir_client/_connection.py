@@ -10,7 +10,8 @@ from choir_client import _flows, _requests
 from choir_client._flows import Flow, Retries
 from choir_client._requests import Call, Input
 from choir_client.exceptions import ChoirError, ConnectionFailed
-from choir_client.models import Prediction, Rollout
+from choir_client.models import Rollout
+from choir_client.predictions import Prediction
 
 T = TypeVar("T")
 

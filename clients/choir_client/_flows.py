@@ -22,7 +22,8 @@ from choir_client.exceptions import (
     Unavailable,
     error_from_response,
 )
-from choir_client.models import Prediction, Rollout, Usage
+from choir_client.models import Rollout, Usage
+from choir_client.predictions import Prediction
 
 T = TypeVar("T")
 
@@ -114,7 +115,7 @@ def predict(
         if whole is None:
             whole, model = part, part.model
         else:
-            whole.data += part.data
+            whole.data = [*whole.data, *part.data]
             whole.usage = _sum(whole.usage, part.usage)
     assert whole is not None
     return whole

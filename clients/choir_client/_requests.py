@@ -16,13 +16,14 @@ from choir_client.models import (
     EnsembleStatus,
     Health,
     Model,
-    Prediction,
     Rollout,
 )
+from choir_client.predictions import AnyPrediction, Prediction
 
 T = TypeVar("T")
 Input = str | Mapping[str, Any]
 """A text, or an object: `{"text": ..., "text_pair": ...}`."""
+_PREDICTION: TypeAdapter[Prediction] = TypeAdapter(AnyPrediction)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,11 @@ def predict(
         body["fusion"] = fusion
     if return_members:
         body["return_members"] = True
-    return Call("POST", "/v1/predict", _model(Prediction), json=body)
+
+    def parse(response: httpx.Response) -> Prediction:
+        return read(response.content, _PREDICTION, str(response.url))
+
+    return Call("POST", "/v1/predict", parse, json=body)
 
 
 def completion(model: str, prompt: Any, options: Mapping[str, Any]) -> Call[Completion]:

@@ -23,9 +23,9 @@ from choir_client.models import (
     EnsembleStatus,
     Health,
     Model,
-    Prediction,
     Rollout,
 )
+from choir_client.predictions import Prediction
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -77,7 +77,7 @@ class Choir(Connection):
         fusion: Mapping[str, Any] | None = None,
         return_members: bool = False,
     ) -> Prediction:
-        """Return the fused answer to each input, in the order of `input`.
+        """Return the fused answer to each input, in the order of `input`, as the class of the task.
 
         A list of more than 1,024 inputs is sent in parts. The same version answers all parts.
         """

@@ -14,38 +14,12 @@ class AdapterRef(Answer):
 
     adapter: str
     digest: str
-
-
-class MemberPrediction(Answer):
-    """The answer of one member alone to one input."""
-
-    name: str
-    adapters: list[AdapterRef] = []
-    label: str | None = None
-    labels: list[str] | None = None
-    probabilities: dict[str, float] = {}
-    value: float | None = None
-
-
-class PredictionItem(Answer):
-    """The fused answer to one input. The ensemble's task decides which fields are set."""
-
-    index: int
-    label: str | None = None
-    """Classification: the answered label."""
-    labels: list[str] | None = None
-    """Multilabel: the labels at or over their thresholds."""
-    probabilities: dict[str, float] = {}
-    """Label -> probability, for every label. Multilabel: they do not sum to 1."""
-    value: float | None = None
-    """Regression: the value."""
-    std: float | None = None
-    """Regression: the standard deviation of the members' values."""
-    entropy: float | None = None
-    """Entropy of the fused probabilities, in nats."""
-    disagreement: float | None = None
-    """Mutual information between member and label, in nats. Multilabel: summed over the labels."""
-    members: list[MemberPrediction] | None = None
+    uri: str | None = None
+    """In the status of an ensemble: the folder that it was copied from, if that is known."""
+    swapped_by: str | None = None
+    """In the status of an ensemble: who swapped it in. None if it came with a bundle."""
+    swapped_at: str | None = None
+    """In the status of an ensemble: when it was swapped in, as ISO 8601 in UTC."""
 
 
 class Usage(Answer):
@@ -54,29 +28,6 @@ class Usage(Answer):
     total_tokens: int = 0
     member_tokens: int = 0
     """Tokens that all members together computed or read."""
-
-
-class Prediction(Answer):
-    """The answers to all inputs, in the order of the inputs, and the version that gave them."""
-
-    model: str
-    data: list[PredictionItem]
-    usage: Usage = Usage()
-
-    @property
-    def labels(self) -> list[str | None]:
-        """The fused label of each input (classification)."""
-        return [item.label for item in self.data]
-
-    @property
-    def label_sets(self) -> list[list[str]]:
-        """The fused labels of each input (multilabel)."""
-        return [item.labels or [] for item in self.data]
-
-    @property
-    def values(self) -> list[float | None]:
-        """The fused value of each input (regression)."""
-        return [item.value for item in self.data]
 
 
 class CompletionChoice(Answer):
@@ -198,6 +149,12 @@ class Rollout(Answer):
     strategy: str = "immediate"
     trial: Trial | None = None
     """For a shadow or a canary; else None."""
+    actor: str | None = None
+    """Who asked for it."""
+    created: str | None = None
+    """ISO 8601, UTC."""
+    uris: dict[str, list[str]] = {}
+    """Member -> the URIs of its adapters in the new version, for the members whose adapters change."""
 
     @property
     def finished(self) -> bool:
@@ -217,13 +174,15 @@ class AuditEntry(Answer):
     """ISO 8601, UTC."""
     actor: str
     action: str
-    """`import`, `swap`, `rollback`, ..."""
+    """`import`, `start`, `swap`, `rollback`, ..."""
     ensemble: str
     from_version: int | None = Field(default=None, alias="from")
     to_version: int | None = Field(default=None, alias="to")
     outcome: str
-    """`refused`, `committed`, `done` or `aborted`."""
+    """`refused`, `committed`, `done`, `aborted`, `decided`, or `not active` (after a start)."""
     reason: str | None = None
+    uris: dict[str, list[str]] = {}
+    """Member -> the URIs of its adapters, for the members that change."""
 
 
 class EnsembleStatus(Answer):
@@ -238,7 +197,9 @@ class EnsembleStatus(Answer):
     members: list[EnsembleMember] = []
     rollout: Rollout | None = None
     differences: list[str] = []
-    """Sentences, one for each difference between the bundle on disk and what is served."""
+    """Sentences, one for each difference between the bundle of the start and what is served."""
+    bring_in: str | None = None
+    """The command that makes the version active that the start has brought; None if it is."""
     stale_fusion: bool = False
     """Whether the active fusion was fitted on other adapters than the active ones."""
     pinned: bool = True

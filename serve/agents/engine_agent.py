@@ -15,6 +15,7 @@ from serve.agents.golden_check import wrong_golden
 from serve.agents.lease import ControllerLink, Lease, new_participant
 from serve.engine.interface import Engine, NoRoomError, PrepareError, Version
 from serve.errors import Refusal
+from serve.logs.events import tell_phase
 from serve.protocol.capacity import Capacity
 from serve.protocol.messages import AssignedVersion, Desired, PrepareResult, Role, StatusReport
 
@@ -138,6 +139,14 @@ class EngineAgent:
         elif desired is self._lease.desired and self._holds_trials(desired):
             self._started.set_result(None)
 
+    def _tell_phase(self, desired: Desired) -> None:
+        """Tell how many of the adapters that must be loaded are, while the engine starts."""
+        if not self.ready:
+            must = [each.version for each in desired.versions if not each.lazy]
+            total = {digest for version in must for digest in version.adapters}
+            done = {digest for version in self._held.values() for digest in version.adapters}
+            tell_phase(logger, "Proving adapter", len(done & total), len(total))
+
     def _holds_trials(self, desired: Desired) -> bool:
         """Return whether the engine holds every candidate on trial: gateways may send it requests at once.
 
@@ -165,6 +174,7 @@ class EngineAgent:
         for assigned in sorted(wanted.values(), key=lambda each: _ORDER[each.role]):
             if self._settled(assigned):
                 continue
+            self._tell_phase(desired)
             if self._failure_of(assigned) is not None:
                 self._wake_in(self._demands.retry_in(assigned.version.key))
             elif not await self._load_if_room(assigned, wanted):

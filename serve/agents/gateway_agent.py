@@ -17,6 +17,8 @@ class GatewayAgent:
         self.ledger = Ledger()
         self._ready_engines = 0
         self._routed = asyncio.Event()
+        self.stopping = asyncio.Event()
+        """Set once the controller says that the server stops."""
         self._lease = Lease(link, self._report, self._apply, retry_seconds)
 
     async def start(self) -> None:
@@ -63,3 +65,5 @@ class GatewayAgent:
         if desired.ready_engines is not None:
             self._ready_engines = desired.ready_engines
         self._routed.set()
+        if desired.stopping:
+            self.stopping.set()

@@ -1,11 +1,13 @@
 """Which version answers a model name. `Routes` is a gateway's immutable view of the desired state."""
 
+import difflib
 import hashlib
 import random
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from serve.errors import did_you_mean
 from serve.manifest import Ensemble
 from serve.protocol.messages import AssignedVersion, Desired
 from serve.protocol.strategy import Strategy
@@ -125,12 +127,20 @@ class Routes:
         name, _, version = whole.partition("@")
         if member and whole in self._targets:
             members = [each.name for each in self._targets[whole].ensemble.members]
-            return f"{whole} has no member {member!r}; its members are {_listed(members)}."
+            meant = did_you_mean(member, members)
+            return f"{whole} has no member {member!r}; its members are {_listed(members)}.{meant}"
         if version and name in self._targets:
             loaded = [key for key in self._targets if key.startswith(f"{name}@") and "/" not in key]
             return f"{whole} is not loaded; of {name}, {_listed(loaded)} can be asked."
         names = [key for key in self._targets if "@" not in key and "/" not in key]
-        return f"There is no model {model!r}; there are {_listed(names)}."
+        meant = did_you_mean(model, self._like(name, model.removeprefix(name), names))
+        return f"There is no model {model!r}; there are {_listed(names)}.{meant}"
+
+    def _like(self, name: str, rest: str, names: list[str]) -> list[str]:
+        """Return the model names that a misspelt one may have meant: with the same `@version` and `/member`, or
+        without."""
+        close = difflib.get_close_matches(name.lower(), names)
+        return [f"{each}{rest}" if f"{each}{rest}" in self._targets else each for each in close]
 
 
 def _trials(desired: Desired) -> dict[str, Trial]:

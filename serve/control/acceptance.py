@@ -3,8 +3,8 @@
 import contextlib
 import logging
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from serve.control.catalog import Catalog
 from serve.control.clock import now
@@ -36,6 +36,8 @@ class Change:
     """The kind of work that `choose` is, so that long work does not delay short work."""
     choose: Callable[[EnsembleRecord], VersionRecord]
     """Finds and verifies the candidate. Blocks, and raises RefusedError."""
+    asked_uris: Mapping[str, list[str]] = field(default_factory=dict)
+    """Member -> the URIs that were asked for, without secrets, for the audit of a refusal."""
 
 
 class Acceptance:
@@ -75,9 +77,11 @@ class Acceptance:
                 verified = await self._verified(change, record)
                 if isinstance(verified, Rollout):
                     return verified
-                said = verified.message
                 await self._threads.run(
-                    "write", self._database.refused, change.actor, change.action, record, said
+                    "write",
+                    self._database.refused,
+                    *(change.actor, change.action, record),
+                    *(verified.message, change.asked_uris),
                 )
                 return verified
         except (RefusedError, DatabaseError) as error:
@@ -96,6 +100,7 @@ class Acceptance:
                 strategy=change.strategy,
                 action=change.action,
                 actor=change.actor,
+                uris=candidate.uris_changed_from(record.active_version),
                 created=created,
                 updated=created,
             )

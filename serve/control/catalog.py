@@ -7,7 +7,7 @@ from serve.control.records import EnsembleRecord, VersionRecord
 from serve.control.rollout.plan import Assignments, wanted_versions
 from serve.control.rollout.state import BUSY, UNCOMMITTED, Rollout
 from serve.engine.interface import Version
-from serve.errors import RefusedError
+from serve.errors import RefusedError, did_you_mean
 from serve.manifest import Ensemble
 from serve.protocol.capacity import CapacityPlan
 from serve.protocol.messages import AssignedVersion
@@ -40,8 +40,11 @@ class Catalog:
         """Raises RefusedError (404)."""
         if name not in self._records:
             known = ", ".join(sorted(self._records))
+            meant = did_you_mean(name[:80], self._records)
             raise RefusedError(
-                404, f"There is no ensemble {name[:80]!r}; there are {known}.", "unknown_ensemble"
+                404,
+                f"There is no ensemble {name[:80]!r}; there are {known}.{meant}",
+                "unknown_ensemble",
             )
         return self._records[name]
 

@@ -6,6 +6,7 @@ to the database before others see it. Requests to models do not pass through her
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic
@@ -13,10 +14,12 @@ from typing import TypeVar
 
 from serve import metrics
 from serve.control.acceptance import Acceptance, Change, refusal_of, unknown_rollout
+from serve.control.admission.difference import NotServed
 from serve.control.catalog import Catalog, version_of
 from serve.control.changes import Changes
 from serve.control.database.connection import DatabaseError
 from serve.control.driver import Driver, not_open
+from serve.control.origins import asked_uris
 from serve.control.participants import Participants
 from serve.control.records import EnsembleRecord
 from serve.control.report import report_page
@@ -25,12 +28,15 @@ from serve.control.startup import ControllerOptions, Opened
 from serve.control.threads import Threads
 from serve.control.views import ensemble_view, rollout_view, version_view
 from serve.errors import Refusal, RefusedError
+from serve.logs.events import tell
 from serve.metrics import Family, MetricsBoard
 from serve.protocol.audit import AuditEntry
 from serve.protocol.messages import Desired, StatusReport
 from serve.protocol.requests import Decision, SwapRequest
 from serve.protocol.strategy import IMMEDIATE
 from serve.protocol.views import EnsembleView, RolloutView
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -50,7 +56,7 @@ class Controller:
         self._database = opened.database
         self._admission = opened.admission
         self._capacity = opened.capacity
-        self._differences = opened.imported.differences
+        self._imported = opened.imported
         self._bundles = options.bundles
         self._threads = threads
         self._lease = options.lease_seconds
@@ -65,6 +71,7 @@ class Controller:
         )
         # By then, every participant with a lease of an earlier controller has reported again or lost the lease.
         self._settled_at = monotonic() + (self._lease if incarnation > 1 else 0)
+        self._stopping = False
         self._driver = Driver(
             self._catalog,
             self._database,
@@ -97,6 +104,15 @@ class Controller:
         for name, version in self._catalog.active().items():
             metrics.version_active(name, version)
         self._housekeeping = asyncio.create_task(self._keep_house())
+
+    async def shut_down(self) -> None:
+        """Have every gateway finish what it has begun and leave, and then end all work. Returns when that is done."""
+        self._stopping = True
+        self._catalog.assignments.touch()
+        while self._participants.live("gateway"):
+            self._changes.ring()
+            await self._changes.wait(None)
+        await self.stop()
 
     async def stop(self) -> None:
         """End all work. The next controller goes on with it from the database."""
@@ -131,6 +147,7 @@ class Controller:
             lease_seconds=self._lease,
             versions=self._catalog.assigned(),
             ready_engines=self._ready_engines,
+            stopping=self._stopping,
         )
 
     def _round_seconds(self, report: StatusReport) -> float:
@@ -150,6 +167,7 @@ class Controller:
             actor,
             "check" if request.members is None else "fetch",
             lambda record: self._admission.candidate(record, request, actor),
+            asked_uris(request),
         )
         return await self._roll_out(change, wait)
 
@@ -279,8 +297,10 @@ class Controller:
         """Update the assignments after reports and leases that ran out, and wake waiting tasks if they changed."""
         assignments = self._catalog.assignments
         before = assignments.revision
+        names = {each.report.participant: each.name for each in self._participants.live()}
         for participant in self._participants.expire(at):
             self._board.retire(participant)
+            tell(logger, "lost", f"{names[participant]} is silent: its lease has run out.")
         if at >= self._settled_at:
             seen = self._participants.seen_by_gateways()
             assignments.seen_by_gateways(before if seen is None else seen)
@@ -318,6 +338,12 @@ class Controller:
             record,
             versions,
             self._view(rollout) if rollout else None,
-            self._differences[record.name],
+            self._imported.differences[record.name],
+            self._not_served(record),
             pinned=not self._capacity.on_demand(record.name),
         )
+
+    def _not_served(self, record: EnsembleRecord) -> NotServed | None:
+        """What this start has brought and is not served; None once somebody has changed what is active."""
+        found = self._imported.not_served.get(record.name)
+        return found if found is not None and found.active == record.active else None

@@ -15,6 +15,7 @@ from serve.control.clock import now, seconds_since
 from serve.control.database.comparison import Conflict, TakenOver
 from serve.control.database.connection import DatabaseError
 from serve.control.database.database import Database
+from serve.control.news import tell_recovery, tell_step
 from serve.control.participants import Participant, Participants
 from serve.control.records import VersionRecord
 from serve.control.rollout.plan import Assignments
@@ -150,8 +151,10 @@ class Driver:
                 rollout.advance(NextStep(State.ABORTED, RESTARTED, 503), now())
                 await self._write_now(self._database.advanced, rollout)
                 metrics.rollout_ended(rollout.ensemble, rollout.strategy.kind, rollout.state)
+                tell_recovery(rollout)
             elif record is not None:
                 self._catalog.resumed(rollout)
+                tell_recovery(rollout)
                 if not rollout.trial:
                     self._committed_at[rollout.id] = self._catalog.assignments.revision
                 self._run(rollout)
@@ -248,6 +251,7 @@ class Driver:
 
     async def _take(self, rollout: Rollout, step: NextStep) -> None:
         """Write a step, then show it. While the database is away, no trial begins, but a rollout can end."""
+        before = rollout.state
         draft = replace(rollout, replicas=self.replicas(rollout))
         draft.advance(step, now())
         if step.state is State.COMMITTING:
@@ -259,6 +263,7 @@ class Driver:
                 self._unwritten.pop(rollout.id, None)
                 return
             self._advance(rollout, step, draft)
+        tell_step(rollout, before)
         if rollout.state in TRIALS:
             self._catalog.moved_on()
         if rollout.state in ENDED:

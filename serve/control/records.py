@@ -4,6 +4,7 @@ import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from serve.control.origins import Origin, Origins, all_uris
 from serve.manifest import Ensemble
 
 HISTORY = 1000
@@ -25,8 +26,30 @@ class VersionRecord:
     fitted_on: Mapping[str, list[str]] | None = None
     """Member -> digests of the adapters that weights, temperature and stacker were fitted on; None: its own
     adapters."""
+    origins: Origins = field(default_factory=dict)
+    """Where its adapters came from."""
     left: int | None = None
     """The epoch of the commit that last replaced it as the active version; None if there was none."""
+
+    def origins_by_adapter(self) -> dict[tuple[str, str], Origin]:
+        """(Member, digest) -> where that adapter came from, as far as it is known."""
+        return {
+            (member.name, ref.digest): origin
+            for member in self.ensemble.members
+            for ref, origin in zip(member.adapters, self.origins.get(member.name, ()), strict=False)
+        }
+
+    def uris_changed_from(self, before: "VersionRecord") -> dict[str, list[str]]:
+        """Member -> the URIs of its adapters, for the members whose adapters differ or were swapped in again."""
+        old = {each.name: each.adapters for each in before.ensemble.members}
+        uris = all_uris(self.origins)
+        return {
+            member.name: uris[member.name]
+            for member in self.ensemble.members
+            if member.name in uris
+            and (member.adapters, self.origins[member.name])
+            != (old.get(member.name), before.origins.get(member.name))
+        }
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,25 @@
 """Builds what the API shows (`serve/protocol/views.py`) from the controller's records."""
 
+from dataclasses import asdict
+from itertools import zip_longest
+
+from serve.control.admission.difference import NotServed
 from serve.control.admission.fusion_fit import fusion_fit
+from serve.control.origins import Origin
 from serve.control.records import EnsembleRecord, VersionRecord
 from serve.control.rollout.state import Rollout
+from serve.manifest import Member
 from serve.protocol.figures import Tally, total
 from serve.protocol.messages import Role
-from serve.protocol.views import EnsembleView, RolloutView, TallyView, TrialView, VersionView
+from serve.protocol.views import (
+    AdapterView,
+    EnsembleView,
+    MemberView,
+    RolloutView,
+    TallyView,
+    TrialView,
+    VersionView,
+)
 
 
 def rollout_view(rollout: Rollout) -> RolloutView:
@@ -19,6 +33,7 @@ def rollout_view(rollout: Rollout) -> RolloutView:
         trial=None if rollout.strategy.kind == "immediate" else _trial_view(rollout),
         action=rollout.action,
         actor=rollout.actor,
+        uris=rollout.uris,
         replicas=rollout.replicas,
         reason=rollout.reason,
         created=rollout.created,
@@ -45,6 +60,7 @@ def ensemble_view(
     versions: list[VersionView],
     rollout: RolloutView | None,
     differences: list[str],
+    not_served: NotServed | None,
     *,
     pinned: bool,
 ) -> EnsembleView:
@@ -56,7 +72,7 @@ def ensemble_view(
         task=ensemble.task,
         fusion=ensemble.fusion.method,
         labels=ensemble.labels,
-        members=ensemble.members,
+        members=[_member_view(member, active) for member in ensemble.members],
         digests=list(ensemble.digests),
         stale_fusion=active.allow_stale_fusion,
         fusion_fit=fusion_fit(active),
@@ -65,7 +81,20 @@ def ensemble_view(
         version_count=len(record.versions),
         previous=list(record.previous),
         rollout=rollout,
-        differences=differences,
+        differences=[*differences, *([not_served.said] if not_served else [])],
+        bring_in=not_served.command(record.name) if not_served else None,
+    )
+
+
+def _member_view(member: Member, version: VersionRecord) -> MemberView:
+    origins = version.origins.get(member.name, ())
+    return MemberView(
+        name=member.name,
+        weight=member.weight,
+        adapters=[
+            AdapterView(**ref.model_dump(), **asdict(origin or Origin(None)))
+            for ref, origin in zip_longest(member.adapters, origins[: len(member.adapters)])
+        ],
     )
 
 

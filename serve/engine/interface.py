@@ -9,10 +9,13 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from serve.adapter import AdapterKind
 from serve.errors import Refusal
 from serve.fusion.fused import Answers
-from serve.manifest import Ensemble, Member
+from serve.manifest import Abstain, EarlyExit, Ensemble, Member
 
 VERSION_NOT_LOADED = "version_not_loaded"
 ENGINE_GONE = "engine_gone"
@@ -102,6 +105,10 @@ class PredictCall:
     method: str | None = None
     """Fusion method of this request; None: the manifest's."""
     weights: Mapping[str, float] | None = None
+    early_exit: EarlyExit | None = None
+    """None: the manifest's."""
+    abstain: Abstain | None = None
+    """None: the manifest's."""
     return_members: bool = False
     trace_headers: Mapping[str, str] | None = None
 
@@ -117,13 +124,17 @@ class Prediction:
     members: tuple[Member, ...]
     """The members that answered, in the manifest's order."""
     member_answers: tuple[Answers, ...] | None
-    """What each of them answers alone; None unless the call asked for it."""
+    """What each of them answers alone to the inputs that it was asked about; None unless the call asked for it."""
     prompt_tokens: int
     """Tokens of the inputs, counted once."""
     member_tokens: int
     """Tokens that all members together read, from the cache or not."""
     absent: tuple[str, ...] = ()
     """Members that could not be loaded and did not answer."""
+    asked: NDArray[np.bool_] | None = None
+    """[M, N] whether the member was asked about the input; None: all were asked about all."""
+    abstained: NDArray[np.bool_] | None = None
+    """[N] whether the answer is too uncertain for the risk that was asked for; None: no risk was."""
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,16 @@ def degraded(ensemble: Ensemble, absent: Mapping[str, PrepareError]) -> Ensemble
     name, reason = next(iter(absent.items()))
     if ensemble.fusion.method == "stack":
         raise PrepareError(f"A stacker needs all members, and {name!r} failed: {reason}")
+    if ensemble.fusion.abstain is not None:
+        raise PrepareError(
+            f"The risk of abstaining is kept by all members together, and {name!r} failed: {reason}"
+        )
     members = [member for member in ensemble.members if member.name not in absent]
     if not any(member.weight != 0 for member in members):
         raise PrepareError(f"No member with a weight is left; {name!r} failed: {reason}")
-    return ensemble.model_copy(update={"members": members})
+    # Early exit was fitted with all members, so the others are all asked.
+    fusion = ensemble.fusion.model_copy(update={"early_exit": None})
+    return ensemble.model_copy(update={"members": members, "fusion": fusion})
 
 
 def not_loaded(key: str) -> Refusal:

@@ -2,14 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve import labels, metrics
@@ -33,9 +32,10 @@ from serve.engine.interface import (
     Prediction,
     PrepareError,
     Probe,
+    Text,
     Version,
 )
-from serve.engine.limits.fair_queue import BATCHES, FairQueue
+from serve.engine.limits.fair_queue import BATCHES, CallQueue, FairQueue
 from serve.engine.loaded import (
     LoadedVersion,
     absent_refusal,
@@ -46,12 +46,13 @@ from serve.engine.loaded import (
 )
 from serve.engine.scoring.heads import PAIR_UNUSED, EncoderPooler, refuse_mixed
 from serve.engine.scoring.labels_as_text import PAIR_MISSING, CausalScorer
-from serve.engine.scoring.prediction import prediction
+from serve.engine.scoring.prediction import MemberScores, predicted
 from serve.engine.scoring.probe import Prober
 from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args, engine_config
 from serve.errors import Refusal
 from serve.fusion.errors import FusionError, OutputError
 from serve.fusion.fuse import Fusion
+from serve.logs.events import tell_phase
 from serve.manifest import Ensemble, Member
 from serve.servable import unserved_ensemble
 from serve.together import together
@@ -101,10 +102,12 @@ class VLLMEngine:
             max_lora_rank=settings.max_lora_rank,
             given=settings.arguments,
         )
+        tell_phase(logger, "Loading the base")
         with explained():
             llm = AsyncLLM.from_vllm_config(
                 engine_config(args), disable_log_stats=args.disable_log_stats
             )
+            tell_phase(logger, "Warming up")
             tokenizer = read_tokenizer(settings.model, settings.revision)
             prober = await Prober.create(llm, settings.kind, tokenizer)
             openai = None
@@ -249,13 +252,10 @@ class VLLMEngine:
         if refusal is not None:
             return refusal
         call = replace(call, weights=without_absent(loaded, call.weights))
-        members = members_of(loaded.ensemble, call.member)
+        queue = self._queue.for_call()
         async with self._running(loaded):
             try:
-                scores, prompt_tokens, member_tokens = await self._scores(loaded, members, call)
-                return await asyncio.to_thread(
-                    prediction, loaded, members, call, scores, prompt_tokens, member_tokens
-                )
+                return await predicted(loaded, call, partial(self._scores, loaded, queue))
             except labels.LabelError as error:
                 return Refusal(400, str(error), param="input")
             except OutputError as error:
@@ -264,31 +264,36 @@ class VLLMEngine:
                 return Refusal(400, str(error), param="fusion")
 
     async def _scores(
-        self, loaded: LoadedVersion, members: tuple[Member, ...], call: PredictCall
-    ) -> tuple[NDArray[np.float64], int, int]:
-        """Returns the scores [M, N, C], the tokens of the prompts, and the tokens of all members together.
+        self,
+        loaded: LoadedVersion,
+        queue: CallQueue,
+        members: Sequence[Member],
+        inputs: Sequence[Text],
+    ) -> MemberScores:
+        """Returns what these members say about these inputs.
 
         Raises LabelError for inputs that cannot be scored."""
         ensemble = loaded.ensemble
         member_adapters = [self._member_adapters(member) for member in members]
         if self._causal is not None:
             pair_needed = "{text_pair}" in ensemble.template
-            for text in call.inputs:
+            for text in inputs:
                 if (text.text_pair is not None) != pair_needed:
                     raise labels.LabelError(PAIR_MISSING if pair_needed else PAIR_UNUSED)
             scored = await self._causal.score(
-                [labels.fill(ensemble.template, text.text, text.text_pair) for text in call.inputs],
+                [labels.fill(ensemble.template, text.text, text.text_pair) for text in inputs],
                 labels.label_texts(ensemble.labels or (), ensemble.verbalizers),
                 member_adapters,
-                self._queue.for_call(),
+                queue,
                 mean=ensemble.label_scoring == "mean",
             )
-            return scored.scores, scored.prompt_tokens, scored.member_tokens
+            return MemberScores(scored.scores, scored.prompt_tokens, scored.member_tokens)
         assert self._encoder is not None
         heads = [loaded.heads[member.name] for member in members]
         loras = [each.lora for each in member_adapters]
-        pooled = await self._encoder.score(call.inputs, loras, heads, self._queue.for_call())
-        return pooled.scores, pooled.prompt_tokens, pooled.prompt_tokens * len(members)
+        pooled = await self._encoder.score(inputs, loras, heads, queue)
+        read = pooled.prompt_tokens
+        return MemberScores(pooled.scores, read, read * len(members))
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         """See `interface.Engine`."""

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from serve.fusion.errors import FusionError, OutputError, StaleFusionError
-from serve.fusion.fused import Answers
+from serve.fusion.fused import Answers, Fused
 from serve.fusion.labels.pooling import uniform
 from serve.fusion.labels.tasks import rules_of
 from serve.fusion.labels.temperature import temper
-from serve.fusion.members import Floats, check_weights
+from serve.fusion.members import Floats, Ints, check_weights
+from serve.fusion.selective.choice import Selective
 from serve.fusion.stack import Stack, read_stack
 from serve.manifest import METHODS, Ensemble, Method
 
@@ -24,14 +25,15 @@ class Fusion:
     """Fuses the outputs of an ensemble's members into answers: `Fused` for classification, `FusedSets` for multilabel,
     `FusedValues` for regression.
 
-    `stale` is true if the caller allowed a stacker that was fitted on other adapters and this one was."""
+    `stale` is true if the caller allowed fitted parameters that belong to other adapters, and these do."""
 
     def __init__(
         self, ensemble: Ensemble, stack: Stack | None = None, *, allow_stale: bool = False
     ) -> None:
-        """Raises FusionError if the task is generation or the stacker does not fit the ensemble. Raises
-        StaleFusionError if the method is `stack` and the stacker was fitted on other adapters, unless `allow_stale`."""
-        self._ensemble = ensemble
+        """Raises FusionError if the task is generation, or if the stacker, early exit or abstaining do not fit the
+        ensemble. Raises StaleFusionError if what the manifest uses of them was fitted on other adapters, unless
+        `allow_stale`."""
+        self.ensemble = ensemble
         self._rules = rules_of(ensemble)
         self._members = [member.name for member in ensemble.members]
         self._weights = dict(zip(self._members, ensemble.weights(), strict=True))
@@ -42,7 +44,8 @@ class Fusion:
                 f"{', '.join(changed)}: "
                 "fit it again, choose another method, or allow it with allow_stale_fusion."
             )
-        self.stale = bool(changed) and allow_stale
+        self.selective = Selective(ensemble, allow_stale=allow_stale)
+        self.stale = (bool(changed) and allow_stale) or self.selective.stale
         self._stack = None if changed and not allow_stale else stack
 
     @classmethod
@@ -67,7 +70,7 @@ class Fusion:
     @property
     def methods(self) -> tuple[Method, ...]:
         """The methods that a request may choose."""
-        known = METHODS[self._ensemble.task]
+        known = METHODS[self.ensemble.task]
         return tuple(method for method in known if method != "stack" or self._stack)
 
     def __call__(
@@ -82,10 +85,30 @@ class Fusion:
         `method` and `weights` (member -> weight) are the request's and replace the manifest's. The temperature is
         applied only to the manifest's own method, because it was fitted with that. Raises FusionError if the method or
         the weights cannot be used, and OutputError if the members' outputs or the fused ones are unsound."""
-        own = self._ensemble.fusion
         chosen = self._choose(method)
         values = self._choose_weights(chosen, weights)
         members = self._rules.check(outputs, self._members)
+        return self._fuse(chosen, members, values)
+
+    def of_some(self, outputs: ArrayLike, places: Ints) -> Fused:
+        """Fuses probabilities [m, N, C] of the members at these places by the manifest's own method; their weights are
+        scaled to sum to 1. Classification only. Raises OutputError as a call does."""
+        members = self._rules.check(outputs, [self._members[place] for place in places])
+        fused = self._fuse(self.ensemble.fusion.method, members, self.weights_of(places))
+        assert isinstance(fused, Fused), "only labels that exclude each other are answered early"
+        return fused
+
+    def weights_of(self, places: Ints) -> Floats:
+        """Returns the weights of the manifest's own method for the members at these places; they sum to 1."""
+        weights = self._choose_weights(self._choose(None), None)[places]
+        return np.asarray(weights / weights.sum())
+
+    def is_own(self, method: str | None, weights: Mapping[str, float] | None) -> bool:
+        """Returns whether a request leaves the manifest's own fusion as it is."""
+        return method in (None, self.ensemble.fusion.method) and weights is None
+
+    def _fuse(self, chosen: Method, members: Floats, values: Floats) -> Answers:
+        own = self.ensemble.fusion
         if chosen == "vote":
             return self._rules.vote(members, values)
         if chosen == "stack":
@@ -111,22 +134,22 @@ class Fusion:
         if not sound.all():
             row = int(np.argwhere(~sound)[0][0])
             raise OutputError(
-                f"The fusion of {self._ensemble.id} is not finite (NaN or infinite) in row {row}."
+                f"The fusion of {self.ensemble.id} is not finite (NaN or infinite) in row {row}."
             )
 
     def _choose(self, method: str | None) -> Method:
-        wanted = method or self._ensemble.fusion.method
+        wanted = method or self.ensemble.fusion.method
         for each in self.methods:
             if wanted == each:
                 return each
         possible = ", ".join(self.methods)
         if wanted == "stack":
             raise FusionError(
-                f"{self._ensemble.id} has no stacker that was fitted on its adapters; possible: "
+                f"{self.ensemble.id} has no stacker that was fitted on its adapters; possible: "
                 f"{possible}."
             )
         known = wanted in get_args(Method)
-        what = f"is not for {self._ensemble.task}" if known else "is not known"
+        what = f"is not for {self.ensemble.task}" if known else "is not known"
         raise FusionError(f"The fusion method {wanted!r} {what}; possible: {possible}.")
 
     def _choose_weights(self, method: Method, weights: Mapping[str, float] | None) -> Floats:

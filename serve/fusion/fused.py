@@ -1,6 +1,7 @@
 """The answers of members, alone or fused, to N rows: one label, a set of labels, or a value for each row."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import TypeAlias
 
 import numpy as np
@@ -58,3 +59,14 @@ def agreeing(one: Answers, other: Answers) -> NDArray[np.bool_] | None:
     if isinstance(one, FusedSets) and isinstance(other, FusedSets):
         return np.asarray((one.chosen == other.chosen).all(axis=1))
     return None
+
+
+def joined(parts: Sequence[Answers], order: Ints) -> Answers:
+    """Joins answers to parts of the rows into answers to all rows, in `order`."""
+    kind = type(parts[0])
+    return kind(
+        **{
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])[order]
+            for field in fields(kind)
+        }
+    )

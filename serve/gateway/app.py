@@ -9,6 +9,7 @@ from serve.gateway.dispatch.mirror import Mirror
 from serve.gateway.dispatch.outcome import Outcomes
 from serve.gateway.http.auth import Guard
 from serve.gateway.http.body import BodyReader
+from serve.gateway.http.door import Door, Doorkeeper
 from serve.gateway.http.errors import install_handlers
 from serve.gateway.http.limits import InFlightLimit, OnDemandShare
 from serve.gateway.http.observe import Observer
@@ -27,9 +28,13 @@ INFERENCE_PATHS = (PREDICT_PATH, COMPLETIONS_PATH, CHAT_PATH)
 
 
 def create_app(
-    engines: EngineLink, control: ControlLink, agent: GatewayAgent, settings: Settings
+    engines: EngineLink,
+    control: ControlLink,
+    agent: GatewayAgent,
+    settings: Settings,
+    door: Door | None = None,
 ) -> FastAPI:
-    """Return the application of one gateway. The caller starts and stops `agent`."""
+    """Return the application of one gateway. The caller starts and stops `agent`, and may close `door`."""
     app = FastAPI(
         title="Choir",
         description="One base model, many adapters, one fused answer.",
@@ -50,7 +55,7 @@ def create_app(
         seconds=settings.request_timeout_seconds,
     )
 
-    app.include_router(home_router(agent))
+    app.include_router(home_router(agent, None if guard.closed else control))
     app.include_router(health_router(agent, control))
     for router in (
         predict_router(engines, dispatcher, mirror, bodies, settings.max_inputs),
@@ -65,5 +70,6 @@ def create_app(
     install_schema(app)
     # The middleware that is added last is the outermost.
     app.add_middleware(InFlightLimit, paths=INFERENCE_PATHS, most=settings.max_in_flight)
+    app.add_middleware(Doorkeeper, door=door or Door())
     app.add_middleware(Observer)
     return app

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 from collections.abc import AsyncGenerator, Iterator, Mapping
+from time import monotonic
 from typing import Any
 
 import prometheus_client
@@ -30,13 +31,17 @@ from serve.control.startup import ControllerOptions
 from serve.engine.interface import EngineSettings, GenerateCall, PredictCall, Prediction
 from serve.errors import Refusal
 from serve.gateway.app import create_app
+from serve.gateway.http.door import Door
 from serve.graph.ray_links import RayControl, RayEngines
 from serve.graph.shared_store import check_machines
+from serve.logs.events import tell, tell_phase
+from serve.logs.process import LogSettings, log_also, open_log
 from serve.ray_options import INGRESS, engine_environment
 
 logger = logging.getLogger(__name__)
 
 APPLICATION = "choir"
+CONTROLLER = "Controller"
 
 START_FAILED = "Choir cannot start: "
 """Marks the reason in an exception that stops a deployment, so that `choir serve` finds it in Ray's message."""
@@ -47,31 +52,43 @@ UNBOUNDED = 1_000_000
 CLOSING_SECONDS = 2.0
 """How long an engine whose core is dead may take to end its other processes."""
 
+FINISHING_SECONDS = 1.5
+"""How long requests may go on when the server stops, before they are ended."""
+
+ENDING_SECONDS = 0.5
+"""How long the ends of those that were ended may take."""
+
 PUSH_SECONDS = 2.0
 """How often a process tells the controller its metrics."""
 
 
 @contextlib.contextmanager
-def _reasoned_start() -> Iterator[None]:
-    """Mark the reason why a deployment cannot start."""
+def _told_start(logs: LogSettings, kind: str) -> Iterator[None]:
+    """Open the log of a deployment's process, and tell whether it has started. Mark the reason if it cannot start."""
+    name = f"{kind}-{ray_serve.get_replica_context().rank.rank}"
+    open_log(logs, name)
+    began = monotonic()
     try:
         yield
     except Exception as error:
-        raise RuntimeError(f"{START_FAILED}{' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        tell(logger, "start_failed", reason)
+        raise RuntimeError(f"{START_FAILED}{reason}") from error
+    tell(logger, "started", f"{name} is ready after {monotonic() - began:.0f} s.")
 
 
 class ControllerDeployment:
     """The control plane. When it dies, a new one goes on from the database."""
 
     async def __init__(self, settings: Settings, limits: EngineLimits) -> None:  # type: ignore[misc]  # Ray Serve awaits it
-        with _reasoned_start():
+        with _told_start(settings.logs, "controller"):
             check_machines(settings, sum(node["Alive"] for node in ray.nodes()))
             self._controller = await Controller.open(ControllerOptions.of(settings, limits))
             await self._controller.start()
         for method in (
             *("sync", "push_metrics", "metrics"),
             *("swap", "rollback", "promote", "abort"),
-            *("rollouts", "rollout", "audit", "ensembles", "ensemble", "report"),
+            *("rollouts", "rollout", "audit", "ensembles", "ensemble", "report", "shut_down"),
         ):
             setattr(self, method, getattr(self._controller, method))
 
@@ -82,10 +99,14 @@ class ControllerDeployment:
 class EngineDeployment:
     """One vLLM engine. It is ready once it holds all active versions."""
 
-    async def __init__(self, settings: EngineSettings, controller: DeploymentHandle) -> None:  # type: ignore[misc]  # Ray Serve awaits it
-        from serve.engine.vllm_engine import VLLMEngine
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
+        self, settings: EngineSettings, logs: LogSettings, controller: DeploymentHandle
+    ) -> None:
+        with _told_start(logs, "engine"):
+            tell_phase(logger, "Importing vLLM")
+            from serve.engine.vllm_engine import VLLMEngine
 
-        with _reasoned_start():
+            log_also("vllm")
             self._engine = await VLLMEngine.start(settings)
             control = RayControl(controller)
             self._agent = EngineAgent(self._engine, control)
@@ -116,7 +137,7 @@ class EngineDeployment:
         draw most requests until three health checks have failed, because it fails each request so fast that it never
         looks busy."""
         await self._engine.death()
-        logger.critical("vLLM's core is dead: this replica ends, and another one is started.")
+        tell(logger, "lost", "vLLM's core is dead: this replica ends, and another one is started.")
         with contextlib.suppress(Exception):  # the rest of vLLM's processes
             await asyncio.wait_for(self._engine.close(), CLOSING_SECONDS)
         os._exit(1)
@@ -139,8 +160,10 @@ class GatewayDeployment:
         self._engines = RayEngines(engines)
         self._control = RayControl(controller)
         self._agent = GatewayAgent(self._control)
-        with _reasoned_start():
+        self._door = Door()
+        with _told_start(settings.logs, "gateway"):
             await self._agent.start()
+        self._leaving = asyncio.create_task(self._leave_when_stopping())
         self._pushing = asyncio.create_task(
             push_metrics(self._control, "gateway", self._agent.participant, ("choir_",))
         )
@@ -151,7 +174,18 @@ class GatewayDeployment:
             control=self._control,
             agent=self._agent,
             settings=self._settings,
+            door=self._door,
         )
+
+    async def _leave_when_stopping(self) -> None:
+        """When the server stops, finish the requests that can be finished soon, end the others, and leave."""
+        await self._agent.stopping.wait()
+        if not await self._door.close(FINISHING_SECONDS):
+            self._engines.calls.end()
+            self._control.calls.end()
+            await self._door.close(ENDING_SECONDS)
+        self._pushing.cancel()
+        await self._agent.stop()
 
 
 async def push_metrics(
@@ -211,7 +245,7 @@ def build_from(settings: Settings) -> Application:
             if name not in ("max_loras", "max_lora_rank")
         },
     )
-    controller = _deployment(ControllerDeployment, "Controller", 1).bind(settings, limits)
+    controller = _deployment(ControllerDeployment, CONTROLLER, 1).bind(settings, limits)
     engine = _deployment(
         EngineDeployment,
         "Engine",
@@ -223,7 +257,7 @@ def build_from(settings: Settings) -> Application:
         },
         health_check_period_s=5,
         graceful_shutdown_timeout_s=30,
-    ).bind(engine_settings, controller)
+    ).bind(engine_settings, settings.logs, controller)
     gateway = _deployment(
         GatewayDeployment,
         "Gateway",
@@ -238,6 +272,8 @@ def _deployment(shell: type, name: str, replicas: int, **options: Any) -> Any:
         name=name,
         num_replicas=replicas,
         max_ongoing_requests=UNBOUNDED,
+        # Choir logs the requests.
+        logging_config={"enable_access_log": False},
         **{"ray_actor_options": {"num_cpus": 0}, **options},
     )
 

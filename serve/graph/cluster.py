@@ -1,46 +1,73 @@
 """Runs Choir's graph on a Ray cluster: on its own on loopback, or on the one that `--address` names."""
 
+import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import psutil
 import ray
 from ray import serve as ray_serve
+from ray.exceptions import RayError
 from ray.serve.context import _get_global_client
 
 from serve.config import Settings
-from serve.errors import first_line
-from serve.graph.app import APPLICATION, START_FAILED, build_from
+from serve.errors import first_line, last_line
+from serve.graph.app import APPLICATION, CONTROLLER, START_FAILED, build_from
 from serve.graph.lifecycle import ServerError, stop_on_signals
+from serve.graph.ray_links import RayControl
+from serve.graph.run_folder import end_processes
 
 POLL_SECONDS = 0.25
+LEAVING_SECONDS = 3.0
+"""How long the server has to finish what it has begun when it stops."""
 
 
 @contextlib.contextmanager
-def serving(settings: Settings, stop: threading.Event) -> Iterator[None]:
+def serving(
+    settings: Settings,
+    folder: Path,
+    look: Callable[[], None],
+    phase: Callable[[str], None],
+    stop: threading.Event,
+) -> Iterator[None]:
     """Deploy the graph, and delete it at the end; with Ray, if Ray was started here.
 
-    `stop` ends the wait for the deployment early. Raises ServerError and BundleError."""
+    `folder` takes Ray's temporary files. `look` is called again and again meanwhile, and may raise. `phase` is told how
+    far the start has come. `stop` ends the wait for the deployment early. Raises ServerError and BundleError."""
     application = None if settings.address else build_from(settings)  # fails before Ray has started
-    with _joined(settings.address) if settings.address else _own():
+    with _joined(settings.address) if settings.address else _own(folder):
         application = application or build_from(settings)
+        deployed = False
         try:
             stop_on_signals(stop)
             _listen(settings)
-            _deploy(application, stop)
+            phase("Starting the engines")
+            deployed = _deploy(application, look, stop)
             yield
         finally:
+            if deployed:
+                _leave()
             if settings.address:
                 ray_serve.delete(APPLICATION)
 
 
+def _leave() -> None:
+    """Have the server finish what it has begun, for a few seconds at most."""
+    control = RayControl(ray_serve.get_deployment_handle(CONTROLLER, APPLICATION))
+    with contextlib.suppress(Exception):  # a dead controller: nobody can be told
+        asyncio.run(asyncio.wait_for(control.shut_down(), LEAVING_SECONDS))
+
+
 @contextlib.contextmanager
-def _own() -> Iterator[None]:
+def _own(folder: Path) -> Iterator[None]:
     ray.init(
         # Else Ray might join a cluster that RAY_ADDRESS or a file of another Ray names.
         address="local",
         _node_ip_address="127.0.0.1",
+        _temp_dir=str(folder / "ray"),
         namespace=APPLICATION,
         include_dashboard=False,
         log_to_driver=False,
@@ -50,8 +77,22 @@ def _own() -> Iterator[None]:
     try:
         yield
     finally:
-        ray_serve.shutdown()
+        _end()
+
+
+def _end() -> None:
+    """End Ray and all of its processes.
+
+    Ray Serve's own shutdown would wait up to 10 s for the parts of an application that goes as a whole, and Ray's for
+    1 s until its helpers in Python follow a signal. These hold nothing that matters any more."""
+    processes = psutil.Process().children(recursive=True)
+    for each in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if "python" in each.name():
+                each.kill()
+    with contextlib.suppress(Exception):
         ray.shutdown()
+    end_processes(processes)
 
 
 @contextlib.contextmanager
@@ -76,9 +117,13 @@ def _joined(address: str) -> Iterator[None]:
 def _listen(settings: Settings) -> None:
     """Start Ray Serve's HTTP proxy. Raises ServerError if the cluster's proxy listens on another port already."""
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    ray_serve.start(
-        proxy_location="HeadOnly", http_options={"host": settings.host, "port": settings.port}
-    )
+    try:
+        ray_serve.start(
+            proxy_location="HeadOnly", http_options={"host": settings.host, "port": settings.port}
+        )
+    except RayError as error:
+        reason = last_line(error)
+        raise ServerError(f"Ray Serve's HTTP proxy does not start: {reason}") from error
     port = _get_global_client().http_config.port
     if port != settings.port:
         raise ServerError(
@@ -87,8 +132,11 @@ def _listen(settings: Settings) -> None:
         )
 
 
-def _deploy(application: ray_serve.Application, stop: threading.Event) -> None:
-    """Deploy the graph in a thread, so that signals are handled meanwhile. Raises ServerError."""
+def _deploy(
+    application: ray_serve.Application, look: Callable[[], None], stop: threading.Event
+) -> bool:
+    """Deploy the graph in a thread, so that signals are handled meanwhile. Returns whether it is there. Raises
+    ServerError."""
     failures: list[Exception] = []
 
     def deploy() -> None:
@@ -101,8 +149,10 @@ def _deploy(application: ray_serve.Application, stop: threading.Event) -> None:
     thread.start()
     while thread.is_alive() and not stop.is_set():
         thread.join(POLL_SECONDS)
+        look()
     if failures:
         raise ServerError(_reason(failures[0])) from failures[0]
+    return not thread.is_alive()
 
 
 def _reason(error: Exception) -> str:

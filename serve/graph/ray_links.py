@@ -1,7 +1,9 @@
 """The links of gateways and agents to engines and the controller, over Ray Serve's deployment handles."""
 
-from collections.abc import AsyncGenerator, Awaitable, Sequence
-from typing import TypeVar
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
@@ -22,6 +24,37 @@ GONE = (RayActorError, RayServeException)
 """The errors that a handle raises if its replica has died or if there is none."""
 
 NO_ENGINE = "No engine can be reached, or the one that worked on this died; try again."
+STOPPED = "The server is stopping; ask again once it is back."
+
+
+class Calls:
+    """The calls that one process waits for, so that they can be ended when the server stops."""
+
+    def __init__(self) -> None:
+        self._running: set[Any] = set()
+        self._ended = False
+
+    @contextlib.contextmanager
+    def running(self, call: Any) -> Iterator[None]:
+        """Surround the wait for one call. Raises Unavailable when `end` is called meanwhile."""
+        if self._ended:
+            call.cancel()
+            raise Unavailable(STOPPED)
+        self._running.add(call)
+        try:
+            yield
+        except (Exception, asyncio.CancelledError) as error:
+            if self._ended:
+                raise Unavailable(STOPPED) from error
+            raise
+        finally:
+            self._running.discard(call)
+
+    def end(self) -> None:
+        """Cancel all calls."""
+        self._ended = True
+        for call in tuple(self._running):
+            call.cancel()
 
 
 class RayControl:
@@ -29,6 +62,7 @@ class RayControl:
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
+        self.calls = Calls()
 
     async def sync(self, report: StatusReport) -> Desired:
         desired: Desired = await self._handle.sync.remote(report)
@@ -74,9 +108,14 @@ class RayControl:
     async def metrics(self) -> bytes:
         return await self._reach(self._handle.metrics.remote())
 
+    async def shut_down(self) -> None:
+        """See `Controller.shut_down`."""
+        await self._handle.shut_down.remote()
+
     async def _reach(self, call: Awaitable[T]) -> T:
         try:
-            return await call
+            with self.calls.running(call):
+                return await call
         except GONE as error:
             raise Unavailable(
                 "The controller cannot be reached now; predictions go on. Try again in a moment."
@@ -89,10 +128,13 @@ class RayEngines:
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
         self._streaming = handle.options(stream=True)
+        self.calls = Calls()
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
+        asked = self._handle.predict.remote(call)
         try:
-            answer: Prediction | Refusal = await self._handle.predict.remote(call)
+            with self.calls.running(asked):
+                answer: Prediction | Refusal = await asked
         except GONE as error:
             raise Unavailable(NO_ENGINE) from error
         return _alive(answer)
@@ -100,8 +142,9 @@ class RayEngines:
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         stream = self._streaming.generate.remote(call)
         try:
-            async for part in stream:
-                yield _alive(part)
+            with self.calls.running(stream):
+                async for part in stream:
+                    yield _alive(part)
         except GONE as error:
             raise Unavailable(NO_ENGINE) from error
         finally:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from serve.adapter import SOFT, AdapterError, adapter_kind
 from serve.engine.interface import Version
+from serve.errors import did_you_mean
 from serve.manifest import Ensemble
 
 _kind_of = lru_cache(maxsize=16384)(adapter_kind)
@@ -133,7 +134,11 @@ class CapacityPlan:
         It has to hold those that are always loaded, and beside them any one of the others."""
         names = {each.name for each in active}
         if unknown := sorted((self.pinned or frozenset()) - names):
-            return f"There is no ensemble {unknown[0]!r} to be pinned; there are {', '.join(sorted(names))}."
+            known = ", ".join(sorted(names))
+            return (
+                f"There is no ensemble {unknown[0]!r} to be pinned; there are {known}."
+                f"{did_you_mean(unknown[0], names)}"
+            )
         for each in active:
             own = len(self._loras([each]))
             if own > self.capacity.adapter_slots:

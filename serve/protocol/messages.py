@@ -103,3 +103,5 @@ class Desired:
     versions: tuple[AssignedVersion, ...]
     ready_engines: int | None
     """How many engines have loaded every active version; None while a new controller cannot know."""
+    stopping: bool = False
+    """Whether the server stops: gateways finish what they have begun, and leave."""

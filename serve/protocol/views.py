@@ -4,12 +4,14 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve.manifest import Member
+from serve.manifest import AdapterRef
 from serve.protocol.messages import Role
 from serve.protocol.requests import Decision
 from serve.protocol.strategy import Gates, StrategyKind
 
-FittedPart: TypeAlias = Literal["weights", "temperature", "thresholds", "stacker"]
+FittedPart: TypeAlias = Literal[
+    "weights", "temperature", "thresholds", "stacker", "early_exit", "abstain"
+]
 """A part of a fusion that is fitted on its members' adapters."""
 
 
@@ -72,11 +74,32 @@ class RolloutView(BaseModel):
     action: str
     """swap or rollback."""
     actor: str
+    uris: dict[str, list[str]] = {}
+    """Member -> the URIs of its adapters in the new version, for the members whose adapters change."""
     replicas: dict[str, str] = {}
     """Live participant, as `kind/ordinal` -> how far it is."""
     reason: str | None = None
     created: str
     updated: str
+
+
+class AdapterView(AdapterRef):
+    """An adapter of a version, and where it came from."""
+
+    uri: str | None
+    """The folder that it was copied from, without secrets. None if an earlier release did not record it."""
+    swapped_by: str | None
+    """Who swapped it in, as in the audit. None if it came with a bundle."""
+    swapped_at: str | None
+    """When it was swapped in: ISO 8601, UTC. None if it came with a bundle."""
+
+
+class MemberView(BaseModel):
+    """A member of a version, with its adapters."""
+
+    name: str
+    weight: float | None
+    adapters: list[AdapterView]
 
 
 class VersionView(BaseModel):
@@ -88,6 +111,7 @@ class VersionView(BaseModel):
     loaded_on: list[str]
     """The engines that hold it now, as `engine/ordinal`."""
     source: str
+    """`bundle:` and the bundle's folder, or who swapped it in."""
     created: str
     digests: list[str]
     stale_fusion: bool
@@ -103,7 +127,7 @@ class EnsembleView(BaseModel):
     task: str
     fusion: str
     labels: list[str] | None
-    members: list[Member]
+    members: list[MemberView]
     """Of the active version."""
     digests: list[str]
     stale_fusion: bool
@@ -120,4 +144,6 @@ class EnsembleView(BaseModel):
     """The versions that rollbacks return to. The next one is the last."""
     rollout: RolloutView | None
     differences: list[str]
-    """How the bundle on disk differs, one sentence each."""
+    """How the bundle of this start differs from what is served, one sentence each."""
+    bring_in: str | None = None
+    """The command that makes the bundle's version active; None if it is, or if there is no other."""

@@ -20,7 +20,6 @@ from serve.digest import folder_digest
 from serve.engine.interface import EngineSettings, GenerateCall, Version
 from serve.errors import Refusal
 from serve.manifest import AdapterRef, Ensemble, FusionSpec, Member
-from tests.bench.conftest import is_lora
 from tests.bench.measuring import NOISE, ratio, report, rotated
 from tests.service.running import free_port
 
@@ -55,11 +54,7 @@ async def engine(demo_bundle: Path) -> AsyncIterator[Any]:
     )
     ensembles = [bundle.ensemble(name) for name in ("replies", "intents")]
     adapters = [
-        reference
-        for each in ensembles
-        for member in each.members
-        if is_lora(bundle, member)
-        for reference in member.adapters
+        reference for each in ensembles for member in each.members for reference in member.adapters
     ]
     candidate = bundle.path / "candidates" / "intents-a-retrained"
     folders = {reference.digest: str(bundle.adapter_dir(reference)) for reference in adapters}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from serve.config import ConfigError, Settings, is_loopback
+from serve.logs.process import LogSettings
 
 BUNDLE = {"bundles": ["b"]}
 
@@ -163,3 +164,12 @@ def test_settings_travel_to_other_processes() -> None:
 def test_every_setting_is_described() -> None:
     undescribed = [name for name, field in Settings.model_fields.items() if not field.description]
     assert undescribed == []
+
+
+def test_logs_lie_in_the_store_unless_another_folder_is_given() -> None:
+    assert Settings.load(BUNDLE).logs.folder == Path.cwd() / "b" / ".choir" / "logs"
+    assert Settings.load(BUNDLE | {"store": "/store"}).logs.folder == Path("/store/logs")
+    given = {"store": "/store", "log_dir": "/logs", "log_level": "error", "log_format": "text"}
+    assert Settings.load(BUNDLE | given).logs == LogSettings(Path("/logs"), "error", "text")
+    with pytest.raises(ConfigError, match="--log-format: "):
+        Settings.load(BUNDLE | {"log_format": "xml"})

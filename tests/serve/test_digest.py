@@ -35,7 +35,7 @@ def test_the_digest_changes_with_content_and_with_names(tmp_path):
 @pytest.mark.parametrize("target", ["/etc/hostname", "a", "/etc"])
 def test_no_digest_of_links_empty_or_missing_folders(tmp_path, target):
     folder = tmp_path / "folder"
-    with pytest.raises(ValueError, match="not a folder"):
+    with pytest.raises(ValueError, match="There is no folder"):
         folder_digest(folder)
     folder.mkdir()
     with pytest.raises(ValueError, match="empty"):

@@ -20,6 +20,8 @@ CONTRACT = {
     "choir_time_to_first_token_seconds": ("histogram", {"ensemble"}),
     "choir_member_agreement": ("counter", {"ensemble", "member", "agrees"}),
     "choir_disagreement": ("histogram", {"ensemble"}),
+    "choir_member_passes": ("counter", {"ensemble", "asked"}),
+    "choir_abstained": ("counter", {"ensemble", "abstained"}),
     "choir_fusion_seconds": ("histogram", {"ensemble", "method"}),
     "choir_requests_in_flight": ("gauge", {"ensemble"}),
     "choir_ensemble_info": ("gauge", {"ensemble", "version"}),
@@ -72,6 +74,8 @@ def test_every_metric_of_the_contract_is_declared_with_its_labels() -> None:
     with metrics.request_in_flight("intents"), metrics.fusing("intents", "vote"):
         metrics.member_agreed("intents", "a", 2, 1)
     metrics.disagreement_seen("intents", [0.1, 0.2])
+    metrics.members_asked("intents", 5, 8)
+    metrics.answers_abstained("intents", 1, 2)
     metrics.tokens_generated("intents", 3, 9)
     metrics.ensemble_loaded("intents", 1)
     metrics.adapters_loaded([("x", "sha256:0", "lora")])
@@ -105,6 +109,8 @@ def test_recorded_values_come_out_again() -> None:
     before = read()
     metrics.request_answered("intents", "/v1/predict", 503, "pinned", 2.0)
     metrics.member_agreed("intents", "b", 5, 0)
+    metrics.members_asked("intents", 5, 8)
+    metrics.answers_abstained("intents", 1, 5)
     metrics.disagreement_seen("intents", [0.25, 0.5])
     with metrics.request_in_flight("busy"):
         after = read()
@@ -116,6 +122,10 @@ def test_recorded_values_come_out_again() -> None:
     assert grown("choir_request_seconds_sum", ensemble="intents") == pytest.approx(2.0)
     assert grown("choir_member_agreement_total", member="b", agrees="true") == 5
     assert grown("choir_disagreement_count", ensemble="intents") == 2
+    assert grown("choir_member_passes_total", asked="true") == 5
+    assert grown("choir_member_passes_total", asked="false") == 3
+    assert grown("choir_abstained_total", abstained="true") == 1
+    assert grown("choir_abstained_total", abstained="false") == 4
     assert grown("choir_disagreement_sum", ensemble="intents") == 0.75
     assert total(after, "choir_requests_in_flight", ensemble="busy") == 1
     assert total(read(), "choir_requests_in_flight", ensemble="busy") == 0

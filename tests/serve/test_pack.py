@@ -148,3 +148,25 @@ def test_a_causal_base_is_read_by_heads_where_every_member_has_one(
         pack(**given)
     adapters["b"].add_head(labels=2)
     assert pack(**given).base_kind() == "encoder"
+
+
+def test_a_bundle_that_is_gone_with_its_server_knows_where_its_adapters_came_from(
+    options: Options,
+) -> None:
+    plain = pack(**options)
+    recorded = pack(**options | {"out": options["out"].with_name("temporary")}, record_sources=True)
+    for bundle, folders in (
+        (
+            plain,
+            [
+                plain.adapter_dir(ref)
+                for member in plain.ensembles()[0].members
+                for ref in member.adapters
+            ],
+        ),
+        (recorded, list(options["adapters"].values())),
+    ):
+        [ensemble] = bundle.ensembles()
+        refs = [ref for member in ensemble.members for ref in member.adapters]
+        assert [bundle.adapter_uri(ref) for ref in refs] == [each.as_uri() for each in folders]
+        assert bundle.verify() == []

@@ -20,6 +20,10 @@ pytestmark = pytest.mark.engine
 PREDICT, CHAT, SWAP = "/v1/predict", "/v1/chat/completions", "/v1/ensembles/intents/swap?wait=true"
 
 
+def asks(model: str, **fusion: Any) -> dict[str, Any]:
+    return {"model": model, "input": "x", "fusion": fusion}
+
+
 @pytest.fixture(autouse=True)
 def _the_active_version_keeps_answering(service: Service) -> Any:
     before = service.get("/v1/ensembles/intents").json()["active_version"]
@@ -54,6 +58,15 @@ def refused(response: httpx.Response, status: int, words: str) -> None:
         (PREDICT, {"model": "intents"}, 400, "input"),
         (PREDICT, {"model": "intents", "input": "x", "fusion": {"method": "sum"}}, 400, "average"),
         (PREDICT, {"model": "intents", "input": "x", "fusion": {"method": "stack"}}, 400, "stack"),
+        (PREDICT, asks("intents", early_exit={"risk": 0.1}), 400, "has no fit of early exit"),
+        (PREDICT, asks("intents", abstain={"risk": 0.1}), 400, "has no fit of abstaining"),
+        (PREDICT, asks("careful/a", early_exit={"risk": 0.1}), 400, "one member was asked"),
+        (PREDICT, asks("careful", early_exit={"risk": 0.1}, method="vote"), 400, "leave 'method'"),
+        (PREDICT, asks("careful", early_exit={"risk": 1.5}), 400, "less than or equal to 1"),
+        (PREDICT, asks("careful", early_exit={"risk": "low"}), 400, "number"),
+        (PREDICT, asks("careful", early_exit={}), 400, "risk"),
+        (PREDICT, asks("careful", abstain={"risk": -0.1}), 400, "greater than or equal to 0"),
+        (PREDICT, asks("careful", abstain={"risk": 0.1, "sure": 1}), 400, "sure"),
         (
             PREDICT,
             {"model": "intents", "input": "x", "fusion": {"weights": {"a": 1}}},

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from choir_client import Choir
 from tests.service.models import LABELS, TEMPLATE, TEXTS, Models
 from tests.service.running import Service
 
@@ -49,6 +50,35 @@ def test_the_request_chooses_the_method(service: Service, models: Models) -> Non
     expected = models.references[models.digest("a")][TEXTS[0]]
     assert row["label"] == LABELS[int(np.argmax(expected))]
     assert row["probabilities"][row["label"]] == pytest.approx(1)
+
+
+def test_members_are_asked_until_the_answer_is_safe(service: Service, models: Models) -> None:
+    with Choir(service.url) as choir:
+        plain = choir.predict("careful", TEXTS)
+        early = choir.predict(
+            "careful", TEXTS, fusion={"early_exit": {"risk": 0.05}}, return_members=True
+        )
+    assert {item.members_asked for item in plain.data} == {None}
+    said = {name: models.references[models.digest(name)] for name in ("b", "c", "a")}
+    surest = max(TEXTS, key=lambda text: max(said["b"][text]))
+    assert early.data[TEXTS.index(surest)].members_asked == 1
+    assert sum(item.members_asked or 0 for item in early.data) > len(TEXTS)
+    for text, item in zip(TEXTS, early.data, strict=True):
+        asked = ["b", "c", "a"][: item.members_asked]
+        mean = np.mean([said[name][text] for name in asked], axis=0)
+        found = [item.probabilities[label] for label in LABELS]
+        np.testing.assert_allclose(found, mean, atol=1e-3)
+        assert sorted(member.name for member in item.members or []) == sorted(asked)
+    assert early.usage.member_tokens < plain.usage.member_tokens
+    assert early.usage.prompt_tokens == plain.usage.prompt_tokens
+
+
+def test_an_uncertain_answer_abstains(service: Service, models: Models) -> None:
+    with Choir(service.url) as choir:
+        answer = choir.predict("careful", TEXTS, fusion={"abstain": {"risk": 0.02}})
+    sure = [max(item.probabilities.values()) for item in answer.data]
+    assert [item.abstained for item in answer.data] == [each == min(sure) for each in sure]
+    assert all(item.label in LABELS for item in answer.data)
 
 
 def test_greedy_tokens_equal_peft(service: Service, models: Models) -> None:

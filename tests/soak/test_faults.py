@@ -11,6 +11,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.docs.log_lines import line_with
 from tests.service.load import Load
 from tests.service.models import LABELS, TEXTS, Models
 from tests.service.running import Service, kill, serving
@@ -86,6 +87,11 @@ def two(running: Service, kind: str) -> list[psutil.Process]:
     return until(lambda: found if len(found := running.replicas(kind)) == 2 else None)
 
 
+def hear(running: Service, words: str) -> None:
+    """Wait until the console has shown the documented line with these words."""
+    until(lambda: line_with(words).search("\n".join(running.console)))
+
+
 @contextlib.contextmanager
 def stopped(process: psutil.Process) -> Iterator[None]:
     family = [process, *process.children(recursive=True)]
@@ -139,6 +145,7 @@ def test_who_is_killed_leaves_a_trial_that_goes_on(
     assert len(load.failures) <= (load.clients if kind == "Gateway" else 0), load.failures
     if kind != "Controller":
         two(running, kind)
+    hear(running, "the controller restarted" if kind == "Controller" else "is silent")
     check_that_all_agree(running, rollout["to"])
 
 
@@ -156,6 +163,7 @@ def test_an_engine_whose_core_dies_is_replaced_at_once_and_no_request_is_lost(
         assert not alive, "the replica goes on without its core"
         load.wait_for(200)
     assert load.failures == []
+    hear(running, "vLLM's core is dead")
     two(running, "Engine")
     until(lambda: running.get("/ready").status_code == 200)
     check_that_all_agree(running, ensemble(running)["active_version"])

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from serve.bundle import Bundle
+from serve.digest import folder_digest
+from serve.manifest import AdapterRef, Member
 from training.execution import jobs
 from training.execution.run import recorded_recipe
 from training.pipeline import train
@@ -138,6 +141,40 @@ def test_a_finished_run_is_resumed_without_any_training(
     assert train(recipe, tmp_path / "bundle", resume=True).ensemble("topics") == first
 
 
+def test_a_candidate_added_to_a_finished_bundle_is_all_that_resuming_trains(
+    tmp_path: Path,
+    write_recipe: Callable[..., Path],
+    encoder_base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = small(write_recipe, tmp_path, encoder_base)
+    first = train(recipe, tmp_path / "bundle").ensemble("topics")
+    content = yaml.safe_load(recipe.read_text())
+    content["ensembles"][0]["candidates"] = [{"name": "a2", "member": "a", "seed": 9}]
+    recipe.write_text(yaml.safe_dump(content))
+    trained: list[str] = []
+    original = jobs.train_stage
+
+    def watched(own: Any, *others: Any) -> None:
+        trained.append(own.member.name)
+        original(own, *others)
+
+    monkeypatch.setattr(jobs, "train_stage", watched)
+    bundle = train(recipe, tmp_path / "bundle", resume=True)
+    assert trained == ["a2"]
+    assert bundle.ensemble("topics") == first
+    assert bundle.verify() == []
+    # A swap to it can fit the fusion again: its outputs are stored beside those of the members.
+    folder = bundle.path / "candidates" / "topics-a2"
+    stored = bundle.validation_scores("topics")
+    rows = stored.rows()
+    assert rows is not None
+    ref = AdapterRef(adapter="x", digest=folder_digest(folder))
+    outputs = stored.outputs(Member(name="a", adapters=[ref]), rows.header.rows)
+    assert outputs is not None
+    assert outputs.shape == (len(rows.truth), 3)
+
+
 def test_a_folder_that_is_not_empty_is_refused(
     tmp_path: Path, write_recipe: Callable[..., Path]
 ) -> None:
@@ -154,7 +191,7 @@ def test_a_folder_that_is_not_empty_is_refused(
 def test_another_recipe_cannot_resume(
     tmp_path: Path, write_recipe: Callable[..., Path], causal_bundle: Bundle
 ) -> None:
-    with pytest.raises(RecipeError, match="was begun with another recipe"):
+    with pytest.raises(RecipeError, match="recipe: seed was 3 and is 99 now"):
         train(write_recipe(tmp_path, seed=99), causal_bundle.path, resume=True)
 
 

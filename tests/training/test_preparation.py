@@ -189,7 +189,7 @@ def test_leaks_leave_training_and_never_the_test_rows(
     assert [left.reason for left in prepared.ledger.left] == ["it has the text of test.csv:2"]
     assert prepared.splits.test is not None
     assert len(prepared.splits.test) == 12
-    with pytest.raises(RecipeError, match=r"1 train rows leak: of train\.csv:62"):
+    with pytest.raises(RecipeError, match=r"1 train row leaks: of train\.csv:62"):
         prepare(recipe(tmp_path, clean={"leakage": "fail"}), tmp_path / "work")
 
 
@@ -271,7 +271,7 @@ def test_choir_prepare_writes_splits_and_the_ledger(
         app, ["prepare", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "out")]
     )
     assert done.exit_code == 0, done.output
-    assert "1 rows left" in done.output
+    assert "1 row set aside, with reasons, in" in done.output
     assert "3 pairs of splits compared" in done.output
     assert "they share no text" in done.output
     files = {file.name for file in (tmp_path / "out").iterdir()} - {".cache"}

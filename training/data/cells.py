@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from serve.terminal.words import counted
 from training.data.readers.records import Record
 from training.recipe.values import SEPARATOR, spelled
 
@@ -36,7 +37,7 @@ class Cells:
     def note(self) -> str:
         """Describe all changes so far; empty if there were none."""
         said = [
-            f"{count} cells of {name} read as the source's names for its numbers"
+            f"{counted(count, 'cell')} of {name} read as the source's names for its numbers"
             for name, count in sorted(self._named.items())
             if count
         ]
@@ -44,7 +45,9 @@ class Cells:
             shown = [f"{old!a} as {new!r} ({n})" for (old, new), n in changes.most_common(SHOWN)]
             more = len(changes) - len(shown)
             shown += [f"{more} more"] if more else []
-            said.append(f"{changes.total()} cells of {name} respelled: {', '.join(shown)}")
+            said.append(
+                f"{counted(changes.total(), 'cell')} of {name} respelled: {', '.join(shown)}"
+            )
         return "; ".join(said)
 
     def _text(self, name: str, record: Record, source: str) -> str:

@@ -36,7 +36,12 @@ def collect(
 
 
 def from_rows(rows: Sequence[Mapping[str, str]], columns: Sequence[str], name: str) -> Dataset:
-    """Make the same kind of table from rows in memory."""
+    """Make the same kind of table from rows in memory. Raises RecipeError if they lack one of the columns."""
+    for column in columns:
+        if column not in rows[0]:
+            raise RecipeError(
+                f"the {name} rows have no column {column!r}; their columns are {', '.join(rows[0])}"
+            )
     cells = {column: [row[column] for row in rows] for column in columns}
     cells[ORIGIN] = [f"{name}:{number}" for number in range(1, len(rows) + 1)]
     cells[WEIGHT] = ["1"] * len(rows)

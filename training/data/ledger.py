@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from serve.files import write_atomically
+from serve.terminal.screen import Screen
+from serve.terminal.sheet import Column, Sheet, number, whole
+from serve.terminal.words import counted
 from training.data.annotation.review import write_queue
-from training.data.steps import Count, Left, Outcome, Overlap, Suspect
+from training.data.steps import Count, Left, Outcome, Overlap
+from training.data.suspect import Suspect
 
 QUARANTINE, REVIEW, COUNTS = "quarantine.jsonl", "review.jsonl", "counts.json"
 
@@ -56,20 +56,21 @@ class Ledger:
             "overlaps": [asdict(overlap) for overlap in self.overlaps],
         }
 
-    def show(self, console: Console) -> None:
+    def show(self, screen: Screen) -> None:
         """Print the steps that changed something, the notes, and where the files of this ledger are."""
         changes = [count for count in self.counts if count.before != count.after or count.note]
         if changes:
-            console.print(_table(changes))
+            screen.print(_table(changes))
         for note in self.notes:
-            console.print(note, soft_wrap=True, highlight=False, markup=False)
+            screen.say(note)
         if self.overlaps and not any(overlap.rows for overlap in self.overlaps):
-            console.print(_apart(self.overlaps), soft_wrap=True, highlight=False, markup=False)
-        files = ((QUARANTINE, "rows left", self.left), (REVIEW, "rows to review", self.suspects))
-        for name, what, rows in files:
-            if rows:
-                where = f"{len(rows)} {what}: {self.folder / name}"
-                console.print(where, soft_wrap=True, highlight=False, markup=False)
+            screen.say(_apart(self.overlaps))
+        if self.left:
+            place = self.folder / QUARANTINE
+            screen.say(f"{counted(len(self.left), 'row')} set aside, with reasons, in {place}")
+        if self.suspects:
+            place = self.folder / REVIEW
+            screen.say(f"{counted(len(self.suspects), 'row')} to review in {place}")
 
 
 def _apart(overlaps: Sequence[Overlap]) -> str:
@@ -79,19 +80,10 @@ def _apart(overlaps: Sequence[Overlap]) -> str:
     return f"{len(overlaps)} pairs of splits compared ({', '.join(splits)}): they share no {what}"
 
 
-def _table(counts: Sequence[Count]) -> Table:
-    table = Table(title="Data", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for heading in ("split", "step"):
-        table.add_column(heading)
-    for heading in ("rows before", "after"):
-        table.add_column(heading, justify="right")
-    table.add_column("")
+def _table(counts: Sequence[Count]) -> Sheet:
+    columns = [whole("rows of"), whole("step"), number("before"), number("after"), Column("")]
+    table = Sheet("Data", columns)
     for count in counts:
-        table.add_row(
-            count.split,
-            count.step.replace("_", " "),
-            str(count.before),
-            str(count.after),
-            escape(count.note),
-        )
+        step = count.step.replace("_", " ")
+        table.add_row(count.split, step, str(count.before), str(count.after), count.note)
     return table

@@ -42,7 +42,9 @@ def load_rows(
 def refuse_unreadable(left: Sequence[Left], remedy: str = "") -> None:
     """Raise RecipeError if rows could not be read; the message names the first one and ends in `remedy`."""
     if left:
-        raise RecipeError(f"{left[0].origin} cannot be read: {left[0].reason}{_more(left)}{remedy}")
+        raise RecipeError(
+            f"{left[0].origin} cannot be read: {left[0].reason}{more_rows(left)}{remedy}"
+        )
 
 
 def refuse_empty(rows: Dataset, columns: Sequence[str], remedy: str = "") -> None:
@@ -51,8 +53,12 @@ def refuse_empty(rows: Dataset, columns: Sequence[str], remedy: str = "") -> Non
     empty = empty_cells(rows, columns)
     if empty:
         first = min(empty)
-        raise RecipeError(f"{rows[first][ORIGIN]} has {empty[first]}{_more(list(empty))}{remedy}")
+        raise RecipeError(
+            f"{rows[first][ORIGIN]} has {empty[first]}{more_rows(list(empty))}{remedy}"
+        )
 
 
-def _more(found: Sequence[object]) -> str:
-    return f" (and {len(found) - 1} more rows)" if len(found) > 1 else ""
+def more_rows(found: Sequence[object]) -> str:
+    """Return how many rows there are beyond the first, for the end of a message about it; empty if there are none."""
+    rest = len(found) - 1
+    return f" (and {rest} more row{'s' if rest > 1 else ''})" if rest else ""

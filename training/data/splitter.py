@@ -3,9 +3,11 @@ each pair of splits for equal or similar texts."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Literal
 
 from datasets import Dataset
 
+from serve.terminal.words import counted
 from training.data.cleaning.clean import Columns, leaked
 from training.data.cleaning.families import families, numbered
 from training.data.ledger import QUARANTINE, Ledger
@@ -30,7 +32,9 @@ class Splitter:
     ) -> None:
         self._data, self._meaning, self._seed = data, meaning, seed
         self._cache, self._ledger = cache, ledger
-        self._policy = data.clean.leakage if data.clean else None
+        self._policy: Literal["quarantine", "fail", "keep"] | None = None
+        if data.clean:
+            self._policy = data.clean.leakage
         near = data.clean is not None and data.clean.duplicates == "near"
         self._similarity = data.clean.similarity if data.clean and near else None
 
@@ -65,6 +69,19 @@ class Splitter:
             self._accept(rows, split, before[split] - len(rows))
         return parts
 
+    def apart_from(self, train: Dataset, held: Mapping[str, Dataset]) -> Dataset:
+        """Return training rows, with their families, for which validation and test rows are given that stay as they
+        are.
+
+        Rows that share a text with `held` leave, unless `data.clean` says otherwise. Raises RecipeError if too few rows
+        are left."""
+        self._policy = self._policy or "quarantine"
+        before = len(train)
+        for split, rows in held.items():
+            train = self._without_leaks(train, rows, "train", split)
+        self._accept(train, "train", before - len(train))
+        return self._with_families(train, self._data.validation_fraction)
+
     def _apart(
         self, parts: Mapping[str, Dataset], compared: Sequence[tuple[str, str]]
     ) -> dict[str, Dataset]:
@@ -87,7 +104,9 @@ class Splitter:
         self._ledger.overlaps.append(Overlap(split, other, count, leave, self._similarity))
         if count and self._policy == "fail":
             first = outcome.left[0]
-            raise RecipeError(f"{count} {split} rows leak: of {first.origin}, {first.reason}")
+            raise RecipeError(
+                f"{counted(count, f'{split} row leaks', f'{split} rows leak')}: of {first.origin}, {first.reason}"
+            )
         if leave:
             return self._ledger.take("leakage", split, len(rows), outcome)
         if count:

@@ -12,6 +12,7 @@ from datasets import Dataset
 from pydantic import BaseModel
 
 from serve.files import write_atomically
+from training.data.suspect import Suspect
 
 ORIGIN = "__origin__"
 """Column with each row's `file:line`, for messages and the quarantine file."""
@@ -37,19 +38,6 @@ class Left:
     reason: str
     origin: str
     row: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Suspect:
-    """A row for review: the suggested label, its confidence and the reason."""
-
-    text: str
-    suggestion: str
-    confidence: float
-    reason: str
-    origin: str
-    given: str | None = None
-    """The label that the row has."""
 
 
 @dataclass(frozen=True)

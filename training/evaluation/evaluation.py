@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
-from rich.console import Console
 
 from serve.adapter import inspect_adapter
 from serve.bundle import Bundle
@@ -18,7 +17,8 @@ from serve.fusion.fitting.fit import Targets
 from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
 from serve.labels import LabelError
-from serve.manifest import Ensemble, TokenMethod
+from serve.manifest import METHODS, Ensemble, Method, TokenMethod
+from serve.terminal.screen import Screen
 from training.data.loading import load_rows
 from training.data.targets import targets
 from training.evaluation.baselines import tfidf_svc
@@ -203,11 +203,32 @@ def generation_report(
         System(member.name, "member", text_metrics(texts, data.references))
         for member, texts in zip(ensemble.members, answers, strict=True)
     ]
-    for method, texts in {"vote": voted(ensemble, answers), **fused}.items():
+    for method, texts in method_texts(ensemble, answers, fused).items():
         metrics = text_metrics(texts, data.references)
         systems.append(System(method, "fusion", metrics, method == ensemble.fusion.method))
     signatures = text_signatures(data.references)
     return compare(ensemble.id, data.name, len(data.texts), systems, MAIN["generation"], signatures)
+
+
+def method_texts(
+    ensemble: Ensemble, answers: Sequence[Sequence[str]], fused: Mapping[str, Sequence[str]]
+) -> dict[Method, Sequence[str]]:
+    """Return the answers of each fusion method of generation: those that choose among the members' answers [M][N], and
+    those `fused` at every token."""
+    found: dict[str, Sequence[str]] = {"vote": voted(ensemble, answers), **fused}
+    return {method: found[method] for method in METHODS["generation"] if method in found}
+
+
+def answer_scores(
+    ensemble: Ensemble, data: Labelled, answers: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """Return the main figure of each member's answers [M][N], by the member's name."""
+    once = np.ones((1, len(data.texts)))
+    main = MAIN["generation"]
+    return {
+        member.name: round(float(text_metrics(texts, data.references)[main](once)[0]), 6)
+        for member, texts in zip(ensemble.members, answers, strict=True)
+    }
 
 
 def voted(ensemble: Ensemble, answers: Sequence[Sequence[str]]) -> list[str]:
@@ -241,13 +262,13 @@ def evaluate_bundle(
     recipe = recorded_recipe(bundle.path)
     own = recipe.find(ensemble) if recipe else None
     quiet_libraries()
-    rows, known = _rows(bundle, manifest, recipe, own, data)
+    rows, known = rows_to_judge(bundle, manifest, recipe, own, data)
     limit = own.max_new_tokens if own else MAX_NEW_TOKENS
     baselines = baseline_answers(own, manifest, known, rows) if own and known else {}
     with ProgressTable() as progress_table:
         evaluation = Evaluation(bundle, manifest, progress_table, max_new_tokens=limit)
         report = evaluation.report(manifest, rows, baselines)
-    show(report, Console())
+    show(report, Screen())
     if json_path is not None:
         json_path.write_text(json.dumps(report.model_dump(), indent=2) + "\n", encoding="utf-8")
 
@@ -263,14 +284,17 @@ def labelled(rows: Dataset, name: str, recipe: Recipe, ensemble: EnsembleRecipe)
     return Labelled(texts, list(rows[ensemble.answer]), name, pairs=pairs)
 
 
-def _rows(
+def rows_to_judge(
     bundle: Bundle,
     manifest: Ensemble,
     recipe: Recipe | None,
     own: EnsembleRecipe | None,
     data: Path | None,
 ) -> tuple[Labelled, Labelled | None]:
-    """Return the rows to evaluate on, and the rows that baselines are fitted on, if any."""
+    """Return the rows to evaluate on, and the rows that baselines are fitted on, if any: those of the file `data`, or
+    else the test rows of the `recipe` that made the bundle, or its validation rows if it has no test rows.
+
+    `own` is the recipe of the ensemble. Raises RecipeError."""
     if data is not None:
         text = recipe.data.text if recipe else "text"
         answer = own.answer if own else ANSWER_COLUMN[manifest.task]
@@ -282,7 +306,7 @@ def _rows(
             sets=[answer] if manifest.task == "multilabel" else [],
         )
         if loaded.note:
-            Console().print(f"{data.name}: {loaded.note}", highlight=False, markup=False)
+            Screen().say(f"{data.name}: {loaded.note}")
         rows = loaded.rows
         if manifest.task == "generation":
             judged = Labelled.replies(list(rows[text]), list(rows[answer]), data.name)
@@ -298,13 +322,10 @@ def _rows(
         )
     splits = load_splits(recipe, bundle.path / WORK)
     if splits.digest() != recorded_data(bundle.path):
-        Console(stderr=True).print(
+        Screen(stderr=True).say(
             f"Warning: the recipe's rows are not split as they were when {bundle.path} was trained: the data files "
             "have changed, or this version of Choir splits rows differently. Members may have been trained on some of "
-            "these rows, and the figures may be too good; give --data FILE with rows that are new to them.",
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
+            "these rows, and the figures may be too good; give --data FILE with rows that are new to them."
         )
     known = labelled(splits.known, "training", recipe, own)
     if data is not None:

@@ -73,6 +73,10 @@ class EvaluationReport(BaseModel):
         """Return the highest `score` among the members."""
         return max(row.scores[score] for row in self.rows if row.kind == "member")
 
+    def member(self, name: str) -> Row:
+        """Return the row of a member."""
+        return next(row for row in self.rows if (row.kind, row.name) == ("member", name))
+
     def served(self) -> Row:
         """Return the row of the fusion method in the manifest."""
         return next(row for row in self.rows if row.served)

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.bundle import BaseSpec, Bundle
-from serve.fusion.fitting.options import FusionOptions
+from serve.digest import folder_digest
 from serve.fusion.fitting.stored_scores import Question, RowsHeader, ValidationRows
-from serve.manifest import Ensemble, Member
+from serve.manifest import AdapterRef, Ensemble, Member
 from training.data.splits import fold_plan
 from training.evaluation.evaluation import Evaluation, Labelled
 from training.execution.run import Run
@@ -46,21 +46,26 @@ class ValidationRun:
         """Store the outputs of the ensemble's members and `candidates` for `rows`. `candidates` maps names to the
         folders of their adapters."""
         step = f"scores {recipe.name}"
-        if self._run.result(step) is not None:
-            return
         stored = self._bundle.validation_scores(recipe.name)
         header = RowsHeader(
-            rows=_digest(rows, ensemble),
+            rows=rows_digest(rows, ensemble),
             question=Question.of(ensemble),
-            options=FusionOptions.model_validate(recipe.fusion.model_dump()),
+            options=recipe.fusion.options,
         )
-        truth = rows.targets(ensemble)
-        folds = fold_plan(self._families, recipe.fusion.folds, self._recipe.seed)
-        self._ask(self._bundle, ensemble, rows, header.rows)
-        if candidates:
-            self._ask_candidates(recipe, ensemble, candidates, rows, header.rows)
-        stored.write_rows(ValidationRows(header, truth, folds))
-        self._run.finish(step, {"rows": len(truth)})
+        if self._run.result(step) is None:
+            truth = rows.targets(ensemble)
+            folds = fold_plan(self._families, recipe.fusion.folds, self._recipe.seed)
+            self._ask(self._bundle, ensemble, rows, header.rows)
+            stored.write_rows(ValidationRows(header, truth, folds))
+            self._run.finish(step, {"rows": len(truth)})
+        # A candidate may have been added to the recipe after the members were asked.
+        lacking = {
+            name: folders
+            for name, folders in candidates.items()
+            if stored.outputs(_member(name, folders), header.rows) is None
+        }
+        if lacking:
+            self._ask_candidates(recipe, ensemble, lacking, rows, header.rows)
 
     def read(self, ensemble: Ensemble) -> tuple[ValidationRows, NDArray[np.float64]]:
         """Return the stored rows, and the members' outputs [M, N, C] or [M, N]."""
@@ -101,7 +106,14 @@ class ValidationRun:
         shutil.rmtree(work)
 
 
-def _digest(rows: Labelled, ensemble: Ensemble) -> str:
+def _member(name: str, folders: Sequence[Path]) -> Member:
+    """Return a member with the adapters in these folders."""
+    refs = [AdapterRef(adapter=name, digest=folder_digest(folder)) for folder in folders]
+    return Member(name=name, adapters=refs)
+
+
+def rows_digest(rows: Labelled, ensemble: Ensemble) -> str:
+    """Return the digest of texts, their right answers and the question, which every stored file of an ensemble has."""
     question = Question.of(ensemble).model_dump(mode="json")
     content = [question, list(rows.texts), list(rows.pairs or []), list(rows.answers)]
     return f"sha256:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"

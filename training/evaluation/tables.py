@@ -1,13 +1,9 @@
 """The table of an evaluation in the terminal, and the headings and formats that the report's page uses too."""
 
-import sys
-
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.measure import Measurement
-from rich.table import Table
-
+from serve.terminal.screen import Screen
+from serve.terminal.sheet import Sheet, whole
+from serve.terminal.sheet import number as column
+from serve.terminal.words import counted
 from training.evaluation.scores import EvaluationReport, Row
 
 HEADINGS = {
@@ -47,6 +43,8 @@ MAIN = {
     "generation": "bleu",
 }
 """The metric by which the systems of each task are compared."""
+SERVED = "served"
+"""The kind of the fusion method in the manifest, in the terminal."""
 IN_PAGE_ONLY = {
     "macro_precision", "macro_recall", "micro_precision", "micro_recall", "weighted_precision", "weighted_recall",
     "weighted_f1", "rouge1", "rouge2",
@@ -63,46 +61,39 @@ def figures_in(report: EvaluationReport) -> list[str]:
     return [name for name in HEADINGS if name in found]
 
 
-def table(report: EvaluationReport, *, narrow: bool = False) -> Table:
+def table(report: EvaluationReport, *, narrow: bool = False) -> Sheet:
     """Return the table of a report. The metric of the differences has its interval, unless `narrow`."""
     main = report.differences[0].metric if report.differences else None
     names = [name for name in figures_in(report) if name not in IN_PAGE_ONLY]
-    title = f"{report.ensemble} on {report.count} {report.data} rows (bold: what is served)"
-    shown = Table(title=escape(title), box=box.SIMPLE, padding=(0, 0 if narrow else 1, 0, 0))
-    shown.add_column("", no_wrap=True)
-    shown.add_column("kind")
-    for name in names:
-        # One word on each line: rich would narrow the figures before it folds a heading.
-        shown.add_column(HEADINGS[name].replace(" ", "\n"), justify="right")
-    shown.add_column("passes", justify="right")
+    figures = [column(HEADINGS[name]) for name in names]
+    columns = [whole(""), whole("kind"), *figures, column("passes")]
+    shown = Sheet(f"{report.ensemble} on {counted(report.count, f'{report.data} row')}", columns)
     for row in report.rows:
-        figures = [
+        cells = [
             f"{figure(row, name)} {interval(row, name)}".rstrip()
             if name == main and not narrow
             else figure(row, name)
             for name in names
         ]
-        shown.add_row(
-            row.name, row.kind, *figures, str(row.passes), style="bold" if row.served else None
-        )
+        kind = SERVED if row.served else row.kind
+        shown.add_row(row.name, kind, *cells, str(row.passes), marked=row.served)
     return shown
 
 
-def show(report: EvaluationReport, console: Console) -> None:
-    """Print the table and the differences. The interval is left out if the screen is too narrow."""
+def show(report: EvaluationReport, screen: Screen) -> None:
+    """Print the table, and how the served fusion differs from the others. The intervals in the table are left out if
+    the screen is too narrow."""
     shown = table(report)
-    # The width that the table needs, not the width to which it would be cut.
-    unbounded = console.options.update(max_width=sys.maxsize)
-    if Measurement.get(console, unbounded, shown).maximum > console.width:
-        shown = table(report, narrow=True)
-    console.print(shown)
-    for line in report_lines(report):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    screen.print(shown if shown.fits(screen.width) else table(report, narrow=True))
+    names = [row.name for row in report.rows if row.served]
+    served = [gap for gap in report.differences if gap.name in names]
+    for line in report_lines(report.model_copy(update={"differences": served})):
+        screen.say(line)
 
 
 def figure(row: Row, name: str) -> str:
     """Return a figure of the row as text; empty if the row lacks it."""
-    return _number(row.scores[name], name) if name in row.scores else ""
+    return number(row.scores[name], name) if name in row.scores else ""
 
 
 def interval(row: Row, name: str) -> str:
@@ -110,18 +101,19 @@ def interval(row: Row, name: str) -> str:
     if name not in row.intervals:
         return ""
     low, high = row.intervals[name]
-    return f"[{_number(low, name)}, {_number(high, name)}]"
+    return f"[{number(low, name)}, {number(high, name)}]"
 
 
 def report_lines(report: EvaluationReport) -> list[str]:
     """Return the differences in sentences, and the signatures of the metrics."""
     differences = [
-        f"{gap.name} over the {gap.over}: {_number(gap.value, gap.metric, '+')} {HEADINGS[gap.metric]}, 95% of "
-        f"resamples in [{_number(gap.low, gap.metric, '+')}, {_number(gap.high, gap.metric, '+')}], p = {gap.p:.3f}"
+        f"{gap.name} over the {gap.over}: {number(gap.value, gap.metric, '+')} {HEADINGS[gap.metric]}, 95% of "
+        f"resamples in [{number(gap.low, gap.metric, '+')}, {number(gap.high, gap.metric, '+')}], p = {gap.p:.3f}"
         for gap in report.differences
     ]
     return differences + [f"{HEADINGS[name]}: {said}" for name, said in report.signatures.items()]
 
 
-def _number(value: float, name: str, sign: str = "") -> str:
+def number(value: float, name: str, sign: str = "") -> str:
+    """Return the figure called `name` as text: four decimals, or two of a percentage."""
     return f"{value:{sign}.{2 if name in PERCENT else 4}f}"

@@ -1,4 +1,8 @@
-"""Generates customer-support messages of a web shop: a text, its intent and the right reply.
+"""Generates customer-support messages of a web shop: the team that answers, a text, its intent and the right reply.
+
+Four teams answer messages that reach them in four ways. Their customers speak differently: each team's use words of
+their own, ask most things in their own sentences, and ask mostly for some of the intents. So whoever has seen the
+messages of one team knows the others' less well.
 
 Intents overlap on purpose. Some sentences occur under two intents ("i want my money back" is a refund or a return),
 words have typing errors, and a small share of the training labels is wrong. So no classifier reaches 100%, and several
@@ -12,25 +16,62 @@ from dataclasses import dataclass
 PRODUCTS = (
     "jacket", "lamp", "kettle", "backpack", "blender", "watch", "tent", "desk", "camera", "bike",
 )  # fmt: skip
-GREETINGS = ("hi", "hello", "hey there", "good morning", "hi team", "dear support", "")
-CLOSINGS = (
-    "thanks",
-    "please help",
-    "thank you",
-    "can you sort this out",
-    "please reply soon",
-    "cheers",
-    "",
-)
-CONTEXTS = (
-    "i ordered a {product} last week",
-    "i bought the {product} in your shop",
-    "this is about my {product}",
-    "i paid for a {product} by card",
-    "my {product} order is the third one this year",
-    "i got a {product} as a gift",
-    "i have been a customer for years and ordered a {product}",
-)
+
+
+@dataclass(frozen=True)
+class Team:
+    """How the customers of one team begin and end their messages, and what they mostly ask for."""
+
+    greetings: Sequence[str]
+    contexts: Sequence[str]
+    closings: Sequence[str]
+    usual: Sequence[str]
+    """The intents that most of its messages have."""
+
+
+TEAMS: Mapping[str, Team] = {
+    "mail": Team(
+        ("dear support", "good morning", "to whom it may concern", ""),
+        (
+            "i ordered a {product} last week",
+            "this is about my {product}",
+            "i have been a customer for years and ordered a {product}",
+        ),
+        ("kind regards", "thank you in advance", "i look forward to your answer"),
+        ("return_item", "refund", "damaged_item", "wrong_item"),
+    ),
+    "chat": Team(
+        ("hi", "hey there", "hi team", ""),
+        ("got a {product} from you", "its about the {product}", "me again, the {product}"),
+        ("thx", "cheers", ""),
+        ("order_status", "late_delivery", "cancel_order", "change_address"),
+    ),
+    "phone": Team(
+        ("hello", "yes hello", "good afternoon", ""),
+        (
+            "the customer has a {product}",
+            "they say they bought the {product} in the shop",
+            "the caller paid for a {product} by card",
+        ),
+        ("please call back", "they are waiting", "they call again tomorrow"),
+        ("double_charge", "payment_failed", "refund", "order_status"),
+    ),
+    "social": Team(
+        ("hey @shop", "@shop", "seriously @shop", ""),
+        (
+            "my {product} order is the third one this year",
+            "i got a {product} as a gift",
+            "everybody loves your {product}",
+        ),
+        ("please help", "can you sort this out", "anyone there"),
+        ("discount_code", "exchange_item", "late_delivery", "wrong_item"),
+    ),
+}
+"""The teams, each with the customers that it hears."""
+USUAL_SHARE = 0.7
+"""Share of a team's messages that have one of its usual intents."""
+OWN_WORDS_SHARE = 0.85
+"""Share of a team's questions that are asked in the sentences of its own customers."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +79,7 @@ class Intent:
     """How customers ask for one thing, and the right answer."""
 
     asks: Sequence[str]
+    """Two sentences of each team's customers, in the order of the teams."""
     notes: Sequence[str]
     """Short answers that agents wrote in a hurry."""
     reply: str
@@ -54,9 +96,10 @@ INTENTS: Mapping[str, Intent] = {
             "i need the tracking number",
             "when was my parcel sent",
             "is my order on its way",
+            "did you send it already",
         ),
         ("let me look up the parcel", "it has been sent, here is the tracking"),
-        "Your {product} is on its way. I have sent you the tracking link.",
+        "Your order is on its way. I have sent you the tracking link.",
     ),
     "late_delivery": Intent(
         (
@@ -67,12 +110,13 @@ INTENTS: Mapping[str, Intent] = {
             "the delivery of the {product} is overdue",
             "i was promised delivery by friday and nothing came",
             "how much longer until my order comes",
+            "it was meant to be here on monday",
         ),
         (
             "sorry it takes so long, i will chase the courier",
             "the courier is behind, two more days",
         ),
-        "I am sorry that your {product} is late. The courier will bring it within two days.",
+        "I am sorry for the delay. The courier will bring it within two days.",
     ),
     "cancel_order": Intent(
         (
@@ -83,9 +127,10 @@ INTENTS: Mapping[str, Intent] = {
             "can i still cancel",
             "i ordered the {product} by mistake",
             "call off the shipment please",
+            "take the {product} out of my order",
         ),
         ("order stopped", "done, cancelled before it ships"),
-        "I have cancelled the order for your {product}. Nothing will be charged.",
+        "I have cancelled your order. Nothing will be charged.",
     ),
     "return_item": Intent(
         (
@@ -96,9 +141,10 @@ INTENTS: Mapping[str, Intent] = {
             "what is your return policy",
             "i would like to give it back",
             "how long can i return the {product}",
+            "it has to go back to you",
         ),
         ("sure, send it back with the label", "thirty days to return it, label sent"),
-        "You can return the {product} within thirty days. The return label is in your inbox.",
+        "You can return it within thirty days. The return label is in your inbox.",
     ),
     "refund": Intent(
         (
@@ -109,9 +155,10 @@ INTENTS: Mapping[str, Intent] = {
             "how long does a refund take",
             "my money is still not on my account",
             "you owe me the money for the {product}",
+            "i never saw the money for the {product} again",
         ),
         ("the money is on its way back", "refund booked, give it five days"),
-        "The refund for your {product} is booked. It reaches your account in five days.",
+        "Your refund is booked. It reaches your account in five days.",
     ),
     "exchange_item": Intent(
         (
@@ -122,9 +169,10 @@ INTENTS: Mapping[str, Intent] = {
             "do you have the {product} one size bigger",
             "i want to change it for the other model",
             "is an exchange free",
+            "do you trade the {product} for a larger one",
         ),
         ("we can swap it, which one instead", "exchange is fine, tell me the model"),
-        "We will gladly exchange the {product}. Tell us which model you would like.",
+        "We will gladly exchange it. Tell us which model you would like.",
     ),
     "damaged_item": Intent(
         (
@@ -135,9 +183,10 @@ INTENTS: Mapping[str, Intent] = {
             "it does not switch on",
             "a part of the {product} is missing",
             "the {product} has scratches all over",
+            "the {product} is faulty",
         ),
         ("sorry it broke, i send a new one", "that is faulty, replacement today"),
-        "I am sorry that your {product} is damaged. A new one leaves our store today.",
+        "I am sorry that it is damaged. A new one leaves our store today.",
     ),
     "wrong_item": Intent(
         (
@@ -148,9 +197,10 @@ INTENTS: Mapping[str, Intent] = {
             "wrong colour in the box",
             "i received a different model",
             "someone mixed up my order",
+            "that is someone else's {product}",
         ),
         ("we mixed it up, the right one is packed", "wrong parcel, sorry, correct one follows"),
-        "I am sorry for the mix up. The right {product} is being packed now.",
+        "I am sorry for the mix up. The right one is being packed now.",
     ),
     "double_charge": Intent(
         (
@@ -161,9 +211,10 @@ INTENTS: Mapping[str, Intent] = {
             "why did i pay double for the {product}",
             "the amount on my card is wrong",
             "two payments for one {product}",
+            "my bank shows the amount twice",
         ),
         ("i see both payments, one goes back", "charged twice indeed, fixed tomorrow"),
-        "One of the two payments for your {product} will be sent back tomorrow.",
+        "One of the two payments will be sent back tomorrow.",
     ),
     "payment_failed": Intent(
         (
@@ -174,9 +225,10 @@ INTENTS: Mapping[str, Intent] = {
             "my card was declined",
             "paying for the {product} fails every time",
             "which cards do you accept",
+            "it will not take my money",
         ),
         ("try to pay once more", "checkout reset, use the card again"),
-        "Please try the payment for your {product} again. We have reset the checkout.",
+        "Please try the payment again. We have reset the checkout.",
     ),
     "change_address": Intent(
         (
@@ -187,9 +239,10 @@ INTENTS: Mapping[str, Intent] = {
             "i typed the wrong street",
             "update my address please",
             "deliver the {product} to my neighbour",
+            "we live somewhere else now",
         ),
         ("new address noted", "i changed where it goes"),
-        "Your {product} will go to the new address. Please confirm it by mail.",
+        "Your order will go to the new address. Please confirm it by mail.",
     ),
     "discount_code": Intent(
         (
@@ -200,9 +253,10 @@ INTENTS: Mapping[str, Intent] = {
             "i forgot to use my voucher",
             "the price is higher than in your offer",
             "is the {product} on sale",
+            "the rebate was not taken off",
         ),
         ("voucher added", "the offer is in your basket now"),
-        "I have added the discount to your {product}. The new price is in your basket.",
+        "I have added the discount. The new price is in your basket.",
     ),
 }
 
@@ -240,49 +294,53 @@ def mistype(word: str, rng: random.Random) -> str:
     return word[:place] + word[place + 1] + word[place] + word[place + 2 :]
 
 
-def message(ask: str, product: str, rng: random.Random) -> str:
-    """Put a customer's words around a question. The message always names the product, so that a reply can name it."""
-    context = "" if "{product}" in ask and rng.random() < 0.5 else rng.choice(CONTEXTS)
+def message(team: Team, ask: str, product: str, rng: random.Random) -> str:
+    """Put the words of a team's customer around a question."""
+    context = "" if "{product}" in ask and rng.random() < 0.5 else rng.choice(team.contexts)
     middle = [context, ask]
     if rng.random() < 0.3:
         middle.reverse()
-    parts = [rng.choice(GREETINGS), *middle, rng.choice(CLOSINGS)]
+    parts = [rng.choice(team.greetings), *middle, rng.choice(team.closings)]
     text = ", ".join(part for part in parts if part).format(product=product)
-    words = [
+    return " ".join(
         mistype(word, rng) if product not in word and rng.random() < TYPO_SHARE else word
         for word in text.split(" ")
-    ]
-    return " ".join(words)
+    )
 
 
-def meaning(rng: random.Random) -> tuple[str, str]:
-    """Draw an intent and a question. The first questions of an intent are frequent, its last ones rare."""
+def meaning(team: str, rng: random.Random) -> tuple[str, str]:
+    """Draw an intent and a question of one of the team's customers."""
+    usual = TEAMS[team].usual
     if rng.random() < SHARED_SHARE:
         ask, (often, seldom) = rng.choice(SHARED)
         return (often if rng.random() < 2 / 3 else seldom), ask
-    intent = rng.choice(list(INTENTS))
+    intent = rng.choice(usual if rng.random() < USUAL_SHARE else list(INTENTS))
     asks = INTENTS[intent].asks
-    return intent, rng.choices(asks, weights=[1 / place for place in range(1, len(asks) + 1)])[0]
+    own = asks[list(TEAMS).index(team) :: len(TEAMS)]
+    return intent, rng.choice(own if rng.random() < OWN_WORDS_SHARE else asks)
 
 
 def rows(split: str, count: int, seed: int) -> list[dict[str, str]]:
-    """Make `count` rows with `text`, `intent`, `note` and `reply`. Only the split called `train` has wrong labels.
+    """Make `count` rows with `team`, `text`, `intent`, `note` and `reply`, of all teams in turn. Only the split called
+    `train` has wrong labels.
 
     Notes and replies always fit the true intent.
     """
     rng = random.Random(f"{split}-{seed}")
     made = []
-    for _ in range(count):
-        (intent, ask), product = meaning(rng), rng.choice(PRODUCTS)
+    for number in range(count):
+        team = list(TEAMS)[number % len(TEAMS)]
+        (intent, ask), product = meaning(team, rng), rng.choice(PRODUCTS)
         label = intent
         if split == "train" and rng.random() < WRONG_LABEL_SHARE:
             label = rng.choice([name for name in INTENTS if name != intent])
         made.append(
             {
-                "text": message(ask, product, rng),
+                "team": team,
+                "text": message(TEAMS[team], ask, product, rng),
                 "intent": label,
-                "note": f"{rng.choice(INTENTS[intent].notes)}, {product}",
-                "reply": INTENTS[intent].reply.format(product=product),
+                "note": rng.choice(INTENTS[intent].notes),
+                "reply": INTENTS[intent].reply,
             }
         )
     return made

@@ -3,12 +3,16 @@
 import json
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic import ValidationError
+
 from serve.files import write_atomically
+from serve.manifest import explain
+from training.execution.changes import Progress, changes, listed
 from training.progress import Watch
 from training.recipe import Recipe, RecipeError
 from training.recipe.values import EventLog
@@ -25,7 +29,6 @@ class Run:
     def __init__(
         self,
         folder: Path,
-        fingerprint: str,
         steps: dict[str, Any],
         watch: Watch,
         report_to: Sequence[EventLog] = (),
@@ -37,44 +40,69 @@ class Run:
         self.models = threading.Lock()
         """Held while this process loads and runs a model: transformers patches torch while it loads one."""
         self._writing = threading.Lock()
-        self._fingerprint = fingerprint
         self._steps = steps
 
     @classmethod
     def start(cls, out: Path, recipe: Recipe, watch: Watch, *, resume: bool) -> Self:
-        """Begin in an empty `out`, or with `resume` continue a stopped run of the same recipe. Raises RecipeError."""
+        """Begin in an empty `out`, or with `resume` continue a stopped run.
+
+        The recipe may differ from the one that the run was begun with in keys on which nothing depends that is trained
+        or fitted. Raises RecipeError."""
         folder = out / WORK
         if out.exists() and not out.is_dir():
             raise RecipeError(f"{out} is a file; --out names a folder")
         if not out.is_dir() or not any(out.iterdir()) or _only_begun(out):
-            return cls._begin(folder, recipe, watch)
+            return cls.begin(folder, recipe, watch)
         if not resume:
             raise RecipeError(
                 f"{out} is not empty; give another --out, or --resume to continue a run that stopped"
             )
-        try:
-            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise RecipeError(
-                f"{out} holds no training run to resume; give another --out"
-            ) from None
-        if state["recipe"] != recipe.fingerprint:
-            raise RecipeError(
-                f"{out} was begun with another recipe; give another --out, or resume with that recipe"
-            )
-        return cls(folder, recipe.fingerprint, state["steps"], watch, recipe.report_to)
+        return cls.resumed(folder, recipe, watch, f"{out}", "give another --out")
 
     @classmethod
-    def _begin(cls, folder: Path, recipe: Recipe, watch: Watch) -> Self:
+    def begin(cls, folder: Path, recipe: Recipe, watch: Watch) -> Self:
+        """Begin a run whose record is in `folder`. Raises RecipeError."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RecipeError(f"cannot write to {folder.parent}: {error.strerror}") from None
-        content = recipe.model_dump_json(indent=2) + "\n"
-        write_atomically(folder / "recipe.json", content)
-        run = cls(folder, recipe.fingerprint, {}, watch, recipe.report_to)
+        run = cls(folder, {}, watch, recipe.report_to)
+        run._write_recipe(recipe)
         run._write()
         return run
+
+    @classmethod
+    def resumed(cls, folder: Path, recipe: Recipe, watch: Watch, what: str, instead: str) -> Self:
+        """Continue the run whose record is in `folder`. A refusal calls it `what`, and names `instead` as the way out.
+
+        Raises RecipeError."""
+        try:
+            steps = json.loads((folder / "state.json").read_text(encoding="utf-8"))["steps"]
+        except (OSError, ValueError):
+            raise RecipeError(f"{what} holds no training run to resume; {instead}") from None
+        before = _recipe_of(folder)
+        if before is None:
+            raise RecipeError(f"{what} holds no training run to resume; {instead}")
+        run = cls(folder, steps, watch, recipe.report_to)
+        progress = Progress(steps, run._begun())
+        found = [each for each in changes(before, recipe) if progress.depends_on(each)]
+        if found:
+            raise RecipeError(
+                f"{what} was begun with another recipe: {listed(found)}; {instead}, or resume with that recipe"
+            )
+        run._write_recipe(recipe)
+        return run
+
+    def _begun(self) -> frozenset[tuple[str, str]]:
+        """Return ensemble and member of what has checkpoints, and the ensembles with unfinished trials."""
+        stages = (self.folder / "checkpoints").glob("*/*")
+        searches = (self.folder / "search").glob("*")
+        return frozenset(
+            [
+                *((path.parent.name, path.name) for path in stages),
+                *((path.name, "") for path in searches),
+            ]
+        )
 
     def result(self, step: str) -> Any | None:
         """Return the result of a finished step; None if the step is not finished."""
@@ -105,9 +133,11 @@ class Run:
             self._write()
 
     def _write(self) -> None:
-        file = self.folder / "state.json"
-        content = {"format": 1, "recipe": self._fingerprint, "steps": self._steps}
-        write_atomically(file, json.dumps(content, indent=2) + "\n")
+        content = {"format": 1, "steps": self._steps}
+        write_atomically(self.folder / "state.json", json.dumps(content, indent=2) + "\n")
+
+    def _write_recipe(self, recipe: Recipe) -> None:
+        write_atomically(self.folder / "recipe.json", recipe.model_dump_json(indent=2) + "\n")
 
 
 def _only_begun(out: Path) -> bool:
@@ -119,18 +149,33 @@ def _only_begun(out: Path) -> bool:
     return state.is_file() and not json.loads(state.read_text(encoding="utf-8"))["steps"]
 
 
-def recorded_data(bundle: Path) -> str | None:
-    """Return the digest of the splits that a bundle was trained on; None if the bundle has no record of its run."""
+def recorded_steps(bundle: Path) -> Mapping[str, Any]:
+    """Return the results of the finished steps of the run that made a bundle; none if the bundle has no record."""
     file = bundle / WORK / "state.json"
     if not file.is_file():
-        return None
-    digest: str | None = json.loads(file.read_text(encoding="utf-8"))["steps"].get("data")
-    return digest
+        return {}
+    steps: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["steps"]
+    return steps
+
+
+def recorded_data(bundle: Path) -> str | None:
+    """Return the digest of the splits that a bundle was trained on; None if the bundle has no record of its run."""
+    return recorded_steps(bundle).get("data")
 
 
 def recorded_recipe(bundle: Path) -> Recipe | None:
-    """Return the recipe that made a bundle; None if the bundle has no record of its run."""
-    file = bundle / WORK / "recipe.json"
+    """Return the recipe that made a bundle; None if the bundle has no record of its run. Raises RecipeError if another
+    version of Choir wrote it, with keys that this one does not know."""
+    return _recipe_of(bundle / WORK)
+
+
+def _recipe_of(folder: Path) -> Recipe | None:
+    file = folder / "recipe.json"
     if not file.is_file():
         return None
-    return Recipe.model_validate_json(file.read_bytes())
+    try:
+        return Recipe.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise RecipeError(
+            f"{file} cannot be read by this version of Choir: {explain(error)}; use the version that wrote it"
+        ) from None

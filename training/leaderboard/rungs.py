@@ -35,8 +35,13 @@ class StoredRung:
     it the next one."""
 
 
+def rung_path(bundle: Path, ensemble: str, rung: str) -> Path:
+    """Return the place of a rung's manifest in the bundle at `bundle`."""
+    return bundle / RUNGS / ensemble / f"{rung}.json"
+
+
 def rung_file(bundle: Bundle, ensemble: str, rung: str) -> Path:
-    """Return the place of a rung's manifest. Raises BundleError for a name that is no name."""
+    """Return the place of a rung's manifest in a bundle. Raises BundleError for a name that is no name."""
     for name in (ensemble, rung):
         try:
             _NAME.validate_python(name)
@@ -44,7 +49,7 @@ def rung_file(bundle: Bundle, ensemble: str, rung: str) -> Path:
             raise BundleError(
                 f"The name {name!r} must match [a-z0-9][a-z0-9._-]{{0,62}}."
             ) from error
-    return bundle.path / RUNGS / ensemble / f"{rung}.json"
+    return rung_path(bundle.path, ensemble, rung)
 
 
 def write_rung(

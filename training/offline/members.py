@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from serve.adapter import Head
 from serve.adapter.folder import read_config
 from serve.base.attention import attention_of
-from serve.base.folder import pooling_of
+from serve.base.folder import Pooling, pooling_of
 from serve.base.positions import longest_text
 from serve.base.side_files import read_generation_defaults, read_tokenizer
 from serve.bundle import Bundle
@@ -52,18 +52,8 @@ class OfflineMembers:
         self.ensemble = ensemble
         self._bundle = bundle
         self._by_heads = bundle.base_kind() == "encoder"
-        source = {
-            "pretrained_model_name_or_path": bundle.base_source,
-            "revision": bundle.base_revision or "main",
-        }
-        config = AutoConfig.from_pretrained(**source).to_dict()
-        self._pooling = pooling_of(config)
-        plain = self._by_heads and self._pooling == "mean"
-        loader = AutoModel if plain else AutoModelForCausalLM
         self._tokenizer = read_tokenizer(bundle.base_source, bundle.base_revision)
-        self._model: Any = loader.from_pretrained(
-            **source, dtype=torch.float32, attn_implementation=attention_of(config)
-        )
+        self._model, self._pooling = load_base(bundle)
         folders = {
             ref.digest: bundle.adapter_dir(ref)
             for member in ensemble.members
@@ -243,6 +233,22 @@ class OfflineMembers:
             rest = rest.double().log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(-1)
             scores = torch.cat([scores, rest * counted[:, 1:]], dim=1)
         return scores.sum(dim=1).reshape(len(plans), labels)
+
+
+def load_base(bundle: Bundle) -> tuple[Any, Pooling]:
+    """Return the base of a bundle in float32, without a head, and how it is pooled where heads read it."""
+    source = {
+        "pretrained_model_name_or_path": bundle.base_source,
+        "revision": bundle.base_revision or "main",
+    }
+    config = AutoConfig.from_pretrained(**source).to_dict()
+    pooling = pooling_of(config)
+    plain = bundle.base_kind() == "encoder" and pooling == "mean"
+    loader = AutoModel if plain else AutoModelForCausalLM
+    model: Any = loader.from_pretrained(
+        **source, dtype=torch.float32, attn_implementation=attention_of(config)
+    )
+    return model, pooling
 
 
 def _within(plan: Sequence[LabelPath], room: int) -> Sequence[LabelPath]:

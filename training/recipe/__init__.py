@@ -18,7 +18,7 @@ from training.recipe.fusion import (
     FusionRecipe,
     GenerationMethod,
 )
-from training.recipe.member import CandidateRecipe, MemberRecipe
+from training.recipe.member import CandidateRecipe, MemberRecipe, RowsRecipe
 from training.recipe.recipe import Recipe, load_recipe, parse_recipe
 from training.recipe.search import METRICS, RangeRecipe, SearchRecipe, Values
 from training.recipe.stages import (
@@ -60,6 +60,7 @@ __all__ = [
     "RangeRecipe",
     "Recipe",
     "RecipeError",
+    "RowsRecipe",
     "Scratch",
     "SearchRecipe",
     "SoftStage",

@@ -4,14 +4,21 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from serve.adapter import DEFAULT_RANK_LIMIT
 from serve.manifest import LABELLED, Extract, Name, Task
 from training.recipe.fusion import FusionRecipe
 from training.recipe.member import CandidateRecipe, MemberRecipe, with_defaults
 from training.recipe.search import SearchRecipe, searchable
+from training.recipe.stages import LARGEST_RANK, LoraStage
 from training.recipe.values import SEPARATOR, Column, Label, Strict
 
+MergeMethod = Literal[
+    "cat", "svd", "ties_svd", "dare_ties_svd", "linear", "uniform_soup", "greedy_soup"
+]
 LONGEST_NAME = 63
 """The most characters of a name in a bundle."""
+RIVAL = "rival"
+"""The name of the one adapter that rivals all members."""
 
 
 class EnsembleRecipe(Strict):
@@ -46,6 +53,12 @@ class EnsembleRecipe(Strict):
     candidates: list[CandidateRecipe] = Field(default_factory=list)
     """Adapters that are trained too, but stay outside the ensemble, in `BUNDLE/candidates/`. A swap to one fits the
     fusion again."""
+    rivals: bool = False
+    """Also train the fair rival of the members: one LoRA on all training rows, with all their ranks together and the
+    other keys of the first LoRA among them. The leaderboard compares it with the ensemble."""
+    merges: list[MergeMethod] = Field(default_factory=list)
+    """Also merge the LoRA members into one adapter, in each of these ways, for the leaderboard. `cat` is the exact
+    weighted sum of the updates, at the sum of the ranks; the soups average all members, or those that help."""
     search: SearchRecipe | None = None
     """Search for one set of values for all members and candidates. Trials are judged by the members' average."""
     fusion: FusionRecipe = FusionRecipe()
@@ -68,6 +81,20 @@ class EnsembleRecipe(Strict):
         """Whether the recipe says how labels are written as text."""
         plain = (self.template, self.label_scoring) == ("{text}", "sum")
         return bool(self.verbalizers) or not plain
+
+    @property
+    def rival(self) -> MemberRecipe | None:
+        """The one adapter that rivals all members; None if the recipe asks for none."""
+        loras = [
+            stage for each in self.members for stage in each.stages if isinstance(stage, LoraStage)
+        ]
+        if not self.rivals or not loras:
+            return None
+        first, rank = loras[0], sum(lora.rank for lora in loras)
+        # The same scaling as the first, whose learning rate it has.
+        alpha = None if first.alpha is None else first.alpha * rank / first.rank
+        stage = first.model_copy(update={"rank": rank, "alpha": alpha})
+        return MemberRecipe(name=RIVAL, seed=self.members[0].seed, stages=[stage])
 
     @property
     def searches(self) -> list[SearchRecipe]:
@@ -124,11 +151,47 @@ class EnsembleRecipe(Strict):
                 "candidates need names that differ from each other and from the members'"
             )
         self._check_adapter_names()
+        self._check_rival(adapters)
+        self._check_merges()
         return self
+
+    def _check_rival(self, adapters: list[str]) -> None:
+        if not self.rivals:
+            return
+        if self.rival is None:
+            raise ValueError(
+                "rivals puts the ranks of all members into one lora; no member has one"
+            )
+        if RIVAL in adapters:
+            raise ValueError(f"the rival is called {RIVAL!r}; give the member of that name another")
+        ranks = sum(stage.rank for stage in self.rival.stages if isinstance(stage, LoraStage))
+        if ranks > LARGEST_RANK:
+            raise ValueError(
+                f"the members' ranks together are {ranks}, and an engine takes at most {LARGEST_RANK}; leave out rivals"
+            )
+
+    def _check_merges(self) -> None:
+        """Check now what a merge would refuse only after the training."""
+        if not self.merges:
+            return
+        ranks = []
+        for member in self.members:
+            if not (len(member.adapters) == 1 and isinstance(member.adapters[0], LoraStage)):
+                raise ValueError(
+                    f"merges are of LoRAs, and member {member.name!r} is not one LoRA; leave out merges"
+                )
+            ranks.append(member.adapters[0].rank)
+        if "cat" in self.merges and sum(ranks) > DEFAULT_RANK_LIMIT:
+            raise ValueError(
+                f"merges: cat needs the sum of the members' ranks, {sum(ranks)}, and an engine takes "
+                f"{DEFAULT_RANK_LIMIT} by default; write svd, the closest LoRA of that rank"
+            )
+        if "linear" in self.merges and len(set(ranks)) > 1:
+            raise ValueError("merges: linear needs members of one rank; write cat or svd")
 
     def _check_adapter_names(self) -> None:
         """Check the names of adapters now: the bundle would refuse them only after the training."""
-        for member in self.members:
+        for member in [*self.members, *([self.rival] if self.rival else [])]:
             for name in member.adapter_names(self.name):
                 if len(name) > LONGEST_NAME:
                     raise ValueError(

@@ -2,10 +2,11 @@
 
 import difflib
 from collections.abc import Mapping
+from datetime import date
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from serve.manifest import Name
 from training.recipe.search import SearchRecipe, Values, searchable, with_values
@@ -18,10 +19,26 @@ from training.recipe.stages import (
     PTuningStage,
     StageRecipe,
 )
-from training.recipe.values import Strict
+from training.recipe.values import Column, Label, Strict
 
-_OWN_KEYS = ("name", "member", "seed", "bag", "search", "stages")
+_OWN_DEFAULTS = ("seed", "bag", "rows", "search")
+"""Keys of the member itself that may be among an ensemble's defaults."""
+_OWN_KEYS = ("name", "member", "stages", *_OWN_DEFAULTS)
 """Keys of the member itself. All other keys of a member without `stages` belong to its only stage."""
+
+
+def _cell(value: Any) -> Any:
+    """Return a number or a date of the YAML file as the text that a cell has."""
+    return str(value) if isinstance(value, int | float | date) else value
+
+
+class RowsRecipe(Strict):
+    """A part of the training rows, such as those of one team, one region or one month."""
+
+    column: Column
+    """Column of the training rows. It may be one that no ensemble reads."""
+    values: list[Annotated[Label, BeforeValidator(_cell)]] = Field(min_length=1)
+    """The rows with one of these values are the member's."""
 
 
 class MemberRecipe(Strict):
@@ -34,6 +51,8 @@ class MemberRecipe(Strict):
     bag: Annotated[float, Field(gt=0, le=1)] | Literal["bootstrap"] = 1.0
     """Share of the training rows that are drawn without replacement; or `bootstrap`: as many draws as there are rows,
     with replacement."""
+    rows: RowsRecipe | None = None
+    """The part of the training rows that the member learns from, and its bag is drawn from; default: all of them."""
     search: SearchRecipe | None = None
     """Search for values of the stage's keys, for this member alone."""
     stages: list[AnyStage] = Field(min_length=1)
@@ -122,7 +141,7 @@ def with_defaults(member: Any, defaults: Mapping[str, Any]) -> Any:
 
     Raises ValueError if no kind has one of the defaults.
     """
-    known = {"seed", "bag", "search"}.union(*(stage.model_fields for stage in STAGES.values()))
+    known = set(_OWN_DEFAULTS).union(*(stage.model_fields for stage in STAGES.values()))
     for key in defaults:
         if key not in known or key == "kind":
             close = difflib.get_close_matches(key, known, n=1)
@@ -130,7 +149,7 @@ def with_defaults(member: Any, defaults: Mapping[str, Any]) -> Any:
             raise ValueError(f"defaults has the unknown key {key!r}{hint}")
     if not isinstance(member, dict):
         return member
-    own = {key: defaults[key] for key in ("seed", "bag", "search") if key in defaults}
+    own = {key: defaults[key] for key in _OWN_DEFAULTS if key in defaults}
     if isinstance(stages := member.get("stages"), list):
         return {**own, **member, "stages": [_stage_with(each, defaults) for each in stages]}
     return {**own, **_stage_with(member, defaults)}

@@ -1,6 +1,5 @@
 """The whole recipe, the checks of its parts against each other, and reading it from YAML."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,7 +15,7 @@ from training.recipe.clean import CleanRecipe
 from training.recipe.data import DataRecipe, ExampleData, SplitRecipe
 from training.recipe.ensemble import EnsembleRecipe
 from training.recipe.fusion import FusionRecipe
-from training.recipe.member import CandidateRecipe
+from training.recipe.member import CandidateRecipe, RowsRecipe
 from training.recipe.problems import keys_of, sentence
 from training.recipe.search import RangeRecipe, SearchRecipe
 from training.recipe.source import Source
@@ -174,11 +173,6 @@ class Recipe(Strict):
         """Whether any ensemble or member has a search."""
         return any(ensemble.searches for ensemble in self.ensembles)
 
-    @property
-    def fingerprint(self) -> str:
-        """The SHA-256 of the whole recipe. A resumed run must have the same fingerprint."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
-
 
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe file. Raises RecipeError, whose message names the wrong key and what was expected."""
@@ -219,6 +213,7 @@ def _keys() -> set[str]:
             Rule,
             EnsembleRecipe,
             CandidateRecipe,
+            RowsRecipe,
             FusionRecipe,
             SearchRecipe,
             RangeRecipe,

@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from serve.manifest import Extract
+from serve.manifest import Abstain, EarlyExit, Extract
 from training.recipe.annotate import AnnotateRecipe, Rule, Teacher
 from training.recipe.base import BaseRecipe, Scratch
 from training.recipe.base_stages import FineTuningStage, PretrainingStage
@@ -22,7 +22,7 @@ from training.recipe.clean import CleanRecipe
 from training.recipe.data import DataRecipe, ExampleData, SplitRecipe
 from training.recipe.ensemble import EnsembleRecipe
 from training.recipe.fusion import FusionRecipe
-from training.recipe.member import CandidateRecipe, MemberRecipe
+from training.recipe.member import CandidateRecipe, MemberRecipe, RowsRecipe
 from training.recipe.recipe import Recipe
 from training.recipe.search import RangeRecipe, SearchRecipe
 from training.recipe.source import Source, Sources
@@ -54,6 +54,7 @@ SECTIONS: dict[type[BaseModel], str] = {
     EnsembleRecipe: "Ensemble",
     Extract: "Extract",
     MemberRecipe: "Member",
+    RowsRecipe: "Rows",
     CandidateRecipe: "Candidate",
     LoraStage: "Stage: lora",
     PrefixStage: "Stage: prefix",
@@ -64,6 +65,8 @@ SECTIONS: dict[type[BaseModel], str] = {
     SearchRecipe: "Search",
     RangeRecipe: "Range",
     FusionRecipe: "Fusion",
+    EarlyExit: "Early exit",
+    Abstain: "Abstain",
 }
 """The sections of the page in their order: each model and its heading."""
 

@@ -9,6 +9,9 @@ from training.recipe.values import RecipePath, Strict
 
 StageKind = Literal["lora", "prefix", "prompt", "p_tuning", "distillation"]
 
+LARGEST_RANK = 512
+"""The largest rank of a LoRA that vLLM takes."""
+
 
 class StageRecipe(Strict):
     """The keys of every kind of stage."""
@@ -28,7 +31,7 @@ class LoraStage(StageRecipe):
 
     kind: Literal["lora"] = "lora"
     """The kind of stage."""
-    rank: int = Field(16, ge=1, le=512)
+    rank: int = Field(16, ge=1, le=LARGEST_RANK)
     """Rank of the low-rank matrices."""
     alpha: float | None = Field(None, gt=0)
     """LoRA's alpha; default: the rank."""

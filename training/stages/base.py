@@ -13,7 +13,7 @@ from serve.base.architectures import architectures, unserved_base
 from serve.base.attention import attention_of
 from serve.base.folder import BaseError, Pooling, kind_of, read_config
 from serve.base.side_files import MODEL_FILES, read_tokenizer
-from serve.bundle import BaseSpec
+from serve.bundle import BaseSpec, Bundle
 from training.data.readers.records import first_words
 from training.recipe import BaseRecipe, RecipeError
 
@@ -58,7 +58,7 @@ def find_base(recipe: BaseRecipe, name: str, own: Path) -> Base:
     A base that was trained in this run must already be in `own`. Raises RecipeError if the base cannot be found or
     served.
     """
-    folder, label = _source(recipe, name, own)
+    folder, label = _source(recipe, own), _label(recipe, name)
     base = Base(folder, recipe.kind, label, recipe.by_heads)
     _check_model(base)
     if folder == own or recipe.id or not recipe.copy_files:
@@ -70,6 +70,16 @@ def find_base(recipe: BaseRecipe, name: str, own: Path) -> Base:
     return Base(own, recipe.kind, label, recipe.by_heads)
 
 
+def finished_base(recipe: BaseRecipe, name: str, bundle: Bundle) -> Base:
+    """Return the base of a finished bundle, given the recipe's base and name. Nothing is copied: where the recipe found
+    it may be gone. Raises RecipeError if it is on the hub and cannot be fetched, or if it was removed."""
+    own = bundle.base_folder
+    folder = own or from_hub(bundle.base_source, str(bundle.base_revision))
+    base = Base(folder, recipe.kind, _label(recipe, name), recipe.by_heads)
+    _check_model(base)
+    return base
+
+
 def base_spec(recipe: BaseRecipe, base: Base, own: Path) -> BaseSpec:
     """Return the base's entry in `bundle.json`."""
     if recipe.id and not recipe.stages:
@@ -78,17 +88,26 @@ def base_spec(recipe: BaseRecipe, base: Base, own: Path) -> BaseSpec:
     return BaseSpec(path=path, kind=recipe.bundle_kind)
 
 
-def _source(recipe: BaseRecipe, name: str, own: Path) -> tuple[Path, str]:
+def _label(recipe: BaseRecipe, name: str) -> str:
+    """Return the base's name in the adapters' configurations."""
     if recipe.scratch or recipe.stages:
-        return own, f"{name}-base"
+        return f"{name}-base"
     if recipe.package:
-        return packaged_minilm(), "sentence-transformers/all-MiniLM-L6-v2"
+        return "sentence-transformers/all-MiniLM-L6-v2"
+    return recipe.id or Path(str(recipe.path)).name
+
+
+def _source(recipe: BaseRecipe, own: Path) -> Path:
+    if recipe.scratch or recipe.stages:
+        return own
+    if recipe.package:
+        return packaged_minilm()
     if recipe.id:
-        return from_hub(recipe.id, str(recipe.revision)), recipe.id
+        return from_hub(recipe.id, str(recipe.revision))
     folder = Path(str(recipe.path))
     if not folder.is_dir():
         raise RecipeError(f"base.path: the folder {folder} does not exist")
-    return folder, folder.name
+    return folder
 
 
 def packaged_minilm() -> Path:

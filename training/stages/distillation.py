@@ -66,11 +66,11 @@ def soften(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
     return (log_probs / temperature).softmax(dim=-1)
 
 
-def soft_loss(logits: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return T squared times the cross-entropy of `logits` [B, C] at the temperature T with the softened `targets`
-    [B, C], averaged over B."""
+def soft_losses(logits: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return T squared times the cross-entropies [B] of `logits` [B, C] at the temperature T with the softened
+    `targets` [B, C]."""
     student = (logits / temperature).log_softmax(dim=-1)
-    return -(targets * student).sum(dim=-1).mean() * temperature**2
+    return -(targets * student).sum(dim=-1) * temperature**2
 
 
 def for_encoder(
@@ -191,9 +191,11 @@ def for_answers(
 def _mixed(
     logits: torch.Tensor, soft: torch.Tensor, truth: torch.Tensor, recipe: DistillationStage
 ) -> torch.Tensor:
-    hard = nn.functional.cross_entropy(logits, truth)
-    softened = soft_loss(logits, soft.to(logits), recipe.temperature)
-    return (1 - recipe.hard) * softened + recipe.hard * hard
+    """Return the loss of a batch. Rows without a right answer (`IGNORED`) have the soft loss alone."""
+    hard = nn.functional.cross_entropy(logits, truth, ignore_index=IGNORED, reduction="none")
+    softened = soft_losses(logits, soft.to(logits), recipe.temperature)
+    share = recipe.hard * (truth != IGNORED)
+    return ((1 - share) * softened + share * hard).mean()
 
 
 def _tempered(soft: NDArray[np.float64], recipe: DistillationStage) -> list[list[float]]:

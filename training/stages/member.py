@@ -15,6 +15,7 @@ from transformers import set_seed
 from serve.adapter.origin import record_base
 from serve.base.positions import longest_text
 from training.data.cleaning.families import families_of
+from training.data.parts import own_rows
 from training.data.splits import bag
 from training.data.targets import targets
 from training.progress import Advance, counted
@@ -30,7 +31,7 @@ from training.stages import causal, distillation, encoder
 from training.stages.base import Base
 from training.stages.distillation import Teacher
 from training.stages.encoder import EncoderWithHead
-from training.stages.fit import FitOptions, FitRows, Stage, fit, fit_rows, in_bfloat16
+from training.stages.fit import IGNORED, FitOptions, FitRows, Stage, fit, fit_rows, in_bfloat16
 from training.stages.lora import with_lora
 from training.stages.soft import continued, with_virtual_tokens
 
@@ -75,8 +76,9 @@ def train_stage(
     stage: Stage,
     target: Path,
 ) -> None:
-    """Train one adapter, with its head if it has one, on the member's bag; save it in `target`. Raises RecipeError."""
-    rows = data.rows.select(bag(len(data.rows), own.member.bag, own.member.seed))
+    """Train one adapter, with its head if it has one, on the member's rows; save it in `target`. Raises RecipeError."""
+    part = own_rows(data.rows, own.member)
+    rows = part.select(bag(len(part), own.member.bag, own.member.seed))
     training = _Training(own, ensemble, base, replace(data, rows=rows))
     target.mkdir(parents=True, exist_ok=True)
     adapted = training.with_head(stage, target) if base.by_heads else training.as_text(stage)
@@ -213,10 +215,12 @@ def encoder_rows(ensemble: EnsembleRecipe, data: MemberData, tokenizer: Any, lim
 
 
 def right_answers(ensemble: EnsembleRecipe, data: MemberData) -> list[Any]:
-    """Return each row's right answer as a number, or as numbers in multilabel."""
+    """Return each row's right answer as a number, or as numbers in multilabel; `IGNORED` for a row without one, from
+    which only a distillation learns."""
     cells = list(data.rows[ensemble.answer])
-    truth: list[Any] = targets(ensemble.task, data.labels, cells, "training").tolist()
-    return truth
+    given = [cell for cell in cells if cell is not None]
+    truth = iter(targets(ensemble.task, data.labels, given, "training").tolist())
+    return [IGNORED if cell is None else next(truth) for cell in cells]
 
 
 def _limit(own: MemberStage, max_tokens: int | None, context: int) -> int:

@@ -8,65 +8,52 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from choir_cli.console import UsageError, fail, out, table
-from choir_cli.demo.load import Load
-from choir_cli.demo.scoring import Score, scores
+from choir_cli.demo.plan import Plan
+from choir_cli.demo.scoring import Score, scores, with_times
 from choir_cli.demo.server import Server, require_free
-from choir_client import Choir, ChoirError
+from choir_cli.demo.swapping import Swap, swap_under_load
+from choir_cli.demo.trainer import Trainer
+from choir_client import Choir, ClassificationPrediction
 
 FOLDER = Path(".choir-demo")
 BUNDLE = FOLDER / "bundle"
 CANDIDATE = BUNDLE / "candidates" / "intents-a-retrained"
-MEMBER = "a"
+ENSEMBLE, MEMBER = "intents", "a"
 TEST_ROWS = 120
-REQUESTS_BEFORE = 50
-REQUESTS_AFTER = 50
-
-
-@dataclass(frozen=True)
-class Swap:
-    """The answers that clients got while an adapter was replaced."""
-
-    before: str
-    after: str
-    first_after: str
-    """The version that answered the first request after the swap returned."""
-    fit: str
-    """The state of the fusion after the swap: `refitted` if it was fitted again for the new adapter."""
-    seconds: float
-    requests: int
-    failures: Sequence[str]
-    unexpected: Sequence[str]
-    """Versions that answered, other than the two."""
-
-    @property
-    def worked(self) -> bool:
-        return not self.failures and not self.unexpected and self.first_after == self.after
 
 
 def main() -> None:
     # The demo talks only to this machine, whatever proxy is set.
     os.environ["NO_PROXY"] = "127.0.0.1"
-    # On SIGTERM, leave as on Ctrl-C: through the context that stops the server.
+    # On SIGTERM, leave as on Ctrl-C: through the contexts that stop the server and the training.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     port = _port()
     stop_at_end = os.environ.get("DEMO_EXIT", "") not in ("", "0")
     # Check now, not after minutes of training.
     require_free(port)
-    _train()
-    shutil.rmtree(FOLDER / "store", ignore_errors=True)
-    with Server(BUNDLE, port, FOLDER / "store", FOLDER / "serve.log") as server:
-        out.rule("serve")
-        out.print(f"ready at {server.url} after {server.wait_until_ready():.0f} s")
+    plan = Plan()
+    plan.show()
+    trainer = Trainer(_recipe(), BUNDLE)
+    server = Server(BUNDLE, port, FOLDER / "store", FOLDER / "serve.log")
+    with contextlib.ExitStack() as stack:
+        stack.callback(trainer.stop)
+        with plan.part("train"):
+            trainer.start()
+            trainer.wait_until_servable()
+            # The engine takes its time to start, while the training computes its last figures.
+            shutil.rmtree(FOLDER / "store", ignore_errors=True)
+            stack.enter_context(server)
+            trainer.wait()
+        with plan.part("serve"):
+            waited = server.wait_until_ready()
+            out.print(f"ready at {server.url} after {waited:.0f} s more")
         with Choir(server.url) as choir:
-            worked = _tour(choir)
+            worked = _tour(choir, plan)
         if not stop_at_end:
             out.print(f"\nThe server keeps running at {server.url}; Ctrl-C stops it.")
             with contextlib.suppress(KeyboardInterrupt):
@@ -77,51 +64,62 @@ def main() -> None:
     sys.exit(0 if worked and status == 0 else 1)
 
 
-def _tour(choir: Choir) -> bool:
+def _tour(choir: Choir, plan: Plan) -> bool:
     from serve.bundle import Bundle
     from serve.fusion.fuse import Fusion
     from training.example import messages
     from training.recipe import load_recipe
 
-    example = load_recipe(_recipe()).data.example
+    recipe = load_recipe(_recipe())
+    example, own = recipe.data.example, recipe.find(ENSEMBLE)
     assert example is not None, "the example's recipe generates its data"
+    assert own is not None, "the example's recipe has the ensemble"
     rows = messages.rows("test", TEST_ROWS, example.seed)
-    texts, labels = [row["text"] for row in rows], [row["intent"] for row in rows]
+    texts = [row["text"] for row in rows]
     bundle = Bundle.open(BUNDLE)
-    ensemble = bundle.ensemble("intents")
+    ensemble = bundle.ensemble(ENSEMBLE)
     methods = Fusion.from_manifest(ensemble, bundle.fusion_path(ensemble)).methods
+    teams = {each.name: each.rows.values[0] for each in own.members if each.rows is not None}
 
-    out.rule("ask")
-    _ask(choir, texts[:5])
-    _stream(choir, texts[0])
-    out.rule("measure")
-    members = [member.name for member in ensemble.members]
-    found: list[Score] = []
-    with out.status("asking every member and every fusion method ...") as status:
-        for score in scores(choir, "intents", members, methods, texts, labels):
-            status.update(f"asking every member and every fusion method ... {score.name}")
-            found.append(score)
-    out.rule("swap")
-    swap = _swap(choir, texts)
-    out.rule("what happened")
-    _show(found, ensemble.fusion.method, swap)
+    with plan.part("ask"):
+        _ask(choir, texts[:4], teams)
+        _stream(choir, texts[0])
+    with plan.part("measure"):
+        found: list[Score] = []
+        with out.status("asking every member and every fusion method ...") as status:
+            for score in scores(choir, ENSEMBLE, list(teams), methods, rows):
+                status.update(f"asking every member and every fusion method ... {score.name}")
+                found.append(score)
+        _show_scores(found, ensemble.fusion.method, teams)
+    with plan.part("swap"):
+        swap = swap_under_load(choir, ENSEMBLE, MEMBER, CANDIDATE, texts)
+        swap.show()
+    with plan.part("what happened"):
+        _show_end(swap, found)
+    plan.show_times()
+    out.print(
+        "\nNext: .venv/bin/choir status, .venv/bin/choir rollback intents, "
+        f".venv/bin/choir chat --model replies; {BUNDLE}/report/index.html; README.md"
+    )
     return swap.worked
 
 
-def _ask(choir: Choir, texts: Sequence[str]) -> None:
-    answer = choir.predict("intents", texts, return_members=True)
-    out.print(f"[bold]predict[/bold], answered by {answer.model}:")
+def _ask(choir: Choir, texts: Sequence[str], teams: Mapping[str, str]) -> None:
+    answer = choir.predict(ENSEMBLE, texts, return_members=True)
+    assert isinstance(answer, ClassificationPrediction)
+    said = ", ".join(f"{member} by {team}'s messages" for member, team in teams.items())
+    out.say(f"predict, answered by {answer.model} (members: {said}):")
     for text, item in zip(texts, answer.data, strict=True):
         alone = ", ".join(f"{member.name} {member.label}" for member in item.members or [])
-        share = item.probabilities[item.label or ""]
+        share = item.probabilities[item.label]
         out.print(f"  {text}", highlight=False)
-        out.print(f"    {alone} -> [bold]{item.label}[/bold] {share:.2f}", highlight=False)
+        out.print(f"    {alone} -> {item.label} {share:.2f}", highlight=False)
 
 
 def _stream(choir: Choir, text: str) -> None:
     """Print the streamed answers of one member, and of all members fused at every token."""
     question = [{"role": "user", "content": text}]
-    out.print(f"[bold]chat[/bold], streamed: {text}")
+    out.print(f"chat, streamed: {text}")
     for model in (f"replies/{MEMBER}", "replies"):
         print(f"  {model}: ", end="")
         for chunk in choir.stream_chat(model, question, max_tokens=48, temperature=0):
@@ -129,80 +127,34 @@ def _stream(choir: Choir, text: str) -> None:
         print()
 
 
-def _swap(choir: Choir, texts: Sequence[str]) -> Swap:
-    before = choir.predict("intents", texts[0]).model
-    out.print(f"4 clients ask {before} without a pause, while {MEMBER} gets another adapter")
-    with Load(choir.url, "intents", texts) as load:
-        load.wait_for(REQUESTS_BEFORE)
-        started = time.monotonic()
-        rollout = choir.swap(
-            "intents",
-            members={MEMBER: CANDIDATE.resolve().as_uri()},
-            expected_version=int(before.partition("@")[2]),
-        )
-        first_after = choir.predict("intents", texts[0]).model
-        seconds = time.monotonic() - started
-        load.wait_for(REQUESTS_AFTER)
-        fit = choir.ensemble("intents").fusion_fit
-    after = f"intents@{rollout.to_version}"
-    return Swap(
-        before=before,
-        after=after,
-        first_after=first_after,
-        fit=str(fit.get("state")),
-        seconds=seconds,
-        requests=load.requests,
-        failures=load.failures,
-        unexpected=sorted(set(load.versions) - {before, after}),
-    )
-
-
-def _show(found: Sequence[Score], served: str, swap: Swap) -> None:
+def _show_scores(found: Sequence[Score], served: str, teams: Mapping[str, str]) -> None:
+    """Print the accuracy on each team's messages: a member knows those of its own team best."""
     view = table(
-        f"{TEST_ROWS} test messages over HTTP", "", "accuracy", "median latency", "member passes"
+        f"{TEST_ROWS} test messages over HTTP: accuracy on each team's, and on all",
+        *("", *teams.values(), "all", "median", "passes"),
     )
     for score in found:
+        name = f"{score.name} (served)" if score.name == served else score.name
+        own = teams.get(score.name)
         view.add_row(
-            f"{score.name} (served)" if score.name == served else score.name,
+            f"{name} ({own})" if own else name,
+            *(f"{score.by_team[team]:.2f}" for team in teams.values()),
             f"{score.accuracy:.3f}",
             f"{score.latency * 1000:.0f} ms",
             str(score.passes),
         )
     out.print(view)
-    out.print(
-        f"swap {swap.before} -> {swap.after}: {swap.seconds:.1f} s, "
-        f"{swap.requests} requests during it, failures: {len(swap.failures)}, fusion: {swap.fit}"
-    )
-    for problem in sorted(set(swap.failures))[:3]:
-        out.print(f"  failed: {problem}")
-    if swap.first_after != swap.after:
-        out.print(f"  wrong: the first request after the swap was answered by {swap.first_after}")
-    if swap.unexpected:
-        out.print(f"  wrong: answers by {', '.join(swap.unexpected)}")
-    out.print(
-        "\nNext: .venv/bin/choir status, .venv/bin/choir rollback intents, "
-        f".venv/bin/choir chat --model replies; {BUNDLE}/report/index.html; README.md"
-    )
 
 
-def _train() -> None:
-    """Train into the demo's folder. Uses a finished run again, and continues an interrupted one."""
-    out.rule("train")
-    if BUNDLE.exists() and _choir_train("--resume") == 0:
-        return
-    # The run had another recipe, or it is damaged. The folder belongs to the demo, so start again.
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir()
-    if _choir_train() != 0:
-        raise ChoirError("training failed; the reason is printed above")
+def _show_end(swap: Swap, found: Sequence[Score]) -> None:
+    from training.leaderboard.board import read_board
+    from training.leaderboard.table import show_board
 
-
-def _choir_train(*flags: str) -> int:
-    # Train in another process, so that its memory is free before the server starts.
-    command = ("train", str(_recipe()), "--out", str(BUNDLE), *flags)
-    return subprocess.run(
-        [sys.executable, "-m", "choir_cli.main", *command], check=False
-    ).returncode
+    swap.show()
+    for name in ("replies", ENSEMBLE):
+        board = read_board(BUNDLE, name)
+        assert board is not None, "the training ends in the leaderboards"
+        show_board(with_times(board, found) if name == ENSEMBLE else board, BUNDLE, out)
 
 
 def _recipe() -> Path:

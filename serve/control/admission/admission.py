@@ -18,15 +18,17 @@ from serve.adapter import (
 from serve.base.folder import BaseKind
 from serve.bundle import Bundle, BundleError
 from serve.control.admission.fusion_fit import fit_digests
+from serve.control.admission.provenance import origins_after
 from serve.control.admission.refit import Fit, StaleFit, settle
 from serve.control.artifacts.sources import NotAllowed, Sources
 from serve.control.artifacts.staging import Staging
 from serve.control.artifacts.store import Store, StoreError
 from serve.control.clock import now
 from serve.control.records import EnsembleRecord, VersionRecord
-from serve.errors import RefusedError
+from serve.errors import RefusedError, did_you_mean
 from serve.fusion.errors import FusionError, StaleFusionError
 from serve.fusion.fuse import Fusion
+from serve.fusion.selective.record import fits_in
 from serve.fusion.stack import read_stack
 from serve.manifest import AdapterRef, Ensemble, Member, Task, adapter_name, explain
 from serve.protocol.requests import SwapRequest
@@ -110,7 +112,9 @@ class Admission:
             stale = self._check_fusion(fit.ensemble, parameters, allow=allow) or fit.stale_numbers
             staging.keep()
             kept = self._store.keep_parameters(parameters) if parameters else None
-        return VersionRecord(fit.ensemble, actor, now(), kept, stale, fit.fitted_on)
+        at = now()
+        origins = origins_after(record, request, fit.ensemble, self._bundles, actor, at)
+        return VersionRecord(fit.ensemble, actor, at, kept, stale, fit.fitted_on, origins)
 
     def check_known(self, record: VersionRecord) -> None:
         """Check a version of the database. Adapters that the store has lost are copied from the bundles again. Raises
@@ -198,10 +202,11 @@ class Admission:
         if unknown:
             raise RefusedError(
                 400,
-                f"{ensemble.id} has no member {unknown[0]!r}; its members are {', '.join(names)}.",
+                f"{ensemble.id} has no member {unknown[0]!r}; its members are {', '.join(names)}."
+                f"{did_you_mean(unknown[0], names)}",
                 param="members",
             )
-        # Scores were measured with the old content, so the new version has none.
+        # Scores were measured with the old content, so the new version has none but the fits that `settle` decides on.
         members = [
             self._changed(member, changes[member.name], ensemble, staging)
             if member.name in changes
@@ -209,7 +214,7 @@ class Admission:
             for member in ensemble.members
         ]
         return ensemble.model_copy(
-            update={"version": record.highest + 1, "members": members, "scores": {}}
+            update={"version": record.highest + 1, "members": members, "scores": fits_in(ensemble)}
         )
 
     def _changed(

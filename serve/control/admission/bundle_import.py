@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 from serve.bundle import Bundle, BundleError
 from serve.control.admission.admission import Admission, adapters_of
+from serve.control.admission.difference import NotServed, kept_ones, same_content
 from serve.control.artifacts.store import Store
 from serve.control.clock import now
 from serve.control.database.database import Database
+from serve.control.origins import bundle_origins
 from serve.control.records import EnsembleRecord, VersionRecord
 from serve.digest import DigestError, folder_digest
 from serve.manifest import Ensemble
@@ -22,7 +24,9 @@ class Imported:
 
     records: dict[str, EnsembleRecord]
     differences: dict[str, list[str]]
-    """Ensemble -> how the bundles and the database differ, one sentence each."""
+    """Ensemble -> what of the bundles was left out, one sentence each."""
+    not_served: dict[str, NotServed]
+    """Ensemble -> the version that this start brought, where another one is active."""
 
 
 def import_bundles(
@@ -31,26 +35,41 @@ def import_bundles(
     """Import all versions that the database does not have.
 
     The highest version of a new ensemble becomes active. For other ensembles, the database keeps its active version.
-    Ensembles that are in no bundle stay in the database and are not served. Raises BundleError, StoreError and
-    DatabaseError."""
+    What has another content under a number that the database has gets the next number. Ensembles that are in no bundle
+    stay in the database and are not served. Raises BundleError, StoreError and DatabaseError."""
     _check_one_base(bundles)
     known = database.ensembles()
     differences: dict[str, list[str]] = {}
+    not_served: dict[str, NotServed] = {}
     for name, versions in _manifests(bundles).items():
         record = known.get(name)
-        new = [
-            _import(bundle, ensemble, store, admission)
-            for number, (bundle, ensemble) in versions.items()
-            if record is None or number not in record.versions
-        ]
         if record is None:
+            new = [_import(*each, store, admission) for each in versions.values()]
             database.add_ensemble(name, max(versions), new, IMPORTER)
             differences[name] = []
-        else:
-            database.add_versions(new, IMPORTER)
-            differences[name] = _differences(record, versions)
+            continue
+        new = [
+            _import(*each, store, admission)
+            for n, each in versions.items()
+            if n not in record.versions
+        ]
+        for each in new:
+            record = record.with_version(each)
+        bundle, ensemble = versions[max(versions)]
+        number = same_content(record, bundle, ensemble)
+        if number is None:
+            number = max(record.highest, *versions) + 1
+            renumbered = ensemble.model_copy(update={"version": number})
+            new.append(_import(bundle, renumbered, store, admission))
+            record = record.with_version(new[-1])
+        database.add_versions(new, IMPORTER)
+        differences[name] = kept_ones(record, versions)
+        found = NotServed.of(record, number, bundle)
+        if found is not None:
+            not_served[name] = found
+            database.not_active(IMPORTER, record, record.versions[number], found.said)
     records = database.ensembles()
-    return Imported({name: records[name] for name in differences}, differences)
+    return Imported({name: records[name] for name in differences}, differences, not_served)
 
 
 def _manifests(bundles: Sequence[Bundle]) -> dict[str, dict[int, tuple[Bundle, Ensemble]]]:
@@ -77,25 +96,8 @@ def _import(
         admission.import_adapter(bundle, ref)
     file = bundle.fusion_path(ensemble)
     parameters = store.keep_parameters(file) if file is not None else None
-    return VersionRecord(ensemble, f"bundle:{bundle.path}", now(), parameters)
-
-
-def _differences(record: EnsembleRecord, versions: dict[int, tuple[Bundle, Ensemble]]) -> list[str]:
-    sentences = []
-    for number, (bundle, ensemble) in sorted(versions.items()):
-        stored = record.versions.get(number)
-        if stored is not None and stored.ensemble != ensemble:
-            sentences.append(
-                f"{ensemble.id} in {bundle.path} is not the version {number} that the database "
-                "has; the database's is kept."
-            )
-    highest = max(versions)
-    if highest not in record.versions and highest > record.active:
-        sentences.append(
-            f"{versions[highest][0].path} has {record.name}@{highest}, which is newer than the "
-            f"active version {record.active}; swap to it with its version."
-        )
-    return sentences
+    origins = bundle_origins(bundle, ensemble)
+    return VersionRecord(ensemble, f"bundle:{bundle.path}", now(), parameters, origins=origins)
 
 
 def _check_one_base(bundles: Sequence[Bundle]) -> None:

@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from serve.control.records import VersionRecord
 from serve.fusion.fitting.note import FitNote, has_fitted_numbers
 from serve.fusion.labels.multilabel import THRESHOLD
+from serve.fusion.selective.record import SelectiveFit
 from serve.manifest import Ensemble
 from serve.protocol.views import FittedPart, FusionFit
 
 WEIGHTED = ("weighted_average", "vote", "product")
 """The methods that use the members' weights."""
+NUMBERS: tuple[FittedPart, ...] = ("weights", "temperature", "thresholds")
+"""The parts that a person may set by hand."""
 
 
 def fusion_fit(record: VersionRecord) -> FusionFit:
@@ -23,7 +26,7 @@ def fusion_fit(record: VersionRecord) -> FusionFit:
         return FusionFit(state="refitted", parts=parts, stale_members=[])
     if not parts:
         return FusionFit(state="none", parts=[], stale_members=[])
-    by_hand = fit_digests(record) is None and "stacker" not in parts
+    by_hand = fit_digests(record) is None and set(parts) <= set(NUMBERS)
     return FusionFit(state="manual" if by_hand else "fitted", parts=parts, stale_members=[])
 
 
@@ -46,12 +49,17 @@ def fitted_parts(ensemble: Ensemble) -> list[FittedPart]:
         parts.append("thresholds")
     if ensemble.fusion.method == "stack":
         parts.append("stacker")
+    if ensemble.fusion.early_exit is not None:
+        parts.append("early_exit")
+    if ensemble.fusion.abstain is not None:
+        parts.append("abstain")
     return parts
 
 
 def offers_fitted(ensemble: Ensemble) -> bool:
     """Whether any part was fitted, even for a method that only requests choose."""
     offered = _has_weights(ensemble) or ensemble.fusion.model is not None
+    offered = offered or SelectiveFit.of(ensemble) is not None
     return offered or bool(fitted_parts(ensemble))
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from serve.bundle import Bundle
-from serve.control.admission.fusion_fit import changed_members, fitted_parts, offers_fitted
+from serve.control.admission.fusion_fit import NUMBERS, changed_members, fitted_parts, offers_fitted
 from serve.fusion.errors import FusionError
 from serve.fusion.fitting.fit import refit_fusion
 from serve.fusion.fitting.note import noted
 from serve.fusion.fitting.stored_scores import Question, ValidationRows, ValidationScores
 from serve.fusion.members import Floats
+from serve.fusion.selective.record import SelectiveFit
 from serve.fusion.stack import Stack
 from serve.manifest import Ensemble, Member
 
@@ -40,7 +41,7 @@ class Fit:
     @property
     def stale_numbers(self) -> bool:
         """Whether it uses weights, temperature or thresholds that were fitted on other adapters."""
-        numbers = [part for part in fitted_parts(self.ensemble) if part != "stacker"]
+        numbers = [part for part in fitted_parts(self.ensemble) if part in NUMBERS]
         return bool(numbers and changed_members(self.ensemble, self.fitted_on))
 
 
@@ -57,13 +58,14 @@ def settle(fit: Fit, bundles: Sequence[Bundle], *, allow: bool) -> Fit:
     try:
         return _refitted(fit.ensemble, bundles, by_hand=by_hand)
     except NoRefit as reason:
+        if by_hand:
+            parts = [part for part in parts if part not in NUMBERS]
         if not parts or allow:
             return fit
-        if by_hand:
-            parts = ["stacker"]
-        verb = "was" if parts in (["temperature"], ["stacker"]) else "were"
+        verb = "was" if len(parts) == 1 and not parts[0].endswith("s") else "were"
+        what = " and ".join(part.replace("_", " ") for part in parts)
         raise StaleFit(
-            f"The {' and '.join(parts)} of {fit.ensemble.name} {verb} fitted on other adapters than the new ones of "
+            f"The {what} of {fit.ensemble.name} {verb} fitted on other adapters than the new ones of "
             f"{', '.join(changed)}, and cannot be fitted again: {reason}. Give a manifest with new ones, or keep the "
             "old with allow_stale_fusion."
         ) from None
@@ -74,6 +76,9 @@ def _changed(fit: Fit) -> list[str]:
     changed = set(changed_members(fit.ensemble, fit.fitted_on))
     if fit.stack is not None and fit.ensemble.fusion.method == "stack":
         changed.update(fit.stack.changed_members(fit.ensemble))
+    selective = SelectiveFit.of(fit.ensemble)
+    if selective is not None:
+        changed.update(selective.changed_members(fit.ensemble))
     return [member.name for member in fit.ensemble.members if member.name in changed]
 
 
@@ -82,15 +87,10 @@ def _refitted(ensemble: Ensemble, bundles: Sequence[Bundle], *, by_hand: bool) -
     try:
         rows, outputs = _scores_of(ensemble, bundles)
         options = rows.header.options
-        fitted = refit_fusion(ensemble, options, outputs, rows.truth, rows.folds)
+        fitted = refit_fusion(ensemble, options, outputs, rows.truth, rows.folds, by_hand=by_hand)
     except FusionError as error:
         raise NoRefit(str(error).rstrip(".")) from error
-    new = fitted.ensemble
-    if by_hand:
-        spec = new.fusion.model_copy(update={"temperature": ensemble.fusion.temperature})
-        kept = {"members": ensemble.members, "thresholds": ensemble.thresholds}
-        new = new.model_copy(update={"fusion": spec, **kept})
-    new = noted(new, "refitted", len(rows.truth), numbers=not by_hand)
+    new = noted(fitted.ensemble, "refitted", len(rows.truth), numbers=not by_hand)
     return Fit(new, fitted.stack, refitted=True)
 
 

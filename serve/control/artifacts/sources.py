@@ -8,7 +8,8 @@ from serve.control.artifacts.local_copy import copy_folder
 from serve.control.artifacts.quota import Quota
 from serve.control.artifacts.remote_copy import copy_remote
 from serve.control.artifacts.store import StoreError
-from serve.location import SCHEMES, Location, LocationError
+from serve.files import no_folder
+from serve.location import SCHEMES, Location, LocationError, without_secrets
 
 
 class NotAllowed(StoreError):
@@ -44,7 +45,7 @@ class Sources:
             self.copy(self._local(uri), target)
         else:
             raise StoreError(
-                f"{uri!r} is not a URI that adapters come from; expected file:///absolute/folder, or "
+                f"{without_secrets(uri)!r} is not a URI that adapters come from; expected file:///absolute/folder, or "
                 f"{', '.join(SCHEMES)} with :// and a place that --adapter-prefix allows."
             )
 
@@ -72,17 +73,18 @@ class Sources:
         return location
 
     def _local(self, uri: str) -> Path:
+        shown = without_secrets(uri)
         try:
             parts = urlsplit(uri)
         except ValueError as error:
-            raise StoreError(f"{uri!r} is not a URI: {error}.") from error
+            raise StoreError(f"{shown!r} is not a URI: {error}.") from error
         if parts.netloc not in ("", "localhost"):
-            raise StoreError(f"{uri!r} names another machine; expected file:///absolute/folder.")
+            raise StoreError(f"{shown!r} names another machine; expected file:///absolute/folder.")
         if parts.query or parts.fragment:
-            raise StoreError(f"{uri!r} must be a plain path; write ? and # as %3F and %23.")
+            raise StoreError(f"{shown!r} must be a plain path; write ? and # as %3F and %23.")
         path = unquote(parts.path)
         if not path.startswith("/") or "\0" in path:
-            raise StoreError(f"{uri!r} must hold an absolute path: file:///absolute/folder.")
+            raise StoreError(f"{shown!r} must hold an absolute path: file:///absolute/folder.")
         return self._allowed(uri, Path(path))
 
     def _allowed(self, uri: str, path: Path) -> Path:
@@ -97,5 +99,5 @@ class Sources:
                 f"{uri} is outside the folders that adapters may come from: the bundles and each --adapter-root."
             )
         if not is_folder:
-            raise StoreError(f"{uri} is not a folder.")
+            raise StoreError(no_folder(uri, real))
         return real

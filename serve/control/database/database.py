@@ -4,7 +4,7 @@ One controller writes at a time. Each start begins a new *incarnation*, and the 
 Each write is also compared with the database first, so that a late write cannot undo a later one.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import sqlalchemy as sa
@@ -33,12 +33,14 @@ from serve.control.database.tables import (
     version_of,
     version_row,
 )
+from serve.control.database.upgrade import upgrade_from_2
 from serve.control.database.writer import Writer, lock_control
+from serve.control.origins import all_uris
 from serve.control.records import EnsembleRecord, VersionRecord
 from serve.control.rollout.state import BUSY, ENDED, Rollout, State
 from serve.protocol.audit import AuditEntry
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Database:
@@ -55,7 +57,8 @@ class Database:
 
     @classmethod
     def open(cls, url: str) -> "Database":
-        """Open the database, create its tables if it is new, and begin a new incarnation."""
+        """Open the database, create its tables if it is new, bring those of an earlier version of Choir up to date,
+        and begin a new incarnation."""
         engine = connect(url)
         try:
             return cls(engine, _begin_incarnation(engine))
@@ -75,12 +78,15 @@ class Database:
         self, name: str, active: int, versions: Iterable[VersionRecord], actor: str
     ) -> None:
         """Add an ensemble with its first versions."""
+        records = list(versions)
 
         def add(session: Session) -> None:
             session.add(EnsembleRow(name=name, active=active, epoch=0, previous=[]))
             session.flush()
-            session.add_all(map(version_row, versions))
-            session.add(_audit(actor, "import", name, None, active, "done", None))
+            session.add_all(map(version_row, records))
+            came = next(each for each in records if each.ensemble.version == active)
+            uris = all_uris(came.origins)
+            session.add(_audit(actor, "import", name, None, active, "done", None, uris))
 
         self._writer.write(add)
 
@@ -91,7 +97,8 @@ class Database:
             for record in records:
                 name, version = record.ensemble.name, record.ensemble.version
                 session.add(version_row(record))
-                session.add(_audit(actor, "import", name, None, version, "done", None))
+                uris = all_uris(record.origins)
+                session.add(_audit(actor, "import", name, None, version, "done", None, uris))
 
         self._writer.write(add)
 
@@ -157,18 +164,34 @@ class Database:
                     rollout.to_version,
                     "decided",
                     None,
+                    rollout.uris,
                 )
             )
 
         self._writer.write(decide)
 
-    def refused(self, actor: str, action: str, record: EnsembleRecord, reason: str) -> None:
+    def refused(
+        self,
+        actor: str,
+        action: str,
+        record: EnsembleRecord,
+        reason: str,
+        uris: Mapping[str, list[str]],
+    ) -> None:
         """Add a refused change to the audit."""
-        self._writer.write(
-            lambda session: session.add(
-                _audit(actor, action, record.name, record.active, None, "refused", reason)
-            )
+        self._note(_audit(actor, action, record.name, record.active, None, "refused", reason, uris))
+
+    def not_active(
+        self, actor: str, record: EnsembleRecord, came: VersionRecord, reason: str
+    ) -> None:
+        """Add a start to the audit whose bundle brought the version `came`, while another one is active."""
+        to, uris = came.ensemble.version, all_uris(came.origins)
+        self._note(
+            _audit(actor, "start", record.name, record.active, to, "not active", reason, uris)
         )
+
+    def _note(self, row: AuditRow) -> None:
+        self._writer.write(lambda session: session.add(row))
 
     def audit(self, limit: int = 200) -> list[AuditEntry]:
         """The latest first."""
@@ -210,6 +233,9 @@ def _begin_incarnation(engine: Engine) -> int:
         if control is None:
             control = ControlRow(id=1, schema_version=SCHEMA_VERSION, incarnation=0, epoch=0)
             session.add(control)
+        if control.schema_version == 2:
+            upgrade_from_2(session)
+            control.schema_version = SCHEMA_VERSION
         if control.schema_version != SCHEMA_VERSION:
             raise DatabaseError(
                 f"The store was written by another version of Choir (schema "
@@ -251,6 +277,7 @@ def _audit_of(rollout: Rollout, outcome: str) -> AuditRow:
         rollout.to_version,
         outcome,
         rollout.reason,
+        rollout.uris,
     )
 
 
@@ -262,6 +289,7 @@ def _audit(
     to_version: int | None,
     outcome: str,
     reason: str | None,
+    uris: Mapping[str, list[str]],
 ) -> AuditRow:
     return AuditRow(
         at=now(),
@@ -271,5 +299,11 @@ def _audit(
         from_version=from_version,
         to_version=to_version,
         outcome=outcome,
-        reason=reason and reason.replace("\0", "?"),  # PostgreSQL stores no NUL characters
+        reason=reason and _storable(reason),
+        uris={member: [_storable(uri) for uri in several] for member, several in uris.items()},
     )
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL stores no NUL characters."""
+    return text.replace("\0", "?")

@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import JSON, ForeignKey, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from serve.control.origins import origins_json, origins_of
 from serve.control.records import VersionRecord
 from serve.control.rollout.state import Rollout, State
 from serve.manifest import Ensemble
@@ -55,6 +56,7 @@ class VersionRow(Table):
     allow_stale_fusion: Mapped[bool]
     fitted_on: Mapped[dict[str, list[str]] | None] = mapped_column(JSON(none_as_null=True))
     left: Mapped[int | None] = mapped_column("left_at_epoch")
+    origins: Mapped[dict[str, Any]] = mapped_column(JSON, server_default="{}")
     created: Mapped[str] = mapped_column(String(40))
 
 
@@ -74,6 +76,7 @@ class RolloutRow(Table):
     state: Mapped[str] = mapped_column(String(32), index=True)
     reason: Mapped[str | None] = mapped_column(Text)
     replicas: Mapped[dict[str, str]] = mapped_column(JSON)
+    uris: Mapped[dict[str, list[str]]] = mapped_column(JSON, server_default="{}")
     created: Mapped[str] = mapped_column(String(40))
     updated: Mapped[str] = mapped_column(String(40))
 
@@ -91,6 +94,7 @@ class AuditRow(Table):
     to_version: Mapped[int | None]
     outcome: Mapped[str] = mapped_column(String(32))
     reason: Mapped[str | None] = mapped_column(Text)
+    uris: Mapped[dict[str, list[str]]] = mapped_column(JSON, server_default="{}")
 
 
 def version_of(row: VersionRow) -> VersionRecord:
@@ -102,6 +106,7 @@ def version_of(row: VersionRow) -> VersionRecord:
         allow_stale_fusion=row.allow_stale_fusion,
         fitted_on=row.fitted_on,
         left=row.left,
+        origins=origins_of(row.origins),
     )
 
 
@@ -115,6 +120,7 @@ def version_row(record: VersionRecord) -> VersionRow:
         allow_stale_fusion=record.allow_stale_fusion,
         fitted_on=None if record.fitted_on is None else dict(record.fitted_on),
         created=record.created,
+        origins=origins_json(record.origins),
     )
 
 
@@ -130,6 +136,7 @@ _ROLLOUT_FIELDS = (
     "state",
     "reason",
     "replicas",
+    "uris",
     "created",
     "updated",
 )
@@ -167,4 +174,5 @@ def audit_entry(row: AuditRow) -> AuditEntry:
         to_version=row.to_version,
         outcome=row.outcome,
         reason=row.reason,
+        uris=row.uris,
     )

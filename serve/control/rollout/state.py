@@ -77,6 +77,8 @@ class Rollout:
     """The HTTP status of an abort: 400 if the candidate is the cause, 503 if the server is, else 409."""
     replicas: dict[str, str] = field(default_factory=dict)
     """Participant, as `kind/ordinal` -> how far it was at the last step."""
+    uris: dict[str, list[str]] = field(default_factory=dict)
+    """Member -> the URIs of its adapters in the new version, for the members whose adapters it changes."""
     decision: Decision | None = None
     """The decision of an administrator, which overrides the gates."""
     decided_by: str | None = None

@@ -1,40 +1,140 @@
-"""Makes the answer of `/v1/predict` from label scores."""
+"""Answers `/v1/predict`: asks members for scores, round by round, and fuses them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve import metrics
-from serve.engine.interface import PredictCall, Prediction
+from serve.engine.interface import PredictCall, Prediction, Text
 from serve.engine.loaded import LoadedVersion
-from serve.fusion.fused import Answers, FusedValues, agreeing
+from serve.fusion.asking.asking import AllMembers, Asking, OneMember, Question
+from serve.fusion.asking.rounds import Rounds
+from serve.fusion.errors import FusionError
+from serve.fusion.fuse import Fusion
+from serve.fusion.fused import Answers, Fused, FusedValues, agreeing, joined
 from serve.fusion.labels.tasks import outputs
-from serve.manifest import Ensemble, Member
+from serve.fusion.members import Ints
+from serve.fusion.selective.abstain import certainty
+from serve.manifest import Member
+from serve.together import together
 
 
-def prediction(
+@dataclass(frozen=True)
+class MemberScores:
+    """What M members say about N inputs."""
+
+    scores: NDArray[np.float64]
+    """[M, N, C] for C labels or one value."""
+    prompt_tokens: int
+    """Tokens of the inputs, counted once."""
+    member_tokens: int
+    """Tokens that the members read together."""
+
+
+Ask = Callable[[Sequence[Member], Sequence[Text]], Awaitable[MemberScores]]
+
+
+async def predicted(loaded: LoadedVersion, call: PredictCall, ask: Ask) -> Prediction:
+    """Returns the fused answers to the call's inputs. `ask` gives the scores of some members for some inputs.
+
+    Raises FusionError if the request's fusion cannot be used, OutputError if the members' scores cannot be fused, and
+    what `ask` raises."""
+    fusion = loaded.fusion
+    assert fusion is not None
+    asking, least = _asking(fusion, call)
+    prompt_tokens: int | None = None
+    member_tokens = 0
+    while questions := asking.questions():
+        groups = _by_rows(questions)
+        said = await together(_ask(group, call, loaded, ask) for group in groups)
+        if prompt_tokens is None:  # the first round asks about every input
+            prompt_tokens = said[0].prompt_tokens
+        member_tokens += sum(each.member_tokens for each in said)
+        await asyncio.to_thread(_take, asking, groups, said, loaded)
+    return await asyncio.to_thread(
+        _prediction, loaded, call, asking, least, prompt_tokens or 0, member_tokens
+    )
+
+
+def _asking(fusion: Fusion, call: PredictCall) -> tuple[Asking, float | None]:
+    """Returns how members are asked, and how sure an answer must be, lest it abstains."""
+    rows = len(call.inputs)
+    if call.member is not None:
+        if call.early_exit is not None or call.abstain is not None:
+            raise FusionError(
+                "'early_exit' and 'abstain' are for an ensemble, and one member was asked; leave them out."
+            )
+        return OneMember(fusion, call.member, rows), None
+    own = fusion.is_own(call.method, call.weights)
+    exits = fusion.selective.exit(call.early_exit, own=own)
+    least = fusion.selective.abstain(call.abstain, call.early_exit, own=own)
+    if exits is not None:
+        return Rounds(fusion, *exits, rows), least
+    return AllMembers(fusion, rows, call.method, call.weights), least
+
+
+def _by_rows(questions: Sequence[Question]) -> list[list[Question]]:
+    """Returns the questions in groups that are about the same inputs."""
+    groups: dict[bytes, list[Question]] = {}
+    for question in questions:
+        groups.setdefault(question.rows.tobytes(), []).append(question)
+    return list(groups.values())
+
+
+async def _ask(
+    group: Sequence[Question], call: PredictCall, loaded: LoadedVersion, ask: Ask
+) -> MemberScores:
+    members = [loaded.ensemble.members[question.member] for question in group]
+    return await ask(members, [call.inputs[row] for row in group[0].rows])
+
+
+def _take(
+    asking: Asking,
+    groups: Sequence[Sequence[Question]],
+    said: Sequence[MemberScores],
     loaded: LoadedVersion,
-    members: tuple[Member, ...],
+) -> None:
+    task = loaded.ensemble.task
+    pairs = [
+        (question, own)
+        for group, scores in zip(groups, said, strict=True)
+        for question, own in zip(group, outputs(task, scores.scores), strict=True)
+    ]
+    asking.take([question for question, _ in pairs], [own for _, own in pairs])
+
+
+def _prediction(
+    loaded: LoadedVersion,
     call: PredictCall,
-    scores: NDArray[np.float64],
+    asking: Asking,
+    least: float | None,
     prompt_tokens: int,
     member_tokens: int,
 ) -> Prediction:
-    """Returns the fused answer from the scores [M, N, C] of M members, N inputs and C labels.
-
-    Raises FusionError if the request's method or weights cannot be used, and OutputError if the members' scores
-    cannot be fused."""
     ensemble, fusion = loaded.ensemble, loaded.fusion
     assert fusion is not None
-    by_member = outputs(ensemble.task, scores)
+    with metrics.fusing(ensemble.name, call.method or ensemble.fusion.method):
+        answers = asking.answers()
+    abstained = None
+    if least is not None:
+        assert isinstance(answers, Fused), "only labels that exclude each other abstain"
+        abstained = certainty(answers) < least
+        metrics.answers_abstained(ensemble.name, int(abstained.sum()), len(abstained))
+    places = np.flatnonzero(asking.asked.any(axis=1))
+    members = tuple(ensemble.members[place] for place in places)
+    asked = asking.asked[places]
+    rows = [np.flatnonzero(each) for each in asked]
     alone = tuple(
-        fusion.alone(own, member.name) for own, member in zip(by_member, members, strict=True)
+        fusion.alone(asking.outputs[place, own], member.name)
+        for place, member, own in zip(places, members, rows, strict=True)
     )
-    if call.member is not None:
-        answers = alone[0]
-    else:
-        with metrics.fusing(ensemble.name, call.method or ensemble.fusion.method):
-            answers = fusion(by_member, method=call.method, weights=call.weights)
-        _count(ensemble, members, alone, answers)
+    if call.member is None:
+        _count(ensemble.name, members, alone, rows, answers)
+    if asking.partial:
+        metrics.members_asked(ensemble.name, int(asking.asked.sum()), asking.asked.size)
     return Prediction(
         version=call.version,
         labels=tuple(ensemble.labels or ()),
@@ -44,19 +144,26 @@ def prediction(
         prompt_tokens=prompt_tokens,
         member_tokens=member_tokens,
         absent=loaded.absent,
+        asked=asked if asking.partial else None,
+        abstained=abstained,
     )
 
 
 def _count(
-    ensemble: Ensemble, members: tuple[Member, ...], alone: tuple[Answers, ...], answers: Answers
+    ensemble: str,
+    members: Sequence[Member],
+    alone: Sequence[Answers],
+    rows: Sequence[Ints],
+    answers: Answers,
 ) -> None:
-    """Counts how often each member agrees with the fused answer, and the members' disagreement in nats.
+    """Counts how often each member agrees with the fused answer, and the members' disagreement in nats. `rows`: for
+    each member, the inputs that it was asked about.
 
     Regression values have neither."""
-    for member, own in zip(members, alone, strict=True):
-        agrees = agreeing(own, answers)
+    for member, own, asked in zip(members, alone, rows, strict=True):
+        agrees = agreeing(own, joined([answers], asked))
         if agrees is not None:
             yes = int(agrees.sum())
-            metrics.member_agreed(ensemble.name, member.name, yes, len(agrees) - yes)
+            metrics.member_agreed(ensemble, member.name, yes, len(agrees) - yes)
     if not isinstance(answers, FusedValues):
-        metrics.disagreement_seen(ensemble.name, answers.disagreement.tolist())
+        metrics.disagreement_seen(ensemble, answers.disagreement.tolist())

@@ -1,4 +1,4 @@
-"""How Choir configures vLLM: what Choir decides, what a user may set, and what differs without a GPU."""
+"""How Choir configures vLLM: what Choir decides, and what differs without a GPU."""
 
 import dataclasses
 import os
@@ -19,41 +19,12 @@ from serve.engine.limits.media import NOWHERE
 from serve.engine.lockstep.client import REPORT_COLUMNS
 from serve.engine.soft.inputs import SWITCH
 from serve.engine.vllm_hooks import backbones
-from serve.errors import UserError
+from serve.engine.vllm_hooks.given import EngineSettingError, check_given
 
 SUPPORTED_VLLM = "0.32"
 
 SCHEDULER = "serve.engine.vllm_hooks.scheduler.ChoirScheduler"
 ASYNC_SCHEDULER = "serve.engine.vllm_hooks.scheduler.AsyncChoirScheduler"
-
-OWNED: Mapping[str, str] = {
-    "model": "it is the bundle's base",
-    "revision": "it is the bundle's base",
-    "tokenizer": "it is the base's own, as in training and evaluation",
-    "tokenizer_revision": "it is the base's own, as in training and evaluation",
-    "skip_tokenizer_init": "prompts and labels are texts",
-    "config_format": "the base is what its config.json says, as in training and evaluation",
-    "hf_config_path": "the base is what its config.json says, as in training and evaluation",
-    "served_model_name": "models are named after ensembles",
-    "runner": "it follows from the kind of the base",
-    "convert": "it follows from the kind of the base",
-    "pooler_config": "heads read the mean over the tokens, and under a causal model the last one",
-    "enable_lora": "Choir serves adapters",
-    "max_cpu_loras": "it is the setting host_adapters",
-    "scheduler_cls": "Choir brings its own",
-    "scheduling_policy": "members of an ensemble run together, in order of arrival",
-    "logits_processors": "Choir brings its own, and others would change what it fuses",
-    "data_parallel_size": "start several replicas instead, with --replicas",
-    "worker_extension_cls": "Choir brings its own",
-    "speculative_config": "neither label scoring nor token-level fusion can be combined with speculative decoding",
-    "enable_batch_sharded_sampling": "token-level fusion needs all rows of a batch in one place",
-    "trust_remote_code": "no code is ever loaded from a model folder",
-    "load_format": "weights are read from safetensors only",
-    "logprobs_mode": "scores are the model's own log-probabilities",
-    "kv_transfer_config": "it loads prefix adapters",
-    "kv_offloading_size": "it would replace the connector that loads prefix adapters",
-    "enable_prompt_embeds": "embeddings come from verified adapters only, never from clients",
-}
 
 CPU_DEFAULTS: Mapping[str, Any] = {
     # vLLM's default on CPUs is 128. With small blocks, less of a cached prompt is computed again for each label.
@@ -61,10 +32,6 @@ CPU_DEFAULTS: Mapping[str, Any] = {
     "kv_cache_memory_bytes": 1 << 30,
     "max_num_batched_tokens": 4096,
 }
-
-
-class EngineSettingError(UserError, ValueError):
-    """An engine argument cannot be used; the message says why, for the person who starts the server."""
 
 
 @dataclasses.dataclass
@@ -113,17 +80,7 @@ def engine_args(
     `given`: the user's arguments, by vLLM's names. They win over Choir's defaults. Raises EngineSettingError for an
     argument that belongs to Choir, that vLLM does not have, or that does not suit the base, and for a base that is not
     served."""
-    known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
-    for name in given:
-        if name in OWNED:
-            raise EngineSettingError(
-                f"The engine argument {name!r} belongs to Choir: {OWNED[name]}."
-            )
-        if name not in known:
-            raise EngineSettingError(
-                f"vLLM {vllm.__version__} has no engine argument {name!r} (names are those of vLLM's "
-                "Python API, with underscores)."
-            )
+    check_given(given)
     config, _ = PretrainedConfig.get_config_dict(model, revision=revision)
     overrides = given.get("hf_overrides") or {}
     config |= overrides

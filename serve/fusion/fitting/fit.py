@@ -4,23 +4,24 @@ Training uses it, and so does a swap that brings other adapters.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve.fusion.fitting.options import FusionOptions
+from serve.fusion.fitting.selective import plain, with_selective
 from serve.fusion.fitting.thresholds import common_threshold, label_thresholds
 from serve.fusion.fitting.weights import greedy_weights, merit_weights
 from serve.fusion.fuse import Fusion
-from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
-from serve.fusion.labels.measures import micro_f1
+from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues, joined
+from serve.fusion.labels.measures import entropy, micro_f1
 from serve.fusion.labels.rules import Loss
 from serve.fusion.labels.tasks import rules_of
 from serve.fusion.labels.temperature import fit_temperature, temper
 from serve.fusion.members import Floats, Ints
 from serve.fusion.stack import STACK_FILES, Stack, stack_of
-from serve.manifest import Ensemble, FusionSpec, Method
+from serve.manifest import PREFIX_METHODS, Ensemble, FusionSpec, Method
 
 Targets = NDArray[np.int64] | NDArray[np.bool_] | NDArray[np.float64]
 """The right answers: label indices [N], whether each label is true [N, C], or values [N]."""
@@ -65,17 +66,45 @@ def fit_fusion(
 
 
 def refit_fusion(
-    ensemble: Ensemble, options: FusionOptions, outputs: Floats, truth: Targets, folds: Ints
+    ensemble: Ensemble,
+    options: FusionOptions,
+    outputs: Floats,
+    truth: Targets,
+    folds: Ints,
+    *,
+    by_hand: bool = False,
 ) -> Fitted:
-    """Fits a manifest's numbers again to these outputs, and keeps its method and its stacker's model. Raises
-    FusionError for unsound input."""
+    """Fits a manifest's numbers again to these outputs, and keeps its method and its stacker's model.
+
+    `by_hand`: keeps its weights, temperature and thresholds too, which a person has set. Raises FusionError for unsound
+    input."""
     rows = _Rows(outputs, truth, folds)
     own = options.as_served(ensemble)
     draft = _unfitted(ensemble, own)
     method = ensemble.fusion.method
     fused = _cross_fitted(draft, own, rows, [method])
     stacked = ensemble.fusion.model is not None
-    return _finished(draft, own, rows, method, fused, stacked=stacked)
+    fitted = _finished(draft, own, rows, method, fused, stacked=stacked)
+    return _with_numbers_of(ensemble, fitted, rows) if by_hand else fitted
+
+
+def _with_numbers_of(ensemble: Ensemble, fitted: Fitted, rows: _Rows) -> Fitted:
+    """Returns the fit with the weights, temperature and thresholds of `ensemble`."""
+    new = fitted.ensemble
+    spec = new.fusion.model_copy(update={"temperature": ensemble.fusion.temperature})
+    kept = {"members": ensemble.members, "thresholds": ensemble.thresholds}
+    new = new.model_copy(update={"fusion": spec, **kept})
+    answers = fitted.validation[spec.method]
+    if spec.method != "stack":
+        answers = Fusion(plain(new))(rows.outputs)
+    return replace(fitted, ensemble=_selective(new, rows, answers))
+
+
+def _selective(ensemble: Ensemble, rows: _Rows, answers: Answers) -> Ensemble:
+    """Fits early exit and abstaining, which are for one label a row. `answers` have not seen their rows."""
+    if not isinstance(answers, Fused):
+        return ensemble
+    return with_selective(ensemble, rows.outputs, rows.truth.astype(np.int64), answers)
 
 
 def _unfitted(ensemble: Ensemble, options: FusionOptions) -> Ensemble:
@@ -99,7 +128,8 @@ def _finished(
     served = fused[method]
     if isinstance(served, Fused) and options.temperature and method != "vote":
         temperature = fit_temperature(served.probabilities, rows.truth)
-        fused[method] = replace(served, probabilities=temper(served.probabilities, temperature))
+        tempered = temper(served.probabilities, temperature)
+        fused[method] = replace(served, probabilities=tempered, entropy=entropy(tempered))
     if isinstance(served, FusedSets) and options.thresholds != "none":
         # Of a vote, thresholds are the members' own, which stand near those of their average.
         voted = method == "vote"
@@ -115,8 +145,11 @@ def _finished(
         temperature=temperature,
         model=model,
         parameters=f"fusion/{draft.name}/{draft.version}/{STACK_FILES[model]}" if model else None,
+        early_exit=options.early_exit,
+        abstain=options.abstain,
     )
-    return Fitted(weighted.model_copy(update={"fusion": spec}), stack, fused)
+    ensemble = weighted.model_copy(update={"fusion": spec})
+    return Fitted(_selective(ensemble, rows, fused[method]), stack, fused)
 
 
 def _cross_fitted(
@@ -133,18 +166,7 @@ def _cross_fitted(
         for method, fused in parts.items():
             fused.append(fusion(rows.outputs[:, held_out], method=method))
     back = np.argsort(np.concatenate(order))
-    return {method: _joined(fused, back) for method, fused in parts.items()}
-
-
-def _joined(parts: Sequence[Answers], order: Ints) -> Answers:
-    """Joins answers to parts of the rows into answers to all rows, in `order`."""
-    kind = type(parts[0])
-    return kind(
-        **{
-            field.name: np.concatenate([getattr(part, field.name) for part in parts])[order]
-            for field in fields(kind)
-        }
-    )
+    return {method: joined(fused, back) for method, fused in parts.items()}
 
 
 def _fit_members(
@@ -207,5 +229,7 @@ def _best(
             pooled = temper(pooled, fit_temperature(pooled, truth))
         return rules.loss(pooled, truth, criterion)
 
-    candidates = options.candidates or options.methods(draft.task)
+    candidates: Sequence[Method] = options.candidates or options.methods(draft.task)
+    if options.early_exit is not None:
+        candidates = [each for each in candidates if each in PREFIX_METHODS]
     return min(candidates, key=loss)

@@ -5,7 +5,17 @@ from typing import Literal
 from pydantic import Field
 
 from serve.fusion.labels.rules import Criterion
-from serve.manifest import METHODS, STACK_MODELS, Contract, Ensemble, Method, StackModel, Task
+from serve.manifest import (
+    METHODS,
+    STACK_MODELS,
+    Abstain,
+    Contract,
+    EarlyExit,
+    Ensemble,
+    Method,
+    StackModel,
+    Task,
+)
 
 FusionMethod = Literal["average", "weighted_average", "vote", "stack", "product"]
 ThresholdKind = Literal["common", "label", "none"]
@@ -38,6 +48,10 @@ class FusionOptions(Contract):
     """Multilabel: one threshold for all labels with the best micro F1, one a label with its best F1, or 0.5."""
     stack: StackModel | None = None
     """The stacker's model; default: a regression."""
+    early_exit: EarlyExit | None = None
+    """Classification: ask members one after another, and stop when their answer is safe. Needs an average or a vote."""
+    abstain: Abstain | None = None
+    """Classification: mark answers that are too uncertain."""
     folds: int = Field(5, ge=2)
     """Folds of the cross-fitted validation figures."""
 
@@ -59,6 +73,8 @@ class FusionOptions(Contract):
         return self.model_copy(
             update={
                 "method": spec.method,
+                "early_exit": spec.early_exit,
+                "abstain": spec.abstain,
                 "space": spec.space if pools else self.space,
                 "stack": spec.model or self.stack,
                 "temperature": self.temperature or spec.temperature != 1,

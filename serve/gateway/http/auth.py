@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from fastapi import Request
 
-from serve.bearer import Role, Token, find_token
+from serve.bearer import RESERVED, Role, Token, find_token
 from serve.config import Settings, is_loopback
 from serve.errors import Refusal, RefusedError
 from serve.gateway.http.rate import RateLimit
@@ -20,7 +20,8 @@ class Guard:
     def __init__(self, settings: Settings) -> None:
         self._tokens = settings.sealed().tokens
         self._administered = any(token.role == "admin" for token in self._tokens)
-        self._closed = any(token.role != "admin" for token in self._tokens)
+        self.closed = any(token.role != "admin" for token in self._tokens)
+        """Whether routes that read need a token."""
         self._rate = RateLimit(settings.max_requests_per_minute)
         self._loopback = settings.loopback
         self._allowed_hosts = {host.lower() for host in settings.allowed_hosts}
@@ -30,11 +31,11 @@ class Guard:
         """Admit a request that reads. It needs a token only if the server has tokens other than an admin's.
 
         Raises RefusedError (401, 403 or 429)."""
-        self._admit(request, "read", needed=self._closed)
+        self._admit(request, "read", needed=self.closed)
 
     async def inference(self, request: Request) -> None:
         """Admit an inference request: as `reading`, but the token needs the role `predict`."""
-        self._admit(request, "predict", needed=self._closed)
+        self._admit(request, "predict", needed=self.closed)
 
     async def admin(self, request: Request) -> None:
         """Admit a request that changes a version.
@@ -121,8 +122,12 @@ class Guard:
 
 
 def actor(request: Request) -> str:
-    """Return who sent an admitted request, for the audit: `TOKEN_NAME@ADDRESS`."""
-    return f"{request.scope.get(_CALLER, 'admin')}@{_address(request)}"
+    """Return who sent an admitted request, for the audit: the token's name, or what stands for one, and the address.
+
+    `ann, from 10.0.0.5`; without a name `admin token, from 10.0.0.5`; without a token `no token, from 127.0.0.1`."""
+    name = request.scope.get(_CALLER)
+    who = "no token" if name is None else f"{name} token" if name in RESERVED else name
+    return f"{who}, from {_address(request)}"
 
 
 def _given(request: Request) -> bytes:

@@ -1,9 +1,7 @@
 """Observability of requests: the request id, the log line and the metrics."""
 
-import json
 import logging
 import re
-import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -19,12 +17,15 @@ from serve import metrics
 from serve.agents.routes import Target
 from serve.errors import Refusal
 from serve.gateway.http.errors import CLIENT_GONE, error_response
+from serve.logs.lines import with_fields
 
 logger = logging.getLogger("choir.gateway")
 
 REQUEST_ID_HEADER = "x-request-id"
 MODEL_HEADER = "x-choir-model"
 TRACE_HEADERS = ("traceparent", "tracestate")
+PROBES = ("/health", "/ready", "/metrics")
+"""Routes that machines ask all the time: each request to them is a line of the level debug."""
 _SANE_ID = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?")
 _SCOPE_KEY = "choir.exchange"
 
@@ -107,15 +108,16 @@ class Observer:
 
 
 def log(level: int, event: str, request_id: str, **fields: Any) -> None:
-    """Log one line of JSON. `fields` must never hold a prompt, an answer or a token."""
+    """Log one line of a request. `fields` must never hold a prompt, an answer or a token."""
     if logger.isEnabledFor(level):
-        logger.log(level, json.dumps({"event": event, "request_id": request_id, **fields}))
+        named = {"event": event, "request_id": request_id, **fields}
+        logger.log(level, "%s", event, extra=with_fields(named))
 
 
 def log_error(request_id: str, error: Exception) -> None:
-    """Log one line of JSON with the stack trace. The client never sees it."""
-    trace = "".join(traceback.format_exception(error))
-    log(logging.ERROR, "error", request_id, error=trace)
+    """Log one line with the stack trace. The client never sees it."""
+    named = {"event": "error", "request_id": request_id}
+    logger.error("%s", type(error).__name__, exc_info=error, extra=with_fields(named))
 
 
 def _exchange(headers: Headers) -> Exchange:
@@ -143,12 +145,13 @@ def _count_and_log(exchange: Exchange, scope: Scope) -> None:
     track = target.track if target else "stable"
     metrics.request_answered(exchange.ensemble, route, status, track, seconds)
     log(
-        logging.INFO,
+        logging.DEBUG if route in PROBES else logging.INFO,
         "request",
         exchange.request_id,
         method=scope["method"],
         route=route,
         status=status,
         model=target.model if target else None,
+        version=target.ensemble.version if target else None,
         ms=round(seconds * 1000, 2),
     )

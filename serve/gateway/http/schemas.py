@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, WithJsonSchema
 
-from serve.manifest import AdapterRef, Method, Number, PredictMethod
+from serve.manifest import Abstain, AdapterRef, EarlyExit, Method, Number, PredictMethod
 
 _TEXT = {"type": "string", "minLength": 1}
 _ONE_INPUT = {
@@ -35,6 +35,12 @@ class PredictFusion(Body):
     method: PredictMethod | None = None
     weights: dict[str, Annotated[Number, Field(ge=0)]] | None = Field(
         None, min_length=1, description="Member -> weight, for weighted_average and vote."
+    )
+    early_exit: EarlyExit | None = Field(
+        None, description="Classification: ask members one after another until the answer is safe."
+    )
+    abstain: Abstain | None = Field(
+        None, description="Classification: mark answers that are too uncertain."
     )
 
 
@@ -118,7 +124,15 @@ class PredictItem(Said):
     std: float | None = Field(
         None, description="Regression: the standard deviation of the members' values."
     )
-    members: list[MemberAnswer] | None = Field(None, description="In the manifest's order.")
+    members_asked: int | None = Field(
+        None, description="With `early_exit`: how many members were asked."
+    )
+    abstained: bool | None = Field(
+        None, description="With `abstain`: whether the answer is too uncertain for the risk."
+    )
+    members: list[MemberAnswer] | None = Field(
+        None, description="In the manifest's order; those that were asked."
+    )
 
 
 class PredictUsage(BaseModel):

@@ -1,4 +1,6 @@
-"""`/health`, `/ready` and `/metrics`: routes for monitoring. They need no token."""
+"""`/health`, `/ready`, `/metrics` and `/version`: routes for monitoring. They need no token."""
+
+from importlib import metadata
 
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
@@ -10,10 +12,21 @@ from serve.errors import RefusedError
 from serve.gateway.http.openapi import described
 from serve.gateway.links import ControlLink
 
+PACKAGES = {
+    "choir": "choir-serve",
+    **{name: name for name in ("vllm", "ray", "torch", "transformers", "peft")},
+}
+"""The name in `/version` -> the name of the installed package."""
+
 
 def health_router(agent: GatewayAgent, control: ControlLink) -> APIRouter:
     """Return the routes that tell the state of the gateway with `agent`."""
     router = APIRouter()
+    versions = {name: _installed(package) for name, package in PACKAGES.items()}
+
+    @router.get("/version", **described("The versions of Choir and of what it runs on"))
+    async def version() -> Response:
+        return Response(to_json(versions), media_type="application/json")
 
     @router.get("/health", **described("Whether this gateway lives"))
     async def health() -> Response:
@@ -41,3 +54,11 @@ def health_router(agent: GatewayAgent, control: ControlLink) -> APIRouter:
         return Response(to_json(body), media_type="application/json")
 
     return router
+
+
+def _installed(package: str) -> str | None:
+    """Return the version of an installed package; None if it is not installed where the gateway runs."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

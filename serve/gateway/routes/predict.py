@@ -63,6 +63,8 @@ def predict_router(
                 member=target.member,
                 method=fusion.method,
                 weights=fusion.weights,
+                early_exit=fusion.early_exit,
+                abstain=fusion.abstain,
                 return_members=body.return_members,
                 trace_headers=exchange.trace_headers,
             )
@@ -146,14 +148,24 @@ def answer(model: str, prediction: Prediction) -> dict[str, Any]:
             zip(_said(labels, prediction.answers), _apart(prediction.answers), strict=True)
         )
     ]
+    if prediction.asked is not None:
+        for row, asked in zip(data, prediction.asked.sum(axis=0).tolist(), strict=True):
+            row["members_asked"] = asked
+    if prediction.abstained is not None:
+        for row, abstained in zip(data, prediction.abstained.tolist(), strict=True):
+            row["abstained"] = abstained
     if prediction.member_answers is not None:
-        names = [
-            {"name": member.name, "adapters": [ref.model_dump() for ref in member.adapters]}
-            for member in prediction.members
-        ]
-        by_member = [_said(labels, answers) for answers in prediction.member_answers]
-        for row, each in zip(data, zip(*by_member, strict=True), strict=True):
-            row["members"] = [{**name, **said} for name, said in zip(names, each, strict=True)]
+        for row in data:
+            row["members"] = []
+        for place, (member, answers) in enumerate(
+            zip(prediction.members, prediction.member_answers, strict=True)
+        ):
+            name = {"name": member.name, "adapters": [ref.model_dump() for ref in member.adapters]}
+            asked_rows = (
+                data if prediction.asked is None else compress(data, prediction.asked[place])
+            )
+            for row, said in zip(asked_rows, _said(labels, answers), strict=True):
+                row["members"].append({**name, **said})
     document = {
         "object": "list",
         "model": model,

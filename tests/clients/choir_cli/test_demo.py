@@ -1,16 +1,24 @@
 """The parts of the demo: the load, the scores, and the server process."""
 
+import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from choir_cli.console import UsageError
 from choir_cli.demo.load import Load
-from choir_cli.demo.scoring import scores
+from choir_cli.demo.scoring import Score, scores, with_times
 from choir_cli.demo.server import Server, ServerFailed, require_free
+from choir_cli.demo.trainer import Trainer, same_recipe
 from choir_client import Choir, ChoirError
+from serve.files import write_atomically
 from tests.clients.conftest import LocalServer
+from tests.training.conftest import recipe_content
+from training.leaderboard.board import Leaderboard, Rung
+from training.recipe import load_recipe
 
 TEXTS = ["a", "b", "c", "d"]
 
@@ -47,20 +55,69 @@ class TestLoad:
 
 
 def test_scores_members_alone_and_methods_fused(local_server: LocalServer) -> None:
+    """Each has its accuracy on every team's messages, and on all of them."""
     local_server.answers["POST /v1/predict"] = (200, answer("intents@1"))
+    given = zip(TEXTS, "xxxy", ("mail", "mail", "chat", "chat"), strict=True)
+    rows = [{"text": text, "intent": intent, "team": team} for text, intent, team in given]
     with Choir(local_server.url) as choir:
-        found = list(scores(choir, "intents", ["a", "b"], ["vote"], TEXTS, ["x", "x", "x", "y"]))
+        found = list(scores(choir, "intents", ["a", "b"], ["vote"], rows))
     assert [(s.name, s.accuracy, s.passes) for s in found] == [
         ("a", 0.75, 1),
         ("b", 0.75, 1),
         ("vote", 0.75, 2),
     ]
+    assert all(s.by_team == {"mail": 1.0, "chat": 0.5} for s in found)
     asked = {(body["model"], str(body.get("fusion"))) for body in local_server.bodies}
     assert asked == {
         ("intents/a", "None"),
         ("intents/b", "None"),
         ("intents", "{'method': 'vote'}"),
     }
+
+
+def test_the_leaderboard_gets_the_times_of_the_demos_own_requests() -> None:
+    kinds = {"a": "member", "single": "single", "vote": "fusion", "soup": "soup"}
+    none: dict[str, Any] = {"scores": {}, "intervals": {}, "validation": {}, "behind_best": None}
+    rungs = [
+        Rung.model_validate({"name": name, "kind": kind, "passes": 1, "milliseconds": None, **none})
+        for name, kind in kinds.items()
+    ]
+    board = Leaderboard(
+        ensemble="intents",
+        metric="log_loss",
+        rows=4,
+        recommended="vote",
+        reason="It is.",
+        rungs=rungs,
+    )
+    found = [Score("a", 1, {}, 0.02, 1), Score("b", 1, {}, 0.04, 1), Score("vote", 1, {}, 0.05, 2)]
+    timed = with_times(board, found)
+    assert [rung.milliseconds for rung in timed.rungs] == [20, 30, 50, None]
+
+
+def recipe_in(folder: Path) -> Path:
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe_content()))
+    return file
+
+
+class TestTrainer:
+    def test_a_run_goes_on_only_with_the_recipe_that_began_it(self, tmp_path: Path) -> None:
+        recipe, bundle = recipe_in(tmp_path), tmp_path / "bundle"
+        assert not same_recipe(recipe, bundle)
+        state = bundle / ".choir-train" / "state.json"
+        state.parent.mkdir(parents=True)
+        write_atomically(state, json.dumps({"recipe": load_recipe(recipe).fingerprint}))
+        assert same_recipe(recipe, bundle)
+        recipe.write_text(recipe.read_text().replace("seed: 3", "seed: 4"))
+        assert not same_recipe(recipe, bundle)
+
+    def test_a_training_that_fails_ends_the_waiting(self, tmp_path: Path) -> None:
+        """The recipe's data is not there."""
+        trainer = Trainer(recipe_in(tmp_path), tmp_path / "demo" / "bundle")
+        trainer.start()
+        with pytest.raises(ChoirError, match="training failed; the reason is printed above"):
+            trainer.wait_until_servable()
 
 
 class TestServer:

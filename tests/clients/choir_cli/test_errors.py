@@ -15,7 +15,7 @@ class TestErrors:
         [
             (["status", "--url", "http://127.0.0.1:9"], 1, "no answer from http://127.0.0.1:9"),
             (["status", "--url", "nonsense"], 1, "not a server's address"),
-            (["verify", "/not/there"], 1, "is not a bundle"),
+            (["verify", "/not/there"], 1, "There is no folder /not/there"),
             (["swap", "intents"], 2, "MEMBER=URI pairs, --version N or"),
             (["swap", "intents", "a"], 2, "'a' must be given as MEMBER=URI"),
             (["swap", "intents", "a=x", "--share", "0.1"], 2, "need --strategy"),
@@ -59,6 +59,19 @@ class TestErrors:
         ran = choir("swap", "intents", "a=file:///data/a", "--expected-version", "2")
         assert (ran.status, ran.err) == (1, f"choir: {message}\n")
 
+    def test_a_field_of_the_api_is_called_by_its_flag(
+        self, choir: Choir, local_server: LocalServer
+    ) -> None:
+        message = "fit it again, or allow it with allow_stale_fusion; 'min_agreement' is not a gate"
+        local_server.answers["POST /v1/ensembles/intents/swap"] = (
+            400,
+            {"error": {"message": message, "param": "allow_stale_fusion"}},
+        )
+        ran = choir("swap", "intents", "a=file:///data/a")
+        assert ran.err == (
+            "choir: fit it again, or allow it with --allow-stale-fusion; --min-agreement is not a gate\n"
+        )
+
 
 def test_the_command_starts_without_loading_the_server_or_training() -> None:
     """`choir status` must answer at once: Ray, vLLM and torch take seconds to import."""
@@ -69,5 +82,6 @@ def test_the_command_starts_without_loading_the_server_or_training() -> None:
     assert (
         loaded & {"ray", "torch", "vllm", "transformers", "sklearn", "numpy", "training"} == set()
     )
-    # The base class of the errors that the command prints is all that it needs of the server.
-    assert {name for name in loaded if name.startswith("serve.")} == {"serve.errors"}
+    # The base class of the errors, and the way to print, are all that it needs of the server.
+    of_the_server = {".".join(name.split(".")[:2]) for name in loaded if name.startswith("serve.")}
+    assert of_the_server == {"serve.errors", "serve.terminal"}

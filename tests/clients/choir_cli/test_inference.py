@@ -1,5 +1,6 @@
 """`choir predict` and `choir chat`: what they send and print."""
 
+import io
 import json
 
 import pytest
@@ -18,7 +19,14 @@ class TestPredict:
                 "label": "refund",
                 "probabilities": {"refund": 0.9, "return": 0.1},
                 "disagreement": 0.02,
-                "members": [{"name": "a", "label": "return", "adapters": []}],
+                "members": [
+                    {
+                        "name": "a",
+                        "label": "return",
+                        "probabilities": {"refund": 0.4, "return": 0.6},
+                        "adapters": [],
+                    }
+                ],
             }
         ],
         "usage": {"prompt_tokens": 4, "member_tokens": 12},
@@ -46,6 +54,56 @@ class TestPredict:
         local_server.answers["POST /v1/predict"] = (200, self.ANSWER)
         ran = choir("predict", "money back", "--model", "intents", "--json")
         assert json.loads(ran.out) == self.ANSWER
+
+    def test_labels_of_a_multilabel_ensemble_are_shown_with_their_probabilities(
+        self, choir: Choir, local_server: LocalServer
+    ) -> None:
+        rows = [
+            {"labels": ["late", "lost"], "probabilities": {"late": 0.9, "lost": 0.6, "new": 0.1}},
+            {"labels": [], "probabilities": {"late": 0.2, "lost": 0.1, "new": 0.3}},
+        ]
+        local_server.answers["POST /v1/predict"] = (
+            200,
+            {"model": "topics@1", "data": [{"index": n, **row} for n, row in enumerate(rows)]},
+        )
+        ran = choir("predict", "where is it", "hello", "--model", "topics")
+        assert [line.split() for line in ran.out.splitlines()[3:]] == [
+            ["where", "is", "it", "late,", "lost", "0.900,", "0.600"],
+            ["hello", "none"],
+        ]
+
+    def test_values_of_a_regression_ensemble_are_shown_with_their_spread(
+        self, choir: Choir, local_server: LocalServer
+    ) -> None:
+        item = {
+            "index": 0,
+            "value": 3.25,
+            "std": 0.5,
+            "members": [{"name": "b", "adapters": [], "value": -1}],
+        }
+        local_server.answers["POST /v1/predict"] = (200, {"model": "price@2", "data": [item]})
+        ran = choir("predict", "a house", "--model", "price", "--members")
+        title, heading, _, row = (line.split() for line in ran.out.splitlines())
+        assert (title, heading) == (["price@2"], ["text", "value", "std", "b"])
+        assert row == ["a", "house", "3.250", "0.500", "-1.000"]
+
+    def test_the_answer_of_a_member_that_was_not_asked_is_left_empty(
+        self, choir: Choir, local_server: LocalServer
+    ) -> None:
+        members = [
+            {"name": name, "label": name * 3, "probabilities": {name * 3: 1.0}, "adapters": []}
+            for name in "ab"
+        ]
+        rows = [
+            {"index": n, "label": "x", "probabilities": {"x": 1.0}, "members": members[: n + 1]}
+            for n in range(2)
+        ]
+        local_server.answers["POST /v1/predict"] = (200, {"model": "e@1", "data": rows})
+        ran = choir("predict", "one", "two", "--model", "e", "--members")
+        assert [line.split() for line in ran.out.splitlines()[3:]] == [
+            ["one", "x", "1.000", "aaa"],
+            ["two", "x", "1.000", "aaa", "bbb"],
+        ]
 
     def test_several_ensembles_need_model(self, choir: Choir, local_server: LocalServer) -> None:
         other = {**ENSEMBLE, "name": "replies"}
@@ -85,3 +143,12 @@ class TestChat:
         ran = choir("chat", "--model", "replies")
         assert ran.err == "choir: too long\n" * 2
         assert len(local_server.bodies[1]["messages"]) == 1
+
+    def test_a_pipe_gets_the_answers_alone(
+        self, choir: Choir, local_server: LocalServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chunk = {"model": "replies@1", "choices": [{"delta": {"content": "Hello."}}]}
+        stream = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n"
+        local_server.answers["POST /v1/chat/completions"] = (200, stream)
+        monkeypatch.setattr("sys.stdin", io.StringIO("hi\nand now?\n"))
+        assert choir("chat", "--model", "replies").out == "Hello.\nHello.\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from serve.protocol.strategy import MAX_ERROR_RATE, MAX_SECONDS, MIN_REQUESTS, SHARE
-from tests.clients.choir_cli.conftest import ENSEMBLE, ROLLOUT, Choir
+from tests.clients.choir_cli.conftest import DIGEST, ENSEMBLE, ROLLOUT, Choir
 from tests.clients.conftest import LocalServer
 
 AUDIT = {
@@ -38,10 +38,43 @@ class TestOperations:
     def test_status(self, choir: Choir, local_server: LocalServer) -> None:
         local_server.answers["GET /ready"] = (503, {"error": {"message": "engines start"}})
         local_server.answers["GET /v1/ensembles"] = (200, {"data": [ENSEMBLE]})
+        local_server.answers["GET /version"] = (200, {"choir": "9.8.7"})
         ran = choir("status")
         assert ran.status == 0
-        for shown in ("not ready", "intents", "3", "1, 3", f"a: intents-a {'ab' * 6}"):
+        assert f"{local_server.url}: not ready, Choir 9.8.7\n" in ran.out
+        for shown in ("intents", "3", "1, 3", "intents-a", "ab" * 6, "with the bundle"):
             assert shown in ran.out
+
+    def test_status_says_who_swapped_an_adapter_in_from_where_and_when(
+        self, choir: Choir, local_server: LocalServer
+    ) -> None:
+        swapped = {"uri": "s3://team/a", "swapped_by": "ann, from 10.0.0.5"}
+        at = "2026-11-29T16:10:02.123+00:00"
+        adapter = {"adapter": "intents-a", "digest": DIGEST, **swapped, "swapped_at": at}
+        members = [{"name": "a", "adapters": [adapter]}, {"name": "b", "adapters": []}]
+        local_server.answers["GET /ready"] = (200, {})
+        local_server.answers["GET /v1/ensembles"] = (
+            200,
+            {"data": [ENSEMBLE | {"members": members}]},
+        )
+        ran = choir("status")
+        [line] = [each for each in ran.out.splitlines() if "intents-a" in each]
+        assert re.split(r" {2,}", line) == [
+            *("intents", "a", "intents-a", "ab" * 6),
+            *("2026-11-29T16:10:02Z by ann, from 10.0.0.5", "s3://team/a"),
+        ]
+        assert "the base alone" in ran.out
+
+    def test_status_prints_the_command_that_serves_what_the_start_has_brought(
+        self, choir: Choir, local_server: LocalServer
+    ) -> None:
+        local_server.answers["GET /ready"] = (200, {})
+        local_server.answers["GET /v1/ensembles"] = (
+            200,
+            {"data": [ENSEMBLE | {"bring_in": "choir swap intents --version 4"}]},
+        )
+        command = f"  choir swap intents --version 4 --url {local_server.url}\n"
+        assert command in choir("status").out
 
     def test_status_shows_differences_and_a_stale_fusion(
         self, choir: Choir, local_server: LocalServer
@@ -135,12 +168,28 @@ class TestOperations:
             "gates": {"min_requests": 100, "max_error_rate": 0.02, "min_agreement": 0.9},
         }
         assert ran.status == 0
-        assert ran.out.splitlines()[:2] == [
+        assert ran.out.splitlines()[:3] == [
             "intents: version 3 -> 4, preparing (rollout r1)",
+            "preparing: 0 s",
             "intents: version 3 -> 4, done (rollout r1)",
         ]
         assert "100 requests, 0 errors, 41 ms" in ran.out
         assert "98.0%" in ran.out
+
+    @pytest.mark.parametrize("command", ["swap", "status", "rollouts"])
+    def test_a_committed_swap_reads_as_live_while_the_old_version_drains(
+        self, choir: Choir, local_server: LocalServer, command: str
+    ) -> None:
+        draining = {**ROLLOUT, "state": "draining"}
+        local_server.answers["POST /v1/ensembles/intents/swap"] = (200, draining)
+        local_server.answers["GET /ready"] = (200, {})
+        local_server.answers["GET /v1/ensembles"] = (
+            200,
+            {"data": [ENSEMBLE | {"rollout": draining}]},
+        )
+        local_server.answers["GET /v1/rollouts"] = (200, {"data": [draining]})
+        more = ("intents", "--version", "4") if command == "swap" else ()
+        assert "live, old version draining" in choir(command, *more).out
 
     def test_promote_and_abort(self, choir: Choir, local_server: LocalServer) -> None:
         local_server.answers["POST /v1/rollouts/r1/promote"] = (200, ROLLOUT)

@@ -21,10 +21,13 @@ def test_help_names_the_defaults_of_the_settings(choir: Choir) -> None:
 class TestServeAndPack:
     def test_options_become_settings(self, choir: Choir, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[dict[str, Any]] = []
-        monkeypatch.setattr("choir_cli.serving._run", lambda flags, config: seen.append(flags) or 3)
+        monkeypatch.setattr(
+            "choir_cli.serving._run", lambda flags, config, folder: seen.append(flags) or 3
+        )
         ran = choir(
             *("serve", "one", "two", "--port", "9000", "--replicas", "2"),
             *("--adapter-root", "/data", "--engine", '{"max_loras": 8}'),
+            *("--log-level", "warning", "--log-format", "text", "--log-dir", "/logs"),
         )
         assert ran.status == 3
         assert seen == [
@@ -34,6 +37,9 @@ class TestServeAndPack:
                 "replicas": 2,
                 "adapter_roots": [Path("/data")],
                 "engine": {"max_loras": 8},
+                "log_level": "warning",
+                "log_format": "text",
+                "log_dir": Path("/logs"),
             }
         ]
 
@@ -49,7 +55,7 @@ class TestServeAndPack:
 
         monkeypatch.setattr("serve.pack.pack", pack)
         monkeypatch.setattr(
-            "choir_cli.serving._run", lambda flags, config: served.append(flags) or 0
+            "choir_cli.serving._run", lambda flags, config, folder: served.append(flags) or 0
         )
         (tmp_path / "labels").write_text("yes\nno\n")
         (tmp_path / "texts.json").write_text('{"yes": " y"}')
@@ -71,6 +77,7 @@ class TestServeAndPack:
                 "verbalizers": {"yes": " y"},
                 "name": "ensemble",
                 "revision": None,
+                "record_sources": True,
             }
         ]
         (flags,) = served

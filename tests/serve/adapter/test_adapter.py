@@ -62,7 +62,7 @@ def test_refuses_a_missing_file_by_name(causal_base, make_adapter, missing):
 
 
 def test_refuses_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(AdapterError, match="not a folder"):
+    with pytest.raises(AdapterError, match="There is no folder"):
         inspect_adapter(tmp_path / "nothing")
 
 

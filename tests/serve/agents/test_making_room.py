@@ -1,6 +1,7 @@
 """Which versions leave an engine so that another one fits, and when: for candidates and for requests."""
 
 import asyncio
+import logging
 import random
 import time
 
@@ -10,12 +11,16 @@ from serve.agents import demands, eviction
 from serve.errors import Refusal
 from serve.protocol.requests import SwapRequest
 from serve.protocol.views import RolloutView
+from tests.docs.log_lines import line_with
 from tests.serve.agents.on_demand import answers, ask, start
 from tests.serve.fakes import FakeEngine, make_bundle, make_prompt_adapter, until
 from tests.serve.world import World, committed, refused
 
 
-async def test_prompt_adapters_make_room_for_each_other(world: World, short_turns: None) -> None:
+async def test_prompt_adapters_make_room_for_each_other(
+    world: World, short_turns: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "serve.agents")
     await start(world, 8, adapter=make_prompt_adapter)
     engine = world.engines[0]
     engine.soft_room = 2
@@ -25,6 +30,8 @@ async def test_prompt_adapters_make_room_for_each_other(world: World, short_turn
     await asyncio.gather(*(answers(ask(world, key), key) for key in keys))
     assert len(engine.held) == 2
     assert len(engine.prepared) < 40  # one attempt, and one more after each eviction
+    for words in ("makes room for", "is loaded, because requests"):
+        assert line_with(words).search(caplog.text), caplog.text
 
 
 async def test_a_candidate_with_prompt_adapters_finds_room(world: World, short_turns: None) -> None:

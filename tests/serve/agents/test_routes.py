@@ -70,6 +70,26 @@ def test_the_error_for_an_unknown_name_lists_the_known_names(model: str, says: s
         routes(intents_2="active").resolve(model)
 
 
+@pytest.mark.parametrize(
+    ("model", "meant"),
+    [
+        ("intent", "'intents'"),
+        ("INTENTS", "'intents'"),
+        ("intent@2", "'intents@2'"),
+        ("intent/a", "'intents/a'"),
+        ("intent@2/a", "'intents@2/a'"),
+        ("intent@7", "'intents'"),
+        ("intents/A", "'a'"),
+        ("nothing", None),
+    ],
+)
+def test_a_name_that_was_probably_meant_is_suggested(model: str, meant: str | None) -> None:
+    with pytest.raises(UnknownModel) as caught:
+        routes(intents_2="active").resolve(model)
+    suggested = str(caught.value).partition("Did you mean ")[2]
+    assert suggested == ("" if meant is None else f"{meant}?")
+
+
 def test_the_error_for_an_unknown_name_stays_short() -> None:
     many = routes(**{f"e{number}_1": "active" for number in range(100)})
     with pytest.raises(UnknownModel) as caught:

@@ -186,7 +186,8 @@ async def test_the_database_says_what_is_active_whatever_the_bundle_says(world: 
     assert not isinstance(view, Refusal)
     assert view.active_version == 1
     assert [version.version for version in view.versions] == [1, 7]
-    assert "intents@7, which is newer than the active version 1" in view.differences[0]
+    assert "version 1 of the store answers" in view.differences[0]
+    assert view.bring_in == "choir swap intents --version 7"
     await world.add_engine()
     assert committed(await world.ask({"version": 7})).to_version == 7
     assert committed(await world.swap(100)).to_version == 8
@@ -205,7 +206,13 @@ async def test_another_content_under_a_known_version_is_told_and_not_served(worl
     assert engine.held["intents@1"].ensemble.template == "{text}"
     view = await world.controller.ensemble("intents")
     assert not isinstance(view, Refusal)
-    assert "the database's is kept" in view.differences[0]
+    assert view.active_version == 1
+    assert (
+        "version 1 of the store answers (the same adapters), and not version 2"
+        in view.differences[0]
+    )
+    assert committed(await world.ask({"version": 2})).to_version == 2
+    assert engine.held["intents@2"].ensemble.template == "{text}!"
 
 
 async def test_the_highest_version_of_a_new_bundle_is_active(world: World) -> None:

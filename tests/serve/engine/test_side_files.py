@@ -95,7 +95,7 @@ def test_mistrals_own_formats_beside_the_base_are_ignored(base: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tokenizer", "hf_config_path", "config_format"])
 def test_another_tokenizer_or_config_than_the_bases_is_refused(base: Path, name: str) -> None:
-    from serve.engine.vllm_hooks.arguments import EngineSettingError
+    from serve.engine.vllm_hooks.given import EngineSettingError
 
     with pytest.raises(EngineSettingError, match=f"'{name}' belongs to Choir"):
         arguments(base, **{name: "elsewhere"})

@@ -8,14 +8,14 @@ from serve.fusion.errors import FusionError
 
 @pytest.fixture
 def vote(make_ensemble):
-    def run(answers, weights=None, request=None, extract=None):
+    def run(answers, weights=None, request=None, extract=None, scores=None):
         ensemble = make_ensemble(
             tuple(weights or [None] * len(answers)),
             labels=None,
             task="generation",
             method="vote",
             extract=extract,
-        )
+        ).model_copy(update={"scores": {} if scores is None else {"members": scores}})
         return vote_answers(ensemble, answers, request)
 
     return run
@@ -31,7 +31,17 @@ def test_texts_are_compared_in_compatibility_form():
     assert normalise(" \ufb01ne\u00a0 \u2460\tOK ") == "fine 1 ok"
 
 
-def test_a_tie_goes_to_the_first_member(vote):
+def test_a_tie_goes_to_the_member_that_was_best_on_the_validation_rows(vote):
+    assert vote(["b", "a"], scores={"m0": 12.5, "m1": 30}).winner == 1
+    assert vote(["b", "a"], scores={"m0": 30, "m1": 12.5}).winner == 0
+    scores = {"m0": 9, "m1": 1, "m2": 2, "m3": 3, "m4": 2}
+    assert vote(["c", "a", "b", "a", "b"], scores=scores).winner == 1, "m0's answer is in no tie"
+    assert vote(["a", "a", "b"], scores={"m2": 99}).winner == 0, "no tie"
+    assert vote(["b", "a"], weights=(1, 1), scores={"m1": 1}).winner == 1, "m0 was never judged"
+    assert vote(["a", "b", "b"], weights=(2, 1.5, 0.5), scores={}).winner == 0
+
+
+def test_a_tie_without_scores_goes_to_the_first_member(vote):
     assert vote(["b", "a"]).winner == 0
     assert vote(["c", "a", "b", "a", "b"]).winner == 1
     assert vote(["b", "a", "a"], weights=(1.4, 0.1, 1.3)).winner == 0

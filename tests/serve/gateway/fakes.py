@@ -234,7 +234,7 @@ class FakeControl:
 AUDIT = AuditEntry.model_validate(
     {
         "at": "2026-01-01T00:00:00Z",
-        "actor": "eve@127.0.0.1",
+        "actor": "eve, from 127.0.0.1",
         "action": "swap",
         "ensemble": "intents",
         "from": 3,

@@ -9,7 +9,8 @@ ELSEWHERE = "192.0.2.1:6379"
 START = """
 import ray
 from serve.graph.cluster import _own
-with _own():
+from serve.graph.run_folder import run_folder
+with run_folder() as folder, _own(folder):
     print(len(ray.nodes()), "node at", ray.get_runtime_context().gcs_address)
 """
 

@@ -1,5 +1,6 @@
 """What an engine says of its own death, as the gateway hears it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,7 +15,8 @@ from serve.engine.interface import (
 )
 from serve.errors import Refusal
 from serve.gateway.links import Unavailable
-from serve.graph.ray_links import RayEngines
+from serve.graph.ray_links import STOPPED, RayControl, RayEngines
+from serve.protocol.requests import SwapRequest
 
 
 class Handle:
@@ -68,3 +70,55 @@ async def test_other_refusals_are_answers() -> None:
     engines = RayEngines(Handle(refusal))  # type: ignore[arg-type]
     assert await engines.predict(PREDICT) == refusal
     assert [part async for part in engines.generate(GENERATE)] == [refusal]
+
+
+class Endless:
+    """A deployment handle whose calls are answered by nobody, and end when they are cancelled."""
+
+    def __init__(self) -> None:
+        self.predict = self.generate = self.swap = self
+        self.asked = asyncio.Event()
+
+    def options(self, **_: Any) -> "Endless":
+        return self
+
+    def remote(self, *_: Any) -> "_Endless":
+        return _Endless(self.asked)
+
+
+class _Endless:
+    def __init__(self, asked: asyncio.Event) -> None:
+        self._asked = asked
+        self._end = asyncio.get_running_loop().create_future()
+
+    def __await__(self) -> Any:
+        self._asked.set()
+        return self._end.__await__()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        yield b"1"
+        await self
+
+    def cancel(self) -> None:
+        self._end.cancel()
+
+
+async def test_calls_end_with_a_sentence_when_the_server_stops() -> None:
+    handle = Endless()
+    engines, control = RayEngines(handle), RayControl(handle)  # type: ignore[arg-type]
+    parts = engines.generate(GENERATE)
+    assert await anext(parts) == b"1"
+    asking = [
+        asyncio.ensure_future(anext(parts)),
+        asyncio.create_task(engines.predict(PREDICT)),
+        asyncio.create_task(control.swap("intents", SwapRequest(version=2), "ann", True)),
+    ]
+    await handle.asked.wait()
+    await asyncio.sleep(0)
+    for calls in (engines.calls, control.calls):
+        calls.end()
+    said = await asyncio.gather(*asking, return_exceptions=True)
+    assert [str(each) for each in said] == [STOPPED] * 3
+    assert all(isinstance(each, Unavailable) for each in said)
+    with pytest.raises(Unavailable, match="is stopping"):  # another engine is not asked either
+        await engines.predict(PREDICT)

@@ -10,10 +10,8 @@ from serve.ray_options import RAYS_ROUTES, fast_serve
 
 
 @pytest.fixture
-def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    return fast_serve()
+def options(tmp_path: Path) -> dict[str, str]:
+    return fast_serve(tmp_path)
 
 
 def test_haproxy_answers_no_route_of_rays(options: dict[str, str]) -> None:

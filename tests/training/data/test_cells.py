@@ -47,7 +47,7 @@ def test_spellings_of_one_label_are_never_counted_as_two(tmp_path: Path) -> None
 def test_whole_numbers_are_one_label_however_a_source_writes_them(tmp_path: Path) -> None:
     outcome = read(jsonl(tmp_path, [1, 1.0, 0, 2.5]), labels=["label"])
     assert list(outcome.rows["label"]) == ["1", "1", "0", "2.5"]
-    assert outcome.note == "1 cells of label respelled: '1.0' as '1' (1)"
+    assert outcome.note == "1 cell of label respelled: '1.0' as '1' (1)"
 
 
 def test_a_label_with_the_sign_between_labels_is_no_two_labels(tmp_path: Path) -> None:

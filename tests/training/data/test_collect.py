@@ -134,7 +134,7 @@ def test_broken_rows_are_put_aside_with_their_place(tmp_path: Path) -> None:
     assert [left.origin for left in outcome.left] == [
         "a.csv:3", "a.csv:4", "a.csv:5", "b.jsonl:2", "b.jsonl:3",
     ]  # fmt: skip
-    assert outcome.left[0].reason == "1 cells where the header has 2 columns"
+    assert outcome.left[0].reason == "1 cell where the header has 2 columns"
 
 
 def test_a_quote_that_swallows_rows_is_not_one_long_row(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from training.data.steps import ORIGIN, Outcome, StepCache, Suspect, leave
+from training.data.steps import ORIGIN, Outcome, StepCache, leave
+from training.data.suspect import Suspect
 
 ROWS = Dataset.from_dict({"text": ["a", "b", "c"], ORIGIN: ["f:1", "f:2", "f:3"]})
 

@@ -15,6 +15,7 @@ from choir_cli.main import app
 from serve.bundle import Bundle
 from tests.training.conftest import TOPICS
 from training.evaluation.bases import Choice, compare_bases
+from training.evaluation.probe_rows import rows_of_file, rows_of_recipe
 from training.recipe import RecipeError
 
 
@@ -55,7 +56,7 @@ def choice(
     data = write_topics(tmp_path_factory.mktemp("rows") / "rows.csv")
     candidates = [str(blind_base), str(encoder_base), causal_bundle.base_source]
     return compare_bases(
-        candidates, data, text="text", label="label", template="User: {text}\nTopic:", rows=45
+        candidates, rows_of_file(data, "text", "label", "User: {text}\nTopic:"), rows=45
     )
 
 
@@ -121,7 +122,7 @@ def test_the_smaller_of_two_equals_is_recommended(encoder_base: Path, tmp_path: 
     AutoTokenizer.from_pretrained(encoder_base).save_pretrained(larger)
     data = write_topics(tmp_path / "rows.csv")
     choice = compare_bases(
-        [str(larger), str(encoder_base)], data, text="text", label="label", template="{text}"
+        [str(larger), str(encoder_base)], rows_of_file(data, "text", "label", "{text}")
     )
     assert choice.trials[0].probe == choice.trials[1].probe
     assert choice.recommended == str(encoder_base)
@@ -135,7 +136,7 @@ def test_the_command_prints_a_table_or_json(encoder_base: Path, tmp_path: Path) 
     shown = CliRunner().invoke(app, asked)
     assert shown.exit_code == 0, shown.output
     assert "linear probe" in shown.output
-    assert "1 rows were left out: their labels have too few texts" in shown.output
+    assert "1 row left out: too few texts of its label" in shown.output
     assert "the best probe" in shown.output
     found = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
     assert found["recommended"] == str(encoder_base)
@@ -144,7 +145,7 @@ def test_the_command_prints_a_table_or_json(encoder_base: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("candidates", "content", "message"),
     [
-        (["nowhere"], None, "nowhere is not a folder; a candidate is a model folder, gt-all"),
+        (["nowhere"], None, "There is no folder nowhere. A candidate is a model folder, gt-all"),
         (["org/model@abc"], None, "cannot get org/model@abc from the hub or its local cache"),
         (["{folder}"], None, "no readable config.json"),
         (["{encoder}", "{encoder}"], None, "a candidate is named twice"),
@@ -166,7 +167,7 @@ def test_what_cannot_be_compared_is_refused(
         data.write_text(content)
     names = [name.format(folder=tmp_path, encoder=encoder_base) for name in candidates]
     with pytest.raises(RecipeError, match=message):
-        compare_bases(names, data, text="text", label="label", template="{text}")
+        compare_bases(names, rows_of_file(data, "text", "label", "{text}"))
 
 
 def test_the_probe_is_that_of_scikit_learn_on_mean_pooled_vectors(
@@ -190,3 +191,79 @@ def test_the_probe_is_that_of_scikit_learn_on_mean_pooled_vectors(
         probe = LogisticRegression(C=0.1, max_iter=500).fit((x[rest] - mean) / spread, y[rest])
         right.append(probe.predict((x[[row]] - mean) / spread)[0] == labels[row])
     assert choice.trials[1].probe == pytest.approx(np.mean(right), abs=0.12)
+
+
+RECIPE = """
+name: topics
+base: {{kind: encoder, path: {base}}}
+data:
+  train: [{{path: rows.csv, delimiter: ";", columns: {{text: message, label: topic}}}}]
+  validation_fraction: 0.2
+  split: {{test_fraction: 0.2}}
+ensembles:
+  - {{name: topics, task: classification, label: label, members: [{{name: a, seed: 1}}]}}
+"""
+
+
+def test_the_rows_of_a_recipe_are_those_that_prepare_makes(
+    encoder_base: Path, tmp_path: Path
+) -> None:
+    """Another delimiter, other names of columns, and a test split that is not looked at."""
+    data = write_topics(tmp_path / "rows.csv")
+    lines = data.read_text().replace(",", ";").split("\n")
+    data.write_text("\n".join(["message;topic", *lines[1:]]))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.format(base=encoder_base))
+    found = rows_of_recipe(recipe, None)
+
+    done = CliRunner().invoke(
+        app, ["prepare", str(recipe), "--out", str(tmp_path / "prepared")], catch_exceptions=False
+    )
+    assert done.exit_code == 0
+    made = {
+        split: [
+            (row["text"], row["label"])
+            for row in map(
+                json.loads, (tmp_path / "prepared" / f"{split}.jsonl").read_text().splitlines()
+            )
+        ]
+        for split in ("train", "validation", "test")
+    }
+    rows = list(zip(found.texts, found.labels, strict=True))
+    assert rows == made["train"] + made["validation"]
+    assert made["test"]
+    assert not set(rows) & set(made["test"])
+
+
+def test_the_command_compares_bases_on_a_recipes_rows(encoder_base: Path, tmp_path: Path) -> None:
+    data = write_topics(tmp_path / "rows.csv")
+    data.write_text(data.read_text().replace(",", ";").replace("text;label", "message;topic"))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.format(base=encoder_base))
+    done = CliRunner().invoke(app, ["bases", "--recipe", str(recipe), str(encoder_base)])
+
+    assert done.exit_code == 0, done.output
+    assert "1 base on " in done.output
+    assert "rows of 3 labels" in done.output
+    assert f"* Take {encoder_base}: the best probe." in done.output
+
+
+def test_an_ensemble_that_the_recipe_lacks_is_refused(encoder_base: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.format(base=encoder_base))
+    with pytest.raises(RecipeError, match=r"name it with --ensemble \(the recipe has: topics\)"):
+        rows_of_recipe(recipe, "topic")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "either --data FILE or --recipe RECIPE"),
+        (["--data", "a.csv", "--recipe", "b.yaml"], "either --data FILE or --recipe RECIPE"),
+        (["--recipe", "b.yaml", "--label", "x"], "--text, --label and --template need --data"),
+        (["--data", "a.csv", "--ensemble", "x"], "--ensemble needs --recipe"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: list[str], message: str) -> None:
+    done = CliRunner().invoke(app, ["bases", "base", *options])
+    assert message in str(done.exception)

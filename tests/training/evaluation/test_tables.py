@@ -1,12 +1,30 @@
 """The table of an evaluation in terminals of several widths."""
 
 import io
+import re
 
 import pytest
-from rich.console import Console
 
+from serve.terminal.screen import Screen
 from training.evaluation.scores import Difference, EvaluationReport, Row
 from training.evaluation.tables import show
+
+
+class Terminal(io.StringIO):
+    """A terminal that keeps what is shown."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, report: EvaluationReport, width: int) -> str:
+    """What a terminal of that many columns shows."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("sys.stdout", terminal := Terminal())
+    show(report, Screen())
+    return re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())
+
 
 WRITTEN = {
     "exact_match": (0.0512, "0.0512"),
@@ -34,7 +52,11 @@ CLASSES = {
     ],
 )
 def test_every_figure_is_whole(
-    figures: dict[str, tuple[float, str]], main: str, width: int, interval: str | None
+    monkeypatch: pytest.MonkeyPatch,
+    figures: dict[str, tuple[float, str]],
+    main: str,
+    width: int,
+    interval: str | None,
 ) -> None:
     scores = {name: value for name, (value, _) in figures.items()}
     bounds = {"bleu": (60.82, 72.67), "accuracy": (0.9, 0.945)}
@@ -46,18 +68,17 @@ def test_every_figure_is_whole(
     report = EvaluationReport(
         ensemble="replies@1", data="test", count=100, rows=[row], differences=[difference]
     )
-    screen = io.StringIO()
-    show(report, Console(file=screen, width=width))
-    table = screen.getvalue().partition("over the mean member")[0]
+    whole = shown(monkeypatch, report, width)
+    table = whole.partition("over the mean member")[0]
+    assert "weighted_average  served" in table
+    assert max(map(len, whole.splitlines())) <= width
     assert "…" not in table
     for _, text in figures.values():
         assert f" {text} " in table
     assert (interval in table) if interval else ("[" not in table)
 
 
-def test_a_file_name_with_brackets_is_no_markup() -> None:
+def test_a_file_name_with_brackets_is_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
     row = Row(name="a", kind="member", passes=1, served=True, scores={"accuracy": 0.5})
     report = EvaluationReport(ensemble="topics@1", data="[/old].csv", count=9, rows=[row])
-    screen = io.StringIO()
-    show(report, Console(file=screen, width=120))
-    assert "topics@1 on 9 [/old].csv rows" in screen.getvalue()
+    assert "topics@1 on 9 [/old].csv rows" in shown(monkeypatch, report, 120)

@@ -1,6 +1,7 @@
 """Members and candidates: names, defaults, stages and teachers."""
 
 import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -116,4 +117,30 @@ def test_virtual_tokens_under_an_encoder_are_refused(kind: str, tmp_path: Path) 
     content["ensembles"][0]["members"] = [{"name": "a", "kind": kind}]
     content["ensembles"][0]["candidates"] = []
     with pytest.raises(RecipeError, match="topics/a: prefix, prompt and p_tuning need a causal"):
+        parse_recipe(content, folder=tmp_path)
+
+
+def test_the_values_of_a_members_rows_are_read_as_cells_are(tmp_path: Path) -> None:
+    """A number or a date that YAML reads is the text that stands in a file's cell."""
+    rows = {"column": "month", "values": ["may ", 7, date(2024, 5, 1)]}
+    content = changed("ensembles.0.defaults", {"rows": rows})
+    content["ensembles"][0]["members"][1]["rows"] = {"column": "team", "values": ["cards"]}
+    first, second = parse_recipe(content, folder=tmp_path).ensembles[0].members
+    assert first.rows is not None
+    assert first.rows.values == ["may", "7", "2024-05-01"]
+    assert second.rows is not None
+    assert second.rows.column == "team"
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ({"column": "team"}, r"members.0.rows.values: this key is required"),
+        ({"column": "team", "values": []}, r"members.0.rows.values: List should have at least 1"),
+        ({"colum": "team", "values": ["a"]}, r"members.0.rows.colum: .*did you mean column\?"),
+    ],
+)
+def test_rows_name_a_column_and_values(rows: dict[str, Any], said: str, tmp_path: Path) -> None:
+    content = changed("ensembles.0.members.0", {"name": "a", "rows": rows})
+    with pytest.raises(RecipeError, match=said):
         parse_recipe(content, folder=tmp_path)

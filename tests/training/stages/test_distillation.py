@@ -17,7 +17,14 @@ from training.offline.teacher import EnsembleTeacher
 from training.recipe import DistillationStage, EnsembleRecipe, TeacherRecipe
 from training.recipe.member import MemberRecipe
 from training.stages import causal
-from training.stages.distillation import answers_of, for_answers, for_labels, soft_loss, soften
+from training.stages.distillation import (
+    answers_of,
+    for_answers,
+    for_encoder,
+    for_labels,
+    soft_losses,
+    soften,
+)
 from training.stages.fit import IGNORED
 
 TEXTS = ["my card is lost", "the top up failed", "send money abroad"]
@@ -43,7 +50,7 @@ def test_the_soft_loss_is_hintons() -> None:
     targets = soften(teacher.log(), temperature)
     expected = teacher ** (1 / temperature)
     torch.testing.assert_close(targets, expected / expected.sum(dim=1, keepdim=True))
-    loss = soft_loss(logits, targets, temperature)
+    loss = soft_losses(logits, targets, temperature).mean()
     divergence = torch.nn.functional.kl_div(
         (logits / temperature).log_softmax(1), targets, reduction="batchmean"
     )
@@ -53,6 +60,25 @@ def test_the_soft_loss_is_hintons() -> None:
     [gradient] = torch.autograd.grad(loss, logits)
     student = (logits / temperature).softmax(1)
     torch.testing.assert_close(gradient, temperature * (student - targets) / len(logits))
+
+
+def test_a_row_without_a_right_answer_has_the_soft_loss_alone() -> None:
+    rows = Dataset.from_dict(
+        {"logits": [[2.0, 1.0, -1.0], [0.5, 0.0, 3.0]], "labels": [0, IGNORED]}
+    )
+    teacher = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
+
+    def collate(features: Any) -> dict[str, torch.Tensor]:
+        return {key: torch.tensor([each[key] for each in features]) for key in ("logits", "labels")}
+
+    student = for_encoder(rows, collate, teacher, stage(temperature=1, hard=0.25))
+    batch = student.collate([student.features[0], student.features[1]])
+    found = student.loss(lambda logits, labels: {"logits": logits}, batch)  # type: ignore[arg-type]
+    own = torch.tensor(rows["logits"]).log_softmax(1).numpy()
+    soft = -(teacher * own).sum(axis=1)
+    assert float(found) == pytest.approx(
+        (0.75 * soft[0] - 0.25 * own[0, 0] + soft[1]) / 2, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("scoring", ["sum", "mean"])

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from datasets import Dataset
 
-from training.data.steps import HIDDEN, ORIGIN, Outcome, Suspect
+from training.data.steps import HIDDEN, ORIGIN, Outcome
+from training.data.suspect import Suspect
 from training.recipe.values import spelled
 
 

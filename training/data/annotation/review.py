@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from serve.files import write_atomically
-from training.data.steps import Suspect
+from training.data.suspect import Suspect
 from training.recipe.values import RecipeError
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from serve.terminal.words import counted
 from training.recipe.values import RecipeError
 
 
@@ -27,9 +28,9 @@ def wrong_length(
     for index, text in enumerate(texts):
         length = len(text.strip())
         if length < shortest:
-            reasons[index] = f"{length} characters, fewer than {shortest}"
+            reasons[index] = f"{counted(length, 'character')}, fewer than {shortest}"
         elif longest is not None and length > longest:
-            reasons[index] = f"{length} characters, more than {longest}"
+            reasons[index] = f"{counted(length, 'character')}, more than {longest}"
     return reasons
 
 

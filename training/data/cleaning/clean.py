@@ -6,6 +6,7 @@ from functools import partial
 
 from datasets import Dataset
 
+from serve.terminal.words import counted
 from training.data.cleaning.cells import empty_cells, other_languages, wrong_length
 from training.data.cleaning.duplicates import (
     exact_duplicates,
@@ -14,7 +15,8 @@ from training.data.cleaning.duplicates import (
     near_duplicates,
 )
 from training.data.cleaning.label_errors import suspected_label_errors
-from training.data.steps import ORIGIN, Outcome, Suspect, inputs_of, leave
+from training.data.steps import ORIGIN, Outcome, inputs_of, leave
+from training.data.suspect import Suspect
 from training.recipe.clean import CleanRecipe
 
 Check = Callable[[Dataset], Outcome]
@@ -142,7 +144,9 @@ def label_errors(
         for doubt in doubts
     ]
     if not quarantine:
-        found = f"{len(suspects)} labels of {label} likely wrong" + (f"; {note}" if note else "")
+        found = f"{counted(len(suspects), 'label')} of {label} likely wrong" + (
+            f"; {note}" if note else ""
+        )
         return Outcome(rows, suspects=suspects, note=found, kept=range(len(rows)))
     return replace(leave(rows, reasons, split, "label_errors"), suspects=suspects, note=note)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from serve.terminal.words import counted
 from training.data.cleaning.families import families
 from training.data.splits import fold_plan
 from training.recipe.values import RecipeError
@@ -43,7 +44,7 @@ def suspected_label_errors(
     counts = texts_by_label(texts, labels)
     checked = [row for row, label in enumerate(labels) if counts[label] >= FOLDS]
     note = (
-        f"{len(labels) - len(checked)} rows of rare labels not checked"
+        f"{counted(len(labels) - len(checked), 'row')} of rare labels not checked"
         if len(checked) < len(labels)
         else ""
     )

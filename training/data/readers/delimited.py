@@ -4,6 +4,7 @@ import csv
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from serve.terminal.words import counted
 from training.data.readers.lines import MAX_LINE, Lines
 from training.data.readers.records import HEAD, Found, Record, Unreadable
 from training.recipe.source import Source
@@ -69,7 +70,9 @@ def _problem(cells: list[str], names: list[str], lines: Lines, first: int) -> st
         return reason
     if len(cells) != len(names):
         return _span(
-            first, lines.number, f"{len(cells)} cells where the header has {len(names)} columns"
+            first,
+            lines.number,
+            f"{counted(len(cells), 'cell')} where the header has {counted(len(names), 'column')}",
         )
     return None
 

@@ -156,7 +156,7 @@ URIS: list[tuple[str, int, str]] = [
     ("file:///proc/self/cwd", 403, "--adapter-root"),
     ("file:///proc/self/root{new}", 400, "is a link"),
     ("file://{new}/" + "a" * 300, 403, "cannot be followed"),
-    ("file://{new}/missing", 400, "is not a folder"),
+    ("file://{new}/missing", 400, "There is no folder file:///"),
     ("file://{new}/one.zip", 400, "is not a folder"),
     ("file://{new}/a%00b", 400, "absolute path"),
     ("file://{new}?x=1", 400, "plain path"),

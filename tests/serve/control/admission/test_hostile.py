@@ -97,7 +97,7 @@ async def test_adapters(server: Server, spoil: Spoil, says: str) -> None:
     message = await server.check(Hostile(SWAP, 400, says, {"members": {"a": folder.as_uri()}}))
     latest = (await server.world.controller.audit())[0]
     assert (latest.actor, latest.outcome, latest.reason) == (
-        "a-admin@127.0.0.1",
+        "a-admin, from 127.0.0.1",
         "refused",
         message,
     )

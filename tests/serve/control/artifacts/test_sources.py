@@ -16,6 +16,7 @@ from serve.control.artifacts.sources import NotAllowed, Sources
 from serve.control.artifacts.store import StoreError
 from serve.digest import folder_digest
 from serve.location import Location, LocationError
+from tests.docs.log_lines import line_with
 from tests.serve.fakes import make_adapter
 from tests.serve.world import World, committed, refused
 
@@ -200,6 +201,8 @@ def test_progress_is_logged(
     assert "s3://adapters/two: 2 files to fetch" in caplog.text
     assert "in 1 files so far" in caplog.text
     assert "s3://adapters/two: copied 0.0 MB in 2 files" in caplog.text
+    for words in ("files to fetch", "files so far", "copied"):
+        assert line_with(words).search(caplog.text), caplog.text
     assert "hunter2" not in caplog.text
 
 

@@ -134,7 +134,7 @@ def test_an_earlier_incarnation_can_change_nothing_any_more(
         lambda: database.advanced(trial),
         lambda: database.decided(decided),
         lambda: database.commit(committing, record, (1,)),
-        lambda: database.refused("eve", "swap", record, "no"),
+        lambda: database.refused("eve", "swap", record, "no", {}),
         lambda: database.add_versions([version(9)], "choir"),
         lambda: database.add_ensemble("tone", 1, [], "choir"),
     ):
@@ -351,7 +351,7 @@ def test_reasons_and_rollouts_are_kept_as_they_were(database: Database) -> None:
     found = database.rollout("r2")
     assert found == replace(change, status=found.status if found else 400)
     record = database.ensembles()["intents"]
-    database.refused("eve", "swap", record, "no\0thing")
+    database.refused("eve", "swap", record, "no\0thing", {"a": ["file:///a\0b"]})
     latest = database.audit()[0]
     assert (latest.outcome, latest.from_version, latest.to_version) == ("refused", 1, None)
     assert latest.reason == "no?thing"

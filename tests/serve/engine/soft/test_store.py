@@ -167,7 +167,7 @@ async def test_a_lack_of_memory_does_not_degrade_an_ensemble(
 def test_engine_arguments_that_exclude_an_adapter_are_refused(
     models: dict[str, Path], name: str
 ) -> None:
-    from serve.engine.vllm_hooks.arguments import EngineSettingError
+    from serve.engine.vllm_hooks.given import EngineSettingError
 
     with pytest.raises(EngineSettingError, match=f"'{name}' belongs to Choir"):
         arguments(models, **{name: 1})

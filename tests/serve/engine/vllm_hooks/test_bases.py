@@ -56,7 +56,7 @@ def test_an_engine_takes_no_text_beyond_the_positions_of_a_roberta(
 
 
 def test_a_length_without_positions_is_refused(tmp_path: Path) -> None:
-    from serve.engine.vllm_hooks.arguments import EngineSettingError
+    from serve.engine.vllm_hooks.given import EngineSettingError
 
     base = made(tmp_path, "XLMRoberta", max_position_embeddings=66, pad_token_id=1)
     with pytest.raises(
@@ -66,7 +66,7 @@ def test_a_length_without_positions_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_base_without_lora_is_refused_before_vllm_starts(tmp_path: Path) -> None:
-    from serve.engine.vllm_hooks.arguments import EngineSettingError
+    from serve.engine.vllm_hooks.given import EngineSettingError
 
     base = made(tmp_path, "GPT2", architecture="GPT2LMHeadModel")
     with pytest.raises(EngineSettingError, match="GPT2LMHeadModel cannot be served"):

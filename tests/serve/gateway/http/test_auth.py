@@ -6,9 +6,10 @@ import httpx
 import pytest
 
 from serve.bearer import hashed
+from serve.logs.lines import Line
 from tests.serve.gateway.conftest import Gateway, Start, refused
 
-OPEN = ["/health", "/ready", "/metrics", "/openapi.json", "/"]
+OPEN = ["/health", "/ready", "/metrics", "/version", "/openapi.json", "/"]
 READS = ["/v1/models", "/v1/models/intents", "/v1/ensembles", "/v1/rollouts", "/v1/rollouts/r1"]
 ADMIN = [
     "/v1/ensembles/intents/swap",
@@ -218,7 +219,16 @@ async def test_a_named_token_may_what_its_role_says(
 async def test_the_audit_names_the_token_that_was_used(start: Start) -> None:
     gateway = await start(tokens=NAMED)
     await swap(gateway, **bearer("o"))
-    assert "ops@127.0.0.1" in gateway.control.asked[-1]
+    assert "ops, from 127.0.0.1" in gateway.control.asked[-1]
+
+
+async def test_the_audit_says_that_a_token_had_no_name_or_that_there_was_none(start: Start) -> None:
+    closed = await start(admin_token="hunter2")
+    await swap(closed, **bearer("hunter2"))
+    assert "admin token, from 127.0.0.1" in closed.control.asked[-1]
+    open_to_all = await start()
+    await swap(open_to_all)
+    assert "no token, from 127.0.0.1" in open_to_all.control.asked[-1]
 
 
 async def test_tokens_are_neither_logged_nor_answered(
@@ -234,5 +244,7 @@ async def test_tokens_are_neither_logged_nor_answered(
             await gateway.http.get("/metrics"),
             await gateway.http.get("/openapi.json"),
         ]
-    assert "hunter" not in caplog.text
+    written = "".join(map(Line("gateway-0", "json").format, caplog.records))
+    assert "/v1/predict" in written
+    assert "hunter" not in written
     assert all("hunter" not in answer.text + str(answer.headers) for answer in answers)

@@ -1,9 +1,11 @@
 """Error answers have the right status, OpenAI's shape and one sentence, and reveal no internals."""
 
+import json
 import logging
 
 import pytest
 
+from serve.logs.lines import Line
 from tests.serve.gateway.conftest import Gateway, refused
 
 JSON = {"content-type": "application/json"}
@@ -72,5 +74,6 @@ async def test_an_unexpected_error_is_logged_and_not_shown(
     assert error["type"] == "internal_error"
     assert "secret" not in response.text
     (record,) = caplog.records
-    assert "a secret of the inside" in record.message
-    assert response.headers["x-request-id"] in record.message
+    line = json.loads(Line("gateway-0", "json").format(record))
+    assert "a secret of the inside" in line["trace"]
+    assert line["request_id"] == response.headers["x-request-id"]

@@ -2,13 +2,14 @@
 
 import httpx
 import pytest
-from ray.serve._private.http_util import configure_http_middlewares
+from ray.serve._private.http_util import _apply_middlewares, configure_http_middlewares
 from ray.serve.config import HTTPOptions
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from serve.gateway.http.ingress import Ingress, middlewares
+from serve.gateway.http.observe import Observer
 from serve.ray_options import INGRESS
 from tests.serve.gateway.conftest import refused
 
@@ -41,6 +42,18 @@ async def test_what_ray_would_obey_does_not_reach_it(http: httpx.AsyncClient, he
     seen = answer.json()["headers"]
     assert header.lower() not in seen
     assert seen["x-request-id"] == "mine"
+
+
+@pytest.mark.parametrize("given", [None, "mine"])
+async def test_an_answer_has_one_request_id(given: str | None) -> None:
+    """Ray's own middleware runs inside this one, and adds a header to an answer that has it."""
+    observed = _apply_middlewares(Observer(echo), middlewares())
+    transport = httpx.ASGITransport(app=observed)
+    async with httpx.AsyncClient(transport=transport, base_url="http://choir") as http:
+        for path in ("/v1/models", "/-/routes"):
+            answer = await http.get(path, headers={"x-request-id": given} if given else {})
+            [found] = answer.headers.get_list("x-request-id")
+            assert found == given or (given is None or path == "/-/routes")
 
 
 async def test_the_routes_of_ray_are_unknown(http: httpx.AsyncClient) -> None:

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serve import metrics
 from serve.errors import Refusal
+from serve.logs.lines import Line
 from tests.serve.gateway.conftest import Gateway, Start
 from tests.serve.gateway.fakes import listening
 
@@ -131,13 +132,17 @@ async def test_the_log_line_holds_nothing_private(
     with caplog.at_level(logging.INFO, "choir.gateway"):
         await gateway.http.post("/v1/predict", json=body, headers=headers)
     (record,) = caplog.records
-    line = json.loads(record.message)
+    line = json.loads(Line("gateway-0", "json").format(record))
     assert line.pop("ms") >= 0
+    del line["time"]
     assert line == {
+        "level": "info",
+        "process": "gateway-0",
         "event": "request",
         "request_id": "mine",
         "method": "POST",
         "route": "/v1/predict",
         "status": 200,
         "model": "intents@3",
+        "version": 3,
     }

@@ -2,10 +2,7 @@
 
 Gateway, controller, store and database are real and behind a real socket; only vLLM is not."""
 
-import asyncio
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +26,8 @@ from tests.serve.gateway.fakes import (
     FakeController,
     FakeEngines,
     desired,
-    listening,
 )
-from tests.serve.world import World
+from tests.serve.gateway.running import running
 
 CHECKS = [
     not_a_server_error,
@@ -39,39 +35,6 @@ CHECKS = [
     content_type_conformance,
     response_schema_conformance,
 ]
-
-
-@contextmanager
-def running(folder: Path) -> Iterator[str]:
-    """Run a server in a thread, and yield its address."""
-    loop = asyncio.new_event_loop()
-    started = threading.Event()
-    address: list[str] = []
-    stop = asyncio.Event()
-
-    async def serve() -> None:
-        world = World(folder)
-        try:
-            await world.start()
-            plain = Settings.model_validate({"bundles": [Path("bundle")]})
-            app = create_app(FakeEngines(), world.controller, world.gateways[0], plain)
-            async with listening(app) as url:
-                address.append(url)
-                started.set()
-                await stop.wait()
-        finally:
-            started.set()
-            await world.stop()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    started.wait()
-    try:
-        yield address[0]
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
-        loop.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,14 @@
 """Liveness, readiness, metrics, the schema and the home page."""
 
+import importlib
 import json
 import re
 from typing import Any
 
+import pytest
+
+from serve.gateway.links import Unavailable
+from serve.gateway.routes import health
 from tests.serve.gateway.conftest import Gateway, Start, refused
 from tests.serve.gateway.fakes import desired, ensemble, held
 
@@ -37,6 +42,25 @@ async def test_metrics_come_from_the_controller(gateway: Gateway) -> None:
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
 
 
+async def test_the_versions_are_those_of_the_installed_packages(gateway: Gateway) -> None:
+    versions = (await gateway.http.get("/version")).json()
+    modules = {name: importlib.import_module(name) for name in ("ray", "torch", "transformers")}
+    assert {name: versions[name] for name in modules} == {
+        name: str(module.__version__) for name, module in modules.items()
+    }
+    assert set(versions) == {"choir", "vllm", "ray", "torch", "transformers", "peft"}
+    assert versions["choir"]
+
+
+async def test_what_is_not_installed_has_no_version(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(health.PACKAGES, "vllm", "no-such-package")
+    versions = (await (await start()).http.get("/version")).json()
+    assert versions["vllm"] is None
+    assert versions["ray"]
+
+
 async def test_the_schema_holds_every_route_with_its_body_and_errors(gateway: Gateway) -> None:
     schema = (await gateway.http.get("/openapi.json")).json()
     operations = {
@@ -58,7 +82,7 @@ async def test_the_schema_holds_every_route_with_its_body_and_errors(gateway: Ga
     }
     gets = {path for method, path in operations if method == "get"}
     assert gets == {
-        *("/health", "/ready", "/metrics", "/v1/models", "/v1/models/{model_id}"),
+        *("/health", "/ready", "/metrics", "/version", "/v1/models", "/v1/models/{model_id}"),
         *("/v1/ensembles", "/v1/ensembles/{name}", "/v1/rollouts", "/v1/rollouts/{rollout_id}"),
     }
     assert {"400", "401", "404", "413", "429", "503"} <= set(
@@ -84,3 +108,16 @@ async def test_the_page_lists_the_active_ensembles(gateway: Gateway) -> None:
     assert "replies@1" in response.text
     assert "intents@2" not in response.text
     assert "default-src 'none'" in response.headers["content-security-policy"]
+
+
+async def test_the_page_needs_no_token_so_it_shows_no_origins_where_reading_does(
+    start: Start,
+) -> None:
+    gateway = await start(inference_tokens=["ann"])
+    assert (await gateway.http.get("/")).status_code == 200
+    assert gateway.control.asked == []
+
+
+async def test_the_page_is_there_without_the_controller(gateway: Gateway) -> None:
+    gateway.control.error = Unavailable("gone")
+    assert "intents@3" in (await gateway.http.get("/")).text

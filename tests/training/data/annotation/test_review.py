@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from choir_cli.main import app
 from training.data.annotation.review import Decision, read_decisions, read_queue, write_queue
-from training.data.steps import Suspect
+from training.data.suspect import Suspect
 from training.recipe.values import RecipeError
 
 SUSPECTS = [

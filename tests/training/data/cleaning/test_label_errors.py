@@ -47,7 +47,7 @@ def test_rare_labels_are_not_checked_and_that_is_said() -> None:
     texts, labels, _ = noisy(0)
     doubts, note = suspected_label_errors([*texts, "odd"], [*labels, "rare"])
     assert doubts == []
-    assert note == "1 rows of rare labels not checked"
+    assert note == "1 row of rare labels not checked"
     assert (
         suspected_label_errors(["a", "b"], ["x", "y"])[1]
         == "too few rows for each label to check any"

@@ -1,0 +1,120 @@
+"""The process of a timer: starts an engine, asks each rung in turn, and writes the median times.
+
+It reads two lines of JSON on standard input: the engine's settings, and later the rungs with their inputs."""
+
+import asyncio
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from serve.engine.interface import (
+    Engine,
+    EngineSettings,
+    GenerateCall,
+    PredictCall,
+    PrepareError,
+    Text,
+    Version,
+)
+from serve.errors import Refusal, RefusedError
+from serve.files import write_atomically
+from serve.labels import fill
+from serve.manifest import Ensemble
+
+WARM_UP = 3
+"""Requests to each rung that are not counted."""
+ROUNDS = 20
+"""Measured requests to each rung. They go round by round, so that a slow moment of the machine hits all rungs."""
+TOKENS = 16
+"""Tokens of each generated answer."""
+
+Ask = Callable[[int], Coroutine[Any, Any, None]]
+
+
+async def measure(result: Path) -> None:
+    """Do all the process's work, and write `result`: the name of each rung -> milliseconds."""
+    from serve.engine.vllm_engine import VLLMEngine
+
+    settings = EngineSettings(**json.loads(sys.stdin.readline()))
+    engine = await VLLMEngine.start(settings)
+    try:
+        work = json.loads(await asyncio.to_thread(sys.stdin.readline))
+        asks: dict[str, Ask] = {}
+        same: dict[str, str] = {}
+        for number, rung in enumerate(work["rungs"], 1):
+            content = json.dumps({**rung["manifest"], "scores": {}, "golden": []})
+            twin = next((name for name, other in same.items() if other == content), None)
+            same[rung["name"]] = content
+            if twin is not None:  # the best member is one of the members
+                asks[rung["name"]] = asks[twin]
+                continue
+            version = _version(rung, number)
+            try:
+                await engine.prepare(version)
+            except PrepareError as error:
+                print(f"{rung['name']}: {error}", file=sys.stderr)
+                continue
+            asks[rung["name"]] = _ask(engine, version.ensemble, work["inputs"])
+        times = await _medians(asks)
+        write_atomically(result, json.dumps(times))
+    finally:
+        await engine.close()
+
+
+def _version(rung: Mapping[str, Any], number: int) -> Version:
+    """Return the rung as a version of its own number, so that an engine holds all rungs at once."""
+    ensemble = Ensemble.model_validate(rung["manifest"])
+    ensemble = ensemble.model_copy(update={"version": number, "golden": []})
+    return Version(ensemble, rung["adapters"], rung["parameters"])
+
+
+async def _medians(asks: Mapping[str, Ask]) -> dict[str, float]:
+    """Return the median milliseconds of each rung."""
+    seconds: dict[Ask, list[float]] = {ask: [] for ask in asks.values()}
+    asked = 0
+    for turn in range(WARM_UP + ROUNDS):
+        for ask, found in seconds.items():
+            began = time.perf_counter()
+            await ask(asked)
+            if turn >= WARM_UP:
+                found.append(time.perf_counter() - began)
+            asked += 1
+    return {name: 1000 * statistics.median(seconds[ask]) for name, ask in asks.items()}
+
+
+def _ask(engine: Engine, ensemble: Ensemble, inputs: Sequence[Mapping[str, Any]]) -> Ask:
+    """Return what sends one request. Each has a text of its own, so that no prefix cache makes a later rung faster."""
+
+    async def predict(turn: int) -> None:
+        given = inputs[turn % len(inputs)]
+        text = Text(f"{turn} {given['text']}", given["pair"])
+        _check(await engine.predict(PredictCall(ensemble.id, (text,), f"timer-{turn}")))
+
+    async def generate(turn: int) -> None:
+        prompt = fill(ensemble.template, f"{turn} {inputs[turn % len(inputs)]['text']}")
+        body = {
+            "model": ensemble.id,
+            "prompt": prompt,
+            "max_tokens": TOKENS,
+            "temperature": 0,
+            "ignore_eos": True,
+        }
+        call = GenerateCall(ensemble.id, "completions", body, f"timer-{turn}")
+        async for part in engine.generate(call):
+            _check(part)
+
+    return generate if ensemble.task == "generation" else predict
+
+
+def _check(answer: object) -> None:
+    """Raise RefusedError for a refusal: a refused request has no time."""
+    if isinstance(answer, Refusal):
+        raise RefusedError.of(answer)
+
+
+if __name__ == "__main__":
+    asyncio.run(measure(Path(sys.argv[1])))

@@ -1,0 +1,1 @@
+"""Which members are asked about which inputs, and what becomes of what they say."""

@@ -1,0 +1,1 @@
+"""What the server writes down: log files, one for each process, and the events that its console shows."""

@@ -1,0 +1,73 @@
+"""`fusion: {method: auto}`: the recommendation becomes the ensemble's next version, with its merges as rungs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve.fusion.fuse import Fusion
+from tests.training.conftest import recipe_content
+from training.leaderboard.board import read_board
+from training.offline.members import OfflineMembers
+from training.pipeline import train
+from training.recipe import RecipeError, load_recipe
+
+
+def topics(**changes: Any) -> dict[str, Any]:
+    """Two members with heads, merged, and served as recommended."""
+    ensemble = recipe_content()["ensembles"][0]
+    return ensemble | {
+        "template": "{text}",
+        "verbalizers": {},
+        "candidates": [],
+        "baselines": [],
+        "members": [{"name": "a", "seed": 1}, {"name": "b", "seed": 2}],
+        "merges": ["cat", "uniform_soup"],
+        "fusion": {"method": "auto", "candidates": ["average"]},
+        **changes,
+    }
+
+
+def test_the_recommended_rung_is_the_version_that_is_served(
+    tmp_path: Path, write_recipe: Callable[..., Path], encoder_base: Path
+) -> None:
+    base = {"kind": "encoder", "path": str(encoder_base)}
+    recipe = write_recipe(tmp_path, base=base, ensembles=[topics()])
+    bundle = train(recipe, tmp_path / "bundle")
+
+    board = read_board(bundle.path, "topics")
+    assert board is not None
+    assert {"merged-cat", "uniform-soup"} <= {rung.name for rung in board.rungs}
+    first, served = bundle.ensemble("topics", 1), bundle.ensemble("topics")
+    assert (len(first.members), first.fusion.method) == (2, "average")
+    assert board.rung("average").passes == 2
+    assert board.recommended != "average", "these members are so weak that a stacker gains much"
+    assert served.version == 2
+    rung = board.rung(board.recommended)
+    assert len(served.members) == rung.passes
+    assert served.scores["validation"]["log_loss"] == pytest.approx(rung.validation["log_loss"])
+    assert bundle.verify() == []
+    assert served.golden
+    texts = [str(each.input) for each in served.golden]
+    outputs = OfflineMembers(bundle, served).outputs(texts)
+    answers = Fusion.from_manifest(served, bundle.fusion_path(served))(outputs)
+    labels = [(served.labels or [])[winner] for winner in answers.winners]
+    assert labels == [each.label for each in served.golden]
+
+    again = train(recipe, tmp_path / "bundle", resume=True)
+    assert read_board(again.path, "topics") == board
+
+
+def test_members_that_cannot_be_merged_are_refused_before_they_are_trained(
+    tmp_path: Path, write_recipe: Callable[..., Path]
+) -> None:
+    """A merge of ranks that no engine takes would fail after hours."""
+    members = [{"name": name, "rank": 64} for name in "ab"]
+    recipe = write_recipe(tmp_path, ensembles=[topics(members=members)])
+    with pytest.raises(RecipeError, match=r"merges.*cat.*128"):
+        load_recipe(recipe)
+    prefix = [{"name": "a"}, {"name": "b", "kind": "prefix", "virtual_tokens": 2}]
+    recipe = write_recipe(tmp_path, ensembles=[topics(members=prefix)])
+    with pytest.raises(RecipeError, match=r"merges.*'b'"):
+        load_recipe(recipe)

@@ -1,0 +1,151 @@
+"""The leaderboard of a trained bundle: figures as scikit-learn computes them, on rows that no fit has seen."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import accuracy_score, log_loss
+
+from serve.bundle import Bundle
+from serve.fusion.fuse import Fusion
+from serve.fusion.fused import Fused
+from serve.manifest import Ensemble
+from training.evaluation.evaluation import labelled
+from training.execution.run import WORK, recorded_recipe
+from training.leaderboard.board import Leaderboard, read_board
+from training.leaderboard.leaderboard import Judging
+from training.leaderboard.rungs import rung_file
+from training.leaderboard.timing import Input
+from training.offline.members import OfflineMembers
+from training.preparation import load_splits
+from training.progress import Unwatched
+
+
+class Watchmaker:
+    """A timer whose figures follow from the rungs' sizes."""
+
+    asked: Sequence[Input] = ()
+
+    def milliseconds(
+        self, bundle: Bundle, rungs: Mapping[str, Ensemble], inputs: Sequence[Input]
+    ) -> dict[str, float]:
+        self.asked = inputs
+        return {name: 2.5 * len(each.members) for name, each in rungs.items() if name != "vote"}
+
+
+@pytest.fixture(scope="module")
+def timer() -> Watchmaker:
+    return Watchmaker()
+
+
+@pytest.fixture(scope="module")
+def board(encoder_bundle: Bundle, timer: Watchmaker) -> Leaderboard:
+    return Judging(encoder_bundle, "topics", Unwatched()).leaderboard(timer=timer)
+
+
+def test_the_board_has_every_rung_and_is_in_the_bundle(
+    board: Leaderboard, encoder_bundle: Bundle, timer: Watchmaker
+) -> None:
+    assert {rung.name: (rung.kind, rung.passes, rung.milliseconds) for rung in board.rungs} == {
+        "a": ("member", 1, 2.5),
+        "b": ("member", 1, 2.5),
+        "single": ("single", 1, 2.5),
+        "average": ("fusion", 2, 5.0),
+        "weighted_average": ("fusion", 2, 5.0),
+        "vote": ("fusion", 2, None),
+        "stack": ("fusion", 2, 5.0),
+    }
+    assert (board.ensemble, board.metric, board.rows) == ("topics", "log_loss", 30)
+    assert board.rung("vote").behind_best is None
+    assert [r.name for r in board.rungs if r.behind_best and r.behind_best.p == 1]
+    assert len(timer.asked) == 30
+    assert read_board(encoder_bundle.path, "topics") == board
+    assert encoder_bundle.verify() == []
+
+
+@pytest.mark.parametrize("name", ["a", "single", "average", "weighted_average", "stack"])
+def test_a_rungs_manifest_gives_the_figures_of_the_board(
+    board: Leaderboard, encoder_bundle: Bundle, name: str
+) -> None:
+    manifest, answers, truth = served(encoder_bundle, name)
+    labels = range(len(manifest.labels or []))
+    scores = board.rung(name).scores
+    assert scores["log_loss"] == pytest.approx(
+        log_loss(truth, answers.probabilities, labels=labels)
+    )
+    assert scores["accuracy"] == accuracy_score(truth, answers.winners)
+
+
+def test_validation_figures_are_those_of_rows_that_the_temperature_was_not_fitted_on(
+    board: Leaderboard, encoder_bundle: Bundle
+) -> None:
+    ensemble = encoder_bundle.ensemble("topics")
+    stored = encoder_bundle.validation_scores("topics")
+    rows = stored.rows()
+    assert rows is not None
+    outputs = [stored.outputs(member, rows.header.rows) for member in ensemble.members]
+    a, b = (each for each in outputs if each is not None)
+    for name, pooled in {"a": a, "b": b, "average": (a + b) / 2}.items():
+        held_out = np.empty_like(pooled)
+        for fold in np.unique(rows.folds):
+            own = rows.folds == fold
+            held_out[own] = tempered(
+                pooled[own], temperature_by_hand(pooled[~own], rows.truth[~own])
+            )
+        expected = log_loss(rows.truth, held_out, labels=range(3))
+        assert board.rung(name).validation["log_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_bundle_that_keeps_no_validation_rows_is_refused_in_a_sentence(
+    encoder_bundle: Bundle, tmp_path: Path
+) -> None:
+    import shutil
+
+    copy = tmp_path / "bundle"
+    shutil.copytree(encoder_bundle.path, copy)
+    shutil.rmtree(copy / "fusion" / "topics" / "validation")
+    with pytest.raises(Exception, match="keeps no validation rows of topics@1"):
+        Judging(Bundle.open(copy), "topics", Unwatched()).leaderboard()
+
+
+def test_rungs_of_generation_are_texts(causal_bundle: Bundle) -> None:
+    board = Judging(causal_bundle, "replies", Unwatched()).leaderboard()
+    names = {rung.name for rung in board.rungs}
+    assert {"a", "b", "single", "average", "product", "vote"} <= names
+    assert (board.metric, board.rows) == ("bleu", 6)
+    assert board.rung("single").scores in [board.rung(name).scores for name in ("a", "b")]
+    manifest = json.loads(rung_file(causal_bundle, "replies", "product").read_text())
+    assert manifest["fusion"]["method"] == "product"
+    assert causal_bundle.verify() == []
+
+
+def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    powers = probabilities ** (1 / temperature)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def temperature_by_hand(pooled: np.ndarray, truth: np.ndarray) -> float:
+    def loss(temperature: float) -> float:
+        return float(log_loss(truth, tempered(pooled, temperature), labels=range(3)))
+
+    options = {"xatol": 1e-9}
+    return float(minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options=options).x)
+
+
+def served(bundle: Bundle, rung: str) -> tuple[Ensemble, Fused, np.ndarray]:
+    """The manifest in the bundle, what it answers to the test rows, and the right answers."""
+    manifest = Ensemble.model_validate_json(rung_file(bundle, "topics", rung).read_bytes())
+    recipe = recorded_recipe(bundle.path)
+    assert recipe is not None
+    own = recipe.find("topics")
+    test = load_splits(recipe, bundle.path / WORK).test
+    assert own is not None
+    assert test is not None
+    rows = labelled(test, "test", recipe, own)
+    outputs = OfflineMembers(bundle, manifest).outputs(rows.texts)
+    answers = Fusion.from_manifest(manifest, bundle.fusion_path(manifest))(outputs)
+    assert isinstance(answers, Fused)
+    return manifest, answers, np.asarray(rows.targets(manifest))

@@ -1,0 +1,111 @@
+"""`choir distil`: one adapter of an ensemble, from its recorded run, as a rung that a manifest serves."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from choir_cli.main import app
+from serve.bundle import Bundle
+from serve.fusion.fuse import Fusion
+from serve.fusion.fused import Fused
+from tests.training.conftest import TOPICS
+from training.data.variations import variations
+from training.distilled import DistilOptions, distil
+from training.leaderboard.rungs import read_rungs
+from training.offline.members import OfflineMembers
+from training.pipeline import train
+from training.progress import Unwatched
+from training.recipe import RecipeError
+
+TEXTS = [ask for asks in TOPICS.values() for ask in asks]
+
+
+@pytest.fixture(scope="module")
+def taught(
+    tmp_path_factory: pytest.TempPathFactory, write_recipe: Callable[..., Path], encoder_base: Path
+) -> Bundle:
+    """Two weak members, each of which knows a third of the labels better than the other."""
+    ensemble = {
+        "name": "topics",
+        "task": "classification",
+        "label": "label",
+        "defaults": {"epochs": 3, "batch_size": 16, "learning_rate": 0.01, "rank": 4},
+        "members": [
+            {"name": "a", "seed": 1, "rows": {"column": "label", "values": ["card", "top_up"]}},
+            {"name": "b", "seed": 2, "rows": {"column": "label", "values": ["transfer", "card"]}},
+        ],
+        "fusion": {"method": "average"},
+        "golden": 2,
+    }
+    folder = tmp_path_factory.mktemp("taught")
+    base = {"kind": "encoder", "path": str(encoder_base)}
+    return train(write_recipe(folder, base=base, ensembles=[ensemble]), folder / "bundle")
+
+
+@pytest.fixture
+def bundle(taught: Bundle, tmp_path: Path) -> Bundle:
+    shutil.copytree(taught.path, tmp_path / "bundle")
+    return Bundle.open(tmp_path / "bundle")
+
+
+def probabilities(bundle: Bundle, manifest: Any, texts: list[str]) -> np.ndarray:
+    answers = Fusion(manifest)(OfflineMembers(bundle, manifest).outputs(texts))
+    assert isinstance(answers, Fused)
+    return answers.probabilities
+
+
+def test_a_student_answers_like_the_ensemble_at_one_pass(bundle: Bundle) -> None:
+    """No member knows all labels, so only what the ensemble answers can teach one adapter all of them."""
+    arguments = ["distil", str(bundle.path), "--ensemble", "topics", "--epochs", "20"]
+    said = CliRunner().invoke(app, arguments)
+    assert said.exit_code == 0, said.output
+    [rung] = read_rungs(bundle, "topics")
+    assert (rung.name, rung.kind) == ("distilled", "distilled")
+    assert bundle.verify() == []
+    [student] = rung.manifest.members
+    assert student.name == "distilled"
+    fused = probabilities(bundle, bundle.ensemble("topics"), TEXTS)
+    own = probabilities(bundle, rung.manifest, TEXTS)
+    assert (own.argmax(axis=1) == fused.argmax(axis=1)).mean() > 0.8
+    assert "It keeps" in said.output
+    command = f"choir swap topics --manifest {bundle.path}/rungs/topics/distilled.json"
+    assert command in said.output.replace("\n", "")
+
+
+def test_texts_without_labels_are_learned_from_too(bundle: Bundle, tmp_path: Path) -> None:
+    """The student answers texts like the teacher that it was asked about, though no row has a label for them."""
+    file = tmp_path / "more.csv"
+    new = variations(TEXTS, 3, seed=5)
+    file.write_text("\n".join(["text", *new]) + "\n")
+    fused = probabilities(bundle, bundle.ensemble("topics"), new)
+
+    def distance(rows: Path | None) -> float:
+        made = distil(bundle.path, "topics", rows, DistilOptions(8, 0, hard=0.0), Unwatched())
+        manifest = json.loads(made.manifest.read_text())
+        assert manifest["scores"]["rung"]["kind"] == "distilled"
+        [rung] = read_rungs(bundle, "topics")
+        return float(np.abs(probabilities(bundle, rung.manifest, new) - fused).mean())
+
+    assert distance(file) < distance(None)
+
+
+def test_what_cannot_be_distilled_is_refused(bundle: Bundle, causal_bundle: Bundle) -> None:
+    options = DistilOptions(1, 0)
+    with pytest.raises(RecipeError, match=r"replies@1 is for generation; distil is for classif"):
+        distil(causal_bundle.path, "replies", None, options, Unwatched())
+    state = bundle.path / ".choir-train" / "state.json"
+    steps = json.loads(state.read_text())
+    steps["steps"]["data"] = "sha256:0"
+    state.write_text(json.dumps(steps))
+    with pytest.raises(RecipeError, match=r"the recipe's rows are not those that .* was trained"):
+        distil(bundle.path, "topics", None, options, Unwatched())
+    shutil.rmtree(bundle.path / ".choir-train")
+    with pytest.raises(RecipeError, match=r"does not say which rows topics@1 was trained on"):
+        distil(bundle.path, "topics", None, options, Unwatched())
+    assert read_rungs(bundle, "topics") == []

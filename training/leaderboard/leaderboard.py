@@ -1,0 +1,162 @@
+"""Makes an ensemble's leaderboard (`choir leaderboard`), and writes it and the manifests of its rungs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from serve.bundle import Bundle
+from serve.files import write_atomically
+from serve.fusion.fitting.note import FIGURES, noted
+from serve.fusion.fitting.stored_scores import Question, ValidationRows
+from serve.fusion.stack import STACK_FILES
+from serve.manifest import Ensemble, Member
+from training.evaluation.evaluation import MAX_NEW_TOKENS, Labelled, rows_to_judge
+from training.execution.run import recorded_recipe
+from training.leaderboard.board import Leaderboard, board_file
+from training.leaderboard.contender import FittingRows
+from training.leaderboard.criteria import judged_by
+from training.leaderboard.judgement import Counts, Entry, judge
+from training.leaderboard.labels import contenders, label_entries
+from training.leaderboard.outputs import MemberOutputs
+from training.leaderboard.rungs import SCORE, read_rungs, write_rung
+from training.leaderboard.texts import Written
+from training.leaderboard.timing import Input, Timer
+from training.leaderboard.validation import VALIDATION, validation_texts
+from training.progress import Watch
+from training.recipe import RecipeError
+
+FUSION = "fusion"
+"""The bundle's folder for fitted parameters."""
+INPUTS = 64
+"""How many of the judged rows a timer gets as inputs."""
+
+
+class Judging:
+    """One ensemble of a bundle, with the recipe that made it."""
+
+    def __init__(self, bundle: Bundle, ensemble: str, watch: Watch) -> None:
+        """Raises BundleError if there is no such ensemble, or a rung of it is unsound."""
+        self._bundle = bundle
+        self._watch = watch
+        self._ensemble = whole_ensemble(bundle, ensemble)
+        self._made = read_rungs(bundle, ensemble)
+        self._recipe = recorded_recipe(bundle.path)
+        self._own = self._recipe.find(ensemble) if self._recipe else None
+
+    def leaderboard(self, data: Path | None = None, timer: Timer | None = None) -> Leaderboard:
+        """Judge every rung, and write the leaderboard and the rungs' manifests into the bundle.
+
+        The rows are those of the file `data`, or else the recipe's test rows, or its validation rows if it has none.
+        Without a `timer`, no request is measured. Raises RecipeError, BundleError and FusionError."""
+        rows, _ = rows_to_judge(self._bundle, self._ensemble, self._recipe, self._own, data)
+        judged = self._texts if self._ensemble.task == "generation" else self._labels
+        entries, counts, by = judged(rows)
+        manifests = {each.name: self._write(each, counts.validation) for each in entries}
+        times = {} if timer is None else self._times(timer, manifests, rows)
+        board = judge(self._ensemble.name, entries, counts, by, times)
+        content = board.model_dump_json(indent=2) + "\n"
+        write_atomically(board_file(self._bundle.path, self._ensemble.name), content)
+        return board
+
+    def _labels(self, rows: Labelled) -> tuple[list[Entry], Counts, tuple[str, str]]:
+        stored = self._bundle.validation_scores(self._ensemble.name).rows()
+        if stored is None or stored.header.question != Question.of(self._ensemble):
+            raise RecipeError(
+                f"{self._bundle.path} keeps no validation rows of {self._ensemble.id}, on which rungs are fitted and "
+                "chosen; make the bundle with `choir train`"
+            )
+        options = stored.header.options
+        contending = contenders(self._ensemble, self._made, options)
+        members = judged_members(self._bundle, self._ensemble.name)
+        fitting = FittingRows(self._validation(stored, members), stored.truth, stored.folds)
+        judged, count = None, len(stored.truth)
+        if rows.name != VALIDATION:
+            outputs = MemberOutputs().answered(
+                self._bundle, self._ensemble, members, rows, self._watch
+            )
+            judged, count = (outputs, rows.targets(self._ensemble)), len(rows.texts)
+        title = f"{self._ensemble.name}: rungs"
+        entries = label_entries(contending, fitting, judged, self._watch, title)
+        by = judged_by(self._ensemble.task, options.criterion)
+        return entries, Counts(len(stored.truth), count), by
+
+    def _texts(self, rows: Labelled) -> tuple[list[Entry], Counts, tuple[str, str]]:
+        validation = validation_texts(self._bundle, self._ensemble)
+        judged = None if rows.name == VALIDATION else rows
+        limit = self._own.max_new_tokens if self._own else MAX_NEW_TOKENS
+        written = Written(self._bundle, self._ensemble, limit, self._watch)
+        entries = written.entries(self._made, validation, judged)
+        counts = Counts(len(validation.texts), len(rows.texts))
+        return entries, counts, judged_by("generation")
+
+    def _validation(self, stored: ValidationRows, members: Sequence[Member]) -> MemberOutputs:
+        """Return the members' outputs for the validation rows: the stored ones, and those of members that were not
+        asked yet, which are stored then. Raises RecipeError if their texts are not known any more."""
+        scores = self._bundle.validation_scores(self._ensemble.name)
+        found = MemberOutputs()
+        new = []
+        for member in members:
+            outputs = scores.outputs(member, stored.header.rows)
+            if outputs is None:
+                new.append(member)
+            else:
+                found.add(member, outputs)
+        if new:
+            rows = validation_texts(self._bundle, self._ensemble)
+            found.answered(self._bundle, self._ensemble, new, rows, self._watch)
+            for member in new:
+                scores.write_outputs(member, stored.header.rows, found.of([member])[0])
+        return found
+
+    def _times(
+        self, timer: Timer, manifests: Mapping[str, Ensemble], rows: Labelled
+    ) -> dict[str, float]:
+        inputs = [
+            Input(text, rows.pairs[place] if rows.pairs else None)
+            for place, text in enumerate(rows.texts[:INPUTS])
+        ]
+        return timer.milliseconds(self._bundle, manifests, inputs)
+
+    def _write(self, entry: Entry, rows: int) -> Ensemble:
+        """Write the manifest that serves a rung, with its fitted parameters, and return it. What the maker of a rung
+        has noted, and its golden inputs, stay."""
+        manifest = entry.manifest
+        if entry.stack is not None:
+            place = (
+                f"{FUSION}/{manifest.name}/{entry.name}/{STACK_FILES[entry.stack.parameters.model]}"
+            )
+            entry.stack.write(self._bundle.path / place)
+            fusion = manifest.fusion.model_copy(update={"parameters": place})
+            manifest = manifest.model_copy(update={"fusion": fusion})
+        made = next((rung.manifest for rung in self._made if rung.name == entry.name), None)
+        scores = {} if made is None else made.scores
+        golden = [] if made is None else made.golden
+        whole = np.ones((1, rows))
+        figures = {name: float(metric(whole)[0]) for name, metric in entry.validation.items()}
+        manifest = manifest.model_copy(
+            update={"golden": golden, "scores": {**scores, FIGURES: figures}}
+        )
+        if manifest.task != "generation":
+            manifest = noted(manifest, "fitted", rows)
+        note = scores.get(SCORE)
+        write_rung(self._bundle, entry.name, entry.kind, manifest, note)
+        return manifest
+
+
+def judged_members(bundle: Bundle, ensemble: str) -> list[Member]:
+    """Return the members of an ensemble, and those of its rungs that have an adapter of their own. Raises
+    BundleError."""
+    made = read_rungs(bundle, ensemble)
+    return [
+        *whole_ensemble(bundle, ensemble).members,
+        *(member for rung in made for member in rung.manifest.members),
+    ]
+
+
+def whole_ensemble(bundle: Bundle, name: str) -> Ensemble:
+    """Return the highest version of an ensemble among those with the most members: a recipe with `method: auto` may
+    have written a smaller one above it. Raises BundleError if there is none."""
+    newest = bundle.ensemble(name)
+    versions = [each for each in bundle.ensembles() if each.name == name]
+    return max([newest, *versions], key=lambda each: (len(each.members), each.version))
