@@ -26,8 +26,8 @@
     │   ├── OutputError       a member, or a fitted parameter, gives what is no number
     │   └── StaleFusionError  parameters that were fitted to other adapters
     ├── RecipeError           a recipe, or data that it names
-    ├── ReportError           the figures of a report that is drawn again
-    ├── ImproveError          an ensemble of which no next step can be measured
+    ├── ReportError           the page of a report, which cannot be drawn
+    ├── ImproveError          a bundle whose next steps cannot be measured
     └── ClusterError          the Ray cluster that trains
 
 The Python client has a tree of its own (`choir_client.exceptions`), because it needs nothing of the server.

@@ -1,6 +1,5 @@
 """The parts of the demo: the load, the scores, and the server process."""
 
-import json
 import socket
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,21 @@ from choir_cli.demo.scoring import Score, scores, with_times
 from choir_cli.demo.server import Server, ServerFailed, require_free
 from choir_cli.demo.trainer import Trainer, same_recipe
 from choir_client import Choir, ChoirError
-from serve.files import write_atomically
 from tests.clients.conftest import LocalServer
 from tests.training.conftest import recipe_content
+from training.execution.run import WORK, Run
 from training.leaderboard.board import Leaderboard, Rung
+from training.progress import Unwatched
 from training.recipe import load_recipe
 
 TEXTS = ["a", "b", "c", "d"]
 
 
 def answer(model: str, label: str = "x") -> dict[str, object]:
-    return {"model": model, "data": [{"index": i, "label": label} for i in range(4)]}
+    return {
+        "model": model,
+        "data": [{"index": i, "label": label, "probabilities": {}} for i in range(4)],
+    }
 
 
 class TestLoad:
@@ -105,9 +108,7 @@ class TestTrainer:
     def test_a_run_goes_on_only_with_the_recipe_that_began_it(self, tmp_path: Path) -> None:
         recipe, bundle = recipe_in(tmp_path), tmp_path / "bundle"
         assert not same_recipe(recipe, bundle)
-        state = bundle / ".choir-train" / "state.json"
-        state.parent.mkdir(parents=True)
-        write_atomically(state, json.dumps({"recipe": load_recipe(recipe).fingerprint}))
+        Run.begin(bundle / WORK, load_recipe(recipe), Unwatched())
         assert same_recipe(recipe, bundle)
         recipe.write_text(recipe.read_text().replace("seed: 3", "seed: 4"))
         assert not same_recipe(recipe, bundle)
