@@ -134,6 +134,7 @@ def _commands(ensembles: Sequence[str]) -> list[str]:
     return [
         "choir train RECIPE.yaml --out BUNDLE",
         f"choir evaluate BUNDLE --ensemble {first}",
+        f"choir leaderboard BUNDLE --ensemble {first}",
         f"choir improve BUNDLE --ensemble {first}",
         "choir serve BUNDLE",
     ]

@@ -24,7 +24,7 @@ def leaderboard(
     ] = False,
 ) -> None:
     """Compare everything that can be served for an ensemble, and recommend what to serve."""
-    from contextlib import nullcontext
+    from contextlib import nullcontext, suppress
 
     from choir_cli.leaderboard.timer import EngineTimer
     from serve.bundle import Bundle
@@ -33,6 +33,7 @@ def leaderboard(
     from training.leaderboard.leaderboard import Judging
     from training.leaderboard.table import show_board
     from training.progress import quiet_libraries
+    from training.report.write import ReportError, draw_page
 
     quiet_libraries()
     opened = Bundle.open(bundle)
@@ -40,6 +41,8 @@ def leaderboard(
         judging = Judging(opened, ensemble, progress_table)
         with nullcontext() if no_timing else EngineTimer(opened, ensemble) as timer:
             board = judging.leaderboard(data, timer)
+    with suppress(ReportError):  # a bundle that no training made has no report
+        draw_page(opened)
     show_board(board, bundle, out)
     if timer is not None and timer.problem is not None:
         typer.echo(timer.problem, err=True)

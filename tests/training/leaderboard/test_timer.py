@@ -70,3 +70,5 @@ def test_no_timing_starts_no_engine(
     ran = CliRunner().invoke(app, args, catch_exceptions=False)
     assert ran.exit_code == 0
     assert "Serve " in ran.output
+    page = (encoder_bundle.path / "report" / "index.html").read_text()
+    assert "Quality against cost" in page
