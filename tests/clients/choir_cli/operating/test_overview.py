@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from choir_cli import overview
+from choir_cli.operating import overview
 from choir_client import AuditEntry, EnsembleStatus, Health, Rollout
 from serve.terminal.screen import Screen
 
