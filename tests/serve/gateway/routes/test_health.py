@@ -85,6 +85,7 @@ async def test_the_schema_holds_every_route_with_its_body_and_errors(gateway: Ga
     assert gets == {
         *("/health", "/ready", "/metrics", "/version", "/v1/models", "/v1/models/{model_id}"),
         *("/v1/ensembles", "/v1/ensembles/{name}", "/v1/rollouts", "/v1/rollouts/{rollout_id}"),
+        "/report/{name}",
     }
     assert {"400", "401", "404", "413", "429", "503"} <= set(
         operations["post", "/v1/predict"]["responses"]
