@@ -22,6 +22,10 @@ from serve.graph.run_folder import end_processes
 POLL_SECONDS = 0.25
 LEAVING_SECONDS = 3.0
 """How long the server has to finish what it has begun when it stops."""
+STARTS = 2
+"""How often Ray may be started."""
+TOO_LATE = "timed out during startup"
+"""In the message of the plain `Exception` that Ray raises."""
 
 
 @contextlib.contextmanager
@@ -70,21 +74,37 @@ def _leave() -> None:
 
 @contextlib.contextmanager
 def _own(folder: Path) -> Iterator[None]:
-    ray.init(
-        # Else Ray might join a cluster that RAY_ADDRESS or a file of another Ray names.
-        address="local",
-        _node_ip_address="127.0.0.1",
-        _temp_dir=str(folder / "ray"),
-        namespace=APPLICATION,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=256 << 20,
-    )
+    _start(folder)
     try:
         yield
     finally:
         _end()
+
+
+def _start(folder: Path) -> None:
+    """Start Ray. On a busy machine it may miss Ray's own limit of 30 s, so it is tried again. Raises ServerError."""
+    for _ in range(STARTS):
+        try:
+            ray.init(
+                # Else Ray might join a cluster that RAY_ADDRESS or a file of another Ray names.
+                address="local",
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(folder / "ray"),
+                namespace=APPLICATION,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=256 << 20,
+            )
+        except Exception as error:
+            if TOO_LATE not in str(error):
+                raise
+            _end()
+        else:
+            return
+    raise ServerError(
+        f"Ray did not start within 30 s, {STARTS} times. The machine may be too busy; try again."
+    )
 
 
 def _end() -> None:

@@ -3,6 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from serve.graph import cluster
+from serve.graph.lifecycle import ServerError
 
 ELSEWHERE = "192.0.2.1:6379"
 """An address that no machine has (RFC 5737)."""
@@ -62,3 +70,29 @@ def test_another_cluster_on_this_machine_is_left_alone() -> None:
     assert done.returncode == 0, done.stderr
     assert "1 node at" in done.stdout
     assert ELSEWHERE not in done.stdout
+
+
+@pytest.mark.parametrize("late", [1, 2])
+def test_a_ray_that_misses_its_own_limit_is_started_once_more(
+    late: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only Ray's start is stood in for: it cannot be made late at will."""
+    starts: list[str] = []
+
+    def init(**options: Any) -> None:
+        starts.append(options["_temp_dir"])
+        if len(starts) <= late:
+            raise Exception("The current node timed out during startup. This could happen ...")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(cluster, "_end", lambda: None)
+    if late < 2:
+        with cluster._own(tmp_path):
+            pass
+    else:
+        with (
+            pytest.raises(ServerError, match="did not start within 30 s, 2 times"),
+            cluster._own(tmp_path),
+        ):
+            pass
+    assert len(starts) == 2
