@@ -4,7 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 
 from pydantic import (
     BaseModel,
@@ -32,7 +32,10 @@ FittedModel: TypeAlias = StackModel | Literal["gate"]
 PredictMethod: TypeAlias = Literal["average", "weighted_average", "vote", "stack", "gate"]
 """The methods of the tasks that answer with labels or values."""
 TokenMethod: TypeAlias = Literal["average", "weighted_average", "product"]
-"""The methods of generation that fuse at every token. The others choose among whole answers."""
+"""The methods of generation that fuse at every token."""
+AnswerMethod: TypeAlias = Literal["vote", "mbr"]
+"""The methods of generation that choose among the members' whole answers."""
+ANSWER_METHODS: tuple[AnswerMethod, ...] = get_args(AnswerMethod)
 
 METHODS: dict[Task, tuple[Method, ...]] = {
     "classification": ("average", "weighted_average", "vote", "stack", "gate"),
@@ -162,7 +165,7 @@ class FusionSpec(Contract):
             )
         if self.plausibility and self.method != "product":
             raise ValueError(f"'plausibility' is for product, not for {self.method!r}")
-        if self.extract and self.method not in ("vote", "mbr"):
+        if self.extract and self.method not in ANSWER_METHODS:
             raise ValueError(f"'extract' is for vote and mbr, not for {self.method!r}")
         if self.early_exit and self.method not in PREFIX_METHODS:
             raise ValueError(

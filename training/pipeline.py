@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from serve.bundle import Bundle
-from serve.fusion.answers import MEMBER_SCORES
+from serve.fusion.answers import MEMBER_SCORES, answer_method
 from serve.fusion.asking.choice import served_answers
 from serve.fusion.fitting.fit import fit_fusion
 from serve.fusion.fitting.note import FIGURES, noted
@@ -22,10 +22,10 @@ from training.evaluation.evaluation import (
     Labelled,
     answer_scores,
     baseline_answers,
+    chosen,
     generation_report,
     label_report,
     labelled,
-    voted,
 )
 from training.evaluation.golden_inputs import golden_answers, golden_texts
 from training.evaluation.scores import EvaluationReport
@@ -344,7 +344,7 @@ def _written(
         update={"scores": {MEMBER_SCORES: answer_scores(draft, rows, answers)}}
     )
     method = draft.fusion.method
-    served = voted(draft, answers) if method == "vote" else fused[method]
+    served = fused[method] if method in fused else chosen(draft, answers, answer_method(draft))
     golden = golden_texts(rows, served, recipe.max_new_tokens)[: recipe.golden]
     ensemble = draft.model_copy(update={"golden": golden})
     return ensemble, generation_report(ensemble, rows, answers, fused)

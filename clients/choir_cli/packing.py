@@ -27,7 +27,7 @@ Fusion = Annotated[
     str | None,
     typer.Option(
         "--fusion",
-        help="Fusion method: average, weighted_average, vote; for generation also product or mbr.",
+        help="Fusion method: average, weighted_average or vote; for generation also product or mbr.",
     ),
 ]
 Labels = Annotated[

@@ -21,7 +21,7 @@ from serve.engine.core_process.death import answered, death_of, streamed
 from serve.engine.core_process.start_failure import explained
 from serve.engine.generation.client import GenerationContext, MemberRun
 from serve.engine.generation.openai_routes import OpenAIRoutes
-from serve.engine.generation.refusals import generation_refusal, token_fusion
+from serve.engine.generation.refusals import call_fusion, generation_refusal
 from serve.engine.interface import (
     MEMBER_FAILED,
     EngineSettings,
@@ -336,7 +336,7 @@ class VLLMEngine:
             ensemble=loaded.ensemble,
             member_runs=[MemberRun(member, self._member_adapters(member)) for member in members],
             weights=call.weights,
-            fusion=token_fusion(loaded.ensemble, call) if len(members) > 1 else None,
+            fusion=call_fusion(loaded.ensemble, call) if len(members) > 1 else None,
             clamp_max_tokens=clamp_max_tokens,
             return_members=call.return_members,
             absent=loaded.absent,

@@ -1,4 +1,4 @@
-"""Voting over whole generated answers."""
+"""Chooses among whole generated answers: by a vote, or the one that is most like the others."""
 
 import math
 import re
@@ -10,29 +10,52 @@ import numpy as np
 
 from serve.fusion.errors import FusionError
 from serve.fusion.labels.vote import TIE
-from serve.fusion.members import check_weights
-from serve.manifest import Ensemble, Extract
+from serve.fusion.members import Floats, check_weights
+from serve.manifest import ANSWER_METHODS, AnswerMethod, Ensemble, Extract
 
 MEMBER_SCORES = "members"
 """The key of a manifest's `scores` under which each member has its validation score."""
 
 
 @dataclass(frozen=True)
-class AnswerVote:
-    """The outcome of a vote over one answer of each member, in the manifest's order."""
+class AnswerChoice:
+    """Which of the members' answers is given. There is one of each member, in the manifest's order."""
 
     winner: int
     """Index of the member whose text is the answer: the first member that gave the winning answer."""
     share: float
-    """The winner's share of all votes cast, 0..1."""
+    """How far the members agree, 0..1. Of a vote, the winner's share of all votes cast; of `mbr`, the winner's mean
+    chrF."""
     keys: tuple[str | None, ...]
-    """The part of each member's answer that was compared; None for an answer in which the rule finds nothing. That
-    member has no vote."""
+    """The part of each member's answer that says whether two are the same; None for an answer in which the rule finds
+    nothing. That member has no say."""
+
+
+def answer_method(ensemble: Ensemble, method: str | None = None) -> AnswerMethod:
+    """Returns the request's method, or else the manifest's. Raises FusionError if it fuses at every token or is not
+    served for generation."""
+    wanted = method or ensemble.fusion.method
+    for each in ANSWER_METHODS:
+        if wanted == each:
+            return each
+    raise FusionError(
+        f"The method {wanted!r} does not choose among whole answers; {' and '.join(ANSWER_METHODS)} do."
+    )
+
+
+def choose_answer(
+    ensemble: Ensemble,
+    answers: Sequence[str],
+    method: AnswerMethod,
+    weights: Mapping[str, float] | None = None,
+) -> AnswerChoice:
+    """Returns the answer that the method chooses. Raises FusionError as the methods do."""
+    return (mbr_answers if method == "mbr" else vote_answers)(ensemble, answers, weights)
 
 
 def vote_answers(
     ensemble: Ensemble, answers: Sequence[str], weights: Mapping[str, float] | None = None
-) -> AnswerVote:
+) -> AnswerChoice:
     """Returns the answer with the most votes. Weights are the request's, or else the manifest's.
 
     Two answers are equal if the manifest's `extract` finds the same text in both. An answer in which it finds nothing
@@ -40,27 +63,47 @@ def vote_answers(
     the member with the best validation score in the manifest; without scores, or among equal ones, to that of the
     member with the largest weight, then to the one that comes first in the members' order. Raises FusionError if there
     is not one answer for each member, or if the weights are unsound."""
-    names = [member.name for member in ensemble.members]
-    if len(answers) != len(names):
-        raise FusionError(f"There are {len(answers)} answers, but {len(names)} members.")
-    given = dict(zip(names, ensemble.weights(), strict=True)) if weights is None else weights
-    values = check_weights(given, names)
+    values = _weights(ensemble, answers, weights)
     keys = _keys(answers, ensemble.fusion.extract)
     votes: dict[str, float] = {}
     for key, value in zip(keys, values, strict=True):
         if key is not None:
             votes[key] = votes.get(key, 0.0) + float(value)
     most = max(votes.values())
-    scores = member_scores(ensemble)
-    strengths = [
-        (scores.get(name, -math.inf), value) for name, value in zip(names, values, strict=True)
-    ]
     tied = [place for place, key in enumerate(keys) if key is not None and votes[key] >= most - TIE]
-    winner = keys[max(tied, key=lambda place: strengths[place])]
+    winner = keys[_strongest(ensemble, tied, values)]
     assert winner is not None, "an answer without a key has no vote"
     cast = sum(votes.values())
     share = votes[winner] / cast if cast else 0.0
-    return AnswerVote(winner=keys.index(winner), share=float(np.clip(share, 0, 1)), keys=keys)
+    return AnswerChoice(winner=keys.index(winner), share=float(np.clip(share, 0, 1)), keys=keys)
+
+
+def mbr_answers(
+    ensemble: Ensemble, answers: Sequence[str], weights: Mapping[str, float] | None = None
+) -> AnswerChoice:
+    """Returns the answer with the least expected loss, that is, with the highest mean chrF to the members' answers
+    (minimum Bayes risk: Kumar and Byrne 2004; chrF: Popović 2015, as sacrebleu computes it for a sentence).
+
+    The mean is weighted by the request's weights, or else by the manifest's: they stand for how probable each member's
+    answer is. It runs over all answers, the candidate's own too. With equal weights that changes no ranking; with
+    others, a member with all the weight has its answer given, as in a vote.
+
+    What is compared is what the manifest's `extract` finds. An answer in which it finds nothing is no candidate and has
+    no say; if it finds nothing in any of them, whole texts are compared as they are written. An empty text has a chrF
+    of 0 to every text. Ties are broken, and errors raised, as in a vote."""
+    values = _weights(ensemble, answers, weights)
+    texts = _found(answers, ensemble.fusion.extract) or tuple(answers)
+    heard = [place for place, text in enumerate(texts) if text is not None]
+    weight = values[heard]
+    likeness = _chrf([text for text in texts if text is not None])
+    means = likeness @ weight / (weight.sum() or 1.0)
+    tied = [place for place, mean in zip(heard, means, strict=True) if mean >= means.max() - TIE]
+    winner = texts.index(texts[_strongest(ensemble, tied, values)])
+    return AnswerChoice(
+        winner=winner,
+        share=float(np.clip(means[heard.index(winner)], 0, 1)),
+        keys=_keys(answers, ensemble.fusion.extract),
+    )
 
 
 def member_scores(ensemble: Ensemble) -> dict[str, float]:
@@ -82,12 +125,53 @@ def normalise(answer: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", answer).lower().split())
 
 
+def _weights(
+    ensemble: Ensemble, answers: Sequence[str], weights: Mapping[str, float] | None
+) -> Floats:
+    """Returns the weights [M], which sum to 1. Raises FusionError if they are unsound, or if there is not one answer
+    for each member."""
+    names = [member.name for member in ensemble.members]
+    if len(answers) != len(names):
+        raise FusionError(f"There are {len(answers)} answers, but {len(names)} members.")
+    given = dict(zip(names, ensemble.weights(), strict=True)) if weights is None else weights
+    return check_weights(given, names)
+
+
+def _strongest(ensemble: Ensemble, tied: Sequence[int], weights: Floats) -> int:
+    """Returns which of the tied members wins: the one with the best validation score, else with the largest weight,
+    else the first."""
+    scores = member_scores(ensemble)
+    strengths = [
+        (scores.get(member.name, -math.inf), weight)
+        for member, weight in zip(ensemble.members, weights, strict=True)
+    ]
+    return max(tied, key=lambda place: strengths[place])
+
+
+def _chrf(texts: Sequence[str]) -> Floats:
+    """Returns the sentence chrF, 0..1, of each text [N, N]: row i is text i, judged by every text as the reference."""
+    from sacrebleu.metrics.chrf import CHRF  # slow to import, and needed by one method only
+
+    metric = CHRF()
+    distinct = dict.fromkeys(texts)
+    scores = {
+        (text, reference): metric.sentence_score(text, [reference]).score / 100
+        for text in distinct
+        for reference in distinct
+    }
+    return np.array([[scores[text, reference] for reference in texts] for text in texts])
+
+
 def _keys(answers: Sequence[str], extract: Extract | None) -> tuple[str | None, ...]:
-    if extract is not None:
-        found = tuple(_extracted(answer, extract) for answer in answers)
-        if any(key is not None for key in found):
-            return found
-    return tuple(normalise(answer) for answer in answers)
+    return _found(answers, extract) or tuple(normalise(answer) for answer in answers)
+
+
+def _found(answers: Sequence[str], extract: Extract | None) -> tuple[str | None, ...] | None:
+    """Returns what the rule finds in each answer; None if there is no rule, or if it finds nothing in any of them."""
+    if extract is None:
+        return None
+    found = tuple(_extracted(answer, extract) for answer in answers)
+    return None if all(key is None for key in found) else found
 
 
 def _extracted(answer: str, extract: Extract) -> str | None:

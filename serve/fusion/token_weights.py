@@ -6,11 +6,11 @@ from typing import get_args
 
 from serve.fusion.errors import FusionError
 from serve.fusion.members import check_members, check_weights
-from serve.manifest import LARGEST_FACTOR, Ensemble, TokenMethod
+from serve.manifest import ANSWER_METHODS, LARGEST_FACTOR, AnswerMethod, Ensemble, TokenMethod
 
 
 def token_method(ensemble: Ensemble, method: str | None = None) -> TokenMethod | None:
-    """Returns the request's method, or else the manifest's; None for `vote`, which chooses among whole answers.
+    """Returns the request's method, or else the manifest's; None for one that chooses among whole answers.
 
     Raises FusionError for a method that is not served for generation."""
     wanted = method or ensemble.fusion.method
@@ -18,10 +18,10 @@ def token_method(ensemble: Ensemble, method: str | None = None) -> TokenMethod |
     for each in known:
         if wanted == each:
             return each
-    if wanted == "vote":
+    if wanted in ANSWER_METHODS:
         return None
     raise FusionError(
-        f"The method {wanted!r} is not served for generation; {', '.join(known)} and vote are."
+        f"The method {wanted!r} is not served for generation; {', '.join([*known, *ANSWER_METHODS])} are."
     )
 
 
@@ -36,7 +36,7 @@ def token_weights(
     if method == "average":
         if weights is not None:
             raise FusionError(
-                "'weights' is not for average; choose weighted_average, product or vote."
+                "'weights' is not for average; choose weighted_average, product, vote or mbr."
             )
         return (1 / len(names),) * len(names)
     own = dict(zip(names, ensemble.weights(), strict=True))
@@ -55,7 +55,7 @@ def token_weights(
 
 
 def token_plausibility(
-    ensemble: Ensemble, method: TokenMethod, plausibility: float | None = None
+    ensemble: Ensemble, method: TokenMethod | AnswerMethod, plausibility: float | None = None
 ) -> float:
     """Returns the request's plausibility (0..1), or else the manifest's; 0 for a method without one.
 

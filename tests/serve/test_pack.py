@@ -84,6 +84,14 @@ def test_weights_reach_the_manifest(options: Options) -> None:
     assert bundle.ensemble("ensemble").weights() == [0.75, 0.25]
 
 
+@pytest.mark.parametrize("method", ["vote", "mbr"])
+def test_packs_an_ensemble_that_chooses_among_whole_answers(options: Options, method: str) -> None:
+    given = {"task": "generation", "labels": None, "fusion": method}
+    bundle = pack(**options | given)
+    assert bundle.ensemble("ensemble").fusion.method == method
+    assert bundle.verify() == []
+
+
 def test_a_hub_id_is_kept_with_its_revision(
     options: Options, causal_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,10 +113,6 @@ def test_a_hub_id_is_kept_with_its_revision(
         ({"template": "no place"}, "must contain {text}"),
         ({"weights": {"z": 1.0}}, "belongs to none of a, b"),
         ({"task": "generation"}, "is for classification"),
-        (
-            {"task": "generation", "labels": None, "fusion": "mbr"},
-            "'mbr' is not served for generation",
-        ),
         ({"task": "multilabel"}, "needs adapters with heads"),
         ({"task": "regression", "labels": None}, "needs adapters with heads"),
     ],

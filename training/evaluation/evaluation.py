@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from serve.adapter import inspect_adapter
 from serve.bundle import Bundle
-from serve.fusion.answers import vote_answers
+from serve.fusion.answers import choose_answer
 from serve.fusion.fitting.fit import Targets
 from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
 from serve.labels import LabelError
-from serve.manifest import METHODS, Ensemble, Method, TokenMethod
+from serve.manifest import ANSWER_METHODS, METHODS, AnswerMethod, Ensemble, Method, TokenMethod
 from serve.terminal.screen import Screen
 from training.data.loading import load_rows
 from training.data.targets import targets
@@ -206,7 +206,7 @@ def generation_report(
     answers: Sequence[Sequence[str]],
     fused: Mapping[str, Sequence[str]],
 ) -> EvaluationReport:
-    """Report on the members' answers [M][N], the vote among them, and the answers `fused` by each token method."""
+    """Report on the members' answers [M][N], those chosen among them, and the answers `fused` by each token method."""
     systems = [
         System(member.name, "member", text_metrics(texts, data.references))
         for member, texts in zip(ensemble.members, answers, strict=True)
@@ -223,7 +223,9 @@ def method_texts(
 ) -> dict[Method, Sequence[str]]:
     """Return the answers of each fusion method of generation: those that choose among the members' answers [M][N], and
     those `fused` at every token."""
-    found: dict[str, Sequence[str]] = {"vote": voted(ensemble, answers), **fused}
+    found: dict[str, Sequence[str]] = dict(fused)
+    for each in ANSWER_METHODS:
+        found[each] = chosen(ensemble, answers, each)
     return {method: found[method] for method in METHODS["generation"] if method in found}
 
 
@@ -239,9 +241,11 @@ def answer_scores(
     }
 
 
-def voted(ensemble: Ensemble, answers: Sequence[Sequence[str]]) -> list[str]:
-    """Return the answers that win the vote among the members' answers [M][N]."""
-    return [texts[vote_answers(ensemble, texts).winner] for texts in zip(*answers, strict=True)]
+def chosen(ensemble: Ensemble, answers: Sequence[Sequence[str]], method: AnswerMethod) -> list[str]:
+    """Return the answers that the method chooses among the members' answers [M][N]."""
+    return [
+        texts[choose_answer(ensemble, texts, method).winner] for texts in zip(*answers, strict=True)
+    ]
 
 
 def baseline_answers(

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.bundle import Bundle
-from serve.manifest import Ensemble, FusionSpec, Member
+from serve.manifest import ANSWER_METHODS, Ensemble, FusionSpec, Member
 from training.evaluation.evaluation import Evaluation, Labelled, method_texts
 from training.evaluation.metrics.resampling import Floats, Metric
 from training.evaluation.metrics.text import text_metrics
@@ -113,7 +113,7 @@ class Written:
                         "members": ensemble.members,
                         "fusion": FusionSpec(
                             method=method,
-                            extract=ensemble.fusion.extract if method in ("vote", "mbr") else None,
+                            extract=ensemble.fusion.extract if method in ANSWER_METHODS else None,
                         ),
                     }
                 ),

@@ -23,7 +23,8 @@ from training.stages.distillation import TOP_TOKENS, TopTokens
 class EnsembleTeacher:
     """A teacher that gives the fused probabilities of an ensemble, by the ensemble's own method.
 
-    For an ensemble that votes, it gives the average: shares of votes say nothing about labels that no member chose."""
+    For an ensemble that votes, or chooses among whole answers, it gives the average: shares of votes say nothing about
+    labels that no member chose."""
 
     def __init__(self, bundle: Bundle, ensemble: Ensemble) -> None:
         self.passes = len(ensemble.members)

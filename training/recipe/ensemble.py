@@ -45,7 +45,7 @@ class EnsembleRecipe(Strict):
     evaluation_rows: int = Field(200, ge=1)
     """Generation: the most rows of a split for which answers are written."""
     extract: Extract | None = None
-    """Generation: the part of an answer that is voted on; default: the whole answer."""
+    """Generation: the part of an answer that `vote` and `mbr` compare; default: the whole answer."""
     defaults: dict[str, Any] = Field(default_factory=dict)
     """Default values for the keys of members and stages. A member's own keys win."""
     members: list[MemberRecipe] = Field(min_length=1)

@@ -5,9 +5,9 @@ from typing import Literal, get_args
 from serve.fusion.fitting.options import CRITERIA, FusionMethod, FusionOptions
 from serve.manifest import METHODS, PREFIX_METHODS, STACK_MODELS, Task
 
-GenerationMethod = Literal["average", "product", "vote"]
+GenerationMethod = Literal["average", "product", "vote", "mbr"]
 GENERATION_METHODS: tuple[GenerationMethod, ...] = get_args(GenerationMethod)
-"""`average` and `product` fuse at every token; `vote` chooses among whole answers."""
+"""`average` and `product` fuse at every token; `vote` and `mbr` choose among whole answers."""
 
 
 class FusionRecipe(FusionOptions):

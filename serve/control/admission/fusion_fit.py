@@ -9,7 +9,7 @@ from serve.fusion.selective.record import SelectiveFit
 from serve.manifest import Ensemble
 from serve.protocol.views import FittedPart, FusionFit
 
-WEIGHTED = ("weighted_average", "vote", "product")
+WEIGHTED = ("weighted_average", "vote", "mbr", "product")
 """The methods that use the members' weights."""
 NUMBERS: tuple[FittedPart, ...] = ("weights", "temperature", "thresholds")
 """The parts that a person may set by hand."""

@@ -22,8 +22,8 @@ from serve.engine.limits.fair_queue import CallQueue
 from serve.engine.lockstep.client import Lockstep, MemberPrompt
 from serve.engine.lockstep.logprobs import TokenReport
 from serve.engine.lockstep.sibling_spec import TokenFusion
-from serve.fusion.answers import AnswerVote, vote_answers
-from serve.manifest import Ensemble, Member
+from serve.fusion.answers import AnswerChoice, choose_answer
+from serve.manifest import AnswerMethod, Ensemble, Member
 from serve.together import together
 
 logger = logging.getLogger(__name__)
@@ -54,8 +54,9 @@ class GenerationContext:
     """Gives the call's prompts places in the engine's queue."""
     weights: Mapping[str, float] | None = None
     """Member -> weight, as the request gives them."""
-    fusion: TokenFusion | None = None
-    """How several members are fused at every token; None: they vote on whole answers."""
+    fusion: TokenFusion | AnswerMethod | None = None
+    """How several members become one: fused at every token, or by choosing one of their whole answers. None: one
+    member answers."""
     prompts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Member -> its own prompt, as vLLM renders it."""
     clamp_max_tokens: bool = False
@@ -63,8 +64,8 @@ class GenerationContext:
     return_members: bool = False
     absent: Sequence[str] = ()
     """Members that could not be loaded."""
-    votes: dict[str, tuple[AnswerVote, Sequence[str]]] = field(default_factory=dict)
-    """vLLM's request id -> the result of the vote and every member's whole answer."""
+    choices: dict[str, tuple[AnswerChoice, Sequence[str]]] = field(default_factory=dict)
+    """vLLM's request id -> which whole answer was chosen, and every member's."""
     reports: dict[tuple[str, int], list[TokenReport]] = field(
         default_factory=lambda: defaultdict(list)
     )
@@ -140,15 +141,16 @@ class EnsembleClient:
         """Yields the outputs for one prompt.
 
         They are the member's own stream if one member answers, the fused stream if several are fused at every token,
-        and one output, the answer that most members agree on, if they vote."""
+        and one output if one of their whole answers is chosen."""
         context = current_generation.get()
         request = PromptRequest(context, prompt, sampling_params, request_id, kwargs)
         if len(context.member_runs) == 1:
             answer = self._alone(request)
-        elif context.fusion is None:
-            answer = self._vote(request)
-        else:
+        elif isinstance(context.fusion, TokenFusion):
             answer = self._fuse(request, context.fusion)
+        else:
+            assert context.fusion is not None, "several members need a fusion"
+            answer = self._choose(request, context.fusion)
         size = len(context.member_runs) * sampling_params.n
         with context.generating():
             async with context.queue.place(size), aclosing(answer):
@@ -200,26 +202,29 @@ class EnsembleClient:
             context.ensemble.name, [sum(each) / len(each) for each in nats.values() if each]
         )
 
-    async def _vote(self, request: PromptRequest) -> AsyncGenerator[RequestOutput, None]:
-        """Yields one output, the answer that most members agree on, and notes the vote."""
+    async def _choose(
+        self, request: PromptRequest, method: AnswerMethod
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Yields one output, the answer that the method chooses, and notes the choice."""
         context = request.context
         outputs = await together(self._whole_answer(request, run) for run in context.member_runs)
         failed = [each for each in outputs if each.outputs[0].finish_reason == "error"]
-        if (
-            failed
-        ):  # vLLM's serving reports the error to the client; an empty text must not count as a vote
+        if failed:  # vLLM's serving reports the error to the client; an empty text is no answer
             failed[0].request_id = request.request_id
             yield failed[0]
             return
         answers = [output.outputs[0].text for output in outputs]
-        vote = vote_answers(context.ensemble, answers, context.weights)
-        context.votes[request.request_id] = (vote, answers)
+        # In a thread: chrF over long answers takes a while, in which the engine must go on.
+        choice = await asyncio.to_thread(
+            choose_answer, context.ensemble, answers, method, context.weights
+        )
+        context.choices[request.request_id] = (choice, answers)
         lengths = [len(output.outputs[0].token_ids) for output in outputs]
         prompts = [request.prompt_of(run) for run in context.member_runs]
         prompt_tokens = sum(len(each["prompt_token_ids"]) for each in prompts)
         context.member_tokens += sum(lengths) + prompt_tokens
-        metrics.tokens_generated(context.ensemble.name, lengths[vote.winner], sum(lengths))
-        winner = outputs[vote.winner]
+        metrics.tokens_generated(context.ensemble.name, lengths[choice.winner], sum(lengths))
+        winner = outputs[choice.winner]
         winner.request_id = request.request_id
         yield winner
 

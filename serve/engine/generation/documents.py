@@ -5,6 +5,7 @@ from typing import Any
 
 from serve.engine.generation.client import GenerationContext
 from serve.engine.interface import GenerateCall
+from serve.engine.lockstep.sibling_spec import TokenFusion
 
 
 def complete(body: bytes, context: GenerationContext, call: GenerateCall) -> bytes:
@@ -44,23 +45,23 @@ def _complete(document: dict[str, Any], context: GenerationContext, call: Genera
         document["usage"]["member_tokens"] = context.member_tokens
     if not call.return_members:
         return
-    if context.fusion is None:
-        _add_votes(document, context, call)
-    else:
+    if isinstance(context.fusion, TokenFusion):
         _add_token_reports(document, context, call)
+    else:
+        _add_answers(document, context, call)
 
 
-def _add_votes(document: dict[str, Any], context: GenerationContext, call: GenerateCall) -> None:
-    """Adds every member's whole answer to the choices that have been voted on."""
-    votes = {_prompt_index(id_, call): vote for id_, vote in context.votes.items()}
+def _add_answers(document: dict[str, Any], context: GenerationContext, call: GenerateCall) -> None:
+    """Adds every member's whole answer to the choices that were made among them."""
+    chosen = {_prompt_index(id_, call): each for id_, each in context.choices.items()}
     for choice in document["choices"]:
-        if choice["index"] not in votes:
+        if choice["index"] not in chosen:
             continue
-        vote, answers = votes[choice["index"]]
-        choice["agreement"] = vote.share
+        made, answers = chosen[choice["index"]]
+        choice["agreement"] = made.share
         choice["members"] = [
-            {"name": run.name, "text": text, "agrees": key == vote.keys[vote.winner]}
-            for run, text, key in zip(context.member_runs, answers, vote.keys, strict=True)
+            {"name": run.name, "text": text, "agrees": key == made.keys[made.winner]}
+            for run, text, key in zip(context.member_runs, answers, made.keys, strict=True)
         ]
 
 

@@ -5,10 +5,11 @@ from typing import Any
 from serve.engine.interface import GenerateCall
 from serve.engine.lockstep.sibling_spec import PREFIX, TokenFusion
 from serve.errors import Refusal
+from serve.fusion.answers import answer_method
 from serve.fusion.errors import FusionError
 from serve.fusion.members import check_weights
 from serve.fusion.token_weights import token_method, token_plausibility, token_weights
-from serve.manifest import Ensemble
+from serve.manifest import AnswerMethod, Ensemble
 
 _OWNED = {
     "prompt_embeds": "vectors come from verified adapters only; send text or token ids",
@@ -18,7 +19,7 @@ _OWNED = {
 """Parameters that vLLM accepts from clients and Choir refuses, with the reason."""
 
 _NOT_FUSED = ("use_beam_search", "prompt_logprobs")
-_NOT_VOTED = (*_NOT_FUSED, "n", "logprobs", "top_logprobs")
+_NOT_WHOLE = (*_NOT_FUSED, "n", "logprobs", "top_logprobs")
 
 
 def generation_refusal(ensemble: Ensemble, call: GenerateCall) -> Refusal | None:
@@ -65,12 +66,13 @@ def generation_refusal(ensemble: Ensemble, call: GenerateCall) -> Refusal | None
     except FusionError as error:
         return Refusal(400, str(error), param="fusion.weights")
     try:
-        token_plausibility(ensemble, method or "average", call.plausibility)
+        chosen = method or answer_method(ensemble, call.method)
+        token_plausibility(ensemble, chosen, call.plausibility)
     except FusionError as error:
         return Refusal(400, str(error), param="fusion.plausibility")
     if len(names) == 1:
         return None
-    return _refused_parameter(call, names[0], voted=method is None)
+    return _refused_parameter(call, names[0], whole=method is None)
 
 
 def _holds_vectors(messages: Any) -> bool:
@@ -87,13 +89,13 @@ def _dicts(value: Any) -> list[dict[str, Any]]:
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
-def token_fusion(ensemble: Ensemble, call: GenerateCall) -> TokenFusion | None:
-    """Returns how the members are fused at every token; None if they vote.
+def call_fusion(ensemble: Ensemble, call: GenerateCall) -> TokenFusion | AnswerMethod:
+    """Returns how the members are fused at every token, or how one of their whole answers is chosen.
 
     Raises FusionError if the call's method, weights or plausibility cannot be used."""
     method = token_method(ensemble, call.method)
     if method is None:
-        return None
+        return answer_method(ensemble, call.method)
     return TokenFusion(
         method=method,
         weights=token_weights(ensemble, method, call.weights),
@@ -101,11 +103,11 @@ def token_fusion(ensemble: Ensemble, call: GenerateCall) -> TokenFusion | None:
     )
 
 
-def _refused_parameter(call: GenerateCall, member: str, *, voted: bool) -> Refusal | None:
+def _refused_parameter(call: GenerateCall, member: str, *, whole: bool) -> Refusal | None:
     """Returns the refusal of the first parameter that several members cannot honour together; None if there is none."""
-    how = "vote on whole answers" if voted else "are fused at every token"
+    how = "write whole answers, of which one is chosen" if whole else "are fused at every token"
     alone = f"ask one member alone as '{call.version.partition('@')[0]}/{member}'"
-    for parameter in _NOT_VOTED if voted else _NOT_FUSED:
+    for parameter in _NOT_WHOLE if whole else _NOT_FUSED:
         value = call.body.get(parameter)
         if value not in (None, False, 0) and (parameter != "n" or value != 1):
             return Refusal(

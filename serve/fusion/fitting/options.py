@@ -18,7 +18,7 @@ from serve.manifest import (
     Task,
 )
 
-FusionMethod = Literal["average", "weighted_average", "vote", "stack", "gate", "product"]
+FusionMethod = Literal["average", "weighted_average", "vote", "stack", "gate", "product", "mbr"]
 ThresholdKind = Literal["common", "label", "none"]
 CRITERIA: dict[Task, tuple[Criterion, ...]] = {
     "classification": ("log_loss", "accuracy"),

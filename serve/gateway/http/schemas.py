@@ -60,7 +60,7 @@ class GenerateFusion(Body):
     weights: dict[str, Number] | None = Field(
         None,
         min_length=1,
-        description="Member -> weight, for weighted_average, product and vote; of product it may be negative.",
+        description="Member -> weight, for weighted_average, product, vote and mbr; of product it may be negative.",
     )
     prompts: dict[str, StrictStr] | None = Field(
         None,

@@ -9,9 +9,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from serve.bundle import Bundle
+from serve.manifest import Ensemble
 from tests.training.conftest import write_rows
 from training.data.loading import load_rows
-from training.evaluation.evaluation import evaluate_bundle
+from training.evaluation.evaluation import Labelled, evaluate_bundle, generation_report
 from training.offline.members import OfflineMembers
 from training.recipe import RecipeError
 
@@ -61,7 +62,8 @@ def test_without_a_file_the_recipes_test_rows_are_used(
     evaluate_bundle(causal_bundle.path, "replies", None, tmp_path / "report.json")
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["data"], report["count"]) == ("test", 6)
-    assert [row["name"] for row in report["rows"]] == ["a", "b", "vote", "average", "product"]
+    names = [row["name"] for row in report["rows"]]
+    assert names == ["a", "b", "average", "product", "vote", "mbr"]
     figures = {"exact_match", "token_f1", "bleu", "chrf", "rouge1", "rouge2", "rougeL"}
     for row in report["rows"]:
         assert figures < set(row["scores"])
@@ -70,6 +72,32 @@ def test_without_a_file_the_recipes_test_rows_are_used(
         low, high = row["intervals"]["bleu"]
         assert low <= row["scores"]["bleu"] <= high
     assert report["signatures"]["bleu"].startswith("nrefs:1|")
+
+
+def test_what_chooses_among_whole_answers_is_judged_by_the_answers_that_it_serves() -> None:
+    members = [{"name": name, "adapters": []} for name in "abc"]
+    ensemble = Ensemble.model_validate(
+        {
+            "format": 1,
+            "name": "replies",
+            "version": 1,
+            "task": "generation",
+            "members": members,
+            "fusion": {"method": "mbr"},
+        }
+    )
+    right = "The parcel should arrive by Friday."
+    answers = [
+        ["The weather is fine.", "yes"],
+        ["Your parcel should arrive on Friday.", "no"],
+        [right, "no"],
+    ]
+    rows = Labelled.replies(["where is my parcel?", "is it lost?"], [right, "no"], "new")
+    fused = {"average": ["It is.", "no"]}
+    report = generation_report(ensemble, rows, answers, fused)
+    exact = {row.name: row.scores["exact_match"] for row in report.rows if row.kind == "fusion"}
+    assert exact == {"average": 0.5, "vote": 0.5, "mbr": 1.0}
+    assert report.served().name == "mbr"
 
 
 def test_a_warning_says_that_rows_are_split_differently_than_in_training(

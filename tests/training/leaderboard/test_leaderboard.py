@@ -160,7 +160,7 @@ def test_too_few_validation_rows_are_refused_in_a_sentence(
 def test_rungs_of_generation_are_texts(causal_bundle: Bundle) -> None:
     board = Judging(causal_bundle, "replies", Unwatched()).leaderboard()
     names = {rung.name for rung in board.rungs}
-    assert {"a", "b", "single", "average", "product", "vote"} <= names
+    assert {"a", "b", "single", "average", "product", "vote", "mbr"} <= names
     assert (board.metric, board.rows) == ("bleu", 6)
     assert board.rung("single").scores in [board.rung(name).scores for name in ("a", "b")]
     manifest = json.loads(rung_file(causal_bundle, "replies", "product").read_text())

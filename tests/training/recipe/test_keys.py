@@ -125,7 +125,7 @@ from training.recipe import (
         (
             "ensembles.1.fusion",
             {"method": "stack"},
-            "generation is fused by average, product, vote, not by stack",
+            "generation is fused by average, product, vote, mbr, not by stack",
         ),
         (
             "base.path",

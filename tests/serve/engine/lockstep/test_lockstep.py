@@ -208,12 +208,13 @@ async def test_stops_bias_bad_words_and_structure_hold_for_fused_text(engine: An
         ({"logprobs": 50}, {}, "logprobs"),
         ({"max_tokens": 250}, {}, "max_tokens"),
         ({"vllm_xargs": {"choir_sibling": "x"}}, {}, "vllm_xargs"),
-        ({}, {"method": "mbr"}, "fusion.method"),
+        ({}, {"method": "stack"}, "fusion.method"),
         ({}, {"weights": {"a": 1}}, "fusion.weights"),
         ({}, {"plausibility": 0.1}, "fusion.plausibility"),
         ({}, {"prompts": {"x": "y"}}, "fusion.prompts"),
         ({"prompt": ["a", "b"]}, {"prompts": {"a": "y"}}, "fusion.prompts"),
         ({"n": 3}, {"method": "vote"}, "n"),
+        ({"n": 3}, {"method": "mbr"}, "n"),
     ],
 )
 @pytest.mark.parametrize("streaming", [False, True])
@@ -238,9 +239,13 @@ async def test_a_group_that_can_never_fit_is_refused(engine: Any) -> None:
     assert stalls("infeasible") == before + 2
 
 
-async def test_members_vote_when_asked_to(engine: Any) -> None:
-    answer = await ask(engine, {"prompt": "A", "max_tokens": 4}, method="vote", return_members=True)
-    assert "agreement" in answer["choices"][0]
+@pytest.mark.parametrize("method", ["vote", "mbr"])
+async def test_one_of_the_whole_answers_is_given_when_asked_for(engine: Any, method: str) -> None:
+    body = {"prompt": "A", "max_tokens": 4}
+    answer = await ask(engine, body, method=method, return_members=True)
+    choice = answer["choices"][0]
+    assert 0 <= choice["agreement"] <= 1
+    assert choice["text"] in [member["text"] for member in choice["members"]]
 
 
 async def test_an_ensemble_degrades_when_a_member_fails_to_load(
