@@ -4,7 +4,7 @@ from dataclasses import asdict
 from itertools import zip_longest
 
 from serve.control.admission.difference import NotServed
-from serve.control.admission.fusion_fit import fusion_fit
+from serve.control.admission.fusion_fit import WEIGHTED, fusion_fit
 from serve.control.origins import Origin
 from serve.control.records import EnsembleRecord, VersionRecord
 from serve.control.rollout.state import Rollout
@@ -90,7 +90,8 @@ def _member_view(member: Member, version: VersionRecord) -> MemberView:
     origins = version.origins.get(member.name, ())
     return MemberView(
         name=member.name,
-        weight=member.weight,
+        # The fitted weights of another method say nothing of how this one answers.
+        weight=member.weight if version.ensemble.fusion.method in WEIGHTED else None,
         adapters=[
             AdapterView(**ref.model_dump(), **asdict(origin or Origin(None)))
             for ref, origin in zip_longest(member.adapters, origins[: len(member.adapters)])

@@ -99,6 +99,7 @@ class MemberView(BaseModel):
 
     name: str
     weight: float | None
+    """None if the fusion's method uses no weights."""
     adapters: list[AdapterView]
 
 

@@ -162,6 +162,20 @@ async def test_weights_that_are_too_large_to_add_up_are_shares_of_a_swap(world: 
     assert committed(await world.ask({"manifest": manifest})).to_version == 2
 
 
+async def test_weights_are_shown_where_the_method_uses_them(world: World) -> None:
+    await world.start()
+    manifest = world.bundles[0].ensemble("intents").model_dump(mode="json", exclude_none=True)
+    given = [0.0] * (len(manifest["members"]) - 1) + [1.0]
+    for member, weight in zip(manifest["members"], given, strict=True):
+        member["weight"] = weight
+    nothing = [None] * len(given)
+    for method, shown in (("weighted_average", given), ("average", nothing)):
+        manifest["fusion"] = {"method": method}
+        committed(await world.ask({"manifest": manifest}))
+        (listed,) = await world.controller.ensembles()
+        assert [member.weight for member in listed.members] == shown
+
+
 async def test_what_is_shown_of_a_long_history_is_bounded(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
