@@ -32,7 +32,9 @@ class Said:
 
     @property
     def text(self) -> str:
-        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw).replace("\r", "")
+        # A live table erases its lines and writes them anew.
+        erased = (line.rpartition("\x1b[2K")[2] for line in self.raw.split("\n"))
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", "\n".join(erased)).replace("\r", "")
 
     @property
     def words(self) -> set[str]:
