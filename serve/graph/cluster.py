@@ -20,7 +20,7 @@ from serve.graph.lifecycle import ServerError, stop_on_signals
 from serve.graph.run_folder import end_processes
 
 POLL_SECONDS = 0.25
-LEAVING_SECONDS = 3.0
+LEAVING_SECONDS = 2.5
 """How long the server has to finish what it has begun when it stops."""
 STARTS = 2
 """How often Ray may be started."""
