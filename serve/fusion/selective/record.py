@@ -44,7 +44,7 @@ class SelectiveFit(Contract):
 
     def written(self, ensemble: Ensemble) -> Ensemble:
         """Returns the manifest with these fits."""
-        scores = {**ensemble.scores, KEY: self.model_dump(exclude_none=True)}
+        scores = {**ensemble.scores, KEY: self.model_dump(mode="json", exclude_none=True)}
         return ensemble.model_copy(update={"scores": scores})
 
 

@@ -53,7 +53,9 @@ def test_members_and_every_fusion_method_stand_side_by_side(
     assert gap["value"] == pytest.approx(expected - rows["baseline", "tfidf_svc"]["accuracy"])
     assert gap["low"] <= gap["value"] <= gap["high"]
     assert 0 < gap["p"] <= 1
-    assert f"average over the tfidf_svc: {gap['value']:+.4f} accuracy" in shown
+    for (method, over), each in gaps.items():
+        line = f"{method} over the {over}: {each['value']:+.4f} accuracy"
+        assert (line in shown) == (method == served), "the others are in the report"
 
 
 def test_without_a_file_the_recipes_test_rows_are_used(
