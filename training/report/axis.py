@@ -7,6 +7,8 @@ from typing import Self
 
 TICKS = 6
 """About how many ticks an axis has."""
+SAME = 1e-6
+"""Values that differ by no more than this, relative to the largest above 1, are drawn as one: as losses near 0 are."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Axis:
         """Make a linear axis that holds all `values`: with `zero` from 0 on, with `whole` only with whole ticks."""
         found = [*values, *([0.0] if zero else [])] or [0.0, 1.0]
         low, high = min(found), max(found)
-        if high <= low:
+        if high - low <= SAME * max(1.0, abs(high)):
             room = max(abs(high) * 0.05, 1.0 if whole else 0.005)
             low, high = (low if zero else low - room), high + room
         step = _nice((high - low) / (TICKS - 1))
