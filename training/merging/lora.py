@@ -12,6 +12,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
 from serve.adapter import plain_adapter
+from serve.adapter.folder import read_config
 from serve.adapter.origin import record_base
 from serve.base.folder import BaseShapes
 from serve.bundle import Bundle, BundleError
@@ -56,7 +57,8 @@ def merged_lora(
     names = list(model.peft_config)
     _merge(model, names, weights, how)
     config = model.peft_config[_MERGED]
-    config.base_model_name_or_path = bundle.base_source
+    # As the members name it: no path of this machine.
+    config.base_model_name_or_path = read_config(folders[0])["base_model_name_or_path"]
     # The order of a set differs between processes, and so would the adapter's digest.
     config.target_modules = sorted(config.target_modules)
     with tempfile.TemporaryDirectory(prefix="choir-merge-") as scratch:
