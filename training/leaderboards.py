@@ -8,6 +8,7 @@ import numpy as np
 
 from serve.adapter import DEFAULT_RANK_LIMIT
 from serve.bundle import Bundle, BundleError
+from serve.fusion.asking.choice import served_answers
 from serve.fusion.fuse import Fusion
 from serve.manifest import Ensemble, Golden
 from training.evaluation.golden_inputs import golden_answers
@@ -64,7 +65,7 @@ class Boards:
         with nullcontext() if self.timed is None else self.timed(bundle, recipe.name) as timer:
             board = Judging(bundle, recipe.name, run.watch).leaderboard(timer=timer)
         if recipe.fusion.method == "auto":
-            _take(board, recipe, bundle)
+            take(board, recipe, bundle)
 
 
 NEEDED = Boards(asked=False)
@@ -83,16 +84,22 @@ def _merge(recipe: EnsembleRecipe, bundle: Bundle, run: Run) -> None:
         raise RecipeError(f"ensemble {recipe.name!r}, merges: {error}") from error
 
 
-def _take(board: Leaderboard, recipe: EnsembleRecipe, bundle: Bundle) -> None:
-    """Write the recommended rung as the ensemble's next version, unless the first one is the same."""
+def take(board: Leaderboard, recipe: EnsembleRecipe, bundle: Bundle) -> None:
+    """Write the recommended rung as the ensemble's next version, unless it serves as the first one does."""
     first = bundle.ensemble(board.ensemble)
     file = rung_file(bundle, board.ensemble, board.recommended)
     rung = Ensemble.model_validate_json(file.read_bytes())
-    if (rung.fusion.method, rung.digests) == (first.fusion.method, first.digests):
+    if _serves(rung) == _serves(first):
         return
     golden = _golden(rung, bundle)[: recipe.golden] if recipe.golden else []
     taken = rung.model_copy(update={"version": first.version + 1, "golden": golden})
     bundle.write_ensemble(taken)
+
+
+def _serves(manifest: Ensemble) -> tuple[object, ...]:
+    """Return what decides which members are asked, and how they are fused."""
+    spec = manifest.fusion
+    return manifest.digests, spec.method, spec.early_exit, spec.top_k
 
 
 def _golden(rung: Ensemble, bundle: Bundle) -> list[Golden]:
@@ -103,6 +110,7 @@ def _golden(rung: Ensemble, bundle: Bundle) -> list[Golden]:
         return []
     outputs = [stored.outputs(member, rows.header.rows) for member in rung.members]
     answered = np.stack([each for each in outputs if each is not None])
-    served = Fusion.from_manifest(rung, bundle.fusion_path(rung))(answered)
+    fusion = Fusion.from_manifest(rung, bundle.fusion_path(rung))
+    served = served_answers(fusion, answered, stored.vectors(rows.header.rows))
     texts = validation_texts(bundle, rung)
     return golden_answers(texts, rows.truth, served, rung.labels or [])

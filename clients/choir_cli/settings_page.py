@@ -6,7 +6,6 @@ import types
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -15,6 +14,7 @@ from typer.models import ArgumentInfo
 from choir_cli.serving import serve
 from serve.bearer import Token
 from serve.config import ENV_PREFIX, Settings
+from training.recipe.reference import bounds
 
 PAGE = Path("docs/settings.md")
 
@@ -81,7 +81,7 @@ def page() -> str:
             f"`{name}`",
             _flag(name),
             f"`{ENV_PREFIX}{name.upper()}`",
-            _kind(field.annotation) + _bounds(field.metadata),
+            _kind(field.annotation) + bounds(field.metadata),
             _default(field),
             field.description or "",
         )
@@ -118,21 +118,6 @@ def _kind(annotation: Any) -> str:
     if origin is tuple:
         return f"list of {_kind(parts[0])}"
     return "object"
-
-
-def _bounds(metadata: list[Any]) -> str:
-    said = []
-    for bound in metadata:
-        match bound:
-            case Ge(ge=low):
-                said.append(f"from {low}")
-            case Gt(gt=low):
-                said.append(f"over {low}")
-            case Le(le=high):
-                said.append(f"to {high}")
-            case Lt(lt=high):
-                said.append(f"below {high}")
-    return f" {' '.join(said)}" if said else ""
 
 
 def _default(field: FieldInfo) -> str:

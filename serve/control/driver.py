@@ -15,9 +15,9 @@ from serve.control.clock import now, seconds_since
 from serve.control.database.comparison import Conflict, TakenOver
 from serve.control.database.connection import DatabaseError
 from serve.control.database.database import Database
-from serve.control.news import tell_recovery, tell_step
 from serve.control.participants import Participant, Participants
 from serve.control.records import VersionRecord
+from serve.control.rollout.news import tell_recovery, tell_step
 from serve.control.rollout.plan import Assignments
 from serve.control.rollout.state import (
     BUSY,

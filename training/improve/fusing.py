@@ -66,11 +66,13 @@ class FewerMembers:
             for place in range(len(members))
         ]
         best = max(range(len(members)), key=lambda place: gains[place].value)
+        # The best of several choices looks good by chance more often than one choice does (Bonferroni).
+        p = min(1.0, gains[best].p * len(members))
         return Finding(
             area=self.area,
             step=f"leave {members[best].name} out",
             compared=f"the ensemble without one of {len(members)}, the best choice",
-            gain=gains[best],
+            gain=gains[best].model_copy(update={"p": p}),
             minutes=0.0,
         )
 

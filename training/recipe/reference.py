@@ -153,7 +153,7 @@ def _cell(text: str) -> str:
 
 
 def _value(field: FieldInfo) -> str:
-    return _kind(field.annotation) + _bounds(field.metadata)
+    return _kind(field.annotation) + bounds(field.metadata)
 
 
 def _kind(annotation: Any) -> str:
@@ -165,7 +165,7 @@ def _kind(annotation: Any) -> str:
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         inner = [each for part in parts[1:] for each in getattr(part, "metadata", [part])]
-        return _kind(parts[0]) + _bounds(inner)
+        return _kind(parts[0]) + bounds(inner)
     if origin is Literal:
         return _listed([f"`{part}`" for part in parts])
     if origin in (Union, types.UnionType):
@@ -190,7 +190,8 @@ def _linked(model: type) -> str:
     return f"[{heading}](#{anchor})"
 
 
-def _bounds(metadata: list[Any]) -> str:
+def bounds(metadata: list[Any]) -> str:
+    """Return a field's limits in words, with a space before them; empty if it has none."""
     said = []
     for bound in metadata:
         match bound:

@@ -112,8 +112,8 @@ def _ask(choir: Choir, texts: Sequence[str], teams: Mapping[str, str]) -> None:
     for text, item in zip(texts, answer.data, strict=True):
         alone = ", ".join(f"{member.name} {member.label}" for member in item.members or [])
         share = item.probabilities[item.label]
-        out.print(f"  {text}", highlight=False)
-        out.print(f"    {alone} -> {item.label} {share:.2f}", highlight=False)
+        out.say(f"  {text}")
+        out.say(f"    {alone} -> {item.label} {share:.2f}")
 
 
 def _stream(choir: Choir, text: str) -> None:

@@ -39,7 +39,7 @@ class Plan:
         whole = sum(part.seconds for part in PARTS)
         out.print(f"What comes: about {whole} s on two idle cores.")
         for part in PARTS:
-            out.print(f"  {part.name:14} {part.seconds:3} s  {part.what}", highlight=False)
+            out.say(f"  {part.name:14} {part.seconds:3} s  {part.what}")
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from choir_client import ChoirError
 
+MEMBERS_AT_ONCE = "2"
 LOOK_EVERY = 0.5
 """Seconds between two looks at what the training has written."""
 
@@ -30,7 +31,7 @@ class Trainer:
             self._bundle.parent.mkdir(exist_ok=True)
         # The demo's own server will say what a request costs.
         command = ("train", str(self._recipe), "--out", str(self._bundle), "--no-timing")
-        flags = ("--resume",) if resume else ()
+        flags = ("--parallel", MEMBERS_AT_ONCE, *(("--resume",) if resume else ()))
         self._process = subprocess.Popen([sys.executable, "-m", "choir_cli.main", *command, *flags])
 
     def wait_until_servable(self) -> None:

@@ -47,15 +47,13 @@ def distil(
         view.add_row(name, f"{scores['accuracy']:.4f}", f"{scores['log_loss']:.4f}", str(passes))
     out.print(view)
     kept = made.kept
-    out.print(
+    out.say(
         "The ensemble has no lower log loss than its best member, so there was nothing to keep."
         if kept is None
         else f"It keeps {kept:.0%} of what the ensemble gains over the best member in log loss."
     )
-    out.print(
+    out.say(
         f"The test rows judge it in `choir leaderboard {bundle} --ensemble {ensemble}`. To serve it under the same "
-        "name:",
-        soft_wrap=True,
+        "name:"
     )
-    command = f"choir swap {ensemble} --manifest {made.manifest}"
-    out.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
+    out.verbatim(f"choir swap {ensemble} --manifest {made.manifest}")

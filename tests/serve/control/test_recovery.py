@@ -162,6 +162,7 @@ async def test_the_history_and_warm_versions_survive(world: World) -> None:
     await world.start()
     for seed in (100, 101):
         committed(await world.swap(seed))
+    await until(lambda: world.controller._catalog.rollout_of("intents") is None)
     loaded = world.engines[0].prepared.copy()
 
     await restart(world)

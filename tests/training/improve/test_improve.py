@@ -19,6 +19,7 @@ from training.execution.run import WORK, recorded_recipe
 from training.improve.case import Case, ImproveError
 from training.improve.fusing import FewerMembers, MoreMembers, OtherMethod
 from training.improve.run import next_steps
+from training.improve.step import gain
 from training.improve.task import MergedLabels
 from training.improve.trials import Trials, Unmeasured
 from training.preparation import load_splits
@@ -74,6 +75,10 @@ def test_a_member_left_out_is_the_one_that_is_worth_least(tmp_path: Path) -> Non
     finding = FewerMembers().measure(case)
     assert finding.step == f"leave {'abcd'[int(np.argmax(gains))]} out"
     assert finding.gain.value == pytest.approx(max(gains))
+    alone = gain(
+        "log_loss", case.answers.served, case.answers.without(int(np.argmax(gains))), truth
+    )
+    assert finding.gain.p == min(1.0, 4 * alone.p), "it is the best of four choices"
     assert MoreMembers().measure(case).gain.value == pytest.approx(-sorted(gains)[1])
 
 

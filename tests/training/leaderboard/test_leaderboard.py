@@ -11,7 +11,6 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import accuracy_score, log_loss
 
 from serve.bundle import Bundle
-from serve.fusion.asking.figures import exit_figures
 from serve.fusion.fitting.stored_scores import ValidationRows
 from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Fused
@@ -23,6 +22,7 @@ from training.leaderboard.board import Leaderboard, read_board
 from training.leaderboard.leaderboard import Judging
 from training.leaderboard.rungs import rung_file
 from training.leaderboard.timing import Input
+from training.leaderboards import take
 from training.offline.members import OfflineMembers
 from training.preparation import load_splits
 from training.progress import Unwatched
@@ -110,8 +110,44 @@ def test_early_exit_is_judged_by_the_answers_of_those_members_that_it_asks(
     board: Leaderboard, encoder_bundle: Bundle
 ) -> None:
     manifest, outputs, truth = asked(encoder_bundle, "average-early")
-    figures = exit_figures(Fusion(manifest), outputs, truth, EarlyExit(risk=0.05))
-    assert board.rung("average-early").scores["accuracy"] == figures.accuracy
+    fit = manifest.scores["selective"]["early_exit"]
+    passed = [bound <= 0.05 for bound in fit["bounds"]]
+    least = fit["thresholds"][sum(passed) - 1] if any(passed) else 2.0
+    names = [member.name for member in manifest.members]
+    right = []
+    for row, label in enumerate(truth):
+        for count in range(1, len(fit["order"]) + 1):
+            first = [names.index(name) for name in fit["order"][:count]]
+            mean = outputs[first, row].mean(axis=0)
+            if mean.max() >= least:
+                break
+        right.append(mean.argmax() == label)
+    assert board.rung("average-early").scores["accuracy"] == pytest.approx(np.mean(right))
+
+
+def test_auto_takes_early_exit_although_members_and_method_are_the_same(
+    board: Leaderboard, encoder_bundle: Bundle, tmp_path: Path
+) -> None:
+    """The first version is the average of all members, which `average-early` asks one after another."""
+    shutil.copytree(encoder_bundle.path, tmp_path / "bundle")
+    bundle = Bundle.open(tmp_path / "bundle")
+    average, early = (
+        json.loads(rung_file(bundle, "topics", name).read_text())
+        for name in ("average", "average-early")
+    )
+    (bundle.path / "ensembles" / "topics" / "1.json").write_text(json.dumps(average))
+    recipe = recorded_recipe(bundle.path)
+    own = recipe.find("topics") if recipe else None
+    assert own is not None
+    recipe_with_golden = own.model_copy(update={"golden": 3})
+    for name, versions in (("average", 1), ("average-early", 2)):
+        recommended = board.model_copy(update={"recommended": name})
+        take(recommended, recipe_with_golden, bundle)
+        assert bundle.ensemble("topics").version == versions
+    served = bundle.ensemble("topics")
+    assert served.fusion.early_exit == EarlyExit(risk=early["fusion"]["early_exit"]["risk"])
+    assert served.golden
+    assert bundle.verify() == []
 
 
 def test_validation_figures_are_those_of_rows_that_the_temperature_was_not_fitted_on(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from serve.control.news import tell_recovery, tell_step
+from serve.control.rollout.news import tell_recovery, tell_step
 from serve.control.rollout.state import Rollout, State
 from serve.protocol.strategy import Strategy
 from tests.docs.log_lines import documented, line_with
