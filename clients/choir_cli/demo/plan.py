@@ -19,12 +19,12 @@ class Part:
 
 
 PARTS = (
-    Part("train", "a small base from nothing, and each team's adapter on its own messages", 75),
-    Part("serve", "Ray Serve and vLLM; they start while the last figures are computed", 40),
-    Part("ask", "predictions and streamed replies, of members alone and fused", 10),
-    Part("measure", "every member and every fusion method on test messages of all teams", 15),
-    Part("swap", "a team replaces its adapter, while clients ask without a pause", 10),
-    Part("what happened", "the leaderboard, its recommendation, and where the time went", 5),
+    Part("train", "a small base from nothing, and each team's adapter on its own messages", 170),
+    Part("serve", "Ray Serve and vLLM; they start while the last figures are computed", 30),
+    Part("ask", "predictions and streamed replies, of members alone and fused", 2),
+    Part("measure", "every member and every fusion method on test messages of all teams", 25),
+    Part("swap", "a team replaces its adapter, while clients ask without a pause", 8),
+    Part("what happened", "the leaderboard, its recommendation, and where the time went", 1),
 )
 
 
