@@ -8,6 +8,7 @@ from typing import Protocol
 from serve.engine.interface import GenerateCall, PredictCall, Prediction
 from serve.errors import Refusal
 from serve.protocol.audit import AuditEntry
+from serve.protocol.pruning import PruneRequest, PruneView
 from serve.protocol.requests import SwapRequest
 from serve.protocol.views import EnsembleView, RolloutView
 
@@ -52,6 +53,10 @@ class ControlLink(Protocol):
 
     async def abort(self, rollout_id: str, actor: str) -> RolloutView | Refusal:
         """Abort a rollout. Returns once it is aborted, or the abort is refused."""
+        ...
+
+    async def prune(self, request: PruneRequest, actor: str) -> PruneView | Refusal:
+        """Remove what nobody can reach any more, or only say what that is."""
         ...
 
     async def rollouts(self) -> Sequence[RolloutView] | Refusal: ...

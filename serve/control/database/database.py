@@ -4,7 +4,7 @@ One controller writes at a time. Each start begins a new *incarnation*, and the 
 Each write is also compared with the database first, so that a late write cannot undo a later one.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import sqlalchemy as sa
@@ -17,6 +17,7 @@ from serve.control.database.comparison import (
     check_advance,
     check_begin,
     check_commit,
+    check_prune,
 )
 from serve.control.database.connection import READS, DatabaseError, connect, open_alone, reason
 from serve.control.database.migration import migrate
@@ -169,6 +170,26 @@ class Database:
             )
 
         self._writer.write(decide)
+
+    def prune(self, gone: Mapping[str, Collection[int]], actor: str, summary: str) -> None:
+        """Remove versions (ensemble -> numbers), also from the history of rollbacks.
+
+        Raises Conflict if one is active, or is part of a rollout that has not ended."""
+
+        def prune(session: Session) -> None:
+            session.add(_audit(actor, "prune", "", None, None, "done", summary, {}))
+            for name, numbers in gone.items():
+                row = session.get_one(EnsembleRow, name)
+                unfinished = sa.select(RolloutRow).where(
+                    RolloutRow.ensemble == name, RolloutRow.state.not_in(list(ENDED))
+                )
+                check_prune(name, numbers, row.active, map(rollout_of, session.scalars(unfinished)))
+                row.previous = [each for each in row.previous if each not in numbers]
+                for number in sorted(numbers):
+                    session.delete(session.get_one(VersionRow, (name, number)))
+                    session.add(_audit(actor, "prune", name, None, number, "done", None, {}))
+
+        self._writer.write(prune)
 
     def refused(
         self,

@@ -12,6 +12,7 @@ from serve.gateway.http.body import BodyReader
 from serve.gateway.http.openapi import ADMIN_ERRORS, LIST_ERRORS, READ_ERRORS, described
 from serve.gateway.http.schemas import RollbackRequest
 from serve.gateway.links import ControlLink
+from serve.protocol.pruning import PruneRequest, PruneView
 from serve.protocol.requests import SwapRequest
 from serve.protocol.views import EnsembleView, RolloutView
 
@@ -84,6 +85,19 @@ def admin_router(control: ControlLink, guard: Guard, bodies: BodyReader) -> APIR
     async def abort(request: Request, rollout_id: str) -> Response:
         await bodies.nothing(request)
         return _document(await control.abort(rollout_id, actor(request)))
+
+    @router.post(
+        "/v1/prune",
+        **described(
+            "Remove versions and files that nobody can reach any more",
+            ADMIN_ERRORS,
+            body=PruneRequest,
+            answer=PruneView,
+        ),
+    )
+    async def prune(request: Request) -> Response:
+        body = await bodies.model(request, PruneRequest)
+        return _document(await control.prune(body, actor(request)))
 
     return router
 

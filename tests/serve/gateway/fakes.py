@@ -25,6 +25,7 @@ from serve.fusion.fused import Fused
 from serve.manifest import Ensemble
 from serve.protocol.audit import AuditEntry
 from serve.protocol.messages import AssignedVersion, Desired, Role, StatusReport
+from serve.protocol.pruning import PruneRequest, PruneView
 from serve.protocol.requests import SwapRequest
 from serve.protocol.views import EnsembleView, RolloutView
 
@@ -200,6 +201,10 @@ class FakeControl:
         answer: RolloutView | Refusal = self._answer(ROLLOUT, "abort", rollout_id, actor)
         return answer
 
+    async def prune(self, request: PruneRequest, actor: str) -> PruneView | Refusal:
+        answer: PruneView | Refusal = self._answer(PRUNED, "prune", request, actor)
+        return answer
+
     async def rollouts(self) -> Sequence[RolloutView] | Refusal:
         answer: Sequence[RolloutView] | Refusal = self._answer([ROLLOUT], "rollouts")
         return answer
@@ -241,6 +246,16 @@ AUDIT = AuditEntry.model_validate(
         "to": None,
         "outcome": "refused",
         "reason": "no room",
+    }
+)
+
+PRUNED = PruneView.model_validate(
+    {
+        "dry_run": True,
+        "versions": [{"ensemble": "intents", "version": 1, "created": "2026-01-01T00:00:00Z"}],
+        "adapters": [{"digest": DIGESTS["a"], "bytes": 5}],
+        "parameters": [],
+        "waiting": [],
     }
 )
 
