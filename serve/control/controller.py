@@ -227,10 +227,14 @@ class Controller:
             return unknown_rollout(rollout_id)
         return found if isinstance(found, Refusal) else self._view(found)
 
-    async def ensembles(self) -> list[EnsembleView]:
-        """All ensembles by name, each with its newest versions and those in use."""
+    async def ensembles(
+        self, limit: int | None = None, after: str | None = None
+    ) -> list[EnsembleView]:
+        """Ensembles by name, each with its newest versions and those in use: all of them, or the first `limit` whose
+        names sort behind `after`."""
         records = self._catalog.records
-        return [self._ensemble_view(records[name], LISTED_VERSIONS) for name in sorted(records)]
+        names = sorted(name for name in records if after is None or name > after)
+        return [self._ensemble_view(records[name], LISTED_VERSIONS) for name in names[:limit]]
 
     async def ensemble(self, name: str) -> EnsembleView | Refusal:
         try:

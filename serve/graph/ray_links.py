@@ -100,8 +100,10 @@ class RayControl:
     async def audit(self) -> Sequence[AuditEntry] | Refusal:
         return await self._reach(self._handle.audit.remote())
 
-    async def ensembles(self) -> Sequence[EnsembleView]:
-        return await self._reach(self._handle.ensembles.remote())
+    async def ensembles(
+        self, limit: int | None = None, after: str | None = None
+    ) -> Sequence[EnsembleView]:
+        return await self._reach(self._handle.ensembles.remote(limit, after))
 
     async def ensemble(self, name: str) -> EnsembleView | Refusal:
         return await self._reach(self._handle.ensemble.remote(name))

@@ -174,6 +174,8 @@ class FakeControl:
         self.asked: list[tuple[Any, ...]] = []
         self.refusal: Refusal | None = None
         self.error: Exception | None = None
+        self.listed: list[EnsembleView] = []
+        """All ensembles, by name."""
 
     def _answer(self, answer: Any, *asked: Any) -> Any:
         self.asked.append(asked)
@@ -217,9 +219,11 @@ class FakeControl:
         answer: Sequence[AuditEntry] | Refusal = self._answer([AUDIT], "audit")
         return answer
 
-    async def ensembles(self) -> Sequence[EnsembleView]:
-        answer: Sequence[EnsembleView] = self._answer([], "ensembles")
-        return answer
+    async def ensembles(
+        self, limit: int | None = None, after: str | None = None
+    ) -> Sequence[EnsembleView]:
+        found: Sequence[EnsembleView] = self._answer(self.listed, "ensembles", limit, after)
+        return [each for each in found if after is None or each.name > after][:limit]
 
     async def ensemble(self, name: str) -> EnsembleView | Refusal:
         answer: EnsembleView | Refusal = self._answer(
