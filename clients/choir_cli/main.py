@@ -10,6 +10,7 @@ from choir_cli.leaderboard.command import leaderboard
 from choir_cli.leaderboard.distil import distil
 from choir_cli.leaderboard.merge import merge
 from choir_cli.operating import operations
+from choir_cli.operating.backups import backup, restore
 from choir_cli.operating.pruning import prune
 
 app = typer.Typer(
@@ -41,6 +42,8 @@ for command in (
     operations.promote,
     operations.abort,
     prune,
+    backup,
+    restore,
     tokens.token,
 ):
     app.command()(command)
