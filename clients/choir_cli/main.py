@@ -10,6 +10,8 @@ from choir_cli.leaderboard.command import leaderboard
 from choir_cli.leaderboard.distil import distil
 from choir_cli.leaderboard.merge import merge
 from choir_cli.operating import operations
+from choir_cli.operating.backups import backup, restore
+from choir_cli.operating.pruning import prune
 
 app = typer.Typer(
     name="choir",
@@ -39,6 +41,9 @@ for command in (
     operations.rollouts,
     operations.promote,
     operations.abort,
+    prune,
+    backup,
+    restore,
     tokens.token,
 ):
     app.command()(command)

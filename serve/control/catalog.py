@@ -1,6 +1,6 @@
 """A mirror of the database in memory: ensembles and the rollouts under way. Participants are answered from it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from serve.control.artifacts.store import Store
 from serve.control.records import EnsembleRecord, VersionRecord
@@ -26,7 +26,7 @@ class Catalog:
     ) -> None:
         self._records = dict(records)
         self._store = store
-        self._keep_warm = keep_warm
+        self.keep_warm = keep_warm
         self._capacity = capacity
         self._rollouts: dict[str, Rollout] = {}
         self.assignments = Assignments(incarnation)
@@ -92,7 +92,7 @@ class Catalog:
         self._rollouts[rollout.id] = rollout
         self._plan()
         if rollout.state not in UNCOMMITTED:
-            before = self._records[rollout.ensemble].recent(self._keep_warm + 1)
+            before = self._records[rollout.ensemble].recent(self.keep_warm + 1)
             for version in (rollout.from_version, *before):
                 self.assignments.drain(f"{rollout.ensemble}@{version}")
 
@@ -132,10 +132,15 @@ class Catalog:
     def active(self) -> dict[str, int]:
         return {name: record.active for name, record in self._records.items()}
 
+    def forget(self, gone: Mapping[str, Collection[int]]) -> None:
+        """Remove versions (ensemble -> numbers) that nothing uses."""
+        for name in gone.keys() & self._records.keys():
+            self._records[name] = self._records[name].without(gone[name])
+
     def _plan(self) -> None:
         self.assignments.want(
             wanted_versions(
-                self._records.values(), self._rollouts.values(), self._keep_warm, self._capacity
+                self._records.values(), self._rollouts.values(), self.keep_warm, self._capacity
             )
         )
 

@@ -21,6 +21,7 @@ from serve.control.database.connection import DatabaseError
 from serve.control.driver import Driver, not_open
 from serve.control.origins import asked_uris
 from serve.control.participants import Participants
+from serve.control.pruning.pruner import Pruner
 from serve.control.records import EnsembleRecord
 from serve.control.report import report_page
 from serve.control.rollout.state import Rollout, State
@@ -32,6 +33,7 @@ from serve.logs.events import tell
 from serve.metrics import Family, MetricsBoard
 from serve.protocol.audit import AuditEntry
 from serve.protocol.messages import Desired, StatusReport
+from serve.protocol.pruning import PruneRequest, PruneView
 from serve.protocol.requests import Decision, SwapRequest
 from serve.protocol.strategy import IMMEDIATE
 from serve.protocol.views import EnsembleView, RolloutView
@@ -84,6 +86,15 @@ class Controller:
         self._acceptance = Acceptance(
             self._catalog, self._driver, self._database, self._participants, self._threads
         )
+        self._pruner = Pruner(
+            self._catalog,
+            self._database,
+            opened.store,
+            self._participants,
+            self._acceptance,
+            self._threads,
+            self._bundles,
+        )
 
     @classmethod
     async def open(cls, options: ControllerOptions) -> "Controller":
@@ -120,6 +131,7 @@ class Controller:
             self._housekeeping.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._housekeeping
+        await self._pruner.stop()
         await self._acceptance.stop()
         await self._driver.stop()
         await asyncio.to_thread(self._database.close)
@@ -196,6 +208,10 @@ class Controller:
         """Abort a rollout that is not committed. Returns once it is aborted."""
         return await self._decide(rollout_id, "abort", actor, wait=True)
 
+    async def prune(self, request: PruneRequest, actor: str) -> PruneView | Refusal:
+        """Remove versions and files that nobody can reach any more, or only say which."""
+        return await self._pruner.prune(request, actor)
+
     async def rollouts(self) -> list[RolloutView] | Refusal:
         """The latest first."""
         found = await self._read(self._database.rollouts)
@@ -211,10 +227,14 @@ class Controller:
             return unknown_rollout(rollout_id)
         return found if isinstance(found, Refusal) else self._view(found)
 
-    async def ensembles(self) -> list[EnsembleView]:
-        """All ensembles by name, each with its newest versions and those in use."""
+    async def ensembles(
+        self, limit: int | None = None, after: str | None = None
+    ) -> list[EnsembleView]:
+        """Ensembles by name, each with its newest versions and those in use: all of them, or the first `limit` whose
+        names sort behind `after`."""
         records = self._catalog.records
-        return [self._ensemble_view(records[name], LISTED_VERSIONS) for name in sorted(records)]
+        names = sorted(name for name in records if after is None or name > after)
+        return [self._ensemble_view(records[name], LISTED_VERSIONS) for name in names[:limit]]
 
     async def ensemble(self, name: str) -> EnsembleView | Refusal:
         try:

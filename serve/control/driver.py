@@ -141,7 +141,8 @@ class Driver:
         for rollout in await self._threads.run("read", self._database.rollouts):
             # A gateway that still sends requests to the candidate renewed its lease before the abort.
             late = rollout.state is State.ABORTED and rollout.strategy.kind != "immediate"
-            known = rollout.ensemble in self._catalog.records
+            record = self._catalog.records.get(rollout.ensemble)
+            known = record is not None and rollout.to_version in record.versions
             if late and known and seconds_since(rollout.updated) < 2 * lease_seconds:
                 self._catalog.aborted_lately(rollout)
         for rollout in await self._threads.run("read", self._database.unfinished):

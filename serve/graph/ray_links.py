@@ -15,6 +15,7 @@ from serve.gateway.links import Unavailable
 from serve.metrics import Family
 from serve.protocol.audit import AuditEntry
 from serve.protocol.messages import Desired, StatusReport
+from serve.protocol.pruning import PruneRequest, PruneView
 from serve.protocol.requests import SwapRequest
 from serve.protocol.views import EnsembleView, RolloutView
 
@@ -87,6 +88,9 @@ class RayControl:
     async def abort(self, rollout_id: str, actor: str) -> RolloutView | Refusal:
         return await self._reach(self._handle.abort.remote(rollout_id, actor))
 
+    async def prune(self, request: PruneRequest, actor: str) -> PruneView | Refusal:
+        return await self._reach(self._handle.prune.remote(request, actor))
+
     async def rollouts(self) -> Sequence[RolloutView] | Refusal:
         return await self._reach(self._handle.rollouts.remote())
 
@@ -96,8 +100,10 @@ class RayControl:
     async def audit(self) -> Sequence[AuditEntry] | Refusal:
         return await self._reach(self._handle.audit.remote())
 
-    async def ensembles(self) -> Sequence[EnsembleView]:
-        return await self._reach(self._handle.ensembles.remote())
+    async def ensembles(
+        self, limit: int | None = None, after: str | None = None
+    ) -> Sequence[EnsembleView]:
+        return await self._reach(self._handle.ensembles.remote(limit, after))
 
     async def ensemble(self, name: str) -> EnsembleView | Refusal:
         return await self._reach(self._handle.ensemble.remote(name))

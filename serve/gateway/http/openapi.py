@@ -17,6 +17,7 @@ from serve.gateway.http.schemas import (
     PredictRequest,
     RollbackRequest,
 )
+from serve.protocol.pruning import PruneRequest, PruneView
 from serve.protocol.requests import SwapRequest
 from serve.protocol.views import EnsembleView, RolloutView
 
@@ -36,8 +37,8 @@ MEANINGS: Mapping[int, str] = {
     429: "The server is full, or the caller has sent too many requests; Retry-After says when to try again.",
     503: "No engine is ready, or the controller cannot be reached.",
 }
-_BODIES = (PredictRequest, GenerateRequest, SwapRequest, RollbackRequest)
-_ANSWERS = (PredictAnswer, RolloutView, EnsembleView, ErrorAnswer)
+_BODIES = (PredictRequest, GenerateRequest, SwapRequest, RollbackRequest, PruneRequest)
+_ANSWERS = (PredictAnswer, RolloutView, EnsembleView, PruneView, ErrorAnswer)
 _SCHEMAS = "#/components/schemas/"
 
 
