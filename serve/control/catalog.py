@@ -1,6 +1,6 @@
 """A mirror of the database in memory: ensembles and the rollouts under way. Participants are answered from it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from serve.control.artifacts.store import Store
 from serve.control.records import EnsembleRecord, VersionRecord
@@ -47,6 +47,11 @@ class Catalog:
                 "unknown_ensemble",
             )
         return self._records[name]
+
+    @property
+    def rollouts(self) -> Collection[Rollout]:
+        """The rollouts that have not ended, the earliest first."""
+        return self._rollouts.values()
 
     def running(self, rollout_id: str) -> Rollout | None:
         """The rollout with this id; None if it has ended or does not exist."""

@@ -2,6 +2,7 @@
 
 from fastapi import Depends, FastAPI
 
+from serve import metrics
 from serve.agents.gateway_agent import GatewayAgent
 from serve.config import Settings
 from serve.gateway.dispatch.dispatch import Dispatcher
@@ -42,6 +43,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
+    metrics.refusals_counted()
     guard = Guard(settings)
     bodies = BodyReader(settings.max_body_mb, settings.body_timeout_seconds)
     on_demand = OnDemandShare(settings.max_in_flight)

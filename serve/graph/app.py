@@ -20,7 +20,6 @@ from ray import serve as ray_serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
-from serve import metrics
 from serve.agents.engine_agent import EngineAgent
 from serve.agents.gateway_agent import GatewayAgent
 from serve.bundle import Bundle
@@ -37,6 +36,7 @@ from serve.graph.shared_store import check_machines
 from serve.logs.events import tell, tell_phase
 from serve.logs.process import LogSettings, log_also, open_log
 from serve.ray_options import INGRESS, engine_environment
+from serve.watching.board import families
 
 logger = logging.getLogger(__name__)
 
@@ -193,11 +193,11 @@ async def push_metrics(
 ) -> None:
     """Push this process's metrics to the controller every few seconds, for ever."""
     while True:
-        families = metrics.families()
+        snapshot = families()
         if "vllm:" in prefixes:
-            families += metrics.families(prometheus_client.REGISTRY, "vllm:")
+            snapshot += families(prometheus_client.REGISTRY, "vllm:")
         try:
-            await control.push_metrics(kind, participant, families)
+            await control.push_metrics(kind, participant, snapshot)
         except Exception as error:  # a dead controller: the next push contains everything again
             logger.debug("metrics were not pushed: %s", error)
         await asyncio.sleep(PUSH_SECONDS)
