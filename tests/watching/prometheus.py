@@ -59,19 +59,21 @@ class Prometheus:
 
 
 def shortened(rules: str, window: str) -> str:
-    """Return the same rules with short durations: each looks at the last `window`, and conditions need to hold for a
-    second only. Nothing else differs from what is deployed."""
+    """Return the same rules with short durations: each looks at the last `window`, and conditions need to hold for two
+    seconds only. Nothing else differs from what is deployed."""
     rules = re.sub(r"\[\w+\]", f"[{window}]", rules)
     rules = re.sub(r"offset \w+", f"offset {window}", rules)
-    return re.sub(r"(?m)^(\s+for:) \w+$", r"\1 1s", rules)
+    return re.sub(r"(?m)^(\s+for:) \w+$", r"\1 2s", rules)
 
 
 @contextlib.contextmanager
-def scraping(url: str, folder: Path, window: str = "8s") -> Iterator[Prometheus]:
-    """Start a Prometheus that scrapes the server at `url` four times a second, and stop it. Its rules look at the last
+def scraping(
+    url: str, folder: Path, window: str = "8s", interval: str = "1s"
+) -> Iterator[Prometheus]:
+    """Start a Prometheus that scrapes the server at `url` every `interval`, and stop it. Its rules look at the last
     `window`."""
     config = yaml.safe_load((DEPLOYMENTS / "prometheus" / "prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "250ms", "evaluation_interval": "250ms"}
+    config["global"] = {"scrape_interval": interval, "evaluation_interval": interval}
     config["scrape_configs"][0]["static_configs"][0]["targets"] = [url.removeprefix("http://")]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))

@@ -63,7 +63,7 @@ async def test_alerts_fire_by_their_causes_and_not_before(world: World, tmp_path
     app = create_app(Engines(world), world.controller, world.gateways[0], settings)
     with contextlib.ExitStack() as threads:
         async with listening(app) as url:
-            start = partial(threads.enter_context, scraping(url, tmp_path / "prometheus", "3s"))
+            start = partial(threads.enter_context, scraping(url, tmp_path, "3s", "250ms"))
             prometheus = await asyncio.to_thread(start)
 
             async def only(*alerts: str) -> None:

@@ -22,6 +22,7 @@ from serve.fusion.members import Ints
 from serve.fusion.selective.abstain import certainty
 from serve.manifest import Member
 from serve.together import together
+from serve.watching import spans
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,10 @@ def _prediction(
 ) -> Prediction:
     ensemble, fusion = loaded.ensemble, loaded.fusion
     assert fusion is not None
-    with metrics.fusing(ensemble.name, call.method or ensemble.fusion.method):
+    method = call.method or ensemble.fusion.method
+    with spans.within("choir.fusion") as span, metrics.fusing(ensemble.name, method):
         answers = asking.answers()
+        span.note(choir__method=method, choir__members=int(asking.asked.any(axis=1).sum()))
     abstained = None
     if least is not None:
         assert isinstance(answers, Fused), "only labels that exclude each other abstain"

@@ -46,6 +46,8 @@ def agreement_shares(
     agree, asked = np.zeros(len(answers.entropy)), np.zeros(len(answers.entropy))
     for own, places in zip(alone, rows, strict=True):
         asked[places] += 1
-        agree[places] += agreeing(own, joined([answers], places))
+        same = agreeing(own, joined([answers], places))
+        assert same is not None, "members answer as the ensemble does"
+        agree[places] += same
     shares: Floats = agree / np.maximum(asked, 1)
     return shares
