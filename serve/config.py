@@ -175,6 +175,12 @@ class Settings(BaseSettings):
         None, description="Folder of the log files; logs/ in the store by default."
     )
 
+    otlp_endpoint: str | None = Field(
+        None,
+        description="Address to which spans are sent by OTLP, such as http://127.0.0.1:4318; by default that of "
+        "OTEL_EXPORTER_OTLP_ENDPOINT, and without it there are no spans.",
+    )
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -6,6 +6,7 @@ from serve.agents.lease import ControllerLink, Lease, new_participant
 from serve.agents.ledger import Ledger
 from serve.agents.routes import Routes
 from serve.protocol.messages import Desired, StatusReport
+from serve.watching import replicas
 
 
 class GatewayAgent:
@@ -62,6 +63,7 @@ class GatewayAgent:
     def _apply(self, desired: Desired) -> None:
         self.routes = Routes.of(desired)
         self.ledger.follow(self.routes.trials)
+        replicas.versions_routed(self.routes.active())
         if desired.ready_engines is not None:
             self._ready_engines = desired.ready_engines
         self._routed.set()

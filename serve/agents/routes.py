@@ -116,6 +116,14 @@ class Routes:
             raise UnknownModel(self._explain(model))
         return target
 
+    def active(self) -> dict[str, int]:
+        """Return the version that answers the plain name of each ensemble."""
+        return {
+            name: target.ensemble.version
+            for name, target in self._targets.items()
+            if name == target.ensemble.name
+        }
+
     def models(self) -> Mapping[str, Target]:
         """Return the target of every model name, for `GET /v1/models`."""
         return self._targets

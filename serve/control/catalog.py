@@ -48,6 +48,11 @@ class Catalog:
             )
         return self._records[name]
 
+    @property
+    def rollouts(self) -> Collection[Rollout]:
+        """The rollouts that have not ended, the earliest first."""
+        return self._rollouts.values()
+
     def running(self, rollout_id: str) -> Rollout | None:
         """The rollout with this id; None if it has ended or does not exist."""
         return self._rollouts.get(rollout_id)

@@ -17,6 +17,7 @@ from serve.control.acceptance import Acceptance, Change, refusal_of, unknown_rol
 from serve.control.admission.difference import NotServed
 from serve.control.catalog import Catalog, version_of
 from serve.control.changes import Changes
+from serve.control.clock import unix_seconds
 from serve.control.database.connection import DatabaseError
 from serve.control.driver import Driver, not_open
 from serve.control.origins import asked_uris
@@ -30,13 +31,14 @@ from serve.control.threads import Threads
 from serve.control.views import ensemble_view, rollout_view, version_view
 from serve.errors import Refusal, RefusedError
 from serve.logs.events import tell
-from serve.metrics import Family, MetricsBoard
 from serve.protocol.audit import AuditEntry
-from serve.protocol.messages import Desired, StatusReport
+from serve.protocol.messages import Desired, ParticipantKind, StatusReport
 from serve.protocol.pruning import PruneRequest, PruneView
 from serve.protocol.requests import Decision, SwapRequest
 from serve.protocol.strategy import IMMEDIATE
 from serve.protocol.views import EnsembleView, RolloutView
+from serve.watching import replicas
+from serve.watching.board import Family, MetricsBoard, families
 
 logger = logging.getLogger(__name__)
 
@@ -261,8 +263,16 @@ class Controller:
         """The metrics of all processes as Prometheus text."""
         for name, record in self._catalog.records.items():
             metrics.fusion_stale(name, record.active_version.allow_stale_fusion)
+        kinds: tuple[ParticipantKind, ...] = ("engine", "gateway")
+        replicas.leases_held({kind: len(self._participants.live(kind)) for kind in kinds})
+        replicas.rollouts_under_way(
+            [
+                (each.ensemble, each.strategy.kind, each.state, unix_seconds(each.updated))
+                for each in self._catalog.rollouts
+            ]
+        )
         incarnation = f"controller-{self._database.incarnation}"
-        self._board.push("controller", 0, incarnation, metrics.families())
+        self._board.push("controller", 0, incarnation, families())
         return self._board.render()
 
     async def _roll_out(self, change: Change, wait: bool) -> RolloutView | Refusal:
@@ -317,10 +327,11 @@ class Controller:
         """Update the assignments after reports and leases that ran out, and wake waiting tasks if they changed."""
         assignments = self._catalog.assignments
         before = assignments.revision
-        names = {each.report.participant: each.name for each in self._participants.live()}
+        known = {each.report.participant: each for each in self._participants.live()}
         for participant in self._participants.expire(at):
             self._board.retire(participant)
-            tell(logger, "lost", f"{names[participant]} is silent: its lease has run out.")
+            replicas.lease_lost(known[participant].report.kind)
+            tell(logger, "lost", f"{known[participant].name} is silent: its lease has run out.")
         if at >= self._settled_at:
             seen = self._participants.seen_by_gateways()
             assignments.seen_by_gateways(before if seen is None else seen)

@@ -129,6 +129,8 @@ class Prediction:
     """Tokens of the inputs, counted once."""
     member_tokens: int
     """Tokens that all members together read, from the cache or not."""
+    agreement: NDArray[np.float64] | None = None
+    """[N] share of the asked members whose own answer is the fused one; None for values and for one member."""
     absent: tuple[str, ...] = ()
     """Members that could not be loaded and did not answer."""
     asked: NDArray[np.bool_] | None = None

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 from collections.abc import AsyncGenerator, Iterator, Mapping
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -20,7 +21,6 @@ from ray import serve as ray_serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
-from serve import metrics
 from serve.agents.engine_agent import EngineAgent
 from serve.agents.gateway_agent import GatewayAgent
 from serve.bundle import Bundle
@@ -37,6 +37,8 @@ from serve.graph.shared_store import check_machines
 from serve.logs.events import tell, tell_phase
 from serve.logs.process import LogSettings, log_also, open_log
 from serve.ray_options import INGRESS, engine_environment
+from serve.watching import spans
+from serve.watching.board import families
 
 logger = logging.getLogger(__name__)
 
@@ -58,18 +60,21 @@ FINISHING_SECONDS = 1.5
 ENDING_SECONDS = 0.5
 """How long the ends of those that were ended may take."""
 
+ENGINE_SPAN = "choir.engine"
+
 PUSH_SECONDS = 2.0
 """How often a process tells the controller its metrics."""
 
 
 @contextlib.contextmanager
-def _told_start(logs: LogSettings, kind: str) -> Iterator[None]:
-    """Open the log of a deployment's process, and tell whether it has started. Mark the reason if it cannot start."""
+def _told_start(logs: LogSettings, kind: str) -> Iterator[str]:
+    """Open the log of a deployment's process, and tell whether it has started. Mark the reason if it cannot start.
+    Yields the name of the process."""
     name = f"{kind}-{ray_serve.get_replica_context().rank.rank}"
     open_log(logs, name)
     began = monotonic()
     try:
-        yield
+        yield name
     except Exception as error:
         reason = " ".join(str(error).split())
         tell(logger, "start_failed", reason)
@@ -100,9 +105,14 @@ class EngineDeployment:
     """One vLLM engine. It is ready once it holds all active versions."""
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
-        self, settings: EngineSettings, logs: LogSettings, controller: DeploymentHandle
+        self,
+        settings: EngineSettings,
+        logs: LogSettings,
+        controller: DeploymentHandle,
+        spans_endpoint: str | None,
     ) -> None:
-        with _told_start(logs, "engine"):
+        with _told_start(logs, "engine") as name:
+            spans.start(spans_endpoint, name)
             tell_phase(logger, "Importing vLLM")
             from serve.engine.vllm_engine import VLLMEngine
 
@@ -117,17 +127,25 @@ class EngineDeployment:
         )
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
-        async with self._agent.using(call.version) as refusal:
-            return refusal or await self._engine.predict(call)
+        with spans.within(ENGINE_SPAN, call.trace_headers) as span:
+            span.note(choir__version=call.version, choir__inputs=len(call.inputs))
+            async with self._agent.using(call.version) as refusal:
+                return refusal or await self._engine.predict(call)
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
-        async with self._agent.using(call.version) as refusal:
-            if refusal is not None:
-                yield refusal
-                return
-            async with contextlib.aclosing(self._engine.generate(call)) as parts:
-                async for part in parts:
-                    yield part
+        span = spans.begin(ENGINE_SPAN, call.trace_headers)
+        span.note(choir__version=call.version)
+        call = replace(call, trace_headers=span.headers)
+        try:
+            async with self._agent.using(call.version) as refusal:
+                if refusal is not None:
+                    yield refusal
+                    return
+                async with contextlib.aclosing(self._engine.generate(call)) as parts:
+                    async for part in parts:
+                        yield part
+        finally:
+            span.end()
 
     async def check_health(self) -> None:
         await self._engine.check_health()
@@ -147,6 +165,7 @@ class EngineDeployment:
         self._pushing.cancel()
         await self._agent.stop()
         await self._engine.close()
+        spans.stop()
 
 
 @ray_serve.ingress()
@@ -161,7 +180,8 @@ class GatewayDeployment:
         self._control = RayControl(controller)
         self._agent = GatewayAgent(self._control)
         self._door = Door()
-        with _told_start(settings.logs, "gateway"):
+        with _told_start(settings.logs, "gateway") as name:
+            spans.start(settings.otlp_endpoint, name)
             await self._agent.start()
         self._leaving = asyncio.create_task(self._leave_when_stopping())
         self._pushing = asyncio.create_task(
@@ -186,6 +206,7 @@ class GatewayDeployment:
             await self._door.close(ENDING_SECONDS)
         self._pushing.cancel()
         await self._agent.stop()
+        spans.stop()
 
 
 async def push_metrics(
@@ -193,11 +214,11 @@ async def push_metrics(
 ) -> None:
     """Push this process's metrics to the controller every few seconds, for ever."""
     while True:
-        families = metrics.families()
+        snapshot = families()
         if "vllm:" in prefixes:
-            families += metrics.families(prometheus_client.REGISTRY, "vllm:")
+            snapshot += families(prometheus_client.REGISTRY, "vllm:")
         try:
-            await control.push_metrics(kind, participant, families)
+            await control.push_metrics(kind, participant, snapshot)
         except Exception as error:  # a dead controller: the next push contains everything again
             logger.debug("metrics were not pushed: %s", error)
         await asyncio.sleep(PUSH_SECONDS)
@@ -231,6 +252,7 @@ def build_from(settings: Settings) -> Application:
         max_members=settings.max_members,
         host_adapters=settings.loadable(slots),
     )
+    endpoint = spans.endpoint_of(settings.otlp_endpoint)
     engine_settings = EngineSettings(
         model=base.base_source,
         revision=base.base_revision,
@@ -239,7 +261,8 @@ def build_from(settings: Settings) -> Application:
         adapter_slots=slots,
         max_lora_rank=settings.max_lora_rank,
         host_adapters=settings.loadable(slots),
-        arguments={
+        arguments=({"otlp_traces_endpoint": spans.traces_address(endpoint)} if endpoint else {})
+        | {
             name: value
             for name, value in settings.engine.items()
             if name not in ("max_loras", "max_lora_rank")
@@ -257,14 +280,15 @@ def build_from(settings: Settings) -> Application:
         },
         health_check_period_s=5,
         graceful_shutdown_timeout_s=30,
-    ).bind(engine_settings, settings.logs, controller)
+    ).bind(engine_settings, settings.logs, controller, endpoint)
     gateway = _deployment(
         GatewayDeployment,
         "Gateway",
         settings.gateways,
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": dict(INGRESS)}},
     )
-    return gateway.bind(settings.model_copy(update={"database_url": None}), engine, controller)
+    known = settings.model_copy(update={"database_url": None, "otlp_endpoint": endpoint})
+    return gateway.bind(known, engine, controller)
 
 
 def _deployment(shell: type, name: str, replicas: int, **options: Any) -> Any:

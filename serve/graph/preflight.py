@@ -7,6 +7,7 @@ from serve.bundle import Bundle, BundleError
 from serve.config import ConfigError, Settings
 from serve.engine.vllm_hooks.given import check_given
 from serve.graph.lifecycle import ServerError
+from serve.watching import spans
 
 
 def check(settings: Settings) -> None:
@@ -14,6 +15,8 @@ def check(settings: Settings) -> None:
 
     Raises ServerError, ConfigError, EngineSettingError, BundleError and BaseError, each with one sentence."""
     check_given(settings.engine)
+    if spans.endpoint_of(settings.otlp_endpoint) is not None:
+        spans.check_installed()
     for root in settings.adapter_roots:
         if not root.is_dir():
             raise ConfigError(f"--adapter-root: there is no folder {root}.")

@@ -12,12 +12,12 @@ from ray.serve.handle import DeploymentHandle
 from serve.engine.interface import ENGINE_DIED, ENGINE_GONE, GenerateCall, PredictCall, Prediction
 from serve.errors import Refusal
 from serve.gateway.links import Unavailable
-from serve.metrics import Family
 from serve.protocol.audit import AuditEntry
 from serve.protocol.messages import Desired, StatusReport
 from serve.protocol.pruning import PruneRequest, PruneView
 from serve.protocol.requests import SwapRequest
 from serve.protocol.views import EnsembleView, RolloutView
+from serve.watching.board import Family
 
 T = TypeVar("T")
 
