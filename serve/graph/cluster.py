@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,9 +41,12 @@ def serving(
 
     `folder` takes Ray's temporary files. `look` is called again and again meanwhile, and may raise. `phase` is told how
     far the start has come. `stop` ends the wait for the deployment early. Raises ServerError and BundleError."""
-    application = None if settings.address else build_from(settings)  # fails before Ray has started
+    threads = os.environ.get("OMP_NUM_THREADS")
+    application = None
+    if not settings.address:
+        application = build_from(settings, threads)  # fails before Ray has started
     with _joined(settings.address) if settings.address else _own(folder):
-        application = application or build_from(settings)
+        application = application or build_from(settings, threads)
         deployed = False
         try:
             stop_on_signals(stop)

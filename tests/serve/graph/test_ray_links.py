@@ -56,9 +56,9 @@ GENERATE = GenerateCall("replies@1", "chat", {}, "r")
 async def test_an_engine_whose_core_is_dead_cannot_be_reached(code: str, begun: bool) -> None:
     refusal = Refusal(503, "The engine has failed.", code)
     with pytest.raises(Unavailable, match="has failed") as raised:
-        await RayEngines(Handle(refusal)).predict(PREDICT)  # type: ignore[arg-type]
+        await RayEngines({"": Handle(refusal)}).predict(PREDICT)  # type: ignore[arg-type]
     assert raised.value.begun is begun
-    parts = RayEngines(Handle(b"1", refusal)).generate(GENERATE)  # type: ignore[arg-type]
+    parts = RayEngines({"": Handle(b"1", refusal)}).generate(GENERATE)  # type: ignore[arg-type]
     assert await anext(parts) == b"1"
     with pytest.raises(Unavailable) as raised:
         await anext(parts)
@@ -67,7 +67,7 @@ async def test_an_engine_whose_core_is_dead_cannot_be_reached(code: str, begun: 
 
 async def test_other_refusals_are_answers() -> None:
     refusal = Refusal(503, "It is not here.", VERSION_NOT_LOADED)
-    engines = RayEngines(Handle(refusal))  # type: ignore[arg-type]
+    engines = RayEngines({"": Handle(refusal)})  # type: ignore[arg-type]
     assert await engines.predict(PREDICT) == refusal
     assert [part async for part in engines.generate(GENERATE)] == [refusal]
 
@@ -105,7 +105,7 @@ class _Endless:
 
 async def test_calls_end_with_a_sentence_when_the_server_stops() -> None:
     handle = Endless()
-    engines, control = RayEngines(handle), RayControl(handle)  # type: ignore[arg-type]
+    engines, control = RayEngines({"": handle}), RayControl(handle)  # type: ignore[arg-type]
     parts = engines.generate(GENERATE)
     assert await anext(parts) == b"1"
     asking = [
