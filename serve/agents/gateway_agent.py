@@ -48,7 +48,7 @@ class GatewayAgent:
     @property
     def ready(self) -> bool:
         """Whether each pool has an engine that is ready, as far as the controller has told."""
-        return bool(self._ready_engines) and not self.waiting_for
+        return bool(self._ready_engines) and all(self._ready_engines.values())
 
     @property
     def waiting_for(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -70,6 +71,15 @@ async def test_other_refusals_are_answers() -> None:
     engines = RayEngines({"": Handle(refusal)})  # type: ignore[arg-type]
     assert await engines.predict(PREDICT) == refusal
     assert [part async for part in engines.generate(GENERATE)] == [refusal]
+
+
+async def test_a_call_goes_to_the_engines_of_its_pool() -> None:
+    named = {name: Refusal(503, name, VERSION_NOT_LOADED) for name in ("mail", "chat")}
+    engines = RayEngines({name: Handle(answer) for name, answer in named.items()})  # type: ignore[misc]
+    for name, answer in named.items():
+        assert await engines.predict(replace(PREDICT, pool=name)) == answer
+        parts = engines.generate(replace(GENERATE, pool=name))
+        assert [part async for part in parts] == [answer]
 
 
 class Endless:
