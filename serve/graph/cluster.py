@@ -52,7 +52,7 @@ def serving(
             stop_on_signals(stop)
             _listen(settings)
             phase("Starting the engines")
-            deployed = _deploy(application, look, stop)
+            deployed = _deploy(application, look, stop, lasting=settings.address is not None)
             yield
         finally:
             if deployed:
@@ -164,10 +164,16 @@ def _listen(settings: Settings) -> None:
 
 
 def _deploy(
-    application: ray_serve.Application, look: Callable[[], None], stop: threading.Event
+    application: ray_serve.Application,
+    look: Callable[[], None],
+    stop: threading.Event,
+    *,
+    lasting: bool,
 ) -> bool:
     """Deploy the graph in a thread, so that signals are handled meanwhile. Returns whether it is there. Raises
-    ServerError."""
+    ServerError.
+
+    `lasting`: whether Ray goes on when this process ends."""
     failures: list[Exception] = []
 
     def deploy() -> None:
@@ -176,11 +182,15 @@ def _deploy(
         except Exception as error:  # raised by the waiting thread
             failures.append(error)
 
+    if stop.is_set():
+        return False
     thread = threading.Thread(target=deploy, daemon=True)
     thread.start()
     while thread.is_alive() and not stop.is_set():
         thread.join(POLL_SECONDS)
         look()
+    while lasting and thread.is_alive() and APPLICATION not in ray_serve.status().applications:
+        thread.join(POLL_SECONDS)  # else it would come after its deletion, and stay
     if failures:
         raise ServerError(_reason(failures[0])) from failures[0]
     return not thread.is_alive()

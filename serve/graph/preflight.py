@@ -15,8 +15,8 @@ def check(settings: Settings) -> int:
     """Check the port, the folders, the engine's arguments and the bundles. Returns how many engines there will be.
 
     Raises ServerError, ConfigError, EngineSettingError, BundleError and BaseError, each with one sentence."""
-    for given in (settings, *settings.pools.values()):
-        check_given(given.engine)
+    for given in (settings.engine, *(own.engine for own in settings.pools.values())):
+        check_given(given)
     for root in settings.adapter_roots:
         if not root.is_dir():
             raise ConfigError(f"--adapter-root: there is no folder {root}.")
