@@ -215,7 +215,8 @@ async def push_metrics(
 
 def _on_one_machine(engines: int) -> int:
     """How many of the engines run on one machine if they are spread evenly."""
-    return -(-engines // max(1, sum(node["Alive"] for node in ray.nodes())))
+    machines = sum(bool(node["Alive"]) for node in ray.nodes())
+    return -(-engines // max(1, machines))
 
 
 def build(args: Mapping[str, Any]) -> Application:
