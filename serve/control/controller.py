@@ -7,7 +7,7 @@ to the database before others see it. Requests to models do not pass through her
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from time import monotonic
 from typing import TypeVar
@@ -61,12 +61,12 @@ class Controller:
         self._admission = opened.admission
         self._capacity = opened.capacity
         self._imported = opened.imported
-        self._bundles = options.bundles
+        self._pools = opened.pools
         self._threads = threads
         self._lease = options.lease_seconds
         self._board = MetricsBoard()
         self._changes = Changes()
-        self._ready_engines: int | None = None
+        self._ready_engines: Mapping[str, int] | None = None
         self._housekeeping: asyncio.Task[None] | None = None
         self._participants = Participants(options.lease_seconds, options.expected)
         incarnation = self._database.incarnation
@@ -159,7 +159,7 @@ class Controller:
         return Desired(
             revision=self._catalog.assignments.revision,
             lease_seconds=self._lease,
-            versions=self._catalog.assigned(),
+            versions=self._catalog.assigned(report.pool if report.kind == "engine" else None),
             ready_engines=self._ready_engines,
             stopping=self._stopping,
         )
@@ -250,7 +250,7 @@ class Controller:
             record = self._catalog.record(name)
         except RefusedError as refused:
             return refused.refusal
-        return await self._threads.run("read", report_page, record, self._bundles)
+        return await self._threads.run("read", report_page, record, self._pools.bundles)
 
     async def push_metrics(self, kind: str, participant: str, snapshot: tuple[Family, ...]) -> None:
         """Take the metrics of one process. Those of a process without a lease are dropped: it has no ordinal. No count
@@ -335,8 +335,9 @@ class Controller:
         if at >= self._settled_at:
             seen = self._participants.seen_by_gateways()
             assignments.seen_by_gateways(before if seen is None else seen)
-        ready = self._participants.ready_engines() or (0 if at >= self._settled_at else None)
-        if ready != self._ready_engines:
+        ready = {pool: self._participants.ready_engines(pool) for pool in self._pools.all}
+        known = at >= self._settled_at or all(ready.values())
+        if known and ready != self._ready_engines:
             self._ready_engines = ready
             assignments.touch()
         if assignments.revision != before:
@@ -372,6 +373,7 @@ class Controller:
             self._imported.differences[record.name],
             self._not_served(record),
             pinned=not self._capacity.on_demand(record.name),
+            pool=self._catalog.pool_of(record.name),
         )
 
     def _not_served(self, record: EnsembleRecord) -> NotServed | None:

@@ -69,6 +69,7 @@ def predict_router(
                 abstain=fusion.abstain,
                 return_members=body.return_members,
                 trace_headers=exchange.trace_headers,
+                pool=target.pool,
             )
             prediction = await engines.predict(call)
             if isinstance(prediction, Refusal):
