@@ -4,7 +4,7 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -25,6 +25,8 @@ from serve.logs.process import LogLevel, LogSettings
 from serve.manifest import explain
 
 ENV_PREFIX = "CHOIR_"
+DEFAULT_SEQUENCES = 128
+"""vLLM's own default of the engine argument max_num_seqs, for an engine like Choir's."""
 
 
 class ConfigError(UserError, ValueError):
@@ -139,6 +141,15 @@ class Settings(BaseSettings):
     max_in_flight: int = Field(
         256, ge=1, description="Requests that one gateway works on at once; above, 429."
     )
+    queue: float = Field(
+        0.5,
+        ge=0,
+        description="Member sequences that wait in a gateway, as a share of those that its engines run at once; above, "
+        "429.",
+    )
+    shares: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="Each ensemble's share of a full server, by name; 1 by default."
+    )
     keep_warm: int = Field(
         1,
         ge=0,
@@ -251,6 +262,12 @@ class Settings(BaseSettings):
         """The largest rank of a LoRA that the engine takes."""
         rank: int = self.engine.get("max_lora_rank", DEFAULT_RANK_LIMIT)
         return rank
+
+    @property
+    def sequences(self) -> int:
+        """How many member sequences an engine runs at once."""
+        most: int | None = self.engine.get("max_num_seqs")
+        return most or DEFAULT_SEQUENCES
 
     @property
     def loopback(self) -> bool:

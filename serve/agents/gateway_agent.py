@@ -15,7 +15,8 @@ class GatewayAgent:
         self.participant = new_participant("gateway")
         self.routes = Routes({})
         self.ledger = Ledger()
-        self._ready_engines = 0
+        self.ready_engines = 0
+        """How many engines are ready, as far as the controller has told."""
         self._routed = asyncio.Event()
         self.stopping = asyncio.Event()
         """Set once the controller says that the server stops."""
@@ -47,7 +48,7 @@ class GatewayAgent:
     @property
     def ready(self) -> bool:
         """Whether at least one engine is ready, as far as the controller has told."""
-        return self._ready_engines > 0
+        return self.ready_engines > 0
 
     def _report(self, sequence: int, seen: int) -> StatusReport:
         return StatusReport(
@@ -63,7 +64,7 @@ class GatewayAgent:
         self.routes = Routes.of(desired)
         self.ledger.follow(self.routes.trials)
         if desired.ready_engines is not None:
-            self._ready_engines = desired.ready_engines
+            self.ready_engines = desired.ready_engines
         self._routed.set()
         if desired.stopping:
             self.stopping.set()

@@ -22,6 +22,12 @@ ENGINE_GONE = "engine_gone"
 """Code of a refusal: the engine was already dead when the call came, so it has done nothing for the call."""
 ENGINE_DIED = "engine_died"
 """Code of a refusal: the engine died while it worked on the call."""
+DEADLINE = Refusal(
+    504,
+    "The time that X-Request-Timeout gives the request is over, and the request has been ended.",
+    "deadline_passed",
+)
+"""The refusal of a call that was not answered in the time that its client gives. No version is at fault."""
 MEMBER_FAILED = "member_failed"
 """Code of a refusal: the outputs of the version's members, or its fitted parameters, give no valid answer."""
 
@@ -111,6 +117,8 @@ class PredictCall:
     """None: the manifest's."""
     return_members: bool = False
     trace_headers: Mapping[str, str] | None = None
+    seconds_left: float | None = None
+    """Seconds after which the engine ends the call, from its arrival on; None for no limit."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +162,8 @@ class GenerateCall:
     plausibility: float | None = None
     return_members: bool = False
     trace_headers: Mapping[str, str] | None = None
+    seconds_left: float | None = None
+    """Seconds after which the engine ends the call, from its arrival on; None for no limit."""
 
     @property
     def model(self) -> str:

@@ -35,6 +35,7 @@ from serve.engine.interface import (
     Text,
     Version,
 )
+from serve.engine.limits.deadline import in_time, parts_in_time
 from serve.engine.limits.fair_queue import BATCHES, CallQueue, FairQueue
 from serve.engine.loaded import (
     LoadedVersion,
@@ -235,7 +236,7 @@ class VLLMEngine:
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
         """See `interface.Engine`."""
-        return await answered(self._llm, lambda: self._predict(call))
+        return await answered(self._llm, lambda: in_time(call.seconds_left, self._predict(call)))
 
     async def _predict(self, call: PredictCall) -> Prediction | Refusal:
         loaded = self._versions.get(call.version)
@@ -296,7 +297,8 @@ class VLLMEngine:
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         """See `interface.Engine`."""
-        async with aclosing(streamed(self._llm, self._generate(call))) as parts:
+        timed = parts_in_time(call.seconds_left, self._generate(call))
+        async with aclosing(streamed(self._llm, timed)) as parts:
             async for part in parts:
                 yield part
 

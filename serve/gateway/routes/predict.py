@@ -67,6 +67,7 @@ def predict_router(
                 abstain=fusion.abstain,
                 return_members=body.return_members,
                 trace_headers=exchange.trace_headers,
+                seconds_left=exchange.time_for(target),
             )
             prediction = await engines.predict(call)
             if isinstance(prediction, Refusal):
@@ -74,7 +75,7 @@ def predict_router(
             # Write the document here, so that a prediction that cannot be written counts as the version's failure.
             return Answer(Said(prediction, to_json(answer(target.model, prediction))))
 
-        target, given = await dispatcher.ask(request, body.model, ask)
+        target, given = await dispatcher.ask(request, body.model, ask, len(inputs))
         other = asked_too(target)
         if other is not None:
             prediction = given.said.prediction
