@@ -55,6 +55,9 @@ class Settings(BaseSettings):
         "auto", description="Number format of the base's weights in the engine."
     )
     replicas: int = Field(1, ge=1, le=1024, description="Engines.")
+    max_replicas: int = Field(
+        1, ge=1, le=1024, description="Engines under load, if that is more than `replicas`."
+    )
     gateways: int = Field(1, ge=1, le=1024, description="HTTP gateways.")
     store: Path | None = Field(
         None, description="Folder of artifacts and state; .choir/ in the first bundle by default."

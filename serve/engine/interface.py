@@ -192,6 +192,8 @@ class EngineState:
     host_adapters: int = 0
     """How many distinct LoRAs can be loaded at once, including those in slots."""
     max_lora_rank: int = 0
+    sequences: int = 0
+    """Member sequences of all calls: those that vLLM has, and those that wait for a place in its queue."""
 
 
 class Engine(Protocol):

@@ -81,9 +81,8 @@ class VLLMEngine:
         self._queue = FairQueue(BATCHES * llm.vllm_config.scheduler_config.max_num_seqs)
         self._prober = prober
         self._openai = openai
-        causal = settings.kind == "causal"
-        self._causal = CausalScorer(llm, tokenizer) if causal else None
-        self._encoder = None if causal else EncoderPooler(llm, tokenizer)
+        self._causal = CausalScorer(llm, tokenizer) if settings.kind == "causal" else None
+        self._encoder = None if self._causal else EncoderPooler(llm, tokenizer)
         self._versions: dict[str, LoadedVersion] = {}
         self._preparing = asyncio.Lock()
 
@@ -111,9 +110,8 @@ class VLLMEngine:
             tell_phase(logger, "Warming up")
             tokenizer = read_tokenizer(settings.model, settings.revision)
             prober = await Prober.create(llm, settings.kind, tokenizer)
-            openai = None
-            if settings.kind == "causal":
-                openai = await OpenAIRoutes.create(llm, settings.model, tokenizer)
+            writes = settings.kind == "causal"
+            openai = await OpenAIRoutes.create(llm, settings.model, tokenizer) if writes else None
         return cls(llm, settings, tokenizer, prober, openai)
 
     async def prepare(self, version: Version) -> tuple[Probe, ...]:
@@ -385,6 +383,7 @@ class VLLMEngine:
             adapter_slots=self._slots,
             host_adapters=self._capacity,
             max_lora_rank=self._settings.max_lora_rank,
+            sequences=self._queue.load,
         )
 
     async def check_health(self) -> None:

@@ -32,6 +32,7 @@ from serve.engine.interface import EngineSettings, GenerateCall, PredictCall, Pr
 from serve.errors import Refusal
 from serve.gateway.app import create_app
 from serve.gateway.http.door import Door
+from serve.graph.autoscaling import SEQUENCES, engine_scaling
 from serve.graph.ray_links import RayControl, RayEngines
 from serve.graph.shared_store import check_machines
 from serve.logs.events import tell, tell_phase
@@ -131,6 +132,10 @@ class EngineDeployment:
 
     async def check_health(self) -> None:
         await self._engine.check_health()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return what Ray Serve's controller decides by how many engines there are (`autoscaling.py`)."""
+        return {SEQUENCES: self._engine.state().sequences}
 
     async def _end_with_core(self) -> None:
         """End this replica when vLLM's core dies. Ray replaces a replica that has ended at once. One that stayed would
@@ -245,11 +250,13 @@ def build_from(settings: Settings) -> Application:
             if name not in ("max_loras", "max_lora_rank")
         },
     )
-    controller = _deployment(ControllerDeployment, CONTROLLER, 1).bind(settings, limits)
+    controller = _deployment(ControllerDeployment, CONTROLLER, {"num_replicas": 1}).bind(
+        settings, limits
+    )
     engine = _deployment(
         EngineDeployment,
         "Engine",
-        settings.replicas,
+        engine_scaling(settings),
         ray_actor_options={
             "num_cpus": 0,
             "num_gpus": _gpus(settings),
@@ -261,16 +268,16 @@ def build_from(settings: Settings) -> Application:
     gateway = _deployment(
         GatewayDeployment,
         "Gateway",
-        settings.gateways,
+        {"num_replicas": settings.gateways},
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": dict(INGRESS)}},
     )
     return gateway.bind(settings.model_copy(update={"database_url": None}), engine, controller)
 
 
-def _deployment(shell: type, name: str, replicas: int, **options: Any) -> Any:
+def _deployment(shell: type, name: str, scaling: Mapping[str, Any], **options: Any) -> Any:
     return ray_serve.deployment(shell).options(
         name=name,
-        num_replicas=replicas,
+        **scaling,
         max_ongoing_requests=UNBOUNDED,
         # Choir logs the requests.
         logging_config={"enable_access_log": False},
