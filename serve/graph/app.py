@@ -50,6 +50,10 @@ START_FAILED = "Choir cannot start: "
 UNBOUNDED = 1_000_000
 """Ray Serve's own limit, which must never be reached: Choir's limits answer 429 with Retry-After."""
 
+DRAINING_SECONDS = 30.0
+"""How long a gateway or an engine that Ray Serve stops, because there are too many or for new code, may go on with what
+it has begun. It gets no new requests then."""
+
 CLOSING_SECONDS = 2.0
 """How long an engine whose core is dead may take to end its other processes."""
 
@@ -263,7 +267,6 @@ def build_from(settings: Settings) -> Application:
             "runtime_env": {"env_vars": dict(engine_environment(settings.replicas))},
         },
         health_check_period_s=5,
-        graceful_shutdown_timeout_s=30,
     ).bind(engine_settings, settings.logs, controller)
     gateway = _deployment(
         GatewayDeployment,
@@ -278,6 +281,7 @@ def _deployment(shell: type, name: str, scaling: Mapping[str, Any], **options: A
     return ray_serve.deployment(shell).options(
         name=name,
         **scaling,
+        graceful_shutdown_timeout_s=DRAINING_SECONDS,
         max_ongoing_requests=UNBOUNDED,
         # Choir logs the requests.
         logging_config={"enable_access_log": False},
