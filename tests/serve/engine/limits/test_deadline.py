@@ -72,14 +72,16 @@ async def test_a_late_answer_leaves_no_request_in_vllm(
     engine: Any, model: str, streams: bool
 ) -> None:
     """More requests than vLLM runs at once: some run, some wait, and some wait for a place."""
-    body = {**greedy("where is my card", tokens=200), "stream": streams}
+    body = {**greedy("where is my card", tokens=100), "stream": streams}
 
     async def asked(number: int) -> list[bytes | Refusal]:
-        call = GenerateCall(f"{model}@1", "completions", body, f"late-{number}", seconds_left=0.2)
+        call = GenerateCall(f"{model}@1", "completions", body, f"late-{number}", seconds_left=0.1)
         return [part async for part in engine.generate(call)]
 
-    answers = await asyncio.gather(*(asked(number) for number in range(12)))
-    assert all(parts[-1] == DEADLINE for parts in answers)
+    answers = await asyncio.gather(*(asked(number) for number in range(24)))
+    late = [parts[-1] == DEADLINE for parts in answers]
+    assert not any(isinstance(parts[-1], Refusal) for parts in answers if parts[-1] != DEADLINE)
+    assert sum(late) >= 12, "the first ones may be in time on a fast machine"
     assert not engine._llm.output_processor.request_states
     assert engine.state().versions[f"{model}@1"] == 0
     whole = await ask(engine, greedy("where is my card", tokens=3), model)
