@@ -267,12 +267,14 @@ def build_from(settings: Settings) -> Application:
             "runtime_env": {"env_vars": dict(engine_environment(settings.replicas))},
         },
         health_check_period_s=5,
+        graceful_shutdown_timeout_s=DRAINING_SECONDS,
     ).bind(engine_settings, settings.logs, controller)
     gateway = _deployment(
         GatewayDeployment,
         "Gateway",
         {"num_replicas": settings.gateways},
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": dict(INGRESS)}},
+        graceful_shutdown_timeout_s=DRAINING_SECONDS,
     )
     return gateway.bind(settings.model_copy(update={"database_url": None}), engine, controller)
 
@@ -281,7 +283,6 @@ def _deployment(shell: type, name: str, scaling: Mapping[str, Any], **options: A
     return ray_serve.deployment(shell).options(
         name=name,
         **scaling,
-        graceful_shutdown_timeout_s=DRAINING_SECONDS,
         max_ongoing_requests=UNBOUNDED,
         # Choir logs the requests.
         logging_config={"enable_access_log": False},

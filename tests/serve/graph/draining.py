@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
     from ray.serve.handle import DeploymentHandle
 
     from serve.engine.interface import PredictCall
-    from serve.graph.app import _deployment
+    from serve.graph.app import DRAINING_SECONDS, _deployment
     from serve.graph.ray_links import RayEngines
 
     class Engine:
@@ -49,7 +49,10 @@ def main(folder: Path) -> None:
             return [each if isinstance(each, int) else repr(each) for each in answers]
 
     def graph(engines: int) -> Any:
-        plain = {"ray_actor_options": {"num_cpus": 0}}
+        plain = {
+            "ray_actor_options": {"num_cpus": 0},
+            "graceful_shutdown_timeout_s": DRAINING_SECONDS,
+        }
         engine = _deployment(Engine, "Engine", {"num_replicas": engines}, **plain).bind()
         return _deployment(Gateway, "Gateway", {"num_replicas": 1}, **plain).bind(engine)
 
