@@ -19,7 +19,7 @@ FUSED = {"model": "replies", "fusion": {"method": "average"}, "max_tokens": 300,
 def test_fused_requests_that_fill_an_engine_bring_another_one(
     models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three requests of three members each need more than an engine of eight sequences. Counted as three, they do not."""
+    """Three requests of three members fill an engine of eight sequences. Counted as three, they would not."""
     monkeypatch.setenv("CHOIR_MAX_REPLICAS", "2")
     engine = '{"max_num_seqs": 8, "kv_cache_memory_bytes": 268435456}'
     with serving(
