@@ -31,12 +31,17 @@ class _Line:
     share: float
     running: int = 0
     """Sequences in the engines."""
+    turn: int = 0
+    """The number of its last turn: of equals, the one is next whose last turn is longest ago."""
     waiting: "deque[Place]" = field(default_factory=deque)
 
     @property
     def queued(self) -> int:
         """Sequences that wait."""
         return sum(each.size for each in self.waiting)
+
+    def show(self) -> None:
+        metrics.sequences(self.ensemble, self.running, self.queued)
 
 
 class Places:
@@ -60,6 +65,7 @@ class Places:
         self._shares = shares
         self._rate = _Rate(clock)
         self._running = 0
+        self._turns = 0
         self._lines: dict[str, _Line] = {}
 
     def take(self, ensemble: str, members: int, answers: int) -> "Place":
@@ -75,8 +81,8 @@ class Places:
         self._lines[ensemble] = line
         place = Place(self, line, size)
         line.waiting.append(place)
-        self.advance()
-        metrics.sequences(ensemble, line.running, line.queued)
+        line.show()
+        self._advance()
         return place
 
     def _check_room(self, line: _Line, size: int, total: int) -> None:
@@ -95,19 +101,20 @@ class Places:
         )
         raise RefusedError.of(full, {"retry-after": str(seconds)})
 
-    def advance(self) -> None:
+    def _advance(self) -> None:
         """Start requests in turn, until the next one needs more places than are free."""
         while waiting := [line for line in self._lines.values() if line.waiting]:
-            # Of equals, the first is the one whose last turn is longest ago.
-            line = min(waiting, key=lambda each: each.running / each.share)
+            line = min(waiting, key=lambda each: (each.running / each.share, each.turn))
             size = line.waiting[0].size
             # A request that came while there were more engines may need more than all.
             if self._running + size > self.total() and self._running:
                 return
-            self._lines[line.ensemble] = self._lines.pop(line.ensemble)
+            self._turns += 1
+            line.turn = self._turns
             line.running += size
             self._running += size
             line.waiting.popleft().start()
+            line.show()
 
     def leave(self, line: _Line, place: "Place") -> None:
         """Take a request out, whether it runs or waits, and start who is next."""
@@ -119,8 +126,8 @@ class Places:
             line.waiting.remove(place)
         if not line.running and not line.waiting:
             del self._lines[line.ensemble]
-        self.advance()
-        metrics.sequences(line.ensemble, line.running, line.queued)
+        line.show()
+        self._advance()
 
 
 class Place:

@@ -9,6 +9,8 @@ import pytest
 
 from serve.errors import RefusedError
 from serve.gateway.dispatch.places import Place, Places
+from serve.metrics import MetricsBoard, families
+from tests.serve.test_metrics import Sample, parse, total
 
 
 class Clock:
@@ -167,3 +169,25 @@ def test_what_waits_is_started_in_its_order() -> None:
         assert one.runs
         assert not other.runs
         one.leave()
+
+
+def test_the_metrics_show_who_runs_and_who_waits() -> None:
+    def shown(ensemble: str) -> list[float]:
+        states = ("running", "queued")
+        return [total(read(), "choir_sequences", ensemble=ensemble, state=each) for each in states]
+
+    of = places(3)
+    first, second, other = of.take("a", 3, 1), of.take("a", 3, 1), of.take("b", 2, 1)
+    assert (shown("a"), shown("b")) == ([3, 3], [0, 2])
+    first.leave()
+    assert (shown("a"), shown("b")) == ([0, 3], [2, 0])
+    other.leave()
+    assert (shown("a"), shown("b")) == ([3, 0], [0, 0])
+    second.leave()
+    assert (shown("a"), shown("b")) == ([0, 0], [0, 0])
+
+
+def read() -> dict[Sample, float]:
+    board = MetricsBoard()
+    board.push("gateway", 0, "one", families())
+    return parse(board.render())
