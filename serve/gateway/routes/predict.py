@@ -70,6 +70,7 @@ def predict_router(
                 return_members=body.return_members,
                 trace_headers=exchange.trace_headers,
                 pool=target.pool,
+                seconds_left=exchange.time_for(target),
             )
             prediction = await engines.predict(call)
             if isinstance(prediction, Refusal):
@@ -77,7 +78,7 @@ def predict_router(
             # Write the document here, so that a prediction that cannot be written counts as the version's failure.
             return Answer(Said(prediction, to_json(answer(target.model, prediction))))
 
-        target, given = await dispatcher.ask(request, body.model, ask)
+        target, given = await dispatcher.ask(request, body.model, ask, len(inputs))
         if body.fusion is None:
             exchange.afterwards(lambda: drift.seen(target, given.said.prediction))
         other = asked_too(target)

@@ -33,8 +33,8 @@ async def test_a_pool_without_an_engine_is_named_and_keeps_no_request_from_the_o
     both = replace(desired(held(ensemble())), ready_engines={"": 1, "chat": 0})
     gateway = await start(both)
     refused(await gateway.http.get("/ready"), 503, "no engine of the pool chat")
-    assert gateway.agent.can_answer("")
-    assert not gateway.agent.can_answer("chat")
+    assert gateway.agent.ready_engines("")
+    assert not gateway.agent.ready_engines("chat")
     assert (await gateway.predict()).status_code == 200
 
 
