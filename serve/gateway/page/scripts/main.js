@@ -51,7 +51,7 @@ async function showStatus() {
       : body?.degraded
         ? ["waiting", "Degraded", "The controller is away: requests are answered, versions do not change."]
         : ["ready", "Ready", "The server answers."];
-  if (status.dataset.state !== state && state === "ready") asking.refresh();
+  if (state === "ready" && ["gone", "waiting"].includes(status.dataset.state)) asking.refresh();
   status.dataset.state = state;
   status.title = said;
   if (status.textContent !== words) status.textContent = words;

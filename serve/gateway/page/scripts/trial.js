@@ -124,5 +124,5 @@ function limit(name, value, shown, border, way) {
 
 function gate(name, share, words, state) {
   const mark = { holds: "holds", fails: "does not hold", fills: "not yet" }[state];
-  return el("p", { class: `gate ${state}` }, el("span", { class: "name" }, name), bar(share, state), el("span", {}, words), el("span", { class: "chip" }, mark));
+  return el("p", { class: `gate ${state}` }, el("span", { class: "name" }, name), bar(share, state), el("span", { class: "figure" }, words), el("span", { class: "chip" }, mark));
 }

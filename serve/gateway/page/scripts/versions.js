@@ -6,9 +6,11 @@ import { change, get } from "./server.js";
 import { RolloutPanel } from "./trial.js";
 import { counted, digest, moment, short } from "./words.js";
 
-const EVERY = 2000;
+const EVERY = 4000;
 const ENDED = ["done", "aborted"];
 const VERSIONS_SHOWN = 8;
+/** Up to so many ensembles are shown with all their members. */
+const FEW = 6;
 
 /** Returns what shows the tab; from then on it is kept up to date while it is seen. */
 export function startVersions() {
@@ -44,7 +46,7 @@ class Versions {
     const place = byId("ensembles");
     const names = views.map((view) => view.name);
     for (const view of views) {
-      if (!this.cards.has(view.name)) this.cards.set(view.name, new EnsembleCard((rollout) => this.follow(rollout)));
+      if (!this.cards.has(view.name)) this.cards.set(view.name, new EnsembleCard((rollout) => this.follow(rollout), views.length <= FEW));
       this.cards.get(view.name).show(view);
     }
     const shown = place.dataset.names;
@@ -68,14 +70,15 @@ class Versions {
 
 /** One ensemble. Its parts that a person may be typing in are made once. */
 class EnsembleCard {
-  constructor(follow) {
+  constructor(follow, open) {
     this.follow = follow;
     this.title = el("div", { class: "head" });
     this.facts = el("div", {});
+    const facts = el("details", { open }, el("summary", {}, "Members and versions"), this.facts);
     this.refused = el("p", { class: "notice bad", role: "alert", hidden: true });
     this.back = el("button", { type: "button", click: () => this.rollBack() });
     this.form = new SwapForm((rollout) => this.begun(rollout));
-    this.node = el("article", { class: "card ensemble" }, this.title, this.facts, this.refused, el("div", { class: "actions" }, this.back), this.form.node);
+    this.node = el("article", { class: "card ensemble" }, this.title, facts, this.refused, el("div", { class: "actions" }, this.back), this.form.node);
   }
 
   show(view) {
