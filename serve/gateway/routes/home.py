@@ -23,7 +23,6 @@ _HEADERS = {
     "require-trusted-types-for 'script'; trusted-types 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
     # A browser asks each time whether its copy is the newest, so that an upgrade is seen at once.
     "cache-control": "no-cache",
 }
