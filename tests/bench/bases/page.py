@@ -82,7 +82,8 @@ does. An encoder with a head that was trained for a task (`...ForSequenceClassif
 that head.
 
 The base is the model as it was before a task: `bert-base-uncased`, not `...ForSequenceClassification`. A sequence
-classifier that PEFT trained over it is an adapter, and brings its own head: [adapters](adapters.md) says which are served.
+classifier that PEFT trained over it is an adapter, and brings its own head: [adapters](adapters.md) says which are
+served.
 
 **Length of texts.** A text may be as long as the base has positions for. A RoBERTa has fewer than its
 `max_position_embeddings`, because its first position is the one behind the padding token's id: 512 of 514. The engine

@@ -17,7 +17,13 @@ from tests.serve.adapter.head.families import FAMILIES, LABELS, TEXTS
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
 
-SHAPES = ("bert", "roberta", "distilbert", "modernbert")
+SHAPES = (
+    "bert",
+    "distilbert",
+    # Each takes an engine of its own, and the offline reference is tested over all of them.
+    pytest.param("roberta", marks=pytest.mark.slow),
+    pytest.param("modernbert", marks=pytest.mark.slow),
+)
 
 
 @pytest.fixture(scope="module", params=SHAPES)
