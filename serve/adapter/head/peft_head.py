@@ -180,4 +180,5 @@ def _changes(
 
 def _name(file: TensorFile, lora: LoraModule, side: str) -> str:
     """Returns the name in `file` of one of a LoRA's matrices."""
-    return next(name for name, tensor in file.tensors.items() if tensor == lora.pair[side])
+    names = {tensor.start: name for name, tensor in file.tensors.items()}
+    return names[lora.pair[side].start]
