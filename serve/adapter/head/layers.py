@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import erf, expit
 
 Floats = NDArray[np.float32]
 
 
 def _gelu(values: Floats) -> Floats:
+    from scipy.special import erf  # slow to load, and bundles are read without it
+
     return np.asarray(values * 0.5 * (1.0 + erf(values / np.sqrt(2.0))), np.float32)
 
 
@@ -25,7 +26,7 @@ ACTIVATIONS: Mapping[str, Callable[[Floats], Floats]] = {
     "gelu_pytorch_tanh": _gelu_by_tanh,
     "identity": lambda values: values,
     "relu": lambda values: np.maximum(values, 0),
-    "silu": lambda values: np.asarray(values * expit(values), np.float32),
+    "silu": lambda values: np.asarray(values * 0.5 * (1.0 + np.tanh(0.5 * values)), np.float32),
     "tanh": np.tanh,
 }
 """By the names that transformers has for them."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from serve.adapter import belongs
+from serve.adapter import ADAPTER_FILES, belongs
 from serve.control.artifacts.local_copy import copy_folder
 from serve.control.artifacts.quota import Quota
 from serve.control.artifacts.remote_copy import copy_remote
@@ -49,6 +49,10 @@ class Sources:
             raise StoreError(
                 f"{without_secrets(uri)!r} is not a URI that adapters come from; expected file:///absolute/folder, or "
                 f"{', '.join(SCHEMES)} with :// and a place that --adapter-prefix allows."
+            )
+        if not any(target.iterdir()):
+            raise StoreError(
+                f"{without_secrets(uri)} holds no file of an adapter; expected {', '.join(ADAPTER_FILES[:2])}."
             )
 
     def copy(self, folder: Path, target: Path) -> None:

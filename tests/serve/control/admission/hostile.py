@@ -146,7 +146,7 @@ URIS: list[tuple[str, int, str]] = [
     ("file://{new}/%2e%2e/outside", 403, "--adapter-root"),
     ("file://{new}/link", 403, "--adapter-root"),
     ("file:///proc/self/cwd", 403, "--adapter-root"),
-    ("file:///proc/self/root{new}", 400, "is a link"),
+    ("file:///proc/self/root{new}", 400, "holds no file of an adapter"),
     ("file://{new}/" + "a" * 300, 403, "cannot be followed"),
     ("file://{new}/missing", 400, "There is no folder file:///"),
     ("file://{new}/one.zip", 400, "is not a folder"),
