@@ -180,7 +180,7 @@ class VLLMEngine:
             for reference in member.adapters:
                 folder = version.adapters[reference.digest]
                 if self._encoder is not None:
-                    heads[member.name] = self._head(folder, member, version.ensemble)
+                    heads[member.name] = await self._head(folder, member, version.ensemble)
                 await self._adapters.acquire(reference.adapter, reference.digest, folder)
                 taken.append(reference.digest)
             self._member_adapters(member)
@@ -212,14 +212,15 @@ class VLLMEngine:
                 f"with a larger max_num_seqs (--engine '{{\"max_num_seqs\": N}}')."
             )
 
-    @staticmethod
-    def _head(folder: str, member: Member, ensemble: Ensemble) -> Head:
-        """Returns the head in an adapter's folder. Raises PrepareError if it does not suit the ensemble."""
+    async def _head(self, folder: str, member: Member, ensemble: Ensemble) -> Head:
+        """Returns the head in an adapter's folder. Raises PrepareError if it does not suit the ensemble, and
+        AdapterError if a part of it is missing."""
         if adapter_kind(Path(folder)) != "lora":
             raise PrepareError(
                 f"Member {member.name!r} has a prefix or prompt adapter, and an encoder base takes LoRA only."
             )
-        head = Head.read(Path(folder))
+        base = await asyncio.to_thread(self._adapters.base_shapes)
+        head = await asyncio.to_thread(Head.read, Path(folder), base)
         if len(head.bias) != ensemble.head_rows:
             raise PrepareError(
                 f"The head of member {member.name!r} has {len(head.bias)} rows, and the ensemble needs "
