@@ -69,7 +69,9 @@ class Fusion:
             raise FusionError(
                 f"{ensemble.id} names fitted parameters, but their file was not given."
             )
-        return cls(ensemble, read_parameters(parameters, model), allow_stale=allow_stale)
+        return cls(
+            ensemble, read_parameters(parameters, model, ensemble.task), allow_stale=allow_stale
+        )
 
     @property
     def methods(self) -> tuple[Method, ...]:

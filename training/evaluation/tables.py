@@ -20,6 +20,8 @@ HEADINGS = {
     "weighted_f1": "weighted F1",
     "log_loss": "log loss",
     "ece": "ECE",
+    "coverage": "coverage",
+    "risk": "risk",
     "rmse": "RMSE",
     "mae": "MAE",
     "r2": "R²",

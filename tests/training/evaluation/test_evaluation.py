@@ -65,7 +65,7 @@ def test_without_a_file_the_recipes_test_rows_are_used(
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["data"], report["count"]) == ("test", 6)
     names = [row["name"] for row in report["rows"]]
-    assert names == ["a", "b", "average", "product", "vote", "mbr"]
+    assert names == ["a", "b", "average", "product", "vote", "mbr", "stack"]
     figures = {"exact_match", "token_f1", "bleu", "chrf", "rouge1", "rouge2", "rougeL"}
     for row in report["rows"]:
         assert figures < set(row["scores"])
@@ -74,6 +74,24 @@ def test_without_a_file_the_recipes_test_rows_are_used(
         low, high = row["intervals"]["bleu"]
         assert low <= row["scores"]["bleu"] <= high
     assert report["signatures"]["bleu"].startswith("nrefs:1|")
+
+
+def test_answers_are_written_once(
+    causal_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate_bundle(causal_bundle.path, "replies", None, tmp_path / "report.json")
+
+    def again(*_: object) -> None:
+        raise AssertionError("the answers are kept")
+
+    monkeypatch.setattr(OfflineMembers, "written", again)
+    monkeypatch.setattr(OfflineMembers, "fused_written", again)
+    evaluate_bundle(causal_bundle.path, "replies", None, tmp_path / "second.json")
+    assert (tmp_path / "second.json").read_text() == (tmp_path / "report.json").read_text()
+    rows = tmp_path / "new.csv"
+    rows.write_text("text,reply\nanother question,We look at it.\n")
+    with pytest.raises(AssertionError, match="the answers are kept"):
+        evaluate_bundle(causal_bundle.path, "replies", rows, None)
 
 
 def test_what_chooses_among_whole_answers_is_judged_by_the_answers_that_it_serves() -> None:
