@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from serve.adapter import inspect_adapter
 from serve.bundle import Bundle
 from serve.fusion.answers import choose_answer
+from serve.fusion.asking.asking import asked_offline
+from serve.fusion.asking.choice import asking_for
 from serve.fusion.fitting.fit import Targets
 from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
@@ -23,6 +25,7 @@ from serve.manifest import METHODS, TEXT_METHODS, Ensemble, Method, TextMethod
 from serve.terminal.screen import Screen
 from training.data.loading import load_rows
 from training.data.targets import targets
+from training.evaluation.abstaining import abstaining_metrics, given_answers
 from training.evaluation.baselines import tfidf_svc
 from training.evaluation.metrics.classification import classification_metrics
 from training.evaluation.metrics.multilabel import multilabel_metrics
@@ -31,6 +34,7 @@ from training.evaluation.metrics.resampling import Metric
 from training.evaluation.metrics.text import text_metrics, text_signatures
 from training.evaluation.scores import EvaluationReport, System, compare
 from training.evaluation.tables import MAIN, show
+from training.evaluation.texts.ranking import ranked_passes
 from training.evaluation.texts.writing import Writing
 from training.execution.progress_table import ProgressTable
 from training.execution.run import WORK, recorded_data, recorded_recipe
@@ -146,16 +150,21 @@ class Evaluation:
         """Evaluate the members, all fusion methods and `baselines`. The manifest `ensemble` has the same members as the
         loaded one, and says how they are fused."""
         if ensemble.task == "generation":
-            fused = self.fused(data) | self._writing.ranked(ensemble, data.texts, data.name)
-            return generation_report(ensemble, data, self.answers(data), fused)
+            written = self.fused(data) | self._writing.ranked(ensemble, data.texts, data.name)
+            return generation_report(ensemble, data, self.answers(data), written)
         truth = data.targets(ensemble)
         outputs = self.outputs(data)
         fusion = Fusion.from_manifest(ensemble, self._bundle.fusion_path(ensemble))
-        vectors = self._members.gate_vectors(fusion, data.texts, data.pairs)
-        fused: dict[str, Answers] = {
-            method: fusion(outputs, method=method, vectors=vectors) for method in fusion.methods
-        }
-        return label_report(ensemble, data, outputs, truth, fused, baselines)
+        vectors = None if fusion.gate is None else self.base_vectors(data)
+        fused: dict[str, Answers] = {}
+        passes: dict[str, float] = {}
+        for method in fusion.methods:
+            # The manifest's own method is asked as it is served: with early exit, if it has that.
+            asked_for = None if method == ensemble.fusion.method else method
+            asking = asking_for(fusion, len(truth), asked_for)
+            fused[method] = asked_offline(asking, outputs, vectors)
+            passes[method] = float(asking.passes.mean())
+        return label_report(ensemble, data, outputs, truth, fused, baselines, passes)
 
     def _progress(self, data: Labelled) -> AbstractContextManager[Advance]:
         total = len(data.texts) * len(self.ensemble.members)
@@ -169,9 +178,11 @@ def label_report(
     truth: Targets,
     fused: Mapping[str, Answers],
     baselines: Mapping[str, NDArray[np.int64]] | None = None,
+    passes: Mapping[str, float] | None = None,
 ) -> EvaluationReport:
     """Report on labels or values, from the members' outputs [M, N, C] or [M, N], the right answers, the answers of each
-    fusion method, and the label indices [N] of each baseline."""
+    fusion method, and the label indices [N] of each baseline. `passes` are those of methods that do not ask all
+    members. If the manifest abstains, the served row has coverage and risk."""
     fusion = Fusion(ensemble)
     systems = [
         System(member.name, "member", answer_metrics(fusion.alone(own), truth))
@@ -179,7 +190,12 @@ def label_report(
     ]
     for method, answers in fused.items():
         metrics = answer_metrics(answers, truth, shares=method == "vote")
-        systems.append(System(method, "fusion", metrics, method == ensemble.fusion.method))
+        served = method == ensemble.fusion.method
+        if served and ensemble.fusion.abstain is not None:
+            given = given_answers(ensemble, answers, ensemble.fusion.abstain)
+            metrics |= abstaining_metrics(answers, truth, given)
+        asked = (passes or {}).get(method)
+        systems.append(System(method, "fusion", metrics, served, asked))
     for name, winners in (baselines or {}).items():
         metrics = classification_metrics(None, winners, truth.astype(np.int64))
         systems.append(System(name, "baseline", metrics))
@@ -215,7 +231,8 @@ def generation_report(
     ]
     for method, texts in method_texts(ensemble, answers, fused).items():
         metrics = text_metrics(texts, data.references)
-        systems.append(System(method, "fusion", metrics, method == ensemble.fusion.method))
+        passes = ranked_passes(list(zip(*answers, strict=True))) if method == "stack" else None
+        systems.append(System(method, "fusion", metrics, method == ensemble.fusion.method, passes))
     signatures = text_signatures(data.references)
     return compare(ensemble.id, data.name, len(data.texts), systems, MAIN["generation"], signatures)
 

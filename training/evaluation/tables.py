@@ -78,7 +78,7 @@ def table(report: EvaluationReport, *, narrow: bool = False) -> Sheet:
             for name in names
         ]
         kind = SERVED if row.served else row.kind
-        shown.add_row(row.name, kind, *cells, str(row.passes), marked=row.served)
+        shown.add_row(row.name, kind, *cells, f"{row.passes:.3g}", marked=row.served)
     return shown
 
 

@@ -15,8 +15,8 @@ from training.evaluation.metrics.text import text_metrics
 from training.evaluation.texts.ranking import (
     cross_ranked,
     fit_ranker,
-    passes_of,
     ranked_by,
+    ranked_passes,
     ranked_texts,
 )
 from training.leaderboard.board import RungKind
@@ -145,7 +145,7 @@ class Written:
         manifest = ensemble.model_copy(
             update={"fusion": ranked_by(ensemble, "stack", f"fusion/{ensemble.name}/stack")}
         )
-        passes = passes_of(candidates[0])
+        passes = ranked_passes([each.texts for each in candidates[0]])
         return _Texts("stack", "fusion", manifest, held_out, served, passes, ranker)
 
     def _evaluation(self, ensemble: Ensemble) -> Evaluation:

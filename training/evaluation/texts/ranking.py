@@ -56,12 +56,11 @@ def cross_ranked(
     return texts
 
 
-def passes_of(candidates: Sequence[Candidates]) -> float:
-    """Return how many passes through the base a ranked answer takes in the mean: each member writes, and scores all
-    answers where they differ."""
-    members = len(candidates[0].texts)
-    differ = np.mean([not same_texts(each.texts) for each in candidates])
-    return float(members * (1 + differ))
+def ranked_passes(answers: Sequence[Sequence[str]]) -> float:
+    """Return how many passes through the base a ranked answer takes in the mean, from the members' answers [N][M]: each
+    member writes, and scores all answers where they differ."""
+    differ = np.mean([not same_texts(each) for each in answers])
+    return float(len(answers[0]) * (1 + differ))
 
 
 def ranked_by(ensemble: Ensemble, method: Method, place: str) -> FusionSpec:
