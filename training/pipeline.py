@@ -347,7 +347,9 @@ def _written(
 ) -> tuple[Ensemble, EvaluationReport]:
     """Return a generation ensemble with its golden inputs, and its evaluation. If the recipe asks for a ranker, it is
     fitted and written; the report has cross-fitted answers."""
-    answers, fused = evaluation.answers(rows), evaluation.fused(rows)
+    answers = evaluation.answers(rows)
+    fused: dict[str, Sequence[str]] = {**evaluation.fused(rows)}
+    served: Sequence[str] = []
     draft = draft.model_copy(
         update={"scores": {MEMBER_SCORES: answer_scores(draft, rows, answers)}}
     )

@@ -24,6 +24,7 @@ def given_answers(
     if not isinstance(answers, Fused) or fit is None or not fit.abstain:
         return None
     least = Selective(ensemble).abstain(abstain, None, own=True)
+    assert least is not None, "abstaining was asked for"
     return np.asarray(certainty(answers) >= least)
 
 

@@ -45,7 +45,8 @@ class Asking(ABC):
     def passes(self) -> Ints:
         """How many forward passes the answer to each input took [N]: the members that were asked, and the base's own
         where it is read first."""
-        return self.asked.sum(axis=0) + int(self.reads_base)
+        passes: Ints = self.asked.sum(axis=0) + int(self.reads_base)
+        return passes
 
     def route(self, vectors: Floats) -> None:
         """Takes the base's vectors [N, H] of all inputs."""

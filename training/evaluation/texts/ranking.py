@@ -48,9 +48,9 @@ def cross_ranked(
     qualities = _qualities(candidates, references)
     for fold in np.unique(folds):
         known = np.flatnonzero(folds != fold) if len(candidates) > 1 else np.arange(1)
-        ranker = Ranker.fit([candidates[row] for row in known], qualities[known], ensemble)
+        ranker = Ranker.fit([candidates[row] for row in known.tolist()], qualities[known], ensemble)
         asked = np.flatnonzero(folds == fold)
-        own = ranked_texts(ensemble, ranker, [candidates[row] for row in asked])
+        own = ranked_texts(ensemble, ranker, [candidates[row] for row in asked.tolist()])
         for row, text in zip(asked, own, strict=True):
             texts[row] = text
     return texts
