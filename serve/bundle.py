@@ -29,6 +29,7 @@ from serve.files import no_folder, write_atomically
 from serve.fusion.errors import FusionError
 from serve.fusion.fitting.stored_scores import FOLDER, ValidationScores
 from serve.fusion.fuse import Fusion
+from serve.fusion.ranking.ranker import Ranker
 from serve.manifest import AdapterRef, Contract, Ensemble, Name, explain
 from serve.servable import unserved_ensemble
 
@@ -321,7 +322,9 @@ class Bundle:
                 yield f"{ensemble.id}: {unserved}"
         try:
             parameters = self.fusion_path(ensemble)
-            if parameters is not None:
+            if ensemble.task == "generation":
+                Ranker.from_manifest(ensemble, parameters)
+            elif parameters is not None:
                 Fusion.from_manifest(ensemble, parameters)
         except (BundleError, FusionError) as error:
             yield f"{ensemble.id}: {error}"

@@ -41,6 +41,7 @@ from serve.engine.loaded import (
     LoadedVersion,
     absent_refusal,
     degraded,
+    fitted_parts,
     members_of,
     not_loaded,
     without_absent,
@@ -52,7 +53,6 @@ from serve.engine.scoring.probe import Prober
 from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args, engine_config
 from serve.errors import Refusal
 from serve.fusion.errors import FusionError, OutputError
-from serve.fusion.fuse import Fusion
 from serve.logs.events import tell_phase
 from serve.manifest import Ensemble, Member
 from serve.servable import unserved_ensemble
@@ -154,20 +154,14 @@ class VLLMEngine:
             loras = self._loras(ensemble)
             self._refuse_group(ensemble, loras)
             refuse_mixed(heads)
-            fusion = None
-            if ensemble.task != "generation":
-                fusion = Fusion.from_manifest(
-                    ensemble,
-                    Path(version.parameters) if version.parameters else None,
-                    allow_stale=version.allow_stale_fusion,
-                )
+            fusion, ranker = fitted_parts(version, ensemble)
         except BaseException as error:
             for digest in acquired:
                 await self._adapters.release(digest)
             if isinstance(error, FusionError):
                 raise PrepareError(str(error)) from error
             raise
-        return LoadedVersion(version, ensemble, tuple(absent), fusion, heads, loras)
+        return LoadedVersion(version, ensemble, tuple(absent), fusion, heads, loras, ranker)
 
     async def _load_member(
         self, member: Member, version: Version, acquired: list[str], heads: dict[str, Head]
@@ -312,7 +306,9 @@ class VLLMEngine:
             weights=without_absent(loaded, call.weights),
             prompts=without_absent(loaded, call.prompts),
         )
-        refusal = absent_refusal(loaded, call.member) or generation_refusal(loaded.ensemble, call)
+        refusal = absent_refusal(loaded, call.member) or generation_refusal(
+            loaded.ensemble, call, ranked=loaded.ranker is not None
+        )
         if refusal is not None or self._openai is None:
             yield refusal or Refusal(
                 400,
@@ -339,6 +335,7 @@ class VLLMEngine:
             member_runs=[MemberRun(member, self._member_adapters(member)) for member in members],
             weights=call.weights,
             fusion=call_fusion(loaded.ensemble, call) if len(members) > 1 else None,
+            ranker=loaded.ranker,
             clamp_max_tokens=clamp_max_tokens,
             return_members=call.return_members,
             absent=loaded.absent,

@@ -26,7 +26,7 @@ from serve.fusion.tokens.merge import merge
 from serve.labels import LabelError, LabelPath, encoder, fill, label_paths, label_texts
 from serve.manifest import Ensemble, Member, TokenMethod
 from training.offline.adapters import LoadedAdapters
-from training.offline.writing import Writer, equal_length
+from training.offline.writing import Writer, Written, equal_length
 from training.progress import Advance
 from training.stages.encoder import pool
 from training.stages.fit import pad, pad_tokens, padding_mask
@@ -113,11 +113,47 @@ class OfflineMembers:
         self, texts: Sequence[str], max_new_tokens: int, advance: Advance = _no_progress
     ) -> list[list[str]]:
         """Return the greedy answers of each member [members][texts], without surrounding space."""
-        prompts = self._prompts(texts, max_new_tokens)
         return [
-            self._writer.write([member], prompts, [1.0], "average", max_new_tokens, advance)
+            [each.text for each in self.written(member, texts, max_new_tokens, advance)]
             for member in self.ensemble.members
         ]
+
+    def written(
+        self,
+        member: Member,
+        texts: Sequence[str],
+        max_new_tokens: int,
+        advance: Advance = _no_progress,
+    ) -> list[Written]:
+        """Return the greedy answers of one of the members [texts], with their tokens."""
+        prompts = self._prompts(texts, max_new_tokens)
+        return self._writer.write([member], prompts, [1.0], "average", max_new_tokens, advance)
+
+    def log_probs(
+        self,
+        texts: Sequence[str],
+        answers: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        advance: Advance = _no_progress,
+    ) -> NDArray[np.float64]:
+        """Return the log-probability of each text's answer (token ids, at least one) by each member [members, texts],
+        as the model gives it. `max_new_tokens` is the limit that the answers were written with. `advance` counts
+        answers, once for each member."""
+        prompts = self._prompts(texts, max_new_tokens)
+        whole = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+        scores = np.zeros((len(self.ensemble.members), len(texts)))
+        for chunk in equal_length([len(ids) for ids in whole], ANSWER_ROWS):
+            ids = torch.tensor([whole[index] for index in chunk])
+            places = max(len(answers[index]) for index in chunk)
+            for number, member in enumerate(self.ensemble.members):
+                with self._adapters.active(member) as model, torch.inference_mode():
+                    logits = model(input_ids=ids, logits_to_keep=places + 1).logits
+                taken = logits[:, :-1].double().log_softmax(dim=-1)
+                own = taken.gather(2, ids[:, -places:, None]).squeeze(2)
+                for row, index in enumerate(chunk):
+                    scores[number, index] = float(own[row, places - len(answers[index]) :].sum())
+                advance(len(chunk))
+        return scores
 
     def fused_answers(
         self,
@@ -126,6 +162,17 @@ class OfflineMembers:
         max_new_tokens: int,
         advance: Advance = _no_progress,
     ) -> list[str]:
+        """Return the greedy answers that the members write together, without surrounding space."""
+        written = self.fused_written(texts, method, max_new_tokens, advance)
+        return [each.text for each in written]
+
+    def fused_written(
+        self,
+        texts: Sequence[str],
+        method: TokenMethod,
+        max_new_tokens: int,
+        advance: Advance = _no_progress,
+    ) -> list[Written]:
         """Return the greedy answers that the members write together, fused at every token by the manifest's weights."""
         members, weights = self.ensemble.members, token_weights(self.ensemble, method)
         prompts = self._prompts(texts, max_new_tokens)

@@ -39,7 +39,7 @@ class Fitted:
 
     ensemble: Ensemble
     """The manifest with the fitted weights, method, temperature and thresholds."""
-    stack: Parameters | None
+    parameters: Parameters | None
     """The fitted stacker or gate, if there is any."""
     validation: Mapping[str, Answers]
     """Method -> cross-fitted answers to all validation rows, with the temperature for the manifest's method."""
