@@ -113,6 +113,8 @@ class PredictCall:
     method: str | None = None
     """Fusion method of this request; None: the manifest's."""
     weights: Mapping[str, float] | None = None
+    top_k: int | None = None
+    """How many members a gate asks about an input; None: the manifest's."""
     early_exit: EarlyExit | None = None
     """None: the manifest's."""
     abstain: Abstain | None = None

@@ -71,7 +71,7 @@ def create_app(
         seconds=settings.request_timeout_seconds,
     )
 
-    app.include_router(home_router(agent, None if guard.closed else control))
+    app.include_router(home_router())
     app.include_router(health_router(agent, control))
     for router in (
         predict_router(engines, dispatcher, mirror, DriftWatch(), bodies, settings.max_inputs),

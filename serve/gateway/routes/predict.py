@@ -65,6 +65,7 @@ def predict_router(
                 member=target.member,
                 method=fusion.method,
                 weights=fusion.weights,
+                top_k=fusion.top_k,
                 early_exit=fusion.early_exit,
                 abstain=fusion.abstain,
                 return_members=body.return_members,

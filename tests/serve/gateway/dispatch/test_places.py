@@ -9,8 +9,8 @@ import pytest
 
 from serve.errors import RefusedError
 from serve.gateway.dispatch.places import Place, Places
-from serve.metrics import MetricsBoard, families
-from tests.serve.test_metrics import Sample, parse, total
+from serve.watching.board import MetricsBoard, families
+from tests.serve.watching.test_metrics import Sample, parse, total
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""Liveness, readiness, metrics, the schema and the home page."""
+"""Liveness, readiness, metrics and the schema."""
 
 import importlib
 import json
@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from serve.gateway.links import Unavailable
 from serve.gateway.routes import health
 from tests.serve.gateway.conftest import Gateway, Start, refused
 from tests.serve.gateway.fakes import desired, ensemble, held
@@ -92,6 +91,7 @@ async def test_the_schema_holds_every_route_with_its_body_and_errors(gateway: Ga
         "/v1/chat/completions": "GenerateRequest",
         "/v1/ensembles/{name}/swap": "SwapRequest",
         "/v1/ensembles/{name}/rollback": "RollbackRequest",
+        "/v1/prune": "PruneRequest",
     }
     gets = {path for method, path in operations if method == "get"}
     assert gets == {
@@ -113,25 +113,3 @@ async def test_every_reference_of_the_schema_exists(gateway: Gateway) -> None:
         part: Any = schema
         for step in reference.split("/"):
             part = part[step]
-
-
-async def test_the_page_lists_the_active_ensembles(gateway: Gateway) -> None:
-    response = await gateway.http.get("/")
-    assert response.headers["content-type"].startswith("text/html")
-    assert "intents@3" in response.text
-    assert "replies@1" in response.text
-    assert "intents@2" not in response.text
-    assert "default-src 'none'" in response.headers["content-security-policy"]
-
-
-async def test_the_page_needs_no_token_so_it_shows_no_origins_where_reading_does(
-    start: Start,
-) -> None:
-    gateway = await start(inference_tokens=["ann"])
-    assert (await gateway.http.get("/")).status_code == 200
-    assert gateway.control.asked == []
-
-
-async def test_the_page_is_there_without_the_controller(gateway: Gateway) -> None:
-    gateway.control.error = Unavailable("gone")
-    assert "intents@3" in (await gateway.http.get("/")).text
