@@ -91,23 +91,27 @@ def own_cluster() -> dict[str, str]:
     }
 
 
-def engine_environment(replicas: int) -> Mapping[str, str]:
-    """Environment of an engine replica.
-
-    One of several engines on a machine must not bind its threads to the same cores as the next one, and threads that
-    spin while they wait cost a small machine more than they gain."""
-    cores = os.cpu_count() or 1
-    return {
+def engine_environment(threads: str | None = None) -> Mapping[str, str]:
+    """Environment of an engine's process, whatever machine it runs on. `threads`: how many it has on the CPU."""
+    return ({"OMP_NUM_THREADS": threads} if threads else {}) | {
         "VLLM_USE_V2_MODEL_RUNNER": "0",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
         "VLLM_NO_USAGE_STATS": "1",
         # A domain that media may come from could send vLLM on to any other, this machine included.
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (cores - 1) // replicas))),
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
     }
+
+
+def engine_threads(engines: int) -> Mapping[str, str]:
+    """Environment variables for the threads of one of several engines on this machine. Call it where the engine runs.
+
+    It must not bind its threads to the same cores as the next one, and threads that spin while they wait cost a small
+    machine more than they gain."""
+    cores = os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": str(max(1, (cores - 1) // engines))}
 
 
 def free_port() -> int:

@@ -205,6 +205,8 @@ class EnsembleStatus(Answer):
     pinned: bool = True
     """Whether the ensemble is always loaded. Otherwise requests load it, and the `loaded_on` of a version lists the
     engines that have it."""
+    pool: str | None = None
+    """The pool of engines that serve it, named after the first bundle of its base."""
     fusion_fit: dict[str, Any] = {}
     """`state` (`none`, `manual`, `fitted`, `refitted` or `stale`), and the `parts` of the active fusion that it
     describes."""

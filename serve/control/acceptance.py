@@ -161,7 +161,7 @@ class Acceptance:
                 f"Another change of {name} is being verified; wait until it has ended.",
                 "rollout_in_progress",
             )
-        if self._driver.settled and not self._participants.live("engine"):
+        if self._driver.settled and not self._participants.engines(self._catalog.pool_of(name)):
             raise RefusedError(503, "No engine is alive to load a version; try again later.")
         self._reserved.add(name)
         self._none_reserved.clear()

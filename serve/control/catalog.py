@@ -9,7 +9,7 @@ from serve.control.rollout.state import BUSY, UNCOMMITTED, Rollout
 from serve.engine.interface import Version
 from serve.errors import RefusedError, did_you_mean
 from serve.manifest import Ensemble
-from serve.protocol.capacity import CapacityPlan
+from serve.protocol.capacity import CapacityPlans
 from serve.protocol.messages import AssignedVersion
 
 
@@ -22,7 +22,7 @@ class Catalog:
         store: Store,
         incarnation: int,
         keep_warm: int,
-        capacity: CapacityPlan,
+        capacity: CapacityPlans,
     ) -> None:
         self._records = dict(records)
         self._store = store
@@ -47,6 +47,11 @@ class Catalog:
                 "unknown_ensemble",
             )
         return self._records[name]
+
+    @property
+    def rollouts(self) -> Collection[Rollout]:
+        """The rollouts that have not ended, the earliest first."""
+        return self._rollouts.values()
 
     def running(self, rollout_id: str) -> Rollout | None:
         """The rollout with this id; None if it has ended or does not exist."""
@@ -115,19 +120,28 @@ class Catalog:
         del self._rollouts[rollout.id]
         self._plan()
 
-    def assigned(self) -> tuple[AssignedVersion, ...]:
-        """The versions that engines must hold now."""
-        return tuple(
-            AssignedVersion(
-                self._version(key),
-                wanted.role,
-                wanted.attempt,
-                wanted.trial,
-                on_demand=self._capacity.on_demand(key.rpartition("@")[0]),
-                compared=wanted.compared,
-            )
-            for key, wanted in self.assignments
-        )
+    def pool_of(self, name: str) -> str:
+        """The pool of engines that serve an ensemble."""
+        return self._capacity.pool_of(name)
+
+    def assigned(self, pool: str | None = None) -> tuple[AssignedVersion, ...]:
+        """The versions that the engines of a pool must hold now; None: of all pools."""
+        found = []
+        for key, wanted in self.assignments:
+            name = key.rpartition("@")[0]
+            if pool in (None, self.pool_of(name)):
+                found.append(
+                    AssignedVersion(
+                        self._version(key),
+                        wanted.role,
+                        wanted.attempt,
+                        wanted.trial,
+                        on_demand=self._capacity.on_demand(name),
+                        compared=wanted.compared,
+                        pool=self.pool_of(name),
+                    )
+                )
+        return tuple(found)
 
     def active(self) -> dict[str, int]:
         return {name: record.active for name, record in self._records.items()}

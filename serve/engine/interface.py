@@ -75,6 +75,8 @@ class EngineSettings:
     dtype: str = "auto"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """vLLM's engine arguments by name, as the user gave them."""
+    share: float = 1.0
+    """How much of the memory that one engine takes by default is this one's; less where several share a machine."""
 
 
 class PrepareError(Exception):
@@ -111,6 +113,8 @@ class PredictCall:
     """None: the manifest's."""
     return_members: bool = False
     trace_headers: Mapping[str, str] | None = None
+    pool: str = ""
+    """The pool of engines that hold the version."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,8 @@ class Prediction:
     """Tokens of the inputs, counted once."""
     member_tokens: int
     """Tokens that all members together read, from the cache or not."""
+    agreement: NDArray[np.float64] | None = None
+    """[N] share of the asked members whose own answer is the fused one; None for values and for one member."""
     absent: tuple[str, ...] = ()
     """Members that could not be loaded and did not answer."""
     asked: NDArray[np.bool_] | None = None
@@ -154,6 +160,8 @@ class GenerateCall:
     plausibility: float | None = None
     return_members: bool = False
     trace_headers: Mapping[str, str] | None = None
+    pool: str = ""
+    """The pool of engines that hold the version."""
 
     @property
     def model(self) -> str:

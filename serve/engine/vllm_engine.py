@@ -101,6 +101,7 @@ class VLLMEngine:
             host_adapters=settings.host_adapters or settings.adapter_slots,
             max_lora_rank=settings.max_lora_rank,
             given=settings.arguments,
+            share=settings.share,
         )
         tell_phase(logger, "Loading the base")
         with explained():

@@ -2,11 +2,13 @@
 
 from fastapi import Depends, FastAPI
 
+from serve import metrics
 from serve.agents.gateway_agent import GatewayAgent
 from serve.config import Settings
 from serve.gateway.dispatch.dispatch import Dispatcher
 from serve.gateway.dispatch.mirror import Mirror
 from serve.gateway.dispatch.outcome import Outcomes
+from serve.gateway.drift import DriftWatch
 from serve.gateway.http.auth import Guard
 from serve.gateway.http.body import BodyReader
 from serve.gateway.http.door import Door, Doorkeeper
@@ -42,6 +44,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
+    metrics.refusals_counted()
     guard = Guard(settings)
     bodies = BodyReader(settings.max_body_mb, settings.body_timeout_seconds)
     on_demand = OnDemandShare(settings.max_in_flight)
@@ -58,7 +61,7 @@ def create_app(
     app.include_router(home_router(agent, None if guard.closed else control))
     app.include_router(health_router(agent, control))
     for router in (
-        predict_router(engines, dispatcher, mirror, bodies, settings.max_inputs),
+        predict_router(engines, dispatcher, mirror, DriftWatch(), bodies, settings.max_inputs),
         completions_router(engines, dispatcher, mirror, bodies, settings.max_inputs),
     ):
         app.include_router(router, dependencies=[Depends(guard.inference)])

@@ -20,6 +20,7 @@ from serve.engine.limits.fair_queue import CallQueue
 from serve.engine.limits.text_limit import TextLimit, few_at_a_time
 from serve.engine.scoring.prediction import BaseVectors
 from serve.labels import LabelError
+from serve.watching import spans
 
 PAIR_MISSING = "This ensemble reads pairs: give a text_pair with every input."
 PAIR_UNUSED = "This ensemble reads single texts: leave text_pair out."
@@ -131,7 +132,11 @@ class EncoderPooler:
         params = PoolingParams(task="embed", use_activation=False)
         last = None
         async for output in self._llm.encode(
-            prompt, params, f"pool-{uuid.uuid4().hex}", lora_request=adapter
+            prompt,
+            params,
+            f"pool-{uuid.uuid4().hex}",
+            lora_request=adapter,
+            trace_headers=spans.carried(),
         ):
             last = output
         assert last is not None, "vLLM ends every request with an output"

@@ -20,6 +20,7 @@ from serve.engine.limits.fair_queue import CallQueue
 from serve.engine.limits.text_limit import TextLimit, few_at_a_time
 from serve.engine.vllm_hooks.scheduler import COMPUTE_FROM
 from serve.labels import LabelError, LabelPath, encoder, label_paths
+from serve.watching import spans
 
 PAIR_MISSING = "The ensemble's template needs a text_pair with every input."
 
@@ -214,6 +215,7 @@ class CausalScorer:
             member.params(params),
             f"score-{uuid.uuid4().hex}",
             lora_request=member.lora,
+            trace_headers=spans.carried(),
         ):
             last = output
         assert last is not None, "vLLM ends every request with an output"

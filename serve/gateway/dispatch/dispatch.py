@@ -103,7 +103,7 @@ class Dispatcher:
             work: Coroutine[Any, Any, Answer[T] | Refusal],
         ) -> Answer[T] | Refusal:
             seconds = self._seconds
-            if not self._agent.ready:
+            if not self._agent.can_answer(target.pool):
                 seconds = min(seconds, UNREADY_SECONDS)
             return await until_gone(request.receive, work, seconds)
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve import metrics
 from serve.agents.routes import Target
 from serve.errors import Refusal, RefusedError
 from serve.gateway.http.errors import error_response
@@ -28,6 +29,7 @@ class InFlightLimit:
             await self._app(scope, receive, send)
             return
         if self._running >= self._most:
+            metrics.request_refused("in_flight")
             full = Refusal(
                 429, f"The gateway already works on {self._most} requests; try again later."
             )
@@ -61,11 +63,13 @@ class OnDemandShare:
             return
         name = target.ensemble.name
         if self._waiting[name] >= self._of_one:
+            metrics.request_refused("on_demand")
             raise RefusedError(
                 429,
                 f"{name} is loaded on demand, and {self._of_one} requests already wait for it; try again later.",
             )
         if self._waiting.total() >= self._of_all:
+            metrics.request_refused("on_demand")
             raise RefusedError(
                 429,
                 f"{name} is loaded on demand, and {self._of_all} requests already wait for such ensembles; try again "

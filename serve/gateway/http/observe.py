@@ -18,6 +18,8 @@ from serve.agents.routes import Target
 from serve.errors import Refusal
 from serve.gateway.http.errors import CLIENT_GONE, error_response
 from serve.logs.lines import with_fields
+from serve.watching import spans
+from serve.watching.spans import Span
 
 logger = logging.getLogger("choir.gateway")
 
@@ -86,6 +88,10 @@ class Observer:
             await self._app(scope, receive, send)
             return
         exchange = scope[_SCOPE_KEY] = _exchange(Headers(scope=scope))
+        span = Span(None, exchange.trace_headers)
+        if scope["path"] not in PROBES:
+            span = spans.begin(scope["method"], exchange.trace_headers, "server")
+        exchange.trace_headers = span.headers or {}
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -105,6 +111,7 @@ class Observer:
         finally:
             exchange.close()
             _count_and_log(exchange, scope)
+            _end(span, exchange, scope)
 
 
 def log(level: int, event: str, request_id: str, **fields: Any) -> None:
@@ -134,6 +141,26 @@ def _unexpected(exchange: Exchange) -> Refusal:
         "Something went wrong inside Choir; the server's log has the reason under the request id "
         f"{exchange.request_id}.",
     )
+
+
+def _end(span: Span, exchange: Exchange, scope: Scope) -> None:
+    """End the span of a request, with OpenTelemetry's names where there are any."""
+    route = getattr(scope.get("route"), "path_format", "")
+    status = CLIENT_GONE if exchange.status is None else exchange.status
+    target = exchange.target
+    span.name(f"{scope['method']} {route}".rstrip())
+    span.note(
+        http__request__method=scope["method"],
+        http__route=route or None,
+        http__response__status_code=status,
+        choir__request_id=exchange.request_id,
+        choir__ensemble=target.ensemble.name if target else None,
+        choir__version=target.ensemble.version if target else None,
+        choir__track=target.track if target else None,
+    )
+    if status >= 500:
+        span.failed(str(status))
+    span.end()
 
 
 def _count_and_log(exchange: Exchange, scope: Scope) -> None:

@@ -75,6 +75,7 @@ def completions_router(
                 plausibility=fusion.plausibility,
                 return_members=fusion.return_members,
                 trace_headers=exchange.trace_headers,
+                pool=target.pool,
             )
             parts = engines.generate(call)
             return await (_begin(parts) if fields.stream else _whole(parts))

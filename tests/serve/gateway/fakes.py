@@ -55,7 +55,7 @@ def held(of: Ensemble, role: Role = "active") -> AssignedVersion:
 
 
 def desired(*versions: AssignedVersion, ready_engines: int = 1, lease: float = 60) -> Desired:
-    return Desired(1, lease, versions, ready_engines)
+    return Desired(1, lease, versions, {"": ready_engines})
 
 
 class FakeController:

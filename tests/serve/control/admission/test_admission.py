@@ -23,7 +23,7 @@ from serve.manifest import Ensemble
 from serve.protocol.requests import SwapRequest
 from serve.protocol.strategy import Strategy
 from serve.protocol.views import EnsembleView
-from tests.serve.fakes import LABELS, FakeEngine, make_adapter, make_base, make_bundle
+from tests.serve.fakes import LABELS, FakeEngine, make_adapter, make_bundle
 from tests.serve.world import World, committed, refused
 
 
@@ -360,28 +360,6 @@ async def test_a_start_is_refused_without_room_for_what_is_active(world: World) 
     world.slots = 1
     with pytest.raises(StartError, match='max_loras": 5'):
         await world.start()
-
-
-async def test_bundles_of_different_bases_are_not_served_together(world: World) -> None:
-    one = make_bundle(world.folder / "one" / "bundle", "intents")
-    (world.folder / "two").mkdir()
-    base = make_base(world.folder / "two" / "base")
-    (base / "more.txt").touch()
-    two = make_bundle(world.folder / "two" / "bundle", "topics")
-    world.bundles = [one, two]
-    with pytest.raises(BundleError, match="different bases"):
-        await world.start_controller()
-
-
-async def test_bundles_that_use_one_base_differently_are_not_served_together(world: World) -> None:
-    one, two = (make_bundle(world.folder / name, name) for name in ("intents", "topics"))
-    file = two.path / "bundle.json"
-    content = json.loads(file.read_text())
-    content["base"]["kind"] = "encoder"
-    file.write_text(json.dumps(content))
-    world.bundles = [one, two]
-    with pytest.raises(BundleError, match="use one base in different ways"):
-        await world.start_controller()
 
 
 async def test_bundles_that_contradict_each_other_are_not_served_together(world: World) -> None:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,6 +25,17 @@ async def test_without_an_engine_a_gateway_is_alive_but_not_ready(start: Start) 
     gateway = await start(desired(held(ensemble()), ready_engines=0))
     refused(await gateway.http.get("/ready"), 503, "engine")
     assert (await gateway.http.get("/health")).status_code == 200
+
+
+async def test_a_pool_without_an_engine_is_named_and_keeps_no_request_from_the_others(
+    start: Start,
+) -> None:
+    both = replace(desired(held(ensemble())), ready_engines={"": 1, "chat": 0})
+    gateway = await start(both)
+    refused(await gateway.http.get("/ready"), 503, "no engine of the pool chat")
+    assert gateway.agent.can_answer("")
+    assert not gateway.agent.can_answer("chat")
+    assert (await gateway.predict()).status_code == 200
 
 
 async def test_without_routes_a_gateway_is_not_ready(start: Start) -> None:

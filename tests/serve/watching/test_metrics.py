@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve import metrics
-from serve.metrics import MetricsBoard, families
+from serve.watching import drift, replicas
+from serve.watching.board import MetricsBoard, families
 
 CONTRACT = {
     "choir_requests": ("counter", {"ensemble", "route", "status", "track"}),
@@ -34,6 +35,16 @@ CONTRACT = {
     "choir_member_tokens": ("counter", {"ensemble"}),
     "choir_group_stalls": ("counter", {"reason"}),
     "choir_members_absent": ("gauge", {"ensemble", "version"}),
+    "choir_requests_refused": ("counter", {"reason"}),
+    "choir_leases_lost": ("counter", {"kind"}),
+    "choir_live_replicas": ("gauge", {"kind"}),
+    "choir_load_failures": ("counter", {"ensemble"}),
+    "choir_active_version_missing": ("gauge", {"ensemble"}),
+    "choir_routed_version": ("gauge", {"ensemble"}),
+    "choir_rollout_phase_started_seconds": ("gauge", {"ensemble", "strategy", "phase"}),
+    "choir_drift_psi": ("gauge", {"ensemble", "figure"}),
+    "choir_drift_answers": ("gauge", {"ensemble"}),
+    "choir_member_changed_answers": ("counter", {"ensemble", "member", "changed"}),
 }
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
@@ -85,6 +96,15 @@ def test_every_metric_of_the_contract_is_declared_with_its_labels() -> None:
     metrics.rollout_phase_ended("preparing", 0.1)
     metrics.members_absent("intents", 1, 1)
     metrics.group_stalled("slots", 2)
+    metrics.request_refused("in_flight")
+    replicas.leases_held({"engine": 1})
+    replicas.lease_lost("engine")
+    replicas.load_failed("intents")
+    replicas.active_versions_held({"intents": False})
+    replicas.versions_routed({"intents": 1})
+    replicas.rollouts_under_way([("intents", "canary", "canarying", 1.0)])
+    drift.drift_seen("intents", 500, {"agreement": 0.1, "entropy": 0.2, "labels": 0.3})
+    drift.member_changed("intents", "a", 1, 20)
     board = MetricsBoard()
     board.push("engine", 3, "one", families())
 
