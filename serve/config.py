@@ -4,7 +4,7 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -26,6 +26,8 @@ from serve.logs.process import LogLevel, LogSettings
 from serve.manifest import explain
 
 ENV_PREFIX = "CHOIR_"
+DEFAULT_SEQUENCES = 128
+"""vLLM's own default of the engine argument max_num_seqs, for an engine like Choir's."""
 
 
 class ConfigError(UserError, ValueError):
@@ -53,6 +55,9 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=1, le=65535, description="TCP port to bind.")
     dtype: Dtype = Field("auto", description="Number format of the base's weights in the engine.")
     replicas: int = Field(1, ge=1, le=1024, description="Engines of each base.")
+    max_replicas: int = Field(
+        1, ge=1, le=1024, description="Engines under load, if that is more than `replicas`."
+    )
     gateways: int = Field(1, ge=1, le=1024, description="HTTP gateways.")
     store: Path | None = Field(
         None, description="Folder of artifacts and state; .choir/ in the first bundle by default."
@@ -149,6 +154,15 @@ class Settings(BaseSettings):
     max_body_mb: float = Field(32, gt=0, description="Size of a request's body in MB; above, 413.")
     max_in_flight: int = Field(
         256, ge=1, description="Requests that one gateway works on at once; above, 429."
+    )
+    queue: float = Field(
+        0.5,
+        ge=0,
+        description="Member sequences that wait in a gateway, as a share of those that its engines run at once; above, "
+        "429.",
+    )
+    shares: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="Each ensemble's share of a full server, by name; 1 by default."
     )
     keep_warm: int = Field(
         1,
@@ -268,6 +282,12 @@ class Settings(BaseSettings):
         """The largest rank of a LoRA that the engine takes."""
         rank: int = self.engine.get("max_lora_rank", DEFAULT_RANK_LIMIT)
         return rank
+
+    @property
+    def sequences(self) -> int:
+        """How many member sequences an engine runs at once."""
+        most: int | None = self.engine.get("max_num_seqs")
+        return most or DEFAULT_SEQUENCES
 
     @property
     def loopback(self) -> bool:

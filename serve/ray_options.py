@@ -29,6 +29,9 @@ def fast_serve(folder: Path) -> dict[str, str]:
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+        # Serve's own log lines, several for each request, are written together, and not to the driver as well.
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+        "RAY_SERVE_LOG_TO_STDERR": "0",
         # gRPC's own 4 MiB are less than a large batch and its answers; the gateway limits what may come in.
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
         # A small machine that is busy starting engines may keep a proxy waiting; by default that is taken for a fault.

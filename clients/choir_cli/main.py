@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from choir_cli import bundles, data, improving, inference, serving, tokens, training
+from choir_cli import bundles, converting, data, improving, inference, serving, tokens, training
 from choir_cli.console import fail
 from choir_cli.leaderboard.command import leaderboard
 from choir_cli.leaderboard.distil import distil
@@ -32,6 +32,7 @@ for command in (
     improving.report,
     serving.serve,
     bundles.pack,
+    converting.convert,
     bundles.verify,
     inference.predict,
     inference.chat,

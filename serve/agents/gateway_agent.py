@@ -57,9 +57,9 @@ class GatewayAgent:
         lacking = [pool for pool, engines in self._ready_engines.items() if not engines]
         return lacking if len(self._ready_engines) > 1 else []
 
-    def can_answer(self, pool: str) -> bool:
-        """Return whether an engine of this pool is ready, as far as the controller has told."""
-        return self._ready_engines.get(pool, 0) > 0
+    def ready_engines(self, pool: str) -> int:
+        """Return how many engines of this pool are ready, as far as the controller has told."""
+        return self._ready_engines.get(pool, 0)
 
     def _report(self, sequence: int, seen: int) -> StatusReport:
         return StatusReport(

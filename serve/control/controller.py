@@ -95,7 +95,7 @@ class Controller:
             self._participants,
             self._acceptance,
             self._threads,
-            self._bundles,
+            self._pools.bundles,
         )
 
     @classmethod
@@ -327,11 +327,11 @@ class Controller:
         """Update the assignments after reports and leases that ran out, and wake waiting tasks if they changed."""
         assignments = self._catalog.assignments
         before = assignments.revision
-        known = {each.report.participant: each for each in self._participants.live()}
+        alive = {each.report.participant: each for each in self._participants.live()}
         for participant in self._participants.expire(at):
             self._board.retire(participant)
-            replicas.lease_lost(known[participant].report.kind)
-            tell(logger, "lost", f"{known[participant].name} is silent: its lease has run out.")
+            replicas.lease_lost(alive[participant].report.kind)
+            tell(logger, "lost", f"{alive[participant].name} is silent: its lease has run out.")
         if at >= self._settled_at:
             seen = self._participants.seen_by_gateways()
             assignments.seen_by_gateways(before if seen is None else seen)

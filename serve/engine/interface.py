@@ -22,6 +22,12 @@ ENGINE_GONE = "engine_gone"
 """Code of a refusal: the engine was already dead when the call came, so it has done nothing for the call."""
 ENGINE_DIED = "engine_died"
 """Code of a refusal: the engine died while it worked on the call."""
+DEADLINE = Refusal(
+    504,
+    "The time that X-Request-Timeout gives the request is over, and the request has been ended.",
+    "deadline_passed",
+)
+"""The refusal of a call that was not answered in the time that its client gives. No version is at fault."""
 MEMBER_FAILED = "member_failed"
 """Code of a refusal: the outputs of the version's members, or its fitted parameters, give no valid answer."""
 
@@ -107,6 +113,8 @@ class PredictCall:
     method: str | None = None
     """Fusion method of this request; None: the manifest's."""
     weights: Mapping[str, float] | None = None
+    top_k: int | None = None
+    """How many members a gate asks about an input; None: the manifest's."""
     early_exit: EarlyExit | None = None
     """None: the manifest's."""
     abstain: Abstain | None = None
@@ -115,6 +123,8 @@ class PredictCall:
     trace_headers: Mapping[str, str] | None = None
     pool: str = ""
     """The pool of engines that hold the version."""
+    seconds_left: float | None = None
+    """Seconds after which the engine ends the call, from its arrival on; None for no limit."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +172,8 @@ class GenerateCall:
     trace_headers: Mapping[str, str] | None = None
     pool: str = ""
     """The pool of engines that hold the version."""
+    seconds_left: float | None = None
+    """Seconds after which the engine ends the call, from its arrival on; None for no limit."""
 
     @property
     def model(self) -> str:
@@ -190,6 +202,8 @@ class EngineState:
     host_adapters: int = 0
     """How many distinct LoRAs can be loaded at once, including those in slots."""
     max_lora_rank: int = 0
+    sequences: int = 0
+    """Member sequences of all calls: those that vLLM has, and those that wait for a place in its queue."""
 
 
 class Engine(Protocol):

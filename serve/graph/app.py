@@ -31,6 +31,7 @@ from serve.engine.interface import EngineSettings, GenerateCall, PredictCall, Pr
 from serve.errors import Refusal
 from serve.gateway.app import create_app
 from serve.gateway.http.door import Door
+from serve.graph.autoscaling import SEQUENCES, engine_scaling
 from serve.graph.pools import EnginePlace, EnginePool, engine_pools, gpus_of
 from serve.graph.ray_links import RayControl, RayEngines
 from serve.graph.shared_store import check_machines
@@ -50,6 +51,10 @@ START_FAILED = "Choir cannot start: "
 
 UNBOUNDED = 1_000_000
 """Ray Serve's own limit, which must never be reached: Choir's limits answer 429 with Retry-After."""
+
+DRAINING_SECONDS = 30.0
+"""How long a gateway or an engine that Ray Serve stops, because there are too many or for new code, may go on with what
+it has begun. It gets no new requests then."""
 
 CLOSING_SECONDS = 2.0
 """How long an engine whose core is dead may take to end its other processes."""
@@ -153,6 +158,10 @@ class EngineDeployment:
     async def check_health(self) -> None:
         await self._engine.check_health()
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return what Ray Serve's controller decides by how many engines there are (`autoscaling.py`)."""
+        return {SEQUENCES: self._engine.state().sequences}
+
     async def _end_with_core(self) -> None:
         """End this replica when vLLM's core dies. Ray replaces a replica that has ended at once. One that stayed would
         draw most requests until three health checks have failed, because it fails each request so fast that it never
@@ -253,7 +262,7 @@ def build_from(settings: Settings, threads: str | None) -> Application:
     settings = settings.sealed().model_copy(update={"otlp_endpoint": endpoint})
     pools = engine_pools(settings)
     gpus = gpus_of(pools, _gpus_present())
-    controller = _deployment(ControllerDeployment, CONTROLLER, 1).bind(
+    controller = _deployment(ControllerDeployment, CONTROLLER, {"num_replicas": 1}).bind(
         settings, [each.pool for each in pools]
     )
     engines = {
@@ -263,8 +272,9 @@ def build_from(settings: Settings, threads: str | None) -> Application:
     gateway = _deployment(
         GatewayDeployment,
         "Gateway",
-        settings.gateways,
+        {"num_replicas": settings.gateways},
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": dict(INGRESS)}},
+        graceful_shutdown_timeout_s=DRAINING_SECONDS,
     )
     known = settings.model_copy(update={"database_url": None})
     return gateway.bind(known, engines, controller)
@@ -285,14 +295,14 @@ def _engines(
     return _deployment(
         EngineDeployment,
         f"Engine-{name}" if several else "Engine",
-        pool.pool.replicas,
+        engine_scaling(settings.of_pool(name)),
         ray_actor_options={
             "num_cpus": 0,
             "num_gpus": gpus,
             "runtime_env": {"env_vars": dict(engine_environment(threads))},
         },
         health_check_period_s=5,
-        graceful_shutdown_timeout_s=30,
+        graceful_shutdown_timeout_s=DRAINING_SECONDS,
     ).bind(
         replace(pool.engine, share=share),
         EnginePlace(
@@ -307,10 +317,10 @@ def _engines(
     )
 
 
-def _deployment(shell: type, name: str, replicas: int, **options: Any) -> Any:
+def _deployment(shell: type, name: str, scaling: Mapping[str, Any], **options: Any) -> Any:
     return ray_serve.deployment(shell).options(
         name=name,
-        num_replicas=replicas,
+        **scaling,
         max_ongoing_requests=UNBOUNDED,
         # Choir logs the requests.
         logging_config={"enable_access_log": False},

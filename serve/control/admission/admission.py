@@ -28,6 +28,7 @@ from serve.errors import RefusedError, did_you_mean
 from serve.fusion.errors import FusionError, StaleFusionError
 from serve.fusion.fuse import Fusion
 from serve.fusion.parameters import read_parameters
+from serve.fusion.ranking.ranker import Ranker
 from serve.fusion.selective.record import fits_in
 from serve.manifest import AdapterRef, Ensemble, Member, Task, adapter_name, explain
 from serve.protocol.requests import SwapRequest
@@ -86,9 +87,9 @@ class Admission:
                 fit = self._settle(ensemble, parameters, fit_digests(active), allow=allow)
             if fit.refitted:
                 parameters = None
-                if fit.stack is not None:
+                if fit.parameters is not None:
                     parameters = staging.scratch() / "stacker"
-                    fit.stack.write(parameters)
+                    fit.parameters.write(parameters)
             stale = self._check_fusion(fit.ensemble, parameters, allow=allow) or fit.stale_numbers
             staging.keep()
             kept = self._store.keep_parameters(parameters) if parameters else None
@@ -286,10 +287,10 @@ class Admission:
         """The fusion of a version with other adapters. Raises RefusedError and BundleError."""
         model, bundles = ensemble.fusion.model, self._pools.of(ensemble.name).bundles
         try:
-            stack = None
-            if model is not None and file is not None and ensemble.task != "generation":
-                stack = read_parameters(file, model)
-            return settle(Fit(ensemble, stack, fitted_on), bundles, allow=allow)
+            fitted = None
+            if model is not None and file is not None:
+                fitted = read_parameters(file, model, ensemble.task)
+            return settle(Fit(ensemble, fitted, fitted_on), bundles, allow=allow)
         except FusionError as error:
             raise RefusedError(400, str(error)) from error
         except StaleFit as error:
@@ -298,9 +299,10 @@ class Admission:
     def _check_fusion(self, ensemble: Ensemble, file: Path | None, *, allow: bool) -> bool:
         """Check the fusion. Returns whether it uses parameters that were fitted on other adapters. Raises
         RefusedError."""
-        if ensemble.task == "generation":
-            return False
         try:
+            if ensemble.task == "generation":
+                ranker = Ranker.from_manifest(ensemble, file, allow_stale=allow)
+                return ranker is not None and ranker.is_stale(ensemble)
             return Fusion.from_manifest(ensemble, file, allow_stale=allow).stale
         except FusionError as error:
             code = "stale_fusion" if isinstance(error, StaleFusionError) else None

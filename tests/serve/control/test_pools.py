@@ -83,14 +83,14 @@ async def test_a_server_is_ready_when_each_base_has_an_engine(world: World) -> N
     world.bundles = two_bundles(world)
     await world.start(engines=1)
     gateway = world.gateways[0]
-    await until(lambda: gateway.can_answer("mail"))
+    await until(lambda: gateway.ready_engines("mail"))
     assert not gateway.ready
     assert gateway.waiting_for == ["topics"]
     await world.add_engine(pool=1)
     await until(lambda: gateway.ready)
     await world.engine_agents[0].stop()
-    await until(lambda: not gateway.can_answer("mail"))
-    assert gateway.can_answer("topics"), "one base goes on without the other"
+    await until(lambda: not gateway.ready_engines("mail"))
+    assert gateway.ready_engines("topics"), "one base goes on without the other"
     assert gateway.waiting_for == ["mail"]
 
 
