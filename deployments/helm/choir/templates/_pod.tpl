@@ -43,6 +43,7 @@ env:
   - {name: RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD, value: "0"}
   - {name: RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP, value: "0"}
   - {name: RAY_SERVE_USE_GRPC_BY_DEFAULT, value: "1"}
+  - {name: RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE, value: "1000"}
   - {name: RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH, value: "2147483647"}
 resources: {{ toJson .pod.resources }}
 securityContext:
