@@ -43,6 +43,12 @@ _FIRST_TOKEN_SECONDS = Histogram(
 _IN_FLIGHT = Gauge(
     "choir_requests_in_flight", "Requests being worked on.", ["ensemble"], registry=REGISTRY
 )
+_SEQUENCES = Gauge(
+    "choir_sequences",
+    "Member sequences of requests, by whether they are with the engines or wait in the gateway.",
+    ["ensemble", "state"],
+    registry=REGISTRY,
+)
 _AGREEMENT = Counter(
     "choir_member_agreement_total",
     "Answers of a member, by whether the fused answer was the same.",
@@ -138,8 +144,13 @@ _REFUSED = Counter(
     ["reason"],
     registry=REGISTRY,
 )
-RefusedReason: TypeAlias = Literal["in_flight", "on_demand", "rate"]
-REFUSED_REASONS: tuple[RefusedReason, ...] = ("in_flight", "on_demand", "rate")
+RefusedReason: TypeAlias = Literal["in_flight", "on_demand", "queue_full", "rate"]
+REFUSED_REASONS: tuple[RefusedReason, ...] = (
+    "in_flight",
+    "on_demand",
+    "queue_full",
+    "rate",
+)
 
 
 def request_answered(ensemble: str, route: str, status: int, track: str, seconds: float) -> None:
@@ -173,6 +184,12 @@ def request_in_flight(ensemble: str) -> Iterator[None]:
         yield
     finally:
         gauge.dec()
+
+
+def sequences(ensemble: str, running: int, queued: int) -> None:
+    """Set how many member sequences of an ensemble's requests the engines have, and how many wait for them."""
+    _SEQUENCES.labels(ensemble, "running").set(running)
+    _SEQUENCES.labels(ensemble, "queued").set(queued)
 
 
 def member_agreed(ensemble: str, member: str, agreeing: int, disagreeing: int) -> None:

@@ -31,8 +31,11 @@ ROOM_SECONDS = 0.05
 class EngineAgent:
     """Loads and releases the versions of one engine, one at a time."""
 
-    def __init__(self, engine: Engine, link: ControllerLink, retry_seconds: float = 0.1) -> None:
+    def __init__(
+        self, engine: Engine, link: ControllerLink, retry_seconds: float = 0.1, pool: str = ""
+    ) -> None:
         self.participant = new_participant("engine")
+        self._pool = pool
         self._engine = engine
         self._lease = Lease(link, self._report, self._apply, retry_seconds)
         self._held: dict[str, Version] = {}
@@ -111,6 +114,7 @@ class EngineAgent:
             sequence,
             seen,
             ready=self.ready,
+            pool=self._pool,
             prepared=dict(self._results),
             holding=(*self._held, *self._leaving),
         )

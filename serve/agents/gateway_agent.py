@@ -1,6 +1,7 @@
 """Keeps the routes of a gateway equal to the desired state."""
 
 import asyncio
+from collections.abc import Mapping
 
 from serve.agents.lease import ControllerLink, Lease, new_participant
 from serve.agents.ledger import Ledger
@@ -16,7 +17,7 @@ class GatewayAgent:
         self.participant = new_participant("gateway")
         self.routes = Routes({})
         self.ledger = Ledger()
-        self._ready_engines = 0
+        self._ready_engines: Mapping[str, int] = {}
         self._routed = asyncio.Event()
         self.stopping = asyncio.Event()
         """Set once the controller says that the server stops."""
@@ -47,8 +48,18 @@ class GatewayAgent:
 
     @property
     def ready(self) -> bool:
-        """Whether at least one engine is ready, as far as the controller has told."""
-        return self._ready_engines > 0
+        """Whether each pool has an engine that is ready, as far as the controller has told."""
+        return bool(self._ready_engines) and all(self._ready_engines.values())
+
+    @property
+    def waiting_for(self) -> list[str]:
+        """The pools without an engine that is ready, where there are several pools."""
+        lacking = [pool for pool, engines in self._ready_engines.items() if not engines]
+        return lacking if len(self._ready_engines) > 1 else []
+
+    def ready_engines(self, pool: str) -> int:
+        """Return how many engines of this pool are ready, as far as the controller has told."""
+        return self._ready_engines.get(pool, 0)
 
     def _report(self, sequence: int, seen: int) -> StatusReport:
         return StatusReport(

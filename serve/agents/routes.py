@@ -55,6 +55,8 @@ class Target:
     """The trial that the request takes part in, as a request for the candidate or for the active version."""
     on_demand: bool = False
     """Whether the answer may have to wait until the version is loaded."""
+    pool: str = ""
+    """The pool of engines that hold the version."""
 
     @property
     def key(self) -> str:
@@ -177,7 +179,7 @@ def _targets(assigned: AssignedVersion, trial: Trial | None) -> dict[str, Target
         tried = trial if track == "stable" else None
         for name in (None, *(member.name for member in ensemble.members)):
             key = prefix if name is None else f"{prefix}/{name}"
-            found[key] = Target(ensemble, name, track, tried, assigned.on_demand)
+            found[key] = Target(ensemble, name, track, tried, assigned.on_demand, assigned.pool)
     return found
 
 

@@ -33,7 +33,7 @@ class Fit:
     """A version's manifest and stacker or gate, and the adapters that they were fitted on."""
 
     ensemble: Ensemble
-    stack: Parameters | None
+    parameters: Parameters | None
     fitted_on: Mapping[str, list[str]] | None = None
     """Member -> digests of the adapters that weights, temperature and thresholds were fitted on; None: the version's
     own adapters, or set by hand (and never stale)."""
@@ -57,7 +57,7 @@ def settle(fit: Fit, bundles: Sequence[Bundle], *, allow: bool) -> Fit:
 def _with_baseline(fit: Fit, bundles: Sequence[Bundle]) -> Fit:
     try:
         rows, outputs = _scores_of(fit.ensemble, bundles)
-        fusion = Fusion(fit.ensemble, fit.stack)
+        fusion = Fusion(fit.ensemble, fit.parameters)
         vectors = _vectors(rows, fit.ensemble, bundles) if fusion.gate else None
         ensemble = with_baseline(fusion, outputs, fusion(outputs, vectors=vectors), vectors)
     except (NoRefit, FusionError):
@@ -92,8 +92,8 @@ def _settled(fit: Fit, bundles: Sequence[Bundle], *, allow: bool) -> Fit:
 def _changed(fit: Fit) -> list[str]:
     """The members whose adapters differ from those of the fit, in order."""
     changed = set(changed_members(fit.ensemble, fit.fitted_on))
-    if fit.stack is not None and fit.ensemble.fusion.method in ("stack", "gate"):
-        changed.update(fit.stack.changed_members(fit.ensemble))
+    if fit.parameters is not None and fit.ensemble.fusion.method in ("stack", "gate"):
+        changed.update(fit.parameters.changed_members(fit.ensemble))
     selective = SelectiveFit.of(fit.ensemble)
     if selective is not None:
         changed.update(selective.changed_members(fit.ensemble))
@@ -112,7 +112,7 @@ def _refitted(ensemble: Ensemble, bundles: Sequence[Bundle], *, by_hand: bool) -
     except FusionError as error:
         raise NoRefit(str(error).rstrip(".")) from error
     new = noted(fitted.ensemble, "refitted", len(rows.truth), numbers=not by_hand)
-    return Fit(new, fitted.stack, refitted=True)
+    return Fit(new, fitted.parameters, refitted=True)
 
 
 def _scores_of(ensemble: Ensemble, bundles: Sequence[Bundle]) -> tuple[ValidationRows, Floats]:

@@ -87,13 +87,13 @@ def _asking(fusion: Fusion, call: PredictCall) -> tuple[Asking, float | None]:
     """Returns how members are asked, and how sure an answer must be, lest it abstains."""
     rows = len(call.inputs)
     if call.member is not None:
-        if call.early_exit is not None or call.abstain is not None:
+        if any(each is not None for each in (call.early_exit, call.abstain, call.top_k)):
             raise FusionError(
-                "'early_exit' and 'abstain' are for an ensemble, and one member was asked; leave them out."
+                "'early_exit', 'abstain' and 'top_k' are for an ensemble, and one member was asked; leave them out."
             )
         return OneMember(fusion, call.member, rows), None
-    asking = asking_for(fusion, rows, call.method, call.weights, call.early_exit)
-    own = fusion.is_own(call.method, call.weights)
+    asking = asking_for(fusion, rows, call.method, call.weights, call.early_exit, call.top_k)
+    own = fusion.is_own(call.method, call.weights, call.top_k)
     return asking, fusion.selective.abstain(call.abstain, call.early_exit, own=own)
 
 

@@ -39,7 +39,7 @@ class Fitted:
 
     ensemble: Ensemble
     """The manifest with the fitted weights, method, temperature and thresholds."""
-    stack: Parameters | None
+    parameters: Parameters | None
     """The fitted stacker or gate, if there is any."""
     validation: Mapping[str, Answers]
     """Method -> cross-fitted answers to all validation rows, with the temperature for the manifest's method."""
@@ -109,7 +109,7 @@ def refit_fusion(
 
 def _with_baseline(fitted: Fitted, rows: _Rows) -> Fitted:
     """Adds the baseline that later answers are compared with."""
-    fusion = Fusion(fitted.ensemble, fitted.stack)
+    fusion = Fusion(fitted.ensemble, fitted.parameters)
     unseen = fitted.validation[fitted.ensemble.fusion.method]
     ensemble = with_baseline(fusion, rows.outputs, unseen, rows.vectors)
     return replace(fitted, ensemble=ensemble)

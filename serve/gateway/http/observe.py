@@ -41,6 +41,8 @@ class Exchange:
     started: float = field(default_factory=perf_counter)
     status: int | None = None
     target: Target | None = None
+    timeout: float | None = None
+    """Seconds that the client gives the request from its arrival on; None for no limit of its own."""
     body_bytes: int = 0
     """Bytes of the request's body; 0 until it has been read."""
     _open: ExitStack = field(default_factory=ExitStack)
@@ -49,6 +51,17 @@ class Exchange:
     def seconds(self) -> float:
         """Seconds since the request arrived."""
         return perf_counter() - self.started
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the client's time is over, negative afterwards; None if it gives no limit."""
+        return None if self.timeout is None else self.timeout - self.seconds
+
+    def time_for(self, target: Target) -> float | None:
+        """Seconds that an engine has for an answer of `target`; None for no limit.
+
+        What the mirror asks again is no longer the client's, and the mirror has a limit of its own."""
+        return None if target.track == "shadow" else self.seconds_left
 
     @property
     def ensemble(self) -> str:

@@ -65,10 +65,13 @@ def predict_router(
                 member=target.member,
                 method=fusion.method,
                 weights=fusion.weights,
+                top_k=fusion.top_k,
                 early_exit=fusion.early_exit,
                 abstain=fusion.abstain,
                 return_members=body.return_members,
                 trace_headers=exchange.trace_headers,
+                pool=target.pool,
+                seconds_left=exchange.time_for(target),
             )
             prediction = await engines.predict(call)
             if isinstance(prediction, Refusal):
@@ -76,7 +79,7 @@ def predict_router(
             # Write the document here, so that a prediction that cannot be written counts as the version's failure.
             return Answer(Said(prediction, to_json(answer(target.model, prediction))))
 
-        target, given = await dispatcher.ask(request, body.model, ask)
+        target, given = await dispatcher.ask(request, body.model, ask, len(inputs))
         if body.fusion is None:
             exchange.afterwards(lambda: drift.seen(target, given.said.prediction))
         other = asked_too(target)

@@ -25,6 +25,7 @@ CONTRACT = {
     "choir_abstained": ("counter", {"ensemble", "abstained"}),
     "choir_fusion_seconds": ("histogram", {"ensemble", "method"}),
     "choir_requests_in_flight": ("gauge", {"ensemble"}),
+    "choir_sequences": ("gauge", {"ensemble", "state"}),
     "choir_ensemble_info": ("gauge", {"ensemble", "version"}),
     "choir_adapter_info": ("gauge", {"adapter", "digest", "kind"}),
     "choir_active_version": ("gauge", {"ensemble"}),
@@ -84,6 +85,7 @@ def test_every_metric_of_the_contract_is_declared_with_its_labels() -> None:
     metrics.first_token_sent("intents", 0.1)
     with metrics.request_in_flight("intents"), metrics.fusing("intents", "vote"):
         metrics.member_agreed("intents", "a", 2, 1)
+    metrics.sequences("intents", 6, 3)
     metrics.disagreement_seen("intents", [0.1, 0.2])
     metrics.members_asked("intents", 5, 8)
     metrics.answers_abstained("intents", 1, 2)
