@@ -33,8 +33,8 @@ async def test_what_gateways_and_the_controller_count_has_data(
     asked = [each for each in queries() if not each.of_vllm and each.panel not in ENGINES_OWN]
     assert len(asked) > 20
     async with small_server(world, tmp_path) as small:
-        committed(await world.rollback(to=1))
-        committed(await world.rollback(to=2))
+        committed(await world.swap(1))
+        committed(await world.rollback())
         async with small.clients(2):
             await small.until(lambda: not without_data(small.prometheus, asked))
 
