@@ -180,5 +180,5 @@ def _changes(
 
 def _name(file: TensorFile, lora: LoraModule, side: str) -> str:
     """Returns the name in `file` of one of a LoRA's matrices."""
-    names = {tensor.start: name for name, tensor in file.tensors.items()}
+    names: dict[int, str] = {tensor.start: name for name, tensor in file.tensors.items()}
     return names[lora.pair[side].start]
