@@ -126,14 +126,15 @@ class _Adapter:
         if config.get("peft_type") == "ADALORA":
             return self._rewritten(draft, "AdaLoRA")
         init = str(config.get("init_lora_weights", True)).lower()
-        if config.get("peft_type") == "LORA" and init.startswith(MUTATING):
-            return self._rewritten(draft, "PiSSA" if init.startswith("pissa") else "OLoRA")
+        mutated = config.get("peft_type") == "LORA" and init.startswith(MUTATING)
         try:
             kind = kind_of_config(config)
             if kind == "lora":
-                check_config(config, None)
+                check_config({**config, "init_lora_weights": True} if mutated else config, None)
         except AdapterError:
             return self._merged(draft)
+        if mutated:
+            return self._rewritten(draft, "PiSSA" if init.startswith("pissa") else "OLoRA")
         return self._copied(draft, kind)
 
     def _copied(self, draft: Path, kind: str) -> Conversion:

@@ -134,6 +134,7 @@ def test_a_pissa_becomes_what_pefts_own_conversion_makes_of_it(
     ("cls", "options", "kind"),
     [
         (LoraConfig, {**LORA, "use_dora": True}, "DoRA"),
+        (LoraConfig, {**LORA, "use_dora": True, "init_lora_weights": "olora"}, "DoRA"),
         (peft.LoHaConfig, {"r": 3, "target_modules": ["q_proj"]}, "LOHA"),
         (peft.LoKrConfig, {"r": 3, "target_modules": ["q_proj"]}, "LOKR"),
         (peft.OFTConfig, {"oft_block_size": 4, "target_modules": ["q_proj"]}, "OFT"),
