@@ -180,5 +180,6 @@ def _changes(
 
 def _name(file: TensorFile, lora: LoraModule, side: str) -> str:
     """Returns the name in `file` of one of a LoRA's matrices."""
-    names: dict[int, str] = {tensor.start: name for name, tensor in file.tensors.items()}
-    return names[lora.pair[side].start]
+    names = {tensor.start: name for name, tensor in file.tensors.items()}
+    name: str = names[lora.pair[side].start]
+    return name
