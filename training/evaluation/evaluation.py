@@ -141,6 +141,10 @@ class Evaluation:
         """Return the greedy answers of each method that fuses at every token, by the method's name."""
         return self._writing.fused(data.texts, data.name)
 
+    def served(self, data: Labelled) -> list[str]:
+        """Return what an ensemble of generation writes by the manifest's method [N]."""
+        return self._writing.served(data.texts, data.name)
+
     def report(
         self,
         ensemble: Ensemble,
