@@ -2,6 +2,7 @@
 
 from serve.adapter.folder import (
     ADAPTER_FILES,
+    CONVERT,
     HEAD,
     SOFT,
     WEIGHTS,
@@ -19,6 +20,7 @@ from serve.adapter.wrappers import adapter_tensors
 
 __all__ = [
     "ADAPTER_FILES",
+    "CONVERT",
     "DEFAULT_RANK_LIMIT",
     "HEAD",
     "RANK_LIMITS",

@@ -35,6 +35,7 @@ from serve.engine.interface import (
     Text,
     Version,
 )
+from serve.engine.limits.deadline import in_time, parts_in_time
 from serve.engine.limits.fair_queue import BATCHES, CallQueue, FairQueue
 from serve.engine.loaded import (
     LoadedVersion,
@@ -80,9 +81,8 @@ class VLLMEngine:
         self._queue = FairQueue(BATCHES * llm.vllm_config.scheduler_config.max_num_seqs)
         self._prober = prober
         self._openai = openai
-        causal = settings.kind == "causal"
-        self._causal = CausalScorer(llm, tokenizer) if causal else None
-        self._encoder = None if causal else EncoderPooler(llm, tokenizer)
+        self._causal = CausalScorer(llm, tokenizer) if settings.kind == "causal" else None
+        self._encoder = None if self._causal else EncoderPooler(llm, tokenizer)
         self._versions: dict[str, LoadedVersion] = {}
         self._preparing = asyncio.Lock()
 
@@ -101,6 +101,7 @@ class VLLMEngine:
             host_adapters=settings.host_adapters or settings.adapter_slots,
             max_lora_rank=settings.max_lora_rank,
             given=settings.arguments,
+            share=settings.share,
         )
         tell_phase(logger, "Loading the base")
         with explained():
@@ -110,9 +111,8 @@ class VLLMEngine:
             tell_phase(logger, "Warming up")
             tokenizer = read_tokenizer(settings.model, settings.revision)
             prober = await Prober.create(llm, settings.kind, tokenizer)
-            openai = None
-            if settings.kind == "causal":
-                openai = await OpenAIRoutes.create(llm, settings.model, tokenizer)
+            writes = settings.kind == "causal"
+            openai = await OpenAIRoutes.create(llm, settings.model, tokenizer) if writes else None
         return cls(llm, settings, tokenizer, prober, openai)
 
     async def prepare(self, version: Version) -> tuple[Probe, ...]:
@@ -174,7 +174,7 @@ class VLLMEngine:
             for reference in member.adapters:
                 folder = version.adapters[reference.digest]
                 if self._encoder is not None:
-                    heads[member.name] = self._head(folder, member, version.ensemble)
+                    heads[member.name] = await self._head(folder, member, version.ensemble)
                 await self._adapters.acquire(reference.adapter, reference.digest, folder)
                 taken.append(reference.digest)
             self._member_adapters(member)
@@ -206,14 +206,15 @@ class VLLMEngine:
                 f"with a larger max_num_seqs (--engine '{{\"max_num_seqs\": N}}')."
             )
 
-    @staticmethod
-    def _head(folder: str, member: Member, ensemble: Ensemble) -> Head:
-        """Returns the head in an adapter's folder. Raises PrepareError if it does not suit the ensemble."""
+    async def _head(self, folder: str, member: Member, ensemble: Ensemble) -> Head:
+        """Returns the head in an adapter's folder. Raises PrepareError if it does not suit the ensemble, and
+        AdapterError if a part of it is missing."""
         if adapter_kind(Path(folder)) != "lora":
             raise PrepareError(
                 f"Member {member.name!r} has a prefix or prompt adapter, and an encoder base takes LoRA only."
             )
-        head = Head.read(Path(folder))
+        base = await asyncio.to_thread(self._adapters.base_shapes)
+        head = await asyncio.to_thread(Head.read, Path(folder), base)
         if len(head.bias) != ensemble.head_rows:
             raise PrepareError(
                 f"The head of member {member.name!r} has {len(head.bias)} rows, and the ensemble needs "
@@ -229,7 +230,7 @@ class VLLMEngine:
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
         """See `interface.Engine`."""
-        return await answered(self._llm, lambda: self._predict(call))
+        return await answered(self._llm, lambda: in_time(call.seconds_left, self._predict(call)))
 
     async def _predict(self, call: PredictCall) -> Prediction | Refusal:
         loaded = self._versions.get(call.version)
@@ -290,7 +291,8 @@ class VLLMEngine:
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         """See `interface.Engine`."""
-        async with aclosing(streamed(self._llm, self._generate(call))) as parts:
+        timed = parts_in_time(call.seconds_left, self._generate(call))
+        async with aclosing(streamed(self._llm, timed)) as parts:
             async for part in parts:
                 yield part
 
@@ -380,6 +382,7 @@ class VLLMEngine:
             adapter_slots=self._slots,
             host_adapters=self._capacity,
             max_lora_rank=self._settings.max_lora_rank,
+            sequences=self._queue.load,
         )
 
     async def check_health(self) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from serve.bundle import Bundle
 from serve.files import write_atomically
+from serve.fusion.drift.baseline import baseline_in
 from serve.fusion.fitting.note import FIGURES, noted
 from serve.fusion.fitting.stored_scores import Question, ValidationRows
 from serve.fusion.parameters import parameters_file
@@ -155,7 +156,12 @@ class Judging:
         manifest = manifest.model_copy(
             update={
                 "golden": golden,
-                "scores": {**scores, **fits_in(manifest), FIGURES: figures},
+                "scores": {
+                    **scores,
+                    **fits_in(manifest),
+                    **baseline_in(manifest),
+                    FIGURES: figures,
+                },
             }
         )
         if manifest.task != "generation":

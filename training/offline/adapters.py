@@ -27,9 +27,10 @@ class LoadedAdapters:
         self._model = model
         self._loras: PeftModel | None = None
         self._soft: dict[str, PeftModel] = {}
-        shapes = None if base is None else BaseShapes.read(base)
+        self.base = None if base is None else BaseShapes.read(base)
+        """The shapes of the base's weights."""
         for digest, folder in folders.items():
-            with plain_adapter(folder, shapes, kind) as plain:
+            with plain_adapter(folder, self.base, kind) as plain:
                 self._load(digest, plain)
         model.eval()
 

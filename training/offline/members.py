@@ -61,7 +61,7 @@ class OfflineMembers:
             for ref in member.adapters
         }
         self._adapters = LoadedAdapters(
-            self._model, folders, bundle.base_folder, bundle.base_kind()
+            self._model, folders, bundle.base_on_disk(), bundle.base_kind()
         )
         # Longer inputs are cut as in training: texts for heads lose their end, prompts their beginning.
         virtual = [
@@ -231,16 +231,19 @@ class OfflineMembers:
     ) -> NDArray[np.float64]:
         """Return the scores of the member's head [texts, outputs]."""
         folder = self._bundle.adapter_dir(member.adapters[0])
-        head = Head.read(folder)
+        head = Head.read(folder, self._adapters.base)
         if head.towers != (pairs is not None):
             reads = "single texts" if pairs is not None else "pairs of texts"
             raise LabelError(f"The head of member {member.name!r} reads {reads}.")
-        vectors = self._pooled(texts, advance)
-        second = None if pairs is None else self._pooled(pairs, _no_progress)
+        vectors = self._pooled(texts, advance, head.pooling)
+        second = None if pairs is None else self._pooled(pairs, _no_progress, head.pooling)
         return head.scores(vectors, second)
 
-    def _pooled(self, texts: Sequence[str], advance: Advance) -> NDArray[np.float32]:
-        """Return the pooled vectors of the texts [texts, hidden]."""
+    def _pooled(
+        self, texts: Sequence[str], advance: Advance, pooling: Pooling | None = None
+    ) -> NDArray[np.float32]:
+        """Return the pooled vectors of the texts [texts, hidden]. `pooling`: of the head that reads them; None: the
+        base's own."""
         ids = self._tokenizer(list(texts), truncation=True, max_length=self._room)["input_ids"]
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         vectors = np.empty((len(ids), self._model.config.hidden_size), dtype=np.float32)
@@ -250,7 +253,7 @@ class OfflineMembers:
             mask = padding_mask(rows)
             ids_of = pad_tokens(rows, self._tokenizer)
             states = self._model.base_model(input_ids=ids_of, attention_mask=mask).last_hidden_state
-            vectors[chunk] = pool(states, mask, False, self._pooling).numpy()
+            vectors[chunk] = pool(states, mask, False, pooling or self._pooling).numpy()
             advance(len(chunk))
         return vectors
 

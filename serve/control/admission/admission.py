@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from serve.adapter import (
     check_together,
     inspect_adapter,
 )
-from serve.base.folder import BaseKind
 from serve.bundle import Bundle, BundleError
 from serve.control.admission.fusion_fit import fit_digests
+from serve.control.admission.pools import Pools
 from serve.control.admission.provenance import origins_after
 from serve.control.admission.refit import Fit, StaleFit, settle
 from serve.control.artifacts.sources import NotAllowed, Sources
@@ -39,32 +38,13 @@ LISTED = 20
 """How many of the newest versions an error lists."""
 
 
-@dataclass(frozen=True)
-class EngineLimits:
-    """The limits that all engines are started with. Candidates are checked against them without an engine."""
-
-    adapter_slots: int
-    """Distinct LoRAs that run at once."""
-    max_lora_rank: int
-    base_kind: BaseKind
-    base_path: Path | None = None
-    """The base's folder; None for a base on a hub. Shapes are not checked then."""
-    max_members: int = 64
-    """Members of one ensemble."""
-    host_adapters: int | None = None
-    """Distinct LoRAs that can be loaded at once; None: as many as slots."""
-
-
 class Admission:
     """Builds and verifies versions. All methods block on files, so they run in threads."""
 
-    def __init__(
-        self, store: Store, sources: Sources, bundles: Sequence[Bundle], limits: EngineLimits
-    ) -> None:
+    def __init__(self, store: Store, sources: Sources, pools: Pools) -> None:
         self._store = store
         self._sources = sources
-        self._bundles = bundles
-        self._limits = limits
+        self._pools = pools
 
     def candidate(self, record: EnsembleRecord, request: SwapRequest, actor: str) -> VersionRecord:
         """The version that a request asks for: a known one, or a new one with the next number. Its adapters are in the
@@ -114,7 +94,7 @@ class Admission:
             staging.keep()
             kept = self._store.keep_parameters(parameters) if parameters else None
         at = now()
-        origins = origins_after(record, request, fit.ensemble, self._bundles, actor, at)
+        origins = origins_after(record, request, fit.ensemble, self._pools.bundles, actor, at)
         return VersionRecord(fit.ensemble, actor, at, kept, stale, fit.fitted_on, origins)
 
     def check_known(self, record: VersionRecord) -> None:
@@ -130,10 +110,11 @@ class Admission:
         """Check the adapters of an ensemble: digest, format, values, rank, and whether they fit the base, the labels
         and each other. Adapters that have just `arrived` have been checked already. Raises RefusedError, StoreError and
         BundleError."""
-        if len(ensemble.members) > self._limits.max_members:
+        most = self._pools.of(ensemble.name).limits.max_members
+        if len(ensemble.members) > most:
             raise RefusedError(
                 400,
-                f"{ensemble.id} has {len(ensemble.members)} members; at most {self._limits.max_members} are taken "
+                f"{ensemble.id} has {len(ensemble.members)} members; at most {most} are taken "
                 "(CHOIR_MAX_MEMBERS).",
                 param="manifest.members",
             )
@@ -263,7 +244,7 @@ class Admission:
         """Make sure that the store has an adapter, if need be from a bundle. Raises RefusedError and StoreError."""
         if self._store.has_adapter(ref.digest):
             return
-        for bundle in self._bundles:
+        for bundle in self._pools.bundles:
             try:
                 self.import_adapter(bundle, ref)
             except BundleError:
@@ -285,7 +266,7 @@ class Admission:
         if ensemble.fusion.parameters is None:
             return None
         reason: BundleError | None = None
-        for bundle in self._bundles:
+        for bundle in self._pools.of(ensemble.name).bundles:
             try:
                 file = bundle.fusion_path(ensemble)
             except BundleError as error:
@@ -304,12 +285,12 @@ class Admission:
         allow: bool,
     ) -> Fit:
         """The fusion of a version with other adapters. Raises RefusedError and BundleError."""
-        model = ensemble.fusion.model
+        model, bundles = ensemble.fusion.model, self._pools.of(ensemble.name).bundles
         try:
             fitted = None
             if model is not None and file is not None:
                 fitted = read_parameters(file, model, ensemble.task)
-            return settle(Fit(ensemble, fitted, fitted_on), self._bundles, allow=allow)
+            return settle(Fit(ensemble, fitted, fitted_on), bundles, allow=allow)
         except FusionError as error:
             raise RefusedError(400, str(error)) from error
         except StaleFit as error:
@@ -331,7 +312,7 @@ class Admission:
 
     def _inspect(self, folder: Path, member: str, ensemble: Ensemble) -> AdapterInfo:
         """Check an adapter, and describe it. Raises RefusedError."""
-        limits = self._limits
+        limits = self._pools.of(ensemble.name).limits
         try:
             return inspect_adapter(
                 folder,

@@ -2,16 +2,18 @@
 allowed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from serve.bundle import Bundle
 from serve.control.admission.fusion_fit import NUMBERS, changed_members, fitted_parts, offers_fitted
+from serve.fusion.drift.baseline import with_baseline
 from serve.fusion.errors import FusionError
 from serve.fusion.fitting.fit import refit_fusion
 from serve.fusion.fitting.note import noted
 from serve.fusion.fitting.stored_scores import Question, ValidationRows, ValidationScores
+from serve.fusion.fuse import Fusion
 from serve.fusion.members import Floats
 from serve.fusion.parameters import Parameters
 from serve.fusion.selective.record import SelectiveFit
@@ -46,9 +48,25 @@ class Fit:
 
 
 def settle(fit: Fit, bundles: Sequence[Bundle], *, allow: bool) -> Fit:
-    """The fit of a version with other adapters.
+    """The fit of a version with other adapters, and the baseline of its answers if validation scores of exactly these
+    adapters are stored. Raises StaleFit."""
+    settled = _settled(fit, bundles, allow=allow)
+    return settled if settled.refitted else _with_baseline(settled, bundles)
 
-    A fit that belongs to these adapters stays. Any other is replaced by a fit to the stored validation scores of
+
+def _with_baseline(fit: Fit, bundles: Sequence[Bundle]) -> Fit:
+    try:
+        rows, outputs = _scores_of(fit.ensemble, bundles)
+        fusion = Fusion(fit.ensemble, fit.stack)
+        vectors = _vectors(rows, fit.ensemble, bundles) if fusion.gate else None
+        ensemble = with_baseline(fusion, outputs, fusion(outputs, vectors=vectors), vectors)
+    except (NoRefit, FusionError):
+        return fit
+    return replace(fit, ensemble=ensemble)
+
+
+def _settled(fit: Fit, bundles: Sequence[Bundle], *, allow: bool) -> Fit:
+    """A fit that belongs to these adapters stays. Any other is replaced by a fit to the stored validation scores of
     exactly these adapters. Without such scores it stays if it has no fitted parts, or with `allow`. Numbers set by hand
     always stay. Raises StaleFit."""
     by_hand = fit.fitted_on is None

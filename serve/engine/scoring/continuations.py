@@ -12,6 +12,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve.engine.adapters.member_adapters import MemberAdapters
 from serve.engine.vllm_hooks.scheduler import COMPUTE_FROM
+from serve.watching import spans
 
 
 class Continuations:
@@ -67,6 +68,7 @@ class Continuations:
             member.params(params),
             f"score-{uuid.uuid4().hex}",
             lora_request=member.lora,
+            trace_headers=spans.carried(),
         ):
             last = output
         assert last is not None, "vLLM ends every request with an output"

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from serve import metrics
 from serve.engine.interface import PredictCall, Prediction, Text
 from serve.engine.loaded import LoadedVersion
+from serve.engine.scoring.attribution import attribute_later
 from serve.fusion.asking.asking import Asking, OneMember, Question
 from serve.fusion.asking.choice import asking_for
+from serve.fusion.drift.figures import agreement_shares
 from serve.fusion.errors import FusionError
 from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Answers, Fused, FusedValues, agreeing, joined
@@ -20,6 +22,7 @@ from serve.fusion.members import Ints
 from serve.fusion.selective.abstain import certainty
 from serve.manifest import Member
 from serve.together import together
+from serve.watching import spans
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,12 @@ async def predicted(
             prompt_tokens = said[0].prompt_tokens
         member_tokens += sum(each.member_tokens for each in said)
         await asyncio.to_thread(_take, asking, groups, said, loaded)
-    return await asyncio.to_thread(
+    prediction = await asyncio.to_thread(
         _prediction, loaded, call, asking, least, prompt_tokens or 0, member_tokens
     )
+    if call.member is None and not asking.partial and fusion.is_own(call.method, call.weights):
+        attribute_later(fusion, asking.outputs, prediction.answers)
+    return prediction
 
 
 def _asking(fusion: Fusion, call: PredictCall) -> tuple[Asking, float | None]:
@@ -131,8 +137,10 @@ def _prediction(
 ) -> Prediction:
     ensemble, fusion = loaded.ensemble, loaded.fusion
     assert fusion is not None
-    with metrics.fusing(ensemble.name, call.method or ensemble.fusion.method):
+    method = call.method or ensemble.fusion.method
+    with spans.within("choir.fusion") as span, metrics.fusing(ensemble.name, method):
         answers = asking.answers()
+        span.note(choir__method=method, choir__members=int(asking.asked.any(axis=1).sum()))
     abstained = None
     if least is not None:
         assert isinstance(answers, Fused), "only labels that exclude each other abstain"
@@ -146,8 +154,10 @@ def _prediction(
         fusion.alone(asking.outputs[place, own], member.name)
         for place, member, own in zip(places, members, rows, strict=True)
     )
+    agreement = None
     if call.member is None:
         _count(ensemble.name, members, alone, rows, answers)
+        agreement = agreement_shares(answers, alone, rows)
     if asking.partial:
         metrics.members_asked(ensemble.name, int(asking.asked.sum()), asking.asked.size)
     return Prediction(
@@ -158,6 +168,7 @@ def _prediction(
         member_answers=alone if call.return_members else None,
         prompt_tokens=prompt_tokens,
         member_tokens=member_tokens,
+        agreement=agreement,
         absent=loaded.absent,
         asked=asked if asking.partial else None,
         abstained=abstained,
