@@ -57,7 +57,7 @@ def settle(fit: Fit, bundles: Sequence[Bundle], *, allow: bool) -> Fit:
 def _with_baseline(fit: Fit, bundles: Sequence[Bundle]) -> Fit:
     try:
         rows, outputs = _scores_of(fit.ensemble, bundles)
-        fusion = Fusion(fit.ensemble, fit.stack)
+        fusion = Fusion(fit.ensemble, fit.parameters)
         vectors = _vectors(rows, fit.ensemble, bundles) if fusion.gate else None
         ensemble = with_baseline(fusion, outputs, fusion(outputs, vectors=vectors), vectors)
     except (NoRefit, FusionError):

@@ -109,7 +109,7 @@ def refit_fusion(
 
 def _with_baseline(fitted: Fitted, rows: _Rows) -> Fitted:
     """Adds the baseline that later answers are compared with."""
-    fusion = Fusion(fitted.ensemble, fitted.stack)
+    fusion = Fusion(fitted.ensemble, fitted.parameters)
     unseen = fitted.validation[fitted.ensemble.fusion.method]
     ensemble = with_baseline(fusion, rows.outputs, unseen, rows.vectors)
     return replace(fitted, ensemble=ensemble)
