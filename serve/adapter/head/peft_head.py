@@ -181,4 +181,5 @@ def _changes(
 def _name(file: TensorFile, lora: LoraModule, side: str) -> str:
     """Returns the name in `file` of one of a LoRA's matrices."""
     names = {tensor.start: name for name, tensor in file.tensors.items()}
-    return names[lora.pair[side].start]
+    name: str = names[lora.pair[side].start]
+    return name
