@@ -123,9 +123,13 @@ def test_the_served_row_stops_early_and_abstains_as_the_server_does(
     )
 
 
-def test_answers_are_written_once(
+def test_answers_are_written_once_and_kept_rows_are_not_read_again(
     causal_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def gone(*_: object) -> None:
+        raise AssertionError("the rows are kept")
+
+    monkeypatch.setattr("training.evaluation.evaluation.load_splits", gone)
     evaluate_bundle(causal_bundle.path, "replies", None, tmp_path / "report.json")
 
     def again(*_: object) -> None:
