@@ -3,6 +3,7 @@
 from serve.adapter.folder import (
     ADAPTER_FILES,
     HEAD,
+    LORAS,
     SOFT,
     WEIGHTS,
     AdapterError,
@@ -14,6 +15,7 @@ from serve.adapter.head.check import HeadShape, has_head
 from serve.adapter.head.scoring import Head
 from serve.adapter.inspect import AdapterInfo, check_together, inspect_adapter
 from serve.adapter.lora.config import DEFAULT_RANK_LIMIT, RANK_LIMITS
+from serve.adapter.lora.invocation import invocation_of
 from serve.adapter.lora.plain import plain_adapter
 from serve.adapter.wrappers import adapter_tensors
 
@@ -21,6 +23,7 @@ __all__ = [
     "ADAPTER_FILES",
     "DEFAULT_RANK_LIMIT",
     "HEAD",
+    "LORAS",
     "RANK_LIMITS",
     "SOFT",
     "WEIGHTS",
@@ -35,5 +38,6 @@ __all__ = [
     "check_together",
     "has_head",
     "inspect_adapter",
+    "invocation_of",
     "plain_adapter",
 ]

@@ -129,6 +129,8 @@ class Prediction:
     """Tokens of the inputs, counted once."""
     member_tokens: int
     """Tokens that all members together read, from the cache or not."""
+    computed_tokens: int = 0
+    """Those of the members' tokens that the engine computed; the others it had in its cache."""
     absent: tuple[str, ...] = ()
     """Members that could not be loaded and did not answer."""
     asked: NDArray[np.bool_] | None = None

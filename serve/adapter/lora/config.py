@@ -13,7 +13,6 @@ DEFAULT_RANK_LIMIT = 64
 _PLAIN_INITS = {"gaussian", "eva", "orthogonal", "mica", "lora_ga"}
 _UNSERVED = {
     "use_dora": "DoRA",
-    "alora_invocation_tokens": "activated LoRA (aLoRA)",
     "lora_bias": "LoRA with a bias (lora_bias)",
     "layer_replication": "layer replication",
     "use_bdlora": "block-diagonal LoRA",

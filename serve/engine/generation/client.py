@@ -22,6 +22,7 @@ from serve.engine.limits.fair_queue import CallQueue
 from serve.engine.lockstep.client import Lockstep, MemberPrompt
 from serve.engine.lockstep.logprobs import TokenReport
 from serve.engine.lockstep.sibling_spec import TokenFusion
+from serve.engine.shared_prompt.computed import taken
 from serve.fusion.answers import AnswerChoice, choose_answer
 from serve.manifest import AnswerMethod, Ensemble, Member
 from serve.together import together
@@ -59,6 +60,8 @@ class GenerationContext:
     member answers."""
     prompts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Member -> its own prompt, as vLLM renders it."""
+    member_prompts: dict[tuple[int, ...], Mapping[str, Sequence[int]]] = field(default_factory=dict)
+    """The request's token ids -> member -> its own, where members read a text in different ways."""
     clamp_max_tokens: bool = False
     """Whether the engine may lower `max_tokens` to what there is room for, because the client gave no limit."""
     return_members: bool = False
@@ -72,8 +75,15 @@ class GenerationContext:
     """vLLM's request id and choice -> reports about tokens that have not been sent to the client yet."""
     member_tokens: int = 0
     """Tokens that all members together have read and written."""
+    computed_tokens: int = 0
+    """Those of them that the engine computed; the others it had in its cache."""
     _generating: int = field(default=0, init=False)
     _idle: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+
+    def count(self, read: int, computed: int) -> None:
+        """Counts tokens that requests of members have read, and those that the engine computed for them."""
+        self.computed_tokens += computed
+        metrics.prompt_tokens_shared(self.ensemble.name, max(0, read - computed))
 
     @contextmanager
     def generating(self) -> Iterator[None]:
@@ -114,7 +124,14 @@ class PromptRequest:
 
     def prompt_of(self, run: MemberRun) -> Mapping[str, Any]:
         """Returns the prompt that this member reads: its own, or the request's."""
-        return self.context.prompts.get(run.name, self.prompt)
+        own = self.context.prompts.get(run.name)
+        if own is not None or not self.context.member_prompts:
+            return self.prompt if own is None else own
+        ids = self.context.member_prompts.get(tuple(self.prompt["prompt_token_ids"]), {})
+        if run.name not in ids:
+            return self.prompt
+        rest = {k: v for k, v in self.prompt.items() if k != "prompt_token_offsets"}
+        return {**rest, "prompt_token_ids": list(ids[run.name])}
 
 
 class EnsembleClient:
@@ -180,6 +197,7 @@ class EnsembleClient:
         ]
         context.member_tokens += sum(member.length for member in members)
         nats: defaultdict[int, list[float]] = defaultdict(list)
+        written = computed = 0
         pieces = self._lockstep.generate(
             members,
             fusion,
@@ -194,10 +212,15 @@ class EnsembleClient:
                 tokens = sum(len(choice.token_ids) for choice in piece.output.outputs)
                 context.member_tokens += tokens * len(members)
                 metrics.tokens_generated(context.ensemble.name, tokens, tokens * len(members))
+                written += tokens * len(members)
+                computed += piece.computed_tokens
                 for choice, report in piece.reports.items():
                     context.reports[request.request_id, choice].append(report)
                     nats[choice] += report.disagreement
                 yield piece.output
+        # Nothing reads an answer's last token.
+        fed = written - len(members) * request.params.n
+        context.count(request.params.n * sum(m.length for m in members) + fed, computed)
         metrics.disagreement_seen(
             context.ensemble.name, [sum(each) / len(each) for each in nats.values() if each]
         )
@@ -250,6 +273,7 @@ class EnsembleClient:
             self._llm.model_config.max_model_len,
             clamp=request.context.clamp_max_tokens,
         )
+        written = computed = 0
         stream = self._llm.generate(
             member_adapters.prompt(prompt),
             member_adapters.params(params),
@@ -262,6 +286,11 @@ class EnsembleClient:
                 if output.prompt_logprobs and member_adapters.virtual_tokens:
                     own = output.prompt_logprobs[member_adapters.virtual_tokens + 1 :]
                     output.prompt_logprobs = [None, *own]
+                computed += taken(output)
+                written += sum(len(choice.token_ids) for choice in output.outputs)
+                if output.finished:
+                    prompts = params.n * len(prompt["prompt_token_ids"])
+                    request.context.count(prompts + written - params.n, computed)
                 yield output
 
 

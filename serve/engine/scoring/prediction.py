@@ -32,6 +32,8 @@ class MemberScores:
     """Tokens of the inputs, counted once."""
     member_tokens: int
     """Tokens that the members read together."""
+    computed_tokens: int
+    """Those of them that the engine computed."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,11 @@ async def predicted(
     assert fusion is not None
     asking, least = _asking(fusion, call)
     prompt_tokens: int | None = None
-    member_tokens = 0
+    member_tokens = computed_tokens = 0
     if asking.reads_base:
         assert read is not None, "a gate over a base that writes is refused at loading"
         base = await read(call.inputs)
-        prompt_tokens = member_tokens = base.prompt_tokens
+        prompt_tokens = member_tokens = computed_tokens = base.prompt_tokens
         asking.route(base.vectors)
     while questions := asking.questions():
         groups = _by_rows(questions)
@@ -71,10 +73,11 @@ async def predicted(
         if prompt_tokens is None:  # the first round reads every input
             prompt_tokens = said[0].prompt_tokens
         member_tokens += sum(each.member_tokens for each in said)
+        computed_tokens += sum(each.computed_tokens for each in said)
         await asyncio.to_thread(_take, asking, groups, said, loaded)
-    return await asyncio.to_thread(
-        _prediction, loaded, call, asking, least, prompt_tokens or 0, member_tokens
-    )
+    metrics.prompt_tokens_shared(loaded.ensemble.name, max(0, member_tokens - computed_tokens))
+    usage = (prompt_tokens or 0, member_tokens, computed_tokens)
+    return await asyncio.to_thread(_prediction, loaded, call, asking, least, usage)
 
 
 def _asking(fusion: Fusion, call: PredictCall) -> tuple[Asking, float | None]:
@@ -126,9 +129,9 @@ def _prediction(
     call: PredictCall,
     asking: Asking,
     least: float | None,
-    prompt_tokens: int,
-    member_tokens: int,
+    usage: tuple[int, int, int],
 ) -> Prediction:
+    """`usage`: tokens of the inputs, of all members together, and those that were computed."""
     ensemble, fusion = loaded.ensemble, loaded.fusion
     assert fusion is not None
     with metrics.fusing(ensemble.name, call.method or ensemble.fusion.method):
@@ -156,8 +159,9 @@ def _prediction(
         answers=answers,
         members=members,
         member_answers=alone if call.return_members else None,
-        prompt_tokens=prompt_tokens,
-        member_tokens=member_tokens,
+        prompt_tokens=usage[0],
+        member_tokens=usage[1],
+        computed_tokens=usage[2],
         absent=loaded.absent,
         asked=asked if asking.partial else None,
         abstained=abstained,

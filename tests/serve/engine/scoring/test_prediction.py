@@ -50,7 +50,8 @@ class Members:
         names = tuple(member.name for member in members)
         self.asked.append((names, len(rows)))
         scores = SCORES[[NAMES.index(name) for name in names]][:, rows]
-        return MemberScores(scores, 2 * len(rows), 3 * len(rows) * len(names))
+        tokens = 3 * len(rows) * len(names)
+        return MemberScores(scores, 2 * len(rows), tokens, tokens // 3)
 
 
 def fitted(**options: Any) -> Ensemble:
@@ -85,7 +86,11 @@ async def ask(
 async def test_all_members_are_asked_at_once_without_early_exit() -> None:
     _, document, members = await ask(fitted(), return_members=True)
     assert members.asked == [(NAMES, 200)]
-    assert document["usage"] == {"prompt_tokens": 400, "member_tokens": 1800}
+    assert document["usage"] == {
+        "prompt_tokens": 400,
+        "member_tokens": 1800,
+        "computed_tokens": 600,
+    }
     row = document["data"][7]
     assert {"members_asked", "abstained"}.isdisjoint(row)
     assert [each["name"] for each in row["members"]] == list(NAMES)
@@ -100,7 +105,11 @@ async def test_each_input_stops_by_itself() -> None:
     data = document["data"]
     assert [row["index"] for row in data] == list(range(200))
     assert sum(row["members_asked"] for row in data) == sum(counts)
-    assert document["usage"] == {"prompt_tokens": 400, "member_tokens": 3 * sum(counts)}
+    assert document["usage"] == {
+        "prompt_tokens": 400,
+        "member_tokens": 3 * sum(counts),
+        "computed_tokens": sum(counts),
+    }
     for row in data:
         first = [("strong",), ("middle", "strong"), tuple(sorted(NAMES))][row["members_asked"] - 1]
         assert [each["name"] for each in row["members"]] == [n for n in NAMES if n in first]
@@ -210,7 +219,11 @@ async def test_a_gate_asks_those_whom_it_chooses() -> None:
         own = PROBABILITIES[chosen, row["index"]]
         assert list(row["probabilities"].values()) == pytest.approx(own.tolist())
         assert row["members_asked"] == 1
-    assert document["usage"] == {"prompt_tokens": 18, "member_tokens": 18 + 3 * 9}
+    assert document["usage"] == {
+        "prompt_tokens": 18,
+        "member_tokens": 18 + 3 * 9,
+        "computed_tokens": 18 + 9,
+    }
     weighted = PredictCall("intents@1", inputs, "r", weights=dict.fromkeys(NAMES, 1))
     with pytest.raises(FusionError, match="'weights' is not for gate"):
         await predicted(held, weighted, members, base_vectors)
