@@ -290,9 +290,12 @@ class Reference:
         self.model = (PeftModel.from_pretrained(model, last) if last else model).eval()
 
     @torch.no_grad()
-    def logits(self, ids: Sequence[int]) -> torch.Tensor:
-        """[len(ids), vocabulary]; PEFT gives those of virtual tokens too, where they are embeddings."""
-        return self.model(torch.tensor([list(ids)])).logits[0, -len(ids) :]
+    def logits(self, ids: Sequence[int], start: int | None = None) -> torch.Tensor:
+        """[len(ids), vocabulary]; PEFT gives those of virtual tokens too, where they are embeddings.
+
+        `start`: where an activated LoRA begins to act. PEFT alone would take an invocation that was generated."""
+        offsets = {} if start is None else {"alora_offsets": [len(ids) - start]}
+        return self.model(torch.tensor([list(ids)]), **offsets).logits[0, -len(ids) :]
 
     @torch.no_grad()
     def label_scores(self, prompt: str, labels: Sequence[str]) -> list[float]:

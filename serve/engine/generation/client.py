@@ -288,9 +288,11 @@ class EnsembleClient:
                     output.prompt_logprobs = [None, *own]
                 computed += taken(output)
                 written += sum(len(choice.token_ids) for choice in output.outputs)
-                if output.finished:
-                    prompts = params.n * len(prompt["prompt_token_ids"])
-                    request.context.count(prompts + written - params.n, computed)
+                if (
+                    output.finished and params.n == 1
+                ):  # of several choices, vLLM tells the last one's
+                    read = len(prompt["prompt_token_ids"]) + written - 1
+                    request.context.count(read, computed)
                 yield output
 
 

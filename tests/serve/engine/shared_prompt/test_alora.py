@@ -60,10 +60,18 @@ class AloraJudge(Judge):
         own = INVOCATIONS.get(model, "")
         return head + (self.tokenizer(own)["input_ids"] if own and prompt.endswith(MARK) else [])
 
+    def start(self, model: str, ids: list[int]) -> int | None:
+        """The last place in the prompt where a member's invocation begins."""
+        if model not in INVOCATIONS:
+            return None
+        own = self.tokenizer(INVOCATIONS[model])["input_ids"]
+        return max(n for n in range(len(ids)) if ids[n : n + len(own)] == own)
+
     @torch.no_grad()
     def logs(self, model: str, prompt: str, tokens: Sequence[int]) -> np.ndarray:
         ids = self.ids(model, prompt)
-        logits = self.models[model].logits([*ids, *tokens[:-1]])[len(ids) - 1 :]
+        logits = self.models[model].logits([*ids, *tokens[:-1]], self.start(model, ids))
+        logits = logits[len(ids) - 1 :]
         return np.asarray(logits.double().log_softmax(-1))
 
 
@@ -174,8 +182,9 @@ async def test_label_scores_equal_peft(engine: Any, judge: AloraJudge) -> None:
                 scores = []
                 for label in LABELS:
                     tokens = judge.tokenizer(f" {label}")["input_ids"]
-                    logits = judge.models[name].logits([*ids, *tokens])[len(ids) - 1 : -1]
-                    logs = logits.double().log_softmax(-1)
+                    start = judge.start(name, ids)
+                    logits = judge.models[name].logits([*ids, *tokens], start)
+                    logs = logits[len(ids) - 1 : -1].double().log_softmax(-1)
                     scores.append(sum(float(logs[n, token]) for n, token in enumerate(tokens)))
                 expected = torch.tensor(scores, dtype=torch.float64).softmax(0).numpy()
                 np.testing.assert_allclose(given[place, row], expected, atol=1e-3)
