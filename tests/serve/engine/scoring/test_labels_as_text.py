@@ -117,9 +117,10 @@ async def test_members_read_one_text_after_the_other(tokenizer: Any) -> None:
     scored = await CausalScorer(llm, tokenizer).score(
         ["where is", "my card"], [" A", " B"], members, FairQueue(1).for_call()
     )
-    texts = [tokenizer.decode(ids) for ids, _ in llm.order]
-    assert texts == ["where is"] * 3 + ["my card"] * 3
-    assert [lora.lora_name for _, lora in llm.order] == list("abcabc")
+    asked = [(tokenizer.decode(ids).strip(), lora.lora_name) for ids, lora in llm.order]
+    in_order = [(text, name) for text in ("where is", "my card") for name in "abc"]
+    assert list(dict.fromkeys(asked)) == in_order
+    assert asked == sorted(asked, key=in_order.index)
     assert scored.computed_tokens == llm.tokens
 
 
@@ -133,11 +134,13 @@ async def test_members_read_their_own_invocation(tokenizer: Any) -> None:
         [" A", " B"],
         members,
         FairQueue(1).for_call(),
-        heads=dict.fromkeys(asks, ["where is"]),
+        heads={each: ["where is"] for each in asks},
     )
-    texts = [tokenizer.decode(ids) for ids, _ in llm.order]
-    assert texts == ["where is", "where is\nIntent:", "where is Say"]
-    assert scored.member_tokens == sum(len(ids) + 2 for ids, _ in llm.order)
+    texts = [tokenizer.decode(ids).strip() for ids, _ in llm.order]
+    assert list(dict.fromkeys(texts)) == ["where is", "where is\nIntent:", "where is Say"]
+    labels = 3 * sum(len(tokenizer(label)["input_ids"]) for label in (" A", " B"))
+    prompts = [tokenizer("where is")["input_ids"], *(each.tokens for each in asks)]
+    assert scored.member_tokens == 3 * len(prompts[0]) + sum(map(len, prompts[1:])) + labels
 
 
 async def test_means_are_over_each_labels_own_tokens(tokenizer: Any) -> None:
