@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from serve.engine.generation.client import MemberRun
+from serve.engine.generation.client import GenerationContext, MemberRun
 from serve.labels import INVOCATION, encoder
 from serve.prompting.reader import PromptReader, cut
 
@@ -19,9 +19,12 @@ class MemberPrompts:
         self._reader = PromptReader(tokenizer)
         self._encode = encoder(tokenizer)
 
-    def needed(self, runs: Sequence[MemberRun]) -> bool:
-        """Returns whether the members read a text in different ways."""
-        return any(run.member_adapters.invocation is not None for run in runs)
+    def needed(self, context: GenerationContext) -> bool:
+        """Returns whether the mark or an invocation may end a text: the ensemble's template has the mark, or a member
+        that answers has an invocation."""
+        return context.ensemble.template.endswith(INVOCATION) or any(
+            run.member_adapters.invocation is not None for run in context.member_runs
+        )
 
     def read(self, text: str, runs: Sequence[MemberRun]) -> dict[str, list[int]]:
         """Returns each member's token ids of a text."""

@@ -137,7 +137,7 @@ class OpenAIRoutes:
                         return _one_prompt("'prompt' must be one text")
                     body = {**body, "prompt": text}
                     runs = [run for run in context.member_runs if run.name == member]
-                    if runs and self._member_prompts.needed(runs):
+                    if runs and self._member_prompts.needed(context):
                         body["prompt"] = self._member_prompts.read(text, runs)[member]
                     body = await self._without_ending(body)
                     completion = self._app.state.openai_serving_completion.online_renderer
@@ -162,11 +162,11 @@ class OpenAIRoutes:
     async def _read_by_members(
         self, body: Mapping[str, Any], context: GenerationContext
     ) -> Mapping[str, Any]:
-        """Returns the body with a completion's texts as the token ids of the first member, where members read a text in
-        different ways. Notes in `context.member_prompts` what the others read."""
+        """Returns the body with a completion's texts as the token ids of the first member, where a text may end in
+        invocations. Notes in `context.member_prompts` what the others read."""
         prompt, runs = body.get("prompt"), context.member_runs
         texts = [prompt] if isinstance(prompt, str) else prompt
-        if not self._member_prompts.needed(runs) or not texts:
+        if not self._member_prompts.needed(context) or not texts:
             return body
         if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
             return body

@@ -192,7 +192,7 @@ async def test_label_scores_equal_peft(engine: Any, judge: AloraJudge) -> None:
 
 async def test_members_compute_a_shared_prompt_once(engine: Any, judge: AloraJudge) -> None:
     """In chunks, which vLLM alone would compute once for each member; and room for it is counted once."""
-    text = "my transfer is still pending, please tell me when the money will be there " * 16
+    text = "my transfer is still pending, please tell me when the money will be there " * 24
     head = len(judge.tokenizer(text)["input_ids"])
     assert 3 * head > BLOCKS * 32 > head, "as prompts of their own they would not fit"
     shared = metrics.REGISTRY.get_sample_value(
