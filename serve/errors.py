@@ -28,6 +28,7 @@
     ├── RecipeError           a recipe, or data that it names
     ├── ReportError           the page of a report, which cannot be drawn
     ├── ImproveError          a bundle whose next steps cannot be measured
+    ├── ConversionError       an adapter or model that cannot be made into a LoRA
     └── ClusterError          the Ray cluster that trains
 
 The Python client has a tree of its own (`choir_client.exceptions`), because it needs nothing of the server.

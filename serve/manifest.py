@@ -33,9 +33,12 @@ PredictMethod: TypeAlias = Literal["average", "weighted_average", "vote", "stack
 """The methods of the tasks that answer with labels or values."""
 TokenMethod: TypeAlias = Literal["average", "weighted_average", "product"]
 """The methods of generation that fuse at every token."""
-AnswerMethod: TypeAlias = Literal["vote", "mbr"]
-"""The methods of generation that choose among the members' whole answers."""
-ANSWER_METHODS: tuple[AnswerMethod, ...] = get_args(AnswerMethod)
+TextMethod: TypeAlias = Literal["vote", "mbr"]
+"""The methods of generation that choose among the members' whole answers by the texts alone."""
+TEXT_METHODS: tuple[TextMethod, ...] = get_args(TextMethod)
+AnswerMethod: TypeAlias = TextMethod | Literal["stack"]
+"""All methods of generation that choose among the members' whole answers."""
+ANSWER_METHODS: tuple[AnswerMethod, ...] = (*TEXT_METHODS, "stack")
 
 METHODS: dict[Task, tuple[Method, ...]] = {
     "classification": ("average", "weighted_average", "vote", "stack", "gate"),
@@ -52,7 +55,7 @@ STACK_MODELS: dict[Task, tuple[StackModel, ...]] = {
     "classification": ("logistic_regression", "gradient_boosting"),
     "multilabel": ("logistic_regression", "gradient_boosting"),
     "regression": ("linear_regression", "gradient_boosting"),
-    "generation": (),
+    "generation": ("linear_regression",),
 }
 
 
@@ -165,7 +168,7 @@ class FusionSpec(Contract):
             )
         if self.plausibility and self.method != "product":
             raise ValueError(f"'plausibility' is for product, not for {self.method!r}")
-        if self.extract and self.method not in ANSWER_METHODS:
+        if self.extract and self.method not in TEXT_METHODS:
             raise ValueError(f"'extract' is for vote and mbr, not for {self.method!r}")
         if self.early_exit and self.method not in PREFIX_METHODS:
             raise ValueError(
@@ -311,7 +314,7 @@ class Ensemble(Contract):
         models: tuple[FittedModel, ...] = STACK_MODELS[self.task]
         if self.task == "classification":
             models += ("gate",)
-        if self.fusion.model is not None and models and self.fusion.model not in models:
+        if self.fusion.model is not None and self.fusion.model not in models:
             raise ValueError(
                 f"the stacker {self.fusion.model!r} is not for {self.task}; "
                 f"choose one of {_listed(models)}"

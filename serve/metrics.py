@@ -1,14 +1,11 @@
-"""Every metric, declared once, and the board that adds up those of all processes."""
+"""Every metric of Choir, declared once."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from time import perf_counter
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 REGISTRY = CollectorRegistry()
 """Of this process. Apart from prometheus_client's global one, which vLLM fills."""
@@ -45,6 +42,12 @@ _FIRST_TOKEN_SECONDS = Histogram(
 )
 _IN_FLIGHT = Gauge(
     "choir_requests_in_flight", "Requests being worked on.", ["ensemble"], registry=REGISTRY
+)
+_SEQUENCES = Gauge(
+    "choir_sequences",
+    "Member sequences of requests, by whether they are with the engines or wait in the gateway.",
+    ["ensemble", "state"],
+    registry=REGISTRY,
 )
 _AGREEMENT = Counter(
     "choir_member_agreement_total",
@@ -141,6 +144,21 @@ _MEMBERS_ABSENT = Gauge(
 )
 
 
+_REFUSED = Counter(
+    "choir_requests_refused_total",
+    "Requests answered with 429, by reason: a gateway full, too many waiting for a load, a caller's rate.",
+    ["reason"],
+    registry=REGISTRY,
+)
+RefusedReason: TypeAlias = Literal["in_flight", "on_demand", "queue_full", "rate"]
+REFUSED_REASONS: tuple[RefusedReason, ...] = (
+    "in_flight",
+    "on_demand",
+    "queue_full",
+    "rate",
+)
+
+
 def request_answered(ensemble: str, route: str, status: int, track: str, seconds: float) -> None:
     """Count one answered request. `ensemble` is empty where none was resolved, `route` is the
     path's template."""
@@ -172,6 +190,12 @@ def request_in_flight(ensemble: str) -> Iterator[None]:
         yield
     finally:
         gauge.dec()
+
+
+def sequences(ensemble: str, running: int, queued: int) -> None:
+    """Set how many member sequences of an ensemble's requests the engines have, and how many wait for them."""
+    _SEQUENCES.labels(ensemble, "running").set(running)
+    _SEQUENCES.labels(ensemble, "queued").set(queued)
 
 
 def member_agreed(ensemble: str, member: str, agreeing: int, disagreeing: int) -> None:
@@ -270,121 +294,12 @@ def rollout_phase_ended(phase: str, seconds: float) -> None:
     _PHASE_SECONDS.labels(phase).observe(seconds)
 
 
-Series: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]
-"""A sample's name, and its labels in order."""
-
-_SUMMED = ("counter", "histogram", "summary")
-"""The types whose samples only ever grow."""
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """The samples of one metric in one process; small to send."""
-
-    name: str
-    type: str
-    help: str
-    samples: Mapping[Series, float]
+def refusals_counted() -> None:
+    """Show every reason of a 429 with 0, so that the first one is seen as an increase."""
+    for reason in REFUSED_REASONS:
+        _REFUSED.labels(reason)
 
 
-def families(registry: CollectorRegistry = REGISTRY, prefix: str = "choir_") -> tuple[Family, ...]:
-    """A snapshot of the metrics whose names start with `prefix`.
-
-    vLLM's are `families(prometheus_client.REGISTRY, "vllm:")`."""
-    return tuple(
-        Family(metric.name, metric.type, metric.documentation, _samples(metric))
-        for metric in registry.collect()
-        if metric.name.startswith(prefix)
-    )
-
-
-def _samples(metric: Metric) -> dict[Series, float]:
-    """Without `_created`, which says when this process began and adds up to nothing."""
-    return {
-        (sample.name, tuple(sample.labels.items())): sample.value
-        for sample in metric.samples
-        if not sample.name.endswith("_created")
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class _Live:
-    incarnation: str
-    families: tuple[Family, ...]
-
-
-class MetricsBoard:
-    """The metrics of all processes, each under the slot of its replica.
-
-    Counters never fall. The counts of a process stay when it dies, and the next process in its slot adds to them.
-    Gauges go with their process."""
-
-    def __init__(self) -> None:
-        self._live: dict[tuple[str, int], _Live] = {}
-        self._past: dict[int, dict[Series, float]] = {}
-        self._families: dict[str, Family] = {}
-        self._owners: dict[str, str] = {}
-        """A sample's name -> its family's."""
-        self._told: dict[str, dict[Series, float]] = {}
-        """What an incarnation that was retired had counted, should it come back."""
-
-    def push(self, kind: str, slot: int, incarnation: str, snapshot: tuple[Family, ...]) -> None:
-        """Replace what this incarnation of a process sent before."""
-        for place, live in list(self._live.items()):
-            replaced = place == (kind, slot) and live.incarnation != incarnation
-            moved = live.incarnation == incarnation and place != (kind, slot)
-            if replaced or moved:
-                self._retire(place)
-        self._live[kind, slot] = _Live(incarnation, snapshot)
-        for family in snapshot:
-            self._families.setdefault(family.name, family)
-            for sample, _ in family.samples:
-                self._owners[sample] = family.name
-
-    def retire(self, incarnation: str) -> None:
-        """Keep the counts of a process that is gone, and drop its gauges."""
-        for place, live in list(self._live.items()):
-            if live.incarnation == incarnation:
-                self._retire(place)
-
-    def render(self) -> bytes:
-        """Return Prometheus text, with the label `replica` on every sample."""
-        merged = {
-            name: Metric(name, family.help, family.type) for name, family in self._families.items()
-        }
-        for slot, totals in self._totals().items():
-            for (sample, labels), value in totals.items():
-                family = merged[self._owners[sample]]
-                family.add_sample(sample, {**dict(labels), "replica": str(slot)}, value)
-        return generate_latest(_Snapshot(list(merged.values())))
-
-    def _totals(self) -> dict[int, dict[Series, float]]:
-        """By slot: what its processes counted in the past and now."""
-        totals = {slot: dict(past) for slot, past in self._past.items()}
-        for (_, slot), live in self._live.items():
-            told = self._told.get(live.incarnation, {})
-            sums = totals.setdefault(slot, {})
-            for family in live.families:
-                for series, value in family.samples.items():
-                    sums[series] = sums.get(series, 0.0) + value - told.get(series, 0.0)
-        return totals
-
-    def _retire(self, place: tuple[str, int]) -> None:
-        live = self._live.pop(place)
-        past = self._past.setdefault(place[1], {})
-        told = self._told.setdefault(live.incarnation, {})
-        for family in live.families:
-            if family.type in _SUMMED:
-                for series, value in family.samples.items():
-                    past[series] = past.get(series, 0.0) + value - told.get(series, 0.0)
-                    told[series] = value
-
-
-class _Snapshot(Collector):
-    """What prometheus_client's writer reads metrics from."""
-
-    def __init__(self, metrics: list[Metric]) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> list[Metric]:
-        return self._metrics
+def request_refused(reason: RefusedReason) -> None:
+    """Count a request that was answered with 429."""
+    _REFUSED.labels(reason).inc()

@@ -29,6 +29,9 @@ def fast_serve(folder: Path) -> dict[str, str]:
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+        # Serve's own log lines, several for each request, are written together, and not to the driver as well.
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+        "RAY_SERVE_LOG_TO_STDERR": "0",
         # gRPC's own 4 MiB are less than a large batch and its answers; the gateway limits what may come in.
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
         # A small machine that is busy starting engines may keep a proxy waiting; by default that is taken for a fault.
@@ -91,23 +94,27 @@ def own_cluster() -> dict[str, str]:
     }
 
 
-def engine_environment(replicas: int) -> Mapping[str, str]:
-    """Environment of an engine replica.
-
-    One of several engines on a machine must not bind its threads to the same cores as the next one, and threads that
-    spin while they wait cost a small machine more than they gain."""
-    cores = os.cpu_count() or 1
-    return {
+def engine_environment(threads: str | None = None) -> Mapping[str, str]:
+    """Environment of an engine's process, whatever machine it runs on. `threads`: how many it has on the CPU."""
+    return ({"OMP_NUM_THREADS": threads} if threads else {}) | {
         "VLLM_USE_V2_MODEL_RUNNER": "0",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
         "VLLM_NO_USAGE_STATS": "1",
         # A domain that media may come from could send vLLM on to any other, this machine included.
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (cores - 1) // replicas))),
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
     }
+
+
+def engine_threads(engines: int) -> Mapping[str, str]:
+    """Environment variables for the threads of one of several engines on this machine. Call it where the engine runs.
+
+    It must not bind its threads to the same cores as the next one, and threads that spin while they wait cost a small
+    machine more than they gain."""
+    cores = os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": str(max(1, (cores - 1) // engines))}
 
 
 def free_port() -> int:

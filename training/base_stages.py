@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from serve.base.side_files import copy_pooling
 from serve.labels import fill
 from training.data.splits import Splits
 from training.evaluation.stage_gains import StageGains
@@ -89,6 +90,7 @@ class BaseStages:
             else:
                 with self._run.stage(title, self._recipe.precision) as stage:
                     self._run.finish(title, asdict(self._pretrained(recipe, base, stage, target)))
+        copy_pooling(base.folder, target)
         return replace(base, folder=target)
 
     def _tuned(self, title: str, recipe: FineTuningStage, base: Base, target: Path) -> None:

@@ -13,6 +13,7 @@ PACKAGES: dict[EventLog, Sequence[str]] = {
     "mlflow": ("mlflow",),
     "wandb": ("wandb",),
 }
+EXTRAS: dict[EventLog, str] = {"tensorboard": " (pip install 'choir-serve[logs]')"}
 
 
 def demand_logs(wanted: Sequence[EventLog]) -> None:
@@ -20,8 +21,8 @@ def demand_logs(wanted: Sequence[EventLog]) -> None:
     for log in wanted:
         if not any(find_spec(package) for package in PACKAGES[log]):
             raise RecipeError(
-                f"report_to: {log} needs the package {PACKAGES[log][0]}, which is not installed; install it, or take "
-                f"{log} out of report_to"
+                f"report_to: {log} needs the package {PACKAGES[log][0]}, which is not installed; install it"
+                f"{EXTRAS.get(log, '')}, or take {log} out of report_to"
             )
 
 

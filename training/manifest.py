@@ -16,7 +16,10 @@ def draft(recipe: EnsembleRecipe, members: Sequence[Member], labels: Sequence[st
         task=recipe.task,
         members=list(members),
         fusion=FusionSpec(
-            method=method if recipe.task == "generation" and method != "best" else "average",
+            # A ranker is fitted later.
+            method=method
+            if recipe.task == "generation" and method not in ("best", "stack")
+            else "average",
             extract=recipe.extract,
         ),
         labels=list(labels) or None,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from serve.bundle import Bundle
-from serve.fusion.answers import MEMBER_SCORES, answer_method
+from serve.fusion.answers import MEMBER_SCORES
 from serve.fusion.asking.choice import served_answers
 from serve.fusion.fitting.fit import fit_fusion
 from serve.fusion.fitting.note import FIGURES, noted
@@ -22,16 +22,23 @@ from training.evaluation.evaluation import (
     Labelled,
     answer_scores,
     baseline_answers,
-    chosen,
     generation_report,
     label_report,
     labelled,
+    method_texts,
 )
 from training.evaluation.golden_inputs import golden_answers, golden_texts
 from training.evaluation.scores import EvaluationReport
 from training.evaluation.stage_gains import StageGains
 from training.evaluation.stored_predictions import ValidationRun
 from training.evaluation.tables import MAIN
+from training.evaluation.texts.ranking import (
+    cross_ranked,
+    fit_ranker,
+    ranked_by,
+    ranked_texts,
+    wants_ranker,
+)
 from training.event_logs import demand_logs
 from training.execution.executor import Executor, SequentialExecutor
 from training.execution.held_rows import keep_held
@@ -285,7 +292,7 @@ class Pipeline:
             )
             rows = labelled(self._splits.validation, "validation", self._recipe, recipe)
             if recipe.task == "generation":
-                ensemble, report = _written(recipe, draft, evaluation, rows)
+                ensemble, report = _written(recipe, draft, bundle, evaluation, rows)
             else:
                 ensemble, report = self._fit(recipe, draft, bundle, validation, rows)
             ensemble = _with_scores(ensemble, report, all_found(self._run))
@@ -311,10 +318,10 @@ class Pipeline:
         truth = stored.truth
         vectors = validation.vectors(stored, draft)
         fitted = fit_fusion(draft, recipe.fusion.options, outputs, truth, stored.folds, vectors)
-        if fitted.stack:
-            fitted.stack.write(bundle.path / str(fitted.ensemble.fusion.parameters))
+        if fitted.parameters:
+            fitted.parameters.write(bundle.path / str(fitted.ensemble.fusion.parameters))
         # The report has cross-fitted answers; golden inputs need the answers that engines give.
-        served = served_answers(Fusion(fitted.ensemble, fitted.stack), outputs, vectors)
+        served = served_answers(Fusion(fitted.ensemble, fitted.parameters), outputs, vectors)
         golden = golden_answers(rows, truth, served, draft.labels or [])
         ensemble = fitted.ensemble.model_copy(update={"golden": golden[: recipe.golden]})
         return ensemble, label_report(ensemble, rows, outputs, truth, fitted.validation)
@@ -336,15 +343,29 @@ def _teachers(recipe: Recipe) -> list[Path]:
 
 
 def _written(
-    recipe: EnsembleRecipe, draft: Ensemble, evaluation: Evaluation, rows: Labelled
+    recipe: EnsembleRecipe, draft: Ensemble, bundle: Bundle, evaluation: Evaluation, rows: Labelled
 ) -> tuple[Ensemble, EvaluationReport]:
-    """Return a generation ensemble with its golden inputs, and its evaluation; nothing is fitted."""
-    answers, fused = evaluation.answers(rows), evaluation.fused(rows)
+    """Return a generation ensemble with its golden inputs, and its evaluation. If the recipe asks for a ranker, it is
+    fitted and written; the report has cross-fitted answers."""
+    answers = evaluation.answers(rows)
+    fused: dict[str, Sequence[str]] = {**evaluation.fused(rows)}
+    served: Sequence[str] = []
     draft = draft.model_copy(
         update={"scores": {MEMBER_SCORES: answer_scores(draft, rows, answers)}}
     )
-    method = draft.fusion.method
-    served = fused[method] if method in fused else chosen(draft, answers, answer_method(draft))
+    method = recipe.fusion.options.method
+    if wants_ranker(recipe.fusion.options):
+        candidates = evaluation.candidates(rows)
+        ranker = fit_ranker(draft, candidates, rows.references)
+        own = "stack" if method == "stack" else draft.fusion.method
+        spec = ranked_by(draft, own, f"fusion/{draft.name}/{draft.version}")
+        draft = draft.model_copy(update={"fusion": spec})
+        ranker.write(bundle.path / str(spec.parameters))
+        fused["stack"] = cross_ranked(draft, candidates, rows.references)
+        served = ranked_texts(draft, ranker, candidates)
+    if method != "stack":
+        method = draft.fusion.method
+        served = fused.get(method) or method_texts(draft, answers, fused)[method]
     golden = golden_texts(rows, served, recipe.max_new_tokens)[: recipe.golden]
     ensemble = draft.model_copy(update={"golden": golden})
     return ensemble, generation_report(ensemble, rows, answers, fused)

@@ -4,12 +4,14 @@ from typing import Annotated
 
 import typer
 
-from choir_cli import bundles, data, improving, inference, serving, tokens, training
+from choir_cli import bundles, converting, data, improving, inference, serving, tokens, training
 from choir_cli.console import fail
 from choir_cli.leaderboard.command import leaderboard
 from choir_cli.leaderboard.distil import distil
 from choir_cli.leaderboard.merge import merge
 from choir_cli.operating import operations
+from choir_cli.operating.backups import backup, restore
+from choir_cli.operating.pruning import prune
 
 app = typer.Typer(
     name="choir",
@@ -30,6 +32,7 @@ for command in (
     improving.report,
     serving.serve,
     bundles.pack,
+    converting.convert,
     bundles.verify,
     inference.predict,
     inference.chat,
@@ -39,6 +42,9 @@ for command in (
     operations.rollouts,
     operations.promote,
     operations.abort,
+    prune,
+    backup,
+    restore,
     tokens.token,
 ):
     app.command()(command)

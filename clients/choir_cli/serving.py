@@ -16,7 +16,10 @@ from choir_cli.parsing import json_object
 def serve(
     bundles: Annotated[
         list[Path] | None,
-        typer.Argument(help="Folders of bundles, all with the same base.", metavar="BUNDLE"),
+        typer.Argument(
+            help="Folders of bundles. Each base among them gets engines of its own.",
+            metavar="BUNDLE",
+        ),
     ] = None,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")
@@ -32,7 +35,7 @@ def serve(
         ),
     ] = None,
     replicas: Annotated[
-        int | None, typer.Option(help="Number of engines.", show_default="1")
+        int | None, typer.Option(help="Number of engines of each base.", show_default="1")
     ] = None,
     gateways: Annotated[
         int | None, typer.Option(help="Number of HTTP gateways.", show_default="1")

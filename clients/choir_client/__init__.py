@@ -8,7 +8,8 @@ The package needs only httpx, httpx-sse and pydantic, and nothing of the server.
 
 from choir_client._flows import Retries
 from choir_client._requests import Input
-from choir_client.client import AsyncChoir, Choir
+from choir_client.async_client import AsyncChoir
+from choir_client.client import Choir
 from choir_client.exceptions import (
     APIError,
     BadRequest,
@@ -34,6 +35,9 @@ from choir_client.models import (
     EnsembleStatus,
     Health,
     Model,
+    Pruned,
+    PrunedFiles,
+    PrunedVersion,
     Rollout,
     Tally,
     Trial,
@@ -84,6 +88,9 @@ __all__ = [
     "NotFound",
     "Prediction",
     "PredictionItem",
+    "Pruned",
+    "PrunedFiles",
+    "PrunedVersion",
     "RateLimited",
     "RegressionItem",
     "RegressionMember",

@@ -10,7 +10,7 @@ from choir_client import _flows, _requests
 from choir_client._flows import Flow, Retries
 from choir_client._requests import Call, Input
 from choir_client.exceptions import ChoirError, ConnectionFailed
-from choir_client.models import Rollout
+from choir_client.models import EnsembleStatus, Rollout
 from choir_client.predictions import Prediction
 
 T = TypeVar("T")
@@ -96,6 +96,9 @@ class Connection:
         if wait and on_trial:
             return _flows.await_trial(call, self._retries, POLL_SECONDS)
         return self._send(call)
+
+    def _ensembles(self) -> Flow[list[EnsembleStatus]]:
+        return _flows.ensembles(self._retries)
 
     def _wait(self, rollout_id: str) -> Flow[Rollout]:
         return _flows.wait(rollout_id, self._retries, POLL_SECONDS)

@@ -22,13 +22,17 @@ from choir_client.exceptions import (
     Unavailable,
     error_from_response,
 )
-from choir_client.models import Rollout, Usage
+from choir_client.models import EnsembleStatus, Rollout, Usage
 from choir_client.predictions import Prediction
 
 T = TypeVar("T")
 
 MAX_INPUTS = 1024
 """The most inputs that a server takes in one predict request, by default."""
+
+
+PAGE = 100
+"""How many ensembles are asked for at once."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,17 @@ def predict(
             whole.usage = _sum(whole.usage, part.usage)
     assert whole is not None
     return whole
+
+
+def ensembles(retries: Retries) -> Flow[list[EnsembleStatus]]:
+    """Return all ensembles, page by page. A server that knows no pages sends all of them at once."""
+    found: list[EnsembleStatus] = []
+    while True:
+        after = found[-1].name if found else None
+        page = yield from send(_requests.ensembles(PAGE, after), retries)
+        found += page.data
+        if not (page.has_more and page.data):
+            return found
 
 
 def wait(rollout_id: str, retries: Retries, pause: float) -> Flow[Rollout]:

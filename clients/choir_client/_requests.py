@@ -13,9 +13,11 @@ from choir_client.models import (
     AuditEntry,
     ChatCompletion,
     Completion,
+    EnsemblePage,
     EnsembleStatus,
     Health,
     Model,
+    Pruned,
     Rollout,
 )
 from choir_client.predictions import AnyPrediction, Prediction
@@ -77,8 +79,9 @@ def models() -> Call[list[Model]]:
     return Call("GET", "/v1/models", _listing(Model))
 
 
-def ensembles() -> Call[list[EnsembleStatus]]:
-    return Call("GET", "/v1/ensembles", _listing(EnsembleStatus))
+def ensembles(limit: int, after: str | None) -> Call[EnsemblePage]:
+    asked = {"limit": str(limit)} | ({} if after is None else {"after": after})
+    return Call("GET", "/v1/ensembles", _model(EnsemblePage), params=asked)
 
 
 def ensemble(name: str) -> Call[EnsembleStatus]:
@@ -135,6 +138,20 @@ def promote(rollout_id: str, *, wait: bool) -> Call[Rollout]:
 
 def abort(rollout_id: str) -> Call[Rollout]:
     return _rollout_call(f"/v1/rollouts/{_segment(rollout_id)}/abort", {}, wait=False)
+
+
+def prune(keep_versions: int | None, keep_days: float | None, dry_run: bool) -> Call[Pruned]:
+    given = {"keep_versions": keep_versions, "keep_days": keep_days}
+    body = {key: value for key, value in given.items() if value is not None}
+    return Call(
+        "POST",
+        "/v1/prune",
+        _model(Pruned),
+        json={**body, "dry_run": dry_run},
+        # A second attempt would answer that there is nothing to remove.
+        retry=dry_run,
+        changes=True,
+    )
 
 
 def metrics() -> Call[str]:

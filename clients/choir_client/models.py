@@ -207,9 +207,51 @@ class EnsembleStatus(Answer):
     pinned: bool = True
     """Whether the ensemble is always loaded. Otherwise requests load it, and the `loaded_on` of a version lists the
     engines that have it."""
+    pool: str | None = None
+    """The pool of engines that serve it, named after the first bundle of its base."""
     fusion_fit: dict[str, Any] = {}
     """`state` (`none`, `manual`, `fitted`, `refitted` or `stale`), and the `parts` of the active fusion that it
     describes."""
+
+
+class EnsemblePage(Answer):
+    """A part of the list of ensembles."""
+
+    data: list[EnsembleStatus]
+    has_more: bool = False
+    """Whether there are ensembles behind the last one."""
+
+
+class PrunedVersion(Answer):
+    """A version that nobody can reach any more."""
+
+    ensemble: str
+    version: int
+    created: str
+    """ISO 8601, UTC."""
+
+
+class PrunedFiles(Answer):
+    """An adapter's folder, or a file of fitted parameters, that no version needs any more."""
+
+    digest: str
+    bytes: int
+
+
+class Pruned(Answer):
+    """What a prune has removed, or would remove."""
+
+    dry_run: bool
+    versions: list[PrunedVersion] = []
+    adapters: list[PrunedFiles] = []
+    parameters: list[PrunedFiles] = []
+    waiting: list[str] = []
+    """Ensembles whose versions all stay this time, because a rollout is under way."""
+
+    @property
+    def bytes(self) -> int:
+        """How much room the files take on the server's disk."""
+        return sum(each.bytes for each in (*self.adapters, *self.parameters))
 
 
 class Health(Answer):

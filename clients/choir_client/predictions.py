@@ -49,7 +49,7 @@ class ClassificationItem(PredictionItem):
     disagreement: float | None = None
     """Mutual information between member and label, in nats."""
     members_asked: int | None = None
-    """With `early_exit`: how many members were asked."""
+    """With `early_exit` or a gate: how many members were asked."""
     abstained: bool | None = None
     """With `abstain`: whether the answer is too uncertain for the risk that was asked for."""
     members: list[ClassificationMember] | None = None

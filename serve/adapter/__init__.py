@@ -2,6 +2,7 @@
 
 from serve.adapter.folder import (
     ADAPTER_FILES,
+    CONVERT,
     HEAD,
     LORAS,
     SOFT,
@@ -21,6 +22,7 @@ from serve.adapter.wrappers import adapter_tensors
 
 __all__ = [
     "ADAPTER_FILES",
+    "CONVERT",
     "DEFAULT_RANK_LIMIT",
     "HEAD",
     "LORAS",

@@ -19,12 +19,17 @@ LORAS: tuple[AdapterKind, ...] = ("lora", "alora")
 SOFT: tuple[AdapterKind, ...] = ("prefix", "prompt")
 """The kinds that put virtual tokens before the prompt."""
 
+CONVERT = "'choir convert IN OUT' turns other forms of adapters into one that is served."
+"""What to do with a folder that is refused for its form."""
+
 _KINDS: dict[str, AdapterKind] = {
     "LORA": "lora",
     "PREFIX_TUNING": "prefix",
     "PROMPT_TUNING": "prompt",
     "P_TUNING": "prompt",
 }
+_CONVERTED = {"ADALORA", "BOFT", "HRA", "IA3", "LOHA", "LOKR", "OFT", "VERA"}
+"""Kinds that `choir convert` makes a LoRA of."""
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
 _TEXTS = {".md", ".json", ".txt", ".jinja", ".gitattributes", ".yaml", ".yml"}
 
@@ -46,6 +51,7 @@ def kind_of_config(config: dict[str, Any]) -> AdapterKind:
     if kind is None:
         raise AdapterError(
             f"Its peft_type is {peft_type!r}, which is not served; {', '.join(_KINDS)} are."
+            + (f" {CONVERT}" if peft_type in _CONVERTED else "")
         )
     return "alora" if kind == "lora" and config.get("alora_invocation_tokens") else kind
 
@@ -64,9 +70,8 @@ def check_files(folder: Path) -> str:
     for path in files:
         if path.suffix in _PICKLES:
             raise AdapterError(
-                f"{path.name} may hold a pickle, which runs code when it is loaded; keep "
-                "safetensors files only "
-                "(PEFT: save_pretrained(..., safe_serialization=True))."
+                f"{path.name} may hold a pickle, which runs code when it is loaded; keep safetensors files only. "
+                f"{CONVERT}"
             )
         if not belongs(path):
             raise AdapterError(
@@ -75,7 +80,7 @@ def check_files(folder: Path) -> str:
     for name in (CONFIG, WEIGHTS):
         if folder / name not in files:
             raise AdapterError(
-                f"{name} is missing; expected a folder as PEFT's save_pretrained writes it."
+                f"{name} is missing; expected a folder as PEFT's save_pretrained writes it. {CONVERT}"
             )
     return digest
 

@@ -83,7 +83,7 @@ def inspect_adapter(
             check_invocation(config, tensors, shapes, base_kind)
         else:
             count = check_soft(tensors, config, kind, shapes)
-        head = check_head(folder, tensors, base_kind, head_rows, shapes)
+        head = check_head(folder, tensors, config, base_kind, head_rows, shapes)
         check_base(folder, base if isinstance(base, Path) else None)
     except (TensorError, DigestError, BaseError, OriginError) as error:
         raise AdapterError(str(error)) from error

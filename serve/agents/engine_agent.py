@@ -18,6 +18,7 @@ from serve.errors import Refusal
 from serve.logs.events import tell_phase
 from serve.protocol.capacity import Capacity
 from serve.protocol.messages import AssignedVersion, Desired, PrepareResult, Role, StatusReport
+from serve.watching import replicas
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +31,11 @@ ROOM_SECONDS = 0.05
 class EngineAgent:
     """Loads and releases the versions of one engine, one at a time."""
 
-    def __init__(self, engine: Engine, link: ControllerLink, retry_seconds: float = 0.1) -> None:
+    def __init__(
+        self, engine: Engine, link: ControllerLink, retry_seconds: float = 0.1, pool: str = ""
+    ) -> None:
         self.participant = new_participant("engine")
+        self._pool = pool
         self._engine = engine
         self._lease = Lease(link, self._report, self._apply, retry_seconds)
         self._held: dict[str, Version] = {}
@@ -110,6 +114,7 @@ class EngineAgent:
             sequence,
             seen,
             ready=self.ready,
+            pool=self._pool,
             prepared=dict(self._results),
             holding=(*self._held, *self._leaving),
         )
@@ -147,6 +152,16 @@ class EngineAgent:
             done = {digest for version in self._held.values() for digest in version.adapters}
             tell_phase(logger, "Proving adapter", len(done & total), len(total))
 
+    def _show_active(self, desired: Desired) -> None:
+        """Show of each active version whether it is held. One on demand need not be."""
+        replicas.active_versions_held(
+            {
+                each.version.ensemble.name: each.lazy or each.version.key in self._held
+                for each in desired.versions
+                if each.role == "active"
+            }
+        )
+
     def _holds_trials(self, desired: Desired) -> bool:
         """Return whether the engine holds every candidate on trial: gateways may send it requests at once.
 
@@ -179,6 +194,7 @@ class EngineAgent:
                 self._wake_in(self._demands.retry_in(assigned.version.key))
             elif not await self._load_if_room(assigned, wanted):
                 waiting |= assigned.role == "active" or assigned.attempt is not None
+        self._show_active(desired)
         # A version that requests ask for must not take the room that one of these waits for.
         await self._serve_demands(desired, wanted, load=not waiting)
 
@@ -248,6 +264,8 @@ class EngineAgent:
             self._demands.loaded(key)
             if assigned.lazy:
                 logger.info("%s is loaded, because requests asked for it.", key)
+        if result.error is not None:
+            replicas.load_failed(assigned.version.ensemble.name)
         if result.error is not None and assigned.attempt is None:
             self._demands.failed(key, result.error)
             logger.error("%s %s: %s", assigned.role, key, result.error)

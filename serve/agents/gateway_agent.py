@@ -1,11 +1,13 @@
 """Keeps the routes of a gateway equal to the desired state."""
 
 import asyncio
+from collections.abc import Mapping
 
 from serve.agents.lease import ControllerLink, Lease, new_participant
 from serve.agents.ledger import Ledger
 from serve.agents.routes import Routes
 from serve.protocol.messages import Desired, StatusReport
+from serve.watching import replicas
 
 
 class GatewayAgent:
@@ -15,7 +17,7 @@ class GatewayAgent:
         self.participant = new_participant("gateway")
         self.routes = Routes({})
         self.ledger = Ledger()
-        self._ready_engines = 0
+        self._ready_engines: Mapping[str, int] = {}
         self._routed = asyncio.Event()
         self.stopping = asyncio.Event()
         """Set once the controller says that the server stops."""
@@ -46,8 +48,18 @@ class GatewayAgent:
 
     @property
     def ready(self) -> bool:
-        """Whether at least one engine is ready, as far as the controller has told."""
-        return self._ready_engines > 0
+        """Whether each pool has an engine that is ready, as far as the controller has told."""
+        return bool(self._ready_engines) and all(self._ready_engines.values())
+
+    @property
+    def waiting_for(self) -> list[str]:
+        """The pools without an engine that is ready, where there are several pools."""
+        lacking = [pool for pool, engines in self._ready_engines.items() if not engines]
+        return lacking if len(self._ready_engines) > 1 else []
+
+    def ready_engines(self, pool: str) -> int:
+        """Return how many engines of this pool are ready, as far as the controller has told."""
+        return self._ready_engines.get(pool, 0)
 
     def _report(self, sequence: int, seen: int) -> StatusReport:
         return StatusReport(
@@ -62,6 +74,7 @@ class GatewayAgent:
     def _apply(self, desired: Desired) -> None:
         self.routes = Routes.of(desired)
         self.ledger.follow(self.routes.trials)
+        replicas.versions_routed(self.routes.active())
         if desired.ready_engines is not None:
             self._ready_engines = desired.ready_engines
         self._routed.set()

@@ -55,6 +55,8 @@ class Target:
     """The trial that the request takes part in, as a request for the candidate or for the active version."""
     on_demand: bool = False
     """Whether the answer may have to wait until the version is loaded."""
+    pool: str = ""
+    """The pool of engines that hold the version."""
 
     @property
     def key(self) -> str:
@@ -116,6 +118,14 @@ class Routes:
             raise UnknownModel(self._explain(model))
         return target
 
+    def active(self) -> dict[str, int]:
+        """Return the version that answers the plain name of each ensemble."""
+        return {
+            name: target.ensemble.version
+            for name, target in self._targets.items()
+            if name == target.ensemble.name
+        }
+
     def models(self) -> Mapping[str, Target]:
         """Return the target of every model name, for `GET /v1/models`."""
         return self._targets
@@ -169,7 +179,7 @@ def _targets(assigned: AssignedVersion, trial: Trial | None) -> dict[str, Target
         tried = trial if track == "stable" else None
         for name in (None, *(member.name for member in ensemble.members)):
             key = prefix if name is None else f"{prefix}/{name}"
-            found[key] = Target(ensemble, name, track, tried, assigned.on_demand)
+            found[key] = Target(ensemble, name, track, tried, assigned.on_demand, assigned.pool)
     return found
 
 

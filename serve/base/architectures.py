@@ -13,7 +13,8 @@ from serve.base.causal_models import DIFFERENT, MORE_THAN_TEXT, TEXT
 VLLM = "vLLM 0.32"
 
 BERT_BACKBONE = "ChoirBertBackbone"
-"""The model of `serve/engine/vllm_hooks/backbones.py`."""
+DISTILBERT_BACKBONE = "ChoirDistilBertBackbone"
+"""The models of `serve/engine/vllm_hooks/backbones.py`."""
 
 _NO_MODEL = f"{VLLM} has no model of it"
 
@@ -41,7 +42,9 @@ ENCODERS: Mapping[str, Encoder] = {
     "camembert": Encoder("CamemBERT", "RobertaModel", ("CamembertModel", "CamembertForMaskedLM")),
     "deberta": Encoder("DeBERTa", reason=_NO_MODEL),
     "deberta-v2": Encoder("DeBERTa", reason=_NO_MODEL),
-    "distilbert": Encoder("DistilBERT", reason=_NO_MODEL),
+    "distilbert": Encoder(
+        "DistilBERT", DISTILBERT_BACKBONE, ("DistilBertModel", "DistilBertForMaskedLM")
+    ),
     "electra": Encoder(
         "ELECTRA",
         BERT_BACKBONE,

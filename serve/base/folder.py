@@ -12,7 +12,8 @@ from serve.tensors import TensorError, TensorFile
 BaseKind: TypeAlias = Literal["causal", "encoder"]
 """How a base is used. `causal`: it scores labels as text and writes. `encoder`: it turns texts into vectors, which the
 members' heads read. A causal model can do either, as `bundle.json` says."""
-Pooling: TypeAlias = Literal["mean", "last"]
+Pooling: TypeAlias = Literal["mean", "cls", "last"]
+"""Which vector of a text a head reads: the mean over its tokens, the first token's, or the last one's."""
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 

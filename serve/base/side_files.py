@@ -7,20 +7,32 @@ instead, so that what is evaluated is what is served:
   `tekken.json`).
 - `generation_config.json` counts as vLLM reads it: its penalties and its end tokens, also for greedy answers. Its
   temperature and the like are for requests that leave them out.
-- What sentence-transformers stores does not count: `modules.json` and the modules that it names (`1_Pooling`,
-  `2_Dense`, `3_Normalize`), and how `sentence_bert_config.json` changes the tokenizer. A head says itself what it
-  reads.
+- `1_Pooling/config.json` of sentence-transformers says which vector new members' heads read: the mean over the tokens,
+  the first token's or the last one's. Nothing else of sentence-transformers counts: `modules.json` and the other
+  modules that it names (`2_Dense`, `3_Normalize`), and how `sentence_bert_config.json` changes the tokenizer. Once a
+  head is trained, it says itself what it reads.
 """
 
+import json
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+from serve.base.folder import Pooling
+
+_POOLING_FILE = "1_Pooling/config.json"
+_POOLINGS: dict[str, Pooling] = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_lasttoken": "last",
+}
 MODEL_FILES = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.txt",
-    "vocab.json", "merges.txt", "tokenizer.model", "sentencepiece.bpe.model", "spiece.model",
+    "vocab.json", "merges.txt", "tokenizer.model", "sentencepiece.bpe.model", "spiece.model", _POOLING_FILE,
 )  # fmt: skip
 """The files of a base's folder that count, by name or pattern. Others, such as code and pickles, are not copied."""
 
@@ -34,6 +46,26 @@ class GenerationDefaults:
     repetition: float = 1.0
     frequency: float = 0.0
     presence: float = 0.0
+
+
+def read_pooling(folder: Path) -> Pooling:
+    """Returns which vector of a text an encoder in `folder` was trained to give, as sentence-transformers stored it;
+    the mean over the tokens if it says nothing, or something that heads do not read."""
+    try:
+        said = json.loads((folder / _POOLING_FILE).read_bytes())
+    except (OSError, ValueError):
+        return "mean"
+    modes = [] if not isinstance(said, dict) else [key for key in said if said[key] is True]
+    chosen = [_POOLINGS.get(mode) for mode in modes if mode.startswith("pooling_mode_")]
+    return chosen[0] or "mean" if len(chosen) == 1 else "mean"
+
+
+def copy_pooling(source: Path, target: Path) -> None:
+    """Copies what `read_pooling` reads to another folder of the same base."""
+    file = source / _POOLING_FILE
+    if file.is_file():
+        (target / file.parent.name).mkdir(exist_ok=True)
+        shutil.copyfile(file, target / _POOLING_FILE)
 
 
 def read_tokenizer(source: str, revision: str | None = None) -> Any:

@@ -1,9 +1,10 @@
 """Accepts changes: verifies each one, then starts its rollout or writes the refusal to the audit."""
 
+import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from serve.control.catalog import Catalog
@@ -21,6 +22,9 @@ from serve.protocol.requests import Decision
 from serve.protocol.strategy import Strategy
 
 logger = logging.getLogger(__name__)
+
+PAUSE_SECONDS = 30.0
+"""How long a pause waits for a moment in which no change is being verified."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,9 @@ class Acceptance:
         self._threads = threads
         self._errands = Errands()
         self._reserved: set[str] = set()
+        self._none_reserved = asyncio.Event()
+        self._none_reserved.set()
+        self._pausing = asyncio.Lock()
 
     async def begin(self, change: Change) -> Rollout | Refusal:
         """Verify a change and start its rollout. Returns the rollout, or the refusal."""
@@ -71,8 +78,33 @@ class Acceptance:
         """Cancel the changes that have not started a rollout yet."""
         await self._errands.stop()
 
+    @contextlib.asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Hold back new changes, while none is being verified. Waits for such a moment. Raises RefusedError (409) if
+        there is none for a while: a large adapter may be on its way."""
+        try:
+            async with asyncio.timeout(PAUSE_SECONDS):
+                await self._pausing.acquire()
+                while self._reserved:
+                    self._pausing.release()
+                    await self._none_reserved.wait()
+                    await self._pausing.acquire()
+        except TimeoutError as error:
+            raise RefusedError(
+                409,
+                f"A change of {', '.join(sorted(self._reserved)) or 'an ensemble'} is being verified; wait until it "
+                "has ended, and ask again.",
+                "rollout_in_progress",
+            ) from error
+        try:
+            yield
+        finally:
+            self._pausing.release()
+
     async def _begin(self, change: Change) -> Rollout | Refusal:
         try:
+            async with self._pausing:
+                pass  # a pause that has begun ends first
             with self._reserving(change.name) as record:
                 verified = await self._verified(change, record)
                 if isinstance(verified, Rollout):
@@ -129,13 +161,16 @@ class Acceptance:
                 f"Another change of {name} is being verified; wait until it has ended.",
                 "rollout_in_progress",
             )
-        if self._driver.settled and not self._participants.live("engine"):
+        if self._driver.settled and not self._participants.engines(self._catalog.pool_of(name)):
             raise RefusedError(503, "No engine is alive to load a version; try again later.")
         self._reserved.add(name)
+        self._none_reserved.clear()
         try:
             yield record
         finally:
             self._reserved.discard(name)
+            if not self._reserved:
+                self._none_reserved.set()
 
 
 def refusal_of(error: RefusedError | DatabaseError) -> Refusal:

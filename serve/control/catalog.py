@@ -1,6 +1,6 @@
 """A mirror of the database in memory: ensembles and the rollouts under way. Participants are answered from it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from serve.control.artifacts.store import Store
 from serve.control.records import EnsembleRecord, VersionRecord
@@ -9,7 +9,7 @@ from serve.control.rollout.state import BUSY, UNCOMMITTED, Rollout
 from serve.engine.interface import Version
 from serve.errors import RefusedError, did_you_mean
 from serve.manifest import Ensemble
-from serve.protocol.capacity import CapacityPlan
+from serve.protocol.capacity import CapacityPlans
 from serve.protocol.messages import AssignedVersion
 
 
@@ -22,11 +22,11 @@ class Catalog:
         store: Store,
         incarnation: int,
         keep_warm: int,
-        capacity: CapacityPlan,
+        capacity: CapacityPlans,
     ) -> None:
         self._records = dict(records)
         self._store = store
-        self._keep_warm = keep_warm
+        self.keep_warm = keep_warm
         self._capacity = capacity
         self._rollouts: dict[str, Rollout] = {}
         self.assignments = Assignments(incarnation)
@@ -47,6 +47,11 @@ class Catalog:
                 "unknown_ensemble",
             )
         return self._records[name]
+
+    @property
+    def rollouts(self) -> Collection[Rollout]:
+        """The rollouts that have not ended, the earliest first."""
+        return self._rollouts.values()
 
     def running(self, rollout_id: str) -> Rollout | None:
         """The rollout with this id; None if it has ended or does not exist."""
@@ -92,7 +97,7 @@ class Catalog:
         self._rollouts[rollout.id] = rollout
         self._plan()
         if rollout.state not in UNCOMMITTED:
-            before = self._records[rollout.ensemble].recent(self._keep_warm + 1)
+            before = self._records[rollout.ensemble].recent(self.keep_warm + 1)
             for version in (rollout.from_version, *before):
                 self.assignments.drain(f"{rollout.ensemble}@{version}")
 
@@ -115,27 +120,41 @@ class Catalog:
         del self._rollouts[rollout.id]
         self._plan()
 
-    def assigned(self) -> tuple[AssignedVersion, ...]:
-        """The versions that engines must hold now."""
-        return tuple(
-            AssignedVersion(
-                self._version(key),
-                wanted.role,
-                wanted.attempt,
-                wanted.trial,
-                on_demand=self._capacity.on_demand(key.rpartition("@")[0]),
-                compared=wanted.compared,
-            )
-            for key, wanted in self.assignments
-        )
+    def pool_of(self, name: str) -> str:
+        """The pool of engines that serve an ensemble."""
+        return self._capacity.pool_of(name)
+
+    def assigned(self, pool: str | None = None) -> tuple[AssignedVersion, ...]:
+        """The versions that the engines of a pool must hold now; None: of all pools."""
+        found = []
+        for key, wanted in self.assignments:
+            name = key.rpartition("@")[0]
+            if pool in (None, self.pool_of(name)):
+                found.append(
+                    AssignedVersion(
+                        self._version(key),
+                        wanted.role,
+                        wanted.attempt,
+                        wanted.trial,
+                        on_demand=self._capacity.on_demand(name),
+                        compared=wanted.compared,
+                        pool=self.pool_of(name),
+                    )
+                )
+        return tuple(found)
 
     def active(self) -> dict[str, int]:
         return {name: record.active for name, record in self._records.items()}
 
+    def forget(self, gone: Mapping[str, Collection[int]]) -> None:
+        """Remove versions (ensemble -> numbers) that nothing uses."""
+        for name in gone.keys() & self._records.keys():
+            self._records[name] = self._records[name].without(gone[name])
+
     def _plan(self) -> None:
         self.assignments.want(
             wanted_versions(
-                self._records.values(), self._rollouts.values(), self._keep_warm, self._capacity
+                self._records.values(), self._rollouts.values(), self.keep_warm, self._capacity
             )
         )
 

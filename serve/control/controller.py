@@ -7,7 +7,7 @@ to the database before others see it. Requests to models do not pass through her
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from time import monotonic
 from typing import TypeVar
@@ -17,10 +17,12 @@ from serve.control.acceptance import Acceptance, Change, refusal_of, unknown_rol
 from serve.control.admission.difference import NotServed
 from serve.control.catalog import Catalog, version_of
 from serve.control.changes import Changes
+from serve.control.clock import unix_seconds
 from serve.control.database.connection import DatabaseError
 from serve.control.driver import Driver, not_open
 from serve.control.origins import asked_uris
 from serve.control.participants import Participants
+from serve.control.pruning.pruner import Pruner
 from serve.control.records import EnsembleRecord
 from serve.control.report import report_page
 from serve.control.rollout.state import Rollout, State
@@ -29,12 +31,14 @@ from serve.control.threads import Threads
 from serve.control.views import ensemble_view, rollout_view, version_view
 from serve.errors import Refusal, RefusedError
 from serve.logs.events import tell
-from serve.metrics import Family, MetricsBoard
 from serve.protocol.audit import AuditEntry
-from serve.protocol.messages import Desired, StatusReport
+from serve.protocol.messages import Desired, ParticipantKind, StatusReport
+from serve.protocol.pruning import PruneRequest, PruneView
 from serve.protocol.requests import Decision, SwapRequest
 from serve.protocol.strategy import IMMEDIATE
 from serve.protocol.views import EnsembleView, RolloutView
+from serve.watching import replicas
+from serve.watching.board import Family, MetricsBoard, families
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +61,12 @@ class Controller:
         self._admission = opened.admission
         self._capacity = opened.capacity
         self._imported = opened.imported
-        self._bundles = options.bundles
+        self._pools = opened.pools
         self._threads = threads
         self._lease = options.lease_seconds
         self._board = MetricsBoard()
         self._changes = Changes()
-        self._ready_engines: int | None = None
+        self._ready_engines: Mapping[str, int] | None = None
         self._housekeeping: asyncio.Task[None] | None = None
         self._participants = Participants(options.lease_seconds, options.expected)
         incarnation = self._database.incarnation
@@ -83,6 +87,15 @@ class Controller:
         )
         self._acceptance = Acceptance(
             self._catalog, self._driver, self._database, self._participants, self._threads
+        )
+        self._pruner = Pruner(
+            self._catalog,
+            self._database,
+            opened.store,
+            self._participants,
+            self._acceptance,
+            self._threads,
+            self._pools.bundles,
         )
 
     @classmethod
@@ -120,6 +133,7 @@ class Controller:
             self._housekeeping.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._housekeeping
+        await self._pruner.stop()
         await self._acceptance.stop()
         await self._driver.stop()
         await asyncio.to_thread(self._database.close)
@@ -145,7 +159,7 @@ class Controller:
         return Desired(
             revision=self._catalog.assignments.revision,
             lease_seconds=self._lease,
-            versions=self._catalog.assigned(),
+            versions=self._catalog.assigned(report.pool if report.kind == "engine" else None),
             ready_engines=self._ready_engines,
             stopping=self._stopping,
         )
@@ -196,6 +210,10 @@ class Controller:
         """Abort a rollout that is not committed. Returns once it is aborted."""
         return await self._decide(rollout_id, "abort", actor, wait=True)
 
+    async def prune(self, request: PruneRequest, actor: str) -> PruneView | Refusal:
+        """Remove versions and files that nobody can reach any more, or only say which."""
+        return await self._pruner.prune(request, actor)
+
     async def rollouts(self) -> list[RolloutView] | Refusal:
         """The latest first."""
         found = await self._read(self._database.rollouts)
@@ -211,10 +229,14 @@ class Controller:
             return unknown_rollout(rollout_id)
         return found if isinstance(found, Refusal) else self._view(found)
 
-    async def ensembles(self) -> list[EnsembleView]:
-        """All ensembles by name, each with its newest versions and those in use."""
+    async def ensembles(
+        self, limit: int | None = None, after: str | None = None
+    ) -> list[EnsembleView]:
+        """Ensembles by name, each with its newest versions and those in use: all of them, or the first `limit` whose
+        names sort behind `after`."""
         records = self._catalog.records
-        return [self._ensemble_view(records[name], LISTED_VERSIONS) for name in sorted(records)]
+        names = sorted(name for name in records if after is None or name > after)
+        return [self._ensemble_view(records[name], LISTED_VERSIONS) for name in names[:limit]]
 
     async def ensemble(self, name: str) -> EnsembleView | Refusal:
         try:
@@ -228,7 +250,7 @@ class Controller:
             record = self._catalog.record(name)
         except RefusedError as refused:
             return refused.refusal
-        return await self._threads.run("read", report_page, record, self._bundles)
+        return await self._threads.run("read", report_page, record, self._pools.bundles)
 
     async def push_metrics(self, kind: str, participant: str, snapshot: tuple[Family, ...]) -> None:
         """Take the metrics of one process. Those of a process without a lease are dropped: it has no ordinal. No count
@@ -241,8 +263,16 @@ class Controller:
         """The metrics of all processes as Prometheus text."""
         for name, record in self._catalog.records.items():
             metrics.fusion_stale(name, record.active_version.allow_stale_fusion)
+        kinds: tuple[ParticipantKind, ...] = ("engine", "gateway")
+        replicas.leases_held({kind: len(self._participants.live(kind)) for kind in kinds})
+        replicas.rollouts_under_way(
+            [
+                (each.ensemble, each.strategy.kind, each.state, unix_seconds(each.updated))
+                for each in self._catalog.rollouts
+            ]
+        )
         incarnation = f"controller-{self._database.incarnation}"
-        self._board.push("controller", 0, incarnation, metrics.families())
+        self._board.push("controller", 0, incarnation, families())
         return self._board.render()
 
     async def _roll_out(self, change: Change, wait: bool) -> RolloutView | Refusal:
@@ -297,15 +327,17 @@ class Controller:
         """Update the assignments after reports and leases that ran out, and wake waiting tasks if they changed."""
         assignments = self._catalog.assignments
         before = assignments.revision
-        names = {each.report.participant: each.name for each in self._participants.live()}
+        alive = {each.report.participant: each for each in self._participants.live()}
         for participant in self._participants.expire(at):
             self._board.retire(participant)
-            tell(logger, "lost", f"{names[participant]} is silent: its lease has run out.")
+            replicas.lease_lost(alive[participant].report.kind)
+            tell(logger, "lost", f"{alive[participant].name} is silent: its lease has run out.")
         if at >= self._settled_at:
             seen = self._participants.seen_by_gateways()
             assignments.seen_by_gateways(before if seen is None else seen)
-        ready = self._participants.ready_engines() or (0 if at >= self._settled_at else None)
-        if ready != self._ready_engines:
+        ready = {pool: self._participants.ready_engines(pool) for pool in self._pools.all}
+        known = at >= self._settled_at or all(ready.values())
+        if known and ready != self._ready_engines:
             self._ready_engines = ready
             assignments.touch()
         if assignments.revision != before:
@@ -341,6 +373,7 @@ class Controller:
             self._imported.differences[record.name],
             self._not_served(record),
             pinned=not self._capacity.on_demand(record.name),
+            pool=self._catalog.pool_of(record.name),
         )
 
     def _not_served(self, record: EnsembleRecord) -> NotServed | None:

@@ -141,7 +141,8 @@ class Driver:
         for rollout in await self._threads.run("read", self._database.rollouts):
             # A gateway that still sends requests to the candidate renewed its lease before the abort.
             late = rollout.state is State.ABORTED and rollout.strategy.kind != "immediate"
-            known = rollout.ensemble in self._catalog.records
+            record = self._catalog.records.get(rollout.ensemble)
+            known = record is not None and rollout.to_version in record.versions
             if late and known and seconds_since(rollout.updated) < 2 * lease_seconds:
                 self._catalog.aborted_lately(rollout)
         for rollout in await self._threads.run("read", self._database.unfinished):
@@ -176,8 +177,11 @@ class Driver:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def replicas(self, rollout: Rollout) -> dict[str, str]:
-        """How far each live participant (`kind/ordinal`) is with a rollout under way."""
-        return {each.name: self._progress(each, rollout) for each in self._participants.live()}
+        """How far each live participant (`kind/ordinal`) is with a rollout under way. Engines of other pools than the
+        ensemble's have no part in it."""
+        engines = self._participants.engines(self._catalog.pool_of(rollout.ensemble))
+        gateways = self._participants.live("gateway")
+        return {each.name: self._progress(each, rollout) for each in (*engines, *gateways)}
 
     def _progress(self, participant: Participant, rollout: Rollout) -> str:
         report = participant.report
@@ -218,6 +222,7 @@ class Driver:
                     self._participants,
                     self._catalog.assignments,
                     self._committed_at.get(rollout.id),
+                    pool=self._catalog.pool_of(rollout.ensemble),
                     settled=at >= deadlines[0],
                     overdue=at >= deadlines[1],
                     seconds=at - began,
@@ -335,13 +340,14 @@ def gather_facts(
     assignments: Assignments,
     commit: int | None,
     *,
+    pool: str,
     settled: bool,
     overdue: bool,
     seconds: float,
 ) -> Facts:
     """The facts about one rollout, from what participants have reported. `commit`: the revision that made its version
-    active, if any has."""
-    engines, gateways = (participants.live(kind) for kind in ("engine", "gateway"))
+    active, if any has. `pool`: the engines that serve the ensemble."""
+    engines, gateways = participants.engines(pool), participants.live("gateway")
     results = {each.name: each.report.prepared.get(rollout.candidate) for each in engines}
     held = {key for key, wanted in assignments if wanted.role == "draining"}
     held |= {key for each in engines for key in each.report.holding if key not in assignments}

@@ -65,8 +65,12 @@ class Participants:
         found = [each for each in self._all.values() if kind in (None, each.report.kind)]
         return sorted(found, key=lambda each: (each.report.kind, each.ordinal))
 
-    def ready_engines(self) -> int:
-        return sum(each.report.ready for each in self.live("engine"))
+    def engines(self, pool: str) -> list[Participant]:
+        """The engines of a pool, by ordinal."""
+        return [each for each in self.live("engine") if each.report.pool == pool]
+
+    def ready_engines(self, pool: str) -> int:
+        return sum(each.report.ready for each in self.engines(pool))
 
     def seen_by_gateways(self) -> int | None:
         """The newest revision that all gateways have applied; None without gateways."""

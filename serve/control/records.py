@@ -1,7 +1,7 @@
 """Ensembles and their versions, as the database holds them."""
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from serve.control.origins import Origin, Origins, all_uris
@@ -88,6 +88,14 @@ class EnsembleRecord:
 
     def with_version(self, record: VersionRecord) -> "EnsembleRecord":
         return replace(self, versions={**self.versions, record.ensemble.version: record})
+
+    def without(self, gone: Collection[int]) -> "EnsembleRecord":
+        """The record without some versions, which rollbacks then pass over."""
+        return replace(
+            self,
+            previous=tuple(number for number in self.previous if number not in gone),
+            versions={n: each for n, each in self.versions.items() if n not in gone},
+        )
 
     def committed(self, to: int, epoch: int, previous: tuple[int, ...]) -> "EnsembleRecord":
         """The record after the commit `epoch`, which made the version `to` active."""

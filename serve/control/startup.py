@@ -4,18 +4,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serve.bundle import Bundle
 from serve.config import Settings
-from serve.control.admission.admission import Admission, EngineLimits
+from serve.control.admission.admission import Admission
 from serve.control.admission.bundle_import import Imported, import_bundles
+from serve.control.admission.pools import Pool, Pools
 from serve.control.artifacts.sources import Sources
 from serve.control.artifacts.store import Store
 from serve.control.database.database import Database
 from serve.control.errors import StartError
 from serve.control.records import EnsembleRecord
-from serve.errors import RefusedError
+from serve.errors import RefusedError, did_you_mean
 from serve.location import Location
-from serve.protocol.capacity import Capacity, CapacityPlan
+from serve.protocol.capacity import Capacity, CapacityPlan, CapacityPlans
 from serve.protocol.messages import ParticipantKind
 
 
@@ -23,9 +23,8 @@ from serve.protocol.messages import ParticipantKind
 class ControllerOptions:
     """The settings that concern the controller."""
 
-    bundles: Sequence[Bundle]
+    pools: Sequence[Pool]
     store_dir: Path
-    limits: EngineLimits
     adapter_roots: Sequence[Path] = ()
     """Folders that adapters may come from, beside the bundles."""
     adapter_prefixes: Sequence[Location] = ()
@@ -43,19 +42,17 @@ class ControllerOptions:
     prepare_timeout_seconds: float = 120
 
     @classmethod
-    def of(cls, settings: Settings, limits: EngineLimits) -> "ControllerOptions":
-        """Raises BundleError."""
+    def of(cls, settings: Settings, pools: Sequence[Pool]) -> "ControllerOptions":
         url = settings.database_url
         return cls(
-            bundles=[Bundle.open(path) for path in settings.bundles],
+            pools=pools,
             store_dir=settings.store_dir,
-            limits=limits,
             adapter_roots=settings.adapter_roots,
             adapter_prefixes=[Location.parse(prefix) for prefix in settings.adapter_prefixes],
             max_adapter_gb=settings.max_adapter_gb,
             fetch_timeout_seconds=settings.fetch_timeout_seconds,
             database_url=url.get_secret_value() if url else None,
-            expected={"engine": settings.replicas, "gateway": settings.gateways},
+            expected={"engine": sum(pool.replicas for pool in pools), "gateway": settings.gateways},
             keep_warm=settings.keep_warm,
             pinned=settings.pinned,
             lease_seconds=settings.lease_seconds,
@@ -68,7 +65,8 @@ class Opened:
     """The store and the database, with the bundles imported into them."""
 
     store: Store
-    capacity: CapacityPlan
+    pools: Pools
+    capacity: CapacityPlans
     admission: Admission
     database: Database
     imported: Imported
@@ -78,31 +76,49 @@ class Opened:
         """Open the store and the database, import the bundles, and check that engines can serve what is active.
 
         Blocks. Raises StartError, BundleError, StoreError and DatabaseError, each with one sentence."""
-        store, limits = Store(options.store_dir), options.limits
-        capacity = CapacityPlan(
-            Capacity(limits.adapter_slots, limits.host_adapters),
-            store.adapter,
-            None if options.pinned is None else frozenset(options.pinned),
+        store, pools = Store(options.store_dir), Pools(options.pools)
+        capacity = CapacityPlans(
+            {pool.name: _capacity(pool, store, options.pinned) for pool in options.pools},
+            pools.name_of,
         )
         sources = Sources(
-            [*(bundle.path for bundle in options.bundles), *options.adapter_roots],
+            [*(bundle.path for bundle in pools.bundles), *options.adapter_roots],
             options.adapter_prefixes,
             max_bytes=int(options.max_adapter_gb * 1e9),
             seconds=options.fetch_timeout_seconds,
         )
-        admission = Admission(store, sources, options.bundles, limits)
+        admission = Admission(store, sources, pools)
         database = Database.open(options.database_url or f"sqlite:///{store.folder / 'choir.db'}")
         try:
-            imported = import_bundles(options.bundles, database, store, admission)
+            imported = import_bundles(pools.bundles, database, store, admission)
+            _check_pinned(options.pinned or (), imported.records)
             _check_active(list(imported.records.values()), admission, capacity)
         except BaseException:
             database.close()
             raise
-        return cls(store, capacity, admission, database, imported)
+        return cls(store, pools, capacity, admission, database, imported)
+
+
+def _capacity(pool: Pool, store: Store, pinned: Collection[str] | None) -> CapacityPlan:
+    return CapacityPlan(
+        Capacity(pool.limits.adapter_slots, pool.limits.host_adapters),
+        store.adapter,
+        None if pinned is None else frozenset(pinned),
+    )
+
+
+def _check_pinned(pinned: Collection[str], names: Collection[str]) -> None:
+    """Raises StartError if there is no such ensemble."""
+    if unknown := sorted(set(pinned) - set(names)):
+        known = ", ".join(sorted(names))
+        raise StartError(
+            f"There is no ensemble {unknown[0]!r} to be pinned; there are {known}."
+            f"{did_you_mean(unknown[0], names)}"
+        )
 
 
 def _check_active(
-    records: Sequence[EnsembleRecord], admission: Admission, capacity: CapacityPlan
+    records: Sequence[EnsembleRecord], admission: Admission, capacity: CapacityPlans
 ) -> None:
     """Raises StartError, StoreError and BundleError."""
     active = [record.active_version for record in records]

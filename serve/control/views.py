@@ -63,6 +63,7 @@ def ensemble_view(
     not_served: NotServed | None,
     *,
     pinned: bool,
+    pool: str,
 ) -> EnsembleView:
     active = record.active_version
     ensemble = active.ensemble
@@ -77,6 +78,7 @@ def ensemble_view(
         stale_fusion=active.allow_stale_fusion,
         fusion_fit=fusion_fit(active),
         pinned=pinned,
+        pool=pool,
         versions=versions,
         version_count=len(record.versions),
         previous=list(record.previous),

@@ -22,6 +22,12 @@ ENGINE_GONE = "engine_gone"
 """Code of a refusal: the engine was already dead when the call came, so it has done nothing for the call."""
 ENGINE_DIED = "engine_died"
 """Code of a refusal: the engine died while it worked on the call."""
+DEADLINE = Refusal(
+    504,
+    "The time that X-Request-Timeout gives the request is over, and the request has been ended.",
+    "deadline_passed",
+)
+"""The refusal of a call that was not answered in the time that its client gives. No version is at fault."""
 MEMBER_FAILED = "member_failed"
 """Code of a refusal: the outputs of the version's members, or its fitted parameters, give no valid answer."""
 
@@ -75,6 +81,8 @@ class EngineSettings:
     dtype: str = "auto"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """vLLM's engine arguments by name, as the user gave them."""
+    share: float = 1.0
+    """How much of the memory that one engine takes by default is this one's; less where several share a machine."""
 
 
 class PrepareError(Exception):
@@ -105,12 +113,18 @@ class PredictCall:
     method: str | None = None
     """Fusion method of this request; None: the manifest's."""
     weights: Mapping[str, float] | None = None
+    top_k: int | None = None
+    """How many members a gate asks about an input; None: the manifest's."""
     early_exit: EarlyExit | None = None
     """None: the manifest's."""
     abstain: Abstain | None = None
     """None: the manifest's."""
     return_members: bool = False
     trace_headers: Mapping[str, str] | None = None
+    pool: str = ""
+    """The pool of engines that hold the version."""
+    seconds_left: float | None = None
+    """Seconds after which the engine ends the call, from its arrival on; None for no limit."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +145,8 @@ class Prediction:
     """Tokens that all members together read, from the cache or not."""
     computed_tokens: int = 0
     """Those of the members' tokens that the engine computed; the others it had in its cache."""
+    agreement: NDArray[np.float64] | None = None
+    """[N] share of the asked members whose own answer is the fused one; None for values and for one member."""
     absent: tuple[str, ...] = ()
     """Members that could not be loaded and did not answer."""
     asked: NDArray[np.bool_] | None = None
@@ -156,6 +172,10 @@ class GenerateCall:
     plausibility: float | None = None
     return_members: bool = False
     trace_headers: Mapping[str, str] | None = None
+    pool: str = ""
+    """The pool of engines that hold the version."""
+    seconds_left: float | None = None
+    """Seconds after which the engine ends the call, from its arrival on; None for no limit."""
 
     @property
     def model(self) -> str:
@@ -184,6 +204,8 @@ class EngineState:
     host_adapters: int = 0
     """How many distinct LoRAs can be loaded at once, including those in slots."""
     max_lora_rank: int = 0
+    sequences: int = 0
+    """Member sequences of all calls: those that vLLM has, and those that wait for a place in its queue."""
 
 
 class Engine(Protocol):

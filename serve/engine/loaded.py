@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from serve.adapter import Head
 from serve.engine.interface import VERSION_NOT_LOADED, PrepareError, Version
 from serve.errors import Refusal
 from serve.fusion.fuse import Fusion
+from serve.fusion.ranking.ranker import Ranker
 from serve.manifest import Ensemble, Member
 
 T = TypeVar("T")
@@ -24,10 +26,13 @@ class LoadedVersion:
     absent: tuple[str, ...]
     """The names of the members that could not be loaded."""
     fusion: Fusion | None
+    """None for generation."""
     heads: dict[str, Head]
     """Member -> its head; empty unless heads answer."""
     loras: frozenset[str]
     """Digests of the LoRAs that must be in slots while a request runs."""
+    ranker: Ranker | None = None
+    """Generation: what ranks the members' answers; None if none was fitted."""
     in_flight: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -54,7 +59,9 @@ def degraded(ensemble: Ensemble, absent: Mapping[str, PrepareError]) -> Ensemble
     if not any(member.weight != 0 for member in members):
         raise PrepareError(f"No member with a weight is left; {name!r} failed: {reason}")
     # Early exit was fitted with all members, so the others are all asked.
-    fusion = ensemble.fusion.model_copy(update={"early_exit": None})
+    # Nor can a request choose a stacker or a gate, which need every member.
+    whole = dict.fromkeys(("early_exit", "model", "parameters", "top_k"))
+    fusion = ensemble.fusion.model_copy(update=whole)
     return ensemble.model_copy(update={"members": members, "fusion": fusion})
 
 
@@ -70,6 +77,16 @@ def refuse_group(ensemble: Ensemble, loras: frozenset[str], slots: int, sequence
             f"The ensemble has {len(ensemble.members)} members and the engine runs {sequences} sequences at once; "
             f"start with a larger max_num_seqs (--engine '{{\"max_num_seqs\": N}}')."
         )
+
+
+def fitted_parts(version: Version, ensemble: Ensemble) -> tuple[Fusion | None, Ranker | None]:
+    """Returns what fuses labels or values, or what ranks answers. `ensemble` is the version's, perhaps without members.
+    Raises FusionError."""
+    file = Path(version.parameters) if version.parameters else None
+    stale = version.allow_stale_fusion
+    if ensemble.task == "generation":
+        return None, Ranker.from_manifest(ensemble, file, allow_stale=stale)
+    return Fusion.from_manifest(ensemble, file, allow_stale=stale), None
 
 
 def not_loaded(key: str) -> Refusal:

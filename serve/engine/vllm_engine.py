@@ -36,11 +36,13 @@ from serve.engine.interface import (
     Text,
     Version,
 )
+from serve.engine.limits.deadline import in_time, parts_in_time
 from serve.engine.limits.fair_queue import BATCHES, CallQueue, FairQueue
 from serve.engine.loaded import (
     LoadedVersion,
     absent_refusal,
     degraded,
+    fitted_parts,
     members_of,
     not_loaded,
     refuse_group,
@@ -53,7 +55,6 @@ from serve.engine.scoring.probe import Prober
 from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args, engine_config
 from serve.errors import Refusal
 from serve.fusion.errors import FusionError, OutputError
-from serve.fusion.fuse import Fusion
 from serve.logs.events import tell_phase
 from serve.manifest import Ensemble, Member
 from serve.prompting.reader import PromptReader
@@ -83,9 +84,8 @@ class VLLMEngine:
         self._queue = FairQueue(BATCHES * llm.vllm_config.scheduler_config.max_num_seqs)
         self._prober = prober
         self._openai = openai
-        causal = settings.kind == "causal"
-        self._causal = CausalScorer(llm, tokenizer) if causal else None
-        self._encoder = None if causal else EncoderPooler(llm, tokenizer)
+        self._causal = CausalScorer(llm, tokenizer) if settings.kind == "causal" else None
+        self._encoder = None if self._causal else EncoderPooler(llm, tokenizer)
         self._versions: dict[str, LoadedVersion] = {}
         self._preparing = asyncio.Lock()
 
@@ -104,6 +104,7 @@ class VLLMEngine:
             host_adapters=settings.host_adapters or settings.adapter_slots,
             max_lora_rank=settings.max_lora_rank,
             given=settings.arguments,
+            share=settings.share,
         )
         tell_phase(logger, "Loading the base")
         with explained():
@@ -113,9 +114,8 @@ class VLLMEngine:
             tell_phase(logger, "Warming up")
             tokenizer = read_tokenizer(settings.model, settings.revision)
             prober = await Prober.create(llm, settings.kind, tokenizer)
-            openai = None
-            if settings.kind == "causal":
-                openai = await OpenAIRoutes.create(llm, settings.model, tokenizer)
+            writes = settings.kind == "causal"
+            openai = await OpenAIRoutes.create(llm, settings.model, tokenizer) if writes else None
         return cls(llm, settings, tokenizer, prober, openai)
 
     async def prepare(self, version: Version) -> tuple[Probe, ...]:
@@ -160,20 +160,14 @@ class VLLMEngine:
             refuse_mixed(heads)
             own = [self._member_adapters(member) for member in ensemble.members]
             refuse_invocations(ensemble, own, self._adapters.reader)
-            fusion = None
-            if ensemble.task != "generation":
-                fusion = Fusion.from_manifest(
-                    ensemble,
-                    Path(version.parameters) if version.parameters else None,
-                    allow_stale=version.allow_stale_fusion,
-                )
+            fusion, ranker = fitted_parts(version, ensemble)
         except BaseException as error:
             for digest in acquired:
                 await self._adapters.release(digest)
             if isinstance(error, FusionError):
                 raise PrepareError(str(error)) from error
             raise
-        return LoadedVersion(version, ensemble, tuple(absent), fusion, heads, loras)
+        return LoadedVersion(version, ensemble, tuple(absent), fusion, heads, loras, ranker)
 
     async def _load_member(
         self, member: Member, version: Version, acquired: list[str], heads: dict[str, Head]
@@ -186,7 +180,7 @@ class VLLMEngine:
             for reference in member.adapters:
                 folder = version.adapters[reference.digest]
                 if self._encoder is not None:
-                    heads[member.name] = self._head(folder, member, version.ensemble)
+                    heads[member.name] = await self._head(folder, member, version.ensemble)
                 await self._adapters.acquire(reference.adapter, reference.digest, folder)
                 taken.append(reference.digest)
             self._member_adapters(member)
@@ -204,14 +198,15 @@ class VLLMEngine:
             digest for digest in ensemble.digests if self._adapters.alone(digest).lora is not None
         )
 
-    @staticmethod
-    def _head(folder: str, member: Member, ensemble: Ensemble) -> Head:
-        """Returns the head in an adapter's folder. Raises PrepareError if it does not suit the ensemble."""
+    async def _head(self, folder: str, member: Member, ensemble: Ensemble) -> Head:
+        """Returns the head in an adapter's folder. Raises PrepareError if it does not suit the ensemble, and
+        AdapterError if a part of it is missing."""
         if (kind := adapter_kind(Path(folder))) != "lora":
             raise PrepareError(
                 f"Member {member.name!r} has an adapter of the kind {kind}, and an encoder base takes plain LoRA only."
             )
-        head = Head.read(Path(folder))
+        base = await asyncio.to_thread(self._adapters.base_shapes)
+        head = await asyncio.to_thread(Head.read, Path(folder), base)
         if len(head.bias) != ensemble.head_rows:
             raise PrepareError(
                 f"The head of member {member.name!r} has {len(head.bias)} rows, and the ensemble needs "
@@ -227,7 +222,7 @@ class VLLMEngine:
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
         """See `interface.Engine`."""
-        return await answered(self._llm, lambda: self._predict(call))
+        return await answered(self._llm, lambda: in_time(call.seconds_left, self._predict(call)))
 
     async def _predict(self, call: PredictCall) -> Prediction | Refusal:
         loaded = self._versions.get(call.version)
@@ -292,7 +287,8 @@ class VLLMEngine:
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         """See `interface.Engine`."""
-        async with aclosing(streamed(self._llm, self._generate(call))) as parts:
+        timed = parts_in_time(call.seconds_left, self._generate(call))
+        async with aclosing(streamed(self._llm, timed)) as parts:
             async for part in parts:
                 yield part
 
@@ -306,7 +302,9 @@ class VLLMEngine:
             weights=without_absent(loaded, call.weights),
             prompts=without_absent(loaded, call.prompts),
         )
-        refusal = absent_refusal(loaded, call.member) or generation_refusal(loaded.ensemble, call)
+        refusal = absent_refusal(loaded, call.member) or generation_refusal(
+            loaded.ensemble, call, ranked=loaded.ranker is not None
+        )
         if refusal is not None or self._openai is None:
             yield refusal or Refusal(
                 400,
@@ -333,6 +331,7 @@ class VLLMEngine:
             member_runs=[MemberRun(member, self._member_adapters(member)) for member in members],
             weights=call.weights,
             fusion=call_fusion(loaded.ensemble, call) if len(members) > 1 else None,
+            ranker=loaded.ranker,
             clamp_max_tokens=clamp_max_tokens,
             return_members=call.return_members,
             absent=loaded.absent,
@@ -379,6 +378,7 @@ class VLLMEngine:
             adapter_slots=self._slots,
             host_adapters=self._capacity,
             max_lora_rank=self._settings.max_lora_rank,
+            sequences=self._queue.load,
         )
 
     async def check_health(self) -> None:

@@ -1,4 +1,4 @@
-"""Chooses among whole generated answers: by a vote, or the one that is most like the others."""
+"""Chooses among whole generated answers: by a vote, the one that is most like the others, or by a learned ranker."""
 
 import math
 import re
@@ -11,7 +11,10 @@ import numpy as np
 from serve.fusion.errors import FusionError
 from serve.fusion.labels.vote import TIE
 from serve.fusion.members import Floats, check_weights
-from serve.manifest import ANSWER_METHODS, AnswerMethod, Ensemble, Extract
+from serve.fusion.ranking.candidates import Candidates
+from serve.fusion.ranking.likeness import likeness
+from serve.fusion.ranking.ranker import Ranker
+from serve.manifest import ANSWER_METHODS, AnswerMethod, Ensemble, Extract, TextMethod
 
 MEMBER_SCORES = "members"
 """The key of a manifest's `scores` under which each member has its validation score."""
@@ -25,7 +28,7 @@ class AnswerChoice:
     """Index of the member whose text is the answer: the first member that gave the winning answer."""
     share: float
     """How far the members agree, 0..1. Of a vote, the winner's share of all votes cast; of `mbr`, the winner's mean
-    chrF."""
+    chrF; of `stack`, that to the others."""
     keys: tuple[str | None, ...]
     """The part of each member's answer that says whether two are the same; None for an answer in which the rule finds
     nothing. That member has no say."""
@@ -39,17 +42,17 @@ def answer_method(ensemble: Ensemble, method: str | None = None) -> AnswerMethod
         if wanted == each:
             return each
     raise FusionError(
-        f"The method {wanted!r} does not choose among whole answers; {' and '.join(ANSWER_METHODS)} do."
+        f"The method {wanted!r} does not choose among whole answers; {', '.join(ANSWER_METHODS)} do."
     )
 
 
 def choose_answer(
     ensemble: Ensemble,
     answers: Sequence[str],
-    method: AnswerMethod,
+    method: TextMethod,
     weights: Mapping[str, float] | None = None,
 ) -> AnswerChoice:
-    """Returns the answer that the method chooses. Raises FusionError as the methods do."""
+    """Returns the answer that the method chooses, by the texts alone. Raises FusionError as the methods do."""
     return (mbr_answers if method == "mbr" else vote_answers)(ensemble, answers, weights)
 
 
@@ -95,8 +98,8 @@ def mbr_answers(
     texts = _found(answers, ensemble.fusion.extract) or tuple(answers)
     heard = [place for place, text in enumerate(texts) if text is not None]
     weight = values[heard]
-    likeness = _chrf([text for text in texts if text is not None])
-    means = likeness @ weight / (weight.sum() or 1.0)
+    alike = likeness([text for text in texts if text is not None])
+    means = alike @ weight / (weight.sum() or 1.0)
     tied = [place for place, mean in zip(heard, means, strict=True) if mean >= means.max() - TIE]
     winner = texts.index(texts[_strongest(ensemble, tied, values)])
     return AnswerChoice(
@@ -104,6 +107,15 @@ def mbr_answers(
         share=float(np.clip(means[heard.index(winner)], 0, 1)),
         keys=_keys(answers, ensemble.fusion.extract),
     )
+
+
+def ranked_answer(ensemble: Ensemble, ranker: Ranker, candidates: Candidates) -> AnswerChoice:
+    """Returns the answer that the ranker scores highest. Ties are broken as in a vote."""
+    scores = ranker.scores(candidates)
+    tied = np.flatnonzero(scores >= scores.max() - TIE).tolist()
+    winner = _strongest(ensemble, tied, np.asarray(ensemble.weights()))
+    share = float(np.clip(candidates.agreement[winner], 0, 1))
+    return AnswerChoice(winner, share, _keys(candidates.texts, None))
 
 
 def member_scores(ensemble: Ensemble) -> dict[str, float]:
@@ -146,20 +158,6 @@ def _strongest(ensemble: Ensemble, tied: Sequence[int], weights: Floats) -> int:
         for member, weight in zip(ensemble.members, weights, strict=True)
     ]
     return max(tied, key=lambda place: strengths[place])
-
-
-def _chrf(texts: Sequence[str]) -> Floats:
-    """Returns the sentence chrF, 0..1, of each text [N, N]: row i is text i, judged by every text as the reference."""
-    from sacrebleu.metrics.chrf import CHRF  # slow to import, and needed by one method only
-
-    metric = CHRF()
-    distinct = dict.fromkeys(texts)
-    scores = {
-        (text, reference): metric.sentence_score(text, [reference]).score / 100
-        for text in distinct
-        for reference in distinct
-    }
-    return np.array([[scores[text, reference] for reference in texts] for text in texts])
 
 
 def _keys(answers: Sequence[str], extract: Extract | None) -> tuple[str | None, ...]:

@@ -69,7 +69,9 @@ class Fusion:
             raise FusionError(
                 f"{ensemble.id} names fitted parameters, but their file was not given."
             )
-        return cls(ensemble, read_parameters(parameters, model), allow_stale=allow_stale)
+        return cls(
+            ensemble, read_parameters(parameters, model, ensemble.task), allow_stale=allow_stale
+        )
 
     @property
     def methods(self) -> tuple[Method, ...]:
@@ -85,29 +87,32 @@ class Fusion:
         method: str | None = None,
         weights: Mapping[str, float] | None = None,
         vectors: ArrayLike | None = None,
+        top_k: int | None = None,
     ) -> Answers:
         """Fuses probabilities [M, N, C] or values [M, N] of M members, in the manifest's order, into N answers.
 
-        `method` and `weights` (member -> weight) are the request's and replace the manifest's. The temperature is
-        applied only to the manifest's own method, because it was fitted with that. A gate needs the base's `vectors`
-        [N, H] of the inputs; members that its `top_k` leaves out may have any outputs. Raises FusionError if the method
-        or the weights cannot be used, and OutputError if the members' outputs or the fused ones are unsound."""
+        `method`, `weights` (member -> weight) and a gate's `top_k` are the request's and replace the manifest's. The
+        temperature is applied only to the manifest's own method, because it was fitted with that. A gate needs the
+        base's `vectors` [N, H] of the inputs; members that its `top_k` leaves out may have any outputs. Raises
+        FusionError if the method or the weights cannot be used, and OutputError if the members' outputs or the fused
+        ones are unsound."""
         chosen = self._choose(method)
         values = self._choose_weights(chosen, weights)
         if chosen == "gate":
-            return self._gated(outputs, vectors)
+            return self._gated(outputs, vectors, top_k)
         members = self._rules.check(outputs, self._members)
         return self._fuse(chosen, members, values)
 
-    def routes(self, vectors: ArrayLike) -> Floats:
-        """Returns the gate's weights [M, N] for the inputs with these vectors of the base [N, H]."""
+    def routes(self, vectors: ArrayLike, top_k: int | None = None) -> Floats:
+        """Returns the gate's weights [M, N] for the inputs with these vectors of the base [N, H]. `top_k` is the
+        request's, or else the manifest's counts."""
         assert self.gate is not None, "gate is among the methods only if it was fitted"
-        return self.gate.weights(vectors, self.ensemble.fusion.top_k)
+        return self.gate.weights(vectors, top_k or self.ensemble.fusion.top_k)
 
-    def _gated(self, outputs: ArrayLike, vectors: ArrayLike | None) -> Answers:
+    def _gated(self, outputs: ArrayLike, vectors: ArrayLike | None, top_k: int | None) -> Answers:
         if vectors is None:
             raise FusionError("A gate reads the base's vectors of the inputs, and there are none.")
-        weights = self.routes(vectors)
+        weights = self.routes(vectors, top_k)
         given = np.array(outputs, dtype=np.float64)
         given[weights == 0] = 1 / given.shape[-1]  # nobody has asked these members
         members = self._rules.check(given, self._members)
@@ -126,9 +131,15 @@ class Fusion:
         weights = self._choose_weights(self._choose(None), None)[places]
         return np.asarray(weights / weights.sum())
 
-    def is_own(self, method: str | None, weights: Mapping[str, float] | None) -> bool:
+    def is_own(
+        self,
+        method: str | None,
+        weights: Mapping[str, float] | None,
+        top_k: int | None = None,
+    ) -> bool:
         """Returns whether a request leaves the manifest's own fusion as it is."""
-        return method in (None, self.ensemble.fusion.method) and weights is None
+        spec = self.ensemble.fusion
+        return method in (None, spec.method) and weights is None and top_k in (None, spec.top_k)
 
     def _fuse(self, chosen: Method, members: Floats, values: Floats) -> Answers:
         own = self.ensemble.fusion

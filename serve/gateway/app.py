@@ -2,13 +2,17 @@
 
 from fastapi import Depends, FastAPI
 
+from serve import metrics
 from serve.agents.gateway_agent import GatewayAgent
 from serve.config import Settings
 from serve.gateway.dispatch.dispatch import Dispatcher
 from serve.gateway.dispatch.mirror import Mirror
 from serve.gateway.dispatch.outcome import Outcomes
+from serve.gateway.dispatch.places import EnginePlaces
+from serve.gateway.drift import DriftWatch
 from serve.gateway.http.auth import Guard
 from serve.gateway.http.body import BodyReader
+from serve.gateway.http.deadline import read_timeout
 from serve.gateway.http.door import Door, Doorkeeper
 from serve.gateway.http.errors import install_handlers
 from serve.gateway.http.limits import InFlightLimit, OnDemandShare
@@ -42,11 +46,23 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
+    metrics.refusals_counted()
     guard = Guard(settings)
     bodies = BodyReader(settings.max_body_mb, settings.body_timeout_seconds)
-    on_demand = OnDemandShare(settings.max_in_flight)
     outcomes = Outcomes(agent.ledger)
-    dispatcher = Dispatcher(agent, outcomes, settings.request_timeout_seconds, on_demand)
+
+    def sequences(pool: str) -> int:
+        """The member sequences that this gateway may have in the pool's engines that are ready now."""
+        of_one = settings.of_pool(pool).sequences
+        return max(1, of_one * max(1, agent.ready_engines(pool)) // settings.gateways)
+
+    dispatcher = Dispatcher(
+        agent,
+        outcomes,
+        settings.request_timeout_seconds,
+        OnDemandShare(sequences),
+        EnginePlaces(sequences, settings.queue, settings.shares),
+    )
     mirror = Mirror(
         agent.ledger,
         outcomes,
@@ -55,13 +71,13 @@ def create_app(
         seconds=settings.request_timeout_seconds,
     )
 
-    app.include_router(home_router(agent, None if guard.closed else control))
+    app.include_router(home_router())
     app.include_router(health_router(agent, control))
     for router in (
-        predict_router(engines, dispatcher, mirror, bodies, settings.max_inputs),
+        predict_router(engines, dispatcher, mirror, DriftWatch(), bodies, settings.max_inputs),
         completions_router(engines, dispatcher, mirror, bodies, settings.max_inputs),
     ):
-        app.include_router(router, dependencies=[Depends(guard.inference)])
+        app.include_router(router, dependencies=[Depends(guard.inference), Depends(read_timeout)])
     for router in (models_router(agent), reading_router(control), report_router(control)):
         app.include_router(router, dependencies=[Depends(guard.reading)])
     app.include_router(admin_router(control, guard, bodies))

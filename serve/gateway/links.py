@@ -8,6 +8,7 @@ from typing import Protocol
 from serve.engine.interface import GenerateCall, PredictCall, Prediction
 from serve.errors import Refusal
 from serve.protocol.audit import AuditEntry
+from serve.protocol.pruning import PruneRequest, PruneView
 from serve.protocol.requests import SwapRequest
 from serve.protocol.views import EnsembleView, RolloutView
 
@@ -54,13 +55,21 @@ class ControlLink(Protocol):
         """Abort a rollout. Returns once it is aborted, or the abort is refused."""
         ...
 
+    async def prune(self, request: PruneRequest, actor: str) -> PruneView | Refusal:
+        """Remove what nobody can reach any more, or only say what that is."""
+        ...
+
     async def rollouts(self) -> Sequence[RolloutView] | Refusal: ...
 
     async def rollout(self, rollout_id: str) -> RolloutView | Refusal: ...
 
     async def audit(self) -> Sequence[AuditEntry] | Refusal: ...
 
-    async def ensembles(self) -> Sequence[EnsembleView]: ...
+    async def ensembles(
+        self, limit: int | None = None, after: str | None = None
+    ) -> Sequence[EnsembleView]:
+        """Return ensembles by name: all, or the first `limit` whose names sort behind `after`."""
+        ...
 
     async def ensemble(self, name: str) -> EnsembleView | Refusal: ...
 

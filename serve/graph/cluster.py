@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,15 +41,18 @@ def serving(
 
     `folder` takes Ray's temporary files. `look` is called again and again meanwhile, and may raise. `phase` is told how
     far the start has come. `stop` ends the wait for the deployment early. Raises ServerError and BundleError."""
-    application = None if settings.address else build_from(settings)  # fails before Ray has started
+    threads = os.environ.get("OMP_NUM_THREADS")
+    application = None
+    if not settings.address:
+        application = build_from(settings, threads)  # fails before Ray has started
     with _joined(settings.address) if settings.address else _own(folder):
-        application = application or build_from(settings)
+        application = application or build_from(settings, threads)
         deployed = False
         try:
             stop_on_signals(stop)
             _listen(settings)
             phase("Starting the engines")
-            deployed = _deploy(application, look, stop)
+            deployed = _deploy(application, look, stop, lasting=settings.address is not None)
             yield
         finally:
             if deployed:
@@ -160,10 +164,16 @@ def _listen(settings: Settings) -> None:
 
 
 def _deploy(
-    application: ray_serve.Application, look: Callable[[], None], stop: threading.Event
+    application: ray_serve.Application,
+    look: Callable[[], None],
+    stop: threading.Event,
+    *,
+    lasting: bool,
 ) -> bool:
     """Deploy the graph in a thread, so that signals are handled meanwhile. Returns whether it is there. Raises
-    ServerError."""
+    ServerError.
+
+    `lasting`: whether Ray goes on when this process ends."""
     failures: list[Exception] = []
 
     def deploy() -> None:
@@ -172,11 +182,15 @@ def _deploy(
         except Exception as error:  # raised by the waiting thread
             failures.append(error)
 
+    if stop.is_set():
+        return False
     thread = threading.Thread(target=deploy, daemon=True)
     thread.start()
     while thread.is_alive() and not stop.is_set():
         thread.join(POLL_SECONDS)
         look()
+    while lasting and thread.is_alive() and APPLICATION not in ray_serve.status().applications:
+        thread.join(POLL_SECONDS)  # else it would come after its deletion, and stay
     if failures:
         raise ServerError(_reason(failures[0])) from failures[0]
     return not thread.is_alive()

@@ -5,15 +5,21 @@ from pathlib import Path
 
 from serve.bundle import Bundle, BundleError
 from serve.config import ConfigError, Settings
+from serve.control.admission.pools import Pools
 from serve.engine.vllm_hooks.given import check_given
 from serve.graph.lifecycle import ServerError
+from serve.graph.pools import engine_pools
+from serve.watching import spans
 
 
-def check(settings: Settings) -> None:
-    """Check the port, the folders, the engine's arguments and the bundles.
+def check(settings: Settings) -> int:
+    """Check the port, the folders, the engine's arguments and the bundles. Returns how many engines there will be.
 
     Raises ServerError, ConfigError, EngineSettingError, BundleError and BaseError, each with one sentence."""
-    check_given(settings.engine)
+    for given in (settings.engine, *(own.engine for own in settings.pools.values())):
+        check_given(given)
+    if spans.endpoint_of(settings.otlp_endpoint) is not None:
+        spans.check_installed()
     for root in settings.adapter_roots:
         if not root.is_dir():
             raise ConfigError(f"--adapter-root: there is no folder {root}.")
@@ -25,6 +31,9 @@ def check(settings: Settings) -> None:
     _check_pinned(settings, bundles)
     for bundle in bundles:
         _check_bundle(bundle, settings)
+    pools = [each.pool for each in engine_pools(settings)]
+    Pools(pools)
+    return sum(pool.replicas for pool in pools)
 
 
 def check_port(settings: Settings) -> None:

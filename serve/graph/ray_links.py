@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ray.exceptions import RayActorError
@@ -12,11 +12,12 @@ from ray.serve.handle import DeploymentHandle
 from serve.engine.interface import ENGINE_DIED, ENGINE_GONE, GenerateCall, PredictCall, Prediction
 from serve.errors import Refusal
 from serve.gateway.links import Unavailable
-from serve.metrics import Family
 from serve.protocol.audit import AuditEntry
 from serve.protocol.messages import Desired, StatusReport
+from serve.protocol.pruning import PruneRequest, PruneView
 from serve.protocol.requests import SwapRequest
 from serve.protocol.views import EnsembleView, RolloutView
+from serve.watching.board import Family
 
 T = TypeVar("T")
 
@@ -87,6 +88,9 @@ class RayControl:
     async def abort(self, rollout_id: str, actor: str) -> RolloutView | Refusal:
         return await self._reach(self._handle.abort.remote(rollout_id, actor))
 
+    async def prune(self, request: PruneRequest, actor: str) -> PruneView | Refusal:
+        return await self._reach(self._handle.prune.remote(request, actor))
+
     async def rollouts(self) -> Sequence[RolloutView] | Refusal:
         return await self._reach(self._handle.rollouts.remote())
 
@@ -96,8 +100,10 @@ class RayControl:
     async def audit(self) -> Sequence[AuditEntry] | Refusal:
         return await self._reach(self._handle.audit.remote())
 
-    async def ensembles(self) -> Sequence[EnsembleView]:
-        return await self._reach(self._handle.ensembles.remote())
+    async def ensembles(
+        self, limit: int | None = None, after: str | None = None
+    ) -> Sequence[EnsembleView]:
+        return await self._reach(self._handle.ensembles.remote(limit, after))
 
     async def ensemble(self, name: str) -> EnsembleView | Refusal:
         return await self._reach(self._handle.ensemble.remote(name))
@@ -119,15 +125,15 @@ class RayControl:
 
 
 class RayEngines:
-    """The way to the engines. Ray Serve's handle chooses one for each call."""
+    """The way to the engines. The call says which pool answers it, and that pool's handle chooses an engine."""
 
-    def __init__(self, handle: DeploymentHandle) -> None:
-        self._handle = handle
-        self._streaming = handle.options(stream=True)
+    def __init__(self, pools: Mapping[str, DeploymentHandle]) -> None:
+        self._handles = pools
+        self._streaming = {pool: handle.options(stream=True) for pool, handle in pools.items()}
         self.calls = Calls()
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
-        asked = self._handle.predict.remote(call)
+        asked = self._handles[call.pool].predict.remote(call)
         try:
             with self.calls.running(asked):
                 answer: Prediction | Refusal = await asked
@@ -136,7 +142,7 @@ class RayEngines:
         return _alive(answer)
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
-        stream = self._streaming.generate.remote(call)
+        stream = self._streaming[call.pool].generate.remote(call)
         try:
             with self.calls.running(stream):
                 async for part in stream:

@@ -43,9 +43,9 @@ def run(settings: Settings, folder: Path) -> int:
     stop = threading.Event()
     stop_on_signals(stop)
     forget_secrets()
-    check(settings)
+    engines = check(settings)
     with only_console(settings.logs.folder) as out:
-        console = Console(out, settings.replicas)
+        console = Console(out, engines)
         console.say(f"The logs are in {settings.logs.folder}")
         watch = Watch(console, Events(settings.logs.folder))
         try:

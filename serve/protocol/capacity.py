@@ -7,14 +7,13 @@ Two other questions are answered inside the engine: which requests run at once (
 whether a group finds sequences and blocks of the KV cache (`engine/lockstep/room.py`).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from serve.adapter import SOFT, AdapterError, adapter_kind
 from serve.engine.interface import Version
-from serve.errors import did_you_mean
 from serve.manifest import Ensemble
 
 _kind_of = lru_cache(maxsize=16384)(adapter_kind)
@@ -132,13 +131,6 @@ class CapacityPlan:
         """Return why an engine cannot serve the `active` versions, in a sentence; None if it can.
 
         It has to hold those that are always loaded, and beside them any one of the others."""
-        names = {each.name for each in active}
-        if unknown := sorted((self.pinned or frozenset()) - names):
-            known = ", ".join(sorted(names))
-            return (
-                f"There is no ensemble {unknown[0]!r} to be pinned; there are {known}."
-                f"{did_you_mean(unknown[0], names)}"
-            )
         for each in active:
             own = len(self._loras([each]))
             if own > self.capacity.adapter_slots:
@@ -172,3 +164,58 @@ class CapacityPlan:
         """Return the digests of the distinct LoRAs of all `ensembles`."""
         digests = {digest for ensemble in ensembles for digest in ensemble.digests}
         return {digest for digest in digests if takes_slot(self.folder(digest))}
+
+
+@dataclass(frozen=True)
+class CapacityPlans:
+    """One plan for each pool of engines. Each ensemble takes room in its own pool alone."""
+
+    plans: Mapping[str, CapacityPlan]
+    """Pool -> its plan."""
+    pool_of: Callable[[str], str]
+    """Returns an ensemble's pool for its name."""
+
+    def on_demand(self, name: str) -> bool:
+        """Return whether the versions of an ensemble are loaded on demand."""
+        return self.plans[self.pool_of(name)].on_demand(name)
+
+    def pinning(self, names: Iterable[str]) -> "CapacityPlans":
+        """See `CapacityPlan.pinning`."""
+        named = frozenset(names)
+        return replace(self, plans={pool: plan.pinning(named) for pool, plan in self.plans.items()})
+
+    def warm(
+        self,
+        recent: Iterable[Ensemble],
+        active: Sequence[Ensemble],
+        candidates: Sequence[Ensemble],
+        compared: Iterable[str],
+    ) -> list[Ensemble]:
+        """See `CapacityPlan.warm`."""
+        latest, named = list(recent), frozenset(compared)
+        return [
+            ensemble
+            for pool, plan in self.plans.items()
+            for ensemble in plan.warm(
+                self._in(pool, latest), self._in(pool, active), self._in(pool, candidates), named
+            )
+        ]
+
+    def no_room_for(
+        self, candidate: Ensemble, active: Sequence[Ensemble], others: Sequence[Ensemble]
+    ) -> str | None:
+        """See `CapacityPlan.no_room_for`."""
+        pool = self.pool_of(candidate.name)
+        return self.plans[pool].no_room_for(
+            candidate, self._in(pool, active), self._in(pool, others)
+        )
+
+    def no_room_to_start(self, active: Sequence[Ensemble]) -> str | None:
+        """See `CapacityPlan.no_room_to_start`."""
+        reasons = (
+            plan.no_room_to_start(self._in(pool, active)) for pool, plan in self.plans.items()
+        )
+        return next((reason for reason in reasons if reason is not None), None)
+
+    def _in(self, pool: str, ensembles: Iterable[Ensemble]) -> list[Ensemble]:
+        return [each for each in ensembles if self.pool_of(each.name) == pool]

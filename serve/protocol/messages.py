@@ -56,6 +56,8 @@ class StatusReport:
     """Whether the controller should answer at once, whatever revision was seen."""
     leaving: bool = False
     """Whether this is the last report, so that the lease ends at once."""
+    pool: str = ""
+    """The pool of an engine; empty for gateways, which ask all pools."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class AssignedVersion:
     """Whether it is loaded by the first request for it."""
     compared: bool = False
     """Whether a candidate on trial is compared with it."""
+    pool: str = ""
+    """The pool of engines that hold it."""
 
     @property
     def lazy(self) -> bool:
@@ -101,7 +105,9 @@ class Desired:
     lease_seconds: float
     """How long the lease lasts."""
     versions: tuple[AssignedVersion, ...]
-    ready_engines: int | None
-    """How many engines have loaded every active version; None while a new controller cannot know."""
+    """For an engine: those of its pool."""
+    ready_engines: Mapping[str, int] | None
+    """Pool -> how many of its engines have loaded all of its active versions; None while a new controller cannot
+    know."""
     stopping: bool = False
     """Whether the server stops: gateways finish what they have begun, and leave."""

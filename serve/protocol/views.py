@@ -137,6 +137,8 @@ class EnsembleView(BaseModel):
     """Of the active version."""
     pinned: bool
     """Whether it is always loaded, rather than on demand."""
+    pool: str
+    """The pool of engines that serve it, named after the first bundle of its base."""
     versions: list[VersionView]
     """The versions in use, and the newest others: 20 in a list of ensembles, 500 for one ensemble."""
     version_count: int

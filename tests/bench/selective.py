@@ -53,7 +53,7 @@ def main() -> None:
         assert recipe is not None, "the bundle says which recipe made it"
         judged, _ = rows_to_judge(bundle, ensemble, recipe, recipe.find(ensemble.name), None)
         new = OfflineMembers(bundle, ensemble).outputs(judged.texts)
-        known = judged.targets(ensemble)
+        known = np.asarray(judged.targets(ensemble), dtype=np.int64)
         print(f"{len(known)} test rows, fitted on {len(truth)} validation rows")
         show(np.array([_counted(draft, (outputs, truth), (new, known))]))
         return

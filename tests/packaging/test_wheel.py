@@ -106,6 +106,21 @@ def test_its_recipes_can_be_read(installed: Path) -> None:
     assert _run(installed, "-c", code).strip() == "support"
 
 
+def test_it_creates_the_tables_of_a_new_store(installed: Path, tmp_path: Path) -> None:
+    code = (
+        "import serve, sys\n"
+        "from serve.control.database.database import Database\n"
+        "database = Database.open(sys.argv[1])\n"
+        "print(serve.__file__, database.incarnation, database.ensembles())\n"
+        "database.close()"
+    )
+
+    said = _run(installed, "-c", code, f"sqlite:///{tmp_path / 'choir.db'}").split(maxsplit=1)
+
+    assert Path(said[0]).is_relative_to(installed)
+    assert said[1].strip() == "1 {}"
+
+
 def test_it_says_what_it_is(installed: Path) -> None:
     (folder,) = installed.glob("*.dist-info")
     told = Parser().parsestr((folder / "METADATA").read_text(encoding="utf-8"))

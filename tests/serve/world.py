@@ -10,7 +10,7 @@ from serve.agents import eviction
 from serve.agents.engine_agent import EngineAgent
 from serve.agents.gateway_agent import GatewayAgent
 from serve.bundle import Bundle
-from serve.control.admission.admission import EngineLimits
+from serve.control.admission.pools import EngineLimits, Pool, by_base
 from serve.control.controller import Controller
 from serve.control.startup import ControllerOptions
 from serve.errors import Refusal
@@ -39,6 +39,7 @@ class World:
         self.folder = folder
         self.link = Link()
         self.bundles: list[Bundle] = []
+        self.pools: list[str] = []
         self.options: dict[str, Any] = {}
         self.database_url: str | None = None
         self.slots = 5
@@ -66,8 +67,8 @@ class World:
             await self.add_gateway()
 
     async def start_controller(self) -> None:
-        bundle = self.bundles[0]
-        limits = EngineLimits(self.slots, 64, bundle.base_kind(), bundle.base_folder)
+        pools = by_base([Bundle.open(each.path) for each in self.bundles])
+        self.pools = list(pools)
         (self.folder / "new").mkdir(exist_ok=True)
         defaults: dict[str, Any] = {
             "adapter_roots": [self.folder / "new"],
@@ -76,9 +77,8 @@ class World:
             "database_url": self.database_url,
         }
         options = ControllerOptions(
-            [Bundle.open(each.path) for each in self.bundles],
+            [Pool(name, bundles, self._limits(bundles[0])) for name, bundles in pools.items()],
             self.store,
-            limits,
             **defaults | self.options,
         )
         controller = await Controller.open(options)
@@ -86,15 +86,20 @@ class World:
         await controller.start()
         self.link.controller = controller
 
+    def _limits(self, bundle: Bundle) -> EngineLimits:
+        return EngineLimits(self.slots, 64, bundle.base_kind(), bundle.base_folder)
+
     async def kill_controller(self) -> None:
         """As kill -9 does: nothing is told to anybody, and nothing more is written."""
         controller = self.controller
         self.link.lose_controller()
         await controller.stop()
 
-    async def add_engine(self, engine: FakeEngine | None = None) -> FakeEngine:
+    async def add_engine(self, engine: FakeEngine | None = None, pool: int = 0) -> FakeEngine:
+        """`pool`: the place of its pool among all."""
         engine = engine or FakeEngine(self.slots)
-        agent = EngineAgent(engine, self.link.of(f"engine{len(self.engines)}"), RETRY)
+        link = self.link.of(f"engine{len(self.engines)}")
+        agent = EngineAgent(engine, link, RETRY, self.pools[pool])
         self.engines.append(engine)
         self.engine_agents.append(agent)
         await agent.start()

@@ -113,8 +113,8 @@ def serving(*arguments: str | Path, log: Path) -> Iterator[Service]:
 
 CHOIRS = re.compile(
     r"""The\ logs\ are\ in\ /.+ | Starting\ Ray\ on\ this\ machine:\ .+ | Starting\ the\ engines
-      | engine-\d+\ is\ ready\ after\ \d+\ s\.
-      | (engine-\d+:\ )? (Importing\ vLLM | Loading\ the\ base | Warming\ up | Proving\ adapter\ \d+\ of\ \d+)
+      | engine-(\S+-)?\d+\ is\ ready\ after\ \d+\ s\.
+      | (engine-(\S+-)?\d+:\ )? (Importing\ vLLM | Loading\ the\ base | Warming\ up | Proving\ adapter\ \d+\ of\ \d+)
       | Choir\ answers\ on\ http://\S+ | \d{4}-\d\d-\d\d\ \d\d:\d\d:\d\d\ .+ | Stopping\.
       | WARNING:\ .+ | To\ serve\ what\ this\ start\ has\ brought,\ type | \ \ choir\ .+""",
     re.VERBOSE,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from serve.bundle import Bundle
-from serve.control.admission.admission import EngineLimits
+from serve.control.admission.pools import EngineLimits, Pool
 from serve.control.startup import ControllerOptions, Opened
 from serve.pack import pack
 from tests.service.models import LABELS, TEMPLATE, Models
@@ -22,7 +22,7 @@ SAYS = {"task": "classification", "fusion": "average", "labels": LABELS, "templa
 def fill_store(store: Path, bundle: Bundle) -> None:
     """As the first start with a bundle does, without engines."""
     limits = EngineLimits(5, 64, bundle.base_kind(), bundle.base_folder)
-    Opened.of(ControllerOptions([bundle], store, limits)).database.close()
+    Opened.of(ControllerOptions([Pool("bundle", [bundle], limits)], store)).database.close()
 
 
 def test_a_start_with_another_adapter_says_so_and_how_to_serve_it(

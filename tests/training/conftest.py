@@ -84,7 +84,8 @@ def recipe_content(**changes: Any) -> dict[str, Any]:
                 "max_new_tokens": 8,
                 "evaluation_rows": 6,
                 "defaults": options,
-                "members": [{"name": "a", "seed": 1}, {"name": "b", "seed": 2}],
+                "members": [{"name": "a", "seed": 1}, {"name": "b", "seed": 2, "rank": 2}],
+                "fusion": {"candidates": ["stack"]},
             },
         ],
     }

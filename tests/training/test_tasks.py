@@ -134,7 +134,7 @@ def test_stored_scores_give_the_same_fusion_again(
         said = np.stack([stored.outputs(each, rows.header.rows) for each in ensemble.members])
         again = refit_fusion(ensemble, rows.header.options, said, rows.truth, rows.folds)
         assert again.ensemble == ensemble
-        assert again.stack.content() == bundle.fusion_path(ensemble).read_text()
+        assert again.parameters.content() == bundle.fusion_path(ensemble).read_text()
 
 
 def test_golden_inputs_are_answered_by_the_fusion_as_they_say(

@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict
 from transformers import AutoModel
 
 from serve.base.architectures import unserved_base
-from serve.base.folder import BaseError, BaseKind, kind_of, read_config
+from serve.base.folder import BaseError, BaseKind, Pooling, kind_of, read_config
 from serve.base.positions import longest_text
-from serve.base.side_files import read_tokenizer
+from serve.base.side_files import read_pooling, read_tokenizer
 from serve.bundle import BaseSpec, Bundle
 from serve.manifest import Ensemble, FusionSpec, Member
 from serve.terminal.sheet import Column, Sheet, number, whole
@@ -54,7 +54,8 @@ class BaseTrial(BaseModel):
     tokens_per_second: float
     """Speed of forward passes in float32 on this machine."""
     probe: float
-    """Accuracy of a cross-validated logistic regression on the mean-pooled vectors."""
+    """Accuracy of a cross-validated logistic regression on the pooled vectors: the mean, or what an encoder's
+    `1_Pooling/config.json` says."""
     probe_interval: tuple[float, float]
     zero_shot: float
     """Accuracy without training. The answer is the likeliest label after the text (causal), or the label whose name has
@@ -206,8 +207,9 @@ def _try(
 
     model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = read_tokenizer(str(folder))
-    _vectors(model, tokenizer, sample.texts[:BATCH])  # the first passes are slower
-    vectors, speed = _vectors(model, tokenizer, sample.texts)
+    pooling = read_pooling(folder)
+    _vectors(model, tokenizer, sample.texts[:BATCH], pooling)  # the first passes are slower
+    vectors, speed = _vectors(model, tokenizer, sample.texts, pooling)
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
     folds = fold_plan(families(sample.texts), FOLDS, 0, sample.truth.tolist())
     answers: NDArray[np.int64] = cross_val_predict(
@@ -216,7 +218,8 @@ def _try(
     if kind == "causal":
         zero_shot = _likeliest(folder, sample, template)
     else:
-        names, _ = _vectors(model, tokenizer, [label.replace("_", " ") for label in sample.labels])
+        words = [label.replace("_", " ") for label in sample.labels]
+        names, _ = _vectors(model, tokenizer, words, pooling)
         zero_shot = float(np.mean((vectors @ names.T).argmax(axis=1) == sample.truth))
     trial = BaseTrial(
         name=name,
@@ -230,7 +233,9 @@ def _try(
     return trial, answers
 
 
-def _vectors(model: Any, tokenizer: Any, texts: Sequence[str]) -> tuple[NDArray[np.float64], float]:
+def _vectors(
+    model: Any, tokenizer: Any, texts: Sequence[str], pooling: Pooling
+) -> tuple[NDArray[np.float64], float]:
     """Return unit vectors [N, hidden] of the texts, and the tokens per second of the forward passes."""
     limit = min(MAX_TOKENS, longest_text(model.config.to_dict()))
     ids = tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
@@ -247,7 +252,7 @@ def _vectors(model: Any, tokenizer: Any, texts: Sequence[str]) -> tuple[NDArray[
             states = model(input_ids=batch, attention_mask=mask).last_hidden_state
         seconds += time.perf_counter() - began
         tokens += int(mask.sum())
-        vectors[chunk] = pool(states, mask, True).double().numpy()
+        vectors[chunk] = pool(states, mask, True, pooling).double().numpy()
     return vectors, tokens / seconds
 
 

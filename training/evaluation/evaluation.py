@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,18 @@ from numpy.typing import NDArray
 from serve.adapter import inspect_adapter
 from serve.bundle import Bundle
 from serve.fusion.answers import choose_answer
+from serve.fusion.asking.asking import asked_offline
+from serve.fusion.asking.choice import asking_for
 from serve.fusion.fitting.fit import Targets
 from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
+from serve.fusion.ranking.candidates import Candidates
 from serve.labels import LabelError
-from serve.manifest import ANSWER_METHODS, METHODS, AnswerMethod, Ensemble, Method, TokenMethod
+from serve.manifest import METHODS, TEXT_METHODS, Ensemble, Method, TextMethod
 from serve.terminal.screen import Screen
 from training.data.loading import load_rows
 from training.data.targets import targets
+from training.evaluation.abstaining import abstaining_metrics, given_answers
 from training.evaluation.baselines import tfidf_svc
 from training.evaluation.metrics.classification import classification_metrics
 from training.evaluation.metrics.multilabel import multilabel_metrics
@@ -29,6 +34,8 @@ from training.evaluation.metrics.resampling import Metric
 from training.evaluation.metrics.text import text_metrics, text_signatures
 from training.evaluation.scores import EvaluationReport, System, compare
 from training.evaluation.tables import MAIN, show
+from training.evaluation.texts.ranking import ranked_passes
+from training.evaluation.texts.writing import Writing
 from training.execution.progress_table import ProgressTable
 from training.execution.run import WORK, recorded_data, recorded_recipe
 from training.offline.members import OfflineMembers
@@ -37,7 +44,6 @@ from training.progress import Advance, Watch, counted, quiet_libraries
 from training.recipe import EnsembleRecipe, Recipe, RecipeError
 
 MAX_NEW_TOKENS = 64
-TOKEN_METHODS: tuple[TokenMethod, ...] = ("average", "product")
 ANSWER_COLUMN = {
     "classification": "label",
     "multilabel": "labels",
@@ -99,8 +105,12 @@ class Evaluation:
         self.ensemble = ensemble
         self._watch = watch
         self._bundle = bundle
-        self._members = OfflineMembers(bundle, ensemble)
-        self._max_new_tokens = max_new_tokens
+        self._writing = Writing(bundle, ensemble, lambda: self._members, max_new_tokens, watch)
+
+    @cached_property
+    def _members(self) -> OfflineMembers:
+        """The loaded members. Where all answers are kept, none is loaded."""
+        return OfflineMembers(self._bundle, self.ensemble)
 
     def outputs(self, data: Labelled) -> NDArray[np.float64]:
         """Return the members' label probabilities [M, N, C], or values [M, N].
@@ -121,18 +131,15 @@ class Evaluation:
 
     def answers(self, data: Labelled) -> list[list[str]]:
         """Return the members' greedy answers [M][N]."""
-        with self._progress(data) as advance:
-            return self._members.answers(data.texts, self._max_new_tokens, advance)
+        return self._writing.answers(data.texts, data.name)
+
+    def candidates(self, data: Labelled) -> list[Candidates]:
+        """Return what a ranker reads of the members' answers to each row."""
+        return self._writing.candidates(data.texts, data.name)
 
     def fused(self, data: Labelled) -> dict[str, list[str]]:
         """Return the greedy answers of each method that fuses at every token, by the method's name."""
-        answers: dict[str, list[str]] = {}
-        for method in TOKEN_METHODS:
-            with self._progress(data, method) as advance:
-                answers[method] = self._members.fused_answers(
-                    data.texts, method, self._max_new_tokens, advance
-                )
-        return answers
+        return self._writing.fused(data.texts, data.name)
 
     def report(
         self,
@@ -143,22 +150,25 @@ class Evaluation:
         """Evaluate the members, all fusion methods and `baselines`. The manifest `ensemble` has the same members as the
         loaded one, and says how they are fused."""
         if ensemble.task == "generation":
-            return generation_report(ensemble, data, self.answers(data), self.fused(data))
+            written = self.fused(data) | self._writing.ranked(ensemble, data.texts, data.name)
+            return generation_report(ensemble, data, self.answers(data), written)
         truth = data.targets(ensemble)
         outputs = self.outputs(data)
         fusion = Fusion.from_manifest(ensemble, self._bundle.fusion_path(ensemble))
-        vectors = self._members.gate_vectors(fusion, data.texts, data.pairs)
-        fused: dict[str, Answers] = {
-            method: fusion(outputs, method=method, vectors=vectors) for method in fusion.methods
-        }
-        return label_report(ensemble, data, outputs, truth, fused, baselines)
+        vectors = None if fusion.gate is None else self.base_vectors(data)
+        fused: dict[str, Answers] = {}
+        passes: dict[str, float] = {}
+        for method in fusion.methods:
+            # The manifest's own method is asked as it is served: with early exit, if it has that.
+            asked_for = None if method == ensemble.fusion.method else method
+            asking = asking_for(fusion, len(truth), asked_for)
+            fused[method] = asked_offline(asking, outputs, vectors)
+            passes[method] = float(asking.passes.mean())
+        return label_report(ensemble, data, outputs, truth, fused, baselines, passes)
 
-    def _progress(
-        self, data: Labelled, method: str | None = None
-    ) -> AbstractContextManager[Advance]:
-        total = len(data.texts) * (1 if method else len(self.ensemble.members))
-        title = f"{self.ensemble.name}: {data.name}" + (f", {method}" if method else "")
-        return counted(self._watch, title, total)
+    def _progress(self, data: Labelled) -> AbstractContextManager[Advance]:
+        total = len(data.texts) * len(self.ensemble.members)
+        return counted(self._watch, f"{self.ensemble.name}: {data.name}", total)
 
 
 def label_report(
@@ -168,9 +178,11 @@ def label_report(
     truth: Targets,
     fused: Mapping[str, Answers],
     baselines: Mapping[str, NDArray[np.int64]] | None = None,
+    passes: Mapping[str, float] | None = None,
 ) -> EvaluationReport:
     """Report on labels or values, from the members' outputs [M, N, C] or [M, N], the right answers, the answers of each
-    fusion method, and the label indices [N] of each baseline."""
+    fusion method, and the label indices [N] of each baseline. `passes` are those of methods that do not ask all
+    members. If the manifest abstains, the served row has coverage and risk."""
     fusion = Fusion(ensemble)
     systems = [
         System(member.name, "member", answer_metrics(fusion.alone(own), truth))
@@ -178,7 +190,12 @@ def label_report(
     ]
     for method, answers in fused.items():
         metrics = answer_metrics(answers, truth, shares=method == "vote")
-        systems.append(System(method, "fusion", metrics, method == ensemble.fusion.method))
+        served = method == ensemble.fusion.method
+        if served and ensemble.fusion.abstain is not None:
+            given = given_answers(ensemble, answers, ensemble.fusion.abstain)
+            metrics |= abstaining_metrics(answers, truth, given)
+        asked = (passes or {}).get(method)
+        systems.append(System(method, "fusion", metrics, served, asked))
     for name, winners in (baselines or {}).items():
         metrics = classification_metrics(None, winners, truth.astype(np.int64))
         systems.append(System(name, "baseline", metrics))
@@ -206,14 +223,16 @@ def generation_report(
     answers: Sequence[Sequence[str]],
     fused: Mapping[str, Sequence[str]],
 ) -> EvaluationReport:
-    """Report on the members' answers [M][N], those chosen among them, and the answers `fused` by each token method."""
+    """Report on the members' answers [M][N], those chosen among them by their texts, and those `fused` by each other
+    method."""
     systems = [
         System(member.name, "member", text_metrics(texts, data.references))
         for member, texts in zip(ensemble.members, answers, strict=True)
     ]
     for method, texts in method_texts(ensemble, answers, fused).items():
         metrics = text_metrics(texts, data.references)
-        systems.append(System(method, "fusion", metrics, method == ensemble.fusion.method))
+        passes = ranked_passes(list(zip(*answers, strict=True))) if method == "stack" else None
+        systems.append(System(method, "fusion", metrics, method == ensemble.fusion.method, passes))
     signatures = text_signatures(data.references)
     return compare(ensemble.id, data.name, len(data.texts), systems, MAIN["generation"], signatures)
 
@@ -221,11 +240,11 @@ def generation_report(
 def method_texts(
     ensemble: Ensemble, answers: Sequence[Sequence[str]], fused: Mapping[str, Sequence[str]]
 ) -> dict[Method, Sequence[str]]:
-    """Return the answers of each fusion method of generation: those that choose among the members' answers [M][N], and
-    those `fused` at every token."""
+    """Return the answers of each fusion method of generation: those that choose among the members' answers [M][N] by
+    their texts, and those in `fused`: at every token, or by a ranker."""
     found: dict[str, Sequence[str]] = dict(fused)
-    for each in ANSWER_METHODS:
-        found[each] = chosen(ensemble, answers, each)
+    for each in TEXT_METHODS:
+        found[each] = _chosen(ensemble, answers, each)
     return {method: found[method] for method in METHODS["generation"] if method in found}
 
 
@@ -241,7 +260,7 @@ def answer_scores(
     }
 
 
-def chosen(ensemble: Ensemble, answers: Sequence[Sequence[str]], method: AnswerMethod) -> list[str]:
+def _chosen(ensemble: Ensemble, answers: Sequence[Sequence[str]], method: TextMethod) -> list[str]:
     """Return the answers that the method chooses among the members' answers [M][N]."""
     return [
         texts[choose_answer(ensemble, texts, method).winner] for texts in zip(*answers, strict=True)

@@ -21,6 +21,8 @@ class System:
     metrics: Mapping[str, Metric]
     served: bool = False
     """Whether this is the fusion method in the ensemble's manifest."""
+    passes: float | None = None
+    """Forward passes for one answer in the mean; None for as many as there are members."""
 
 
 class Row(BaseModel):
@@ -30,8 +32,8 @@ class Row(BaseModel):
 
     name: str
     kind: ScoreKind
-    passes: int
-    """Forward passes through the base for one answer."""
+    passes: int | float
+    """Forward passes through the base for one answer, in the mean."""
     served: bool
     scores: dict[str, float]
     intervals: dict[str, tuple[float, float]] = {}
@@ -102,7 +104,7 @@ def compare(
             Row(
                 name=system.name,
                 kind=system.kind,
-                passes=passes[system.kind],
+                passes=passes[system.kind] if system.passes is None else round(system.passes, 4),
                 served=system.served,
                 scores={name: found.value for name, found in intervals.items()},
                 intervals={name: (found.low, found.high) for name, found in intervals.items()},

@@ -20,6 +20,8 @@ HEADINGS = {
     "weighted_f1": "weighted F1",
     "log_loss": "log loss",
     "ece": "ECE",
+    "coverage": "coverage",
+    "risk": "risk",
     "rmse": "RMSE",
     "mae": "MAE",
     "r2": "R²",
@@ -76,7 +78,7 @@ def table(report: EvaluationReport, *, narrow: bool = False) -> Sheet:
             for name in names
         ]
         kind = SERVED if row.served else row.kind
-        shown.add_row(row.name, kind, *cells, str(row.passes), marked=row.served)
+        shown.add_row(row.name, kind, *cells, f"{row.passes:.3g}", marked=row.served)
     return shown
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serve.fusion.asking.asking import asked_offline
 from serve.fusion.asking.choice import asking_for
@@ -16,7 +17,8 @@ from serve.fusion.labels.rules import Loss
 from serve.fusion.labels.tasks import rules_of
 from serve.fusion.members import Floats, Ints
 from serve.fusion.parameters import Parameters
-from serve.manifest import Ensemble, Member
+from serve.manifest import Abstain, Ensemble, Member
+from training.evaluation.abstaining import given_answers
 from training.leaderboard.board import RungKind
 
 
@@ -45,7 +47,7 @@ class Served:
     """A fitted manifest, and its stacker or gate if it has one."""
 
     manifest: Ensemble
-    stack: Parameters | None
+    parameters: Parameters | None
 
     def answers(self, outputs: Outputs, rows: Ints | None = None) -> Answers:
         """Return the served answers to all rows of `outputs`, or to the places `rows`."""
@@ -55,11 +57,10 @@ class Served:
         """Return the served answers, and how many forward passes each took [N]."""
         given = outputs.of(self.manifest.members)
         given = given if rows is None else given[:, rows]
-        fusion = Fusion(self.manifest, self.stack)
+        fusion = Fusion(self.manifest, self.parameters)
         asking = asking_for(fusion, given.shape[1])
         answers = asked_offline(asking, given, _vectors(outputs, rows))
-        # A gate reads the base first.
-        return answers, asking.asked.sum(axis=0) + int(asking.reads_base)
+        return answers, asking.passes
 
 
 class Contender(Protocol):
@@ -88,7 +89,7 @@ class FusionContender:
         folds = _several(rows.folds[places])
         vectors = _vectors(rows.outputs, places)
         fitted = fit_fusion(self._draft, self._options, outputs, rows.truth[places], folds, vectors)
-        return Served(fitted.ensemble, fitted.stack)
+        return Served(fitted.ensemble, fitted.parameters)
 
 
 class BestMember:
@@ -116,21 +117,39 @@ def loss_on(served: Served, rows: FittingRows, places: Ints, options: FusionOpti
     return rules_of(served.manifest).loss(values, rows.truth[places], criterion)
 
 
-def cross_fitted(contender: Contender, rows: FittingRows) -> tuple[Answers, float]:
+@dataclass(frozen=True)
+class CrossFitted:
+    """A contender's answers to every validation row, each by a fit that did not see the row's fold."""
+
+    answers: Answers
+    passes: float
+    """How many forward passes an answer took in the mean."""
+    given: NDArray[np.bool_] | None
+    """[N] whether the answer would not abstain; None where no answer abstains."""
+
+
+def cross_fitted(contender: Contender, rows: FittingRows, abstain: Abstain) -> CrossFitted:
     """Return the contender's answers to every validation row by a fit that did not see the row's fold: weights,
-    stacker, temperature, thresholds, the choice of a member, and when to stop asking. Also return how many members were
-    asked in the mean."""
+    stacker, temperature, thresholds, the choice of a member, when to stop asking, and when to abstain."""
     parts: list[Answers] = []
     places: list[Ints] = []
+    given: list[NDArray[np.bool_] | None] = []
     passes = 0
     for fold in np.unique(rows.folds):
         held_out = np.flatnonzero(rows.folds == fold)
         served = contender.fit(rows, np.flatnonzero(rows.folds != fold))
         answers, asked = served.asked(rows.outputs, held_out)
         parts.append(answers)
+        given.append(given_answers(served.manifest, answers, abstain))
         places.append(held_out)
         passes += int(asked.sum())
-    return joined(parts, np.argsort(np.concatenate(places))), passes / len(rows.truth)
+    back = np.argsort(np.concatenate(places))
+    known = [each for each in given if each is not None]
+    return CrossFitted(
+        joined(parts, back),
+        passes / len(rows.truth),
+        np.concatenate(known)[back] if len(known) == len(given) else None,
+    )
 
 
 def _vectors(outputs: Outputs, rows: Ints | None) -> Floats | None:

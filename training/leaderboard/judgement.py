@@ -22,7 +22,7 @@ class Entry:
     passes: float
     manifest: Ensemble
     """Fitted on all validation rows."""
-    stack: Parameters | None
+    parameters: Parameters | None
     validation: Mapping[str, Metric]
     """Of cross-fitted answers to the validation rows."""
     judged: Mapping[str, Metric]

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serve.fusion.fitting.fit import Targets
 from serve.fusion.fitting.options import FusionOptions
 from serve.fusion.fused import Answers
-from serve.manifest import METHODS, EarlyExit, Ensemble, FusionSpec, Member, Method
+from serve.manifest import METHODS, Abstain, EarlyExit, Ensemble, FusionSpec, Member, Method
+from training.evaluation.abstaining import abstaining_metrics, given_answers
 from training.evaluation.evaluation import answer_metrics
 from training.evaluation.metrics.resampling import Metric
 from training.leaderboard.contender import (
@@ -68,29 +70,33 @@ def label_entries(
     contending: Sequence[Contender],
     rows: FittingRows,
     judged: tuple[MemberOutputs, Targets] | None,
+    abstain: Abstain,
     watch: Watch,
     title: str,
 ) -> list[Entry]:
     """Fit and judge each contender. `judged` are the outputs for the rows to judge and their right answers; None judges
-    the validation rows. Progress is reported under `title`. Raises FusionError for unsound outputs."""
+    the validation rows. `abstain` is the bound for which coverage and risk are given. Progress is reported under
+    `title`. Raises FusionError for unsound outputs."""
     entries = []
     everything = np.arange(len(rows.truth))
     with counted(watch, title, len(contending)) as advance:
         for contender in contending:
             served = contender.fit(rows, everything)
-            held_out, passes = cross_fitted(contender, rows)
-            validation = _metrics(served, held_out, rows.truth)
+            crossed = cross_fitted(contender, rows, abstain)
+            validation = _metrics(served, crossed.answers, rows.truth, crossed.given)
             figures = validation
             if judged is not None:
                 outputs, truth = judged
-                figures = _metrics(served, served.answers(outputs), truth)
+                answers = served.answers(outputs)
+                given = given_answers(served.manifest, answers, abstain)
+                figures = _metrics(served, answers, truth, given)
             entries.append(
                 Entry(
                     contender.name,
                     contender.kind,
-                    passes,
+                    crossed.passes,
                     served.manifest,
-                    served.stack,
+                    served.parameters,
                     validation,
                     figures,
                 )
@@ -99,8 +105,11 @@ def label_entries(
     return entries
 
 
-def _metrics(served: Served, answers: Answers, truth: Targets) -> dict[str, Metric]:
-    return answer_metrics(answers, truth, shares=served.manifest.fusion.method == "vote")
+def _metrics(
+    served: Served, answers: Answers, truth: Targets, given: NDArray[np.bool_] | None
+) -> dict[str, Metric]:
+    shares = served.manifest.fusion.method == "vote"
+    return answer_metrics(answers, truth, shares=shares) | abstaining_metrics(answers, truth, given)
 
 
 def member_name(ensemble: Ensemble, member: str, made: Sequence[StoredRung]) -> str:

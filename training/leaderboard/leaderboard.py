@@ -7,11 +7,13 @@ import numpy as np
 
 from serve.bundle import Bundle
 from serve.files import write_atomically
+from serve.fusion.drift.baseline import baseline_in
 from serve.fusion.fitting.note import FIGURES, noted
 from serve.fusion.fitting.stored_scores import Question, ValidationRows
 from serve.fusion.parameters import parameters_file
 from serve.fusion.selective.record import fits_in
 from serve.manifest import Ensemble, Member
+from training.evaluation.abstaining import USUAL
 from training.evaluation.evaluation import MAX_NEW_TOKENS, Evaluation, Labelled, rows_to_judge
 from training.execution.run import recorded_recipe
 from training.leaderboard.board import Leaderboard, board_file
@@ -93,7 +95,9 @@ class Judging:
                 outputs.vectors = evaluation.base_vectors(rows)
             judged, count = (outputs, rows.targets(self._ensemble)), len(rows.texts)
         title = f"{self._ensemble.name}: rungs"
-        entries = label_entries(contending, fitting, judged, self._watch, title)
+        entries = label_entries(
+            contending, fitting, judged, options.abstain or USUAL, self._watch, title
+        )
         by = judged_by(self._ensemble.task, options.criterion)
         return entries, Counts(len(stored.truth), count), by
 
@@ -138,10 +142,10 @@ class Judging:
         """Write the manifest that serves a rung, with its fitted parameters, and return it. What the maker of a rung
         has noted, and its golden inputs, stay."""
         manifest = entry.manifest
-        if entry.stack is not None:
-            file = parameters_file(entry.stack.parameters.model)
+        if entry.parameters is not None:
+            file = parameters_file(entry.parameters.parameters.model)
             place = f"{FUSION}/{manifest.name}/{entry.name}/{file}"
-            entry.stack.write(self._bundle.path / place)
+            entry.parameters.write(self._bundle.path / place)
             fusion = manifest.fusion.model_copy(update={"parameters": place})
             manifest = manifest.model_copy(update={"fusion": fusion})
         made = next((rung.manifest for rung in self._made if rung.name == entry.name), None)
@@ -152,7 +156,12 @@ class Judging:
         manifest = manifest.model_copy(
             update={
                 "golden": golden,
-                "scores": {**scores, **fits_in(manifest), FIGURES: figures},
+                "scores": {
+                    **scores,
+                    **fits_in(manifest),
+                    **baseline_in(manifest),
+                    FIGURES: figures,
+                },
             }
         )
         if manifest.task != "generation":

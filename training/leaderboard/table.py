@@ -55,7 +55,22 @@ def board_lines(board: Leaderboard, bundle: Path) -> list[str]:
     file = rung_path(bundle, board.ensemble, board.recommended)
     return [
         f"Serve {board.recommended}. {board.reason}",
+        *_abstaining(board),
         f"choir swap {board.ensemble} --manifest {file}",
+    ]
+
+
+def _abstaining(board: Leaderboard) -> list[str]:
+    """Return what abstaining would leave of the recommended rung's answers, in a sentence; nothing for another task."""
+    scores = board.rung(board.recommended).scores
+    if "coverage" not in scores:
+        return []
+    if not scores["coverage"]:
+        return [
+            "To keep the risk of abstaining, there are too few validation rows: it would give no answer."
+        ]
+    return [
+        f"With abstaining, it gives {scores['coverage']:.1%} of its answers, of which {scores['risk']:.2%} are wrong."
     ]
 
 

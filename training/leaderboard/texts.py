@@ -7,10 +7,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.bundle import Bundle
-from serve.manifest import ANSWER_METHODS, Ensemble, FusionSpec, Member
+from serve.fusion.ranking.ranker import Ranker
+from serve.manifest import TEXT_METHODS, Ensemble, FusionSpec, Member
 from training.evaluation.evaluation import Evaluation, Labelled, method_texts
 from training.evaluation.metrics.resampling import Floats, Metric
 from training.evaluation.metrics.text import text_metrics
+from training.evaluation.texts.ranking import (
+    cross_ranked,
+    fit_ranker,
+    ranked_by,
+    ranked_passes,
+    ranked_texts,
+)
 from training.leaderboard.board import RungKind
 from training.leaderboard.criteria import LOWER_IS_BETTER, judged_by
 from training.leaderboard.judgement import Entry
@@ -31,6 +39,8 @@ class _Texts:
     manifest: Ensemble
     validation: Sequence[str]
     judged: Sequence[str]
+    passes: float
+    ranker: Ranker | None = None
 
 
 class Written:
@@ -90,6 +100,7 @@ class Written:
                 draft(self._ensemble, [member]),
                 answers[0][place],
                 answers[-1][place],
+                passes=1,
             )
             for place, (member, name, kind) in enumerate(zip(members, names, kinds, strict=True))
         ]
@@ -113,15 +124,29 @@ class Written:
                         "members": ensemble.members,
                         "fusion": FusionSpec(
                             method=method,
-                            extract=ensemble.fusion.extract if method in ANSWER_METHODS else None,
+                            extract=ensemble.fusion.extract if method in TEXT_METHODS else None,
                         ),
                     }
                 ),
                 texts,
                 written[-1][method],
+                passes=len(ensemble.members),
             )
             for method, texts in written[0].items()
-        ]
+        ] + [self._stacked(evaluation, rows)]
+
+    def _stacked(self, evaluation: Evaluation, rows: Sequence[Labelled]) -> _Texts:
+        """Fit a ranker to the validation rows. Each of them is ranked by one that has not seen it."""
+        ensemble = draft(self._ensemble, self._ensemble.members)
+        candidates = [evaluation.candidates(each) for each in rows]
+        ranker = fit_ranker(ensemble, candidates[0], rows[0].references)
+        held_out = cross_ranked(ensemble, candidates[0], rows[0].references)
+        served = held_out if len(rows) == 1 else ranked_texts(ensemble, ranker, candidates[1])
+        manifest = ensemble.model_copy(
+            update={"fusion": ranked_by(ensemble, "stack", f"fusion/{ensemble.name}/stack")}
+        )
+        passes = ranked_passes([each.texts for each in candidates[0]])
+        return _Texts("stack", "fusion", manifest, held_out, served, passes, ranker)
 
     def _evaluation(self, ensemble: Ensemble) -> Evaluation:
         return Evaluation(self._bundle, ensemble, self._watch, max_new_tokens=self._max_new_tokens)
@@ -133,9 +158,9 @@ def _entry(texts: _Texts, rows: Sequence[Labelled]) -> Entry:
     return Entry(
         name=texts.name,
         kind=texts.kind,
-        passes=len(texts.manifest.members),
+        passes=texts.passes,
         manifest=texts.manifest,
-        stack=None,
+        parameters=texts.ranker,
         validation=own,
         judged=own if judged is validation else text_metrics(texts.judged, judged.references),
     )
@@ -152,7 +177,7 @@ def _single(members: Sequence[_Texts], entries: Sequence[Entry], rows: Sequence[
         for row in np.flatnonzero(folds == fold).tolist():
             held_out[row] = members[best].validation[row]
     chosen = members[_best(entries, np.ones(count, dtype=bool))]
-    single = _Texts(SINGLE, "single", chosen.manifest, held_out, chosen.judged)
+    single = _Texts(SINGLE, "single", chosen.manifest, held_out, chosen.judged, passes=1)
     return _entry(single, rows)
 
 

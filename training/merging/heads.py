@@ -12,28 +12,27 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from serve.adapter import HEAD, Head
+from serve.base.folder import BaseShapes, pooling_of
 from serve.bundle import BundleError
-from serve.tensors import TensorFile
-
-_LINEAR = {"weight", "bias"}
 
 
-def write_merged_head(folders: Sequence[Path], weights: Sequence[float], target: Path) -> None:
-    """Write the merge of the heads in `folders` into `target`. Raises BundleError for heads that read the vector in
-    different ways or are not linear."""
-    for folder in folders:
-        if (folder / HEAD).is_file() and set(TensorFile(folder / HEAD).tensors) != _LINEAR:
-            raise BundleError(
-                "A head with a hidden layer is not linear, so that no sum of heads is their mean; such members cannot "
-                "be merged. Distil them instead."
-            )
-    metadata = [_metadata(folder) for folder in folders]
+def write_merged_head(
+    folders: Sequence[Path], weights: Sequence[float], target: Path, base: BaseShapes | None
+) -> None:
+    """Write the merge of the heads in `folders` over `base` into `target`. Raises BundleError for heads that read the
+    vector in different ways or are not linear."""
+    heads = [Head.read(folder, base) for folder in folders]
+    if any(head.hidden is not None for head in heads):
+        raise BundleError(
+            "A head with a hidden layer is not linear, so that no sum of heads is their mean; such members cannot be "
+            "merged. Distil them instead."
+        )
+    metadata = [_metadata(head, base) for head in heads]
     if any(each != metadata[0] for each in metadata):
         raise BundleError(
             "The members' heads read the base's vectors in different ways (`normalize`, pairs or pooling), so that no "
             "single head stands for them; merge members that were trained alike."
         )
-    heads = [Head.read(folder) for folder in folders]
     shares = np.asarray(weights, dtype=np.float64)
     summed = {
         "weight": np.tensordot(shares, np.stack([head.weight for head in heads]), axes=1),
@@ -46,8 +45,11 @@ def write_merged_head(folders: Sequence[Path], weights: Sequence[float], target:
     )
 
 
-def _metadata(folder: Path) -> dict[str, str]:
-    """Return what a head's file says of its inputs, with the defaults that it leaves out."""
-    said = TensorFile(folder / HEAD).metadata if (folder / HEAD).is_file() else {}
-    given = {name: value for name, value in said.items() if name != "format"}
-    return {"normalize": "false", **given}
+def _metadata(head: Head, base: BaseShapes | None) -> dict[str, str]:
+    """Return what a head's file would say of its inputs."""
+    usual = None if base is None else pooling_of(base.config)
+    return {
+        "normalize": str(head.normalize).lower(),
+        **({"pair": "towers"} if head.towers else {}),
+        **({} if head.pooling in (None, usual) else {"pooling": head.pooling}),
+    }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serve.adapter import AdapterError, inspect_adapter
+from serve.base.folder import BaseShapes
 from serve.bundle import Bundle, BundleError
 from serve.manifest import Ensemble, Member
 from training.leaderboard.board import RungKind
@@ -53,7 +54,9 @@ def merged_adapter(
     folders = [_lora_of(bundle, member) for member in members]
     with merged_lora(bundle, folders, weights, how) as folder:
         if bundle.base_kind() == "encoder":
-            write_merged_head(folders, weights, folder)
+            on_disk = bundle.base_on_disk()
+            base = None if on_disk is None else BaseShapes.read(on_disk)
+            write_merged_head(folders, weights, folder, base)
         yield folder
 
 

@@ -1,6 +1,6 @@
 """Loads the adapters of an ensemble onto one base, by PEFT. One member is active at a time."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,8 @@ class ActiveMember:
     """The passes of a member, which take what the base's forward takes, by name."""
 
     first: Callable[..., Any]
-    """Makes the first pass, over prompts. Raises LabelError if a prompt lacks the member's invocation."""
+    """Makes the first pass, over prompts. If answers stand behind them, `prompts` says how many tokens of each row are
+    the prompt. Raises LabelError if a prompt lacks the member's invocation."""
     later: Callable[..., Any]
     """Makes a later pass, from the cache of the first one. The cache already holds virtual tokens."""
 
@@ -42,9 +43,10 @@ class LoadedAdapters:
         self._loras: PeftModel | None = None
         self._soft: dict[str, PeftModel] = {}
         self._invocations = {digest: invocation_of(folder) for digest, folder in folders.items()}
-        shapes = None if base is None else BaseShapes.read(base)
+        self.base = None if base is None else BaseShapes.read(base)
+        """The shapes of the base's weights."""
         for digest, folder in folders.items():
-            with plain_adapter(folder, shapes, kind) as plain:
+            with plain_adapter(folder, self.base, kind) as plain:
                 self._load(digest, plain)
         model.eval()
 
@@ -73,17 +75,27 @@ class LoadedAdapters:
                 assert self._loras is not None, "the LoRA is loaded"
                 yield _activated(self._loras, self._invocations[lora])
             else:
-                yield ActiveMember(self._model if soft is None else soft, self._model)
+                yield _plain(self._model if soft is None else soft, self._model)
+
+
+def _plain(model: Any, base: Any) -> ActiveMember:
+    def first(*, prompts: Sequence[int] = (), **options: Any) -> Any:
+        return model(**options)
+
+    return ActiveMember(first, base)
 
 
 def _activated(model: PeftModel, invocation: tuple[int, ...]) -> ActiveMember:
     """Return the passes of an activated LoRA. PEFT itself answers as the base where it finds no invocation, and in
     every pass that goes on from a cache, so it is told at how many tokens from the end the adapter acts."""
 
-    def first(*, input_ids: torch.Tensor, **options: Any) -> Any:
+    def first(
+        *, input_ids: torch.Tensor, prompts: Sequence[int] | None = None, **options: Any
+    ) -> Any:
         offsets = []
-        for row in input_ids.tolist():
-            start = last_occurrence(row, invocation)
+        rows, length = input_ids.shape
+        for row, end in zip(input_ids.tolist(), prompts or [length] * rows, strict=True):
+            start = last_occurrence(row[:end], invocation)
             if start is None:
                 raise LabelError(
                     f"A prompt lacks the tokens {list(invocation)}, from which the activated LoRA acts."

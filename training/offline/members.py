@@ -28,7 +28,7 @@ from serve.manifest import Ensemble, Member, TokenMethod
 from serve.prompting.invocation import Invocation
 from serve.prompting.reader import PromptReader
 from training.offline.adapters import ActiveMember, LoadedAdapters
-from training.offline.writing import Writer, equal_length
+from training.offline.writing import Writer, Written, equal_length
 from training.progress import Advance
 from training.stages.encoder import pool
 from training.stages.fit import pad, pad_tokens, padding_mask
@@ -64,7 +64,7 @@ class OfflineMembers:
             for ref in member.adapters
         }
         self._adapters = LoadedAdapters(
-            self._model, folders, bundle.base_folder, bundle.base_kind()
+            self._model, folders, bundle.base_on_disk(), bundle.base_kind()
         )
         # Longer inputs are cut as in training: texts for heads lose their end, prompts their beginning.
         virtual = [
@@ -117,16 +117,47 @@ class OfflineMembers:
     ) -> list[list[str]]:
         """Return the greedy answers of each member [members][texts], without surrounding space."""
         return [
-            self._writer.write(
-                [member],
-                [self._prompts(member, texts, max_new_tokens)],
-                [1.0],
-                "average",
-                max_new_tokens,
-                advance,
-            )
+            [each.text for each in self.written(member, texts, max_new_tokens, advance)]
             for member in self.ensemble.members
         ]
+
+    def written(
+        self,
+        member: Member,
+        texts: Sequence[str],
+        max_new_tokens: int,
+        advance: Advance = _no_progress,
+    ) -> list[Written]:
+        """Return the greedy answers of one of the members [texts], with their tokens."""
+        prompts = [self._prompts(member, texts, max_new_tokens)]
+        return self._writer.write([member], prompts, [1.0], "average", max_new_tokens, advance)
+
+    def log_probs(
+        self,
+        texts: Sequence[str],
+        answers: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        advance: Advance = _no_progress,
+    ) -> NDArray[np.float64]:
+        """Return the log-probability of each text's answer (token ids, at least one) by each member [members, texts],
+        as the model gives it. `max_new_tokens` is the limit that the answers were written with. `advance` counts
+        answers, once for each member."""
+        scores = np.zeros((len(self.ensemble.members), len(texts)))
+        for number, member in enumerate(self.ensemble.members):
+            prompts = self._prompts(member, texts, max_new_tokens)
+            whole = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+            for chunk in equal_length([len(ids) for ids in whole], ANSWER_ROWS):
+                ids = torch.tensor([whole[index] for index in chunk])
+                places = max(len(answers[index]) for index in chunk)
+                ends = [len(prompts[index]) for index in chunk]
+                with self._adapters.active(member) as active, torch.inference_mode():
+                    passed = active.first(input_ids=ids, prompts=ends, logits_to_keep=places + 1)
+                taken = passed.logits[:, :-1].double().log_softmax(dim=-1)
+                own = taken.gather(2, ids[:, -places:, None]).squeeze(2)
+                for row, index in enumerate(chunk):
+                    scores[number, index] = float(own[row, places - len(answers[index]) :].sum())
+                advance(len(chunk))
+        return scores
 
     def fused_answers(
         self,
@@ -135,6 +166,17 @@ class OfflineMembers:
         max_new_tokens: int,
         advance: Advance = _no_progress,
     ) -> list[str]:
+        """Return the greedy answers that the members write together, without surrounding space."""
+        written = self.fused_written(texts, method, max_new_tokens, advance)
+        return [each.text for each in written]
+
+    def fused_written(
+        self,
+        texts: Sequence[str],
+        method: TokenMethod,
+        max_new_tokens: int,
+        advance: Advance = _no_progress,
+    ) -> list[Written]:
         """Return the greedy answers that the members write together, fused at every token by the manifest's weights."""
         members, weights = self.ensemble.members, token_weights(self.ensemble, method)
         prompts = [self._prompts(member, texts, max_new_tokens) for member in members]
@@ -185,7 +227,9 @@ class OfflineMembers:
             passes = []
             for member in self.ensemble.members:
                 with self._adapters.active(member) as active, torch.inference_mode():
-                    logits = active.first(input_ids=ids, logits_to_keep=places + 1).logits
+                    ends = [len(contexts[index]) for index in chunk]
+                    passed = active.first(input_ids=ids, prompts=ends, logits_to_keep=places + 1)
+                    logits = passed.logits
                 passes.append(logits[:, :-1].double().log_softmax(dim=-1))
             for row, index in enumerate(chunk):
                 own = torch.stack([each[row] for each in passes], dim=1)
@@ -211,16 +255,19 @@ class OfflineMembers:
     ) -> NDArray[np.float64]:
         """Return the scores of the member's head [texts, outputs]."""
         folder = self._bundle.adapter_dir(member.adapters[0])
-        head = Head.read(folder)
+        head = Head.read(folder, self._adapters.base)
         if head.towers != (pairs is not None):
             reads = "single texts" if pairs is not None else "pairs of texts"
             raise LabelError(f"The head of member {member.name!r} reads {reads}.")
-        vectors = self._pooled(texts, advance)
-        second = None if pairs is None else self._pooled(pairs, _no_progress)
+        vectors = self._pooled(texts, advance, head.pooling)
+        second = None if pairs is None else self._pooled(pairs, _no_progress, head.pooling)
         return head.scores(vectors, second)
 
-    def _pooled(self, texts: Sequence[str], advance: Advance) -> NDArray[np.float32]:
-        """Return the pooled vectors of the texts [texts, hidden]."""
+    def _pooled(
+        self, texts: Sequence[str], advance: Advance, pooling: Pooling | None = None
+    ) -> NDArray[np.float32]:
+        """Return the pooled vectors of the texts [texts, hidden]. `pooling`: of the head that reads them; None: the
+        base's own."""
         ids = self._tokenizer(list(texts), truncation=True, max_length=self._room)["input_ids"]
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         vectors = np.empty((len(ids), self._model.config.hidden_size), dtype=np.float32)
@@ -230,7 +277,7 @@ class OfflineMembers:
             mask = padding_mask(rows)
             ids_of = pad_tokens(rows, self._tokenizer)
             states = self._model.base_model(input_ids=ids_of, attention_mask=mask).last_hidden_state
-            vectors[chunk] = pool(states, mask, False, self._pooling).numpy()
+            vectors[chunk] = pool(states, mask, False, pooling or self._pooling).numpy()
             advance(len(chunk))
         return vectors
 

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,16 @@ from training.progress import Advance
 
 ROWS = 64
 """The most texts that are written at once."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written after one prompt."""
+
+    text: str
+    """Without surrounding space."""
+    tokens: tuple[int, ...]
+    """With the end token, unless the limit came first."""
 
 
 class Writer:
@@ -37,12 +48,12 @@ class Writer:
         method: TokenMethod,
         limit: int,
         advance: Advance,
-    ) -> list[str]:
-        """Return what `members` write together after each prompt, without surrounding space.
+    ) -> list[Written]:
+        """Return what `members` write together after each prompt.
 
         `prompts`: token ids [members][texts]. An answer has at most `limit` tokens. `weights` are the members';
         `advance` counts finished texts."""
-        texts = [""] * len(prompts[0])
+        written = [Written("", ())] * len(prompts[0])
         lengths = [tuple(map(len, own)) for own in zip(*prompts, strict=True)]
         for chunk in equal_length(lengths, ROWS):
             with torch.inference_mode():
@@ -51,11 +62,13 @@ class Writer:
             for index, row in zip(chunk, rows, strict=True):
                 # vLLM never cleans up spaces, whatever the tokenizer's files say.
                 text = self._tokenizer.decode(
-                    row, skip_special_tokens=True, clean_up_tokenization_spaces=False
+                    [token for token in row if token not in self._ends],
+                    skip_special_tokens=True,
+                    clean_up_tokenization_spaces=False,
                 )
-                texts[index] = text.strip()
+                written[index] = Written(text.strip(), tuple(row))
             advance(len(chunk))
-        return texts
+        return written
 
     def _rows(
         self,
@@ -65,8 +78,8 @@ class Writer:
         method: TokenMethod,
         limit: int,
     ) -> list[list[int]]:
-        """Return the tokens after prompts [members][texts], each up to its end token. A member's are of equal
-        length."""
+        """Return the tokens after prompts [members][texts], each up to its end token, and with it. A member's are of
+        equal length."""
         count = len(prompts[0])
         rows: list[list[int]] = [[] for _ in range(count)]
         going = [True] * count
@@ -95,9 +108,9 @@ class Writer:
                 positions=[position] * count,
             )
             for number, token in enumerate(step.tokens.tolist()):
-                going[number] = going[number] and token not in self._ends
                 if going[number]:
                     rows[number].append(token)
+                going[number] = going[number] and token not in self._ends
             if not any(going):
                 break
             ids = [step.tokens.unsqueeze(1)] * len(members)

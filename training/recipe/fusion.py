@@ -5,9 +5,9 @@ from typing import Literal, get_args
 from serve.fusion.fitting.options import CRITERIA, FusionMethod, FusionOptions
 from serve.manifest import METHODS, PREFIX_METHODS, STACK_MODELS, Task
 
-GenerationMethod = Literal["average", "product", "vote", "mbr"]
+GenerationMethod = Literal["average", "product", "vote", "mbr", "stack"]
 GENERATION_METHODS: tuple[GenerationMethod, ...] = get_args(GenerationMethod)
-"""`average` and `product` fuse at every token; `vote` and `mbr` choose among whole answers."""
+"""`average` and `product` fuse at every token; `vote`, `mbr` and `stack` choose among whole answers."""
 
 
 class FusionRecipe(FusionOptions):
@@ -33,6 +33,11 @@ class FusionRecipe(FusionOptions):
             if self.method not in ("best", "auto", *GENERATION_METHODS):
                 raise ValueError(
                     f"generation is fused by {', '.join(GENERATION_METHODS)}, not by {self.method}"
+                )
+            unfitted = [str(each) for each in self.candidates or () if each != "stack"]
+            if unfitted:
+                raise ValueError(
+                    f"`candidates` of generation may name stack, which is then fitted too, and not {unfitted[0]}"
                 )
             return
         if self.method == "product":

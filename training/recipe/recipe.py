@@ -110,6 +110,7 @@ class Recipe(Strict):
                 for stage in member.stages:
                     if isinstance(stage, LoraStage):
                         self._check_layers(where, stage.layers)
+                        self._check_pooling(where, stage)
                     if isinstance(stage, DistillationStage):
                         self._check_teacher(where, stage.teacher, ensemble, self.ensembles[:number])
         return self
@@ -132,6 +133,13 @@ class Recipe(Strict):
         scratch = self.base.scratch
         if layers and scratch and layers > scratch.layers:
             raise ValueError(f"{where}: layers is {layers}, but the base has {scratch.layers}")
+
+    def _check_pooling(self, where: str, stage: LoraStage) -> None:
+        if self.base.kind == "causal" and stage.pooling not in (None, "last"):
+            raise ValueError(
+                f"{where}: pooling is {stage.pooling}, but over a causal base heads read the last token, which alone "
+                "has seen the whole text; leave it out"
+            )
 
     def _check_teacher(
         self,

@@ -49,6 +49,9 @@ class LoraStage(StageRecipe):
     """Heads, regression: the squared error or the Huber loss."""
     normalize: bool = True
     """Heads: L2-normalise the pooled vector before the head."""
+    pooling: Literal["mean", "cls", "last"] | None = None
+    """Heads: which vector of a text the head reads: the mean over the tokens, the first token's or the last one's.
+    Default: what an encoder's `1_Pooling/config.json` says, or else the mean; over a causal base always `last`."""
     head: Literal["prototypes", "random"] = "prototypes"
     """Heads: the start of a normalised head. `prototypes`: the labels' centroids; in regression, least squares on the
     vectors or, for pairs, on their cosines. `random`: random weights by the member's seed."""

@@ -57,6 +57,8 @@ class Chart:
     marks: Sequence[Mark] = ()
     diagonal: bool = False
     """Whether the line y = x is drawn."""
+    rule: float | None = None
+    """The value of the x axis at which an upright line is drawn."""
     note: str = ""
     """What the reader needs to know about the numbers."""
     width: int = field(default=WIDTH, init=False)

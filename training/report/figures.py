@@ -3,7 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from serve.fusion.fused import Answers, FusedValues
+from serve.manifest import Abstain
+from training.evaluation.abstaining import USUAL, given_answers
 from training.evaluation.curves import RiskCoverage, reliability, risk_coverage
 from training.evaluation.diversity import Diversity
 from training.evaluation.scores import EvaluationReport
@@ -40,6 +45,13 @@ def answer_charts(answers: ValidationAnswers) -> AnswerCharts:
     systems = _systems(answers)
     curves = {name: risk_coverage(each, answers.truth) for name, each in systems.items()}
     values = isinstance(answers.served, FusedValues)
+    bound = answers.ensemble.fusion.abstain or USUAL
+    given = given_answers(answers.ensemble, answers.served, bound)
+    surest = (
+        "Surest: the members are closest together."
+        if values
+        else "Surest: the answer's probability is highest."
+    )
     risk = Chart(
         "Risk against coverage",
         "How wrong the answers are if only the surest are given."
@@ -52,15 +64,24 @@ def answer_charts(answers: ValidationAnswers) -> AnswerCharts:
             zero=True,
         ),
         _lines({name: _points(each.coverage, each.risk) for name, each in curves.items()}),
-        note="Surest: the members are closest together."
-        if values
-        else "Surest: the answer's probability is highest.",
+        rule=None if given is None else float(given.mean()),
+        note=surest if given is None else f"{surest} {_abstaining(given, bound)}",
     )
     risks = [
         RiskRow(name, [risk_at(curve, at) for at in SHOWN_COVERAGES], curve.area)
         for name, curve in curves.items()
     ]
     return AnswerCharts(_reliability_chart(systems, answers), risk, risks)
+
+
+def _abstaining(given: NDArray[np.bool_], bound: Abstain) -> str:
+    """Return what the upright line is. `given` [N] are the answers that do not abstain."""
+    promise = (
+        f"at most {bound.risk:.1%} of the answers are wrong, with {bound.confidence:.0%} confidence"
+    )
+    if not given.any():
+        return f"There are too few rows to show that {promise}: an ensemble that must keep this abstains always."
+    return f"The dotted upright line: up to there, {promise}; the other {1 - given.mean():.1%} would abstain."
 
 
 def risk_at(curve: RiskCoverage, coverage: float) -> float:

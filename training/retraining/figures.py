@@ -58,7 +58,7 @@ class Refitted:
     @property
     def served(self) -> Answers:
         """The answers to the validation rows as an engine would give them."""
-        fusion = Fusion(self.fitted.ensemble, self.fitted.stack)
+        fusion = Fusion(self.fitted.ensemble, self.fitted.parameters)
         return served_answers(fusion, self.outputs, self.vectors)
 
 

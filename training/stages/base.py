@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from serve.base.architectures import architectures, unserved_base
 from serve.base.attention import attention_of
 from serve.base.folder import BaseError, Pooling, kind_of, read_config
-from serve.base.side_files import MODEL_FILES, read_tokenizer
+from serve.base.side_files import MODEL_FILES, read_pooling, read_tokenizer
 from serve.bundle import BaseSpec, Bundle
 from training.data.readers.records import first_words
 from training.recipe import BaseRecipe, RecipeError
@@ -38,8 +38,8 @@ class Base:
 
     @property
     def pooling(self) -> Pooling:
-        """How the tokens' vectors become the one that heads read."""
-        return "last" if self.kind == "causal" else "mean"
+        """Which vector of a text heads read, unless their recipe says otherwise."""
+        return "last" if self.kind == "causal" else read_pooling(self.folder)
 
     def model(self) -> Any:
         """Load the base in float32."""
@@ -66,7 +66,9 @@ def find_base(recipe: BaseRecipe, name: str, own: Path) -> Base:
     own.mkdir(parents=True, exist_ok=True)
     for pattern in MODEL_FILES:
         for file in sorted(folder.glob(pattern)):
-            shutil.copyfile(file, own / file.name)
+            target = own / file.relative_to(folder)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, target)
     return Base(own, recipe.kind, label, recipe.by_heads)
 
 

@@ -137,6 +137,7 @@ class EncoderWithHead(nn.Module):
             metadata={
                 "normalize": "true" if self.stage.normalize else "false",
                 **({"pair": "towers"} if self.towers else {}),
+                **({} if self.pooling == "mean" else {"pooling": self.pooling}),
             },
         )
 
@@ -152,10 +153,12 @@ def pool(
     normalize: bool,
     pooling: Pooling = "mean",
 ) -> torch.Tensor:
-    """Pool `states` [batch, tokens, hidden] to vectors [batch, hidden]: their mean over the attention mask, or the last
-    state in it; with `normalize`, L2-normalised."""
+    """Pool `states` [batch, tokens, hidden] to vectors [batch, hidden]: their mean over the attention mask, or the
+    first or the last state in it; with `normalize`, L2-normalised. Padding is on the right."""
     counts = attention_mask.sum(dim=1).clamp(min=1)
-    if pooling == "last":
+    if pooling == "cls":
+        vectors = states[:, 0]
+    elif pooling == "last":
         vectors = states[torch.arange(len(states)), counts - 1]
     else:
         mask = attention_mask.unsqueeze(-1).to(states.dtype)

@@ -216,7 +216,7 @@ def encoder_with_head(
         towers=data.text_pair is not None,
         task=ensemble.task,
         stage=recipe,
-        pooling=base.pooling,
+        pooling=recipe.pooling or base.pooling,
     )
 
 

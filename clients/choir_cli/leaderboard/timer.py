@@ -14,7 +14,7 @@ from typing import Any, Self
 from serve.adapter import DEFAULT_RANK_LIMIT
 from serve.bundle import Bundle
 from serve.manifest import Ensemble
-from serve.ray_options import engine_environment
+from serve.ray_options import engine_environment, engine_threads
 from training.leaderboard.leaderboard import judged_members
 from training.leaderboard.timing import Input
 
@@ -48,7 +48,7 @@ class EngineTimer:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **engine_environment(1)},
+                env={**engine_threads(1), **os.environ, **engine_environment()},
                 text=True,
             )
         self._tell(settings)

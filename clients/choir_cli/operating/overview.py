@@ -34,11 +34,14 @@ def show_status(
     out.say(
         f"{url}: {'ready' if ready.ok else 'not ready'}{f', Choir {version}' if version else ''}"
     )
-    overview = table(None, "ensemble", number("active"), "versions", "rollout")
+    several = len({each.pool for each in ensembles}) > 1
+    pool = ["pool"] if several else []
+    overview = table(None, "ensemble", *pool, number("active"), "versions", "rollout")
     adapters = table(None, "ensemble", "member", "adapter", "digest", "swapped in", "from")
     for each in ensembles:
         change = "" if each.rollout is None else f"{each.rollout.id} {state(each.rollout)}"
-        overview.add_row(each.name, str(each.active_version), _numbers(each), change)
+        pool = [each.pool or ""] if several else []
+        overview.add_row(each.name, *pool, str(each.active_version), _numbers(each), change)
         for member in each.members:
             for adapter in member.adapters:
                 adapters.add_row(each.name, member.name, *_adapter(adapter))

@@ -2,64 +2,82 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.adapter.folder import HEAD
-from serve.adapter.head.peft_score import BIAS, WEIGHT
+from serve.adapter.folder import HEAD, AdapterError, read_config
+from serve.adapter.head.layers import HiddenLayer
+from serve.adapter.head.peft_head import find_peft_head
 from serve.adapter.wrappers import adapter_tensors
+from serve.base.folder import BaseShapes, Pooling
 from serve.tensors import TensorFile
 
 
 @dataclass(frozen=True)
 class Head:
-    """A linear layer over a text's pooled vector."""
+    """A linear layer over a text's pooled vector, possibly behind a hidden layer."""
 
     weight: NDArray[np.float32]
-    """[C, hidden], or [C, 4 x hidden] for pairs."""
+    """[C, H], or [C, 4 x H] for pairs. H is the width of the hidden layer, or else of the pooled vector."""
     bias: NDArray[np.float32]
     """[C]"""
     normalize: bool
-    """Whether each pooled vector is L2-normalised first."""
+    """Whether each text's vector is L2-normalised first."""
     towers: bool
     """Whether it reads a pair of texts: two vectors u and v as [u, v, |u-v|, u*v] (Reimers and Gurevych 2019)."""
+    pooling: Pooling | None = None
+    """Which vector of a text it reads; None: the mean over the tokens, or under a causal model the last one's."""
+    hidden: HiddenLayer | None = None
+    """The layer before it, which reads the pooled vector of each text."""
 
     @classmethod
-    def read(cls, adapter: Path) -> "Head":
-        """Reads the head of a checked adapter: `head.safetensors`, or else what PEFT stored as `score`."""
+    def read(cls, adapter: Path, base: BaseShapes | None = None) -> "Head":
+        """Reads the head of a checked adapter: `head.safetensors`, or else the classifier that PEFT saved, whose frozen
+        parts are in the `base`. Raises AdapterError if a part is missing."""
         if not (adapter / HEAD).is_file():
-            return cls._read_score(adapter)
+            return cls._read_classifier(adapter, base)
         file = TensorFile(adapter / HEAD)
+        said = file.metadata
+        hidden = None
+        if "hidden_weight" in file.tensors:
+            weight, bias = file.floats("hidden_weight"), file.floats("hidden_bias")
+            hidden = HiddenLayer(weight, bias, said["activation"])
         return cls(
             file.floats("weight"),
             file.floats("bias"),
-            file.metadata.get("normalize") == "true",
-            file.metadata.get("pair") == "towers",
+            said.get("normalize") == "true",
+            said.get("pair") == "towers",
+            cast(Pooling | None, said.get("pooling")),
+            hidden,
         )
 
     @classmethod
-    def _read_score(cls, adapter: Path) -> "Head":
-        file = adapter_tensors(adapter)
-        weight = file.floats(WEIGHT)
-        bias = file.floats(BIAS) if BIAS in file.tensors else np.zeros(len(weight), np.float32)
-        return cls(weight, bias, normalize=False, towers=False)
+    def _read_classifier(cls, adapter: Path, base: BaseShapes | None) -> "Head":
+        found = find_peft_head(adapter_tensors(adapter), read_config(adapter), base)
+        if found is None:
+            raise AdapterError(f"It has no head: {HEAD} is missing.")
+        weight, bias = found.output()
+        pooling = found.classifier.pooling
+        return cls(weight, bias, False, False, pooling, found.hidden())
 
     def scores(
         self, pooled: NDArray[np.float32], pair: NDArray[np.float32] | None = None
     ) -> NDArray[np.float64]:
-        """Returns scores [N, C] from the vectors of N texts [N, hidden]; for pairs, also those of the second texts."""
-        features = self._normalised(pooled)
+        """Returns scores [N, C] from the vectors of N texts [N, width]; for pairs, also those of the second texts."""
+        features = self._features(pooled)
         if pair is not None:
-            second = self._normalised(pair)
+            second = self._features(pair)
             features = np.concatenate(
                 [features, second, np.abs(features - second), features * second], axis=-1
             )
         return (features @ self.weight.T + self.bias).astype(np.float64)
 
-    def _normalised(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _features(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+        vectors = pooled if self.hidden is None else self.hidden(pooled)
         if not self.normalize:
-            return pooled
-        lengths = np.maximum(np.linalg.norm(pooled, axis=-1, keepdims=True), 1e-12)
-        unit: NDArray[np.float32] = pooled / lengths
+            return vectors
+        lengths = np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+        unit: NDArray[np.float32] = vectors / lengths
         return unit

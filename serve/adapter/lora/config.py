@@ -3,22 +3,25 @@
 import math
 from typing import Any
 
-from serve.adapter.folder import CONFIG, HEAD, AdapterError, named
-from serve.adapter.head.peft_score import LISTED
+from serve.adapter.classifiers import LISTED
+from serve.adapter.folder import CONFIG, CONVERT, AdapterError, named
 
 RANK_LIMITS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM allows for an engine's `max_lora_rank`."""
 DEFAULT_RANK_LIMIT = 64
 
 _PLAIN_INITS = {"gaussian", "eva", "orthogonal", "mica", "lora_ga"}
-_UNSERVED = {
+_CONVERTED = {
     "use_dora": "DoRA",
+    "target_parameters": "LoRA on bare parameters (target_parameters)",
+    "trainable_token_indices": "trainable token embeddings",
+}
+"""Variants that `choir convert` makes plain."""
+_UNSERVED = {
     "lora_bias": "LoRA with a bias (lora_bias)",
     "layer_replication": "layer replication",
     "use_bdlora": "block-diagonal LoRA",
     "use_qalora": "QALoRA",
-    "trainable_token_indices": "trainable token embeddings",
-    "target_parameters": "LoRA on bare parameters (target_parameters)",
     "ensure_weight_tying": "LoRA on tied weights as one (ensure_weight_tying)",
     "arrow_config": "routing among adapters (Arrow)",
     "kasa_config": "KaSA",
@@ -33,19 +36,30 @@ _TASKS = (
     "QUESTION_ANS",
     "FEATURE_EXTRACTION",
 )
+_UNSERVED_TASKS = {"TOKEN_CLS": "TokenClassification", "QUESTION_ANS": "QuestionAnswering"}
+"""Tasks whose answers are about a text's tokens -> transformers' name."""
 
 
 def check_task(config: dict[str, Any]) -> None:
-    """Raises AdapterError for a task that PEFT does not know. PEFT loads no adapter of any kind with it."""
+    """Raises AdapterError for a task that PEFT does not know, with which it loads no adapter of any kind, and for one
+    that is not served."""
     task = config.get("task_type")
     if task is not None and task not in _TASKS:
         raise AdapterError(
             f"The task_type in {CONFIG} must be one of PEFT's, {named(_TASKS)}, not {task!r}."
         )
+    if (name := _UNSERVED_TASKS.get(str(task))) is not None:
+        raise AdapterError(
+            f"It is an adapter for {name} ({task} in {CONFIG}), which is not served: an ensemble answers about a whole "
+            "text, not about its tokens."
+        )
 
 
 def check_config(config: dict[str, Any], max_rank: int | None) -> int:
     """Returns the adapter's largest rank. Raises AdapterError if the variant or a value is not served."""
+    for field, feature in _CONVERTED.items():
+        if config.get(field):
+            raise AdapterError(f"{feature} is not served ({field} in {CONFIG}). {CONVERT}")
     for field, feature in _UNSERVED.items():
         if config.get(field):
             raise AdapterError(
@@ -58,15 +72,13 @@ def check_config(config: dict[str, Any], max_rank: int | None) -> int:
     saved = config.get("modules_to_save")
     if saved and not (isinstance(saved, list) and set(map(str, saved)) <= LISTED):
         raise AdapterError(
-            f"Whole modules in an adapter ({named(saved)} in modules_to_save) are not served but for "
-            f"the head 'score' of a causal model; an encoder's head goes to {HEAD}."
+            f"Whole modules in an adapter ({named(saved)} in modules_to_save) are not served but for the head of a "
+            f"sequence classifier; train LoRA on the others. {CONVERT}"
         )
     init = config.get("init_lora_weights", True)
     if isinstance(init, str) and init.lower() not in _PLAIN_INITS:
         raise AdapterError(
-            f"init_lora_weights={init!r} changes the base's weights on loading; convert it to a "
-            "plain LoRA "
-            "(PEFT: path_initial_model_for_weight_conversion)."
+            f"init_lora_weights={init!r} changes the base's weights on loading, for all members. {CONVERT}"
         )
     dropout = config.get("lora_dropout", 0)
     if not _is_number(dropout) or not 0 <= dropout <= 1:

@@ -23,8 +23,8 @@ _ENCODERS = {
     "xlm-roberta": "roberta",
 }
 """The same for encoders, by `model_type`."""
-_HEADS = ("cls", "lm_head", "pooler")
-"""Parts of a base that no adapter's own head reads."""
+_HEADS = ("classifier", "cls", "decoder", "head", "lm_head", "pooler", "pre_classifier")
+"""Parts of a base behind the vectors that heads read. Some are parts of a sequence classifier's head too."""
 _OUTPUT = "lm_head"
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from serve.adapter.folder import CONFIG, HEAD, WEIGHTS, AdapterError
-from serve.adapter.head.peft_score import SCORE
+from serve.adapter.classifiers import is_part
+from serve.adapter.folder import CONFIG, WEIGHTS, AdapterError
 from serve.adapter.lora.embeddings import LAYERS, unserved_embedding
 from serve.adapter.lora.modules import Modules
 from serve.adapter.lora.targets import Targets, rank_and_alpha
@@ -55,7 +55,7 @@ def read_lora(
     targets = Targets(config, None if base is None else base.config.get("model_type"))
     pairs: dict[tuple[str, bool], dict[str, Tensor]] = {}
     for name, tensor in file.tensors.items():
-        if name in SCORE:
+        if is_part(name):
             continue
         if (match := _TENSOR.match(name)) is None:
             _whole_module(name)
@@ -103,7 +103,7 @@ def check_tensors(
                 raise AdapterError(unserved)
     for name in file.tensors:
         file.check_finite(name)
-        if base is not None and modules is not None and not (name in SCORE or _TENSOR.match(name)):
+        if base is not None and modules is not None and not (is_part(name) or _TENSOR.match(name)):
             _check_whole(file, name, base, modules)
     return tuple(module.name for module in found)
 
@@ -148,13 +148,7 @@ def _whole_module(name: str) -> str:
     match = _WHOLE.match(name)
     if match is not None and match["module"].rpartition(".")[2] in LAYERS:
         return match["module"]
-    hint = ""
-    if ".classifier." in name:
-        hint = (
-            " A 'classifier' reads what its own model pools, not the mean over the tokens: "
-            f"train a head for that and store it as {HEAD}."
-        )
-    raise AdapterError(f"The tensor {name!r} is not one of a LoRA as PEFT names them.{hint}")
+    raise AdapterError(f"The tensor {name!r} is not one of a LoRA as PEFT names them.")
 
 
 def _check_whole(file: TensorFile, name: str, base: BaseShapes, modules: Modules) -> None:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from serve.adapter import (
     check_together,
     inspect_adapter,
 )
-from serve.base.folder import BaseKind
 from serve.bundle import Bundle, BundleError
 from serve.control.admission.fusion_fit import fit_digests
+from serve.control.admission.pools import Pools
 from serve.control.admission.provenance import origins_after
 from serve.control.admission.refit import Fit, StaleFit, settle
 from serve.control.artifacts.sources import NotAllowed, Sources
@@ -29,6 +28,7 @@ from serve.errors import RefusedError, did_you_mean
 from serve.fusion.errors import FusionError, StaleFusionError
 from serve.fusion.fuse import Fusion
 from serve.fusion.parameters import read_parameters
+from serve.fusion.ranking.ranker import Ranker
 from serve.fusion.selective.record import fits_in
 from serve.manifest import AdapterRef, Ensemble, Member, Task, adapter_name, explain
 from serve.protocol.requests import SwapRequest
@@ -38,32 +38,13 @@ LISTED = 20
 """How many of the newest versions an error lists."""
 
 
-@dataclass(frozen=True)
-class EngineLimits:
-    """The limits that all engines are started with. Candidates are checked against them without an engine."""
-
-    adapter_slots: int
-    """Distinct LoRAs that run at once."""
-    max_lora_rank: int
-    base_kind: BaseKind
-    base_path: Path | None = None
-    """The base's folder; None for a base on a hub. Shapes are not checked then."""
-    max_members: int = 64
-    """Members of one ensemble."""
-    host_adapters: int | None = None
-    """Distinct LoRAs that can be loaded at once; None: as many as slots."""
-
-
 class Admission:
     """Builds and verifies versions. All methods block on files, so they run in threads."""
 
-    def __init__(
-        self, store: Store, sources: Sources, bundles: Sequence[Bundle], limits: EngineLimits
-    ) -> None:
+    def __init__(self, store: Store, sources: Sources, pools: Pools) -> None:
         self._store = store
         self._sources = sources
-        self._bundles = bundles
-        self._limits = limits
+        self._pools = pools
 
     def candidate(self, record: EnsembleRecord, request: SwapRequest, actor: str) -> VersionRecord:
         """The version that a request asks for: a known one, or a new one with the next number. Its adapters are in the
@@ -106,14 +87,14 @@ class Admission:
                 fit = self._settle(ensemble, parameters, fit_digests(active), allow=allow)
             if fit.refitted:
                 parameters = None
-                if fit.stack is not None:
+                if fit.parameters is not None:
                     parameters = staging.scratch() / "stacker"
-                    fit.stack.write(parameters)
+                    fit.parameters.write(parameters)
             stale = self._check_fusion(fit.ensemble, parameters, allow=allow) or fit.stale_numbers
             staging.keep()
             kept = self._store.keep_parameters(parameters) if parameters else None
         at = now()
-        origins = origins_after(record, request, fit.ensemble, self._bundles, actor, at)
+        origins = origins_after(record, request, fit.ensemble, self._pools.bundles, actor, at)
         return VersionRecord(fit.ensemble, actor, at, kept, stale, fit.fitted_on, origins)
 
     def check_known(self, record: VersionRecord) -> None:
@@ -129,10 +110,11 @@ class Admission:
         """Check the adapters of an ensemble: digest, format, values, rank, and whether they fit the base, the labels
         and each other. Adapters that have just `arrived` have been checked already. Raises RefusedError, StoreError and
         BundleError."""
-        if len(ensemble.members) > self._limits.max_members:
+        most = self._pools.of(ensemble.name).limits.max_members
+        if len(ensemble.members) > most:
             raise RefusedError(
                 400,
-                f"{ensemble.id} has {len(ensemble.members)} members; at most {self._limits.max_members} are taken "
+                f"{ensemble.id} has {len(ensemble.members)} members; at most {most} are taken "
                 "(CHOIR_MAX_MEMBERS).",
                 param="manifest.members",
             )
@@ -262,7 +244,7 @@ class Admission:
         """Make sure that the store has an adapter, if need be from a bundle. Raises RefusedError and StoreError."""
         if self._store.has_adapter(ref.digest):
             return
-        for bundle in self._bundles:
+        for bundle in self._pools.bundles:
             try:
                 self.import_adapter(bundle, ref)
             except BundleError:
@@ -284,7 +266,7 @@ class Admission:
         if ensemble.fusion.parameters is None:
             return None
         reason: BundleError | None = None
-        for bundle in self._bundles:
+        for bundle in self._pools.of(ensemble.name).bundles:
             try:
                 file = bundle.fusion_path(ensemble)
             except BundleError as error:
@@ -303,12 +285,12 @@ class Admission:
         allow: bool,
     ) -> Fit:
         """The fusion of a version with other adapters. Raises RefusedError and BundleError."""
-        model = ensemble.fusion.model
+        model, bundles = ensemble.fusion.model, self._pools.of(ensemble.name).bundles
         try:
-            stack = None
-            if model is not None and file is not None and ensemble.task != "generation":
-                stack = read_parameters(file, model)
-            return settle(Fit(ensemble, stack, fitted_on), self._bundles, allow=allow)
+            fitted = None
+            if model is not None and file is not None:
+                fitted = read_parameters(file, model, ensemble.task)
+            return settle(Fit(ensemble, fitted, fitted_on), bundles, allow=allow)
         except FusionError as error:
             raise RefusedError(400, str(error)) from error
         except StaleFit as error:
@@ -317,9 +299,10 @@ class Admission:
     def _check_fusion(self, ensemble: Ensemble, file: Path | None, *, allow: bool) -> bool:
         """Check the fusion. Returns whether it uses parameters that were fitted on other adapters. Raises
         RefusedError."""
-        if ensemble.task == "generation":
-            return False
         try:
+            if ensemble.task == "generation":
+                ranker = Ranker.from_manifest(ensemble, file, allow_stale=allow)
+                return ranker is not None and ranker.is_stale(ensemble)
             return Fusion.from_manifest(ensemble, file, allow_stale=allow).stale
         except FusionError as error:
             code = "stale_fusion" if isinstance(error, StaleFusionError) else None
@@ -329,7 +312,7 @@ class Admission:
 
     def _inspect(self, folder: Path, member: str, ensemble: Ensemble) -> AdapterInfo:
         """Check an adapter, and describe it. Raises RefusedError."""
-        limits = self._limits
+        limits = self._pools.of(ensemble.name).limits
         try:
             return inspect_adapter(
                 folder,

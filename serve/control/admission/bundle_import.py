@@ -11,7 +11,6 @@ from serve.control.clock import now
 from serve.control.database.database import Database
 from serve.control.origins import bundle_origins
 from serve.control.records import EnsembleRecord, VersionRecord
-from serve.digest import DigestError, folder_digest
 from serve.manifest import Ensemble
 
 IMPORTER = "choir"
@@ -37,7 +36,6 @@ def import_bundles(
     The highest version of a new ensemble becomes active. For other ensembles, the database keeps its active version.
     What has another content under a number that the database has gets the next number. Ensembles that are in no bundle
     stay in the database and are not served. Raises BundleError, StoreError and DatabaseError."""
-    _check_one_base(bundles)
     known = database.ensembles()
     differences: dict[str, list[str]] = {}
     not_served: dict[str, NotServed] = {}
@@ -98,30 +96,3 @@ def _import(
     parameters = store.keep_parameters(file) if file is not None else None
     origins = bundle_origins(bundle, ensemble)
     return VersionRecord(ensemble, f"bundle:{bundle.path}", now(), parameters, origins=origins)
-
-
-def _check_one_base(bundles: Sequence[Bundle]) -> None:
-    first, *others = bundles
-    for bundle in others:
-        if _base(first) != _base(bundle) and not _same_files(first, bundle):
-            raise BundleError(
-                f"{first.path} and {bundle.path} are of different bases; serve them apart."
-            )
-        if first.base_kind() != bundle.base_kind():
-            raise BundleError(
-                f"{first.path} and {bundle.path} use one base in different ways: in the one it scores labels as text "
-                "and writes, in the other heads read it; serve them apart."
-            )
-
-
-def _base(bundle: Bundle) -> tuple[str, str | None]:
-    return bundle.base_source, bundle.base_revision
-
-
-def _same_files(one: Bundle, other: Bundle) -> bool:
-    if one.base_folder is None or other.base_folder is None:
-        return False
-    try:
-        return folder_digest(one.base_folder) == folder_digest(other.base_folder)
-    except DigestError as error:
-        raise BundleError(f"The bases of two bundles cannot be compared: {error}") from error

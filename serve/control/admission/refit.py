@@ -2,16 +2,18 @@
 allowed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from serve.bundle import Bundle
 from serve.control.admission.fusion_fit import NUMBERS, changed_members, fitted_parts, offers_fitted
+from serve.fusion.drift.baseline import with_baseline
 from serve.fusion.errors import FusionError
 from serve.fusion.fitting.fit import refit_fusion
 from serve.fusion.fitting.note import noted
 from serve.fusion.fitting.stored_scores import Question, ValidationRows, ValidationScores
+from serve.fusion.fuse import Fusion
 from serve.fusion.members import Floats
 from serve.fusion.parameters import Parameters
 from serve.fusion.selective.record import SelectiveFit
@@ -31,7 +33,7 @@ class Fit:
     """A version's manifest and stacker or gate, and the adapters that they were fitted on."""
 
     ensemble: Ensemble
-    stack: Parameters | None
+    parameters: Parameters | None
     fitted_on: Mapping[str, list[str]] | None = None
     """Member -> digests of the adapters that weights, temperature and thresholds were fitted on; None: the version's
     own adapters, or set by hand (and never stale)."""
@@ -46,9 +48,25 @@ class Fit:
 
 
 def settle(fit: Fit, bundles: Sequence[Bundle], *, allow: bool) -> Fit:
-    """The fit of a version with other adapters.
+    """The fit of a version with other adapters, and the baseline of its answers if validation scores of exactly these
+    adapters are stored. Raises StaleFit."""
+    settled = _settled(fit, bundles, allow=allow)
+    return settled if settled.refitted else _with_baseline(settled, bundles)
 
-    A fit that belongs to these adapters stays. Any other is replaced by a fit to the stored validation scores of
+
+def _with_baseline(fit: Fit, bundles: Sequence[Bundle]) -> Fit:
+    try:
+        rows, outputs = _scores_of(fit.ensemble, bundles)
+        fusion = Fusion(fit.ensemble, fit.parameters)
+        vectors = _vectors(rows, fit.ensemble, bundles) if fusion.gate else None
+        ensemble = with_baseline(fusion, outputs, fusion(outputs, vectors=vectors), vectors)
+    except (NoRefit, FusionError):
+        return fit
+    return replace(fit, ensemble=ensemble)
+
+
+def _settled(fit: Fit, bundles: Sequence[Bundle], *, allow: bool) -> Fit:
+    """A fit that belongs to these adapters stays. Any other is replaced by a fit to the stored validation scores of
     exactly these adapters. Without such scores it stays if it has no fitted parts, or with `allow`. Numbers set by hand
     always stay. Raises StaleFit."""
     by_hand = fit.fitted_on is None
@@ -74,8 +92,8 @@ def settle(fit: Fit, bundles: Sequence[Bundle], *, allow: bool) -> Fit:
 def _changed(fit: Fit) -> list[str]:
     """The members whose adapters differ from those of the fit, in order."""
     changed = set(changed_members(fit.ensemble, fit.fitted_on))
-    if fit.stack is not None and fit.ensemble.fusion.method in ("stack", "gate"):
-        changed.update(fit.stack.changed_members(fit.ensemble))
+    if fit.parameters is not None and fit.ensemble.fusion.method in ("stack", "gate"):
+        changed.update(fit.parameters.changed_members(fit.ensemble))
     selective = SelectiveFit.of(fit.ensemble)
     if selective is not None:
         changed.update(selective.changed_members(fit.ensemble))
@@ -94,7 +112,7 @@ def _refitted(ensemble: Ensemble, bundles: Sequence[Bundle], *, by_hand: bool) -
     except FusionError as error:
         raise NoRefit(str(error).rstrip(".")) from error
     new = noted(fitted.ensemble, "refitted", len(rows.truth), numbers=not by_hand)
-    return Fit(new, fitted.stack, refitted=True)
+    return Fit(new, fitted.parameters, refitted=True)
 
 
 def _scores_of(ensemble: Ensemble, bundles: Sequence[Bundle]) -> tuple[ValidationRows, Floats]:

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from serve.control.artifacts.quota import Quota
@@ -10,12 +11,18 @@ from serve.control.artifacts.store import StoreError
 _PIECE = 1 << 20
 
 
-def copy_folder(source: Path, target: Path, quota: Quota) -> None:
+def copy_folder(
+    source: Path, target: Path, quota: Quota, takes: Callable[[Path], bool] | None = None
+) -> None:
     """Copy plain files and folders into the existing folder `target`, read-only. Raises StoreError and OSError.
 
-    Folders are walked by descriptor, so that a folder that becomes a link meanwhile is not followed."""
+    `takes` says of a file's name whether the file is copied; then folders in `source` are left out. Folders are walked
+    by descriptor, so that a folder that becomes a link meanwhile is not followed."""
     for folder, folders, names, descriptor in os.fwalk(source, onerror=_give_up):
         below = Path(folder).relative_to(source)
+        if takes is not None:
+            folders.clear()
+            names = [name for name in names if takes(Path(name))]
         for name in folders:
             if stat.S_ISLNK(os.lstat(name, dir_fd=descriptor).st_mode):
                 raise _no_plain_file(below / name, source)

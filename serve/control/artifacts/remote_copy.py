@@ -1,7 +1,7 @@
 """Copies a folder of an object store or a hub, through fsspec."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,26 @@ _MAX_NAME = 255
 """Bytes of a file's name on Linux."""
 
 
-def copy_remote(location: Location, target: Path, quota: Quota) -> None:
-    """Copy all files below `location` into the existing folder `target`, read-only. Raises StoreError.
+def copy_remote(
+    location: Location, target: Path, quota: Quota, takes: Callable[[Path], bool]
+) -> None:
+    """Copy the files at `location` that `takes` wants by their names into the existing folder `target`, read-only.
+    Folders below it are left out. Raises StoreError.
 
     The names and sizes that the other side announces are not trusted."""
     try:
         files = _filesystem(location.scheme)
         listing = files.find(location.path, detail=True)
-        quota.expect(sum(entry.get("size") or 0 for entry in listing.values()))
-        logger.info("%s: %d files to fetch", location, len(listing))
-        for key in sorted(listing):
-            if not key.endswith("/"):  # some consoles write an empty object for a folder
-                _copy_file(files, key, target / _relative(key, location), quota)
+        names = {
+            key: _relative(key, location)
+            for key in sorted(listing)
+            if not key.endswith("/")  # some consoles write an empty object for a folder
+        }
+        taken = {k: name for k, name in names.items() if len(name.parts) == 1 and takes(name)}
+        quota.expect(sum(listing[key].get("size") or 0 for key in taken))
+        logger.info("%s: %d files to fetch", location, len(taken))
+        for key, name in taken.items():
+            _copy_file(files, key, target / name, quota)
     except StoreError:
         raise
     except FileNotFoundError as error:
@@ -45,7 +53,7 @@ def copy_remote(location: Location, target: Path, quota: Quota) -> None:
         ) from error
     except Exception as error:  # drivers raise errors of their own, which may contain signed URLs
         raise StoreError(f"{location} cannot be read ({type(error).__name__}).") from error
-    if not any(target.iterdir()):
+    if not names:
         raise _nothing(location)
     quota.done()
 

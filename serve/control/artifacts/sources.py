@@ -1,9 +1,10 @@
 """The places that adapters may come from: folders of this machine, and remote places that the settings allow."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from serve.adapter import ADAPTER_FILES, belongs
 from serve.control.artifacts.local_copy import copy_folder
 from serve.control.artifacts.quota import Quota
 from serve.control.artifacts.remote_copy import copy_remote
@@ -34,25 +35,33 @@ class Sources:
         self._seconds = seconds
 
     def fetch(self, uri: str, target: Path) -> None:
-        """Copy the folder at `uri` into the existing folder `target`.
+        """Copy the adapter at `uri` into the existing folder `target`. What a trainer leaves beside an adapter, such as
+        checkpoints and optimizer states, is left out, as in a bundle.
 
         Raises StoreError, and NotAllowed for other places. Errors do not tell whether a folder exists in those."""
         scheme = uri.partition(":")[0]
         if scheme in SCHEMES:
             location = self._remote(uri)
-            copy_remote(location, target, self._quota(str(location)))
+            copy_remote(location, target, self._quota(str(location)), belongs)
         elif scheme == "file":
-            self.copy(self._local(uri), target)
+            self._copy(self._local(uri), target, belongs)
         else:
             raise StoreError(
                 f"{without_secrets(uri)!r} is not a URI that adapters come from; expected file:///absolute/folder, or "
                 f"{', '.join(SCHEMES)} with :// and a place that --adapter-prefix allows."
             )
+        if not any(target.iterdir()):
+            raise StoreError(
+                f"{without_secrets(uri)} holds no file of an adapter; expected {', '.join(ADAPTER_FILES[:2])}."
+            )
 
     def copy(self, folder: Path, target: Path) -> None:
         """Copy a folder whose place is trusted into the existing folder `target`. Raises StoreError."""
+        self._copy(folder, target, None)
+
+    def _copy(self, folder: Path, target: Path, takes: Callable[[Path], bool] | None) -> None:
         try:
-            copy_folder(folder, target, self._quota(folder.name))
+            copy_folder(folder, target, self._quota(folder.name), takes)
         except OSError as error:
             raise StoreError(f"{folder} cannot be copied: {error.strerror}.") from error
 

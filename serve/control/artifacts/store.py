@@ -1,14 +1,17 @@
 """Artifacts by digest: immutable copies of adapters and fitted parameters. Engines load nothing else."""
 
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from serve.digest import DigestError, file_digest, folder_digest
 from serve.errors import UserError
 from serve.files import write_atomically
+
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class StoreError(UserError, ValueError):
@@ -27,8 +30,9 @@ class Store:
         try:
             for name in ("artifacts", "parameters"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
-            for left in self.folder.glob("artifacts/.new-*"):  # of a server that was killed
-                shutil.rmtree(left, ignore_errors=True)
+            for begun in (".new-*", ".gone-*"):  # of a server that was killed
+                for left in self.folder.glob(f"artifacts/{begun}"):
+                    shutil.rmtree(left, ignore_errors=True)
         except OSError as error:
             raise StoreError(
                 f"The store {folder} cannot be written ({error.strerror}); choose another --store."
@@ -90,6 +94,36 @@ class Store:
         if not place.exists():
             write_atomically(place, file.read_bytes(), mode=0o444)
         return digest
+
+    def adapters(self) -> dict[str, int]:
+        """Digest -> the bytes of its folder."""
+        return {
+            f"sha256:{folder.name}": sum(
+                file.stat().st_size for file in folder.rglob("*") if file.is_file()
+            )
+            for folder in (self.folder / "artifacts").iterdir()
+            if _DIGEST.fullmatch(folder.name)
+        }
+
+    def parameter_files(self) -> dict[str, int]:
+        """SHA-256 of each file of fitted parameters -> its bytes."""
+        return {
+            file.name: file.stat().st_size
+            for file in (self.folder / "parameters").iterdir()
+            if _DIGEST.fullmatch(file.name)
+        }
+
+    def take_away(self, adapters: Iterable[str], parameters: Iterable[str]) -> Path:
+        """Move artifacts and files out of their places, at once, to a folder for `delete`. Returns it. So what is
+        deleted half is never taken for whole."""
+        folder = Path(tempfile.mkdtemp(prefix=".gone-", dir=self.folder / "artifacts"))
+        for place in (*map(self.adapter, adapters), *map(self.parameters, parameters)):
+            place.rename(folder / place.name)
+        return folder
+
+    def delete(self, folder: Path) -> None:
+        """Delete what was taken away. Raises OSError."""
+        shutil.rmtree(folder)
 
     def verify_parameters(self, digest: str) -> None:
         """Raises StoreError if the file is missing or has changed."""

@@ -1,6 +1,6 @@
 """Compares each write with the database first, so that a late or repeated write cannot undo a later one."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from serve.control.database.connection import DatabaseError
 from serve.control.records import EnsembleRecord
@@ -44,6 +44,17 @@ def check_commit(rollout: Rollout, record: EnsembleRecord, active: int, epoch: i
     _check_active(rollout, active)
     if (record.active, record.epoch) != (active, epoch):
         raise _moved(rollout.ensemble, record.active)
+
+
+def check_prune(
+    name: str, gone: Collection[int], active: int, unfinished: Iterable[Rollout]
+) -> None:
+    """Raises Conflict if a version that is to be removed is active, or is part of a rollout."""
+    needed = {active}
+    for rollout in unfinished:
+        needed |= {rollout.from_version, rollout.to_version}
+    if found := needed & set(gone):
+        raise Conflict(f"{name}@{min(found)} is in use now; look again at what can be removed.")
 
 
 def _check_active(rollout: Rollout, active: int) -> None:

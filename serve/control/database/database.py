@@ -4,7 +4,7 @@ One controller writes at a time. Each start begins a new *incarnation*, and the 
 Each write is also compared with the database first, so that a late write cannot undo a later one.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import sqlalchemy as sa
@@ -17,14 +17,15 @@ from serve.control.database.comparison import (
     check_advance,
     check_begin,
     check_commit,
+    check_prune,
 )
 from serve.control.database.connection import READS, DatabaseError, connect, open_alone, reason
+from serve.control.database.migration import migrate
 from serve.control.database.tables import (
     AuditRow,
     ControlRow,
     EnsembleRow,
     RolloutRow,
-    Table,
     VersionRow,
     audit_entry,
     figures_json,
@@ -33,14 +34,14 @@ from serve.control.database.tables import (
     version_of,
     version_row,
 )
-from serve.control.database.upgrade import upgrade_from_2
 from serve.control.database.writer import Writer, lock_control
 from serve.control.origins import all_uris
 from serve.control.records import EnsembleRecord, VersionRecord
 from serve.control.rollout.state import BUSY, ENDED, Rollout, State
 from serve.protocol.audit import AuditEntry
 
-SCHEMA_VERSION = 3
+FOR_OLD_SERVERS = 4
+"""What a server without Alembic reads as the version of the tables, and refuses."""
 
 
 class Database:
@@ -58,7 +59,7 @@ class Database:
     @classmethod
     def open(cls, url: str) -> "Database":
         """Open the database, create its tables if it is new, bring those of an earlier version of Choir up to date,
-        and begin a new incarnation."""
+        and begin a new incarnation. One that cannot be opened is left as it was."""
         engine = connect(url)
         try:
             return cls(engine, _begin_incarnation(engine))
@@ -170,6 +171,26 @@ class Database:
 
         self._writer.write(decide)
 
+    def prune(self, gone: Mapping[str, Collection[int]], actor: str, summary: str) -> None:
+        """Remove versions (ensemble -> numbers), also from the history of rollbacks.
+
+        Raises Conflict if one is active, or is part of a rollout that has not ended."""
+
+        def prune(session: Session) -> None:
+            session.add(_audit(actor, "prune", "", None, None, "done", summary, {}))
+            for name, numbers in gone.items():
+                row = session.get_one(EnsembleRow, name)
+                unfinished = sa.select(RolloutRow).where(
+                    RolloutRow.ensemble == name, RolloutRow.state.not_in(list(ENDED))
+                )
+                check_prune(name, numbers, row.active, map(rollout_of, session.scalars(unfinished)))
+                row.previous = [each for each in row.previous if each not in numbers]
+                for number in sorted(numbers):
+                    session.delete(session.get_one(VersionRow, (name, number)))
+                    session.add(_audit(actor, "prune", name, None, number, "done", None, {}))
+
+        self._writer.write(prune)
+
     def refused(
         self,
         actor: str,
@@ -228,20 +249,11 @@ class Database:
 def _begin_incarnation(engine: Engine) -> int:
     with engine.begin() as connection, Session(connection) as session:
         open_alone(connection)
-        Table.metadata.create_all(connection)
+        migrate(connection)
         control = session.get(ControlRow, 1, with_for_update=True)
         if control is None:
-            control = ControlRow(id=1, schema_version=SCHEMA_VERSION, incarnation=0, epoch=0)
+            control = ControlRow(id=1, schema_version=FOR_OLD_SERVERS, incarnation=0, epoch=0)
             session.add(control)
-        if control.schema_version == 2:
-            upgrade_from_2(session)
-            control.schema_version = SCHEMA_VERSION
-        if control.schema_version != SCHEMA_VERSION:
-            raise DatabaseError(
-                f"The store was written by another version of Choir (schema "
-                f"{control.schema_version}, this one has {SCHEMA_VERSION}); use that version, or "
-                "another --store."
-            )
         control.incarnation += 1
         session.flush()
         return control.incarnation

@@ -24,6 +24,7 @@ class ControlRow(Table):
     __tablename__ = "control"
     id: Mapped[int] = mapped_column(primary_key=True)
     schema_version: Mapped[int]
+    """Read by servers of before, which refuse any number but their own. Alembic's table has what counts."""
     incarnation: Mapped[int] = mapped_column("life")
     epoch: Mapped[int]
 

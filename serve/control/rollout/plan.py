@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from serve.control.records import EnsembleRecord, VersionRecord
 from serve.control.rollout.state import UNCOMMITTED, Rollout
-from serve.protocol.capacity import CapacityPlan
+from serve.protocol.capacity import CapacityPlans
 from serve.protocol.messages import Role, is_routable
 from serve.protocol.strategy import Strategy
 
@@ -26,7 +26,7 @@ def wanted_versions(
     ensembles: Iterable[EnsembleRecord],
     rollouts: Iterable[Rollout],
     keep_warm: int,
-    capacity: CapacityPlan,
+    capacity: CapacityPlans,
 ) -> dict[str, Wanted]:
     """Return why each version is wanted, by `name@version`.
 

@@ -64,16 +64,16 @@ class MemberAdapters:
         own.pop("prompt_token_offsets", None)
         return own
 
-    def params(self, params: SamplingParams) -> SamplingParams:
+    def params(self, params: SamplingParams, behind: int = 0) -> SamplingParams:
         """Returns the sampling parameters of this member's request: `params`, or a copy that names its soft adapter or
-        its invocation."""
+        its invocation. `behind`: how many tokens at the request's end are an answer that is scored."""
         if self.soft is None and self.invocation is None:
             return params
         own = params.clone()
         if self.soft is not None:
             self.soft.write_to(own)
         if self.invocation is not None:
-            write_invocation(own, self.invocation)
+            write_invocation(own, self.invocation, behind)
         return own
 
     def base_reads(self, prompt: Sequence[int]) -> int:

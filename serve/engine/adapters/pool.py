@@ -120,7 +120,7 @@ class AdapterPool:
         path = Path(folder)
         try:
             kind = (await asyncio.to_thread(self._inspect, path)).kind
-        except (AdapterError, BaseError) as error:
+        except AdapterError as error:
             raise PrepareError(f"The adapter {name!r} cannot be loaded: {error}") from error
         embeds = kind in LORAS and _changes_embeddings(path)
         self._check_embeddings(name, kind, embeds)
@@ -136,13 +136,21 @@ class AdapterPool:
             LoadedAdapter(name=name, digest=digest, kind=kind), member_adapters, embeds
         )
 
-    def _inspect(self, folder: Path) -> AdapterInfo:
-        """Repeats the checks of the admission, now with the base at hand. Raises AdapterError or BaseError."""
+    def base_shapes(self) -> BaseShapes | None:
+        """Returns the shapes of the base's weights; None if the base is not on this machine. Raises AdapterError if it
+        cannot be read, so that no adapter can be checked."""
         if self._base is None and self._folder is not None:
-            self._base = BaseShapes.read(self._folder)
+            try:
+                self._base = BaseShapes.read(self._folder)
+            except BaseError as error:
+                raise AdapterError(str(error)) from error
+        return self._base
+
+    def _inspect(self, folder: Path) -> AdapterInfo:
+        """Repeats the checks of the admission, now with the base at hand. Raises AdapterError."""
         return inspect_adapter(
             folder,
-            base=self._base,
+            base=self.base_shapes(),
             max_rank=self._settings.max_lora_rank,
             base_kind=self._settings.kind,
         )

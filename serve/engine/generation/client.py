@@ -7,8 +7,10 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 from vllm import SamplingParams
 from vllm.engine.protocol import EngineClient
 from vllm.lora.request import LoRARequest
@@ -22,8 +24,11 @@ from serve.engine.limits.fair_queue import CallQueue
 from serve.engine.lockstep.client import Lockstep, MemberPrompt
 from serve.engine.lockstep.logprobs import TokenReport
 from serve.engine.lockstep.sibling_spec import TokenFusion
+from serve.engine.scoring.continuations import Continuations
 from serve.engine.shared_prompt.computed import taken
-from serve.fusion.answers import AnswerChoice, choose_answer
+from serve.fusion.answers import AnswerChoice, choose_answer, ranked_answer
+from serve.fusion.ranking.candidates import Candidates, same_texts
+from serve.fusion.ranking.ranker import Ranker
 from serve.manifest import AnswerMethod, Ensemble, Member
 from serve.together import together
 
@@ -58,6 +63,8 @@ class GenerationContext:
     fusion: TokenFusion | AnswerMethod | None = None
     """How several members become one: fused at every token, or by choosing one of their whole answers. None: one
     member answers."""
+    ranker: Ranker | None = None
+    """What ranks the members' answers; None if none was fitted."""
     prompts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Member -> its own prompt, as vLLM renders it."""
     member_prompts: dict[tuple[int, ...], Mapping[str, Sequence[int]]] = field(default_factory=dict)
@@ -106,6 +113,9 @@ class GenerationContext:
                 logger.error("A request of %s goes on although nobody reads it.", self.model)
 
 
+_OF_TEXT = ("prompt", "prompt_token_offsets")
+"""Keys of vLLM's rendered prompt that are about its text, and not about what follows it."""
+
 current_generation: ContextVar[GenerationContext] = ContextVar("current_generation")
 """The context of the call that the current task answers."""
 
@@ -142,6 +152,7 @@ class EnsembleClient:
     def __init__(self, llm: AsyncLLM) -> None:
         self._llm = llm
         self._lockstep = Lockstep(llm)
+        self._continuations = Continuations(llm)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._llm, name)
@@ -237,10 +248,16 @@ class EnsembleClient:
             yield failed[0]
             return
         answers = [output.outputs[0].text for output in outputs]
+        if method == "stack" and not same_texts(answers):
+            assert context.ranker is not None, "a request without one is refused"
+            candidates = await self._candidates(request, outputs)
+            choosing = partial(ranked_answer, context.ensemble, context.ranker, candidates)
+        else:
+            weights = None if method == "stack" else context.weights
+            by_text = "vote" if method == "stack" else method  # equal texts need no ranker
+            choosing = partial(choose_answer, context.ensemble, answers, by_text, weights)
         # In a thread: chrF over long answers takes a while, in which the engine must go on.
-        choice = await asyncio.to_thread(
-            choose_answer, context.ensemble, answers, method, context.weights
-        )
+        choice = await asyncio.to_thread(choosing)
         context.choices[request.request_id] = (choice, answers)
         lengths = [len(output.outputs[0].token_ids) for output in outputs]
         prompts = [request.prompt_of(run) for run in context.member_runs]
@@ -250,6 +267,46 @@ class EnsembleClient:
         winner = outputs[choice.winner]
         winner.request_id = request.request_id
         yield winner
+
+    async def _candidates(
+        self, request: PromptRequest, outputs: Sequence[RequestOutput]
+    ) -> Candidates:
+        """Returns the members' answers, with how likely each member finds each of them. A member scores one answer
+        after the other, so that a call takes no more places than it has."""
+        written = [tuple(output.outputs[0].token_ids) for output in outputs]
+        rows = await together(
+            self._scored(request, run, written) for run in request.context.member_runs
+        )
+        return Candidates(
+            [output.outputs[0].text for output in outputs],
+            [len(tokens) for tokens in written],
+            np.array(rows, dtype=np.float64),
+        )
+
+    async def _scored(
+        self, request: PromptRequest, run: MemberRun, written: Sequence[tuple[int, ...]]
+    ) -> list[float]:
+        """Returns the log-probability of each of the `written` answers by one member. Equal ones are scored once; one
+        that is longer than the member's context has room for is scored up to there."""
+        prompt = request.prompt_of(run)
+        own = {key: value for key, value in prompt.items() if key not in _OF_TEXT}
+        before = list(prompt["prompt_token_ids"])
+        context = self._llm.model_config.max_model_len
+        room = context - run.member_adapters.virtual_tokens - len(before)
+        found: dict[tuple[int, ...], float] = {(): 0.0}
+        for tokens in dict.fromkeys(each[:room] for each in written):
+            if tokens:
+                scored = await self._continuations.log_probs(
+                    [*before, *tokens[:-1]],
+                    [tokens[-1]],
+                    run.member_adapters,
+                    counted=len(tokens) - 1,
+                    rendered=own,
+                )
+                (found[tokens],) = scored.log_probs
+                request.context.member_tokens += len(tokens)
+                request.context.count(len(before) + len(tokens) - 1, scored.computed)
+        return [found[each[:room]] for each in written]
 
     async def _whole_answer(self, request: PromptRequest, run: MemberRun) -> RequestOutput:
         """Returns one member's answer once it is complete."""

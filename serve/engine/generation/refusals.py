@@ -9,7 +9,7 @@ from serve.fusion.answers import answer_method
 from serve.fusion.errors import FusionError
 from serve.fusion.members import check_weights
 from serve.fusion.token_weights import token_method, token_plausibility, token_weights
-from serve.manifest import AnswerMethod, Ensemble
+from serve.manifest import METHODS, AnswerMethod, Ensemble, Method
 
 _OWNED = {
     "prompt_embeds": "vectors come from verified adapters only; send text or token ids",
@@ -22,8 +22,11 @@ _NOT_FUSED = ("use_beam_search", "prompt_logprobs")
 _NOT_WHOLE = (*_NOT_FUSED, "n", "logprobs", "top_logprobs")
 
 
-def generation_refusal(ensemble: Ensemble, call: GenerateCall) -> Refusal | None:
-    """Returns why the ensemble cannot answer an OpenAI call; None if it can."""
+def generation_refusal(
+    ensemble: Ensemble, call: GenerateCall, *, ranked: bool = False
+) -> Refusal | None:
+    """Returns why the ensemble cannot answer an OpenAI call; None if it can. `ranked`: whether it has a ranker of
+    answers."""
     names = [member.name for member in ensemble.members]
     extra = call.body.get("vllm_xargs")
     for key in extra if isinstance(extra, dict) else ():
@@ -58,9 +61,18 @@ def generation_refusal(ensemble: Ensemble, call: GenerateCall) -> Refusal | None
         method = token_method(ensemble, call.method)
     except FusionError as error:
         return Refusal(400, str(error), param="fusion.method")
+    stacks = (call.method or ensemble.fusion.method) == "stack"
+    if stacks and not ranked:
+        return Refusal(
+            400,
+            f"{ensemble.id} has no stacker that was fitted on its adapters; possible: {', '.join(_unranked())}.",
+            param="fusion.method",
+        )
     try:
         if method is not None:
             token_weights(ensemble, method, call.weights)
+        elif stacks and call.weights is not None:
+            raise FusionError("'weights' is not for stack, whose ranker has its own.")
         elif call.weights is not None:
             check_weights(call.weights, names)
     except FusionError as error:
@@ -73,6 +85,11 @@ def generation_refusal(ensemble: Ensemble, call: GenerateCall) -> Refusal | None
     if len(names) == 1:
         return None
     return _refused_parameter(call, names[0], whole=method is None)
+
+
+def _unranked() -> list[Method]:
+    """Returns the methods of generation that need nothing fitted."""
+    return [method for method in METHODS["generation"] if method != "stack"]
 
 
 def _holds_vectors(messages: Any) -> bool:

@@ -27,6 +27,12 @@ class FairQueue:
         self._free = places
         self._waiting: OrderedDict[CallQueue, deque[_Waiting]] = OrderedDict()
 
+    @property
+    def load(self) -> int:
+        """The places that are taken, and those that are waited for."""
+        waiting = sum(each.size for queue in self._waiting.values() for each in queue)
+        return self._total - self._free + waiting
+
     def for_call(self) -> "CallQueue":
         """Returns the queue of a new call."""
         return CallQueue(self)

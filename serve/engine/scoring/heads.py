@@ -9,17 +9,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from vllm import PoolingParams
 from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve.adapter import Head
+from serve.base.folder import Pooling
 from serve.engine.interface import PrepareError, Text
 from serve.engine.limits.fair_queue import CallQueue
 from serve.engine.limits.text_limit import TextLimit, few_at_a_time
 from serve.engine.scoring.prediction import BaseVectors
+from serve.engine.vllm_hooks.plain_pooling import pooling_params
 from serve.labels import LabelError
+from serve.watching import spans
 
 PAIR_MISSING = "This ensemble reads pairs: give a text_pair with every input."
 PAIR_UNUSED = "This ensemble reads single texts: leave text_pair out."
@@ -86,7 +88,7 @@ class EncoderPooler:
         if any((each.text_pair is not None) != towers for each in inputs):
             raise LabelError(PAIR_MISSING if towers else PAIR_UNUSED)
         rows = await self._rows(inputs)
-        pooled = await self.pool(rows, adapters, queue)
+        pooled = await self.pool(rows, adapters, queue, [head.pooling for head in heads])
         first, second = pooled[:, : len(inputs)], pooled[:, len(inputs) :]
         scores = [
             head.scores(first[member], second[member] if towers else None)
@@ -117,21 +119,30 @@ class EncoderPooler:
         rows: Sequence[Sequence[int]],
         adapters: Sequence[LoRARequest | None],
         queue: CallQueue,
+        poolings: Sequence[Pooling | None] | None = None,
     ) -> NDArray[np.float32]:
-        """Returns the pooled vectors [M, N, hidden] of N texts (`rows`: their token ids) under M adapters."""
+        """Returns the pooled vectors [M, N, hidden] of N texts (`rows`: their token ids) under M adapters. `poolings`:
+        which vector of a text is asked for, one for each adapter; by default the engine's own."""
+        asked = poolings or [None] * len(adapters)
         vectors = await queue.run_all(
-            partial(self._pool_one, row, adapter) for adapter in adapters for row in rows
+            partial(self._pool_one, row, adapter, pooling)
+            for adapter, pooling in zip(adapters, asked, strict=True)
+            for row in rows
         )
         return np.stack(vectors).reshape(len(adapters), len(rows), -1)
 
     async def _pool_one(
-        self, row: Sequence[int], adapter: LoRARequest | None
+        self, row: Sequence[int], adapter: LoRARequest | None, pooling: Pooling | None
     ) -> NDArray[np.float32]:
         prompt = TokensPrompt(prompt_token_ids=list(row))
-        params = PoolingParams(task="embed", use_activation=False)
+        params = pooling_params(pooling)
         last = None
         async for output in self._llm.encode(
-            prompt, params, f"pool-{uuid.uuid4().hex}", lora_request=adapter
+            prompt,
+            params,
+            f"pool-{uuid.uuid4().hex}",
+            lora_request=adapter,
+            trace_headers=spans.carried(),
         ):
             last = output
         assert last is not None, "vLLM ends every request with an output"

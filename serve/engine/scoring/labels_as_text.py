@@ -1,7 +1,6 @@
 """Label scores from a causal base. All labels of all members are requests that vLLM computes together."""
 
 import asyncio
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,17 +8,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from vllm import SamplingParams
-from vllm.logprobs import FlatLogprobs
-from vllm.outputs import RequestOutput
-from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS, RequestOutputKind
+from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve.engine.adapters.member_adapters import MemberAdapters
 from serve.engine.limits.fair_queue import CallQueue
 from serve.engine.limits.text_limit import TextLimit, few_at_a_time
-from serve.engine.shared_prompt.computed import taken
-from serve.engine.vllm_hooks.scheduler import COMPUTE_FROM
+from serve.engine.scoring.continuations import Continuations, Scored
 from serve.labels import LabelError, LabelPath, encoder, label_paths
 from serve.prompting.invocation import Invocation
 from serve.prompting.reader import PromptReader
@@ -40,15 +35,6 @@ class LabelScores:
     computed_tokens: int
     """Tokens that the engine computed for all of them. It computes a cache block again for each label that begins in
     it."""
-
-
-@dataclass(frozen=True)
-class Continuations:
-    """How likely tokens are after a prompt."""
-
-    log_probs: list[float]
-    computed: int
-    """Tokens that the engine computed to find out."""
 
 
 _Stem: TypeAlias = tuple[int, tuple[int, ...]]
@@ -120,7 +106,7 @@ class CausalScorer:
     of the context, in the same step: the first request fills the cache for all."""
 
     def __init__(self, llm: AsyncLLM, tokenizer: Any) -> None:
-        self._llm = llm
+        self._continuations = Continuations(llm)
         self._encode = encoder(tokenizer)
         self._reader = PromptReader(tokenizer)
         self._context = llm.model_config.max_model_len
@@ -202,62 +188,17 @@ class CausalScorer:
             plans.append(_Plan(paths))
         return plans
 
-    async def _ask(self, question: _Question, member: MemberAdapters) -> Continuations:
+    async def _ask(self, question: _Question, member: MemberAdapters) -> Scored:
         """Returns the log-probability of each token of a question. That of the stem is added if the stem has more than
         one token."""
         stem = question.stem
-        return await self.continuations(
+        return await self._continuations.log_probs(
             [*question.context, *stem],
             list(question.tokens),
             member,
             counted=len(stem) if len(stem) > 1 else 0,
+            behind=len(stem),
         )
-
-    async def continuations(
-        self, prompt: Sequence[int], tokens: list[int], member: MemberAdapters, *, counted: int = 0
-    ) -> Continuations:
-        """Returns the log-probability of each of `tokens` (at most 128) right after `prompt`.
-
-        Adds the log-probability of the prompt's last `counted` tokens to each."""
-        params = SamplingParams(
-            max_tokens=1,
-            temperature=0.0,
-            logprob_token_ids=tokens,
-            detokenize=False,
-            flat_logprobs=True,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        first = member.virtual_tokens + len(prompt) - counted
-        if counted:
-            params.prompt_logprobs = 0
-            params.skip_reading_prefix_cache = False
-            params.extra_args = {COMPUTE_FROM: first - 1}
-        output = await self._run({"prompt_token_ids": list(prompt)}, params, member)
-        logprobs = output.outputs[0].logprobs
-        assert logprobs is not None, "logprob_token_ids asks for them"
-        position = logprobs[0]
-        before = 0.0
-        if counted:
-            assert isinstance(output.prompt_logprobs, FlatLogprobs)
-            starts = output.prompt_logprobs.start_indices[first:]
-            before = sum(output.prompt_logprobs.logprobs[start] for start in starts)
-        return Continuations([before + position[token].logprob for token in tokens], taken(output))
-
-    async def _run(
-        self, prompt: Mapping[str, Any], params: SamplingParams, member: MemberAdapters
-    ) -> RequestOutput:
-        last = None
-        async for output in self._llm.generate(
-            member.prompt(prompt),
-            member.params(params),
-            f"score-{uuid.uuid4().hex}",
-            lora_request=member.lora,
-        ):
-            last = output
-        assert last is not None, "vLLM ends every request with an output"
-        if last.outputs[0].finish_reason == "error":
-            raise RuntimeError("The engine ended a label's request; its log says why.")
-        return last
 
 
 def _parted(path: LabelPath) -> tuple[int, tuple[int, ...], int]:

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from serve import metrics
 from serve.engine.interface import PredictCall, Prediction, Text
 from serve.engine.loaded import LoadedVersion
+from serve.engine.scoring.attribution import attribute_later
 from serve.fusion.asking.asking import Asking, OneMember, Question
 from serve.fusion.asking.choice import asking_for
+from serve.fusion.drift.figures import agreement_shares
 from serve.fusion.errors import FusionError
 from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Answers, Fused, FusedValues, agreeing, joined
@@ -20,6 +22,7 @@ from serve.fusion.members import Ints
 from serve.fusion.selective.abstain import certainty
 from serve.manifest import Member
 from serve.together import together
+from serve.watching import spans
 
 
 @dataclass(frozen=True)
@@ -77,20 +80,23 @@ async def predicted(
         await asyncio.to_thread(_take, asking, groups, said, loaded)
     metrics.prompt_tokens_shared(loaded.ensemble.name, max(0, member_tokens - computed_tokens))
     usage = (prompt_tokens or 0, member_tokens, computed_tokens)
-    return await asyncio.to_thread(_prediction, loaded, call, asking, least, usage)
+    prediction = await asyncio.to_thread(_prediction, loaded, call, asking, least, usage)
+    if call.member is None and not asking.partial and fusion.is_own(call.method, call.weights):
+        attribute_later(fusion, asking.outputs, prediction.answers)
+    return prediction
 
 
 def _asking(fusion: Fusion, call: PredictCall) -> tuple[Asking, float | None]:
     """Returns how members are asked, and how sure an answer must be, lest it abstains."""
     rows = len(call.inputs)
     if call.member is not None:
-        if call.early_exit is not None or call.abstain is not None:
+        if any(each is not None for each in (call.early_exit, call.abstain, call.top_k)):
             raise FusionError(
-                "'early_exit' and 'abstain' are for an ensemble, and one member was asked; leave them out."
+                "'early_exit', 'abstain' and 'top_k' are for an ensemble, and one member was asked; leave them out."
             )
         return OneMember(fusion, call.member, rows), None
-    asking = asking_for(fusion, rows, call.method, call.weights, call.early_exit)
-    own = fusion.is_own(call.method, call.weights)
+    asking = asking_for(fusion, rows, call.method, call.weights, call.early_exit, call.top_k)
+    own = fusion.is_own(call.method, call.weights, call.top_k)
     return asking, fusion.selective.abstain(call.abstain, call.early_exit, own=own)
 
 
@@ -134,8 +140,10 @@ def _prediction(
     """`usage`: tokens of the inputs, of all members together, and those that were computed."""
     ensemble, fusion = loaded.ensemble, loaded.fusion
     assert fusion is not None
-    with metrics.fusing(ensemble.name, call.method or ensemble.fusion.method):
+    method = call.method or ensemble.fusion.method
+    with spans.within("choir.fusion") as span, metrics.fusing(ensemble.name, method):
         answers = asking.answers()
+        span.note(choir__method=method, choir__members=int(asking.asked.any(axis=1).sum()))
     abstained = None
     if least is not None:
         assert isinstance(answers, Fused), "only labels that exclude each other abstain"
@@ -149,8 +157,10 @@ def _prediction(
         fusion.alone(asking.outputs[place, own], member.name)
         for place, member, own in zip(places, members, rows, strict=True)
     )
+    agreement = None
     if call.member is None:
         _count(ensemble.name, members, alone, rows, answers)
+        agreement = agreement_shares(answers, alone, rows)
     if asking.partial:
         metrics.members_asked(ensemble.name, int(asking.asked.sum()), asking.asked.size)
     return Prediction(
@@ -162,6 +172,7 @@ def _prediction(
         prompt_tokens=usage[0],
         member_tokens=usage[1],
         computed_tokens=usage[2],
+        agreement=agreement,
         absent=loaded.absent,
         asked=asked if asking.partial else None,
         abstained=abstained,

@@ -9,8 +9,8 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from serve.engine.adapters.member_adapters import MemberAdapters
 from serve.engine.interface import Probe
 from serve.engine.limits.fair_queue import FairQueue
+from serve.engine.scoring.continuations import Continuations
 from serve.engine.scoring.heads import EncoderPooler
-from serve.engine.scoring.labels_as_text import CausalScorer
 from serve.labels import readable
 from serve.prompting.invocation import Invocation
 
@@ -23,7 +23,7 @@ class Prober:
     """Runs one fixed input through adapters, and compares the outputs with the plain base's."""
 
     def __init__(self, llm: AsyncLLM, kind: Literal["causal", "encoder"], tokenizer: Any) -> None:
-        self._causal = CausalScorer(llm, tokenizer) if kind == "causal" else None
+        self._causal = Continuations(llm) if kind == "causal" else None
         self._encoder = EncoderPooler(llm, tokenizer) if kind == "encoder" else None
         self._tokens = probe_tokens(tokenizer)
         self._context = llm.model_config.max_model_len
@@ -64,8 +64,7 @@ class Prober:
             ending = list(invocation.tokens) if invocation else []
             room = self._context - adapter.virtual_tokens - len(ending) - 1
             tokens = [*self._tokens[: max(room, 0)], *ending]
-            said = await self._causal.continuations(tokens, self._watched, adapter)
-            values = said.log_probs
+            values = (await self._causal.log_probs(tokens, self._watched, adapter)).log_probs
         else:
             assert self._encoder is not None
             values = (

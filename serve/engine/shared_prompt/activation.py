@@ -11,23 +11,27 @@ from vllm.v1.request import Request
 from serve.prompting.invocation import Invocation, last_occurrence
 
 _KEY = "choir_invocation"
+_TOKENS = "tokens"
+_BEHIND = "behind"
 _START = "choir_start"
 
 NEVER = 1 << 30
 """A start behind every prompt: without its invocation an adapter never acts, as in PEFT."""
 
 
-def write_invocation(params: SamplingParams, invocation: Invocation) -> None:
-    """Writes the invocation into the sampling parameters."""
-    params.extra_args = {**(params.extra_args or {}), _KEY: list(invocation.tokens)}
+def write_invocation(params: SamplingParams, invocation: Invocation, behind: int = 0) -> None:
+    """Writes the invocation into the sampling parameters. `behind`: how many tokens at the request's end are an answer
+    that is scored, in which no adapter begins to act."""
+    own = {_TOKENS: list(invocation.tokens), _BEHIND: behind}
+    params.extra_args = {**(params.extra_args or {}), _KEY: own}
 
 
 def start_of(params: SamplingParams | None, prompt: Sequence[int] | None) -> int | None:
     """Returns the first position at which the request's adapter acts; None if it acts everywhere, or has none."""
-    tokens: Any = params.extra_args.get(_KEY) if params is not None and params.extra_args else None
-    if not tokens or prompt is None:
+    own: Any = params.extra_args.get(_KEY) if params is not None and params.extra_args else None
+    if own is None or prompt is None:
         return None
-    found = last_occurrence(prompt, tokens)
+    found = last_occurrence(prompt[: len(prompt) - own[_BEHIND]], own[_TOKENS])
     return NEVER if found is None else found
 
 

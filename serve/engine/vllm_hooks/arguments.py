@@ -74,10 +74,12 @@ def engine_args(
     host_adapters: int,
     max_lora_rank: int,
     given: Mapping[str, Any],
+    share: float = 1.0,
 ) -> AsyncEngineArgs:
     """Returns vLLM's arguments for one base.
 
-    `given`: the user's arguments, by vLLM's names. They win over Choir's defaults. Raises EngineSettingError for an
+    `given`: the user's arguments, by vLLM's names. They win over Choir's defaults. `share`: how much of the memory that
+    is one engine's by default is this one's. Raises EngineSettingError for an
     argument that belongs to Choir, that vLLM does not have, or that does not suit the base, and for a base that is not
     served."""
     check_given(given)
@@ -129,6 +131,9 @@ def engine_args(
         }
     if not torch.cuda.is_available():
         arguments |= CPU_DEFAULTS
+        arguments["kv_cache_memory_bytes"] = int(arguments["kv_cache_memory_bytes"] * share)
+    elif share < 1:
+        arguments["gpu_memory_utilization"] = AsyncEngineArgs.gpu_memory_utilization * share
     arguments |= given
     arguments["allowed_media_domains"] = arguments.get("allowed_media_domains") or [NOWHERE]
     if (architecture := served_as(config)) is not None:

@@ -2,16 +2,17 @@
 
 A checkpoint such as `bert-base-uncased` names its weights after a model with a head (`bert.encoder...`, `cls...`).
 vLLM's model has the backbone alone, and fails on both kinds of names. `serve/base/architectures.py` says which bases
-this model serves."""
+these models serve."""
 
 from collections.abc import Iterable, Iterator
 
 import torch
 from vllm import ModelRegistry
+from vllm.config import VllmConfig
 from vllm.model_executor.models.bert import BertEmbeddingModel
 from vllm.model_executor.models.utils import WeightsMapper
 
-from serve.base.architectures import BERT_BACKBONE
+from serve.base.architectures import BERT_BACKBONE, DISTILBERT_BACKBONE
 
 Weights = Iterable[tuple[str, torch.Tensor]]
 
@@ -29,6 +30,48 @@ class BertBackbone(BertEmbeddingModel):
         return loaded
 
 
+_IN_BERT = WeightsMapper(
+    orig_to_new_substr={
+        "attention.q_lin": "attention.self.query",
+        "attention.k_lin": "attention.self.key",
+        "attention.v_lin": "attention.self.value",
+        "attention.out_lin": "attention.output.dense",
+        "sa_layer_norm": "attention.output.LayerNorm",
+        "ffn.lin1": "intermediate.dense",
+        "ffn.lin2": "output.dense",
+        "output_layer_norm": "output.LayerNorm",
+    },
+    orig_to_new_prefix={
+        "distilbert.": "",
+        "transformer.": "model.encoder.",
+        "embeddings.": "model.embeddings.",
+    },
+)
+"""DistilBERT's names -> those of the same layers in vLLM's BERT."""
+
+
+class DistilBertBackbone(BertEmbeddingModel):
+    """The backbone of a DistilBERT: a BERT without types of tokens (Sanh et al. 2019), under other names."""
+
+    hf_to_vllm_mapper = _IN_BERT
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        config = vllm_config.model_config.hf_config
+        config.intermediate_size = config.hidden_dim
+        config.hidden_act = config.activation
+        config.layer_norm_eps = 1e-12  # transformers' DistilBERT has it in its code
+        config.type_vocab_size = 1
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+
+    def load_weights(self, weights: Weights) -> set[str]:
+        types = torch.zeros(1, self.config.hidden_size)
+        own = [*_IN_BERT.apply(backbone(weights, "distilbert"))]
+        loaded: set[str] = super().load_weights(
+            [*own, ("model.embeddings.token_type_embeddings.weight", types)]
+        )
+        return loaded
+
+
 def backbone(weights: Weights, name: str) -> Iterator[tuple[str, torch.Tensor]]:
     """Yields the weights of the backbone `name`, by the names that they have in the backbone.
 
@@ -40,5 +83,6 @@ def backbone(weights: Weights, name: str) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def register() -> None:
-    """Adds the model to vLLM's registry in this process."""
+    """Adds the models to vLLM's registry in this process."""
     ModelRegistry.register_model(BERT_BACKBONE, BertBackbone)
+    ModelRegistry.register_model(DISTILBERT_BACKBONE, DistilBertBackbone)

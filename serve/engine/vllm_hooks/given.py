@@ -24,7 +24,7 @@ OWNED: Mapping[str, str] = {
     "served_model_name": "models are named after ensembles",
     "runner": "it follows from the kind of the base",
     "convert": "it follows from the kind of the base",
-    "pooler_config": "heads read the mean over the tokens, and under a causal model the last one",
+    "pooler_config": "each adapter's head says which vector of a text it reads",
     "enable_lora": "Choir serves adapters",
     "max_cpu_loras": "it is the setting host_adapters",
     "scheduler_cls": "Choir brings its own",

@@ -1,16 +1,53 @@
-"""Pools a base's vectors as its last layer gives them, without the modules that sentence-transformers stored beside it.
+"""Pools a base's vectors as its last layer gives them, in the way that each request asks for.
 
-vLLM 0.32 reads `modules.json` and applies the `Dense` layers in it after the pooling. No setting turns that off. Heads
-are trained on the pooled vector itself (`serve/base/side_files.py`)."""
+vLLM 0.32 has one way of pooling for an engine. Here it is the mean over the tokens, and a request may ask for the first
+or the last token's vector instead, because each adapter's head says what it reads. vLLM also reads `modules.json` and
+applies the `Dense` layers in it after the pooling. No setting turns that off. Heads are trained on the pooled vector
+itself (`serve/base/side_files.py`)."""
 
 from typing import Any
 
+import torch
+from vllm import PoolingParams
+from vllm.model_executor.layers.pooler.seqwise.methods import MeanPool
 from vllm.model_executor.models import adapters
+from vllm.v1.pool.metadata import PoolingMetadata
+
+from serve.base.folder import Pooling
+
+_ASKED = "choir_pooling"
+"""The key of a request's own pooling in vLLM's parameters."""
+
+
+def pooling_params(pooling: Pooling | None) -> PoolingParams:
+    """Returns vLLM's parameters of a request for a pooled vector. `pooling`: of the head that reads it; None: the
+    engine's own."""
+    asked = None if pooling is None else {_ASKED: pooling}
+    return PoolingParams(task="embed", use_activation=False, extra_kwargs=asked)
 
 
 def install() -> None:
-    """Makes vLLM find no such layers."""
+    """Makes vLLM find no such layers, and pool as requests ask."""
     adapters.try_get_dense_modules = _none
+    mean = MeanPool.forward
+
+    def forward(
+        self: MeanPool, hidden_states: torch.Tensor, pooling_metadata: PoolingMetadata
+    ) -> Any:
+        pooled = mean(self, hidden_states, pooling_metadata)
+        cursor = pooling_metadata.get_pooling_cursor()
+        for row, params in enumerate(pooling_metadata.pooling_params):
+            asked = (params.extra_kwargs or {}).get(_ASKED)
+            if asked in ("cls", "last"):
+                places = (
+                    cursor.first_token_indices_gpu
+                    if asked == "cls"
+                    else cursor.last_token_indices_gpu
+                )
+                pooled[row] = hidden_states[places[row]]
+        return pooled
+
+    MeanPool.forward = forward
 
 
 def _none(model: Any, revision: str | None = None) -> None:

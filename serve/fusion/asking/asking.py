@@ -41,6 +41,13 @@ class Asking(ABC):
         self.outputs: Floats = np.zeros((members, rows))
         """[M, N, C] or [M, N]; 0 where the member was not asked."""
 
+    @property
+    def passes(self) -> Ints:
+        """How many forward passes the answer to each input took [N]: the members that were asked, and the base's own
+        where it is read first."""
+        passes: Ints = self.asked.sum(axis=0) + int(self.reads_base)
+        return passes
+
     def route(self, vectors: Floats) -> None:
         """Takes the base's vectors [N, H] of all inputs."""
         raise NotImplementedError(f"{type(self).__name__} reads no vectors of the base")

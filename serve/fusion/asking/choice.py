@@ -18,17 +18,21 @@ def asking_for(
     method: str | None = None,
     weights: Mapping[str, float] | None = None,
     early_exit: EarlyExit | None = None,
+    top_k: int | None = None,
 ) -> Asking:
     """Returns how the members are asked about N inputs. What is given is the request's and replaces the manifest's.
 
     Raises FusionError for a request that cannot be honoured."""
+    chosen = method or fusion.ensemble.fusion.method
+    if top_k is not None and chosen != "gate":
+        raise FusionError(f"'top_k' is for gate, which says whom to ask, and not for {chosen}.")
     exits = fusion.selective.exit(early_exit, own=fusion.is_own(method, weights))
     if exits is not None:
         return Rounds(fusion, *exits, rows)
-    if (method or fusion.ensemble.fusion.method) == "gate" and fusion.gate is not None:
+    if chosen == "gate" and fusion.gate is not None:
         if weights is not None:
             raise FusionError("'weights' is not for gate, which has its own for every input.")
-        return Routed(fusion, rows)
+        return Routed(fusion, rows, top_k)
     return AllMembers(fusion, rows, method, weights)
 
 

@@ -14,9 +14,11 @@ class Routed(Asking):
     partial = True
     reads_base = True
 
-    def __init__(self, fusion: Fusion, rows: int) -> None:
+    def __init__(self, fusion: Fusion, rows: int, top_k: int | None = None) -> None:
+        """`top_k`: how many members are asked about an input; None: the manifest's."""
         super().__init__(len(fusion.ensemble.members), rows)
         self._fusion = fusion
+        self._top_k = top_k
         self._vectors: Floats | None = None
         self._done = False
 
@@ -27,7 +29,7 @@ class Routed(Asking):
         assert self._vectors is not None, "the gate reads the base's vectors first"
         if self._done:
             return ()
-        chosen = self._fusion.routes(self._vectors) > 0
+        chosen = self._fusion.routes(self._vectors, self._top_k) > 0
         return tuple(
             Question(member, np.flatnonzero(rows))
             for member, rows in enumerate(chosen)
@@ -38,4 +40,4 @@ class Routed(Asking):
         self._done = True
 
     def answers(self) -> Answers:
-        return self._fusion(self.outputs, method="gate", vectors=self._vectors)
+        return self._fusion(self.outputs, method="gate", vectors=self._vectors, top_k=self._top_k)

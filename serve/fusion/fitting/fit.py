@@ -11,6 +11,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from serve.fusion.drift.baseline import with_baseline
 from serve.fusion.errors import FusionError
 from serve.fusion.fitting.options import FusionOptions
 from serve.fusion.fitting.selective import plain, with_selective
@@ -38,7 +39,7 @@ class Fitted:
 
     ensemble: Ensemble
     """The manifest with the fitted weights, method, temperature and thresholds."""
-    stack: Parameters | None
+    parameters: Parameters | None
     """The fitted stacker or gate, if there is any."""
     validation: Mapping[str, Answers]
     """Method -> cross-fitted answers to all validation rows, with the temperature for the manifest's method."""
@@ -78,7 +79,8 @@ def fit_fusion(
     method = options.method if options.method != "best" else _best(draft, fused, truth, options)
     filed = [method] if options.model_for(method, draft.task) else methods
     models = [options.model_for(each, draft.task) for each in filed]
-    return _finished(draft, options, rows, method, fused, next(filter(None, models), None))
+    fitted = _finished(draft, options, rows, method, fused, next(filter(None, models), None))
+    return _with_baseline(fitted, rows)
 
 
 def refit_fusion(
@@ -101,7 +103,16 @@ def refit_fusion(
     method = ensemble.fusion.method
     fused = _cross_fitted(draft, own, rows, [method])
     fitted = _finished(draft, own, rows, method, fused, ensemble.fusion.model)
-    return _with_numbers_of(ensemble, fitted, rows) if by_hand else fitted
+    fitted = _with_numbers_of(ensemble, fitted, rows) if by_hand else fitted
+    return _with_baseline(fitted, rows)
+
+
+def _with_baseline(fitted: Fitted, rows: _Rows) -> Fitted:
+    """Adds the baseline that later answers are compared with."""
+    fusion = Fusion(fitted.ensemble, fitted.parameters)
+    unseen = fitted.validation[fitted.ensemble.fusion.method]
+    ensemble = with_baseline(fusion, rows.outputs, unseen, rows.vectors)
+    return replace(fitted, ensemble=ensemble)
 
 
 def _with_numbers_of(ensemble: Ensemble, fitted: Fitted, rows: _Rows) -> Fitted:

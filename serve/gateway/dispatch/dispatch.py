@@ -9,10 +9,11 @@ from fastapi import Request
 
 from serve.agents.gateway_agent import GatewayAgent
 from serve.agents.routes import Routes, Target
-from serve.engine.interface import VERSION_NOT_LOADED
+from serve.engine.interface import DEADLINE, VERSION_NOT_LOADED
 from serve.errors import Refusal, RefusedError
 from serve.gateway.dispatch.outcome import Answer, Ask, Outcomes
-from serve.gateway.http.disconnect import until_gone
+from serve.gateway.dispatch.places import EnginePlaces
+from serve.gateway.http.disconnect import Limit, server_limit, until_gone
 from serve.gateway.http.limits import OnDemandShare
 from serve.gateway.http.observe import exchange_of
 
@@ -33,22 +34,32 @@ class Dispatcher:
     """Sends each call to an engine, for the version that the gateway's routes choose."""
 
     def __init__(
-        self, agent: GatewayAgent, outcomes: Outcomes, seconds: float, on_demand: OnDemandShare
+        self,
+        agent: GatewayAgent,
+        outcomes: Outcomes,
+        seconds: float,
+        on_demand: OnDemandShare,
+        places: EnginePlaces,
     ) -> None:
         """`seconds`: how long a request waits for its answer to begin."""
         self._agent = agent
         self._outcomes = outcomes
         self._seconds = seconds
         self._on_demand = on_demand
+        self._places = places
 
     async def ask(
         self,
         request: Request,
         model: str,
         ask: Ask[T],
+        answers: int,
         user: str | None = None,
     ) -> tuple[Target, Answer[T]]:
         """Resolve `model`, call `ask` for it, and return the target that answered with its answer.
+
+        A request that wants `answers` from each member first waits for its place in the engines, and keeps it until its
+        client has everything.
 
         During a canary, requests with the same sticky header get the same version; without the header,
         requests with the same `user` do. If an engine lacks the version, because a swap has just
@@ -57,8 +68,19 @@ class Dispatcher:
         ClientGoneError."""
         key = request.headers.get(STICKY_HEADER) or user
         target = self._resolved(request, self._routes.resolve(model, key))
-        with self._on_demand.place(target):
+        members = 1 if target.member else len(target.ensemble.members)
+        with self._on_demand.place(target, members):
+            await self._take_place(request, target, members, answers)
             return await self._answered(request, model, target, ask)
+
+    async def _take_place(
+        self, request: Request, target: Target, members: int, answers: int
+    ) -> None:
+        """Return when the request may go to an engine. Raises RefusedError or ClientGoneError."""
+        place = self._places.of(target.pool).take(target.ensemble.name, members, answers)
+        exchange_of(request).afterwards(place.leave)
+        if not place.runs:
+            await until_gone(request.receive, place.turn(), self._limit(request, target))
 
     async def _answered(
         self,
@@ -102,12 +124,17 @@ class Dispatcher:
         async def while_there(
             work: Coroutine[Any, Any, Answer[T] | Refusal],
         ) -> Answer[T] | Refusal:
-            seconds = self._seconds
-            if not self._agent.ready:
-                seconds = min(seconds, UNREADY_SECONDS)
-            return await until_gone(request.receive, work, seconds)
+            return await until_gone(request.receive, work, self._limit(request, target))
 
         return await self._outcomes.asked(target, ask, while_there)
+
+    def _limit(self, request: Request, target: Target) -> Limit:
+        """Return how long a request may wait from now on: as long as its client gives it, or the server."""
+        seconds = self._seconds
+        if not self._agent.ready_engines(target.pool):
+            seconds = min(seconds, UNREADY_SECONDS)
+        left = exchange_of(request).seconds_left
+        return server_limit(seconds) if left is None or seconds < left else Limit(left, DEADLINE)
 
 
 def _lacks(answer: object) -> bool:

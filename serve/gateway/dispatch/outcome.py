@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from serve.agents.ledger import Ledger
 from serve.agents.routes import Target
-from serve.engine.interface import VERSION_NOT_LOADED
+from serve.engine.interface import DEADLINE, VERSION_NOT_LOADED
 from serve.errors import Refusal, RefusedError
 from serve.gateway.dispatch.transcript import DONE
 from serve.gateway.http.errors import ClientGoneError
@@ -106,13 +106,16 @@ class _Outcome:
 
     @contextmanager
     def deciding(self) -> Iterator[None]:
-        """Wrap the work for the answer: every exception counts as a failure, unless the client has left."""
+        """Wrap the work for the answer: every exception counts as a failure, unless the client has left or its time is
+        over."""
         try:
             yield
         except ClientGoneError:
             raise
-        except Exception:
-            self.end(failed=True)
+        except Exception as error:
+            late = isinstance(error, RefusedError) and error.refusal.code == DEADLINE.code
+            if not late:
+                self.end(failed=True)
             raise
 
     def said(self, at: float) -> None:
@@ -122,10 +125,12 @@ class _Outcome:
     def refused(self, refusal: Refusal) -> None:
         """Count a refusal as a failure if the version is at fault.
 
-        The version is not at fault if the engine lacks it. It is at fault if another version has answered the
-        same request, or if the status is 500 or more."""
+        The version is not at fault if the engine lacks it, or if the client's time is over. It is at fault if another
+        version has answered the same request, or if the status is 500 or more."""
         again = self._target.track == "shadow"
-        if refusal.code != VERSION_NOT_LOADED and (again or refusal.status >= 500):
+        if refusal.code in (VERSION_NOT_LOADED, DEADLINE.code):
+            return
+        if again or refusal.status >= 500:
             self.end(failed=True)
 
     def end(self, *, failed: bool) -> None:

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from fastapi import Request
 
+from serve import metrics
 from serve.bearer import RESERVED, Role, Token, find_token
 from serve.config import Settings, is_loopback
 from serve.errors import Refusal, RefusedError
@@ -85,6 +86,7 @@ class Guard:
         # Count by the hash: all tokens of CHOIR_INFERENCE_TOKENS have the same name.
         seconds = self._rate.wait(f"token {token.sha256}" if token else caller)
         if seconds:
+            metrics.request_refused("rate")
             refusal = Refusal(
                 429, f"Too many requests of the {caller}; wait as long as Retry-After says."
             )

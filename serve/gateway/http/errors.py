@@ -28,6 +28,7 @@ TYPES: Mapping[int, str] = {
     429: "rate_limit_error",
     500: "internal_error",
     503: "unavailable_error",
+    504: "timeout_error",
 }
 CLIENT_GONE = 499
 """The status that logs and metrics show if the client left before the answer, as in nginx. No client gets it."""

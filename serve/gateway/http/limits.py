@@ -1,11 +1,12 @@
 """Limits on the inference requests that a gateway works on at once."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve import metrics
 from serve.agents.routes import Target
 from serve.errors import Refusal, RefusedError
 from serve.gateway.http.errors import error_response
@@ -28,6 +29,7 @@ class InFlightLimit:
             await self._app(scope, receive, send)
             return
         if self._running >= self._most:
+            metrics.request_refused("in_flight")
             full = Refusal(
                 429, f"The gateway already works on {self._most} requests; try again later."
             )
@@ -45,36 +47,39 @@ class OnDemandShare:
     ensemble, and to half for all of them.
 
     The other places stay free for ensembles that are always loaded. Otherwise requests that wait for a load could take
-    every place."""
+    every place. One request for each ensemble may wait in any case, if the half is not taken."""
 
-    def __init__(self, most: int) -> None:
-        """`most`: the places of the gateway, that is, the requests that it works on at once."""
-        self._of_one = max(1, most // 4)
-        self._of_all = max(1, most // 2)
+    def __init__(self, places: Callable[[str], int]) -> None:
+        """`places`: how many member sequences the gateway may have in the engines of a pool now."""
+        self._places = places
         self._waiting: Counter[str] = Counter()
 
     @contextmanager
-    def place(self, target: Target) -> Iterator[None]:
-        """Hold a place while an answer has not begun. Raises RefusedError (429) if none is free."""
+    def place(self, target: Target, members: int) -> Iterator[None]:
+        """Hold a place of `members` sequences while an answer has not begun. Raises RefusedError (429) if none is
+        free."""
         if not target.on_demand:
             yield
             return
-        name = target.ensemble.name
-        if self._waiting[name] >= self._of_one:
+        name, places = target.ensemble.name, self._places(target.pool)
+        waiting, all_waiting = self._waiting[name], self._waiting.total()
+        if waiting and waiting + members > places // 4:
+            metrics.request_refused("on_demand")
             raise RefusedError(
                 429,
-                f"{name} is loaded on demand, and {self._of_one} requests already wait for it; try again later.",
+                f"{name} is loaded on demand, and as many requests as may already wait for it; try again later.",
             )
-        if self._waiting.total() >= self._of_all:
+        if all_waiting and all_waiting + members > places // 2:
+            metrics.request_refused("on_demand")
             raise RefusedError(
                 429,
-                f"{name} is loaded on demand, and {self._of_all} requests already wait for such ensembles; try again "
+                f"{name} is loaded on demand, and as many requests as may already wait for such ensembles; try again "
                 "later.",
             )
-        self._waiting[name] += 1
+        self._waiting[name] += members
         try:
             yield
         finally:
-            self._waiting[name] -= 1
+            self._waiting[name] -= members
             if not self._waiting[name]:
                 del self._waiting[name]

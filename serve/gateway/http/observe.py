@@ -18,6 +18,8 @@ from serve.agents.routes import Target
 from serve.errors import Refusal
 from serve.gateway.http.errors import CLIENT_GONE, error_response
 from serve.logs.lines import with_fields
+from serve.watching import spans
+from serve.watching.spans import Span
 
 logger = logging.getLogger("choir.gateway")
 
@@ -39,6 +41,8 @@ class Exchange:
     started: float = field(default_factory=perf_counter)
     status: int | None = None
     target: Target | None = None
+    timeout: float | None = None
+    """Seconds that the client gives the request from its arrival on; None for no limit of its own."""
     body_bytes: int = 0
     """Bytes of the request's body; 0 until it has been read."""
     _open: ExitStack = field(default_factory=ExitStack)
@@ -47,6 +51,17 @@ class Exchange:
     def seconds(self) -> float:
         """Seconds since the request arrived."""
         return perf_counter() - self.started
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the client's time is over, negative afterwards; None if it gives no limit."""
+        return None if self.timeout is None else self.timeout - self.seconds
+
+    def time_for(self, target: Target) -> float | None:
+        """Seconds that an engine has for an answer of `target`; None for no limit.
+
+        What the mirror asks again is no longer the client's, and the mirror has a limit of its own."""
+        return None if target.track == "shadow" else self.seconds_left
 
     @property
     def ensemble(self) -> str:
@@ -86,6 +101,10 @@ class Observer:
             await self._app(scope, receive, send)
             return
         exchange = scope[_SCOPE_KEY] = _exchange(Headers(scope=scope))
+        span = Span(None, exchange.trace_headers)
+        if scope["path"] not in PROBES:
+            span = spans.begin(scope["method"], exchange.trace_headers, "server")
+        exchange.trace_headers = span.headers or {}
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -105,6 +124,7 @@ class Observer:
         finally:
             exchange.close()
             _count_and_log(exchange, scope)
+            _end(span, exchange, scope)
 
 
 def log(level: int, event: str, request_id: str, **fields: Any) -> None:
@@ -134,6 +154,26 @@ def _unexpected(exchange: Exchange) -> Refusal:
         "Something went wrong inside Choir; the server's log has the reason under the request id "
         f"{exchange.request_id}.",
     )
+
+
+def _end(span: Span, exchange: Exchange, scope: Scope) -> None:
+    """End the span of a request, with OpenTelemetry's names where there are any."""
+    route = getattr(scope.get("route"), "path_format", "")
+    status = CLIENT_GONE if exchange.status is None else exchange.status
+    target = exchange.target
+    span.name(f"{scope['method']} {route}".rstrip())
+    span.note(
+        http__request__method=scope["method"],
+        http__route=route or None,
+        http__response__status_code=status,
+        choir__request_id=exchange.request_id,
+        choir__ensemble=target.ensemble.name if target else None,
+        choir__version=target.ensemble.version if target else None,
+        choir__track=target.track if target else None,
+    )
+    if status >= 500:
+        span.failed(str(status))
+    span.end()
 
 
 def _count_and_log(exchange: Exchange, scope: Scope) -> None:

@@ -17,10 +17,11 @@ from serve.gateway.http.schemas import (
     PredictRequest,
     RollbackRequest,
 )
+from serve.protocol.pruning import PruneRequest, PruneView
 from serve.protocol.requests import SwapRequest
 from serve.protocol.views import EnsembleView, RolloutView
 
-INFERENCE_ERRORS = (400, 401, 403, 404, 408, 413, 429, 503)
+INFERENCE_ERRORS = (400, 401, 403, 404, 408, 413, 429, 503, 504)
 ADMIN_ERRORS = (400, 401, 403, 404, 408, 409, 413, 429, 503)
 READ_ERRORS = (401, 403, 404, 429, 503)
 LIST_ERRORS = (401, 403, 429, 503)
@@ -35,9 +36,10 @@ MEANINGS: Mapping[int, str] = {
     413: "The body is too large.",
     429: "The server is full, or the caller has sent too many requests; Retry-After says when to try again.",
     503: "No engine is ready, or the controller cannot be reached.",
+    504: "The time that X-Request-Timeout gives is over.",
 }
-_BODIES = (PredictRequest, GenerateRequest, SwapRequest, RollbackRequest)
-_ANSWERS = (PredictAnswer, RolloutView, EnsembleView, ErrorAnswer)
+_BODIES = (PredictRequest, GenerateRequest, SwapRequest, RollbackRequest, PruneRequest)
+_ANSWERS = (PredictAnswer, RolloutView, EnsembleView, PruneView, ErrorAnswer)
 _SCHEMAS = "#/components/schemas/"
 
 

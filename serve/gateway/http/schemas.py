@@ -36,6 +36,9 @@ class PredictFusion(Body):
     weights: dict[str, Annotated[Number, Field(ge=0)]] | None = Field(
         None, min_length=1, description="Member -> weight, for weighted_average and vote."
     )
+    top_k: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        None, description="For gate: how many members are asked about an input."
+    )
     early_exit: EarlyExit | None = Field(
         None, description="Classification: ask members one after another until the answer is safe."
     )
@@ -125,7 +128,7 @@ class PredictItem(Said):
         None, description="Regression: the standard deviation of the members' values."
     )
     members_asked: int | None = Field(
-        None, description="With `early_exit`: how many members were asked."
+        None, description="With `early_exit` or a gate: how many members were asked."
     )
     abstained: bool | None = Field(
         None, description="With `abstain`: whether the answer is too uncertain for the risk."

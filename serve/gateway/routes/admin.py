@@ -1,8 +1,8 @@
 """The routes of the control plane: ensembles, swaps, rollbacks and rollouts."""
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic_core import to_json
 from starlette.responses import Response
 
@@ -12,19 +12,29 @@ from serve.gateway.http.body import BodyReader
 from serve.gateway.http.openapi import ADMIN_ERRORS, LIST_ERRORS, READ_ERRORS, described
 from serve.gateway.http.schemas import RollbackRequest
 from serve.gateway.links import ControlLink
+from serve.protocol.pruning import PruneRequest, PruneView
 from serve.protocol.requests import SwapRequest
 from serve.protocol.views import EnsembleView, RolloutView
 
 T = TypeVar("T")
+Limit = Annotated[int | None, Query(ge=1, le=1000, description="How many to list; all without it.")]
+After = Annotated[
+    str | None, Query(max_length=63, description="List those whose names sort behind this one.")
+]
 
 
 def reading_router(control: ControlLink) -> APIRouter:
     """Return the routes that read: ensembles, rollouts and the audit."""
     router = APIRouter()
 
-    @router.get("/v1/ensembles", **described("All ensembles", LIST_ERRORS))
-    async def ensembles() -> Response:
-        return _list(await control.ensembles())
+    @router.get("/v1/ensembles", **described("Ensembles by name", (400, *LIST_ERRORS)))
+    async def ensembles(limit: Limit = None, after: After = None) -> Response:
+        # One more than a page shows that there is another page.
+        found = await control.ensembles(None if limit is None else limit + 1, after)
+        page = found[:limit]
+        ends = {"first_id": page[0].name, "last_id": page[-1].name} if page else {}
+        more = len(found) > len(page)
+        return _document({"object": "list", "data": page, **ends, "has_more": more})
 
     @router.get(
         "/v1/ensembles/{name}", **described("One ensemble", READ_ERRORS, answer=EnsembleView)
@@ -85,6 +95,19 @@ def admin_router(control: ControlLink, guard: Guard, bodies: BodyReader) -> APIR
         await bodies.nothing(request)
         return _document(await control.abort(rollout_id, actor(request)))
 
+    @router.post(
+        "/v1/prune",
+        **described(
+            "Remove versions and files that nobody can reach any more",
+            ADMIN_ERRORS,
+            body=PruneRequest,
+            answer=PruneView,
+        ),
+    )
+    async def prune(request: Request) -> Response:
+        body = await bodies.model(request, PruneRequest)
+        return _document(await control.prune(body, actor(request)))
+
     return router
 
 
@@ -101,7 +124,3 @@ def _granted(answer: T | Refusal) -> T:
 
 def _document(answer: Any, status: int = 200) -> Response:
     return Response(to_json(_granted(answer)), status, media_type="application/json")
-
-
-def _list(answers: Any) -> Response:
-    return _document({"object": "list", "data": answers})

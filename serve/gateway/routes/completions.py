@@ -57,7 +57,7 @@ def completions_router(
     async def generate(request: Request, route: Literal["completions", "chat"]) -> Response:
         body = await bodies.object(request)
         fields = validated(GenerateRequest, body)
-        check_answers(body, max_inputs)
+        answers = count_answers(body, max_inputs)
         body.pop("fusion", None)
         fusion = fields.fusion or GenerateFusion()
         exchange = exchange_of(request)
@@ -75,13 +75,15 @@ def completions_router(
                 plausibility=fusion.plausibility,
                 return_members=fusion.return_members,
                 trace_headers=exchange.trace_headers,
+                pool=target.pool,
+                seconds_left=exchange.time_for(target),
             )
             parts = engines.generate(call)
             return await (_begin(parts) if fields.stream else _whole(parts))
 
         user = body.get("user")
         target, begun = await dispatcher.ask(
-            request, fields.model, ask, user if isinstance(user, str) else None
+            request, fields.model, ask, answers, user if isinstance(user, str) else None
         )
         other = asked_too(target)
         if other is not None:
@@ -93,16 +95,16 @@ def completions_router(
             mirror.after(exchange, other, PATHS[route], ask, compare)
         if begun.rest is not None:
             metrics.first_token_sent(exchange.ensemble, exchange.seconds)
-            return EventStream(begun.said, begun.rest, exchange.request_id)
+            return EventStream(begun.said, begun.rest, exchange.request_id, exchange.seconds_left)
         return Response(begun.said, media_type="application/json")
 
     return router
 
 
-def check_answers(body: dict[str, Any], most: int) -> None:
-    """Check that a request asks for at most `most` answers, counting `n` for each prompt.
+def count_answers(body: dict[str, Any], most: int) -> int:
+    """Return how many answers a request asks for: `n` for each prompt, and at least 1.
 
-    Leaves values of a wrong type to the engine. Raises RefusedError (400)."""
+    Leaves values of a wrong type to the engine. Raises RefusedError (400) for more than `most`."""
     given, n = body.get("prompt"), body.get("n")
     prompts = (
         len(given) if isinstance(given, list) and given and not isinstance(given[0], int) else 1
@@ -115,6 +117,7 @@ def check_answers(body: dict[str, Any], most: int) -> None:
             "have; send several requests.",
             param="prompt" if prompts > 1 else "n",
         )
+    return max(1, prompts * each)
 
 
 async def _begin(parts: AsyncGenerator[bytes | Refusal, None]) -> Answer[bytes] | Refusal:

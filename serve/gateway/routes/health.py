@@ -39,6 +39,11 @@ def health_router(agent: GatewayAgent, control: ControlLink) -> APIRouter:
     async def ready() -> Response:
         if not agent.routes.models():
             raise RefusedError(503, "Not ready: this gateway does not know any version yet.")
+        if lacking := agent.waiting_for:
+            raise RefusedError(
+                503,
+                f"Not ready: no engine of the pool {lacking[0]} has loaded the active versions of that pool.",
+            )
         if not agent.ready:
             raise RefusedError(503, "Not ready: no engine has loaded the active versions.")
         return _status("ready")

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from serve.agents.gateway_agent import GatewayAgent
 from serve.agents.routes import Target
 from serve.gateway.http.openapi import described
+from serve.manifest import METHODS, Ensemble, Method
 
 
 def models_router(agent: GatewayAgent) -> APIRouter:
@@ -33,11 +34,31 @@ def models_router(agent: GatewayAgent) -> APIRouter:
 
 
 def _entry(name: str, target: Target, created: int) -> dict[str, Any]:
+    ensemble = target.ensemble
     return {
         "id": name,
         "object": "model",
         "created": created,
         "owned_by": "choir",
         "root": target.model,
-        "task": target.ensemble.task,
+        "task": ensemble.task,
+        "methods": [] if target.member else choosable_methods(ensemble),
+        "members": [target.member] if target.member else [each.name for each in ensemble.members],
+        "pairs": takes_pairs(ensemble),
     }
+
+
+def choosable_methods(ensemble: Ensemble) -> list[Method]:
+    """Return the methods that a request may choose; the ensemble's own is the first."""
+    spec = ensemble.fusion
+    fitted = {None: None, "gate": "gate"}.get(spec.model, "stack")
+    needs_fit = {"stack", "gate"} - {fitted}
+    others = [each for each in METHODS[ensemble.task] if each not in (spec.method, *needs_fit)]
+    return [spec.method, *others]
+
+
+def takes_pairs(ensemble: Ensemble) -> bool | None:
+    """Return whether each input needs a `text_pair`; None if the members' heads decide it, which the engine reads."""
+    if "{text_pair}" in ensemble.template:
+        return True
+    return None if ensemble.template == "{text}" and ensemble.task != "generation" else False

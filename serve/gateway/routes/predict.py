@@ -16,6 +16,7 @@ from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
 from serve.gateway.dispatch.dispatch import Dispatcher
 from serve.gateway.dispatch.mirror import Mirror, asked_too
 from serve.gateway.dispatch.outcome import Answer
+from serve.gateway.drift import DriftWatch
 from serve.gateway.http.body import BodyReader, kind_of
 from serve.gateway.http.observe import exchange_of
 from serve.gateway.http.openapi import INFERENCE_ERRORS, described
@@ -37,6 +38,7 @@ def predict_router(
     engines: EngineLink,
     dispatcher: Dispatcher,
     mirror: Mirror,
+    drift: DriftWatch,
     bodies: BodyReader,
     max_inputs: int,
 ) -> APIRouter:
@@ -63,10 +65,13 @@ def predict_router(
                 member=target.member,
                 method=fusion.method,
                 weights=fusion.weights,
+                top_k=fusion.top_k,
                 early_exit=fusion.early_exit,
                 abstain=fusion.abstain,
                 return_members=body.return_members,
                 trace_headers=exchange.trace_headers,
+                pool=target.pool,
+                seconds_left=exchange.time_for(target),
             )
             prediction = await engines.predict(call)
             if isinstance(prediction, Refusal):
@@ -74,7 +79,9 @@ def predict_router(
             # Write the document here, so that a prediction that cannot be written counts as the version's failure.
             return Answer(Said(prediction, to_json(answer(target.model, prediction))))
 
-        target, given = await dispatcher.ask(request, body.model, ask)
+        target, given = await dispatcher.ask(request, body.model, ask, len(inputs))
+        if body.fusion is None:
+            exchange.afterwards(lambda: drift.seen(target, given.said.prediction))
         other = asked_too(target)
         if other is not None:
             prediction = given.said.prediction

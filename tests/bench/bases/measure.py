@@ -84,7 +84,6 @@ def _by_vllm(kind: BaseKind, base: Path, adapter: Path) -> NDArray[np.float64]:
 
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     given = {
-        "skip_tokenizer_init": True,
         "enforce_eager": True,
         "kv_cache_memory_bytes": 8 << 20,
         "max_num_batched_tokens": 256,
@@ -101,6 +100,7 @@ def _by_vllm(kind: BaseKind, base: Path, adapter: Path) -> NDArray[np.float64]:
         max_lora_rank=8,
         given=given,
     )
+    args.skip_tokenizer_init = True  # the bases have none
     engine = LLMEngine.from_engine_args(args)
     try:
         request = LoRARequest("adapter", 1, str(adapter))

@@ -81,6 +81,10 @@ loaded.
 does. An encoder with a head that was trained for a task (`...ForSequenceClassification`) is refused: save it without
 that head.
 
+The base is the model as it was before a task: `bert-base-uncased`, not `...ForSequenceClassification`. A sequence
+classifier that PEFT trained over it is an adapter, and brings its own head: [adapters](adapters.md) says which are
+served.
+
 **Length of texts.** A text may be as long as the base has positions for. A RoBERTa has fewer than its
 `max_position_embeddings`, because its first position is the one behind the padding token's id: 512 of 514. The engine
 refuses a longer text with a 400; training and offline evaluation cut it.
@@ -94,6 +98,10 @@ difference over the standard deviation of the values.
 | base | answers by | seen |
 |---|---|---|
 {chr(10).join(map(_line, rows))}
+
+vLLM can also run transformers' own code (its Transformers backend), and Choir does not use it for the bases above:
+that backend puts LoRA on linear layers alone, and a GPT-2 has none (its layers are `Conv1D`); it cannot run the
+attention of a GPT-J, BLOOM, Falcon or MPT.
 
 These take LoRA in vLLM too, and are served. Nobody has compared them with transformers here yet:
 

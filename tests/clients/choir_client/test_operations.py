@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from choir_client import NotFound, RolloutAborted, _connection
+from choir_client import NotFound, RolloutAborted, Unavailable, _connection
 from tests.clients.choir_client.conftest import ROLLOUT, FakeServer, error
 
 
@@ -102,6 +102,41 @@ class TestOperations:
         assert [model.id for model in client.models()] == ["intents"]
         assert [each.active_version for each in client.ensembles()] == [3]
         assert [each.id for each in client.rollouts()] == ["r1"]
+
+    def test_all_pages_of_ensembles_are_read(self, client: Any, server: FakeServer) -> None:
+        names = [f"e{number:03d}" for number in range(250)]
+
+        def page(request: httpx.Request) -> httpx.Response:
+            asked = request.url.params
+            found = [name for name in names if name > asked.get("after", "")]
+            some = found[: int(asked["limit"])]
+            data = [{"name": name} for name in some]
+            return httpx.Response(200, json={"data": data, "has_more": len(found) > len(some)})
+
+        server.answer(page)
+        assert [each.name for each in client.ensembles()] == names
+        assert len(server.requests) == 3
+
+    def test_prune(self, client: Any, server: FakeServer) -> None:
+        files = [{"digest": "sha256:ab", "bytes": 3}]
+        version = {"ensemble": "intents", "version": 1, "created": "2026-01-01T00:00:00Z"}
+        answer = {"dry_run": True, "versions": [version], "adapters": files, "parameters": files}
+        server.answer(httpx.Response(200, json=answer))
+
+        found = client.prune()
+        client.prune(keep_versions=5, keep_days=0.5, dry_run=False)
+
+        assert (found.versions[0].version, found.bytes) == (1, 6)
+        assert server.bodies() == [
+            {"dry_run": True},
+            {"keep_versions": 5, "keep_days": 0.5, "dry_run": False},
+        ]
+
+    def test_a_prune_that_removes_is_sent_once(self, client: Any, server: FakeServer) -> None:
+        server.answer(error(503))
+        with pytest.raises(Unavailable):
+            client.prune(dry_run=False)
+        assert len(server.requests) == 1
 
     def test_not_ready_is_an_answer_and_not_an_error(self, client: Any, server: FakeServer) -> None:
         server.answer(error(503), httpx.Response(200, json={"status": "ready"}))

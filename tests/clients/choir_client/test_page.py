@@ -59,6 +59,11 @@ FIXED: dict[str, Any] = {
     "GET /v1/rollouts": {"data": [ROLLOUT, {**ROLLOUT, "id": "r2"}], "audit": [AUDIT]},
     "GET /v1/rollouts/r1": ROLLOUT,
     "POST /v1/rollouts/r1/promote": ROLLOUT,
+    "POST /v1/prune": {
+        "dry_run": True,
+        "versions": [{"ensemble": "intents", "version": 1, "created": "2026-10-01T00:00:00Z"}],
+        "adapters": [{**REF, "bytes": 2_500_000}],
+    },
     "POST /v1/rollouts/r2/abort": {**ROLLOUT, "id": "r2", "state": "aborted"},
 }
 

@@ -27,6 +27,7 @@ METHODS = {
     "wait": "rollout_id",
     "promote": "rollout_id wait",
     "abort": "rollout_id",
+    "prune": "keep_versions keep_days dry_run",
     "health": "",
     "ready": "",
     "metrics": "",
@@ -44,7 +45,7 @@ def _methods(client: type) -> dict[str, str]:
 
 class TestSurface:
     def test_everything_exported_exists_and_nothing_else_is_public(self) -> None:
-        modules = {"client", "exceptions", "models", "predictions"}
+        modules = {"async_client", "client", "exceptions", "models", "predictions"}
         public = {name for name in vars(choir_client) if not name.startswith("_")}
         assert public - modules == set(choir_client.__all__)
 

@@ -263,7 +263,7 @@ class Interleaving:
     async def _add_engine(self) -> None:
         engine = FakeEngine(self.world.slots)
         number = len(self.world.engines)
-        agent = EngineAgent(engine, self.link.of(f"engine{number}"), RETRY)
+        agent = EngineAgent(engine, self.link.of(f"engine{number}"), RETRY, self.world.pools[0])
         self.world.engines.append(engine)
         self.world.engine_agents.append(agent)
         await agent.start()

@@ -14,7 +14,7 @@ LEASE = 0.1
 
 
 def desired(revision: int, lease_seconds: float = LEASE) -> Desired:
-    return Desired(revision, lease_seconds, (), ready_engines=1)
+    return Desired(revision, lease_seconds, (), ready_engines={"": 1})
 
 
 class Script:

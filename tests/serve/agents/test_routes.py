@@ -24,7 +24,7 @@ def routes(**roles: Role) -> Routes:
             labels=["yes", "no"],
         )
         versions.append(AssignedVersion(Version(manifest, {}), role))
-    return Routes.of(Desired(1, 1.0, tuple(versions), ready_engines=1))
+    return Routes.of(Desired(1, 1.0, tuple(versions), ready_engines={"": 1}))
 
 
 def test_all_forms_of_a_name() -> None:

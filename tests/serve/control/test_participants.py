@@ -63,7 +63,7 @@ def test_a_report_that_arrives_after_a_later_one_changes_and_renews_nothing() ->
     participants = Participants(LEASE, {})
     participants.hear(report("a", sequence=2), 0)
     participants.hear(report("a", sequence=1, ready=False), 5)
-    assert participants.ready_engines() == 1
+    assert participants.ready_engines("") == 1
     assert participants.expire(LEASE) == ["a"]
 
 

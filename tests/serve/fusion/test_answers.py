@@ -207,5 +207,5 @@ def test_mbr_needs_one_answer_of_each_member(make_ensemble):
 def test_a_method_that_fuses_at_every_token_chooses_no_answer(make_ensemble):
     ensemble = make_ensemble(labels=None, task="generation", method="average")
     assert answer_method(ensemble, "mbr") == "mbr"
-    with pytest.raises(FusionError, match=r"'average' does not choose .*; vote and mbr do"):
+    with pytest.raises(FusionError, match=r"'average' does not choose .*; vote, mbr, stack do"):
         answer_method(ensemble)

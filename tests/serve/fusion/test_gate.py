@@ -80,7 +80,7 @@ def test_members_that_know_different_things_beat_their_average_at_fewer_passes(
             np.arange(1000) % 5,
             vectors[known],
         )
-        fusion = Fusion(fitted.ensemble, fitted.stack)
+        fusion = Fusion(fitted.ensemble, fitted.parameters)
         routed = Routed(fusion, 3000)
         said = asked_offline(routed, outputs[:, new], vectors[new])
         assert isinstance(said, Fused)
@@ -120,11 +120,11 @@ def test_a_gate_survives_its_file_and_belongs_to_its_adapters(
         fitted.ensemble.fusion.model_dump(exclude_none=True).items()
         >= (FILE | {"top_k": 2}).items()
     )
-    assert isinstance(fitted.stack, Gate)
+    assert isinstance(fitted.parameters, Gate)
     file = tmp_path / "gate.json"
-    fitted.stack.write(file)
+    fitted.parameters.write(file)
     served = Fusion.from_manifest(fitted.ensemble, file)
-    expected = Fusion(fitted.ensemble, fitted.stack)(outputs, vectors=vectors)
+    expected = Fusion(fitted.ensemble, fitted.parameters)(outputs, vectors=vectors)
     found = served(outputs, vectors=vectors)
     assert isinstance(found, Fused)
     assert isinstance(expected, Fused)
@@ -134,8 +134,8 @@ def test_a_gate_survives_its_file_and_belongs_to_its_adapters(
         Fusion.from_manifest(swapped, file)
     assert Fusion.from_manifest(swapped, file, allow_stale=True).stale
     again = refit_fusion(fitted.ensemble, options(), outputs, truth, np.arange(600) % 5, vectors)
-    assert isinstance(again.stack, Gate)
-    assert again.stack.content() == fitted.stack.content()
+    assert isinstance(again.parameters, Gate)
+    assert again.parameters.content() == fitted.parameters.content()
     assert again.ensemble.fusion == fitted.ensemble.fusion
 
 

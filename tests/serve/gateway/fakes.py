@@ -25,6 +25,7 @@ from serve.fusion.fused import Fused
 from serve.manifest import Ensemble
 from serve.protocol.audit import AuditEntry
 from serve.protocol.messages import AssignedVersion, Desired, Role, StatusReport
+from serve.protocol.pruning import PruneRequest, PruneView
 from serve.protocol.requests import SwapRequest
 from serve.protocol.views import EnsembleView, RolloutView
 
@@ -54,7 +55,7 @@ def held(of: Ensemble, role: Role = "active") -> AssignedVersion:
 
 
 def desired(*versions: AssignedVersion, ready_engines: int = 1, lease: float = 60) -> Desired:
-    return Desired(1, lease, versions, ready_engines)
+    return Desired(1, lease, versions, {"": ready_engines})
 
 
 class FakeController:
@@ -174,6 +175,8 @@ class FakeControl:
         self.asked: list[tuple[Any, ...]] = []
         self.refusal: Refusal | None = None
         self.error: Exception | None = None
+        self.listed: list[EnsembleView] = []
+        """All ensembles, by name."""
 
     def _answer(self, answer: Any, *asked: Any) -> Any:
         self.asked.append(asked)
@@ -201,6 +204,10 @@ class FakeControl:
         answer: RolloutView | Refusal = self._answer(ROLLOUT, "abort", rollout_id, actor)
         return answer
 
+    async def prune(self, request: PruneRequest, actor: str) -> PruneView | Refusal:
+        answer: PruneView | Refusal = self._answer(PRUNED, "prune", request, actor)
+        return answer
+
     async def rollouts(self) -> Sequence[RolloutView] | Refusal:
         answer: Sequence[RolloutView] | Refusal = self._answer([ROLLOUT], "rollouts")
         return answer
@@ -213,9 +220,11 @@ class FakeControl:
         answer: Sequence[AuditEntry] | Refusal = self._answer([AUDIT], "audit")
         return answer
 
-    async def ensembles(self) -> Sequence[EnsembleView]:
-        answer: Sequence[EnsembleView] = self._answer([], "ensembles")
-        return answer
+    async def ensembles(
+        self, limit: int | None = None, after: str | None = None
+    ) -> Sequence[EnsembleView]:
+        found: Sequence[EnsembleView] = self._answer(self.listed, "ensembles", limit, after)
+        return [each for each in found if after is None or each.name > after][:limit]
 
     async def ensemble(self, name: str) -> EnsembleView | Refusal:
         answer: EnsembleView | Refusal = self._answer(
@@ -242,6 +251,16 @@ AUDIT = AuditEntry.model_validate(
         "to": None,
         "outcome": "refused",
         "reason": "no room",
+    }
+)
+
+PRUNED = PruneView.model_validate(
+    {
+        "dry_run": True,
+        "versions": [{"ensemble": "intents", "version": 1, "created": "2026-01-01T00:00:00Z"}],
+        "adapters": [{"digest": DIGESTS["a"], "bytes": 5}],
+        "parameters": [],
+        "waiting": [],
     }
 )
 

@@ -2,20 +2,28 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from serve.bundle import Bundle
 from serve.config import Settings
 from serve.gateway.app import create_app
+from serve.gateway.links import EngineLink
 from tests.serve.gateway.fakes import FakeEngines, listening
 from tests.serve.world import World
 
 
 @contextmanager
-def running(folder: Path, *bundles: Bundle) -> Iterator[str]:
-    """Run a server in a thread, and yield its address. Without bundles it makes one."""
+def running(
+    folder: Path,
+    *bundles: Bundle,
+    engines: Callable[[World], EngineLink] = lambda world: FakeEngines(),
+    **settings: Any,
+) -> Iterator[str]:
+    """Run a server in a thread, and yield its address. Without bundles it makes one. `engines` answer for the gateway,
+    which has the `settings`."""
     loop = asyncio.new_event_loop()
     started = threading.Event()
     address: list[str] = []
@@ -26,8 +34,8 @@ def running(folder: Path, *bundles: Bundle) -> Iterator[str]:
         world.bundles = list(bundles)
         try:
             await world.start()
-            plain = Settings.model_validate({"bundles": [Path("bundle")]})
-            app = create_app(FakeEngines(), world.controller, world.gateways[0], plain)
+            whole = Settings.model_validate({"bundles": [Path("bundle")], **settings})
+            app = create_app(engines(world), world.controller, world.gateways[0], whole)
             async with listening(app) as url:
                 address.append(url)
                 started.set()

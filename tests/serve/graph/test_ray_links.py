@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,9 +57,9 @@ GENERATE = GenerateCall("replies@1", "chat", {}, "r")
 async def test_an_engine_whose_core_is_dead_cannot_be_reached(code: str, begun: bool) -> None:
     refusal = Refusal(503, "The engine has failed.", code)
     with pytest.raises(Unavailable, match="has failed") as raised:
-        await RayEngines(Handle(refusal)).predict(PREDICT)  # type: ignore[arg-type]
+        await RayEngines({"": Handle(refusal)}).predict(PREDICT)  # type: ignore[arg-type]
     assert raised.value.begun is begun
-    parts = RayEngines(Handle(b"1", refusal)).generate(GENERATE)  # type: ignore[arg-type]
+    parts = RayEngines({"": Handle(b"1", refusal)}).generate(GENERATE)  # type: ignore[arg-type]
     assert await anext(parts) == b"1"
     with pytest.raises(Unavailable) as raised:
         await anext(parts)
@@ -67,9 +68,18 @@ async def test_an_engine_whose_core_is_dead_cannot_be_reached(code: str, begun: 
 
 async def test_other_refusals_are_answers() -> None:
     refusal = Refusal(503, "It is not here.", VERSION_NOT_LOADED)
-    engines = RayEngines(Handle(refusal))  # type: ignore[arg-type]
+    engines = RayEngines({"": Handle(refusal)})  # type: ignore[arg-type]
     assert await engines.predict(PREDICT) == refusal
     assert [part async for part in engines.generate(GENERATE)] == [refusal]
+
+
+async def test_a_call_goes_to_the_engines_of_its_pool() -> None:
+    named = {name: Refusal(503, name, VERSION_NOT_LOADED) for name in ("mail", "chat")}
+    engines = RayEngines({name: Handle(answer) for name, answer in named.items()})  # type: ignore[misc]
+    for name, answer in named.items():
+        assert await engines.predict(replace(PREDICT, pool=name)) == answer
+        parts = engines.generate(replace(GENERATE, pool=name))
+        assert [part async for part in parts] == [answer]
 
 
 class Endless:
@@ -105,7 +115,7 @@ class _Endless:
 
 async def test_calls_end_with_a_sentence_when_the_server_stops() -> None:
     handle = Endless()
-    engines, control = RayEngines(handle), RayControl(handle)  # type: ignore[arg-type]
+    engines, control = RayEngines({"": handle}), RayControl(handle)  # type: ignore[arg-type]
     parts = engines.generate(GENERATE)
     assert await anext(parts) == b"1"
     asking = [

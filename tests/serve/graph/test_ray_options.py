@@ -1,12 +1,13 @@
 """Ray's own route is taken out of the configuration that HAProxy reads."""
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
-from serve.ray_options import RAYS_ROUTES, fast_serve
+from serve.ray_options import RAYS_ROUTES, engine_environment, engine_threads, fast_serve
 
 
 @pytest.fixture
@@ -27,3 +28,13 @@ def test_haproxy_answers_no_route_of_rays(options: dict[str, str]) -> None:
     assert checked.returncode == 0, checked.stderr.decode()
     assert f"{RAYS_ROUTES}\\ off" in config.read_text()
     assert f"{RAYS_ROUTES}\n" not in config.read_text()
+
+
+@pytest.mark.parametrize(("cores", "engines", "threads"), [(16, 2, "7"), (2, 2, "1"), (1, 1, "1")])
+def test_engines_share_the_cores_of_the_machine_that_they_run_on(
+    monkeypatch: pytest.MonkeyPatch, cores: int, engines: int, threads: str
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert engine_threads(engines) == {"OMP_NUM_THREADS": threads}
+    assert "OMP_NUM_THREADS" not in engine_environment(), "not decided where the graph is built"
+    assert engine_environment("3")["OMP_NUM_THREADS"] == "3"

@@ -9,11 +9,23 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from serve.bundle import Bundle
-from serve.manifest import Ensemble
+from serve.fusion.asking.asking import asked_offline
+from serve.fusion.asking.choice import asking_for
+from serve.fusion.fitting.fit import fit_fusion
+from serve.fusion.fitting.options import FusionOptions
+from serve.fusion.fuse import Fusion
+from serve.fusion.fused import Fused
+from serve.manifest import Abstain, EarlyExit, Ensemble
 from tests.training.conftest import write_rows
 from training.data.loading import load_rows
-from training.evaluation.evaluation import Labelled, evaluate_bundle, generation_report
+from training.evaluation.evaluation import (
+    Evaluation,
+    Labelled,
+    evaluate_bundle,
+    generation_report,
+)
 from training.offline.members import OfflineMembers
+from training.progress import Unwatched
 from training.recipe import RecipeError
 
 
@@ -65,7 +77,7 @@ def test_without_a_file_the_recipes_test_rows_are_used(
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["data"], report["count"]) == ("test", 6)
     names = [row["name"] for row in report["rows"]]
-    assert names == ["a", "b", "average", "product", "vote", "mbr"]
+    assert names == ["a", "b", "average", "product", "vote", "mbr", "stack"]
     figures = {"exact_match", "token_f1", "bleu", "chrf", "rouge1", "rouge2", "rougeL"}
     for row in report["rows"]:
         assert figures < set(row["scores"])
@@ -74,6 +86,59 @@ def test_without_a_file_the_recipes_test_rows_are_used(
         low, high = row["intervals"]["bleu"]
         assert low <= row["scores"]["bleu"] <= high
     assert report["signatures"]["bleu"].startswith("nrefs:1|")
+
+
+def test_the_served_row_stops_early_and_abstains_as_the_server_does(
+    causal_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    draft = causal_bundle.ensemble("topics")
+    count = len(draft.labels or [])
+    truth = rng.integers(0, count, 600)
+    scores = np.exp(rng.uniform(0, 5, (2, 600, 1)) * np.eye(count)[truth])
+    outputs = scores / scores.sum(axis=2, keepdims=True)
+    outputs[1] = 0.8 * outputs[1] + 0.2 / count
+    options = FusionOptions(
+        method="average",
+        candidates=["average"],
+        early_exit=EarlyExit(risk=0.1),
+        abstain=Abstain(risk=0.1),
+    )
+    ensemble = fit_fusion(draft, options, outputs, truth, np.arange(600) % 5).ensemble
+    rows = Labelled(["x"] * 600, [(draft.labels or [])[place] for place in truth], "new")
+    evaluation = Evaluation(causal_bundle, ensemble, Unwatched())
+    monkeypatch.setattr(evaluation, "outputs", lambda _: outputs)
+    served = evaluation.report(ensemble, rows).served()
+
+    fusion = Fusion(ensemble)
+    asking = asking_for(fusion, 600)
+    answers = asked_offline(asking, outputs)
+    assert isinstance(answers, Fused)
+    assert served.scores["accuracy"] == pytest.approx(np.mean(answers.winners == truth))
+    assert 1 < served.passes < 2
+    assert served.passes == pytest.approx(asking.asked.sum() / 600, abs=1e-3)
+    least = fusion.selective.abstain(None, None, own=True)
+    assert served.scores["coverage"] == pytest.approx(
+        np.mean(answers.probabilities.max(axis=1) >= least)
+    )
+
+
+def test_answers_are_written_once(
+    causal_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate_bundle(causal_bundle.path, "replies", None, tmp_path / "report.json")
+
+    def again(*_: object) -> None:
+        raise AssertionError("the answers are kept")
+
+    monkeypatch.setattr(OfflineMembers, "written", again)
+    monkeypatch.setattr(OfflineMembers, "fused_written", again)
+    evaluate_bundle(causal_bundle.path, "replies", None, tmp_path / "second.json")
+    assert (tmp_path / "second.json").read_text() == (tmp_path / "report.json").read_text()
+    rows = tmp_path / "new.csv"
+    rows.write_text("text,reply\nanother question,We look at it.\n")
+    with pytest.raises(AssertionError, match="the answers are kept"):
+        evaluate_bundle(causal_bundle.path, "replies", rows, None)
 
 
 def test_what_chooses_among_whole_answers_is_judged_by_the_answers_that_it_serves() -> None:

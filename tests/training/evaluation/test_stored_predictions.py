@@ -71,8 +71,8 @@ def test_stored_outputs_give_the_same_fusion_again(
     assert again.ensemble == ensemble
     file = bundle.fusion_path(ensemble)
     assert file is not None
-    assert again.stack is not None
-    assert again.stack.content() == read_stack(file, "logistic_regression").content()
+    assert again.parameters is not None
+    assert again.parameters.content() == read_stack(file, "logistic_regression").content()
     note = FitNote.of(ensemble)
     assert note is not None
     assert (note.state, note.rows) == ("fitted", len(rows.truth))

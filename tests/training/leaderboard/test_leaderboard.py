@@ -196,7 +196,11 @@ def test_too_few_validation_rows_are_refused_in_a_sentence(
 def test_rungs_of_generation_are_texts(causal_bundle: Bundle) -> None:
     board = Judging(causal_bundle, "replies", Unwatched()).leaderboard()
     names = {rung.name for rung in board.rungs}
-    assert {"a", "b", "single", "average", "product", "vote", "mbr"} <= names
+    assert {"a", "b", "single", "average", "product", "vote", "mbr", "stack"} <= names
+    assert 2 <= board.rung("stack").passes <= 4, "members write, and score answers that differ"
+    stacked = json.loads(rung_file(causal_bundle, "replies", "stack").read_text())["fusion"]
+    assert stacked["model"] == "linear_regression"
+    assert json.loads((causal_bundle.path / stacked["parameters"]).read_text())["bonus"]
     assert (board.metric, board.rows) == ("bleu", 6)
     assert board.rung("single").scores in [board.rung(name).scores for name in ("a", "b")]
     manifest = json.loads(rung_file(causal_bundle, "replies", "product").read_text())

@@ -64,5 +64,25 @@ def test_the_board_fits_and_ends_in_the_command_that_serves_the_recommendation(
     assert rungs[1].split()[:4] == ["average-early*", "fusion", "2.35", "250"]
     assert "0.004" not in rungs[2], "a vote has no log loss, and no difference in it"
     assert "Serve average-early. On 498 validation rows" in shown
+    assert "With abstaining" not in shown
     command = "choir swap intents --manifest bundle/rungs/intents/average-early.json"
     assert rungs[-1] == command
+
+
+@pytest.mark.parametrize(
+    ("coverage", "said"),
+    [
+        (0.868, "it gives 86.8% of its answers, of which 1.68% are wrong"),
+        (0.0, "too few validation rows"),
+    ],
+)
+def test_what_abstaining_leaves_of_the_recommended_rung_is_said(
+    coverage: float, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stdout", out)
+    scores = {**BOARD.rungs[1].scores, "coverage": coverage, "risk": 0.0168}
+    chosen = BOARD.rungs[1].model_copy(update={"scores": scores})
+    board = BOARD.model_copy(update={"rungs": [BOARD.rungs[0], chosen]})
+    show_board(board, Path("bundle"), Screen())
+    assert said in out.getvalue()

@@ -141,6 +141,28 @@ def test_greedy_answers_equal_argmax_token_by_token(
             assert answers[member][row] == greedy([model], [1.0], tokenizer, prompt)
 
 
+@pytest.mark.parametrize("kinds", ["causal_bundle", "soft_bundle"])
+def test_log_probabilities_of_answers_are_the_models_own(
+    kinds: str, request: pytest.FixtureRequest
+) -> None:
+    bundle: Bundle = request.getfixturevalue(kinds)
+    ensemble = bundle.ensemble("replies")
+    tokenizer = AutoTokenizer.from_pretrained(bundle.base_source)
+    offline = OfflineMembers(bundle, ensemble)
+    answers = [offline.written(ensemble.members[0], TEXTS, 8)[0].tokens, *[(5,), (7, 6, 5, 4)] * 3]
+    answers = answers[: len(TEXTS)]
+    found = offline.log_probs(TEXTS, answers, 8)
+    for member in range(len(ensemble.members)):
+        model = member_model(bundle, ensemble, member, AutoModelForCausalLM)
+        for row, (text, answer) in enumerate(zip(TEXTS, answers, strict=True)):
+            prompt = tokenizer(ensemble.template.replace("{text}", text))["input_ids"]
+            whole = torch.tensor([[*prompt, *answer]])
+            with torch.inference_mode():
+                logits = model(input_ids=whole).logits[0, -len(answer) - 1 : -1]
+            own = logits.double().log_softmax(-1)[range(len(answer)), list(answer)]
+            assert found[member, row] == pytest.approx(float(own.sum()), abs=1e-4)
+
+
 def test_members_of_all_kinds_write_together_as_pefts_mixture_does(soft_bundle: Bundle) -> None:
     ensemble = soft_bundle.ensemble("replies")
     tokenizer = AutoTokenizer.from_pretrained(soft_bundle.base_source)

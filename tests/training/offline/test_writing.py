@@ -25,7 +25,7 @@ from serve.pack import pack
 from tests.serve import tiny
 from training.offline.adapters import LoadedAdapters
 from training.offline.members import OfflineMembers
-from training.offline.writing import Writer
+from training.offline.writing import Writer, Written
 
 PROMPTS = ["where is my card", "please cancel the payment", "A B C D"]
 LIMIT = 16
@@ -115,12 +115,12 @@ def test_spaces_stay_as_they_were_written(tmp_path: Path) -> None:
     writer = Writer(LoadedAdapters(model, {}), tokenizer, GenerationDefaults(ends=frozenset()))
     base = Member(name="base", adapters=[])
     heard: list[int] = []
-    [text] = writer.write([base], [[[2, 3]]], [1.0], "average", 4, heard.append)
+    [own] = writer.write([base], [[[2, 3]]], [1.0], "average", 4, heard.append)
     written = model.generate(
         torch.tensor([[2, 3]]), max_new_tokens=4, do_sample=False, eos_token_id=None
     )
     ids = written[0, 2:].tolist()
     assert len(ids) == 4
-    assert text == " ".join(words[token] for token in ids)
-    assert tokenizer.decode(ids) != text
+    assert own == Written(" ".join(words[token] for token in ids), tuple(ids))
+    assert tokenizer.decode(ids) != own.text
     assert heard == [1]

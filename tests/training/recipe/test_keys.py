@@ -124,8 +124,13 @@ from training.recipe import (
         ("ensembles.0.task", "ranking", "ensembles.0.task: .*'classification', .* or 'generation'"),
         (
             "ensembles.1.fusion",
-            {"method": "stack"},
-            "generation is fused by average, product, vote, mbr, not by stack",
+            {"method": "gate"},
+            "generation is fused by average, product, vote, mbr, stack, not by gate",
+        ),
+        (
+            "ensembles.1.fusion",
+            {"candidates": ["stack", "vote"]},
+            "`candidates` of generation may name stack, which is then fitted too, and not vote",
         ),
         (
             "base.path",

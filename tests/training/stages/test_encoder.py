@@ -105,7 +105,8 @@ def test_a_batch_of_pairs_holds_the_second_texts_behind_the_first_ones() -> None
 
 
 @pytest.mark.parametrize(
-    ("pooling", "expected"), [("mean", [[2.0], [6.0]]), ("last", [[3.0], [6.0]])]
+    ("pooling", "expected"),
+    [("mean", [[2.0], [6.0]]), ("cls", [[1.0], [6.0]]), ("last", [[3.0], [6.0]])],
 )
 def test_a_text_is_read_at_its_own_tokens(pooling: Pooling, expected: list[list[float]]) -> None:
     states = torch.tensor([[[1.0], [2.0], [3.0]], [[6.0], [9.0], [9.0]]])

@@ -47,12 +47,18 @@ def text_signatures(references: References) -> dict[str, str]:
     return signatures
 
 
+def sentence_chrf(answer: str, references: Sequence[str]) -> float:
+    """Return the chrF of one answer to the closest of the right answers, 0..1."""
+    return float(_chrf().sentence_score(answer, list(references)).score) / 100
+
+
 def _bleu() -> Any:
     from sacrebleu.metrics.bleu import BLEU
 
     return BLEU()
 
 
+@cache
 def _chrf() -> Any:
     from sacrebleu.metrics.chrf import CHRF
 

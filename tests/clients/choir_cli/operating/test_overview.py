@@ -91,3 +91,16 @@ def test_no_time_actor_or_uri_is_cut(
         [row] = [line for line in lines if AT in line]
         assert ACTOR in row
         assert URI in row
+
+
+def test_the_pool_is_shown_where_a_server_has_several(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview, "out", Screen())
+    mail = EnsembleStatus.model_validate(ENSEMBLE | {"pool": "mail"})
+    chat = EnsembleStatus.model_validate(ENSEMBLE | {"name": "replies", "pool": "chat"})
+    overview.show_status("http://choir", Health(ok=True), None, [mail])
+    assert "pool" not in capsys.readouterr().out
+    overview.show_status("http://choir", Health(ok=True), None, [mail, chat])
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("pool", "mail", "chat"))

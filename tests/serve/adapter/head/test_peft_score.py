@@ -38,7 +38,7 @@ def test_a_score_that_does_not_fit_is_refused(causal_base, adapter):
         with pytest.raises(AdapterError, match=match):
             inspect_adapter(adapter.path, base=causal_base, base_kind=kind, head_rows=rows)
 
-    refused("score has 3 rows, but the ensemble needs 4", rows=4)
+    refused("'score' in the adapter has 3 rows, but the ensemble needs 4", rows=4)
     refused("scores labels as text", kind="causal", rows=None)
     sound = adapter.tensors()
     adapter.set_tensors(sound | {SCORE: np.zeros((3, 8), dtype=np.float32)})
@@ -61,11 +61,35 @@ def test_a_saved_module_that_is_no_head_is_refused(causal_base, adapter):
         inspect_adapter(adapter.path, base=causal_base, base_kind="encoder", head_rows=3)
 
 
-def test_an_encoders_classifier_is_refused_with_what_to_do(encoder_base, tmp_path):
+def test_parts_of_another_familys_head_are_refused(encoder_base, tmp_path):
     adapter = classifier(encoder_base, tmp_path / "adapter", "query", "value")
-    with pytest.raises(AdapterError, match=r"'classifier' reads .* store it as head\.safetensors"):
-        inspect_adapter(adapter.path, base=encoder_base, base_kind="encoder", head_rows=3)
-    tensors = {n: v for n, v in adapter.tensors().items() if ".classifier." not in n}
-    adapter.set_tensors(tensors | {SCORE: np.zeros((3, 16), dtype=np.float32)})
-    with pytest.raises(AdapterError, match="reads the last token, but this encoder gives the mean"):
-        inspect_adapter(adapter.path, base=encoder_base, base_kind="encoder", head_rows=3)
+    sound = adapter.tensors()
+
+    def refused(match, **more):
+        adapter.set_tensors({k: v for k, v in (sound | more).items() if v is not None})
+        with pytest.raises(AdapterError, match=match):
+            inspect_adapter(adapter.path, base=encoder_base, base_kind="encoder", head_rows=3)
+
+    stem = "base_model.model."
+    refused("not part of this base's sequence classifier", **{SCORE: np.zeros((3, 16), "f4")})
+    dense = f"{stem}classifier.dense.weight"
+    refused("has bert.pooler.dense, classifier", **{dense: np.zeros((16, 16), "f4")})
+    wide = f"{stem}bert.pooler.dense.weight"
+    refused(
+        r"'bert.pooler.dense' of the head must have a weight", **{wide: np.zeros((8, 16), "f4")}
+    )
+    refused("needs 'classifier', which is neither", **{
+        f"{stem}classifier.weight": None, f"{stem}classifier.bias": None, wide: np.zeros((16, 16), "f4")
+    })  # fmt: skip
+    refused("NaN or infinite", **{f"{stem}classifier.bias": np.full(3, np.nan, "f4")})
+    refused("has 2 rows, but the ensemble needs 3", **{
+        f"{stem}classifier.weight": np.zeros((2, 16), "f4"), f"{stem}classifier.bias": np.zeros(2, "f4")
+    })  # fmt: skip
+
+
+def test_answers_about_tokens_are_refused_by_name(encoder_base, tmp_path):
+    adapter = classifier(encoder_base, tmp_path / "adapter", "query")
+    for task, name in (("TOKEN_CLS", "TokenClassification"), ("QUESTION_ANS", "QuestionAnswering")):
+        adapter.set_config(task_type=task)
+        with pytest.raises(AdapterError, match=f"adapter for {name} .* not about its tokens"):
+            inspect_adapter(adapter.path, base=encoder_base, base_kind="encoder", head_rows=3)

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 from safetensors.numpy import load_file, save_file
 
-from serve.bundle import BundleError
+from serve.bundle import BaseSpec, Bundle, BundleError
 from serve.control.admission.admission import check_gates
 from serve.control.artifacts.sources import Sources
 from serve.control.artifacts.store import Store
@@ -23,7 +23,7 @@ from serve.manifest import Ensemble
 from serve.protocol.requests import SwapRequest
 from serve.protocol.strategy import Strategy
 from serve.protocol.views import EnsembleView
-from tests.serve.fakes import LABELS, FakeEngine, make_adapter, make_base, make_bundle
+from tests.serve.fakes import LABELS, FakeEngine, make_adapter, make_bundle
 from tests.serve.world import World, committed, refused
 
 
@@ -39,10 +39,6 @@ def spoil_rank(folder: Path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"r": 128}))
 
 
-def add_pickle(folder: Path) -> None:
-    (folder / "adapter_model.bin").write_bytes(b"\x80\x04.")
-
-
 def link_weights(folder: Path) -> None:
     file = folder / "adapter_model.safetensors"
     elsewhere = folder.parent / f"{folder.name}.elsewhere"
@@ -52,6 +48,23 @@ def link_weights(folder: Path) -> None:
 
 def make_fifo(folder: Path) -> None:
     os.mkfifo(folder / "README.md")
+
+
+def leave_a_trainers_files(folder: Path) -> None:
+    for name in (
+        "optimizer.pt",
+        "scheduler.pt",
+        "rng_state.pth",
+        "training_args.bin",
+        "tokenizer.model",
+        "checkpoint-7/adapter_model.safetensors",
+        "checkpoint-7/optimizer.pt",
+        "global_step7/mp_rank_00_model_states.pt",
+        "runs/events.out.tfevents",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"\x80\x04.")
+    (folder / "latest").symlink_to("checkpoint-7")
 
 
 def fill_up(folder: Path) -> None:
@@ -64,7 +77,6 @@ def fill_up(folder: Path) -> None:
     [
         (spoil_values, "finite|NaN"),
         (spoil_rank, "rank"),
-        (add_pickle, "pickle"),
         (link_weights, "link"),
         (make_fifo, "no regular file"),
         (fill_up, "at most 100 files"),
@@ -362,28 +374,6 @@ async def test_a_start_is_refused_without_room_for_what_is_active(world: World) 
         await world.start()
 
 
-async def test_bundles_of_different_bases_are_not_served_together(world: World) -> None:
-    one = make_bundle(world.folder / "one" / "bundle", "intents")
-    (world.folder / "two").mkdir()
-    base = make_base(world.folder / "two" / "base")
-    (base / "more.txt").touch()
-    two = make_bundle(world.folder / "two" / "bundle", "topics")
-    world.bundles = [one, two]
-    with pytest.raises(BundleError, match="different bases"):
-        await world.start_controller()
-
-
-async def test_bundles_that_use_one_base_differently_are_not_served_together(world: World) -> None:
-    one, two = (make_bundle(world.folder / name, name) for name in ("intents", "topics"))
-    file = two.path / "bundle.json"
-    content = json.loads(file.read_text())
-    content["base"]["kind"] = "encoder"
-    file.write_text(json.dumps(content))
-    world.bundles = [one, two]
-    with pytest.raises(BundleError, match="use one base in different ways"):
-        await world.start_controller()
-
-
 async def test_bundles_that_contradict_each_other_are_not_served_together(world: World) -> None:
     world.bundles = [
         make_bundle(world.folder / name, seed=seed) for name, seed in (("x", 0), ("y", 9))
@@ -542,3 +532,20 @@ def test_values_are_not_judged_by_agreement() -> None:
     with pytest.raises(RefusedError) as refusal:
         check_gates("regression", strategy)
     assert refusal.value.refusal.param == "strategy.gates.min_agreement"
+
+
+async def test_a_trainers_folder_is_taken_as_packing_takes_it(world: World) -> None:
+    await world.start()
+    uri = world.new_adapter(100)
+    plain = folder_digest(world.folder / "new" / "100")
+    leave_a_trainers_files(world.folder / "new" / "100")
+    packed = Bundle.create(world.folder / "packed", BaseSpec(path="base"))
+    assert packed.add_adapter("a", world.folder / "new" / "100").digest == plain
+    committed(await world.ask({"members": {"a": uri}}))
+    held = world.engines[0].held[f"intents@{await world.active()}"].ensemble
+    assert held.members[0].adapters[0].digest == plain
+    copy = world.store / "artifacts" / plain.removeprefix("sha256:")
+    assert {file.name for file in copy.rglob("*")} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }

@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from serve.bundle import Bundle
 from serve.digest import folder_digest
+from serve.fusion.drift.baseline import Baseline
 from serve.fusion.errors import FusionError
 from serve.fusion.fitting.note import FitNote, has_fitted_numbers, noted
 from serve.fusion.fitting.options import FusionOptions
@@ -298,6 +299,32 @@ async def test_a_bundle_of_before_there_were_notes_is_fitted_if_it_has_validatio
     await world.start()
     assert (await view_of(world)).fusion_fit.state == "fitted"
     assert "weights of intents were fitted on other" in refused(await world.swap(100), 400)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0], ids=["nothing is fitted", "refitted"])
+async def test_a_new_version_has_a_baseline_where_scores_of_its_adapters_are_stored(
+    world: World, temperature: float
+) -> None:
+    bundle = make_bundle(world.folder / "bundle")
+    first = bundle.ensemble("intents").model_dump(mode="json", exclude_none=True)
+    fusion = {"method": "average", "temperature": temperature}
+    fitted = Ensemble.model_validate(first | {"version": 2, "fusion": fusion})
+    bundle.write_ensemble(noted(fitted, "fitted", ROWS))
+    world.bundles = [bundle]
+    store_scores(world, bundle, weights="accuracy")
+    await world.start()
+
+    committed(await world.swap(100))
+
+    baseline = Baseline.of(held(world, 3))
+    assert baseline is not None
+    winners = np.mean([SAID["100"], SAID["b"]], axis=0).argmax(axis=1)
+    (name,) = baseline.labels.names
+    frequent = int((winners == LABELS.index(name)).sum())
+    assert baseline.labels.counts == [frequent, ROWS - frequent]
+    assert baseline.rows == ROWS
+    committed(await world.swap(102, allow_stale_fusion=True))
+    assert Baseline.of(held(world, 4)) is None
 
 
 async def test_a_manifest_keeps_what_it_carries(world: World) -> None:

@@ -70,11 +70,11 @@ def sources(*prefixes: str, **limits: Any) -> Sources:
     return Sources([], [Location.parse(prefix) for prefix in prefixes], **limits)
 
 
-def test_a_folder_is_fetched_from_s3_as_it_is(bucket: Bucket, tmp_path: Path) -> None:
+def test_an_adapter_is_fetched_from_s3_as_it_is(bucket: Bucket, tmp_path: Path) -> None:
     folder = make_adapter(tmp_path / "adapter", 1)
-    (folder / "notes").mkdir()
-    (folder / "notes" / "more.txt").write_text("deep")
     uri = bucket.upload(folder, "team/one")
+    bucket.put("team/one/optimizer.pt", b"not part of the adapter")
+    bucket.put("team/one/checkpoint-7/adapter_config.json", b"nor this")
     bucket.put("team/one-other/adapter_config.json", b"a neighbour whose name begins alike")
     bucket.put("team/one/", b"")
 
@@ -314,9 +314,9 @@ def test_what_becomes_a_link_while_it_is_copied_leads_nowhere(
     target.mkdir()
     if what == "file":
         with pytest.raises(StoreError, match="cannot be copied"):
-            Sources([root]).fetch((root / "adapter").as_uri(), target)
+            Sources([root]).copy(root / "adapter", target)
     else:
-        Sources([root]).fetch((root / "adapter").as_uri(), target)
+        Sources([root]).copy(root / "adapter", target)
     assert [file.read_text() for file in target.rglob("*.txt")] in ([], ["inner"])
 
 

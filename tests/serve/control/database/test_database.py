@@ -208,15 +208,6 @@ def test_a_new_store_waits_for_a_server_that_makes_it(tmp_path: Path) -> None:
         end.join()
 
 
-def test_a_store_of_another_version_of_choir_is_left_alone(database_url: str) -> None:
-    database = Database.open(database_url)
-    with database._engine.begin() as connection:
-        connection.execute(sa.text("UPDATE control SET schema_version = 99"))
-    database.close()
-    with pytest.raises(DatabaseError, match="another version of Choir"):
-        Database.open(database_url)
-
-
 class LostConnection(sa.exc.OperationalError):
     def __init__(self) -> None:
         super().__init__("COMMIT", {}, psycopg.OperationalError("server closed the connection"))

@@ -27,7 +27,7 @@ from serve.control.rollout.state import (
     next_step,
 )
 from serve.engine.interface import Probe
-from serve.protocol.capacity import Capacity, CapacityPlan
+from serve.protocol.capacity import Capacity, CapacityPlan, CapacityPlans
 from serve.protocol.figures import total
 from serve.protocol.messages import ParticipantKind, PrepareResult
 from serve.protocol.strategy import Strategy
@@ -132,7 +132,7 @@ class Protocol:
             NoFiles(),  # type: ignore[arg-type]
             self.incarnation,
             self.keep_warm,
-            CapacityPlan(Capacity(SLOTS), NoFiles().adapter),
+            CapacityPlans({"": CapacityPlan(Capacity(SLOTS), NoFiles().adapter)}, lambda name: ""),
         )
         forgotten = {id for id, end in self.unwritten.items() if end.state is State.ABORTED}
         self.running: dict[str, Rollout] = {}
@@ -319,6 +319,7 @@ class Protocol:
             self.participants,
             self.catalog.assignments,
             self.commits.get(rollout.id),
+            pool="",
             settled=self.now >= self.settled_at,
             overdue=seconds >= TIMEOUT,
             seconds=seconds,

@@ -136,3 +136,18 @@ async def test_a_cancelled_call_gives_its_places_back() -> None:
     async with asyncio.timeout(10), shared.for_call().place(1):
         pass
     assert engine.begun == ["a0"]
+
+
+async def test_the_load_counts_what_runs_and_what_waits() -> None:
+    shared = FairQueue(4)
+    assert shared.load == 0
+    running = shared.for_call().place(3)
+    await running.__aenter__()
+    waiting = asyncio.create_task(shared.take(shared.for_call(), 2))
+    await settled()
+    assert shared.load == 5
+    waiting.cancel()
+    await settled()
+    assert shared.load == 3
+    await running.__aexit__(None, None, None)
+    assert shared.load == 0

@@ -16,6 +16,7 @@ from serve.fusion.fuse import Fusion
 from serve.fusion.gate import Gate, GateParameters
 from serve.gateway.routes.predict import answer
 from serve.manifest import Abstain, EarlyExit, Ensemble, FusionSpec, Member
+from serve.metrics import REGISTRY
 
 LABELS = list("abcdefgh")
 ROWS = 600
@@ -193,6 +194,12 @@ async def base_vectors(inputs: Sequence[Text]) -> BaseVectors:
     return BaseVectors(np.eye(3)[rows % 3] * 4, 2 * len(rows))
 
 
+def unasked() -> float:
+    """How often a member was not asked, as the metric has it."""
+    labels = {"ensemble": "intents", "asked": "false"}
+    return REGISTRY.get_sample_value("choir_member_passes_total", labels) or 0.0
+
+
 async def test_a_gate_asks_those_whom_it_chooses() -> None:
     gate = Gate(
         GateParameters(
@@ -211,6 +218,7 @@ async def test_a_gate_asks_those_whom_it_chooses() -> None:
     members = Members()
     inputs = tuple(Text(str(row)) for row in range(9))
     call = PredictCall("intents@1", inputs, "r", return_members=True)
+    before = unasked()
     document = answer("m", await predicted(held, call, members, base_vectors))
     assert members.asked == [(("weak",), 3), (("strong",), 3), (("middle",), 3)]
     for row in document["data"]:
@@ -224,6 +232,17 @@ async def test_a_gate_asks_those_whom_it_chooses() -> None:
         "member_tokens": 18 + 3 * 9,
         "computed_tokens": 18 + 9,
     }
+    assert unasked() - before == 2 * 9, "of three members, two were not asked"
+    two = PredictCall("intents@1", inputs, "r", top_k=2, return_members=True)
+    wider = answer("m", await predicted(held, two, members, base_vectors))
+    shares = gate.weights(np.eye(3)[np.arange(9) % 3] * 4, 2)
+    for row in wider["data"]:
+        assert row["members_asked"] == len(row["members"]) == 2
+        mixed = shares[:, row["index"]] @ PROBABILITIES[:, row["index"]]
+        assert list(row["probabilities"].values()) == pytest.approx(mixed.tolist())
+    averaged = PredictCall("intents@1", inputs, "r", method="average", top_k=2)
+    with pytest.raises(FusionError, match=r"'top_k' is for gate.* not for average"):
+        await predicted(held, averaged, members, base_vectors)
     weighted = PredictCall("intents@1", inputs, "r", weights=dict.fromkeys(NAMES, 1))
     with pytest.raises(FusionError, match="'weights' is not for gate"):
         await predicted(held, weighted, members, base_vectors)

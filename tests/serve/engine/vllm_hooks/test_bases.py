@@ -125,6 +125,18 @@ def test_encoders_that_are_refused_have_no_model_that_takes_lora() -> None:
             )
 
 
+def test_vllms_transformers_backend_serves_no_adapter_of_a_gpt2_or_gptj() -> None:
+    """It replaces linear layers, on which it takes LoRA, and runs models that leave their attention to others."""
+    import transformers
+    from torch import nn
+
+    gpt2 = transformers.GPT2Model(transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1))
+    assert not any(isinstance(module, nn.Linear) for module in gpt2.modules())
+    for name in ("GPTJ", "Bloom", "Falcon", "Mpt"):
+        model = getattr(transformers, f"{name}Model")
+        assert not getattr(model, "_supports_attention_backend", False), name
+
+
 def test_a_head_of_pretraining_is_left_behind() -> None:
     from serve.engine.vllm_hooks.backbones import backbone
 

@@ -59,8 +59,8 @@ def test_reported_figures_come_from_fits_that_did_not_see_the_row() -> None:
     fitted = fit_fusion(
         draft(12, 2), FusionOptions(method="stack"), probabilities, truth, folds=five(truth)
     )
-    assert fitted.stack is not None
-    fusion = Fusion(fitted.ensemble, fitted.stack)
+    assert fitted.parameters is not None
+    fusion = Fusion(fitted.ensemble, fitted.parameters)
     seen = (fusion(probabilities, method="stack").winners == truth).mean()
     unseen = (fitted.validation["stack"].winners == truth).mean()
     assert seen > 0.65
@@ -126,7 +126,7 @@ def test_vote_gets_no_temperature_and_no_stacker_that_was_not_asked_for() -> Non
         folds=five(truth),
     )
     assert fitted.ensemble.fusion == FusionSpec(method="vote")
-    assert fitted.stack is None
+    assert fitted.parameters is None
 
 
 def test_a_groups_rows_are_not_judged_by_a_fit_that_saw_others_of_it() -> None:
@@ -183,7 +183,7 @@ def case(task: str, options: dict[str, Any]) -> tuple[Ensemble, FusionOptions, A
 
 
 def content(fitted: Fitted) -> str | None:
-    return fitted.stack.content() if fitted.stack else None
+    return fitted.parameters.content() if fitted.parameters else None
 
 
 @pytest.mark.parametrize(("task", "options"), CASES)

@@ -78,7 +78,7 @@ def test_answers_to_new_rows_keep_the_risk(make_ensemble: Make, noisy: Make, met
     draft = make_ensemble((None,) * 3, labels=tuple("abcdefgh"))
     options = FusionOptions(method=method, candidates=[method])
     fit = fit_fusion(draft, options, outputs[:, :1500], truth[:1500], np.arange(1500) % 5)
-    fusion = Fusion(fit.ensemble, fit.stack)
+    fusion = Fusion(fit.ensemble, fit.parameters)
     answers = fusion(outputs[:, 1500:])
     assert isinstance(answers, Fused)
     wrong = answers.winners != truth[1500:]

@@ -8,6 +8,7 @@ from time import perf_counter
 import pytest
 
 from serve.gateway.http import body
+from tests.serve.fakes import until
 from tests.serve.gateway.conftest import Start, refused
 from tests.serve.gateway.fakes import desired, ensemble, held
 
@@ -79,7 +80,7 @@ async def test_one_request_too_many_is_a_429_until_another_ends(start: Start) ->
 
 async def test_requests_for_on_demand_ensembles_leave_places_for_the_others(start: Start) -> None:
     cold = [replace(held(ensemble(name)), on_demand=True) for name in ("cold", "cool", "new")]
-    gateway = await start(desired(held(ensemble()), *cold), max_in_flight=8)
+    gateway = await start(desired(held(ensemble()), *cold), engine={"max_num_seqs": 16})
     gateway.engines.stuck = asyncio.Event()
     running = []
     for model in ("cold", "cold", "cool", "cool@3"):
@@ -88,9 +89,9 @@ async def test_requests_for_on_demand_ensembles_leave_places_for_the_others(star
         gateway.engines.stuck.clear()
     async with asyncio.timeout(20):
         full, new = [await gateway.predict(model=model) for model in ("cold", "new")]
-    refused(full, 429, "cold is loaded on demand, and 2 requests")
+    refused(full, 429, "cold is loaded on demand, and as many requests as may already wait for it")
     assert full.headers["retry-after"] == "1"
-    refused(new, 429, "new is loaded on demand, and 4 requests")
+    refused(new, 429, "new is loaded on demand, and as many requests as may already wait for such")
     running.append(asyncio.create_task(gateway.predict()))
     await gateway.engines.stuck.wait()
     for task in running:
@@ -120,3 +121,37 @@ def test_the_search_for_infinite_numbers_takes_linear_time(text: bytes) -> None:
     assert perf_counter() - started < 1
     for number in (b"1e999", b"1E+4000", b"-" + b"9" * 400):
         assert body._may_hold_infinity(b'{"input": ' + number + b"}")
+
+
+async def test_a_full_server_answers_429_at_once_and_says_when_to_ask_again(start: Start) -> None:
+    gateway = await start(engine={"max_num_seqs": 4}, queue=0)
+    gateway.engines.stuck = asyncio.Event()
+    running = [asyncio.create_task(gateway.predict()) for _ in range(3)]
+    await until(lambda: len(gateway.engines.calls) == 2)
+    error = refused(await gateway.predict(), 429, "The engines are busy, and 1 other requests")
+    assert error["code"] == "queue_full"
+    full = await gateway.http.post("/v1/completions", json={"model": "intents", "prompt": "x"})
+    assert full.headers["retry-after"] == "1"
+    other = asyncio.create_task(
+        gateway.http.post("/v1/completions", json={"model": "replies", "prompt": "x"})
+    )
+    await asyncio.sleep(0)
+    for task in running:
+        task.cancel()
+    gateway.engines.stuck = None
+    assert (await other).status_code == 200
+    await asyncio.wait(running)
+    assert (await gateway.predict()).status_code == 200
+
+
+async def test_a_second_engine_doubles_the_places_and_gateways_share_them(start: Start) -> None:
+    gateway = await start(
+        desired(held(ensemble()), ready_engines=2), engine={"max_num_seqs": 8}, gateways=4
+    )
+    gateway.engines.stuck = asyncio.Event()
+    running = [asyncio.create_task(gateway.predict()) for _ in range(3)]
+    await until(lambda: len(gateway.engines.calls) == 2)
+    for task in running:
+        task.cancel()
+    await asyncio.wait(running)
+    assert len(gateway.engines.calls) == 2

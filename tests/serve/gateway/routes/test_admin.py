@@ -6,8 +6,11 @@ import pytest
 
 from serve.errors import Refusal
 from serve.gateway.links import Unavailable
+from serve.protocol.pruning import PruneRequest
 from serve.protocol.requests import SwapRequest
+from serve.protocol.views import EnsembleView
 from tests.serve.gateway.conftest import Gateway, Start, refused
+from tests.serve.gateway.fakes import PRUNED
 
 SWAP, ROLLBACK = "/v1/ensembles/intents/swap", "/v1/ensembles/intents/rollback"
 ROLLOUT_BODY = {
@@ -27,6 +30,23 @@ ROLLOUT_BODY = {
     "updated": "2026-01-01T00:00:01Z",
 }
 
+EMPTY_ENSEMBLE = {
+    "active_version": 1,
+    "task": "classification",
+    "fusion": "average",
+    "labels": ["yes", "no"],
+    "members": [],
+    "digests": [],
+    "stale_fusion": False,
+    "fusion_fit": {"state": "none", "parts": [], "stale_members": []},
+    "pinned": True,
+    "versions": [],
+    "version_count": 1,
+    "previous": [],
+    "rollout": None,
+    "differences": [],
+}
+
 
 @pytest.mark.parametrize(
     ("query", "wait", "status"),
@@ -43,6 +63,71 @@ async def test_swap(gateway: Gateway, query: str, wait: bool, status: int) -> No
     assert (response.status_code, response.json()) == (status, ROLLOUT_BODY)
     request = SwapRequest(members={"a": "file:///new"}, expected_version=3, allow_stale_fusion=True)
     assert gateway.control.asked == [("swap", "intents", request, "no token, from 127.0.0.1", wait)]
+
+
+async def test_prune_shows_what_would_go_unless_it_is_told_to_remove(gateway: Gateway) -> None:
+    for body, request in (
+        ({}, PruneRequest(dry_run=True)),
+        (
+            {"dry_run": False, "keep_versions": 3, "keep_days": 1},
+            PruneRequest(dry_run=False, keep_versions=3, keep_days=1),
+        ),
+    ):
+        response = await gateway.http.post("/v1/prune", json=body)
+        assert (response.status_code, response.json()) == (200, PRUNED.model_dump(mode="json"))
+        assert gateway.control.asked[-1] == ("prune", request, "no token, from 127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"keep_versions": 0},
+        {"keep_versions": 1.5},
+        {"keep_days": -1},
+        {"dry_run": "no"},
+        {"all": 1},
+    ],
+)
+async def test_a_prune_with_an_unsound_body_is_refused(
+    gateway: Gateway, body: dict[str, Any]
+) -> None:
+    response = await gateway.http.post("/v1/prune", json=body)
+    assert refused(response, 400)
+    assert gateway.control.asked == []
+
+
+async def test_a_prune_needs_an_admin(start: Start) -> None:
+    gateway = await start(admin_token="secret")
+    assert refused(await gateway.http.post("/v1/prune", json={}), 401)
+    assert gateway.control.asked == []
+
+
+async def test_ensembles_are_listed_in_pages(gateway: Gateway) -> None:
+    gateway.control.listed = [
+        EnsembleView.model_validate(EMPTY_ENSEMBLE | {"name": name}) for name in "abcde"
+    ]
+
+    async def listed(query: str) -> dict[str, Any]:
+        response = await gateway.http.get(f"/v1/ensembles{query}")
+        assert response.status_code == 200
+        answer: dict[str, Any] = response.json()
+        assert answer.pop("object") == "list"
+        return answer | {"data": [each["name"] for each in answer["data"]]}
+
+    everything = {"data": [*"abcde"], "first_id": "a", "last_id": "e", "has_more": False}
+    assert await listed("") == await listed("?limit=5") == everything
+    first = {"data": ["a", "b"], "first_id": "a", "last_id": "b", "has_more": True}
+    assert await listed("?limit=2") == first
+    assert (await listed("?limit=2&after=b"))["data"] == ["c", "d"]
+    assert (await listed("?limit=2&after=d"))["has_more"] is False
+    assert await listed("?after=e") == {"data": [], "has_more": False}
+    # The one that a page ended with may be gone when the next page is asked for.
+    assert (await listed("?after=bb"))["data"] == ["c", "d", "e"]
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", f"after={'a' * 64}"])
+async def test_unsound_pages_are_refused(gateway: Gateway, query: str) -> None:
+    assert refused(await gateway.http.get(f"/v1/ensembles?{query}"), 400)
 
 
 @pytest.mark.parametrize("name", ["a.b", "a-b_c", "0"])

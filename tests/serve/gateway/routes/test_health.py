@@ -1,13 +1,13 @@
-"""Liveness, readiness, metrics, the schema and the home page."""
+"""Liveness, readiness, metrics and the schema."""
 
 import importlib
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from serve.gateway.links import Unavailable
 from serve.gateway.routes import health
 from tests.serve.gateway.conftest import Gateway, Start, refused
 from tests.serve.gateway.fakes import desired, ensemble, held
@@ -24,6 +24,17 @@ async def test_without_an_engine_a_gateway_is_alive_but_not_ready(start: Start) 
     gateway = await start(desired(held(ensemble()), ready_engines=0))
     refused(await gateway.http.get("/ready"), 503, "engine")
     assert (await gateway.http.get("/health")).status_code == 200
+
+
+async def test_a_pool_without_an_engine_is_named_and_keeps_no_request_from_the_others(
+    start: Start,
+) -> None:
+    both = replace(desired(held(ensemble())), ready_engines={"": 1, "chat": 0})
+    gateway = await start(both)
+    refused(await gateway.http.get("/ready"), 503, "no engine of the pool chat")
+    assert gateway.agent.ready_engines("")
+    assert not gateway.agent.ready_engines("chat")
+    assert (await gateway.predict()).status_code == 200
 
 
 async def test_without_routes_a_gateway_is_not_ready(start: Start) -> None:
@@ -101,25 +112,3 @@ async def test_every_reference_of_the_schema_exists(gateway: Gateway) -> None:
         part: Any = schema
         for step in reference.split("/"):
             part = part[step]
-
-
-async def test_the_page_lists_the_active_ensembles(gateway: Gateway) -> None:
-    response = await gateway.http.get("/")
-    assert response.headers["content-type"].startswith("text/html")
-    assert "intents@3" in response.text
-    assert "replies@1" in response.text
-    assert "intents@2" not in response.text
-    assert "default-src 'none'" in response.headers["content-security-policy"]
-
-
-async def test_the_page_needs_no_token_so_it_shows_no_origins_where_reading_does(
-    start: Start,
-) -> None:
-    gateway = await start(inference_tokens=["ann"])
-    assert (await gateway.http.get("/")).status_code == 200
-    assert gateway.control.asked == []
-
-
-async def test_the_page_is_there_without_the_controller(gateway: Gateway) -> None:
-    gateway.control.error = Unavailable("gone")
-    assert "intents@3" in (await gateway.http.get("/")).text

@@ -1,0 +1,1 @@
+"""Ranks the members' whole answers by a learned ranker (`stack` for generation)."""

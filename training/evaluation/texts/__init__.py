@@ -1,0 +1,1 @@
+"""What members of generation write to rows, alone, together and ranked."""
