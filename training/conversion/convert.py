@@ -125,7 +125,9 @@ class _Adapter:
         if config.get("peft_type") == "ADALORA":
             return self._rewritten(draft, "AdaLoRA")
         if config.get("alora_invocation_tokens"):
-            return self._copied(draft, "alora")  # merged or rewritten, it would act before its invocation
+            return self._copied(
+                draft, "alora"
+            )  # merged or rewritten, it would act before its invocation
         init = str(config.get("init_lora_weights", True)).lower()
         if config.get("peft_type") == "LORA" and init.startswith(MUTATING):
             return self._rewritten(draft, "PiSSA" if init.startswith("pissa") else "OLoRA")

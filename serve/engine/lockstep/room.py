@@ -61,11 +61,11 @@ class Capacity:
         return fits
 
 
-def to_compute(request: Request) -> int:
+def to_compute(request: Request, brought: int = 0) -> int:
     """Returns the tokens that a queued request has to compute: all but those of a prefix, whose keys and values are
-    loaded."""
+    loaded, and but the first `brought` ones, which a sibling computes."""
     soft = SoftAdapter.of(request.sampling_params)
-    return int(request.num_tokens) - (soft.preloaded if soft else 0)
+    return int(request.num_tokens) - max(soft.preloaded if soft else 0, brought)
 
 
 class Room(_Base):
@@ -128,7 +128,7 @@ class Room(_Base):
     def _lengths(self, group: Group) -> list[int]:
         brought = self._brought(group)
         return [
-            to_compute(r) - brought.get(r.request_id, 0) * self.block_size for r in group.requests
+            to_compute(r, brought.get(r.request_id, 0) * self.block_size) for r in group.requests
         ]
 
     def _blocks_for_prompts(self, group: Group) -> int:

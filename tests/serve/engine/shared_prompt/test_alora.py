@@ -167,6 +167,11 @@ async def test_fused_text_equals_peft_merged_token_by_token(engine: Any, judge: 
     for (text, _, members), answer in zip(work, answers, strict=True):
         assert not isinstance(answer, Refusal), answer
         judge.check(answer["choices"][0], [(m, text) for m in members], averaged([1 / 3] * 3))
+    own = {"b": f"top up my card{MARK}", "plain": "top up"}
+    body = greedy(f"where is my card{MARK}", 6)
+    answer = await ask(engine, body, "three", prompts=own, return_members=True)
+    read = [("a", f"where is my card{MARK}"), *own.items()]
+    judge.check(answer["choices"][0], read, averaged([1 / 3] * 3))
 
 
 async def test_label_scores_equal_peft(engine: Any, judge: AloraJudge) -> None:
