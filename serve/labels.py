@@ -11,6 +11,10 @@ from typing import Any
 
 from serve.errors import UserError
 
+INVOCATION = "{invocation}"
+"""Stands at a template's end for the text from which a member's activated LoRA acts. Each member has its own; for the
+others it stands for nothing."""
+
 Encode = Callable[[Sequence[str]], list[list[int]]]
 """Texts to token ids, with special tokens at the start only."""
 
@@ -70,11 +74,18 @@ def label_texts(labels: Sequence[str], verbalizers: Mapping[str, str]) -> list[s
 
 
 def fill(template: str, text: str, text_pair: str | None = None) -> str:
-    """Returns the prompt of one input. Only the two known fields are replaced, so that braces in a text stay as they
-    are."""
-    before, *rest = template.split("{text_pair}")
+    """Returns the prompt of one input, without the mark for invocations. Only the known fields are replaced, so that
+    braces in a text stay as they are."""
+    before, *rest = template.removesuffix(INVOCATION).split("{text_pair}")
     filled = [part.replace("{text}", text) for part in (before, *rest)]
     return (text_pair or "").join(filled)
+
+
+def completion_prompt(template: str, text: str, text_pair: str | None = None) -> str:
+    """Returns the prompt of one input as a completion sends it to all members: with the mark for their invocations, if
+    the template has it."""
+    mark = INVOCATION if template.endswith(INVOCATION) else ""
+    return fill(template, text, text_pair) + mark
 
 
 NEAR = 256

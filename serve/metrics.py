@@ -93,6 +93,12 @@ _MEMBER_TOKENS = Counter(
     ["ensemble"],
     registry=REGISTRY,
 )
+_SHARED_PROMPT_TOKENS = Counter(
+    "choir_shared_prompt_tokens_total",
+    "Tokens that members read and the engine did not compute, because another member or request had.",
+    ["ensemble"],
+    registry=REGISTRY,
+)
 _ENSEMBLE_INFO = Gauge(
     "choir_ensemble_info",
     "1 for each version that is loaded.",
@@ -230,6 +236,11 @@ def tokens_generated(ensemble: str, user: int, members: int) -> None:
     """Count tokens sent to the user, and those that all members generated for them."""
     _GENERATED_TOKENS.labels(ensemble).inc(user)
     _MEMBER_TOKENS.labels(ensemble).inc(members)
+
+
+def prompt_tokens_shared(ensemble: str, tokens: int) -> None:
+    """Count tokens that members read and that were in the engine's cache."""
+    _SHARED_PROMPT_TOKENS.labels(ensemble).inc(tokens)
 
 
 def group_stalled(reason: str, times: int) -> None:

@@ -12,6 +12,7 @@ from serve.fusion.errors import FusionError
 from serve.fusion.fuse import Fusion
 from serve.fusion.ranking.ranker import Ranker
 from serve.fusion.token_weights import token_method
+from serve.labels import INVOCATION
 from serve.manifest import AdapterRef, Ensemble
 
 
@@ -35,6 +36,11 @@ class Files(Protocol):
 def unserved_ensemble(ensemble: Ensemble, kind: BaseKind) -> str | None:
     """Returns why this version of Choir cannot serve the manifest over a base of this kind, in a sentence; None if it
     can."""
+    if INVOCATION in ensemble.template.removesuffix(INVOCATION):
+        return (
+            f"The template {ensemble.template!r} has {INVOCATION} in its middle; an invocation stands at the end, so "
+            "that all before it is the base's."
+        )
     if kind == "causal" and ensemble.task in ("multilabel", "regression"):
         return (
             f"The task {ensemble.task} needs adapters with heads: an encoder base, or a causal one whose bundle.json "

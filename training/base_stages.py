@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from serve.base.side_files import copy_pooling
+from serve.labels import fill
 from training.data.splits import Splits
 from training.evaluation.stage_gains import StageGains
 from training.execution.run import Run
@@ -155,7 +156,7 @@ class BaseStages:
 
 def _vocabulary(ensemble: EnsembleRecipe) -> list[str]:
     """Return prompts and labels, repeated so that the tokenizer learns their words."""
-    prompt = ensemble.template.replace("{text}", "")
+    prompt = fill(ensemble.template, "")
     return [
         prompt + text
         for text in ["", *ensemble.verbalizers.values()]

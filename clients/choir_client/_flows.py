@@ -162,4 +162,5 @@ def _sum(left: Usage, right: Usage) -> Usage:
         completion_tokens=left.completion_tokens + right.completion_tokens,
         total_tokens=left.total_tokens + right.total_tokens,
         member_tokens=left.member_tokens + right.member_tokens,
+        computed_tokens=left.computed_tokens + right.computed_tokens,
     )

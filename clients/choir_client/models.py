@@ -28,6 +28,8 @@ class Usage(Answer):
     total_tokens: int = 0
     member_tokens: int = 0
     """Tokens that all members together computed or read."""
+    computed_tokens: int = 0
+    """Those of them that the engine computed; the others were in its cache."""
 
 
 class CompletionChoice(Answer):

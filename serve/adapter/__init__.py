@@ -4,6 +4,7 @@ from serve.adapter.folder import (
     ADAPTER_FILES,
     CONVERT,
     HEAD,
+    LORAS,
     SOFT,
     WEIGHTS,
     AdapterError,
@@ -15,6 +16,7 @@ from serve.adapter.head.check import HeadShape, has_head
 from serve.adapter.head.scoring import Head
 from serve.adapter.inspect import AdapterInfo, check_together, inspect_adapter
 from serve.adapter.lora.config import DEFAULT_RANK_LIMIT, RANK_LIMITS
+from serve.adapter.lora.invocation import invocation_of
 from serve.adapter.lora.plain import plain_adapter
 from serve.adapter.wrappers import adapter_tensors
 
@@ -23,6 +25,7 @@ __all__ = [
     "CONVERT",
     "DEFAULT_RANK_LIMIT",
     "HEAD",
+    "LORAS",
     "RANK_LIMITS",
     "SOFT",
     "WEIGHTS",
@@ -37,5 +40,6 @@ __all__ = [
     "check_together",
     "has_head",
     "inspect_adapter",
+    "invocation_of",
     "plain_adapter",
 ]

@@ -13,7 +13,9 @@ HEAD = "head.safetensors"
 ADAPTER_FILES = (CONFIG, WEIGHTS, HEAD)
 """The files that make up an adapter. Anything else in a trained folder is not part of it."""
 
-AdapterKind: TypeAlias = Literal["lora", "prefix", "prompt"]
+AdapterKind: TypeAlias = Literal["lora", "alora", "prefix", "prompt"]
+LORAS: tuple[AdapterKind, ...] = ("lora", "alora")
+"""The kinds that change the base's weights by low-rank matrices: at every token, or from an invocation on."""
 SOFT: tuple[AdapterKind, ...] = ("prefix", "prompt")
 """The kinds that put virtual tokens before the prompt."""
 
@@ -42,7 +44,8 @@ def adapter_kind(folder: Path) -> AdapterKind:
 
 
 def kind_of_config(config: dict[str, Any]) -> AdapterKind:
-    """Returns the kind that PEFT's `peft_type` stands for. Raises AdapterError if it is not served."""
+    """Returns the kind that PEFT's `peft_type` stands for; a LoRA with an invocation is an activated one. Raises
+    AdapterError if it is not served."""
     peft_type = config.get("peft_type")
     kind = _KINDS.get(peft_type) if isinstance(peft_type, str) else None
     if kind is None:
@@ -50,7 +53,7 @@ def kind_of_config(config: dict[str, Any]) -> AdapterKind:
             f"Its peft_type is {peft_type!r}, which is not served; {', '.join(_KINDS)} are."
             + (f" {CONVERT}" if peft_type in _CONVERTED else "")
         )
-    return kind
+    return "alora" if kind == "lora" and config.get("alora_invocation_tokens") else kind
 
 
 def belongs(file: Path) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serve.adapter.folder import (
+    LORAS,
     SOFT,
     AdapterError,
     AdapterKind,
@@ -14,6 +15,7 @@ from serve.adapter.folder import (
 )
 from serve.adapter.head.check import HeadShape, check_head
 from serve.adapter.lora.config import check_config, check_task
+from serve.adapter.lora.invocation import check_invocation
 from serve.adapter.lora.tensors import check_tensors
 from serve.adapter.origin import OriginError, check_base
 from serve.adapter.soft import check_soft
@@ -72,12 +74,13 @@ def inspect_adapter(
                 f"It is a {kind} adapter, and an encoder base takes LoRA adapters only: its heads read the "
                 "text's own tokens, all at once."
             )
-        if kind == "lora":
+        if kind in LORAS:
             rank = check_config(config, max_rank)
         tensors = adapter_tensors(folder)
         shapes = BaseShapes.read(base) if isinstance(base, Path) else base
-        if kind == "lora":
+        if kind in LORAS:
             modules = check_tensors(tensors, config, shapes, base_kind)
+            check_invocation(config, tensors, shapes, base_kind)
         else:
             count = check_soft(tensors, config, kind, shapes)
         head = check_head(folder, tensors, config, base_kind, head_rows, shapes)
@@ -99,6 +102,11 @@ def inspect_adapter(
 def check_together(kinds: Sequence[AdapterKind]) -> None:
     """Raises AdapterError if adapters of these kinds cannot make one member."""
     soft = [kind for kind in kinds if kind in SOFT]
+    if soft and "alora" in kinds:
+        raise AdapterError(
+            "An activated LoRA shares what the base has read, and virtual tokens are not the base's: use it without "
+            f"the {soft[0]} adapter."
+        )
     if len(kinds) - len(soft) > 1:
         raise AdapterError(
             "A member takes one LoRA, and beside it one prefix or prompt adapter; this one has two LoRAs."

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from serve.engine.interface import Engine, GenerateCall, PredictCall, Text, Version
 from serve.errors import Refusal
 from serve.fusion.fused import Answers, Fused, FusedSets
-from serve.labels import fill
+from serve.labels import completion_prompt
 from serve.manifest import GOLDEN_TOKENS, Golden
 from serve.together import together
 
@@ -106,7 +106,7 @@ async def _greedy(engine: Engine, version: Version, golden: Golden, number: int)
     """Return the text that the version writes at temperature 0, or the engine's refusal."""
     given = _text(golden)
     body = {
-        "prompt": fill(version.ensemble.template, given.text, given.text_pair),
+        "prompt": completion_prompt(version.ensemble.template, given.text, given.text_pair),
         "max_tokens": golden.max_tokens or GOLDEN_TOKENS,
         "temperature": 0,
     }

@@ -143,6 +143,8 @@ class Prediction:
     """Tokens of the inputs, counted once."""
     member_tokens: int
     """Tokens that all members together read, from the cache or not."""
+    computed_tokens: int = 0
+    """Those of the members' tokens that the engine computed; the others it had in its cache."""
     agreement: NDArray[np.float64] | None = None
     """[N] share of the asked members whose own answer is the fused one; None for values and for one member."""
     absent: tuple[str, ...] = ()

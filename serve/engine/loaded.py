@@ -65,6 +65,20 @@ def degraded(ensemble: Ensemble, absent: Mapping[str, PrepareError]) -> Ensemble
     return ensemble.model_copy(update={"members": members, "fusion": fusion})
 
 
+def refuse_group(ensemble: Ensemble, loras: frozenset[str], slots: int, sequences: int) -> None:
+    """Raises PrepareError if the ensemble has more LoRAs or members than the engine can run at once."""
+    if len(loras) > slots:
+        raise PrepareError(
+            f"The ensemble has {len(loras)} distinct LoRAs and the engine runs {slots} at once; start with a "
+            f"larger max_loras (--engine '{{\"max_loras\": {len(loras)}}}')."
+        )
+    if ensemble.task == "generation" and len(ensemble.members) > sequences:
+        raise PrepareError(
+            f"The ensemble has {len(ensemble.members)} members and the engine runs {sequences} sequences at once; "
+            f"start with a larger max_num_seqs (--engine '{{\"max_num_seqs\": N}}')."
+        )
+
+
 def fitted_parts(version: Version, ensemble: Ensemble) -> tuple[Fusion | None, Ranker | None]:
     """Returns what fuses labels or values, or what ranks answers. `ensemble` is the version's, perhaps without members.
     Raises FusionError."""

@@ -14,6 +14,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from serve import labels, metrics
 from serve.adapter import AdapterError, Head, adapter_kind
 from serve.base.side_files import read_tokenizer
+from serve.engine.adapters.invocations import heads_of, refuse_invocations
 from serve.engine.adapters.member_adapters import MemberAdapters
 from serve.engine.adapters.pool import AdapterPool
 from serve.engine.adapters.slot_queue import SlotQueue
@@ -44,6 +45,7 @@ from serve.engine.loaded import (
     fitted_parts,
     members_of,
     not_loaded,
+    refuse_group,
     without_absent,
 )
 from serve.engine.scoring.heads import PAIR_UNUSED, EncoderPooler, refuse_mixed
@@ -55,6 +57,7 @@ from serve.errors import Refusal
 from serve.fusion.errors import FusionError, OutputError
 from serve.logs.events import tell_phase
 from serve.manifest import Ensemble, Member
+from serve.prompting.reader import PromptReader
 from serve.servable import unserved_ensemble
 from serve.together import together
 
@@ -76,7 +79,7 @@ class VLLMEngine:
         self._settings = settings
         self._slots = settings.adapter_slots
         self._capacity = settings.host_adapters or settings.adapter_slots
-        self._adapters = AdapterPool(llm, settings)
+        self._adapters = AdapterPool(llm, settings, PromptReader(tokenizer))
         self._slot_queue = SlotQueue(self._slots)
         self._queue = FairQueue(BATCHES * llm.vllm_config.scheduler_config.max_num_seqs)
         self._prober = prober
@@ -152,8 +155,11 @@ class VLLMEngine:
                     absent[member.name] = error
             ensemble = degraded(ensemble, absent)
             loras = self._loras(ensemble)
-            self._refuse_group(ensemble, loras)
+            sequences = self._llm.vllm_config.scheduler_config.max_num_seqs
+            refuse_group(ensemble, loras, self._slots, sequences)
             refuse_mixed(heads)
+            own = [self._member_adapters(member) for member in ensemble.members]
+            refuse_invocations(ensemble, own, self._adapters.reader)
             fusion, ranker = fitted_parts(version, ensemble)
         except BaseException as error:
             for digest in acquired:
@@ -192,26 +198,12 @@ class VLLMEngine:
             digest for digest in ensemble.digests if self._adapters.alone(digest).lora is not None
         )
 
-    def _refuse_group(self, ensemble: Ensemble, loras: frozenset[str]) -> None:
-        """Raises PrepareError if the ensemble has more members or LoRAs than the engine can run at once."""
-        if len(loras) > self._slots:
-            raise PrepareError(
-                f"The ensemble has {len(loras)} distinct LoRAs and the engine runs {self._slots} at once; start with a "
-                f"larger max_loras (--engine '{{\"max_loras\": {len(loras)}}}')."
-            )
-        most = self._llm.vllm_config.scheduler_config.max_num_seqs
-        if ensemble.task == "generation" and len(ensemble.members) > most:
-            raise PrepareError(
-                f"The ensemble has {len(ensemble.members)} members and the engine runs {most} sequences at once; start "
-                f"with a larger max_num_seqs (--engine '{{\"max_num_seqs\": N}}')."
-            )
-
     async def _head(self, folder: str, member: Member, ensemble: Ensemble) -> Head:
         """Returns the head in an adapter's folder. Raises PrepareError if it does not suit the ensemble, and
         AdapterError if a part of it is missing."""
-        if adapter_kind(Path(folder)) != "lora":
+        if (kind := adapter_kind(Path(folder))) != "lora":
             raise PrepareError(
-                f"Member {member.name!r} has a prefix or prompt adapter, and an encoder base takes LoRA only."
+                f"Member {member.name!r} has an adapter of the kind {kind}, and an encoder base takes plain LoRA only."
             )
         base = await asyncio.to_thread(self._adapters.base_shapes)
         head = await asyncio.to_thread(Head.read, Path(folder), base)
@@ -280,14 +272,18 @@ class VLLMEngine:
                 member_adapters,
                 queue,
                 mean=ensemble.label_scoring == "mean",
+                heads=heads_of(ensemble, inputs, member_adapters, self._adapters.reader),
             )
-            return MemberScores(scored.scores, scored.prompt_tokens, scored.member_tokens)
+            return MemberScores(
+                scored.scores, scored.prompt_tokens, scored.member_tokens, scored.computed_tokens
+            )
         assert self._encoder is not None
         heads = [loaded.heads[member.name] for member in members]
         loras = [each.lora for each in member_adapters]
         pooled = await self._encoder.score(inputs, loras, heads, queue)
         tokens = pooled.prompt_tokens
-        return MemberScores(pooled.scores, tokens, tokens * len(members))
+        read = tokens * len(members)
+        return MemberScores(pooled.scores, tokens, read, read)
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         """See `interface.Engine`."""

@@ -154,10 +154,12 @@ def lora(
     scale: float = 0.2,
     alpha: int = 16,
     stabilised: bool = False,
+    invocation: Sequence[int] | None = None,
 ) -> Path:
-    """A LoRA adapter over a causal base that changes its answers; rank-stabilised (rsLoRA) if asked for."""
+    """A LoRA adapter over a causal base that changes its answers; rank-stabilised (rsLoRA) if asked for, or an
+    activated one."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    _adapt(model, folder, seed, rank, targets, scale, alpha, "CAUSAL_LM", stabilised)
+    _adapt(model, folder, seed, rank, targets, scale, alpha, "CAUSAL_LM", stabilised, invocation)
     return folder
 
 
@@ -251,6 +253,7 @@ def _adapt(
     alpha: int,
     task: str | None,
     stabilised: bool = False,
+    invocation: Sequence[int] | None = None,
 ) -> None:
     torch.manual_seed(seed)
     config = LoraConfig(
@@ -259,6 +262,7 @@ def _adapt(
         target_modules=list(targets),
         task_type=task,
         use_rslora=stabilised,
+        alora_invocation_tokens=None if invocation is None else list(invocation),
     )
     adapted = get_peft_model(model, config)
     for name, weight in adapted.named_parameters():
@@ -286,9 +290,12 @@ class Reference:
         self.model = (PeftModel.from_pretrained(model, last) if last else model).eval()
 
     @torch.no_grad()
-    def logits(self, ids: Sequence[int]) -> torch.Tensor:
-        """[len(ids), vocabulary]; PEFT gives those of virtual tokens too, where they are embeddings."""
-        return self.model(torch.tensor([list(ids)])).logits[0, -len(ids) :]
+    def logits(self, ids: Sequence[int], start: int | None = None) -> torch.Tensor:
+        """[len(ids), vocabulary]; PEFT gives those of virtual tokens too, where they are embeddings.
+
+        `start`: where an activated LoRA begins to act. PEFT alone would take an invocation that was generated."""
+        offsets = {} if start is None else {"alora_offsets": [len(ids) - start]}
+        return self.model(torch.tensor([list(ids)]), **offsets).logits[0, -len(ids) :]
 
     @torch.no_grad()
     def label_scores(self, prompt: str, labels: Sequence[str]) -> list[float]:

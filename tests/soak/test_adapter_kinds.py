@@ -3,15 +3,19 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
+import torch
+from transformers import AutoTokenizer
 
 from serve.engine.interface import VERSION_NOT_LOADED, EngineSettings, GenerateCall
 from serve.errors import Refusal
+from serve.labels import INVOCATION
 from tests.serve import tiny
 from tests.serve.engine.calls import BLOCK_BYTES, greedy, version
 from tests.serve.engine.fused import Judge, averaged
@@ -23,6 +27,7 @@ ENSEMBLES = ("x", "y", "z")
 USERS = 4
 SLOTS = 3
 """Fewer than there are LoRAs."""
+INVOCATIONS = ("\nIntent:", "\nSay", "\n")
 TEXTS = ("where is my card", "A", "please cancel the payment that I made this morning " * 3)
 NEW_TOKENS = 4
 MEMORY_GROWTH = 1.05
@@ -32,6 +37,12 @@ MEMORY_GROWTH = 1.05
 def make_models(root: Path) -> dict[str, Path]:
     base = tiny.causal_base(root / "base", context=256)
     models = {"base": base}
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    for seed, text in enumerate(INVOCATIONS):
+        ids = tokenizer(text)["input_ids"]
+        models[f"alora{seed}"] = tiny.lora(
+            base, root / f"alora{seed}", seed=seed + 30, invocation=ids
+        )
     for seed in range(4):
         models[f"lora{seed}"] = tiny.lora(base, root / f"lora{seed}", seed=seed + 1)
         models[f"prefix{seed}"] = tiny.prefix(
@@ -52,6 +63,19 @@ def outfits(models: dict[str, Path]) -> dict[str, list[str]]:
         for kind in ("prefix", "prompt")
     }
     return {**alone, **pairs, "plain": []}
+
+
+class MarkedJudge(Judge):
+    """Every text ends in the mark; activated LoRAs read their invocation there, the others nothing."""
+
+    @torch.no_grad()
+    def logs(self, model: str, prompt: str, tokens: Sequence[int]) -> np.ndarray:
+        ids, start = self.tokenizer(prompt)["input_ids"], None
+        if model.startswith("alora"):
+            start = len(ids)
+            ids = ids + self.tokenizer(INVOCATIONS[int(model[-1])])["input_ids"]
+        logits = self.models[model].logits([*ids, *tokens[:-1]], start)[len(ids) - 1 :]
+        return np.asarray(logits.double().log_softmax(-1))
 
 
 class Answers:
@@ -100,7 +124,7 @@ async def engine(models: dict[str, Path]) -> AsyncIterator[Any]:
 
 async def test_five_hundred_swaps_of_all_kinds(engine: Any, models: dict[str, Path]) -> None:
     wardrobe = outfits(models)
-    judge = Judge(
+    judge = MarkedJudge(
         models["base"], {name: [models[each] for each in worn] for name, worn in wardrobe.items()}
     )
     answers = Answers(judge)
@@ -121,7 +145,7 @@ async def test_five_hundred_swaps_of_all_kinds(engine: Any, models: dict[str, Pa
             call = GenerateCall(
                 key,
                 "completions",
-                greedy(text, NEW_TOKENS),
+                greedy(text + INVOCATION, NEW_TOKENS),
                 "soak",
                 member=one and one.replace("+", "-"),
             )
@@ -136,7 +160,7 @@ async def test_five_hundred_swaps_of_all_kinds(engine: Any, models: dict[str, Pa
             answers.check(document["choices"][0], (one,) if one else members, text)
 
     def loras(members: tuple[str, ...]) -> set[str]:
-        return {each for m in members for each in wardrobe[m] if each.startswith("lora")}
+        return {each for m in members for each in wardrobe[m] if "lora" in each}
 
     async def swap(name: str, number: int) -> None:
         """Swap to a version of a few random members that fits into the slots beside what is loaded or will be."""
@@ -148,7 +172,8 @@ async def test_five_hundred_swaps_of_all_kinds(engine: Any, models: dict[str, Pa
                 break
         held[name] = held.get(name, set()) | loras(members)
         worn = {m.replace("+", "-"): wardrobe[m] for m in members}
-        await engine.prepare(version(models, name, worn, version=number))
+        marked = {"template": f"{{text}}{INVOCATION}"}
+        await engine.prepare(version(models, name, worn, version=number, **marked))
         active[name] = (f"{name}@{number}", members)
         if old is not None:
             await engine.release(old[0])

@@ -74,6 +74,8 @@ class OtherTemplate:
         trials = case.trials
         if trials.base.by_heads:
             raise Unmeasured("members answer by heads, which read the text without a template")
+        if trials.member.alora:
+            raise Unmeasured("an activated LoRA begins at the end of its template")
         if trials.ensemble.template == self.template:
             raise Unmeasured("it is the template already")
         half = trials.half()

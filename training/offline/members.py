@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from serve.adapter import Head
+from serve.adapter import Head, invocation_of
 from serve.adapter.folder import read_config
 from serve.base.attention import attention_of
 from serve.base.folder import Pooling, pooling_of
@@ -25,7 +25,9 @@ from serve.fusion.token_weights import token_weights
 from serve.fusion.tokens.merge import merge
 from serve.labels import LabelError, LabelPath, encoder, fill, label_paths, label_texts
 from serve.manifest import Ensemble, Member, TokenMethod
-from training.offline.adapters import LoadedAdapters
+from serve.prompting.invocation import Invocation
+from serve.prompting.reader import PromptReader
+from training.offline.adapters import ActiveMember, LoadedAdapters
 from training.offline.writing import Writer, Written, equal_length
 from training.progress import Advance
 from training.stages.encoder import pool
@@ -54,6 +56,7 @@ class OfflineMembers:
         self._bundle = bundle
         self._by_heads = bundle.base_kind() == "encoder"
         self._tokenizer = read_tokenizer(bundle.base_source, bundle.base_revision)
+        self._reader = PromptReader(self._tokenizer)
         self._model, self._pooling = load_base(bundle)
         folders = {
             ref.digest: bundle.adapter_dir(ref)
@@ -81,11 +84,11 @@ class OfflineMembers:
         member. Raises LabelError if `pairs` are given for single texts or are missing."""
         rows = []
         for member in self.ensemble.members:
-            with self._adapters.active(member) as model, torch.inference_mode():
+            with self._adapters.active(member) as active, torch.inference_mode():
                 if self._by_heads:
                     rows.append(self._head_scores(member, texts, pairs, advance))
                 else:
-                    rows.append(self._text_scores(model, texts, advance))
+                    rows.append(self._text_scores(member, active, texts, advance))
         return outputs(self.ensemble.task, np.stack(rows))
 
     def gate_vectors(
@@ -126,7 +129,7 @@ class OfflineMembers:
         advance: Advance = _no_progress,
     ) -> list[Written]:
         """Return the greedy answers of one of the members [texts], with their tokens."""
-        prompts = self._prompts(texts, max_new_tokens)
+        prompts = [self._prompts(member, texts, max_new_tokens)]
         return self._writer.write([member], prompts, [1.0], "average", max_new_tokens, advance)
 
     def log_probs(
@@ -139,16 +142,17 @@ class OfflineMembers:
         """Return the log-probability of each text's answer (token ids, at least one) by each member [members, texts],
         as the model gives it. `max_new_tokens` is the limit that the answers were written with. `advance` counts
         answers, once for each member."""
-        prompts = self._prompts(texts, max_new_tokens)
-        whole = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
         scores = np.zeros((len(self.ensemble.members), len(texts)))
-        for chunk in equal_length([len(ids) for ids in whole], ANSWER_ROWS):
-            ids = torch.tensor([whole[index] for index in chunk])
-            places = max(len(answers[index]) for index in chunk)
-            for number, member in enumerate(self.ensemble.members):
-                with self._adapters.active(member) as model, torch.inference_mode():
-                    logits = model(input_ids=ids, logits_to_keep=places + 1).logits
-                taken = logits[:, :-1].double().log_softmax(dim=-1)
+        for number, member in enumerate(self.ensemble.members):
+            prompts = self._prompts(member, texts, max_new_tokens)
+            whole = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+            for chunk in equal_length([len(ids) for ids in whole], ANSWER_ROWS):
+                ids = torch.tensor([whole[index] for index in chunk])
+                places = max(len(answers[index]) for index in chunk)
+                ends = [len(prompts[index]) for index in chunk]
+                with self._adapters.active(member) as active, torch.inference_mode():
+                    passed = active.first(input_ids=ids, prompts=ends, logits_to_keep=places + 1)
+                taken = passed.logits[:, :-1].double().log_softmax(dim=-1)
                 own = taken.gather(2, ids[:, -places:, None]).squeeze(2)
                 for row, index in enumerate(chunk):
                     scores[number, index] = float(own[row, places - len(answers[index]) :].sum())
@@ -175,14 +179,32 @@ class OfflineMembers:
     ) -> list[Written]:
         """Return the greedy answers that the members write together, fused at every token by the manifest's weights."""
         members, weights = self.ensemble.members, token_weights(self.ensemble, method)
-        prompts = self._prompts(texts, max_new_tokens)
+        prompts = [self._prompts(member, texts, max_new_tokens) for member in members]
         return self._writer.write(members, prompts, weights, method, max_new_tokens, advance)
 
-    def _prompts(self, texts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
-        """Return the token ids of the prompts. A long prompt loses its beginning, so that the answer fits."""
+    def _prompts(
+        self, member: Member, texts: Sequence[str], max_new_tokens: int
+    ) -> list[list[int]]:
+        """Return the token ids of a member's prompts. A long prompt loses its beginning, so that the answer fits."""
         room = max(self._room - max_new_tokens, 1)
-        encode = encoder(self._tokenizer)
-        return [ids[-room:] for ids in encode([fill(self.ensemble.template, t) for t in texts])]
+        invocation = self._invocation(member)
+        if invocation is None:
+            rows = encoder(self._tokenizer)([fill(self.ensemble.template, t) for t in texts])
+        else:
+            rows = self._reader.contexts(self._heads(invocation, texts), invocation)
+        return [ids[-room:] for ids in rows]
+
+    def _invocation(self, member: Member) -> Invocation | None:
+        """Return from where on a member's LoRA acts; None if it acts everywhere."""
+        for reference in member.adapters:
+            if tokens := invocation_of(self._bundle.adapter_dir(reference)):
+                return self._reader.invocation(tokens)
+        return None
+
+    def _heads(self, invocation: Invocation, texts: Sequence[str]) -> list[str]:
+        """Return the prompts of texts up to an invocation. Raises LabelError if the template does not end in it."""
+        head = self._reader.head(self.ensemble.template, invocation)
+        return [fill(head, text) for text in texts]
 
     def answer_log_probs(
         self,
@@ -204,8 +226,10 @@ class OfflineMembers:
             places = max(len(answers[index]) for index in chunk)
             passes = []
             for member in self.ensemble.members:
-                with self._adapters.active(member) as model, torch.inference_mode():
-                    logits = model(input_ids=ids, logits_to_keep=places + 1).logits
+                with self._adapters.active(member) as active, torch.inference_mode():
+                    ends = [len(contexts[index]) for index in chunk]
+                    passed = active.first(input_ids=ids, prompts=ends, logits_to_keep=places + 1)
+                    logits = passed.logits
                 passes.append(logits[:, :-1].double().log_softmax(dim=-1))
             for row, index in enumerate(chunk):
                 own = torch.stack([each[row] for each in passes], dim=1)
@@ -220,7 +244,7 @@ class OfflineMembers:
         defaults = read_generation_defaults(
             bundle.base_source, self._tokenizer, bundle.base_revision
         )
-        return Writer(self._model, self._adapters, self._tokenizer, defaults)
+        return Writer(self._adapters, self._tokenizer, defaults)
 
     def _head_scores(
         self,
@@ -258,19 +282,15 @@ class OfflineMembers:
         return vectors
 
     def _text_scores(
-        self, model: Any, texts: Sequence[str], advance: Advance
+        self, member: Member, active: ActiveMember, texts: Sequence[str], advance: Advance
     ) -> NDArray[np.float64]:
         """Return the scores of the labels as text [texts, labels]."""
-        encode = encoder(self._tokenizer)
         labels = label_texts(self.ensemble.labels or [], self.ensemble.verbalizers)
-        plans = [
-            _within(label_paths(encode, fill(self.ensemble.template, text), labels), self._room)
-            for text in texts
-        ]
+        plans = [_within(paths, self._room) for paths in self._paths(member, texts, labels)]
         shared = [min(len(path.context) for path in plan) for plan in plans]
         result = np.empty((len(texts), len(labels)), dtype=np.float64)
         for chunk in equal_length(shared, max(1, LABEL_ROWS // len(labels))):
-            scores = self._label_scores(model, [plans[index] for index in chunk], shared[chunk[0]])
+            scores = self._label_scores(active, [plans[index] for index in chunk], shared[chunk[0]])
             if self.ensemble.label_scoring == "mean":
                 scores /= torch.tensor(
                     [[len(path.tokens) for path in plans[index]] for index in chunk]
@@ -279,8 +299,17 @@ class OfflineMembers:
             advance(len(chunk))
         return result
 
+    def _paths(
+        self, member: Member, texts: Sequence[str], labels: Sequence[str]
+    ) -> list[list[LabelPath]]:
+        invocation = self._invocation(member)
+        if invocation is not None:
+            return self._reader.paths(self._heads(invocation, texts), labels, invocation)
+        encode = encoder(self._tokenizer)
+        return [label_paths(encode, fill(self.ensemble.template, text), labels) for text in texts]
+
     def _label_scores(
-        self, model: Any, plans: Sequence[Sequence[LabelPath]], shared: int
+        self, active: ActiveMember, plans: Sequence[Sequence[LabelPath]], shared: int
     ) -> torch.Tensor:
         """Return the sums of the labels' log-probabilities [plans, labels].
 
@@ -289,7 +318,7 @@ class OfflineMembers:
         """
         labels = len(plans[0])
         prompts = torch.tensor([plan[0].context[:shared] for plan in plans])
-        out = model(input_ids=prompts, use_cache=True, logits_to_keep=1)
+        out = active.first(input_ids=prompts, use_cache=True, logits_to_keep=1)
         first = out.logits[:, -1].double().log_softmax(-1).repeat_interleave(labels, dim=0)
         paths = [path for plan in plans for path in plan]
         tails = [[*path.context[shared:], *path.tokens] for path in paths]
@@ -301,7 +330,7 @@ class OfflineMembers:
         if ids.shape[1] > 1:
             cache = out.past_key_values
             cache.batch_repeat_interleave(labels)
-            rest = self._model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True).logits
+            rest = active.later(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True).logits
             rest = rest.double().log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(-1)
             scores = torch.cat([scores, rest * counted[:, 1:]], dim=1)
         return scores.sum(dim=1).reshape(len(plans), labels)

@@ -33,9 +33,8 @@ class Writer:
     """Writes answers with a base and its loaded adapters."""
 
     def __init__(
-        self, model: Any, adapters: LoadedAdapters, tokenizer: Any, defaults: GenerationDefaults
+        self, adapters: LoadedAdapters, tokenizer: Any, defaults: GenerationDefaults
     ) -> None:
-        self._model = model
         self._adapters = adapters
         self._tokenizer = tokenizer
         self._ends = defaults.ends
@@ -44,21 +43,22 @@ class Writer:
     def write(
         self,
         members: Sequence[Member],
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[Sequence[Sequence[int]]],
         weights: Sequence[float],
         method: TokenMethod,
         limit: int,
         advance: Advance,
     ) -> list[Written]:
-        """Return what `members` write together after each prompt (token ids).
+        """Return what `members` write together after each prompt.
 
-        An answer has at most `limit` tokens. `weights` are the members'; `advance` counts finished texts."""
-        written = [Written("", ())] * len(prompts)
-        for chunk in equal_length([len(prompt) for prompt in prompts], ROWS):
+        `prompts`: token ids [members][texts]. An answer has at most `limit` tokens. `weights` are the members';
+        `advance` counts finished texts."""
+        written = [Written("", ())] * len(prompts[0])
+        lengths = [tuple(map(len, own)) for own in zip(*prompts, strict=True)]
+        for chunk in equal_length(lengths, ROWS):
             with torch.inference_mode():
-                rows = self._rows(
-                    members, [prompts[index] for index in chunk], weights, method, limit
-                )
+                chosen = [[own[index] for index in chunk] for own in prompts]
+                rows = self._rows(members, chosen, weights, method, limit)
             for index, row in zip(chunk, rows, strict=True):
                 # vLLM never cleans up spaces, whatever the tokenizer's files say.
                 text = self._tokenizer.decode(
@@ -73,37 +73,39 @@ class Writer:
     def _rows(
         self,
         members: Sequence[Member],
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[Sequence[Sequence[int]]],
         weights: Sequence[float],
         method: TokenMethod,
         limit: int,
     ) -> list[list[int]]:
-        """Return the tokens after prompts of equal length, each up to its end token, and with it."""
-        rows: list[list[int]] = [[] for _ in prompts]
-        going = [True] * len(prompts)
+        """Return the tokens after prompts [members][texts], each up to its end token, and with it. A member's are of
+        equal length."""
+        count = len(prompts[0])
+        rows: list[list[int]] = [[] for _ in range(count)]
+        going = [True] * count
         caches: list[Any] = [None] * len(members)
-        ids = torch.tensor(prompts)
-        shares = torch.tensor(weights).expand(len(prompts), -1)
-        greedy = [Sampling(temperature=0.0)] * len(prompts)
+        ids = [torch.tensor(own) for own in prompts]
+        shares = torch.tensor(weights).expand(count, -1)
+        greedy = [Sampling(temperature=0.0)] * count
         for position in range(limit):
             logits = []
             for number, member in enumerate(members):
-                with self._adapters.active(member) as model:
-                    goes_on = model if caches[number] is None else self._model
-                    out = goes_on(
-                        input_ids=ids,
+                with self._adapters.active(member) as active:
+                    makes = active.first if caches[number] is None else active.later
+                    out = makes(
+                        input_ids=ids[number],
                         past_key_values=caches[number],
                         use_cache=True,
                         logits_to_keep=1,
                     )
                 caches[number] = out.past_key_values
-                logits.append(self._penalised(out.logits[:, -1], prompts, rows))
+                logits.append(self._penalised(out.logits[:, -1], prompts[number], rows))
             step = fuse_step(
                 torch.stack(logits, dim=1),
                 shares,
                 method,
                 samplings=greedy,
-                positions=[position] * len(prompts),
+                positions=[position] * count,
             )
             for number, token in enumerate(step.tokens.tolist()):
                 if going[number]:
@@ -111,7 +113,7 @@ class Writer:
                 going[number] = going[number] and token not in self._ends
             if not any(going):
                 break
-            ids = step.tokens.unsqueeze(1)
+            ids = [step.tokens.unsqueeze(1)] * len(members)
         return rows
 
     def _penalised(
@@ -131,9 +133,10 @@ class Writer:
         )
 
 
-def equal_length(lengths: Sequence[int], rows: int) -> Iterator[list[int]]:
-    """Yield indices in chunks of at most `rows` with equal `lengths`, so that nothing is padded on the left."""
-    groups: dict[int, list[int]] = defaultdict(list)
+def equal_length(lengths: Sequence[Any], rows: int) -> Iterator[list[int]]:
+    """Yield indices in chunks of at most `rows` with equal `lengths` (numbers, or tuples of them), so that nothing is
+    padded on the left."""
+    groups: dict[Any, list[int]] = defaultdict(list)
     for index, length in enumerate(lengths):
         groups[length].append(index)
     for length in sorted(groups):

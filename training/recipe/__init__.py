@@ -23,6 +23,7 @@ from training.recipe.recipe import Recipe, load_recipe, parse_recipe
 from training.recipe.search import METRICS, RangeRecipe, SearchRecipe, Values
 from training.recipe.stages import (
     AdapterStage,
+    AloraStage,
     AnyStage,
     DistillationStage,
     LoraStage,
@@ -40,6 +41,7 @@ __all__ = [
     "HEAD_SIZES",
     "METRICS",
     "AdapterStage",
+    "AloraStage",
     "AnyStage",
     "BaseRecipe",
     "CandidateRecipe",

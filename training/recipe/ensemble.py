@@ -5,11 +5,12 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from serve.adapter import DEFAULT_RANK_LIMIT
+from serve.labels import INVOCATION
 from serve.manifest import LABELLED, Extract, Name, Task
 from training.recipe.fusion import FusionRecipe
 from training.recipe.member import CandidateRecipe, MemberRecipe, with_defaults
 from training.recipe.search import SearchRecipe, searchable
-from training.recipe.stages import LARGEST_RANK, LoraStage
+from training.recipe.stages import LARGEST_RANK, AloraStage, LoraStage
 from training.recipe.values import SEPARATOR, Column, Label, Strict
 
 MergeMethod = Literal[
@@ -29,7 +30,8 @@ class EnsembleRecipe(Strict):
     task: Task
     """The task. `multilabel` and `regression` need heads; `generation` needs a base that answers by text."""
     template: str = "{text}"
-    """Answers by text: the prompt. It must contain `{text}`."""
+    """Answers by text: the prompt. It must contain `{text}`. At its end, `{invocation}` stands for the invocation of
+    each member that is an activated LoRA, and for nothing in the others' prompts."""
     label: Column | None = None
     """Classification: column of the labels. Multilabel: column of each row's labels, as a list or joined by `|`."""
     labels: list[Label] | None = None
@@ -96,6 +98,27 @@ class EnsembleRecipe(Strict):
         stage = first.model_copy(update={"rank": rank, "alpha": alpha})
         return MemberRecipe(name=RIVAL, seed=self.members[0].seed, stages=[stage])
 
+    def invocation(self, member: MemberRecipe) -> str | None:
+        """Return the text from which a member's activated LoRA acts; None if the member has none. Raises ValueError if
+        the template does not end in it."""
+        stage = member.alora
+        if stage is None:
+            return None
+        if stage.invocation is None:
+            _, line, last = self.template.rpartition("\n")
+            if not line or not last or "{" in last:
+                raise ValueError(
+                    f"member {member.name!r}: say from which text the activated LoRA acts, with `invocation`; only a "
+                    "last line of the template without fields is a default"
+                )
+            return line + last
+        if not self.template.endswith((INVOCATION, stage.invocation)):
+            raise ValueError(
+                f"member {member.name!r}: the template must end in {INVOCATION} or in {stage.invocation!r}, from which "
+                "the activated LoRA acts"
+            )
+        return stage.invocation
+
     @property
     def searches(self) -> list[SearchRecipe]:
         """The ensemble's own, and those of its members and candidates."""
@@ -137,6 +160,10 @@ class EnsembleRecipe(Strict):
         self._check_searches()
         if "{text}" not in self.template:
             raise ValueError("template must contain {text}")
+        if INVOCATION in self.template.removesuffix(INVOCATION):
+            raise ValueError(f"{INVOCATION} stands at the template's end")
+        for member in [*self.members, *self.candidates]:
+            self.invocation(member)
         names = [member.name for member in self.members]
         if len(set(names)) != len(names):
             raise ValueError("members need different names")
@@ -176,11 +203,12 @@ class EnsembleRecipe(Strict):
             return
         ranks = []
         for member in self.members:
-            if not (len(member.adapters) == 1 and isinstance(member.adapters[0], LoraStage)):
+            (first, *others) = member.adapters
+            if others or not isinstance(first, LoraStage) or isinstance(first, AloraStage):
                 raise ValueError(
                     f"merges are of LoRAs, and member {member.name!r} is not one LoRA; leave out merges"
                 )
-            ranks.append(member.adapters[0].rank)
+            ranks.append(first.rank)
         if "cat" in self.merges and sum(ranks) > DEFAULT_RANK_LIMIT:
             raise ValueError(
                 f"merges: cat needs the sum of the members' ranks, {sum(ranks)}, and an engine takes "

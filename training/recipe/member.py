@@ -13,6 +13,7 @@ from training.recipe.search import SearchRecipe, Values, searchable, with_values
 from training.recipe.stages import (
     STAGES,
     AdapterStage,
+    AloraStage,
     AnyStage,
     DistillationStage,
     LoraStage,
@@ -78,7 +79,8 @@ class MemberRecipe(Strict):
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
         kinds = [stage.kind for stage in self.adapters]
-        if len(kinds) > 1 and (kinds[0] != "lora" or len(kinds) > 2 or kinds[1] == "lora"):
+        loras = ("lora", "alora")
+        if len(kinds) > 1 and (kinds[0] != "lora" or len(kinds) > 2 or kinds[1] in loras):
             raise ValueError(
                 f"the stages {', '.join(kinds)} cannot be one member: it has one adapter, or a lora and then one of "
                 "prefix, prompt and p_tuning"
@@ -89,6 +91,10 @@ class MemberRecipe(Strict):
             if before is None:
                 raise ValueError(
                     "distillation continues the adapter of the stage before it, and here it is the first stage"
+                )
+            if isinstance(before, AloraStage):
+                raise ValueError(
+                    "distillation cannot continue an activated LoRA, whose prompt ends in its own invocation; use lora"
                 )
             if isinstance(before, PTuningStage) or getattr(before, "projection", None):
                 raise ValueError(
@@ -118,6 +124,11 @@ class MemberRecipe(Strict):
         name = f"{ensemble}-{self.name}"
         # The second adapter's name ends in its kind.
         return [f"{name}-{stage.kind}" if n else name for n, stage in enumerate(self.adapters)]
+
+    @property
+    def alora(self) -> AloraStage | None:
+        """The stage of an activated LoRA; None if the member has none."""
+        return next((each for each in self.adapters if isinstance(each, AloraStage)), None)
 
     @property
     def soft(self) -> bool:

@@ -102,6 +102,11 @@ class Recipe(Strict):
                         f"{where}: prefix, prompt and p_tuning need a causal base that answers by text: vLLM pools "
                         "vectors for heads without virtual tokens; use lora"
                     )
+                if self.base.by_heads and member.alora:
+                    raise ValueError(
+                        f"{where}: alora needs a causal base that answers by text: heads read a text without a prompt, "
+                        "in which nothing is invoked; use lora"
+                    )
                 for stage in member.stages:
                     if isinstance(stage, LoraStage):
                         self._check_layers(where, stage.layers)
@@ -160,6 +165,11 @@ class Recipe(Strict):
         if (found.task, found.label, found.target) != (own.task, own.label, own.target):
             raise ValueError(
                 f"{where}: the teacher {found.name!r} answers another task or column than {own.name!r}"
+            )
+        if own.task == "generation" and any(member.alora for member in found.members):
+            raise ValueError(
+                f"{where}: the teacher {found.name!r} has activated LoRAs, which read prompts of their own; for text, "
+                "distil from an ensemble of other adapters"
             )
         names_of = [member.name for member in found.members]
         if teacher.member and teacher.member.partition("/")[2] not in names_of:

@@ -27,6 +27,7 @@ from training.recipe.recipe import Recipe
 from training.recipe.search import RangeRecipe, SearchRecipe
 from training.recipe.source import Source, Sources
 from training.recipe.stages import (
+    AloraStage,
     DistillationStage,
     LoraStage,
     PrefixStage,
@@ -57,6 +58,7 @@ SECTIONS: dict[type[BaseModel], str] = {
     RowsRecipe: "Rows",
     CandidateRecipe: "Candidate",
     LoraStage: "Stage: lora",
+    AloraStage: "Stage: alora",
     PrefixStage: "Stage: prefix",
     PromptStage: "Stage: prompt",
     PTuningStage: "Stage: p_tuning",

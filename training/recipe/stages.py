@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from serve.manifest import Name
 from training.recipe.values import RecipePath, Strict
 
-StageKind = Literal["lora", "prefix", "prompt", "p_tuning", "distillation"]
+StageKind = Literal["lora", "alora", "prefix", "prompt", "p_tuning", "distillation"]
 
 LARGEST_RANK = 512
 """The largest rank of a LoRA that vLLM takes."""
@@ -55,6 +55,17 @@ class LoraStage(StageRecipe):
     head: Literal["prototypes", "random"] = "prototypes"
     """Heads: the start of a normalised head. `prototypes`: the labels' centroids; in regression, least squares on the
     vectors or, for pairs, on their cosines. `random`: random weights by the member's seed."""
+
+
+class AloraStage(LoraStage):
+    """An activated LoRA (Greenewald et al. 2025): it acts from its invocation at the prompt's end on, and all before is
+    the base's. Served members share the prompt, so many of them cost little more than one. For answers by text."""
+
+    kind: Literal["alora"] = "alora"  # type: ignore[assignment]
+    """The kind of stage."""
+    invocation: str | None = Field(None, min_length=1)
+    """The text from which the adapter acts. The template ends in it, or in `{invocation}`; default: the template's last
+    line, with the line break before it."""
 
 
 class PrefixStage(StageRecipe):
@@ -114,7 +125,7 @@ class PTuningStage(StageRecipe):
 
 SoftStage: TypeAlias = PrefixStage | PromptStage | PTuningStage
 """The kinds that put virtual tokens before the prompt."""
-AdapterStage: TypeAlias = LoraStage | SoftStage
+AdapterStage: TypeAlias = LoraStage | AloraStage | SoftStage
 
 
 class TeacherRecipe(Strict):
@@ -162,6 +173,13 @@ AnyStage: TypeAlias = Annotated[AdapterStage | DistillationStage, Field(discrimi
 
 STAGES: dict[StageKind, type[StageRecipe]] = {
     kind: stage
-    for stage in (LoraStage, PrefixStage, PromptStage, PTuningStage, DistillationStage)
+    for stage in (
+        LoraStage,
+        AloraStage,
+        PrefixStage,
+        PromptStage,
+        PTuningStage,
+        DistillationStage,
+    )
     for kind in get_args(stage.model_fields["kind"].annotation)
 }

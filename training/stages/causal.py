@@ -1,30 +1,37 @@
 """Rows and batches of members that answer by text. Only the tokens of the label or the reply have a loss."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from datasets import Dataset
 
-from serve.labels import LabelError, encoder, fill, label_paths, label_texts
+from serve.labels import LabelError, LabelPath, encoder, fill, label_paths, label_texts
+from serve.prompting.reader import PromptReader
 from training.recipe import EnsembleRecipe, RecipeError
 from training.stages.fit import IGNORED, Collate, pad, pad_tokens, padding_mask
 
 
 def member_features(
-    rows: Dataset, text: str, ensemble: EnsembleRecipe, tokenizer: Any, limit: int
+    rows: Dataset,
+    text: str,
+    ensemble: EnsembleRecipe,
+    tokenizer: Any,
+    limit: int,
+    invocation: str | None = None,
 ) -> Dataset:
     """Turn rows into features: `input_ids` of prompt and answer, `labels` on the answer only, and `length`.
 
     Rows longer than `limit` tokens lose the beginning of the prompt. A reply ends with an end token; a label does not,
-    because its score has none. Raises RecipeError if a label cannot be scored or there is no end token.
+    because its score has none. `invocation`: the text at the prompt's end from which an activated LoRA acts. Raises
+    RecipeError if a label cannot be scored or there is no end token.
     """
-    encode = encoder(tokenizer)
+    path_of = _paths(ensemble, tokenizer, invocation)
     answers, ending = _answers(rows, ensemble, tokenizer)
     features = []
     for message, answer in zip(rows[text], answers, strict=True):
         try:
-            [path] = label_paths(encode, fill(ensemble.template, message), [answer])
+            path = path_of(message, answer)
         except LabelError as error:
             raise RecipeError(f"ensemble {ensemble.name!r}, text {message!r}: {error}") from None
         answered = [*path.tokens, *ending]
@@ -34,6 +41,34 @@ def member_features(
             {"input_ids": ids[-limit:], "labels": labels[-limit:], "length": min(len(ids), limit)}
         )
     return Dataset.from_list(features)
+
+
+def _paths(
+    ensemble: EnsembleRecipe, tokenizer: Any, invocation: str | None
+) -> Callable[[str, str], LabelPath]:
+    """Return what gives an answer's path after a message's prompt. It raises LabelError."""
+    encode = encoder(tokenizer)
+
+    def plain(message: str, answer: str) -> LabelPath:
+        [path] = label_paths(encode, fill(ensemble.template, message), [answer])
+        return path
+
+    if invocation is None:
+        return plain
+    reader = PromptReader(tokenizer)
+    begins = reader.invocation_of_text(invocation)
+    head = reader.head(ensemble.template, begins)
+
+    def activated(message: str, answer: str) -> LabelPath:
+        [[path]] = reader.paths([fill(head, message)], [answer], begins)
+        if begins.start_in([*path.context, *path.tokens]) != len(path.context) - len(begins.tokens):
+            raise LabelError(
+                f"The answer {answer!r} holds the invocation {begins.text!r}, so the adapter would begin in it: "
+                "choose an invocation that no answer has."
+            )
+        return path
+
+    return activated
 
 
 def collate_for(tokenizer: Any) -> Collate:

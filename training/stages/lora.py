@@ -1,5 +1,6 @@
 """A LoRA on the frozen base, by PEFT."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
@@ -9,8 +10,15 @@ from training.recipe import LoraStage, RecipeError
 from training.stages.base import LAYER, Base
 
 
-def with_lora(model: Any, recipe: LoraStage, base: Base, member: str) -> PeftModel:
-    """Freeze `model` and add LoRA layers to it. Raises RecipeError if the recipe does not fit the base."""
+def with_lora(
+    model: Any,
+    recipe: LoraStage,
+    base: Base,
+    member: str,
+    invocation: Sequence[int] | None = None,
+) -> PeftModel:
+    """Freeze `model` and add LoRA layers to it, which act from the token ids `invocation` on if they are given. Raises
+    RecipeError if the recipe does not fit the base."""
     depth = model.config.num_hidden_layers
     if recipe.layers is not None and recipe.layers > depth:
         raise RecipeError(f"member {member!r}: layers is {recipe.layers}, but the base has {depth}")
@@ -19,6 +27,7 @@ def with_lora(model: Any, recipe: LoraStage, base: Base, member: str) -> PeftMod
         r=recipe.rank,
         lora_alpha=recipe.alpha or recipe.rank,
         use_rslora=recipe.rslora,
+        alora_invocation_tokens=None if invocation is None else list(invocation),
         lora_dropout=recipe.dropout,
         target_modules=_targets(model, recipe),
         layers_to_transform=None if recipe.layers is None else list(range(recipe.layers)),

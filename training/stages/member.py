@@ -15,6 +15,7 @@ from transformers import set_seed
 
 from serve.adapter.origin import record_base
 from serve.base.positions import longest_text
+from serve.prompting.reader import PromptReader
 from training.data.cleaning.families import families_of
 from training.data.parts import own_rows
 from training.data.splits import bag
@@ -178,7 +179,7 @@ class _Training:
             return continued(model, last)
         model = _merged(self._model, own.before)
         if isinstance(recipe, LoraStage):
-            return with_lora(model, recipe, self._base, own.member.name)
+            return with_lora(model, recipe, self._base, own.member.name, self._invocation_tokens())
         return with_virtual_tokens(model, recipe, self._tokenizer)
 
     def _taught(self, stage: Stage) -> NDArray[np.float64]:
@@ -188,10 +189,21 @@ class _Training:
         with _asked(self._own, stage, len(data.rows)) as (teacher, advance):
             return teacher.soft_answers(list(data.rows[data.text]), pairs, advance)
 
+    def _invocation_tokens(self) -> Sequence[int] | None:
+        text = self._ensemble.invocation(self._own.member)
+        return (
+            None if text is None else PromptReader(self._tokenizer).invocation_of_text(text).tokens
+        )
+
     def _causal_rows(self) -> Dataset:
         data = self._data
         return causal.member_features(
-            data.rows, data.text, self._ensemble, self._tokenizer, self._limit
+            data.rows,
+            data.text,
+            self._ensemble,
+            self._tokenizer,
+            self._limit,
+            self._ensemble.invocation(self._own.member),
         )
 
 

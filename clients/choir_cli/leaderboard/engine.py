@@ -22,7 +22,7 @@ from serve.engine.interface import (
 )
 from serve.errors import Refusal, RefusedError
 from serve.files import write_atomically
-from serve.labels import fill
+from serve.labels import completion_prompt
 from serve.manifest import Ensemble
 
 WARM_UP = 3
@@ -95,7 +95,8 @@ def _ask(engine: Engine, ensemble: Ensemble, inputs: Sequence[Mapping[str, Any]]
         _check(await engine.predict(PredictCall(ensemble.id, (text,), f"timer-{turn}")))
 
     async def generate(turn: int) -> None:
-        prompt = fill(ensemble.template, f"{turn} {inputs[turn % len(inputs)]['text']}")
+        text = f"{turn} {inputs[turn % len(inputs)]['text']}"
+        prompt = completion_prompt(ensemble.template, text)
         body = {
             "model": ensemble.id,
             "prompt": prompt,

@@ -18,7 +18,6 @@ _CONVERTED = {
 }
 """Variants that `choir convert` makes plain."""
 _UNSERVED = {
-    "alora_invocation_tokens": "activated LoRA (aLoRA)",
     "lora_bias": "LoRA with a bias (lora_bias)",
     "layer_replication": "layer replication",
     "use_bdlora": "block-diagonal LoRA",

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from serve.adapter.folder import CONFIG, WEIGHTS, kind_of_config, read_config
+from serve.adapter.folder import CONFIG, LORAS, WEIGHTS, kind_of_config, read_config
 from serve.adapter.lora.tensors import LoraModule, read_lora
 from serve.adapter.wrappers import adapter_tensors
 from serve.base.folder import BaseKind, BaseShapes
@@ -27,7 +27,7 @@ def plain_adapter(folder: Path, base: BaseShapes | None, kind: BaseKind | None) 
     base reads. The folder must have passed `inspect_adapter`. Its digest stays the adapter's identity, because the copy
     follows from the folder and the base. Raises AdapterError and TensorError for a folder that would not pass."""
     config = read_config(folder)
-    if kind_of_config(config) != "lora":
+    if kind_of_config(config) not in LORAS:
         yield folder
         return
     file = adapter_tensors(folder)
@@ -58,7 +58,8 @@ def _plain_config(config: dict[str, Any], modules: list[LoraModule]) -> dict[str
         "target_modules": list(names),
         "rank_pattern": ranks,
         "alpha_pattern": alphas,
-        "task_type": None,  # PEFT would look for a classifier's head
+        # PEFT would look for a classifier's head; only as a language model does it look for an invocation.
+        "task_type": "CAUSAL_LM" if kind_of_config(config) == "alora" else None,
     }
 
 

@@ -10,12 +10,14 @@ from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve.adapter import (
+    LORAS,
     WEIGHTS,
     AdapterError,
     AdapterInfo,
     AdapterKind,
     check_together,
     inspect_adapter,
+    invocation_of,
     plain_adapter,
 )
 from serve.base.folder import BaseError, BaseShapes
@@ -25,6 +27,7 @@ from serve.engine.interface import EngineSettings, LoadedAdapter, NoRoomError, P
 from serve.engine.soft.adapter import NO_ROOM, SoftAdapter, SoftKind
 from serve.errors import last_line
 from serve.manifest import AdapterRef
+from serve.prompting.reader import PromptReader
 from serve.tensors import TensorFile
 
 
@@ -53,8 +56,10 @@ class AdapterPool:
     Prefix and prompt adapters take no slot. They lie in the host memory of each worker, which keeps a limit
     (`soft/store.py`)."""
 
-    def __init__(self, llm: AsyncLLM, settings: EngineSettings) -> None:
+    def __init__(self, llm: AsyncLLM, settings: EngineSettings, reader: PromptReader) -> None:
         self._llm = llm
+        self.reader = reader
+        """Reads texts with the base's tokenizer."""
         self._settings = settings
         self._capacity = settings.host_adapters or settings.adapter_slots
         """How many LoRAs vLLM keeps in host memory."""
@@ -76,9 +81,11 @@ class AdapterPool:
         Raises AdapterError if the adapters cannot be used together."""
         alone = [self._loaded[reference.digest] for reference in references]
         check_together([each.adapter.kind for each in alone])
+        own = [each.member_adapters for each in alone]
         return MemberAdapters(
-            lora=next((e.member_adapters.lora for e in alone if e.member_adapters.lora), None),
-            soft=next((e.member_adapters.soft for e in alone if e.member_adapters.soft), None),
+            lora=next((each.lora for each in own if each.lora), None),
+            soft=next((each.soft for each in own if each.soft), None),
+            invocation=next((each.invocation for each in own if each.invocation), None),
         )
 
     def alone(self, digest: str) -> MemberAdapters:
@@ -115,10 +122,14 @@ class AdapterPool:
             kind = (await asyncio.to_thread(self._inspect, path)).kind
         except AdapterError as error:
             raise PrepareError(f"The adapter {name!r} cannot be loaded: {error}") from error
-        embeds = kind == "lora" and _changes_embeddings(path)
+        embeds = kind in LORAS and _changes_embeddings(path)
         self._check_embeddings(name, kind, embeds)
-        if kind == "lora":
-            member_adapters = MemberAdapters(lora=await self._load_lora(name, digest, folder))
+        if kind == "lora" or kind == "alora":
+            tokens = invocation_of(path)
+            member_adapters = MemberAdapters(
+                lora=await self._load_lora(name, digest, folder),
+                invocation=self.reader.invocation(tokens) if tokens else None,
+            )
         else:
             member_adapters = MemberAdapters(soft=await self._load_soft(name, digest, kind, folder))
         return _PooledAdapter(
@@ -145,7 +156,7 @@ class AdapterPool:
         )
 
     async def _load_lora(self, name: str, digest: str, folder: str) -> LoRARequest:
-        if sum(each.adapter.kind == "lora" for each in self._loaded.values()) >= self._capacity:
+        if sum(each.adapter.kind in LORAS for each in self._loaded.values()) >= self._capacity:
             raise NoRoomError(
                 f"All {self._capacity} adapter slots of the engine are taken; release a version or start with a larger "
                 "max_loras (--engine '{\"max_loras\": N}') or host_adapters."

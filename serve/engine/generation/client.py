@@ -25,6 +25,7 @@ from serve.engine.lockstep.client import Lockstep, MemberPrompt
 from serve.engine.lockstep.logprobs import TokenReport
 from serve.engine.lockstep.sibling_spec import TokenFusion
 from serve.engine.scoring.continuations import Continuations
+from serve.engine.shared_prompt.computed import taken
 from serve.fusion.answers import AnswerChoice, choose_answer, ranked_answer
 from serve.fusion.ranking.candidates import Candidates, same_texts
 from serve.fusion.ranking.ranker import Ranker
@@ -66,6 +67,8 @@ class GenerationContext:
     """What ranks the members' answers; None if none was fitted."""
     prompts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Member -> its own prompt, as vLLM renders it."""
+    member_prompts: dict[tuple[int, ...], Mapping[str, Sequence[int]]] = field(default_factory=dict)
+    """The request's token ids -> member -> its own, where members read a text in different ways."""
     clamp_max_tokens: bool = False
     """Whether the engine may lower `max_tokens` to what there is room for, because the client gave no limit."""
     return_members: bool = False
@@ -79,8 +82,15 @@ class GenerationContext:
     """vLLM's request id and choice -> reports about tokens that have not been sent to the client yet."""
     member_tokens: int = 0
     """Tokens that all members together have read and written."""
+    computed_tokens: int = 0
+    """Those of them that the engine computed; the others it had in its cache."""
     _generating: int = field(default=0, init=False)
     _idle: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+
+    def count(self, read: int, computed: int) -> None:
+        """Counts tokens that requests of members have read, and those that the engine computed for them."""
+        self.computed_tokens += computed
+        metrics.prompt_tokens_shared(self.ensemble.name, max(0, read - computed))
 
     @contextmanager
     def generating(self) -> Iterator[None]:
@@ -124,7 +134,14 @@ class PromptRequest:
 
     def prompt_of(self, run: MemberRun) -> Mapping[str, Any]:
         """Returns the prompt that this member reads: its own, or the request's."""
-        return self.context.prompts.get(run.name, self.prompt)
+        own = self.context.prompts.get(run.name)
+        if own is not None or not self.context.member_prompts:
+            return self.prompt if own is None else own
+        ids = self.context.member_prompts.get(tuple(self.prompt["prompt_token_ids"]), {})
+        if run.name not in ids:
+            return self.prompt
+        rest = {k: v for k, v in self.prompt.items() if k != "prompt_token_offsets"}
+        return {**rest, "prompt_token_ids": list(ids[run.name])}
 
 
 class EnsembleClient:
@@ -191,6 +208,7 @@ class EnsembleClient:
         ]
         context.member_tokens += sum(member.length for member in members)
         nats: defaultdict[int, list[float]] = defaultdict(list)
+        written = computed = 0
         pieces = self._lockstep.generate(
             members,
             fusion,
@@ -205,10 +223,15 @@ class EnsembleClient:
                 tokens = sum(len(choice.token_ids) for choice in piece.output.outputs)
                 context.member_tokens += tokens * len(members)
                 metrics.tokens_generated(context.ensemble.name, tokens, tokens * len(members))
+                written += tokens * len(members)
+                computed += piece.computed_tokens
                 for choice, report in piece.reports.items():
                     context.reports[request.request_id, choice].append(report)
                     nats[choice] += report.disagreement
                 yield piece.output
+        # Nothing reads an answer's last token.
+        fed = written - len(members) * request.params.n
+        context.count(request.params.n * sum(m.length for m in members) + fed, computed)
         metrics.disagreement_seen(
             context.ensemble.name, [sum(each) / len(each) for each in nats.values() if each]
         )
@@ -273,14 +296,16 @@ class EnsembleClient:
         found: dict[tuple[int, ...], float] = {(): 0.0}
         for tokens in dict.fromkeys(each[:room] for each in written):
             if tokens:
-                (found[tokens],) = await self._continuations.log_probs(
+                scored = await self._continuations.log_probs(
                     [*before, *tokens[:-1]],
                     [tokens[-1]],
                     run.member_adapters,
                     counted=len(tokens) - 1,
                     rendered=own,
                 )
+                (found[tokens],) = scored.log_probs
                 request.context.member_tokens += len(tokens)
+                request.context.count(len(before) + len(tokens) - 1, scored.computed)
         return [found[each[:room]] for each in written]
 
     async def _whole_answer(self, request: PromptRequest, run: MemberRun) -> RequestOutput:
@@ -305,6 +330,7 @@ class EnsembleClient:
             self._llm.model_config.max_model_len,
             clamp=request.context.clamp_max_tokens,
         )
+        written = computed = 0
         stream = self._llm.generate(
             member_adapters.prompt(prompt),
             member_adapters.params(params),
@@ -317,6 +343,13 @@ class EnsembleClient:
                 if output.prompt_logprobs and member_adapters.virtual_tokens:
                     own = output.prompt_logprobs[member_adapters.virtual_tokens + 1 :]
                     output.prompt_logprobs = [None, *own]
+                computed += taken(output)
+                written += sum(len(choice.token_ids) for choice in output.outputs)
+                if (
+                    output.finished and params.n == 1
+                ):  # of several choices, vLLM tells the last one's
+                    read = len(prompt["prompt_token_ids"]) + written - 1
+                    request.context.count(read, computed)
                 yield output
 
 

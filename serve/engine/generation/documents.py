@@ -43,6 +43,7 @@ def _complete(document: dict[str, Any], context: GenerationContext, call: Genera
         return
     if document.get("usage"):
         document["usage"]["member_tokens"] = context.member_tokens
+        document["usage"]["computed_tokens"] = context.computed_tokens
     if not call.return_members:
         return
     if isinstance(context.fusion, TokenFusion):

@@ -28,6 +28,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve.engine.generation.client import EnsembleClient, GenerationContext, current_generation
 from serve.engine.generation.documents import complete, complete_events
+from serve.engine.generation.member_prompts import MemberPrompts
 from serve.engine.interface import GenerateCall
 from serve.engine.limits.media import media_refusal
 from serve.engine.limits.prompt_lengths import doubtful_prompts, length_refusal
@@ -53,6 +54,7 @@ class OpenAIRoutes:
         self._limit = TextLimit(tokenizer, self._model.max_model_len)
         self._encode = encoder(tokenizer) if tokens_behind(tokenizer) else None
         """None unless the tokenizer puts special tokens at a text's end."""
+        self._member_prompts = MemberPrompts(tokenizer)
 
     @classmethod
     async def create(cls, llm: AsyncLLM, model: str, tokenizer: Any) -> "OpenAIRoutes":
@@ -97,7 +99,8 @@ class OpenAIRoutes:
         if refusal is not None:
             yield refusal
             return
-        call = replace(call, body=await self._without_ending(call.body))
+        body = await self._read_by_members(call.body, context)
+        call = replace(call, body=await self._without_ending(body))
         exchange = Exchange(self._app, call, context)
         try:
             status = await exchange.status()
@@ -132,7 +135,11 @@ class OpenAIRoutes:
                 if call.route == "completions":
                     if not isinstance(body.get("prompt"), str):
                         return _one_prompt("'prompt' must be one text")
-                    body = await self._without_ending({**body, "prompt": text})
+                    body = {**body, "prompt": text}
+                    runs = [run for run in context.member_runs if run.name == member]
+                    if runs and self._member_prompts.needed(context):
+                        body["prompt"] = self._member_prompts.read(text, runs)[member]
+                    body = await self._without_ending(body)
                     completion = self._app.state.openai_serving_completion.online_renderer
                     inputs = await completion.render_completion(CompletionRequest(**body))
                 else:
@@ -151,6 +158,24 @@ class OpenAIRoutes:
             rendered[member] = inputs[0]
         context.prompts = rendered
         return None
+
+    async def _read_by_members(
+        self, body: Mapping[str, Any], context: GenerationContext
+    ) -> Mapping[str, Any]:
+        """Returns the body with a completion's texts as the token ids of the first member, where a text may end in
+        invocations. Notes in `context.member_prompts` what the others read."""
+        prompt, runs = body.get("prompt"), context.member_runs
+        texts = [prompt] if isinstance(prompt, str) else prompt
+        if not self._member_prompts.needed(context) or not texts:
+            return body
+        if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
+            return body
+        rows = []
+        for text in texts:
+            read = await asyncio.to_thread(self._member_prompts.read, text, runs)
+            rows.append(read[runs[0].name])
+            context.member_prompts[tuple(rows[-1])] = read
+        return {**body, "prompt": rows[0] if isinstance(prompt, str) else rows}
 
     async def _without_ending(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the body with a completion's texts as token ids, without the special tokens at their end.

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from vllm import SamplingParams
@@ -18,6 +19,7 @@ from serve.engine.adapters.member_adapters import MemberAdapters, too_long
 from serve.engine.lockstep.group import ACCOUNT
 from serve.engine.lockstep.logprobs import TokenReport, read
 from serve.engine.lockstep.sibling_spec import SiblingSpec, TokenFusion
+from serve.engine.shared_prompt.computed import taken
 from serve.fusion.tokens.penalties import Penalties
 from serve.fusion.tokens.sampling import Sampling
 from serve.together import merged
@@ -47,6 +49,11 @@ class MemberPrompt:
         return len(self.prompt["prompt_token_ids"])
 
     @property
+    def shared(self) -> int:
+        """Tokens at the prompt's beginning that members may share, because the base reads them."""
+        return self.member_adapters.base_reads(self.prompt["prompt_token_ids"])
+
+    @property
     def positions(self) -> int:
         """Positions of the context that the prompt and its virtual tokens take."""
         return self.length + self.member_adapters.virtual_tokens
@@ -59,6 +66,8 @@ class FusedPiece:
     output: RequestOutput
     reports: Mapping[int, TokenReport] = field(default_factory=dict)
     """Choice -> the members' report about the piece's tokens, if the call asked for it."""
+    computed_tokens: int = 0
+    """What the engine computed for a choice that has ended with this piece, over all members."""
 
 
 class Lockstep:
@@ -114,7 +123,8 @@ class Lockstep:
                 output.request_id = request_id
                 output.outputs[0].index = index
                 output.finished = done == params.n
-                piece = FusedPiece(output, dict(zip([index], piece.reports.values(), strict=False)))
+                reports = dict(zip([index], piece.reports.values(), strict=False))
+                piece = FusedPiece(output, reports, piece.computed_tokens)
                 if params.n > 1 and params.output_kind == RequestOutputKind.FINAL_ONLY:
                     whole.append(piece)
                 else:
@@ -185,8 +195,8 @@ class Lockstep:
         room = context - longest.positions
         if clamp:
             cache = self._llm.vllm_config.cache_config
-            share = (cache.num_gpu_blocks - 1) // len(members) * cache.block_size
-            room = min(room, max(share - longest.positions, 1))
+            left = _cache_left(members, cache.num_gpu_blocks - 1, cache.block_size)
+            room = min(room, max(left, 1))
         asked = params.max_tokens
         if room < 1 or (asked is not None and asked > room and not clamp):
             left = context - longest.member_adapters.virtual_tokens
@@ -194,6 +204,25 @@ class Lockstep:
         params = params.clone()
         params.max_tokens = room if asked is None else min(asked, room)
         return params
+
+
+def _cache_left(members: Sequence[MemberPrompt], blocks: int, size: int) -> int:
+    """Returns how many tokens each member can write until the KV cache is full. What several members share counts once.
+
+    `blocks`, `size`: the blocks of the cache, and the tokens in one."""
+    longest = max(member.positions for member in members)
+    sharing = [member for member in members if member.shared]
+    common = 0
+    if len(sharing) > 1:
+        prompts = [member.prompt["prompt_token_ids"][: member.shared] for member in sharing]
+        common = sum(1 for _ in takewhile(_equal, zip(*prompts, strict=False))) // size
+    alone = len(members) - len(sharing)
+    left = blocks - common * (1 + alone)
+    return (left // len(members) + common) * size - longest
+
+
+def _equal(tokens: Sequence[int]) -> bool:
+    return len(set(tokens)) == 1
 
 
 def _sampling(params: SamplingParams, seed: int) -> Sampling:
@@ -227,6 +256,7 @@ def _fused_piece(output: RequestOutput, spec: SiblingSpec) -> FusedPiece:
     """Returns the leader's output as a piece of the group's answer. Counts the group's stalls when it has ended.
 
     Raises VLLMValidationError if Choir itself ended the group."""
+    computed = taken(output)
     account = (output.kv_transfer_params or {}).get(ACCOUNT) or {}
     output.kv_transfer_params = None
     for reason, count in account.get("stalls", {}).items():
@@ -239,7 +269,7 @@ def _fused_piece(output: RequestOutput, spec: SiblingSpec) -> FusedPiece:
         fused, reports[0] = read(choice.logprobs, spec)
         choice.logprobs = fused if spec.top is not None else None
         choice.cumulative_logprob = choice.cumulative_logprob if spec.top is not None else None
-    return FusedPiece(output, reports)
+    return FusedPiece(output, reports, computed)
 
 
 def _joined(pieces: Sequence[FusedPiece]) -> FusedPiece:
@@ -249,4 +279,4 @@ def _joined(pieces: Sequence[FusedPiece]) -> FusedPiece:
     output.outputs = [piece.output.outputs[0] for piece in ordered]
     output.finished = True
     reports = {index: report for piece in ordered for index, report in piece.reports.items()}
-    return FusedPiece(output, reports)
+    return FusedPiece(output, reports, sum(piece.computed_tokens for piece in pieces))

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from vllm.v1.request import Request
 
+from serve.engine.shared_prompt.computed import COMPUTED, computed_tokens
+
 ACCOUNT = "choir_group"
 """Key in `RequestOutput.kv_transfer_params` of the leader's last output: the group's stalls, and its error if Choir
 ended it."""
@@ -36,6 +38,8 @@ class Group:
     """Why it is held back now; None if it is not."""
     error: str | None = None
     """Why Choir ended it, in a sentence for the client."""
+    computed: int = 0
+    """Tokens that were computed for siblings that have ended."""
 
     @property
     def requests(self) -> list[Request]:
@@ -58,4 +62,8 @@ class Group:
 
     def account(self) -> dict[str, Any]:
         """Returns what the leader's last output carries under `ACCOUNT`."""
-        return {ACCOUNT: {"stalls": dict(self.stalls), "error": self.error}}
+        computed = self.computed + sum(map(computed_tokens, self.members.values()))
+        return {
+            ACCOUNT: {"stalls": dict(self.stalls), "error": self.error},
+            COMPUTED: computed,
+        }

@@ -10,6 +10,7 @@ from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.request import Request, RequestStatus
 
 from serve.engine.lockstep.group import Group
+from serve.engine.shared_prompt.blocks import brought_by_others
 from serve.engine.soft.adapter import SoftAdapter
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Capacity:
     """The longest prompt that vLLM takes in one step."""
     needs: Callable[[Group], int]
     """Returns the blocks that a group's prompts take."""
+    lengths: Callable[[Group], list[int]]
+    """Returns the tokens that each member computes."""
 
     def refuses(self, group: Group) -> str | None:
         """Returns what the group has to wait for; None if there is room."""
@@ -48,7 +51,7 @@ class Capacity:
 
     def take(self, group: Group) -> bool:
         """Takes what the group needs. Returns whether all its prompts fit into this step."""
-        lengths = [to_compute(request) for request in group.members.values()]
+        lengths = self.lengths(group)
         tokens = sum(lengths)
         fits = tokens <= self.tokens and max(lengths) <= self.chunk
         self.sequences -= group.size
@@ -58,11 +61,11 @@ class Capacity:
         return fits
 
 
-def to_compute(request: Request) -> int:
+def to_compute(request: Request, brought: int = 0) -> int:
     """Returns the tokens that a queued request has to compute: all but those of a prefix, whose keys and values are
-    loaded."""
+    loaded, and but the first `brought` ones, which a sibling computes."""
     soft = SoftAdapter.of(request.sampling_params)
-    return int(request.num_tokens) - (soft.preloaded if soft else 0)
+    return int(request.num_tokens) - max(soft.preloaded if soft else 0, brought)
 
 
 class Room(_Base):
@@ -113,8 +116,24 @@ class Room(_Base):
             )
         )
 
+    def _brought(self, group: Group) -> dict[str, int]:
+        """Returns, for each waiting member, the blocks of its prompt that a sibling brings: they count once."""
+        if len(self.kv_cache_config.kv_cache_groups) > 1:
+            return {}  # blocks of several sizes have hashes of their own
+        ordered = sorted(group.requests, key=to_compute, reverse=True)
+        brought = brought_by_others(ordered, self.block_size)
+        waiting = [r for r in ordered if r.status != RequestStatus.RUNNING]
+        return {r.request_id: brought[r.request_id] for r in waiting}
+
+    def _lengths(self, group: Group) -> list[int]:
+        brought = self._brought(group)
+        return [
+            to_compute(r, brought.get(r.request_id, 0) * self.block_size) for r in group.requests
+        ]
+
     def _blocks_for_prompts(self, group: Group) -> int:
-        return sum(self._blocks_for(r, r.num_tokens + 1) for r in group.members.values())
+        blocks = sum(self._blocks_for(r, r.num_tokens + 1) for r in group.members.values())
+        return blocks - sum(self._brought(group).values())
 
     def _blocks_for_next(self, groups: Iterable[Group]) -> int:
         """Returns the blocks that the next token of every member takes."""
@@ -150,6 +169,7 @@ class Room(_Base):
             - sum(to_compute(request) for request in queued),
             chunk=self.scheduler_config.long_prefill_token_threshold or UNLIMITED,
             needs=self._blocks_for_prompts,
+            lengths=self._lengths,
         )
 
     @property
@@ -169,6 +189,7 @@ class Room(_Base):
         need = sum(
             self._blocks_for(r, r.num_prompt_tokens + r.max_tokens) for r in group.members.values()
         )
+        need -= sum(self._brought(group).values())
         if need > total:
             return (
                 f"The prompts and answers of {group.size} members need {need} blocks of the KV cache, and the engine "

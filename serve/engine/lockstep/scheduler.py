@@ -25,6 +25,7 @@ from serve.engine.lockstep.group import Group
 from serve.engine.lockstep.outputs import last_output, merge_outputs
 from serve.engine.lockstep.room import Room, to_compute
 from serve.engine.lockstep.sibling_spec import SiblingSpec
+from serve.engine.shared_prompt.computed import computed_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -384,6 +385,7 @@ class LockstepMixin(Room):
         if group is not None:
             self._ended[request.request_id] = group
             group.members.pop(request.request_id, None)
+            group.computed += computed_tokens(request)
             if not group.members:
                 self._admitted.pop(group.key, None)
                 self._broken.pop(group.key, None)

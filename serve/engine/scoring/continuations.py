@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from vllm import SamplingParams
@@ -11,8 +12,18 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve.engine.adapters.member_adapters import MemberAdapters
+from serve.engine.shared_prompt.computed import taken
 from serve.engine.vllm_hooks.scheduler import COMPUTE_FROM
 from serve.watching import spans
+
+
+@dataclass(frozen=True)
+class Scored:
+    """How likely tokens are after a prompt."""
+
+    log_probs: list[float]
+    computed: int
+    """Tokens that the engine computed to find out."""
 
 
 class Continuations:
@@ -28,12 +39,14 @@ class Continuations:
         member: MemberAdapters,
         *,
         counted: int = 0,
+        behind: int | None = None,
         rendered: Mapping[str, Any] | None = None,
-    ) -> list[float]:
+    ) -> Scored:
         """Returns the log-probability of each of `tokens` (at most 128) right after `prompt`.
 
-        Adds the log-probability of the prompt's last `counted` tokens to each. `rendered` is the prompt as vLLM renders
-        it, if it has more than tokens, such as an image."""
+        Adds the log-probability of the prompt's last `counted` tokens to each. `behind` is how many of its last tokens
+        are the beginning of an answer; by default those that are counted. `rendered` is the prompt as vLLM renders it,
+        if it has more than tokens, such as an image."""
         params = SamplingParams(
             max_tokens=1,
             temperature=0.0,
@@ -48,7 +61,8 @@ class Continuations:
             params.skip_reading_prefix_cache = False
             params.extra_args = {COMPUTE_FROM: first - 1}
         whole = {**(rendered or {}), "prompt_token_ids": list(prompt)}
-        output = await self._run(whole, params, member)
+        own = member.params(params, counted if behind is None else behind)
+        output = await self._run(whole, own, member)
         logprobs = output.outputs[0].logprobs
         assert logprobs is not None, "logprob_token_ids asks for them"
         position = logprobs[0]
@@ -57,7 +71,7 @@ class Continuations:
             assert isinstance(output.prompt_logprobs, FlatLogprobs)
             starts = output.prompt_logprobs.start_indices[first:]
             before = sum(output.prompt_logprobs.logprobs[start] for start in starts)
-        return [before + position[token].logprob for token in tokens]
+        return Scored([before + position[token].logprob for token in tokens], taken(output))
 
     async def _run(
         self, prompt: Mapping[str, Any], params: SamplingParams, member: MemberAdapters
@@ -65,7 +79,7 @@ class Continuations:
         last = None
         async for output in self._llm.generate(
             member.prompt(prompt),
-            member.params(params),
+            params,
             f"score-{uuid.uuid4().hex}",
             lora_request=member.lora,
             trace_headers=spans.carried(),

@@ -1,7 +1,7 @@
 """Label scores from a causal base. All labels of all members are requests that vLLM computes together."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -14,8 +14,10 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from serve.engine.adapters.member_adapters import MemberAdapters
 from serve.engine.limits.fair_queue import CallQueue
 from serve.engine.limits.text_limit import TextLimit, few_at_a_time
-from serve.engine.scoring.continuations import Continuations
+from serve.engine.scoring.continuations import Continuations, Scored
 from serve.labels import LabelError, LabelPath, encoder, label_paths
+from serve.prompting.invocation import Invocation
+from serve.prompting.reader import PromptReader
 
 PAIR_MISSING = "The ensemble's template needs a text_pair with every input."
 
@@ -30,6 +32,9 @@ class LabelScores:
     """Tokens of the prompts, counted once."""
     member_tokens: int
     """Tokens of prompts and labels over all members."""
+    computed_tokens: int
+    """Tokens that the engine computed for all of them. It computes a cache block again for each label that begins in
+    it."""
 
 
 _Stem: TypeAlias = tuple[int, tuple[int, ...]]
@@ -103,6 +108,7 @@ class CausalScorer:
     def __init__(self, llm: AsyncLLM, tokenizer: Any) -> None:
         self._continuations = Continuations(llm)
         self._encode = encoder(tokenizer)
+        self._reader = PromptReader(tokenizer)
         self._context = llm.model_config.max_model_len
         self._limit = TextLimit(tokenizer, self._context)
 
@@ -114,43 +120,65 @@ class CausalScorer:
         queue: CallQueue,
         *,
         mean: bool = False,
+        heads: Mapping[Invocation, Sequence[str]] | None = None,
     ) -> LabelScores:
         """Returns the scores of all labels after all prompts by all members.
 
         `queue`: gives the call's requests places in the engine's queue. `mean`: divide each score by the label's number
-        of tokens. Raises LabelError for labels or a prompt that cannot be scored, or that are too long for the
-        model."""
+        of tokens. `heads`: the prompts without their invocation, for each invocation that a member has. Raises
+        LabelError for labels or a prompt that cannot be scored, or that are too long for the model."""
         self._limit.check(prompts)
         context = self._context - max(member.virtual_tokens for member in members)
-        plans: list[_Plan] = []
-        for few in few_at_a_time(prompts):
-            plans += await asyncio.to_thread(self._plan, few, labels, context)
+        plans: dict[Invocation | None, list[_Plan]] = {}
+        for invocation in dict.fromkeys(member.invocation for member in members):
+            texts = prompts if invocation is None else (heads or {})[invocation]
+            plans[invocation] = []
+            for few in few_at_a_time(texts):
+                plans[invocation] += await asyncio.to_thread(
+                    self._plan, few, labels, context, invocation
+                )
+        own = [plans[member.invocation] for member in members]
+        # Text by text, so that a prompt that members share is not evicted between two of them.
+        texts_of = range(len(prompts))
         answers = iter(
             await queue.run_all(
                 partial(self._ask, question, member)
-                for member in members
-                for plan in plans
-                for question in plan.questions
+                for text in texts_of
+                for member, plan in zip(members, own, strict=True)
+                for question in plan[text].questions
             )
         )
-        rows = [
-            plan.scores([next(answers) for _ in plan.questions]) for _ in members for plan in plans
-        ]
-        scores = np.array(rows, dtype=np.float64).reshape(len(members), len(plans), len(labels))
-        if mean:
-            scores /= np.array([plan.label_tokens for plan in plans])
-        prompt_tokens = sum(plan.prompt_tokens for plan in plans)
-        label_tokens = sum(sum(plan.label_tokens) for plan in plans)
-        return LabelScores(scores, prompt_tokens, len(members) * (prompt_tokens + label_tokens))
+        scores = np.empty((len(members), len(prompts), len(labels)), dtype=np.float64)
+        computed = 0
+        for text in texts_of:
+            for number, plan in enumerate(own):
+                said = [next(answers) for _ in plan[text].questions]
+                computed += sum(each.computed for each in said)
+                scores[number, text] = plan[text].scores([each.log_probs for each in said])
+                if mean:
+                    scores[number, text] /= plan[text].label_tokens
+        read = [sum(plan.prompt_tokens + sum(plan.label_tokens) for plan in each) for each in own]
+        prompt_tokens = sum(plan.prompt_tokens for plan in own[0])
+        return LabelScores(scores, prompt_tokens, sum(read), computed)
 
-    def _plan(self, prompts: Sequence[str], labels: Sequence[str], context: int) -> list[_Plan]:
-        """Returns a plan for each prompt. `context`: the model's context without the members' virtual tokens.
+    def _plan(
+        self,
+        prompts: Sequence[str],
+        labels: Sequence[str],
+        context: int,
+        invocation: Invocation | None,
+    ) -> list[_Plan]:
+        """Returns a plan for each prompt, behind which the invocation stands if there is one. `context`: the model's
+        context without the members' virtual tokens.
 
         Raises LabelError for a prompt that is too long with its longest label."""
         plans = []
         for prompt in prompts:
             self._limit.check_doubtful(prompt)
-            paths = label_paths(self._encode, prompt, labels)
+            if invocation is None:
+                paths = label_paths(self._encode, prompt, labels)
+            else:
+                [paths] = self._reader.paths([prompt], labels, invocation)
             longest = max(len(path.context) + len(path.tokens) for path in paths)
             if longest > context:
                 raise LabelError(
@@ -160,7 +188,7 @@ class CausalScorer:
             plans.append(_Plan(paths))
         return plans
 
-    async def _ask(self, question: _Question, member: MemberAdapters) -> list[float]:
+    async def _ask(self, question: _Question, member: MemberAdapters) -> Scored:
         """Returns the log-probability of each token of a question. That of the stem is added if the stem has more than
         one token."""
         stem = question.stem
@@ -169,6 +197,7 @@ class CausalScorer:
             list(question.tokens),
             member,
             counted=len(stem) if len(stem) > 1 else 0,
+            behind=len(stem),
         )
 
 

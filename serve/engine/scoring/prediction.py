@@ -35,6 +35,8 @@ class MemberScores:
     """Tokens of the inputs, counted once."""
     member_tokens: int
     """Tokens that the members read together."""
+    computed_tokens: int
+    """Those of them that the engine computed."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,11 @@ async def predicted(
     assert fusion is not None
     asking, least = _asking(fusion, call)
     prompt_tokens: int | None = None
-    member_tokens = 0
+    member_tokens = computed_tokens = 0
     if asking.reads_base:
         assert read is not None, "a gate over a base that writes is refused at loading"
         base = await read(call.inputs)
-        prompt_tokens = member_tokens = base.prompt_tokens
+        prompt_tokens = member_tokens = computed_tokens = base.prompt_tokens
         asking.route(base.vectors)
     while questions := asking.questions():
         groups = _by_rows(questions)
@@ -74,10 +76,11 @@ async def predicted(
         if prompt_tokens is None:  # the first round reads every input
             prompt_tokens = said[0].prompt_tokens
         member_tokens += sum(each.member_tokens for each in said)
+        computed_tokens += sum(each.computed_tokens for each in said)
         await asyncio.to_thread(_take, asking, groups, said, loaded)
-    prediction = await asyncio.to_thread(
-        _prediction, loaded, call, asking, least, prompt_tokens or 0, member_tokens
-    )
+    metrics.prompt_tokens_shared(loaded.ensemble.name, max(0, member_tokens - computed_tokens))
+    usage = (prompt_tokens or 0, member_tokens, computed_tokens)
+    prediction = await asyncio.to_thread(_prediction, loaded, call, asking, least, usage)
     if call.member is None and not asking.partial and fusion.is_own(call.method, call.weights):
         attribute_later(fusion, asking.outputs, prediction.answers)
     return prediction
@@ -132,9 +135,9 @@ def _prediction(
     call: PredictCall,
     asking: Asking,
     least: float | None,
-    prompt_tokens: int,
-    member_tokens: int,
+    usage: tuple[int, int, int],
 ) -> Prediction:
+    """`usage`: tokens of the inputs, of all members together, and those that were computed."""
     ensemble, fusion = loaded.ensemble, loaded.fusion
     assert fusion is not None
     method = call.method or ensemble.fusion.method
@@ -166,8 +169,9 @@ def _prediction(
         answers=answers,
         members=members,
         member_answers=alone if call.return_members else None,
-        prompt_tokens=prompt_tokens,
-        member_tokens=member_tokens,
+        prompt_tokens=usage[0],
+        member_tokens=usage[1],
+        computed_tokens=usage[2],
         agreement=agreement,
         absent=loaded.absent,
         asked=asked if asking.partial else None,

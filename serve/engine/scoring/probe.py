@@ -12,6 +12,7 @@ from serve.engine.limits.fair_queue import FairQueue
 from serve.engine.scoring.continuations import Continuations
 from serve.engine.scoring.heads import EncoderPooler
 from serve.labels import readable
+from serve.prompting.invocation import Invocation
 
 TEXT = "The quick brown fox jumps over the lazy dog. 0123456789"
 OUTPUTS = 64
@@ -29,7 +30,8 @@ class Prober:
         vocabulary = llm.model_config.get_vocab_size()
         self._watched = list(range(0, vocabulary, -(-vocabulary // OUTPUTS)))
         self._epsilon = float(torch.finfo(llm.model_config.dtype).eps)
-        self._base: tuple[float, ...] = ()
+        self._base: dict[Invocation | None, tuple[float, ...]] = {}
+        """What the base answers to the fixed input with each invocation that an adapter has."""
 
     @classmethod
     async def create(
@@ -37,21 +39,32 @@ class Prober:
     ) -> "Prober":
         """Returns a prober that has probed the plain base, which also builds vLLM's kernels."""
         prober = cls(llm, kind, tokenizer)
-        prober._base = await prober._outputs(MemberAdapters())
+        await prober._of_base(None)
         return prober
 
     async def probe(self, digest: str, adapter: MemberAdapters) -> Probe:
         """Returns what a loaded adapter answers alone. `digest` only names it in the result."""
-        outputs = await self._outputs(adapter)
-        change = max(abs(a - b) for a, b in zip(outputs, self._base, strict=True))
+        outputs = await self._outputs(adapter, adapter.invocation)
+        base = await self._of_base(adapter.invocation)
+        change = max(abs(a - b) for a, b in zip(outputs, base, strict=True))
         return Probe(digest=digest, outputs=outputs, change=change, epsilon=self._epsilon)
 
-    async def _outputs(self, adapter: MemberAdapters) -> tuple[float, ...]:
-        """Returns the log-probabilities of the watched tokens, or the first values of the pooled vector."""
+    async def _of_base(self, invocation: Invocation | None) -> tuple[float, ...]:
+        if invocation not in self._base:
+            self._base[invocation] = await self._outputs(MemberAdapters(), invocation)
+        return self._base[invocation]
+
+    async def _outputs(
+        self, adapter: MemberAdapters, invocation: Invocation | None
+    ) -> tuple[float, ...]:
+        """Returns the log-probabilities of the watched tokens after the fixed input and an invocation, or the first
+        values of the pooled vector."""
         values: Sequence[float]
         if self._causal is not None:
-            tokens = self._tokens[: self._context - adapter.virtual_tokens - 1]
-            values = await self._causal.log_probs(tokens, self._watched, adapter)
+            ending = list(invocation.tokens) if invocation else []
+            room = self._context - adapter.virtual_tokens - len(ending) - 1
+            tokens = [*self._tokens[: max(room, 0)], *ending]
+            values = (await self._causal.log_probs(tokens, self._watched, adapter)).log_probs
         else:
             assert self._encoder is not None
             values = (

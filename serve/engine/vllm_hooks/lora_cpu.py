@@ -190,7 +190,20 @@ def add_lora_logits(
     add_lora(outputs, x, lora_a_stacked, lora_b_stacked, scale, rows)
 
 
+def _update_prefill_metadata(self: Any, token_lora_tensor: torch.Tensor) -> None:
+    """Replaces vLLM's method by nothing.
+
+    It noted runs of equal adapters, at most one for each request. An activated LoRA has two in a prompt, and the engine
+    died. Nothing reads the runs any more."""
+
+
 def repair() -> None:
     """Replaces vLLM's methods by these functions."""
-    for function in (update_metadata, add_lora_linear, add_lora_embedding, add_lora_logits):
+    for function in (
+        update_metadata,
+        _update_prefill_metadata,
+        add_lora_linear,
+        add_lora_embedding,
+        add_lora_logits,
+    ):
         setattr(PunicaWrapperCPU, function.__name__, function)

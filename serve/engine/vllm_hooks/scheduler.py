@@ -1,5 +1,7 @@
-"""vLLM's schedulers with Choir's mixins: for groups (`lockstep/scheduler.py`), for soft adapters
-(`soft/scheduler.py`), and for label scoring (here).
+"""vLLM's schedulers with Choir's mixins: for shared prompts (`shared_prompt/scheduler.py`), for groups
+(`lockstep/scheduler.py`), for soft adapters (`soft/scheduler.py`), and for label scoring (here).
+
+The import installs the keys of shared blocks in the scheduler's process (`shared_prompt/hooks.py`).
 
 vLLM computes no `prompt_logprobs` for positions that it reads from the prefix cache. Label scoring needs them from the
 label's first token on. So a cache hit is cut back to the last block that ends before the label begins. The hook is
@@ -14,6 +16,8 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
 from serve.engine.lockstep.scheduler import LockstepMixin
+from serve.engine.shared_prompt import hooks
+from serve.engine.shared_prompt.scheduler import SharedPromptMixin
 from serve.engine.soft.scheduler import SoftMixin
 
 COMPUTE_FROM = "choir_compute_from"
@@ -35,9 +39,14 @@ class _ScoringMixin:
         return blocks, hit, boundary, divergent
 
 
-class ChoirScheduler(LockstepMixin, SoftMixin, _ScoringMixin, Scheduler):
+class ChoirScheduler(SharedPromptMixin, LockstepMixin, SoftMixin, _ScoringMixin, Scheduler):
     """For engines without asynchronous scheduling (the CPU)."""
 
 
-class AsyncChoirScheduler(LockstepMixin, SoftMixin, _ScoringMixin, AsyncScheduler):
+class AsyncChoirScheduler(
+    SharedPromptMixin, LockstepMixin, SoftMixin, _ScoringMixin, AsyncScheduler
+):
     """For engines with asynchronous scheduling (vLLM's default on GPUs)."""
+
+
+hooks.install()

@@ -4,6 +4,7 @@ The import installs Choir's changes to vLLM 0.32, each behind the version guard 
 
 - The sampler reports fused log-probabilities (`lockstep/logprobs.py`).
 - The model runner uses the vectors of prompt adapters (`soft/inputs.py`).
+- An activated LoRA leaves the tokens before its invocation to the base (`shared_prompt/hooks.py`).
 - The pooler leaves vectors as they are (`plain_pooling.py`).
 - The registry finds the backbones of published encoders (`backbones.py`).
 - LoRA on the CPU is repaired: rows without an adapter used the last adapter slot (`lora_cpu.py`).
@@ -22,6 +23,7 @@ from vllm.v1.sample.sampler import Sampler
 
 from serve.engine.core_process import start_failure
 from serve.engine.lockstep import logprobs
+from serve.engine.shared_prompt import hooks
 from serve.engine.soft import inputs
 from serve.engine.soft.adapter import SoftKind
 from serve.engine.soft.store import STORE, SoftError
@@ -117,5 +119,6 @@ plain_pooling.install()
 repair_sampler()
 logprobs.install()
 inputs.install()
+hooks.install()
 backbones.register()
 start_failure.watch_worker()

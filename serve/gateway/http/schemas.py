@@ -141,6 +141,9 @@ class PredictItem(Said):
 class PredictUsage(BaseModel):
     prompt_tokens: int = Field(description="Tokens of the inputs, counted once.")
     member_tokens: int = Field(description="Tokens that all members together read.")
+    computed_tokens: int = Field(
+        description="Those of the members' tokens that the engine computed; the others were in its cache."
+    )
 
 
 class PredictAnswer(BaseModel):

@@ -180,6 +180,7 @@ def answer(model: str, prediction: Prediction) -> dict[str, Any]:
         "usage": {
             "prompt_tokens": prediction.prompt_tokens,
             "member_tokens": prediction.member_tokens,
+            "computed_tokens": prediction.computed_tokens,
         },
     }
     if prediction.absent:

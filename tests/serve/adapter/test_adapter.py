@@ -111,7 +111,6 @@ def test_refuses_broken_json_and_broken_safetensors(causal_base, make_adapter):
         ({"peft_type": ["LORA"]}, "which is not served"),
         ({"peft_type": "PREFIX_TUNING"}, "'num_virtual_tokens'"),
         ({"use_dora": True}, "DoRA is not served"),
-        ({"alora_invocation_tokens": [1, 2]}, "aLoRA"),
         ({"bias": "all"}, "biases are not served"),
         ({"modules_to_save": ["lm_head"]}, "lm_head in modules_to_save"),
         ({"init_lora_weights": "pissa"}, "changes the base's weights"),

@@ -154,6 +154,7 @@ def prediction(call: PredictCall) -> Prediction:
         member_answers=tuple(map(_labels, members)) if call.return_members else None,
         prompt_tokens=7,
         member_tokens=21,
+        computed_tokens=12,
     )
 
 

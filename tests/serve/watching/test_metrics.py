@@ -34,6 +34,7 @@ CONTRACT = {
     "choir_rollout_phase_seconds": ("histogram", {"phase"}),
     "choir_generated_tokens": ("counter", {"ensemble"}),
     "choir_member_tokens": ("counter", {"ensemble"}),
+    "choir_shared_prompt_tokens": ("counter", {"ensemble"}),
     "choir_group_stalls": ("counter", {"reason"}),
     "choir_members_absent": ("gauge", {"ensemble", "version"}),
     "choir_requests_refused": ("counter", {"reason"}),
@@ -90,6 +91,7 @@ def test_every_metric_of_the_contract_is_declared_with_its_labels() -> None:
     metrics.members_asked("intents", 5, 8)
     metrics.answers_abstained("intents", 1, 2)
     metrics.tokens_generated("intents", 3, 9)
+    metrics.prompt_tokens_shared("intents", 5)
     metrics.ensemble_loaded("intents", 1)
     metrics.adapters_loaded([("x", "sha256:0", "lora")])
     metrics.version_active("intents", 1)

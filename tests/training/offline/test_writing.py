@@ -112,12 +112,10 @@ def test_spaces_stay_as_they_were_written(tmp_path: Path) -> None:
         num_attention_heads=1,
     )
     model = LlamaForCausalLM(config).eval()
-    writer = Writer(
-        model, LoadedAdapters(model, {}), tokenizer, GenerationDefaults(ends=frozenset())
-    )
+    writer = Writer(LoadedAdapters(model, {}), tokenizer, GenerationDefaults(ends=frozenset()))
     base = Member(name="base", adapters=[])
     heard: list[int] = []
-    [own] = writer.write([base], [[2, 3]], [1.0], "average", 4, heard.append)
+    [own] = writer.write([base], [[[2, 3]]], [1.0], "average", 4, heard.append)
     written = model.generate(
         torch.tensor([[2, 3]]), max_new_tokens=4, do_sample=False, eos_token_id=None
     )

@@ -31,7 +31,7 @@ from training.recipe import (
         ),
         (
             {"kind": "causal", "path": "x", "stages": [{"kind": "fine_tuning", "rank": 4}]},
-            "base.stages.0.rank: this key is for the kind lora, not for fine_tuning",
+            "base.stages.0.rank: this key is for the kind lora, alora, not for fine_tuning",
         ),
         (
             {

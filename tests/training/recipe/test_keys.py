@@ -65,7 +65,7 @@ from training.recipe import (
         (
             "ensembles.0.members.0.kind",
             "prefix_tuning",
-            "ensembles.0.members.0: kind must be one of lora, prefix, prompt, p_tuning",
+            "ensembles.0.members.0: kind must be one of lora, alora, prefix, prompt, p_tuning",
         ),
         (
             "ensembles.0.members.0",
@@ -79,7 +79,7 @@ from training.recipe import (
         (
             "ensembles.0.members.0",
             {"name": "a", "kind": "prefix", "rank": 8},
-            "ensembles.0.members.0.rank: this key is for the kind lora, not for prefix",
+            "ensembles.0.members.0.rank: this key is for the kind lora, alora, not for prefix",
         ),
         (
             "ensembles.0.members.0",

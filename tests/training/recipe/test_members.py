@@ -110,6 +110,67 @@ def test_a_lora_on_more_layers_than_there_are_is_refused(tmp_path: Path) -> None
         parse_recipe(content, folder=tmp_path)
 
 
+ALORA = {"name": "a", "kind": "alora"}
+
+
+@pytest.mark.parametrize(
+    ("template", "member", "invocation"),
+    [
+        ("Message: {text}\nIntent:", ALORA, "\nIntent:"),
+        ("{text}{invocation}", ALORA | {"invocation": "Say"}, "Say"),
+        ("{text}\nPlease say", ALORA | {"invocation": " say"}, " say"),
+        ("{text}\nIntent:", {"name": "a"}, None),
+    ],
+)
+def test_an_activated_lora_begins_at_the_templates_end(
+    template: str, member: dict[str, Any], invocation: str | None, tmp_path: Path
+) -> None:
+    content = changed("ensembles.0.template", template)
+    content["ensembles"][0] |= {"members": [member], "candidates": []}
+    ensemble = parse_recipe(content, folder=tmp_path).ensembles[0]
+    assert ensemble.invocation(ensemble.members[0]) == invocation
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"template": "{text}"}, "say from which text the activated LoRA acts"),
+        ({"template": "a\n{text}"}, "say from which text the activated LoRA acts"),
+        ({"template": "{text}{invocation}"}, "say from which text the activated LoRA acts"),
+        ({"template": "{invocation}{text}"}, "stands at the template's end"),
+        (
+            {"template": "{text}", "members": [ALORA | {"invocation": "Say"}]},
+            "the template must end in {invocation} or in 'Say'",
+        ),
+        (
+            {"members": [{"name": "a", "stages": [{"kind": "lora"}, {"kind": "alora"}]}]},
+            "the stages lora, alora cannot be one member",
+        ),
+        (
+            {"members": [{"name": "a", "stages": [{"kind": "alora"}, {"kind": "prefix"}]}]},
+            "the stages alora, prefix cannot be one member",
+        ),
+        ({"merges": ["cat"]}, "merges are of LoRAs, and member 'a' is not one LoRA"),
+    ],
+)
+def test_an_activated_lora_that_nothing_would_invoke_is_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    content = changed("ensembles.0.template", "{text}\nIntent:")
+    content["ensembles"][0] |= {"members": [ALORA], "candidates": [], "defaults": {}, **changes}
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        parse_recipe(content, folder=tmp_path)
+
+
+def test_an_activated_lora_under_heads_is_refused(tmp_path: Path) -> None:
+    content = recipe_content(base={"kind": "encoder", "path": "model"})
+    content["ensembles"] = content["ensembles"][:1]
+    content["ensembles"][0] |= {"members": [ALORA | {"invocation": "x"}], "candidates": []}
+    content["ensembles"][0]["template"] = "{text}x"
+    with pytest.raises(RecipeError, match="topics/a: alora needs a causal base"):
+        parse_recipe(content, folder=tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["prefix", "prompt", "p_tuning"])
 def test_virtual_tokens_under_an_encoder_are_refused(kind: str, tmp_path: Path) -> None:
     content = recipe_content(base={"kind": "encoder", "path": "model"})

@@ -23,6 +23,8 @@ class Sent:
     tokens: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     finished: dict[str, str] = field(default_factory=dict)
     accounts: list[dict[str, Any]] = field(default_factory=list)
+    computed: int = 0
+    """Tokens that were computed for it, once it has ended."""
 
 
 class Machine:
@@ -79,21 +81,25 @@ class Machine:
         max_tokens: int = 8,
         adapters: list[int | None] | None = None,
         prefixes: list[int] | None = None,
+        invocations: list[list[int] | None] | None = None,
         missing: int = 0,
         together: bool = True,
     ) -> Sent:
         """Sends the siblings of one group, all but the last `missing`; or one request without a group.
 
-        `prefixes`: the virtual tokens of each one's prefix adapter."""
+        `prefixes`: the virtual tokens of each one's prefix adapter. `invocations`: the tokens from which each one's
+        LoRA acts, if it is an activated one."""
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
         from vllm.v1.request import Request
 
         from serve.engine.lockstep.sibling_spec import SiblingSpec, TokenFusion
+        from serve.engine.shared_prompt.activation import write_invocation
         from serve.engine.soft.adapter import SoftAdapter
         from serve.engine.soft.salt import own_salt
         from serve.fusion.tokens.penalties import NEUTRAL
         from serve.fusion.tokens.sampling import Sampling
+        from serve.prompting.invocation import Invocation
 
         size = len(prompts)
         sent = Sent([f"{key}-{rank}" for rank in range(size)], max_tokens)
@@ -106,6 +112,9 @@ class Machine:
                 fusion = TokenFusion("average", (1 / size,) * size)
                 SiblingSpec(key, size, rank, fusion, Sampling(0.0), NEUTRAL).write_to(params)
             adapter = (adapters or [None] * size)[rank]
+            invocation = (invocations or [None] * size)[rank]
+            if invocation is not None:
+                write_invocation(params, Invocation(tuple(invocation), ""))
             soft, virtual = None, (prefixes or [0] * size)[rank]
             if virtual:
                 soft = SoftAdapter("prefix", f"sha256:{virtual}", virtual)
@@ -117,7 +126,7 @@ class Machine:
                 params,
                 None,
                 lora_request=LoRARequest(f"a{adapter}", adapter, "/nowhere") if adapter else None,
-                cache_salt=own_salt(soft, f"a{adapter}" if adapter else None)
+                cache_salt=own_salt(soft, f"a{adapter}" if adapter and not invocation else None)
                 if self.salted
                 else None,
                 block_hasher=self.hasher,
@@ -164,8 +173,10 @@ class Machine:
                 sent.tokens[each.request_id] += each.new_token_ids
                 if each.finish_reason is not None:
                     sent.finished[each.request_id] = str(each.finish_reason)
-                if each.kv_transfer_params:
-                    sent.accounts.append(each.kv_transfer_params["choir_group"])
+                told = each.kv_transfer_params or {}
+                if "choir_group" in told:
+                    sent.accounts.append(told["choir_group"])
+                    sent.computed = told["choir_computed"]
 
     def _watch(self, output: Any, sampled: dict[str, int]) -> None:
         by_group: dict[int, list[str]] = defaultdict(list)

@@ -30,6 +30,7 @@ def merged(*each: tuple[str, list[int], str | None]) -> tuple[Any, Any]:
 
     group = Group("g", 2, 0, 0.0, leader="g-0")
     group.stalls["kv_cache"] = 3
+    group.computed = 7
     step = outputs(*each)
     found = merge_outputs([step], lambda id_: group if id_.startswith("g") else None)
     return found, step.outputs
@@ -47,7 +48,7 @@ def test_only_the_leaders_tokens_and_single_requests_are_passed_on() -> None:
 def test_the_last_outputs_of_all_siblings_are_passed_on_and_the_leaders_has_the_account() -> None:
     found, left = merged(("g-0", [5], "STOP"), ("g-1", [5], "LENGTH"))
     assert [output.kv_transfer_params for output in left] == [
-        {"choir_group": {"stalls": {"kv_cache": 3}, "error": None}},
+        {"choir_group": {"stalls": {"kv_cache": 3}, "error": None}, "choir_computed": 7},
         None,
     ]
     ((group, reason),) = found.ended

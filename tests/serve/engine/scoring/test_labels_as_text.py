@@ -14,6 +14,7 @@ from vllm.logprobs import FlatLogprobs
 from serve.engine.adapters.member_adapters import MemberAdapters
 from serve.engine.limits.fair_queue import FairQueue
 from serve.engine.scoring.labels_as_text import CausalScorer
+from serve.prompting.reader import PromptReader
 from tests.serve import tiny
 
 CONTEXT = 512
@@ -35,7 +36,9 @@ class FakeLLM:
 
     def __init__(self) -> None:
         self.model_config = SimpleNamespace(max_model_len=CONTEXT)
-        self.running = self.most = self.asked = 0
+        self.running = self.most = self.asked = self.tokens = 0
+        self.order: list[tuple[tuple[int, ...], str | None]] = []
+        """The prompts as they came, and the LoRA of each."""
 
     async def generate(
         self, prompt: Any, params: Any, request_id: str, lora_request: Any
@@ -46,6 +49,8 @@ class FakeLLM:
         try:
             await asyncio.sleep(0)
             ids = prompt["prompt_token_ids"]
+            self.tokens += len(ids)
+            self.order.append((tuple(ids), lora_request))
             prompt_logprobs = FlatLogprobs()
             if params.prompt_logprobs is not None:
                 prompt_logprobs.start_indices = list(range(len(ids)))
@@ -59,6 +64,7 @@ class FakeLLM:
             yield SimpleNamespace(
                 outputs=[SimpleNamespace(finish_reason="length", logprobs=[position])],
                 prompt_logprobs=prompt_logprobs,
+                kv_transfer_params={"choir_computed": len(ids)},
             )
         finally:
             self.running -= 1
@@ -102,6 +108,39 @@ async def test_many_inputs_members_and_labels_are_never_in_vllm_all_at_once(toke
     wanted = np.array([expected(tokenizer, prompt) for prompt in prompts])
     for member in range(4):
         np.testing.assert_allclose(scored.scores[member], wanted, rtol=1e-12)
+
+
+async def test_members_read_one_text_after_the_other(tokenizer: Any) -> None:
+    """Else a prompt that they share would be evicted between two of them."""
+    llm: Any = FakeLLM()
+    members = [MemberAdapters(lora=SimpleNamespace(lora_name=name)) for name in "abc"]
+    scored = await CausalScorer(llm, tokenizer).score(
+        ["where is", "my card"], [" A", " B"], members, FairQueue(1).for_call()
+    )
+    asked = [(tokenizer.decode(ids).strip(), lora.lora_name) for ids, lora in llm.order]
+    in_order = [(text, name) for text in ("where is", "my card") for name in "abc"]
+    assert list(dict.fromkeys(asked)) == in_order
+    assert asked == sorted(asked, key=in_order.index)
+    assert scored.computed_tokens == llm.tokens
+
+
+async def test_members_read_their_own_invocation(tokenizer: Any) -> None:
+    llm: Any = FakeLLM()
+    scorer, reader = CausalScorer(llm, tokenizer), PromptReader(tokenizer)
+    asks = [reader.invocation_of_text(text) for text in ("\nIntent:", " Say")]
+    members = [MemberAdapters(), *(MemberAdapters(invocation=each) for each in asks)]
+    scored = await scorer.score(
+        ["where is"],
+        [" A", " B"],
+        members,
+        FairQueue(1).for_call(),
+        heads={each: ["where is"] for each in asks},
+    )
+    texts = [tokenizer.decode(ids).strip() for ids, _ in llm.order]
+    assert list(dict.fromkeys(texts)) == ["where is", "where is\nIntent:", "where is Say"]
+    labels = 3 * sum(len(tokenizer(label)["input_ids"]) for label in (" A", " B"))
+    prompts = [tokenizer("where is")["input_ids"], *(each.tokens for each in asks)]
+    assert scored.member_tokens == 3 * len(prompts[0]) + sum(map(len, prompts[1:])) + labels
 
 
 async def test_means_are_over_each_labels_own_tokens(tokenizer: Any) -> None:

@@ -51,7 +51,8 @@ class Members:
         names = tuple(member.name for member in members)
         self.asked.append((names, len(rows)))
         scores = SCORES[[NAMES.index(name) for name in names]][:, rows]
-        return MemberScores(scores, 2 * len(rows), 3 * len(rows) * len(names))
+        tokens = 3 * len(rows) * len(names)
+        return MemberScores(scores, 2 * len(rows), tokens, tokens // 3)
 
 
 def fitted(**options: Any) -> Ensemble:
@@ -86,7 +87,11 @@ async def ask(
 async def test_all_members_are_asked_at_once_without_early_exit() -> None:
     _, document, members = await ask(fitted(), return_members=True)
     assert members.asked == [(NAMES, 200)]
-    assert document["usage"] == {"prompt_tokens": 400, "member_tokens": 1800}
+    assert document["usage"] == {
+        "prompt_tokens": 400,
+        "member_tokens": 1800,
+        "computed_tokens": 600,
+    }
     row = document["data"][7]
     assert {"members_asked", "abstained"}.isdisjoint(row)
     assert [each["name"] for each in row["members"]] == list(NAMES)
@@ -101,7 +106,11 @@ async def test_each_input_stops_by_itself() -> None:
     data = document["data"]
     assert [row["index"] for row in data] == list(range(200))
     assert sum(row["members_asked"] for row in data) == sum(counts)
-    assert document["usage"] == {"prompt_tokens": 400, "member_tokens": 3 * sum(counts)}
+    assert document["usage"] == {
+        "prompt_tokens": 400,
+        "member_tokens": 3 * sum(counts),
+        "computed_tokens": sum(counts),
+    }
     for row in data:
         first = [("strong",), ("middle", "strong"), tuple(sorted(NAMES))][row["members_asked"] - 1]
         assert [each["name"] for each in row["members"]] == [n for n in NAMES if n in first]
@@ -218,7 +227,11 @@ async def test_a_gate_asks_those_whom_it_chooses() -> None:
         own = PROBABILITIES[chosen, row["index"]]
         assert list(row["probabilities"].values()) == pytest.approx(own.tolist())
         assert row["members_asked"] == 1
-    assert document["usage"] == {"prompt_tokens": 18, "member_tokens": 18 + 3 * 9}
+    assert document["usage"] == {
+        "prompt_tokens": 18,
+        "member_tokens": 18 + 3 * 9,
+        "computed_tokens": 18 + 9,
+    }
     assert unasked() - before == 2 * 9, "of three members, two were not asked"
     two = PredictCall("intents@1", inputs, "r", top_k=2, return_members=True)
     wider = answer("m", await predicted(held, two, members, base_vectors))

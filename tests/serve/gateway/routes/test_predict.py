@@ -32,7 +32,7 @@ async def test_the_answer_follows_the_contract(gateway: Gateway) -> None:
     assert answer == {
         "object": "list",
         "model": "intents@3",
-        "usage": {"prompt_tokens": 7, "member_tokens": 21},
+        "usage": {"prompt_tokens": 7, "member_tokens": 21, "computed_tokens": 12},
     }
     members = first.pop("members")
     assert first == {
