@@ -106,7 +106,7 @@ def distil(
     start = next(member for member in ensemble.members if member.name == best.name)
     rows = _rows_to_learn(recipe, own, splits.train, unlabelled, options)
     if ensemble.task == "generation":
-        rows = _taught(bundle, ensemble, recipe, own, rows, watch)
+        rows = answered(bundle, ensemble, recipe, own, rows, watch)
     with tempfile.TemporaryDirectory(prefix="distilled-", dir=bundle.path / WORK) as scratch:
         job = _job(bundle, ensemble, recipe, own, best, start, options, Path(scratch))
         job.train(rows, watch)
@@ -195,7 +195,7 @@ def _rows_to_learn(
     return concatenate_datasets(parts)
 
 
-def _taught(
+def answered(
     bundle: Bundle,
     ensemble: Ensemble,
     recipe: Recipe,

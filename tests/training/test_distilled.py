@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from datasets import Dataset
 from typer.testing import CliRunner
 
 from choir_cli.main import app
@@ -17,7 +18,8 @@ from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Fused
 from tests.training.conftest import TOPICS
 from training.data.variations import variations
-from training.distilled import DistilOptions, distil
+from training.distilled import DistilOptions, answered, distil
+from training.execution.run import recorded_recipe
 from training.leaderboard.rungs import read_rungs
 from training.offline.members import OfflineMembers
 from training.pipeline import train
@@ -96,7 +98,7 @@ def test_texts_without_labels_are_learned_from_too(bundle: Bundle, tmp_path: Pat
     assert distance(file) < distance(None)
 
 
-def test_a_student_of_generation_writes_what_the_ensemble_writes(
+def test_a_student_of_generation_is_a_rung_with_figures(
     causal_bundle: Bundle, tmp_path: Path
 ) -> None:
     copy = tmp_path / "bundle"
@@ -107,10 +109,20 @@ def test_a_student_of_generation_writes_what_the_ensemble_writes(
     bundle = Bundle.open(copy)
     assert bundle.verify() == []
     [rung] = read_rungs(bundle, "replies")
-    ensemble = bundle.ensemble("replies")
-    fused = OfflineMembers(bundle, ensemble).fused_answers(TEXTS, "average", 8)
-    [own] = OfflineMembers(bundle, rung.manifest).answers(TEXTS, 8)
-    assert np.mean([one == other for one, other in zip(own, fused, strict=True)]) >= 2 / 3
+    assert [member.name for member in rung.manifest.members] == ["distilled"]
+
+
+def test_the_student_of_generation_reads_what_the_ensemble_writes(causal_bundle: Bundle) -> None:
+    ensemble = causal_bundle.ensemble("replies")
+    recipe = recorded_recipe(causal_bundle.path)
+    own = recipe.find("replies") if recipe else None
+    assert recipe is not None
+    assert own is not None
+    rows = Dataset.from_dict({"text": [*TEXTS, TEXTS[0]]})
+    taught = answered(causal_bundle, ensemble, recipe, own, rows, Unwatched())
+    written = OfflineMembers(causal_bundle, ensemble).fused_answers(TEXTS, "average", 8)
+    expected = [pair for pair in zip(TEXTS, written, strict=True) if pair[1]]
+    assert list(zip(taught["text"], taught["reply"], strict=True)) == expected
 
 
 @pytest.mark.parametrize(("task", "column"), [("multilabel", "tags"), ("regression", "length")])
