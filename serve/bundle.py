@@ -16,22 +16,15 @@ from serve.adapter import (
     ADAPTER_FILES,
     CONVERT,
     DEFAULT_RANK_LIMIT,
-    AdapterError,
-    AdapterKind,
     belongs,
-    check_together,
-    inspect_adapter,
 )
 from serve.base.folder import BaseError, BaseKind, BaseShapes, check_served, kind_of, read_config
-from serve.digest import DigestError, folder_digest
+from serve.digest import folder_digest
 from serve.errors import UserError, did_you_mean
 from serve.files import no_folder, write_atomically
-from serve.fusion.errors import FusionError
 from serve.fusion.fitting.stored_scores import FOLDER, ValidationScores
-from serve.fusion.fuse import Fusion
-from serve.fusion.ranking.ranker import Ranker
 from serve.manifest import AdapterRef, Contract, Ensemble, Name, explain
-from serve.servable import unserved_ensemble
+from serve.servable import ensemble_problems
 
 RUNGS = "rungs"
 """Folder of manifests that can be swapped in under an ensemble's name, such as its members merged into one adapter.
@@ -262,7 +255,7 @@ class Bundle:
         if not ensembles and not problems:
             problems.append(f"{self.path} has no ensembles.")
         for ensemble in ensembles:
-            problems.extend(self._ensemble_problems(ensemble, deep=deep, max_rank=max_rank))
+            problems.extend(ensemble_problems(self, ensemble, deep=deep, max_rank=max_rank))
         for file in self.rung_files():
             try:
                 rung = self.read_rung(file)
@@ -270,7 +263,7 @@ class Bundle:
                 problems.append(str(error))
                 continue
             # A rung of a higher rank keeps no engine from serving the bundle; a swap to it says what it needs.
-            problems.extend(self._ensemble_problems(rung, deep=deep, max_rank=None))
+            problems.extend(ensemble_problems(self, rung, deep=deep, max_rank=None))
         return list(dict.fromkeys(problems))
 
     def _base_problems(self) -> Iterator[str]:
@@ -280,54 +273,6 @@ class Bundle:
                 BaseShapes.read(self.base_folder)
         except (BundleError, BaseError) as error:
             yield str(error)
-
-    def _ensemble_problems(
-        self, ensemble: Ensemble, *, deep: bool, max_rank: int | None
-    ) -> Iterator[str]:
-        readers: dict[bool, str] = {}
-        for member in ensemble.members:
-            kinds: list[AdapterKind] = []
-            for ref in member.adapters:
-                try:
-                    folder = self.adapter_dir(ref)
-                    found = folder_digest(folder)
-                    if found != ref.digest:
-                        yield (
-                            f"{adapter_path(ref)} has the digest {found}, but {ensemble.id} names "
-                            f"{ref.digest}."
-                        )
-                    elif deep:
-                        info = inspect_adapter(
-                            folder,
-                            base=self.base_folder,
-                            max_rank=max_rank,
-                            base_kind=self.base_kind(),
-                            head_rows=ensemble.head_rows,
-                        )
-                        kinds.append(info.kind)
-                        check_together(kinds)
-                        if info.head is not None:
-                            readers.setdefault(info.reads_pairs, member.name)
-                except (BundleError, BaseError, DigestError) as error:
-                    yield str(error)
-                except AdapterError as error:
-                    yield f"{ensemble.id}, member {member.name}, adapter {ref.adapter}: {error}"
-        if len(readers) > 1:
-            yield (
-                f"{ensemble.id}: the head of member {readers[True]} reads pairs and that of {readers[False]} single "
-                "texts, so no input could be answered by both."
-            )
-        with contextlib.suppress(BundleError):  # told already, as the base's
-            if (unserved := unserved_ensemble(ensemble, self.base_kind())) is not None:
-                yield f"{ensemble.id}: {unserved}"
-        try:
-            parameters = self.fusion_path(ensemble)
-            if ensemble.task == "generation":
-                Ranker.from_manifest(ensemble, parameters)
-            elif parameters is not None:
-                Fusion.from_manifest(ensemble, parameters)
-        except (BundleError, FusionError) as error:
-            yield f"{ensemble.id}: {error}"
 
     def rung_files(self, ensemble: str = "*") -> list[Path]:
         """Returns the manifests in `rungs/` of one ensemble, or of all."""

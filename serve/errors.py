@@ -12,6 +12,7 @@
     │       └── TakenOver     by a later server
     ├── StoreError            the store of adapters
     │   └── NotAllowed        a place that adapters may not come from
+    ├── BackupError           a store that cannot be copied
     ├── BundleError           a bundle on disk
     ├── BaseError             the base model
     ├── LabelError            labels under the base's tokenizer

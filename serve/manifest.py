@@ -311,9 +311,7 @@ class Ensemble(Contract):
             raise ValueError(
                 "'space': 'log' is for probabilities, not for the values of regression"
             )
-        models: tuple[FittedModel, ...] = STACK_MODELS[self.task]
-        if self.task == "classification":
-            models += ("gate",)
+        models = [*STACK_MODELS[self.task], *(["gate"] if self.task == "classification" else [])]
         if self.fusion.model is not None and self.fusion.model not in models:
             raise ValueError(
                 f"the stacker {self.fusion.model!r} is not for {self.task}; "
@@ -391,8 +389,7 @@ def _listed(values: Iterable[object]) -> str:
 
 
 def _refuse_twice(what: str, values: list[str]) -> None:
-    twice = [value for value, count in Counter(values).items() if count > 1]
-    if twice:
+    if twice := [value for value, count in Counter(values).items() if count > 1]:
         raise ValueError(f"the {what} {min(twice)!r} is given twice")
 
 

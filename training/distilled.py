@@ -1,26 +1,23 @@
 """Distils a finished ensemble into one adapter, which answers at one pass (`choir distil`)."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from datasets import Dataset, concatenate_datasets
-from numpy.typing import NDArray
 
 from serve.adapter.folder import read_config
 from serve.bundle import Bundle
-from serve.fusion.fitting.fit import fit_fusion
-from serve.fusion.fitting.stored_scores import ValidationRows
-from serve.fusion.fused import Answers
-from serve.manifest import Ensemble, FusionSpec, Member, Method
+from serve.manifest import Ensemble, Member
 from training.data.loading import load_rows
 from training.data.splits import Splits
 from training.data.variations import variations
-from training.evaluation.evaluation import answer_metrics, labelled
+from training.distilled_figures import Figures, best_of, figures_of, teaches_by
+from training.evaluation.evaluation import Evaluation, Labelled, labelled
 from training.execution.jobs import Job
 from training.execution.run import WORK, recorded_data, recorded_recipe
+from training.leaderboard.criteria import LOWER_IS_BETTER, judged_by
 from training.lone_rung import write_lone_rung
 from training.preparation import load_splits
 from training.progress import Watch
@@ -37,8 +34,6 @@ from training.stages.base import Base, from_hub
 
 NAME = "distilled"
 """The name of the rung, and of its only member."""
-FIGURES = ("accuracy", "log_loss")
-"""The figures by which a student is compared with its teacher."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +53,12 @@ class Distilled:
     """A student beside its teacher and the best member: their figures on the validation rows."""
 
     best: str
-    """The member with the lowest log loss."""
+    """The member with the best figure."""
     method: str
     """The ensemble's fusion."""
-    scores: Mapping[str, Mapping[str, float]]
+    metrics: tuple[str, str]
+    """The metric that they are compared by, and a second one."""
+    scores: Mapping[str, Figures]
     """`best`, `ensemble` and `distilled`, each with figures by name."""
     rows: int
     """The number of the validation rows."""
@@ -72,10 +69,12 @@ class Distilled:
 
     @property
     def kept(self) -> float | None:
-        """The share of the ensemble's gain in log loss over the best member that the student keeps; None if the
-        ensemble has no gain."""
+        """The share of the ensemble's gain over the best member that the student keeps, in the metric that they are
+        compared by; None if the ensemble has no gain."""
+        metric = self.metrics[0]
+        sign = 1 if metric in LOWER_IS_BETTER else -1
         best, fused, own = (
-            self.scores[name]["log_loss"] for name in ("best", "ensemble", "distilled")
+            sign * self.scores[name][metric] for name in ("best", "ensemble", "distilled")
         )
         return (best - own) / (best - fused) if fused < best else None
 
@@ -84,21 +83,21 @@ def distil(
     bundle_path: Path, name: str, unlabelled: Path | None, options: DistilOptions, watch: Watch
 ) -> Distilled:
     """Train one adapter on what the ensemble `name` answers to all training rows, to variations of them and to the
-    texts in `unlabelled`, and on the rows' labels. Write it into the bundle as the rung `distilled`.
+    texts in `unlabelled`, and on the rows' right answers. Write it into the bundle as the rung `distilled`.
+
+    In generation the student learns what the ensemble writes, with its probabilities of each token (Kim and Rush 2016).
 
     The student goes on from the member that is best on the validation rows, and has its rank. Raises RecipeError if the
-    bundle lacks its recipe or the recipe's rows, or if the ensemble's task has no labels to choose among; and
-    BundleError."""
+    bundle lacks its recipe or the recipe's rows; and BundleError."""
     bundle = Bundle.open(bundle_path)
     ensemble = bundle.ensemble(name)
     recipe, own, splits = _trained_here(bundle, ensemble)
-    stored = _Validation.read(bundle, ensemble)
-    alone = {each.name: stored.alone(each) for each in ensemble.members}
-    best = min(
-        (each for each in own.members if each.name in alone and _can_go_on(each)),
-        key=lambda each: alone[each.name]["log_loss"],
-        default=None,
-    )
+    metrics = judged_by(ensemble.task)
+    validation = labelled(splits.validation, "validation", recipe, own)
+    figures = figures_of(bundle, ensemble, validation, own.max_new_tokens, watch)
+    alone = {each.name: figures.alone(each) for each in ensemble.members}
+    able = [each for each in own.members if each.name in alone and _can_go_on(each)]
+    best = next((each for each in able if each.name == _best_able(alone, able, metrics[0])), None)
     if best is None:
         raise RecipeError(
             f"{ensemble.id}: none of its members can be trained further: the MLP that made their virtual tokens was "
@@ -106,6 +105,8 @@ def distil(
         )
     start = next(member for member in ensemble.members if member.name == best.name)
     rows = _rows_to_learn(recipe, own, splits.train, unlabelled, options)
+    if ensemble.task == "generation":
+        rows = _taught(bundle, ensemble, recipe, own, rows, watch)
     with tempfile.TemporaryDirectory(prefix="distilled-", dir=bundle.path / WORK) as scratch:
         job = _job(bundle, ensemble, recipe, own, best, start, options, Path(scratch))
         job.train(rows, watch)
@@ -113,30 +114,32 @@ def distil(
         ref = bundle.add_adapter(f"{name[:53]}-{NAME}", job.target)
     student = Member(name=NAME, adapters=[*start.adapters[:-1], ref])
     note = {"from": best.name, "epochs": options.epochs, "variations": options.variations}
-    validation = labelled(splits.validation, "validation", recipe, own)
     rung = write_lone_rung(bundle, ensemble, student, "distilled", validation, note, watch)
-    assert rung.validation is not None, "only generation has no stored validation rows"
+    leader = best_of(alone, metrics[0])
     return Distilled(
-        best=min(alone, key=lambda member: alone[member]["log_loss"]),
-        method=_teaches_by(ensemble),
+        best=leader,
+        method=teaches_by(ensemble),
+        metrics=metrics,
         passes=len(ensemble.members),
         scores={
-            "best": min(alone.values(), key=lambda scores: scores["log_loss"]),
-            "ensemble": stored.fused(),
-            "distilled": stored.figures(rung.validation),
+            "best": alone[leader],
+            "ensemble": figures.fused(),
+            "distilled": figures.student(rung),
         },
-        rows=len(stored.rows.truth),
+        rows=figures.rows,
         manifest=rung.file,
     )
 
 
+def _best_able(
+    alone: Mapping[str, Figures], able: Sequence[MemberRecipe], metric: str
+) -> str | None:
+    """Return the name of the best member among those that can be trained further; None if there is none."""
+    return best_of({each.name: alone[each.name] for each in able}, metric) if able else None
+
+
 def _trained_here(bundle: Bundle, ensemble: Ensemble) -> tuple[Recipe, EnsembleRecipe, Splits]:
     """Return the recipe that made the bundle, its part on the ensemble, and the same rows as then."""
-    if ensemble.task != "classification":
-        raise RecipeError(
-            f"{ensemble.id} is for {ensemble.task}; distil is for classification (a recipe's stage `distillation` also "
-            "teaches generation)"
-        )
     if len(ensemble.members) == 1:
         raise RecipeError(
             f"{ensemble.id} has one member, {ensemble.members[0].name!r}, which answers at one pass already"
@@ -173,11 +176,6 @@ def _can_go_on(member: MemberRecipe) -> bool:
     return not isinstance(last, PTuningStage) and not getattr(last, "projection", None)
 
 
-def _teaches_by(ensemble: Ensemble) -> Method:
-    """Return the method by which the ensemble teaches. Shares of votes say nothing about labels without a vote."""
-    return "average" if ensemble.fusion.method == "vote" else ensemble.fusion.method
-
-
 def _rows_to_learn(
     recipe: Recipe,
     own: EnsembleRecipe,
@@ -195,6 +193,31 @@ def _rows_to_learn(
     if unlabelled is not None:
         parts.append(load_rows([unlabelled], columns).rows)
     return concatenate_datasets(parts)
+
+
+def _taught(
+    bundle: Bundle,
+    ensemble: Ensemble,
+    recipe: Recipe,
+    own: EnsembleRecipe,
+    rows: Dataset,
+    watch: Watch,
+) -> Dataset:
+    """Return the distinct texts of the rows with what the ensemble writes to each, where it writes anything."""
+    texts = list(dict.fromkeys(rows[recipe.data.text]))
+    evaluation = Evaluation(bundle, ensemble, watch, max_new_tokens=own.max_new_tokens)
+    answers = evaluation.served(Labelled(texts, [""] * len(texts), "training"))
+    pairs = [(text, answer) for text, answer in zip(texts, answers, strict=True) if answer]
+    if not pairs:
+        raise RecipeError(
+            f"{ensemble.id} writes nothing to its training texts, so it teaches nothing"
+        )
+    return Dataset.from_dict(
+        {
+            recipe.data.text: [text for text, _ in pairs],
+            own.answer: [answer for _, answer in pairs],
+        }
+    )
 
 
 def _job(
@@ -236,53 +259,3 @@ def _job(
         checkpoints=scratch / "checkpoints",
         target=scratch / "adapter",
     )
-
-
-@dataclass(frozen=True)
-class _Validation:
-    """The stored validation rows, and the figures of answers to them. Each has a temperature of its own."""
-
-    ensemble: Ensemble
-    rows: ValidationRows
-    outputs: NDArray[np.float64]
-    """[M, N, C]"""
-
-    @classmethod
-    def read(cls, bundle: Bundle, ensemble: Ensemble) -> "_Validation":
-        stored = bundle.validation_scores(ensemble.name)
-        rows = stored.rows()
-        found = (
-            [stored.outputs(each, rows.header.rows) for each in ensemble.members] if rows else []
-        )
-        outputs = [each for each in found if each is not None]
-        if rows is None or len(outputs) < len(ensemble.members):
-            raise RecipeError(
-                f"{bundle.path} lacks what the members of {ensemble.id} answer to the validation rows; train it again"
-            )
-        return cls(ensemble, rows, np.stack(outputs))
-
-    def alone(self, member: Member) -> Mapping[str, float]:
-        """Return a member's figures."""
-        place = self.ensemble.members.index(member)
-        update = {"members": [member], "fusion": FusionSpec(method="average")}
-        lone = self.ensemble.model_copy(update=update)
-        return self._fitted(lone, self.outputs[place : place + 1], "average")
-
-    def fused(self) -> Mapping[str, float]:
-        """Return the figures of the ensemble as it teaches, cross-fitted."""
-        return self._fitted(self.ensemble, self.outputs, _teaches_by(self.ensemble))
-
-    def figures(self, answers: Answers) -> Mapping[str, float]:
-        """Return the figures of answers [N]."""
-        whole = np.ones((1, len(self.rows.truth)))
-        metrics = answer_metrics(answers, self.rows.truth)
-        return {name: float(metrics[name](whole)[0]) for name in FIGURES}
-
-    def _fitted(
-        self, ensemble: Ensemble, outputs: NDArray[np.float64], method: Method
-    ) -> Mapping[str, float]:
-        options = self.rows.header.options.model_copy(
-            update={"method": method, "candidates": [method]}
-        )
-        fitted = fit_fusion(ensemble, options, outputs, self.rows.truth, self.rows.folds)
-        return self.figures(fitted.validation[method])

@@ -12,7 +12,7 @@ from serve.fusion.asking.choice import served_answers
 from serve.fusion.fitting.fit import fit_fusion
 from serve.fusion.fitting.note import FIGURES, noted
 from serve.fusion.fuse import Fusion
-from serve.manifest import Ensemble, Member
+from serve.manifest import Ensemble, Member, Method
 from serve.terminal.screen import Screen
 from training.base_stages import BaseStages
 from training.data.splits import Splits
@@ -346,26 +346,25 @@ def _written(
     recipe: EnsembleRecipe, draft: Ensemble, bundle: Bundle, evaluation: Evaluation, rows: Labelled
 ) -> tuple[Ensemble, EvaluationReport]:
     """Return a generation ensemble with its golden inputs, and its evaluation. If the recipe asks for a ranker, it is
-    fitted and written; the report has cross-fitted answers."""
+    fitted and written."""
     answers = evaluation.answers(rows)
     fused: dict[str, Sequence[str]] = {**evaluation.fused(rows)}
-    served: Sequence[str] = []
+    given = dict(fused)  # what engines answer; the report has cross-fitted answers of a ranker
     draft = draft.model_copy(
         update={"scores": {MEMBER_SCORES: answer_scores(draft, rows, answers)}}
     )
-    method = recipe.fusion.options.method
     if wants_ranker(recipe.fusion.options):
         candidates = evaluation.candidates(rows)
         ranker = fit_ranker(draft, candidates, rows.references)
-        own = "stack" if method == "stack" else draft.fusion.method
+        asked = recipe.fusion.options.method
+        own: Method = "stack" if asked == "stack" else draft.fusion.method
         spec = ranked_by(draft, own, f"fusion/{draft.name}/{draft.version}")
         draft = draft.model_copy(update={"fusion": spec})
         ranker.write(bundle.path / str(spec.parameters))
         fused["stack"] = cross_ranked(draft, candidates, rows.references)
-        served = ranked_texts(draft, ranker, candidates)
-    if method != "stack":
-        method = draft.fusion.method
-        served = fused.get(method) or method_texts(draft, answers, fused)[method]
+        given["stack"] = ranked_texts(draft, ranker, candidates)
+    method = draft.fusion.method
+    served = given.get(method) or method_texts(draft, answers, fused)[method]
     golden = golden_texts(rows, served, recipe.max_new_tokens)[: recipe.golden]
     ensemble = draft.model_copy(update={"golden": golden})
     return ensemble, generation_report(ensemble, rows, answers, fused)

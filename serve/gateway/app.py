@@ -1,5 +1,7 @@
 """The HTTP application of a gateway: its routes and its middleware."""
 
+from functools import cache
+
 from fastapi import Depends, FastAPI
 
 from serve import metrics
@@ -51,10 +53,14 @@ def create_app(
     bodies = BodyReader(settings.max_body_mb, settings.body_timeout_seconds)
     outcomes = Outcomes(agent.ledger)
 
+    @cache
+    def of_one(pool: str) -> int:
+        """The member sequences of one engine."""
+        return settings.of_pool(pool).sequences
+
     def sequences(pool: str) -> int:
         """The member sequences that this gateway may have in the pool's engines that are ready now."""
-        of_one = settings.of_pool(pool).sequences
-        return max(1, of_one * max(1, agent.ready_engines(pool)) // settings.gateways)
+        return max(1, of_one(pool) * max(1, agent.ready_engines(pool)) // settings.gateways)
 
     dispatcher = Dispatcher(
         agent,

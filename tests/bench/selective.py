@@ -1,4 +1,5 @@
-"""What early exit saves and abstaining leaves out, on validation rows that they were not fitted on.
+"""What early exit saves and abstaining leaves out, on validation rows that they were not fitted on; and by which score
+abstaining leaves out least.
 
 `python -m tests.bench.selective BUNDLE --ensemble NAME` halves the validation rows that a bundle stores many times,
 fits on one half, and counts on the other one. No model is loaded, and the test rows are not read.
@@ -19,7 +20,7 @@ from serve.fusion.fitting.fit import fit_fusion
 from serve.fusion.fitting.options import FusionOptions
 from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Fused
-from serve.fusion.selective.abstain import certainty
+from serve.fusion.selective.abstain import certainty, fit_abstain
 from serve.manifest import Abstain, EarlyExit, Ensemble
 from training.evaluation.evaluation import rows_to_judge
 from training.execution.run import recorded_recipe
@@ -67,6 +68,12 @@ def main() -> None:
         )
     print(f"{HALVES} halves of {len(truth)} validation rows, average of {len(outputs)} members")
     show(np.array(found))
+    for name, figures in _by_score(draft, outputs, truth).items():
+        area, coverage, wrong = figures
+        print(
+            f"abstaining by {name}: area under risk and coverage {area:.5f}; at risk 0.05 it covers {coverage:.1%}, "
+            f"{wrong:.2%} wrong"
+        )
 
 
 def show(found: NDArray[np.float64]) -> None:
@@ -79,6 +86,44 @@ def show(found: NDArray[np.float64]) -> None:
             f"{most[place][1]:.2%}), accuracy {-lost:+.2%}; abstaining covers {coverage:.1%}, {wrong:.2%} wrong "
             f"(at most {most[place][4]:.2%})"
         )
+
+
+def _scores(answers: Fused) -> dict[str, NDArray[np.float64]]:
+    """Return how sure answers are [N], 0..1, by each score that an answer has."""
+    ordered = np.sort(answers.probabilities, axis=1)
+    return {
+        "the answer's probability": ordered[:, -1],
+        "its lead": ordered[:, -1] - ordered[:, -2],
+        "entropy": np.exp(-answers.entropy),
+        "disagreement": np.exp(-answers.disagreement),
+    }
+
+
+def _by_score(
+    draft: Ensemble, outputs: NDArray[np.float64], truth: NDArray[np.int64]
+) -> dict[str, NDArray[np.float64]]:
+    """Return for each score, in the mean of the halves: the area under risk and coverage, and at a risk of 0.05 the
+    coverage and the share of wrong answers."""
+    rng = np.random.default_rng(0)
+    found: dict[str, list[list[float]]] = {}
+    for _ in range(HALVES):
+        order = rng.permutation(len(truth))
+        known, new = np.array_split(order, 2)
+        folds = np.arange(len(known)) % 5
+        fitted = fit_fusion(draft, AVERAGE, outputs[:, known], truth[known], folds)
+        seen, fresh = fitted.validation["average"], Fusion(fitted.ensemble)(outputs[:, new])
+        assert isinstance(seen, Fused)
+        assert isinstance(fresh, Fused)
+        wrong = fresh.winners != truth[new]
+        fits, asked = _scores(seen), _scores(fresh)
+        for name, sure in asked.items():
+            least = fit_abstain(fits[name], seen.winners != truth[known]).threshold(0.05, 0.95)
+            given = sure >= least
+            sorted_ = wrong[np.argsort(-sure, kind="stable")]
+            area = (np.cumsum(sorted_) / np.arange(1, len(sorted_) + 1)).mean()
+            share = wrong[given].mean() if given.any() else 0.0
+            found.setdefault(name, []).append([area, given.mean(), share])
+    return {name: np.mean(lines, axis=0) for name, lines in found.items()}
 
 
 def _counted(draft: Ensemble, fitted_on: Rows, counted_on: Rows) -> NDArray[np.float64]:

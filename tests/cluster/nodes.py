@@ -40,14 +40,13 @@ def main() -> None:
             "include_dashboard": True,
             "dashboard_host": "127.0.0.1",
             "dashboard_port": int(sys.argv[3]),
-            "node_ip_address": "127.0.0.1",
         },
     )
     nodes = {}
     head = raylet(cluster.head_node)
 
     def add() -> int:
-        node = cluster.add_node(**common, node_ip_address="127.0.0.1")
+        node = cluster.add_node(**common)
         nodes[raylet(node)] = node
         return raylet(node)
 

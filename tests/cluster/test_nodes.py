@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
+from serve.pack import pack
 from tests.cluster.running import Asked, Nodes, nodes, until
-from tests.service.models import Models, make_models
+from tests.serve import tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine, pytest.mark.timeout(3000)]
 
@@ -26,16 +27,24 @@ BEFORE, AFTER = 30, 100
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    return make_models(tmp_path_factory.mktemp("cluster"))
-
-
-@pytest.fixture(scope="module")
-def settings(models: Models) -> dict[str, Any]:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    root = tmp_path_factory.mktemp("cluster")
+    base = tiny.causal_base(root / "base")
+    adapters = {
+        name: tiny.lora(base, root / name, seed=seed, rank=8) for seed, name in enumerate("ab", 1)
+    }
+    bundle = pack(
+        str(base),
+        adapters,
+        root / "bundle",
+        task="classification",
+        fusion="average",
+        labels=["card", "transfer", "cancel"],
+        name="intents",
+    )
     return {
-        "bundles": [str(models.bundle)],
-        "store": str(models.root / "store"),
-        "adapter_roots": [str(models.root / "adapters")],
+        "bundles": [str(bundle.path)],
+        "store": str(root / "store"),
         "shared_store": True,
         "replicas": 2,
         "gateways": 2,

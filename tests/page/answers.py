@@ -107,13 +107,23 @@ class ScriptedEngines:
         choice |= {"delta": {"content": word}} if chat else {"text": word}
         if place == len(WRITTEN) - 1:
             choice["finish_reason"] = "stop"
-        if call.return_members:
-            choice["disagreement"] = [nats]
-            choice["members"] = [
-                {"name": member.name, "token_logprobs": [-0.2 - nats * (rank + 1)]}
-                for rank, member in enumerate(self._ensemble(call.version).members)
-            ]
-        return _data({"model": call.model, "choices": [choice]})
+        if not (chat and place == 0):
+            return _data({"model": call.model, "choices": [choice | self._report(call, [place])]})
+        # The first event of a chat names the role alone, and has the report of the first token.
+        role = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None}
+        events = (role | self._report(call, [0]), choice | self._report(call, []))
+        return b"".join(_data({"model": call.model, "choices": [each]}) for each in events)
+
+    def _report(self, call: GenerateCall, places: list[int]) -> dict[str, object]:
+        """What the members thought of the tokens at these places."""
+        if not call.return_members:
+            return {}
+        nats = [DISAGREEMENT[place] for place in places]
+        members = [
+            {"name": member.name, "token_logprobs": [-0.2 - each * (rank + 1) for each in nats]}
+            for rank, member in enumerate(self._ensemble(call.version).members)
+        ]
+        return {"disagreement": nats, "members": members}
 
 
 def _data(document: object) -> bytes:

@@ -147,6 +147,10 @@ def test_a_chat_sends_its_history_and_a_new_chat_forgets_it(
             page.keyboard.press("Control+Enter")
         expect(page.locator("#ask-said")).to_contain_text(WORDS)
         expect(page.locator("#stop")).to_be_hidden()
+    tokens = page.locator(".turn").last.locator(".tokens [role=option]")
+    assert all(each.get_attribute("data-level") for each in tokens.all())
+    tokens.nth(2).focus()
+    expect(page.locator(".turn").last.locator(".detail")).to_contain_text("disagreement 0.31")
     said = [(each["role"], each["content"]) for each in sent.value.post_data_json["messages"]]
     assert said == [("user", "one"), ("assistant", WORDS), ("user", "two")]
     page.click("#clear")

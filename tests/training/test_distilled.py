@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from choir_cli.main import app
@@ -95,10 +96,71 @@ def test_texts_without_labels_are_learned_from_too(bundle: Bundle, tmp_path: Pat
     assert distance(file) < distance(None)
 
 
-def test_what_cannot_be_distilled_is_refused(bundle: Bundle, causal_bundle: Bundle) -> None:
+def test_a_student_of_generation_writes_what_the_ensemble_writes(
+    causal_bundle: Bundle, tmp_path: Path
+) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(causal_bundle.path, copy)
+    made = distil(copy, "replies", None, DistilOptions(2, 0), Unwatched())
+    assert made.metrics == ("bleu", "chrf")
+    assert {*made.scores} == {"best", "ensemble", "distilled"}
+    bundle = Bundle.open(copy)
+    assert bundle.verify() == []
+    [rung] = read_rungs(bundle, "replies")
+    ensemble = bundle.ensemble("replies")
+    fused = OfflineMembers(bundle, ensemble).fused_answers(TEXTS, "average", 8)
+    [own] = OfflineMembers(bundle, rung.manifest).answers(TEXTS, 8)
+    assert np.mean([one == other for one, other in zip(own, fused, strict=True)]) >= 2 / 3
+
+
+@pytest.mark.parametrize(("task", "column"), [("multilabel", "tags"), ("regression", "length")])
+def test_students_of_sets_and_values_come_closer_to_the_ensemble(
+    task: str, column: str, tmp_path: Path, encoder_base: Path
+) -> None:
+    """The member that the student goes on from has seen a third of the rows."""
+    rows = []
+    for number in range(120):
+        asks = [ask for own in TOPICS.values() for ask in own]
+        text = f"{asks[number % len(asks)]} number {number}"
+        tags = "|".join(tag for tag, asks in TOPICS.items() if text.startswith(tuple(asks)))
+        rows.append(f"{text},{tags},{len(text.split()[0]) / 10},{number % 3}")
+    (tmp_path / "train.csv").write_text("\n".join(["text,tags,length,part", *rows]) + "\n")
+    recipe = {
+        "name": "taught",
+        "seed": 1,
+        "precision": "float32",
+        "base": {"kind": "encoder", "path": str(encoder_base)},
+        "data": {"train": "train.csv", "validation_fraction": 0.25},
+        "ensembles": [
+            {
+                "name": "taught",
+                "task": task,
+                "label" if task == "multilabel" else "target": column,
+                "defaults": {"epochs": 2, "batch_size": 16, "learning_rate": 0.01, "rank": 4},
+                "members": [
+                    {"name": name, "rows": {"column": "part", "values": [value]}}
+                    for name, value in (("a", "0"), ("b", "1"))
+                ],
+                "fusion": {"method": "average"},
+            }
+        ],
+    }
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    bundle = train(file, tmp_path / "bundle")
+    made = distil(bundle.path, "taught", None, DistilOptions(6, 1, hard=0.0), Unwatched())
+    assert bundle.verify() == []
+    [rung] = read_rungs(bundle, "taught")
+    ensemble = bundle.ensemble("taught")
+    outputs = OfflineMembers(bundle, ensemble).outputs(TEXTS)
+    [own] = OfflineMembers(bundle, rung.manifest).outputs(TEXTS)
+    start = [member.name for member in ensemble.members].index(made.best)
+    fused = outputs.mean(axis=0)
+    assert np.abs(own - fused).mean() < np.abs(outputs[start] - fused).mean()
+
+
+def test_what_cannot_be_distilled_is_refused(bundle: Bundle) -> None:
     options = DistilOptions(1, 0)
-    with pytest.raises(RecipeError, match=r"replies@1 is for generation; distil is for classif"):
-        distil(causal_bundle.path, "replies", None, options, Unwatched())
     whole = bundle.ensemble("topics")
     update = {"version": 2, "members": whole.members[:1], "fusion": whole.fusion}
     single = bundle.write_ensemble(whole.model_copy(update=update))

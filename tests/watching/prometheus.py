@@ -45,7 +45,7 @@ class Prometheus:
             if each["state"] == "firing"
         }
 
-    def wait_for(self, condition: Callable[[], object], seconds: float = 60) -> None:
+    def wait_for(self, condition: Callable[[], object], seconds: float = 40) -> None:
         """Wait until the condition is true. Fails with what fires if it is not after `seconds`."""
         deadline = time.monotonic() + seconds
         while not condition():

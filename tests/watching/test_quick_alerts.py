@@ -1,89 +1,83 @@
-"""A few alerts that a real Prometheus fires over a real gateway and a real controller; only vLLM is faked.
+"""Alerts that a real Prometheus fires over a real gateway and a real controller; only vLLM is faked.
 
-test_alerts.py causes every alert on a whole server."""
+test_alerts.py causes every alert on a whole server. In one process, engines cannot differ, so ChoirVersionsDiffer is
+there alone."""
 
 import asyncio
-import contextlib
 import random
-from collections.abc import AsyncGenerator, AsyncIterator
-from functools import partial
 from pathlib import Path
 
-import httpx
+import pytest
 
-from serve.config import Settings
-from serve.engine.interface import GenerateCall, PredictCall, Prediction
 from serve.errors import Refusal
-from serve.gateway.app import create_app
-from tests.serve.gateway.fakes import listening
+from serve.protocol.strategy import Strategy
 from tests.serve.world import SHORT_LEASE, World, refused
-from tests.watching.prometheus import needs_prometheus, scraping
+from tests.watching.prometheus import needs_prometheus
+from tests.watching.small import PLACES, small_server
 
-PLACES = 8
+pytestmark = needs_prometheus
 
-
-class Engines:
-    """Asks the world's engines in turn; each answer takes a while."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    async def predict(self, call: PredictCall) -> Prediction | Refusal:
-        await asyncio.sleep(0.02)
-        return await random.choice(self._world.engines).predict(call)
-
-    def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
-        raise NotImplementedError
+BUSY = 'ensemble:choir_requests:rate5m{ensemble="intents"} > 1'
+SLOW = {"ChoirSlowAnswers", "ChoirSlowFirstToken"}
 
 
-@contextlib.asynccontextmanager
-async def clients(url: str, count: int) -> AsyncIterator[None]:
-    """Clients that send one request after another."""
-
-    async def send(http: httpx.AsyncClient) -> None:
-        while True:
-            await http.post("/v1/predict", json={"model": "intents", "input": "x"})
-            await asyncio.sleep(0.02)
-
-    async with httpx.AsyncClient(base_url=url, limits=httpx.Limits(max_connections=None)) as http:
-        tasks = [asyncio.create_task(send(http)) for _ in range(count)]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@needs_prometheus
 async def test_alerts_fire_by_their_causes_and_not_before(world: World, tmp_path: Path) -> None:
-    world.options = {"lease_seconds": SHORT_LEASE}
-    await world.start()
-    settings = Settings.model_validate({"bundles": [Path("bundle")], "max_in_flight": PLACES})
-    app = create_app(Engines(world), world.controller, world.gateways[0], settings)
-    with contextlib.ExitStack() as threads:
-        async with listening(app) as url:
-            start = partial(threads.enter_context, scraping(url, tmp_path, "3s", "250ms"))
-            prometheus = await asyncio.to_thread(start)
+    async with small_server(world, tmp_path, lease_seconds=SHORT_LEASE) as small:
+        async with small.clients(2):
+            await small.until(lambda: small.prometheus.query(BUSY))
+            assert small.prometheus.firing() == set()
+            async with small.clients(3 * PLACES):
+                await small.only("ChoirQueueFull")
+            await small.only()
+        world.engines[0].broken["intents@3"] = "its files are damaged"
+        assert "damaged" in refused(await world.swap(1), 400)
+        await small.only("ChoirLoadFailures")
+        await small.only()
+        world.link.cut_off.add("engine0")
+        await small.only("ChoirLeaseLost")
 
-            async def only(*alerts: str) -> None:
-                """Wait until these alerts fire, and no other."""
-                fires = lambda: prometheus.firing() == set(alerts)  # noqa: E731
-                await asyncio.to_thread(prometheus.wait_for, fires)
 
-            async with clients(url, 2):
-                busy = 'ensemble:choir_requests:rate5m{ensemble="intents"} > 1'
-                await asyncio.to_thread(prometheus.wait_for, partial(prometheus.query, busy))
-                assert prometheus.firing() == set()
+@pytest.mark.slow
+async def test_the_other_alerts_fire_by_their_causes(world: World, tmp_path: Path) -> None:
+    async with small_server(world, tmp_path) as small:
+        async with small.clients(2):
+            await small.until(lambda: small.prometheus.query("choir_drift_answers > 500"))
+            assert small.prometheus.firing() == set()
 
-                async with clients(url, 3 * PLACES):
-                    await only("ChoirQueueFull")
-                await only()
+            small.engines.refusal = lambda: (
+                Refusal(500, "a fault") if random.random() < 0.05 else None
+            )
+            await small.only("ChoirErrors")
+            small.engines.refusal = lambda: None
+            await small.only()
 
-                world.engines[0].broken["intents@2"] = "its files are damaged"
-                assert "damaged" in refused(await world.swap(1), 400)
-                await only("ChoirLoadFailures")
-                await only()
+            small.engines.label = "yes"
+            await small.only("ChoirDrift")
+            small.engines.label = None
+            await small.only()
 
-                world.link.cut_off.add("engine0")
-                await only("ChoirLeaseLost")
+        async with small.clients(PLACES - 1):
+            small.engines.seconds = lambda: 7.0 if random.random() < 0.1 else 0.02
+            await small.until(lambda: small.prometheus.firing() == SLOW)
+            small.engines.seconds = lambda: 0.02
+            await small.only()
+
+        engine = world.engines[0]
+        engine.gate.clear()
+        stuck = asyncio.create_task(world.swap(1))
+        await small.only("ChoirRolloutStuck")
+        engine.gate.set()
+        await stuck
+        await small.only()
+
+        trial = Strategy(kind="canary", auto_promote=False)
+        swapping = asyncio.create_task(world.swap(2, strategy=trial))
+        await small.only("ChoirTrialUndecided")
+        rollouts = await world.controller.rollouts()
+        assert not isinstance(rollouts, Refusal)
+        await world.controller.abort(rollouts[0].id, "ada")
+        await swapping
+        await small.only()
+
+        small.gone.set()
+        await small.only("ChoirDown")

@@ -13,7 +13,7 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 
 from serve.adapter import AdapterError, inspect_adapter
-from serve.adapter.classifiers import STEM, is_part
+from serve.adapter.classifiers import PARTS, STEM, is_part
 from serve.adapter.folder import CONFIG, WEIGHTS, kind_of_config, read_config
 from serve.adapter.lora.config import check_config
 from serve.adapter.lora.embeddings import unserved_embedding
@@ -38,7 +38,8 @@ from training.progress import Watch, counted
 
 RANK = 64
 """The largest rank of an approximation: what an engine takes by default."""
-_HEADS = ["classifier", "score"]
+_HEADS = ("classifier", "score")
+"""What PEFT lists in `modules_to_save` for every sequence classifier."""
 
 
 @dataclass(frozen=True)
@@ -129,14 +130,15 @@ class _Adapter:
                 draft, "alora"
             )  # merged or rewritten, it would act before its invocation
         init = str(config.get("init_lora_weights", True)).lower()
-        if config.get("peft_type") == "LORA" and init.startswith(MUTATING):
-            return self._rewritten(draft, "PiSSA" if init.startswith("pissa") else "OLoRA")
+        mutated = config.get("peft_type") == "LORA" and init.startswith(MUTATING)
         try:
             kind = kind_of_config(config)
             if kind == "lora":
-                check_config(config, None)
+                check_config({**config, "init_lora_weights": True} if mutated else config, None)
         except AdapterError:
             return self._merged(draft)
+        if mutated:
+            return self._rewritten(draft, "PiSSA" if init.startswith("pissa") else "OLoRA")
         return self._copied(draft, kind)
 
     def _copied(self, draft: Path, kind: str) -> Conversion:
@@ -308,9 +310,7 @@ def _write(draft: Path, pairs: Pairs, head: Tensors, config: Mapping[str, Any]) 
         "rank_pattern": others,
         "alpha_pattern": others,
         "target_modules": sorted(pairs),
-        "modules_to_save": sorted({*_HEADS, *(config.get("modules_to_save") or [])})
-        if head
-        else None,
+        "modules_to_save": sorted({*_HEADS, *_parts(head)}) if head else None,
         "lora_dropout": 0.0,
         "bias": "none",
         "init_lora_weights": True,
@@ -331,6 +331,11 @@ def _plain_scaling(adapter: Path, config: dict[str, Any]) -> dict[str, Any]:
     alphas = {_pattern(each.given): each.alpha * each.rank**0.5 for each in modules}
     others = {module: alpha for module, alpha in alphas.items() if alpha != usual}
     return {"lora_alpha": usual, "alpha_pattern": others}
+
+
+def _parts(head: Tensors) -> set[str]:
+    """Returns the modules that a head's tensors belong to, as `modules_to_save` names them."""
+    return {part for part in PARTS if any(name.startswith(f"{STEM}{part}.") for name in head)}
 
 
 def _pattern(module: str) -> str:

@@ -36,6 +36,7 @@ from training.evaluation.scores import EvaluationReport, System, compare
 from training.evaluation.tables import MAIN, show
 from training.evaluation.texts.ranking import ranked_passes
 from training.evaluation.texts.writing import Writing
+from training.execution.held_rows import kept
 from training.execution.progress_table import ProgressTable
 from training.execution.run import WORK, recorded_data, recorded_recipe
 from training.offline.members import OfflineMembers
@@ -140,6 +141,10 @@ class Evaluation:
     def fused(self, data: Labelled) -> dict[str, list[str]]:
         """Return the greedy answers of each method that fuses at every token, by the method's name."""
         return self._writing.fused(data.texts, data.name)
+
+    def served(self, data: Labelled) -> list[str]:
+        """Return what an ensemble of generation writes by the manifest's method [N]."""
+        return self._writing.served(data.texts, data.name)
 
     def report(
         self,
@@ -323,7 +328,8 @@ def rows_to_judge(
     data: Path | None,
 ) -> tuple[Labelled, Labelled | None]:
     """Return the rows to evaluate on, and the rows that baselines are fitted on, if any: those of the file `data`, or
-    else the test rows of the `recipe` that made the bundle, or its validation rows if it has no test rows.
+    else the test rows of the `recipe` that made the bundle, or its validation rows if it has no test rows. The recipe's
+    files are read only for baselines, or if the run did not keep its rows.
 
     `own` is the recipe of the ensemble. Raises RecipeError."""
     if data is not None:
@@ -351,6 +357,13 @@ def rows_to_judge(
             f"{bundle.path} does not say which rows {manifest.id} was tested on; give --data FILE with the columns "
             f"text and {ANSWER_COLUMN[manifest.task]}"
         )
+    held = kept(bundle.path / WORK, "validation")
+    if data is None and held is not None and not own.baselines:
+        # The rows that the run kept are those of its training, whatever has become of the files.
+        test = kept(bundle.path / WORK, "test")
+        if test is None:
+            return labelled(held, "validation", recipe, own), None
+        return labelled(test, "test", recipe, own), None
     splits = load_splits(recipe, bundle.path / WORK)
     if splits.digest() != recorded_data(bundle.path):
         Screen(stderr=True).say(

@@ -1,9 +1,11 @@
-"""The texts of the validation rows, which only the recipe's data files have."""
+"""The texts of the validation rows, which the run has kept; in bundles of older versions, the recipe's files have
+them."""
 
 from serve.bundle import Bundle
 from serve.manifest import Ensemble
 from training.evaluation.evaluation import Labelled, labelled
 from training.evaluation.stored_predictions import rows_digest
+from training.execution.held_rows import kept
 from training.execution.run import WORK, recorded_data, recorded_recipe
 from training.preparation import load_splits
 from training.recipe import RecipeError
@@ -18,12 +20,15 @@ def validation_texts(bundle: Bundle, ensemble: Ensemble) -> Labelled:
     recipe = recorded_recipe(bundle.path)
     own = recipe.find(ensemble.name) if recipe else None
     if recipe is not None and own is not None:
-        splits = load_splits(recipe, bundle.path / WORK)
-        rows = labelled(splits.validation, VALIDATION, recipe, own)
+        held, unchanged = kept(bundle.path / WORK, VALIDATION), True
+        if held is None:
+            splits = load_splits(recipe, bundle.path / WORK)
+            held, unchanged = splits.validation, splits.digest() == recorded_data(bundle.path)
+        rows = labelled(held, VALIDATION, recipe, own)
         stored = bundle.validation_scores(ensemble.name).rows()
         if stored is not None and rows_digest(rows, ensemble) == stored.header.rows:
             return rows
-        if stored is None and splits.digest() == recorded_data(bundle.path):
+        if stored is None and unchanged:
             return rows
     raise RecipeError(
         f"the validation rows of {ensemble.id} cannot be read as they were when {bundle.path} was made, and adapters "

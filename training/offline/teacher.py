@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from serve.base.side_files import read_tokenizer
 from serve.bundle import BaseSpec, Bundle, BundleInfo
 from serve.fusion.fuse import Fusion
-from serve.fusion.fused import Fused
+from serve.fusion.fused import FusedValues
 from serve.fusion.token_weights import token_method
 from serve.manifest import Ensemble, FusionSpec, Member
 from training.manifest import draft
@@ -21,7 +21,7 @@ from training.stages.distillation import TOP_TOKENS, TopTokens
 
 
 class EnsembleTeacher:
-    """A teacher that gives the fused probabilities of an ensemble, by the ensemble's own method.
+    """A teacher that gives the fused probabilities or values of an ensemble, by the ensemble's own method.
 
     For an ensemble that votes, or chooses among whole answers, it gives the average: shares of votes say nothing about
     labels that no member chose."""
@@ -32,17 +32,17 @@ class EnsembleTeacher:
         self._ensemble = ensemble
         self._members = OfflineMembers(bundle, ensemble)
 
-    def label_probabilities(
+    def soft_answers(
         self, texts: Sequence[str], pairs: Sequence[str] | None, advance: Advance
     ) -> NDArray[np.float64]:
-        """Return the label probabilities [texts, labels]. `pairs` are the second texts if rows are pairs."""
+        """Return the label probabilities [texts, labels], or the values [texts, 1]. `pairs` are the second texts if
+        rows are pairs."""
         said = self._members.outputs(texts, pairs, advance)
         fusion = Fusion.from_manifest(self._ensemble, self._bundle.fusion_path(self._ensemble))
         method = self._ensemble.fusion.method
         vectors = self._members.gate_vectors(fusion, texts, pairs)
         fused = fusion(said, method="average" if method == "vote" else method, vectors=vectors)
-        assert isinstance(fused, Fused), "the recipe lets only classification and generation teach"
-        return fused.probabilities
+        return fused.values[:, None] if isinstance(fused, FusedValues) else fused.probabilities
 
     def answer_tokens(
         self,

@@ -148,11 +148,6 @@ class Recipe(Strict):
         own: EnsembleRecipe,
         earlier: Sequence[EnsembleRecipe],
     ) -> None:
-        if own.task not in ("classification", "generation"):
-            raise ValueError(
-                f"{where}: distillation learns probabilities of labels or tokens; it is for classification and "
-                f"generation, not for {own.task}"
-            )
         if teacher.path is not None:
             if self.base.by_heads:
                 raise ValueError(

@@ -2,7 +2,8 @@
 
 The log-probabilities of teacher and student are divided by the temperature T, and the soft loss is multiplied by T
 squared, so that its gradients keep their size. In classification, the probabilities are over the labels. In generation,
-they are over the teacher's most probable tokens at each place of the right answer."""
+they are over the teacher's most probable tokens at each place of the right answer. In multilabel and regression the
+student learns the teacher's probabilities and values as they are."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from serve.labels import LabelPath, encoder, fill, label_paths, label_texts
+from serve.manifest import Task
 from training.recipe import DistillationStage, EnsembleRecipe
 from training.stages.fit import IGNORED, Collate, Loss, pad_tokens, padding_mask
 
@@ -38,10 +40,11 @@ class Teacher(Protocol):
     passes: int
     """How many passes the teacher makes over each text."""
 
-    def label_probabilities(
+    def soft_answers(
         self, texts: Sequence[str], pairs: Sequence[str] | None, advance: Callable[[int], None]
     ) -> NDArray[np.float64]:
-        """Return the label probabilities [texts, labels]. `pairs` are the second texts if rows are pairs."""
+        """Return the label probabilities [texts, labels], or the values [texts, 1]. `pairs` are the second texts if
+        rows are pairs."""
 
     def answer_tokens(
         self,
@@ -74,9 +77,14 @@ def soft_losses(logits: torch.Tensor, targets: torch.Tensor, temperature: float)
 
 
 def for_encoder(
-    plain: Dataset, collate: Collate, soft: NDArray[np.float64], recipe: DistillationStage
+    plain: Dataset,
+    collate: Collate,
+    soft: NDArray[np.float64],
+    recipe: DistillationStage,
+    task: Task = "classification",
 ) -> Distillation:
-    """Add the teacher's probabilities `soft` [rows, labels] to the features of a member with a head."""
+    """Add the teacher's answers `soft` [rows, labels] or [rows, 1] to the features of a member with a head."""
+    mixed = {"multilabel": _mixed_sets, "regression": _mixed_values}.get(task, _mixed)
 
     def collate_soft(features: Sequence[Any]) -> dict[str, torch.Tensor]:
         return {**collate(features), "soft": torch.tensor([each["soft"] for each in features])}
@@ -84,9 +92,10 @@ def for_encoder(
     def loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         inputs = {name: tensor for name, tensor in batch.items() if name != "soft"}
         logits = model(**inputs)["logits"].float()
-        return _mixed(logits, batch["soft"], batch["labels"], recipe)
+        return mixed(logits, batch["soft"], batch["labels"], recipe)
 
-    return Distillation(plain.add_column("soft", _tempered(soft, recipe)), collate_soft, loss)
+    targets = _tempered(soft, recipe) if task == "classification" else soft.tolist()
+    return Distillation(plain.add_column("soft", targets), collate_soft, loss)
 
 
 def for_labels(
@@ -195,6 +204,32 @@ def _mixed(
     hard = nn.functional.cross_entropy(logits, truth, ignore_index=IGNORED, reduction="none")
     softened = soft_losses(logits, soft.to(logits), recipe.temperature)
     share = recipe.hard * (truth != IGNORED)
+    return ((1 - share) * softened + share * hard).mean()
+
+
+def _mixed_sets(
+    logits: torch.Tensor, soft: torch.Tensor, truth: torch.Tensor, recipe: DistillationStage
+) -> torch.Tensor:
+    """Return the loss of a batch of multilabel: the cross-entropy of each label by itself, as `_mixed` otherwise."""
+    known = (truth != IGNORED).all(dim=1)
+    hard = nn.functional.binary_cross_entropy_with_logits(
+        logits, truth.clamp_min(0).to(logits), reduction="none"
+    )
+    softened = nn.functional.binary_cross_entropy_with_logits(
+        logits, soft.to(logits), reduction="none"
+    )
+    share = recipe.hard * known
+    return ((1 - share) * softened.sum(dim=1) + share * hard.sum(dim=1)).mean()
+
+
+def _mixed_values(
+    logits: torch.Tensor, soft: torch.Tensor, truth: torch.Tensor, recipe: DistillationStage
+) -> torch.Tensor:
+    """Return the loss of a batch of regression: squared errors. A row without a right value has NaN for it."""
+    values, known = logits[:, 0], ~truth.isnan()
+    softened = (values - soft[:, 0].to(values)) ** 2
+    hard = (values - torch.where(known, truth, 0.0).to(values)) ** 2
+    share = recipe.hard * known
     return ((1 - share) * softened + share * hard).mean()
 
 

@@ -1,5 +1,6 @@
 """Trains one stage of a member: an adapter on the frozen base, on the member's bag, saved in PEFT's format."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -146,7 +147,9 @@ class _Training:
         if isinstance(own.recipe, DistillationStage):
             model.load_head(own.before[-1])
             soft = self._taught(stage)
-            student = distillation.for_encoder(features, collate, soft, own.recipe)
+            student = distillation.for_encoder(
+                features, collate, soft, own.recipe, self._ensemble.task
+            )
             rows = self._fit_rows(student.features)
             fit(model, rows, student.collate, self._options, stage, student.loss)
         else:
@@ -180,11 +183,11 @@ class _Training:
         return with_virtual_tokens(model, recipe, self._tokenizer)
 
     def _taught(self, stage: Stage) -> NDArray[np.float64]:
-        """Return the teacher's label probabilities for the member's rows [rows, labels]."""
+        """Return the teacher's label probabilities for the member's rows [rows, labels], or its values [rows, 1]."""
         data = self._data
         pairs = list(data.rows[data.text_pair]) if data.text_pair else None
         with _asked(self._own, stage, len(data.rows)) as (teacher, advance):
-            return teacher.label_probabilities(list(data.rows[data.text]), pairs, advance)
+            return teacher.soft_answers(list(data.rows[data.text]), pairs, advance)
 
     def _invocation_tokens(self) -> Sequence[int] | None:
         text = self._ensemble.invocation(self._own.member)
@@ -227,12 +230,19 @@ def encoder_rows(ensemble: EnsembleRecipe, data: MemberData, tokenizer: Any, lim
 
 
 def right_answers(ensemble: EnsembleRecipe, data: MemberData) -> list[Any]:
-    """Return each row's right answer as a number, or as numbers in multilabel; `IGNORED` for a row without one, from
-    which only a distillation learns."""
+    """Return each row's right answer as a number, or as numbers in multilabel. A row without one, from which only a
+    distillation learns, has `IGNORED`, in multilabel for each label, and NaN in regression."""
     cells = list(data.rows[ensemble.answer])
     given = [cell for cell in cells if cell is not None]
-    truth = iter(targets(ensemble.task, data.labels, given, "training").tolist())
-    return [IGNORED if cell is None else next(truth) for cell in cells]
+    truth = iter(targets(ensemble.task, data.labels, given, "training").astype(float).tolist())
+    if ensemble.task == "regression":
+        return [math.nan if cell is None else next(truth) for cell in cells]
+    if ensemble.task == "multilabel":
+        return [
+            [IGNORED] * len(data.labels) if cell is None else [*map(int, next(truth))]
+            for cell in cells
+        ]
+    return [IGNORED if cell is None else int(next(truth)) for cell in cells]
 
 
 def _limit(own: MemberStage, max_tokens: int | None, context: int) -> int:

@@ -28,15 +28,18 @@ def distil(
     """Distil an ensemble into one adapter: a rung that answers at one pass."""
     from training.distilled import DistilOptions
     from training.distilled import distil as run
+    from training.evaluation.tables import HEADINGS, number
     from training.execution.progress_table import ProgressTable
     from training.progress import quiet_libraries
 
     quiet_libraries()
     with ProgressTable() as progress_table:
         made = run(bundle, ensemble, rows, DistilOptions(epochs, variations), progress_table)
+    first, second = made.metrics
+    tempered = ", each with a temperature of its own" if first == "log_loss" else ""
     view = table(
-        f"{made.rows} validation rows, each with a temperature of its own",
-        *("", "accuracy", "log loss", "passes"),
+        f"{made.rows} validation rows{tempered}",
+        *("", HEADINGS[second], HEADINGS[first], "passes"),
     )
     for name, system, passes in (
         (f"best member ({made.best})", "best", 1),
@@ -44,13 +47,15 @@ def distil(
         ("distilled", "distilled", 1),
     ):
         scores = made.scores[system]
-        view.add_row(name, f"{scores['accuracy']:.4f}", f"{scores['log_loss']:.4f}", str(passes))
+        view.add_row(
+            name, number(scores[second], second), number(scores[first], first), str(passes)
+        )
     out.print(view)
     kept = made.kept
     out.say(
-        "The ensemble has no lower log loss than its best member, so there was nothing to keep."
+        f"The ensemble has no better {HEADINGS[first]} than its best member, so there was nothing to keep."
         if kept is None
-        else f"It keeps {kept:.0%} of what the ensemble gains over the best member in log loss."
+        else f"It keeps {kept:.0%} of what the ensemble gains over the best member in {HEADINGS[first]}."
     )
     out.say(
         f"The test rows judge it in `choir leaderboard {bundle} --ensemble {ensemble}`. To serve it under the same "

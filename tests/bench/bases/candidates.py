@@ -140,9 +140,13 @@ def _causal() -> list[Candidate]:
     head = {**grouped, "head_dim": 32}
     gpt2 = {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": POSITIONS}
     attention = ("q_proj", "k_proj", "v_proj", "o_proj")
+    embeddings = ("embed_tokens", "lm_head", "q_proj")
+    tied = {**grouped, "tie_word_embeddings": True}
     return [
         Candidate("LlamaForCausalLM", "LlamaConfig", grouped, heads=True),
-        Candidate("LlamaForCausalLM", "LlamaConfig", {**grouped, "tie_word_embeddings": True}, note="tied"),
+        Candidate("LlamaForCausalLM", "LlamaConfig", tied, note="tied"),
+        Candidate("LlamaForCausalLM", "LlamaConfig", grouped, embeddings, "LoRA on the embeddings"),
+        Candidate("LlamaForCausalLM", "LlamaConfig", tied, embeddings, "tied, LoRA on the embeddings"),
         Candidate("MistralForCausalLM", "MistralConfig", grouped),
         Candidate("Qwen2ForCausalLM", "Qwen2Config", grouped, heads=True),
         Candidate("Qwen3ForCausalLM", "Qwen3Config", head),

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from serve.base.folder import BaseKind
+from serve.adapter import plain_adapter
+from serve.base.folder import BaseKind, BaseShapes
 from tests.bench.bases.candidates import POSITIONS, VOCABULARY, Candidate
 
 LENGTHS = (3, 11, POSITIONS)
@@ -22,7 +23,8 @@ def difference(candidate: Candidate, kind: BaseKind, folder: Path) -> float:
     if not base.exists():
         candidate.make_base(base)
     expected = _by_peft(candidate, kind, base, adapter)
-    found = _by_vllm(kind, base, adapter)
+    with plain_adapter(adapter, BaseShapes.read(base), kind) as plain:
+        found = _by_vllm(kind, base, plain)
     assert np.abs(expected[0] - expected[1]).max() > 0.1 * expected.std(), "the adapter must show"
     return float(np.abs(found - expected).max() / expected.std())
 

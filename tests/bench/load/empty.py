@@ -49,7 +49,7 @@ def main(how: str, port: int, folder: Path) -> None:
     @ray_serve.ingress()
     class Gateway:
         def __init__(self, engines: DeploymentHandle) -> None:
-            self._engines = RayEngines(engines)
+            self._engines = RayEngines({"": engines})
 
         def __serve_build_asgi_app__(self) -> FastAPI:
             app = FastAPI()

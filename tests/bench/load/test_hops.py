@@ -21,10 +21,10 @@ from tests.service.running import free_port
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
 
 SIDES = ("defaults", "choir")
-ROUNDS = 300
+ROUNDS = 200
 CLIENTS = 16
-REQUESTS = 600
-TURNS = 4
+REQUESTS = 400
+TURNS = 3
 MOST = 0.35
 """Times the seconds of Ray Serve's defaults."""
 

@@ -39,7 +39,7 @@ def main(folder: Path) -> None:
 
     class Gateway:
         def __init__(self, engines: DeploymentHandle) -> None:
-            self._engines = RayEngines(engines)
+            self._engines = RayEngines({"": engines})
 
         async def ask(self, seconds: float, count: int) -> list[Any]:
             calls = [

@@ -134,6 +134,7 @@ def test_a_pissa_becomes_what_pefts_own_conversion_makes_of_it(
     ("cls", "options", "kind"),
     [
         (LoraConfig, {**LORA, "use_dora": True}, "DoRA"),
+        (LoraConfig, {**LORA, "use_dora": True, "init_lora_weights": "olora"}, "DoRA"),
         (peft.LoHaConfig, {"r": 3, "target_modules": ["q_proj"]}, "LOHA"),
         (peft.LoKrConfig, {"r": 3, "target_modules": ["q_proj"]}, "LOKR"),
         (peft.OFTConfig, {"oft_block_size": 4, "target_modules": ["q_proj"]}, "OFT"),
@@ -232,6 +233,27 @@ def test_a_tuned_classifier_becomes_a_lora_with_its_head(tmp_path: Path) -> None
     head = inspect_adapter(out, base=base, base_kind="encoder", head_rows=3).head
     assert head is not None
     assert head.pooling == "cls"
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("modernbert", {"use_dora": True}),
+        ("distilbert", {"init_lora_weights": "olora"}),
+        ("bert", {"init_lora_weights": "pissa"}),
+    ],
+)
+def test_a_classifiers_head_stays_with_its_converted_lora(
+    tmp_path: Path, family: str, options: dict[str, Any]
+) -> None:
+    base = families.base(family, tmp_path / "base")
+    own = families.FAMILIES[family]
+    given = families.classifier(base, tmp_path / "given", own.linear, seed=1, **options)
+    out, made = converted(given, base)
+    assert made.exact
+    found, expected = (torch.tensor(families.probabilities(base, each)) for each in (out, given))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert inspect_adapter(out, base=base, base_kind="encoder", head_rows=3).head is not None
 
 
 @pytest.mark.parametrize("end", ["bin", "safetensors"])

@@ -81,6 +81,38 @@ def test_a_row_without_a_right_answer_has_the_soft_loss_alone() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("task", "truth", "teacher"),
+    [
+        ("multilabel", [[1, 0], [IGNORED, IGNORED]], [[0.9, 0.3], [0.2, 0.6]]),
+        ("regression", [2.5, np.nan], [[2.0], [1.0]]),
+    ],
+)
+def test_sets_and_values_are_learned_as_the_teacher_gives_them(
+    task: Any, truth: Any, teacher: Any
+) -> None:
+    """The losses by their formulas; the second row has no right answer."""
+    given = np.array([[1.5, -0.5], [0.3, 2.0]])[:, : len(teacher[0])]
+    rows = Dataset.from_dict({"logits": given.tolist(), "labels": truth})
+
+    def collate(features: Any) -> dict[str, torch.Tensor]:
+        return {key: torch.tensor([each[key] for each in features]) for key in ("logits", "labels")}
+
+    student = for_encoder(rows, collate, np.array(teacher), stage(hard=0.25), task)
+    batch = student.collate([student.features[0], student.features[1]])
+    found = student.loss(lambda logits, labels: {"logits": logits}, batch)  # type: ignore[arg-type]
+
+    def loss(values: np.ndarray, right: Any) -> float:
+        if task == "regression":
+            return float(((values - right) ** 2).sum())
+        yes = 1 / (1 + np.exp(-values))
+        right = np.array(right)
+        return float(-(right * np.log(yes) + (1 - right) * np.log(1 - yes)).sum())
+
+    first = 0.75 * loss(given[0], teacher[0]) + 0.25 * loss(given[0], truth[0])
+    assert float(found) == pytest.approx((first + loss(given[1], teacher[1])) / 2, abs=1e-5)
+
+
 @pytest.mark.parametrize("scoring", ["sum", "mean"])
 def test_a_students_labels_are_scored_as_they_are_when_it_answers(
     causal_bundle: Bundle, scoring: str
@@ -151,7 +183,7 @@ def test_a_distilled_member_is_closer_to_its_teacher(
 ) -> None:
     bundle: Bundle = request.getfixturevalue(kind)
     texts = [ask for asks in TOPICS.values() for ask in asks]
-    teacher = EnsembleTeacher(bundle, bundle.ensemble("topics")).label_probabilities(
+    teacher = EnsembleTeacher(bundle, bundle.ensemble("topics")).soft_answers(
         texts, None, lambda _: None
     )
     assert agreement(bundle, "student", teacher, texts) < agreement(

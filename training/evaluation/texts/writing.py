@@ -7,9 +7,10 @@ from functools import partial
 import numpy as np
 
 from serve.bundle import Bundle
+from serve.fusion.answers import answer_method, choose_answer
 from serve.fusion.ranking.candidates import Candidates, same_texts
 from serve.fusion.ranking.ranker import Ranker
-from serve.fusion.token_weights import token_weights
+from serve.fusion.token_weights import token_method, token_weights
 from serve.manifest import Ensemble, Member, TokenMethod
 from training.evaluation.texts.kept import KeptAnswers
 from training.evaluation.texts.ranking import ranked_texts
@@ -68,14 +69,19 @@ class Writing:
 
     def fused(self, texts: Sequence[str], name: str) -> dict[str, list[str]]:
         """Return the greedy answers [N] of each method that fuses at every token, by the method's name."""
-        answers: dict[str, list[str]] = {}
-        for method in TOKEN_METHODS:
-            how = [method, *token_weights(self._ensemble, method)]
-            with self._progress(f"{name}, {method}", len(texts)) as advance:
-                write = partial(self._together, texts, method, advance)
-                written = self._kept.of(self._ensemble.members, how, texts, write)
-            answers[method] = [each.text for each in written]
-        return answers
+        return {method: self._fused_by(method, texts, name) for method in TOKEN_METHODS}
+
+    def served(self, texts: Sequence[str], name: str) -> list[str]:
+        """Return the greedy answers [N] by the manifest's own method. Raises FusionError and BundleError."""
+        ensemble = self._ensemble
+        fused_by = token_method(ensemble)
+        if fused_by is not None:
+            return self._fused_by(fused_by, texts, name)
+        method = answer_method(ensemble)
+        if method == "stack":
+            return self.ranked(ensemble, texts, name)["stack"]
+        written = zip(*self.answers(texts, name), strict=True)
+        return [own[choose_answer(ensemble, own, method).winner] for own in written]
 
     def ranked(self, ensemble: Ensemble, texts: Sequence[str], name: str) -> dict[str, list[str]]:
         """Return the answers [N] that the ranker of the manifest `ensemble` chooses, under the name of its method;
@@ -84,6 +90,13 @@ class Writing:
         if ranker is None:
             return {}
         return {"stack": ranked_texts(ensemble, ranker, self.candidates(texts, name))}
+
+    def _fused_by(self, method: TokenMethod, texts: Sequence[str], name: str) -> list[str]:
+        how = [method, *token_weights(self._ensemble, method)]
+        with self._progress(f"{name}, {method}", len(texts)) as advance:
+            write = partial(self._together, texts, method, advance)
+            written = self._kept.of(self._ensemble.members, how, texts, write)
+        return [each.text for each in written]
 
     def _written(self, texts: Sequence[str], name: str) -> list[list[Written]]:
         """Return the members' answers [M][N], with their tokens."""

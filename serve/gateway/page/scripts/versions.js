@@ -8,6 +8,7 @@ import { counted, digest, moment, short } from "./words.js";
 
 const EVERY = 4000;
 const ENDED = ["done", "aborted"];
+const FAILED = /abort|refus|fail|fault/;
 const VERSIONS_SHOWN = 8;
 /** Up to so many ensembles are shown with all their members. */
 const FEW = 6;
@@ -45,9 +46,10 @@ class Versions {
   showEnsembles(views) {
     const place = byId("ensembles");
     const names = views.map((view) => view.name);
+    const pools = new Set(views.map((view) => view.pool)).size;
     for (const view of views) {
       if (!this.cards.has(view.name)) this.cards.set(view.name, new EnsembleCard((rollout) => this.follow(rollout), views.length <= FEW));
-      this.cards.get(view.name).show(view);
+      this.cards.get(view.name).show(view, pools > 1);
     }
     const shown = place.dataset.names;
     place.dataset.names = names.join(" ");
@@ -81,11 +83,11 @@ class EnsembleCard {
     this.node = el("article", { class: "card ensemble" }, this.title, facts, this.refused, el("div", { class: "actions" }, this.back), this.form.node);
   }
 
-  show(view) {
+  show(view, pooled) {
     const before = this.view;
     this.view = view;
     if (JSON.stringify(before) === JSON.stringify(view)) return;
-    fill(this.title, el("h2", {}, view.name, el("span", { class: "chip strong" }, `version ${view.active_version}`)), el("p", { class: "note" }, summary(view)));
+    fill(this.title, el("h2", {}, view.name, el("span", { class: "chip strong" }, `version ${view.active_version}`)), el("p", { class: "note" }, summary(view), pooled && `, by the engines of ${view.pool}`));
     fill(this.facts, notes(view), members(view), versions(view));
     const earlier = view.previous.at(-1);
     this.back.textContent = earlier == null ? "No version to go back to" : `Roll back to version ${earlier}`;
@@ -176,7 +178,7 @@ function showHistory(audit) {
       el("td", {}, moment(entry.at)),
       el("th", { scope: "row" }, `${entry.ensemble}: ${entry.action}`),
       el("td", {}, entry.from == null && entry.to == null ? "" : `${entry.from ?? "–"} → ${entry.to ?? "–"}`),
-      el("td", {}, el("span", { class: entry.outcome === "done" ? "chip" : "chip apart" }, entry.outcome), entry.reason && el("small", {}, ` ${entry.reason}`)),
+      el("td", {}, el("span", { class: FAILED.test(entry.outcome) ? "chip apart" : "chip" }, entry.outcome), entry.reason && el("small", {}, ` ${entry.reason}`)),
       el("td", {}, el("small", {}, entry.actor)),
     );
   fill(place, audit.length ? table("The latest changes", ["When", "What", "Versions", "Outcome", "Who"], audit.slice(0, 30).map(line)) : el("p", { class: "empty" }, "No version has been changed yet."));

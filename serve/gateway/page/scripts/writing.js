@@ -51,6 +51,7 @@ class Turn {
   constructor(kind, input) {
     this.text = "";
     this.model = "";
+    this.reports = [];
     this.began = performance.now();
     this.strip = new TokenStrip();
     this.footer = el("p", { class: "note" }, "Waiting for the first token.");
@@ -75,7 +76,9 @@ class Turn {
     const text = choice.text ?? choice.delta?.content ?? "";
     this.text += text;
     if ("agreement" in choice) this.choices.append(wholeAnswers(choice));
-    this.strip.add(tokensOf(choice, text));
+    this.reports.push(...reportsOf(choice));
+    // A chat's first event, which names the role alone, brings the report of the first token already.
+    this.strip.add(tokensOf(choice, text).map((token) => ({ ...token, ...this.reports.shift() })));
     this.finish = choice.finish_reason ?? this.finish;
     if (text) this.footer.textContent = this.model;
   }
@@ -91,7 +94,15 @@ class Turn {
   }
 }
 
-/** The tokens of one event, each with what the members thought of it. */
+/** What the members thought of the tokens since the last event, in order. */
+function reportsOf(choice) {
+  return (choice.disagreement ?? []).map((disagreement, place) => ({
+    disagreement,
+    members: (choice.members ?? []).map((member) => ({ name: member.name, logprob: member.token_logprobs[place] })),
+  }));
+}
+
+/** The tokens of one event. */
 function tokensOf(choice, text) {
   const chat = choice.logprobs?.content;
   const names = chat ? chat.map((each) => each.token) : (choice.logprobs?.tokens ?? []);
@@ -99,14 +110,7 @@ function tokensOf(choice, text) {
   // Bytes of half a character are no text yet: then the event is one piece.
   const pieces = names.length && names.join("") === text ? names : names.map((_, place) => (place === names.length - 1 ? text : ""));
   if (!names.length) return text ? [{ text }] : [];
-  return pieces.map((piece, place) => ({
-    text: piece,
-    logprob: logprobs[place],
-    disagreement: choice.disagreement?.[place],
-    members: (choice.members ?? [])
-      .filter((member) => member.token_logprobs)
-      .map((member) => ({ name: member.name, logprob: member.token_logprobs[place] })),
-  }));
+  return pieces.map((piece, place) => ({ text: piece, logprob: logprobs[place] }));
 }
 
 /** Whole answers of members, of which one was given. */

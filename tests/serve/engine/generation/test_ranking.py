@@ -17,7 +17,7 @@ from serve.fusion.stack.stacker import digests_of
 from tests.serve.engine.calls import ask, prompts, version
 from tests.serve.engine.fused import Judge
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
 MEMBERS = {"a": "a", "b": "b", "plain": None}
 TOKENS = 10

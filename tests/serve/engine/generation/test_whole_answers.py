@@ -1,12 +1,13 @@
 """How one of the members' whole answers is chosen, with an engine that only says what it was told."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from vllm import SamplingParams
+from vllm.logprobs import FlatLogprobs, Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 
 from serve.engine.generation.client import (
@@ -19,6 +20,7 @@ from serve.engine.generation.documents import complete
 from serve.engine.generation.refusals import call_fusion, generation_refusal
 from serve.engine.interface import GenerateCall
 from serve.engine.limits.fair_queue import FairQueue
+from serve.fusion.ranking.ranker import Ranker, RankerParameters
 from tests.serve.engine.calls import version
 
 SAID = {
@@ -29,17 +31,38 @@ SAID = {
 
 
 class Talkers:
-    """An engine in which each member says its own text. The prompt holds the member's name."""
+    """An engine in which each member says its own text in three tokens. The prompt holds the member's name. Scoring a
+    text, member `a` finds the last token of that of `b` likely, and all else equally unlikely."""
 
-    def __init__(self) -> None:
+    def __init__(self, said: Mapping[str, str] = SAID) -> None:
         self.model_config = SimpleNamespace(max_model_len=256)
+        self.scored: list[tuple[str, list[int]]] = []
+        self._said = said
 
     async def generate(
         self, prompt: Any, params: SamplingParams, request_id: str, **_: Any
     ) -> AsyncIterator[RequestOutput]:
-        text = SAID[prompt["member"]]
-        said = CompletionOutput(0, text, [1] * 3, None, None, finish_reason="stop")
-        yield RequestOutput(request_id, None, [1, 2], None, [said], finished=True)
+        member, ids = prompt["member"], prompt["prompt_token_ids"]
+        if params.logprob_token_ids is not None:
+            yield self._score(member, ids, params.logprob_token_ids, request_id)
+            return
+        own = [10 + list(self._said).index(member)] * 3
+        said = CompletionOutput(0, self._said[member], own, None, None, finish_reason="stop")
+        yield RequestOutput(request_id, None, ids, None, [said], finished=True)
+
+    def _score(
+        self, member: str, ids: list[int], tokens: list[int], request_id: str
+    ) -> RequestOutput:
+        self.scored.append((member, [*ids, *tokens]))
+        last = -0.5 if (member, tokens) == ("a", [11]) else -4.0
+        found = CompletionOutput(
+            0, "", tokens, None, [{tokens[0]: Logprob(last)}], finish_reason="length"
+        )
+        before = FlatLogprobs()
+        before.append(None)
+        for token in ids[1:]:
+            before.append({token: Logprob(-1.0)})
+        return RequestOutput(request_id, None, ids, before, [found], finished=True)
 
 
 def adapters(name: str) -> Any:
@@ -56,10 +79,15 @@ def asked(**fields: Any) -> GenerateCall:
     return GenerateCall("talk@1", "completions", {"prompt": "x"}, "r", **fields)
 
 
-async def answer(call: GenerateCall, manifest: str = "average") -> tuple[list[str], Any]:
+async def answer(
+    call: GenerateCall,
+    manifest: str = "average",
+    talkers: Talkers | None = None,
+    ranker: Ranker | None = None,
+) -> tuple[list[str], Any]:
     """Returns the texts that were sent, one for each chunk, and the finished document's choice."""
     ensemble = version({}, "talk", dict.fromkeys(SAID), fusion={"method": manifest}).ensemble
-    assert generation_refusal(ensemble, call) is None
+    assert generation_refusal(ensemble, call, ranked=ranker is not None) is None
     context = GenerationContext(
         "talk@1",
         ensemble,
@@ -68,13 +96,15 @@ async def answer(call: GenerateCall, manifest: str = "average") -> tuple[list[st
         weights=call.weights,
         fusion=call_fusion(ensemble, call),
         return_members=call.return_members,
+        ranker=ranker,
     )
     current_generation.set(context)
-    llm: Any = Talkers()
+    llm: Any = talkers or Talkers()
     stream = EnsembleClient(llm).generate({"prompt_token_ids": [1, 2]}, SamplingParams(), "r-0")
     chunks = [output.outputs[0].text async for output in stream]
-    document = json.dumps({"choices": [{"index": 0, "text": chunks[0]}]}).encode()
-    return chunks, json.loads(complete(document, context, call))["choices"][0]
+    document = json.dumps({"choices": [{"index": 0, "text": chunks[0]}], "usage": {"x": 1}})
+    finished = json.loads(complete(document.encode(), context, call))
+    return chunks, finished["choices"][0] | finished["usage"]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +129,42 @@ async def test_a_request_chooses_a_vote_where_the_manifest_says_mbr() -> None:
 async def test_weights_of_a_request_count_for_mbr() -> None:
     chunks, _ = await answer(asked(method="mbr", weights={"a": 1, "b": 0, "c": 0}))
     assert chunks == [SAID["a"]]
+
+
+@pytest.fixture
+def ranker() -> Ranker:
+    """Believes member `a`, and reads nothing else."""
+    return Ranker(
+        RankerParameters(
+            members=list(SAID),
+            digests=[[], [], []],
+            coefficients=[1.0, 0.0, 0.0, 0.0, 0.0],
+            bonus=[0.0, 0.0, 0.0],
+        )
+    )
+
+
+async def test_a_ranker_chooses_by_what_each_member_finds_likely(ranker: Ranker) -> None:
+    talkers = Talkers()
+    chunks, choice = await answer(
+        asked(method="stack", return_members=True), "average", talkers, ranker
+    )
+    assert chunks == [SAID["b"]]
+    assert [each["agrees"] for each in choice["members"]] == [False, True, False]
+    assert {member for member, _ in talkers.scored} == set(SAID)
+    assert sorted(ids for member, ids in talkers.scored if member == "c") == [
+        [1, 2, token, token, token] for token in (10, 11, 12)
+    ]
+    assert choice["member_tokens"] == 3 * 2 + 3 * 3 + 9 * 3
+
+
+async def test_equal_answers_are_not_scored(ranker: Ranker) -> None:
+    talkers = Talkers(dict.fromkeys(SAID, "Yes."))
+    chunks, choice = await answer(
+        asked(method="stack", return_members=True), "average", talkers, ranker
+    )
+    assert chunks == ["Yes."]
+    assert (choice["agreement"], talkers.scored) == (1, [])
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ import random
 from collections import Counter
 
 import pytest
-from tests.serve.test_metrics import Sample, parse, total
 
 from serve.errors import RefusedError
 from serve.gateway.dispatch.places import Place, Places
 from serve.watching.board import MetricsBoard, families
+from tests.serve.watching.test_metrics import Sample, parse, total
 
 
 class Clock:

@@ -32,6 +32,7 @@ ROLLOUT_BODY = {
 
 EMPTY_ENSEMBLE = {
     "active_version": 1,
+    "pool": "intents",
     "task": "classification",
     "fusion": "average",
     "labels": ["yes", "no"],

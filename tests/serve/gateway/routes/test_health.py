@@ -91,6 +91,7 @@ async def test_the_schema_holds_every_route_with_its_body_and_errors(gateway: Ga
         "/v1/chat/completions": "GenerateRequest",
         "/v1/ensembles/{name}/swap": "SwapRequest",
         "/v1/ensembles/{name}/rollback": "RollbackRequest",
+        "/v1/prune": "PruneRequest",
     }
     gets = {path for method, path in operations if method == "get"}
     assert gets == {
