@@ -164,7 +164,7 @@ def serve(
 
 
 def _run(flags: dict[str, Any], config: Path | None, folder: Path) -> int:
-    from serve.config import Settings
+    from serve.config.settings import Settings
     from serve.graph.server import run
 
     status = run(Settings.load(flags, config), folder)

@@ -13,7 +13,8 @@ from typer.models import ArgumentInfo
 
 from choir_cli.serving import serve
 from serve.bearer import Token
-from serve.config import ENV_PREFIX, Settings
+from serve.config.settings import Settings
+from serve.config.sources import ENV_PREFIX
 from training.recipe.reference import bounds
 
 PAGE = Path("docs/settings.md")
@@ -29,7 +30,7 @@ _INTRODUCTION = """\
 # Settings
 
 All settings of a server. [Operations](operations.md) explains the important ones. This page is written from the code
-by `python -m choir_cli.settings_page`; change the descriptions in `serve/config.py` and run it again.
+by `python -m choir_cli.settings_page`; change the descriptions in `serve/config/settings.py` and run it again.
 
 A setting comes from its flag of `choir serve`, else from its variable, else from the file that `--config` names, else
 it has its default. The file is YAML or JSON, and its keys are the names of the settings. In a variable, a list is

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serve.config import Settings
+from serve.config.settings import Settings
 from serve.control.admission.admission import Admission
 from serve.control.admission.bundle_import import Imported, import_bundles
 from serve.control.admission.pools import Pool, Pools

@@ -6,7 +6,7 @@ from fastapi import Depends, FastAPI
 
 from serve import metrics
 from serve.agents.gateway_agent import GatewayAgent
-from serve.config import Settings
+from serve.config.settings import Settings
 from serve.gateway.dispatch.dispatch import Dispatcher
 from serve.gateway.dispatch.mirror import Mirror
 from serve.gateway.dispatch.outcome import Outcomes

@@ -23,7 +23,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve.agents.engine_agent import EngineAgent
 from serve.agents.gateway_agent import GatewayAgent
-from serve.config import Settings
+from serve.config.settings import Settings
 from serve.control.admission.pools import Pool
 from serve.control.controller import Controller
 from serve.control.startup import ControllerOptions

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.serve.config import AutoscalingContext
 
-from serve.config import Settings
+from serve.config.settings import Settings
 
 SEQUENCES = "member_sequences"
 """The name under which an engine reports the sequences that run in it and that wait in its queue."""

@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
-from serve.config import Settings
+from serve.config.settings import Settings
 from serve.errors import first_line, last_line
 from serve.graph.app import APPLICATION, CONTROLLER, START_FAILED, build_from
 from serve.graph.lifecycle import ServerError, stop_on_signals

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from serve.bundle import Bundle
-from serve.config import ConfigError, Settings
+from serve.config.settings import Settings
+from serve.config.sources import ConfigError
 from serve.control.admission.pools import EngineLimits, Pool, by_base
 from serve.engine.interface import EngineSettings
 from serve.watching import spans

@@ -4,7 +4,8 @@ import socket
 from pathlib import Path
 
 from serve.bundle import Bundle, BundleError
-from serve.config import ConfigError, Settings
+from serve.config.settings import Settings
+from serve.config.sources import ConfigError
 from serve.control.admission.pools import Pools
 from serve.engine.vllm_hooks.given import check_given
 from serve.graph.lifecycle import ServerError

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 from serve import ray_options
-from serve.config import Settings, forget_secrets
+from serve.config.settings import Settings, forget_secrets
 from serve.graph.console import Console, only_console
 from serve.graph.lifecycle import ServerError, stop_on_signals
 from serve.graph.preflight import check

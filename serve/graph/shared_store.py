@@ -1,6 +1,6 @@
 """Checks that several machines share the store."""
 
-from serve.config import Settings
+from serve.config.settings import Settings
 from serve.control.errors import StartError
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, TypeAlias
 
-from serve.config import ConfigError
+from serve.config.sources import ConfigError
 
 Headers: TypeAlias = Mapping[str, str]
 """`traceparent` and `tracestate`."""

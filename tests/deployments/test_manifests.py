@@ -10,7 +10,7 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from serve.config import Settings
+from serve.config.settings import Settings
 from serve.graph.app import build
 from serve.ray_options import fast_serve
 

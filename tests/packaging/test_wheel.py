@@ -79,7 +79,7 @@ def test_it_ships_all_files_of_its_packages_and_nothing_else(wheel: Path) -> Non
 
 def test_its_packages_are_imported_from_where_it_is_installed(installed: Path) -> None:
     code = (
-        "import serve.bundle, serve.fusion.fuse, serve.config, training.recipe, choir_client, choir_cli.main\n"
+        "import serve.bundle, serve.fusion.fuse, serve.config.settings, training.recipe, choir_client, choir_cli.main\n"
         "print(*(m.__file__ for m in (serve.bundle, training.recipe, choir_client, choir_cli.main)), sep='\\n')"
     )
 

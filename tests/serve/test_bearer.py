@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from serve.bearer import Token, find_token, hashed, new_secret
-from serve.config import ConfigError, Settings, forget_secrets
+from serve.config.settings import Settings, forget_secrets
+from serve.config.sources import ConfigError
 
 BUNDLE: dict[str, Any] = {"bundles": ["bundle"]}
 

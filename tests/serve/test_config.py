@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from serve.config import ConfigError, Settings, is_loopback
+from serve.config.settings import Settings, is_loopback
+from serve.config.sources import ConfigError
 from serve.logs.process import LogSettings
 
 BUNDLE = {"bundles": ["b"]}

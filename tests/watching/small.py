@@ -14,7 +14,7 @@ import numpy as np
 from starlette.types import Receive, Scope, Send
 
 from serve.bundle import Bundle
-from serve.config import Settings
+from serve.config.settings import Settings
 from serve.engine.interface import GenerateCall, PredictCall, Prediction
 from serve.errors import Refusal
 from serve.fusion.drift.baseline import Baseline

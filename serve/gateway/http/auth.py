@@ -8,7 +8,7 @@ from fastapi import Request
 
 from serve import metrics
 from serve.bearer import RESERVED, Role, Token, find_token
-from serve.config import Settings, is_loopback
+from serve.config.settings import Settings, is_loopback
 from serve.errors import Refusal, RefusedError
 from serve.gateway.http.rate import RateLimit
 

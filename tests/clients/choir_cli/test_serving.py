@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serve.config import Settings
+from serve.config.settings import Settings
 from tests.clients.choir_cli.conftest import Choir
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from choir_cli import settings_page
 from choir_cli.serving import serve
-from serve.config import Settings
+from serve.config.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 OF_PACKING = {"base", "adapter", "task", "fusion", "labels", "weight", "template", "verbalizers"}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from serve.bearer import find_token
-from serve.config import Settings
+from serve.config.settings import Settings
 from tests.clients.choir_cli.conftest import Choir
 
 

@@ -21,7 +21,7 @@ from choir_client import (
     Unauthorized,
     Unavailable,
 )
-from serve.config import Settings
+from serve.config.settings import Settings
 from tests.clients.choir_client.conftest import ROLLOUT, FakeServer, error, prediction
 
 

@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from serve.agents.gateway_agent import GatewayAgent
-from serve.config import Settings
+from serve.config.settings import Settings
 from serve.gateway.app import create_app
 from serve.protocol.messages import Desired
 from tests.serve.gateway.fakes import (

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from serve.bundle import Bundle
-from serve.config import Settings
+from serve.config.settings import Settings
 from serve.gateway.app import create_app
 from serve.gateway.links import EngineLink
 from tests.serve.gateway.fakes import FakeEngines, listening

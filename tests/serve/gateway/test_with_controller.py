@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from serve.config import Settings
+from serve.config.settings import Settings
 from serve.control import controller as controller_module
 from serve.engine.interface import VERSION_NOT_LOADED, GenerateCall, PredictCall, Prediction
 from serve.errors import Refusal

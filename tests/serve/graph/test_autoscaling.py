@@ -7,7 +7,7 @@ import pytest
 from ray.serve.autoscaling_policy import _apply_autoscaling_config
 from ray.serve.config import AutoscalingConfig
 
-from serve.config import Settings
+from serve.config.settings import Settings
 from serve.graph.autoscaling import SEQUENCES, engine_scaling
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from serve.bundle import Bundle
-from serve.config import ConfigError, Settings
+from serve.config.settings import Settings
+from serve.config.sources import ConfigError
 from serve.graph.pools import EnginePool, engine_pools, gpus_of
 from tests.serve.fakes import make_bundle
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from serve.bundle import BaseSpec, Bundle
-from serve.config import Settings
+from serve.config.settings import Settings
 from serve.errors import UserError
 from serve.graph.preflight import check
 from tests.serve.gateway.fakes import ensemble

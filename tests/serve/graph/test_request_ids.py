@@ -19,7 +19,7 @@ os.environ.update(ray_options.own_cluster() | ray_options.fast_serve(folder))
 from fastapi import FastAPI
 from ray import serve as ray_serve
 from starlette.responses import StreamingResponse
-from serve.config import Settings
+from serve.config.settings import Settings
 from serve.gateway.http.errors import install_handlers
 from serve.gateway.http.observe import Observer
 from serve.graph.cluster import _listen, _own

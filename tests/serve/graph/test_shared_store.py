@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve.config import Settings
+from serve.config.settings import Settings
 from serve.control.errors import StartError
 from serve.graph.shared_store import check_machines
 

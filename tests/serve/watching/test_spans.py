@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serve.config import ConfigError
+from serve.config.sources import ConfigError
 from serve.engine.interface import PredictCall
 from serve.errors import Refusal
 from serve.watching import spans

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from serve.bearer import hashed
-from serve.config import Settings
+from serve.config.settings import Settings
 from serve.gateway.app import create_app
 from serve.location import Location
 from tests.serve.control.admission.hostile import (

@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from serve.agents.gateway_agent import GatewayAgent
-from serve.config import Settings
+from serve.config.settings import Settings
 from serve.gateway.app import create_app
 from tests.serve.gateway.fakes import (
     FakeControl,

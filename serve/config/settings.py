@@ -6,32 +6,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
-    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
 from serve.adapter import DEFAULT_RANK_LIMIT, RANK_LIMITS
-from serve.base.pool_settings import Dtype, PoolSettings
 from serve.bearer import RESERVED, Token, hashed
-from serve.errors import UserError
+from serve.config.pools import Dtype, PoolSettings
+from serve.config.sources import ENV_PREFIX, ConfigError, from_environment, from_file, sentence
 from serve.location import Location
 from serve.logs.lines import LogFormat
 from serve.logs.process import LogLevel, LogSettings
 from serve.manifest import explain
 
-ENV_PREFIX = "CHOIR_"
 DEFAULT_SEQUENCES = 128
 """vLLM's own default of the engine argument max_num_seqs, for an engine like Choir's."""
-
-
-class ConfigError(UserError, ValueError):
-    """A setting that cannot be used. The message is one sentence for the person who starts the server."""
 
 
 class Settings(BaseSettings):
@@ -224,8 +216,8 @@ class Settings(BaseSettings):
         Variables are named after settings (`CHOIR_MAX_INPUTS`). Lists are separated by commas, or JSON. Empty variables
         count as unset, and unknown ones are ignored. Raises ConfigError."""
         layers = [
-            *([_from_file(config_file, set(cls.model_fields))] if config_file else []),
-            _from_environment(),
+            *([from_file(config_file, set(cls.model_fields))] if config_file else []),
+            from_environment(cls),
             {name: (value, f"--{name.replace('_', '-')}") for name, value in flags.items()},
         ]
         merged: dict[str, tuple[Any, str]] = {}
@@ -234,7 +226,7 @@ class Settings(BaseSettings):
         try:
             return cls.model_validate({name: value for name, (value, _) in merged.items()})
         except ValidationError as error:
-            raise ConfigError(_sentence(error, merged)) from error
+            raise ConfigError(sentence(error, merged)) from error
 
     @field_validator("bundles", "store", "adapter_roots", "log_dir")
     @classmethod
@@ -375,60 +367,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def _from_file(file: Path, known: set[str]) -> dict[str, tuple[Any, str]]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"The config file {file} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"The config file {file} is neither YAML nor JSON: {reason}.") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"The config file {file} must hold settings by name.")
-    unknown = sorted(str(name) for name in content if name not in known)
-    if unknown:
-        raise ConfigError(
-            f"The config file {file} has the setting {unknown[0]!r}, which is not known; known are "
-            f"{', '.join(sorted(known))}."
-        )
-    return {name: (value, f"{name!r} in {file}") for name, value in content.items()}
-
-
-class _Variables(EnvSettingsSource):
-    """Reads `CHOIR_*` variables. A list is JSON or separated by commas; any other structure is JSON."""
-
-    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        if not value.lstrip().startswith(("[", "{")):
-            return [part.strip() for part in value.split(",") if part.strip()]
-        return super().decode_complex_value(field_name, field, value)
-
-
-def _from_environment() -> dict[str, tuple[Any, str]]:
-    variables = _Variables(Settings)
-    found: dict[str, tuple[Any, str]] = {}
-    for name, field in Settings.model_fields.items():
-        variable = ENV_PREFIX + name.upper()
-        text, key, is_complex = variables.get_field_value(field, name)
-        try:
-            value = variables.prepare_field_value(name, field, text, is_complex)
-        except ValueError as error:
-            raise ConfigError(f"{variable} is not valid JSON: {error}.") from error
-        if value is not None:
-            found[key] = value, variable
-    return found
-
-
-def _sentence(error: ValidationError, given: Mapping[str, tuple[Any, str]]) -> str:
-    location = error.errors(include_url=False)[0]["loc"]
-    if not location:
-        what = explain(error)
-        return f"{what[0].upper()}{what[1:]}."
-    name = str(location[0])
-    if name not in given:
-        return f"The setting {explain(error)}."
-    what = explain(error).removeprefix(name).removeprefix(": ")
-    return f"{given[name][1]}: {what}."
