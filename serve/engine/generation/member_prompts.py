@@ -5,7 +5,7 @@ from typing import Any
 
 from serve.engine.generation.client import GenerationContext, MemberRun
 from serve.labels import INVOCATION, encoder
-from serve.prompting.reader import PromptReader, cut
+from serve.prompting.reader import cut
 
 
 class MemberPrompts:
@@ -16,7 +16,6 @@ class MemberPrompts:
     tokens somewhere."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self._reader = PromptReader(tokenizer)
         self._encode = encoder(tokenizer)
 
     def needed(self, context: GenerationContext) -> bool:
@@ -27,14 +26,17 @@ class MemberPrompts:
         )
 
     def read(self, text: str, runs: Sequence[MemberRun]) -> dict[str, list[int]]:
-        """Returns each member's token ids of a text."""
-        return {run.name: self._one(text, run) for run in runs}
+        """Returns each member's token ids of a text. What several members read is tokenised once."""
+        parts = {run.name: _parted(text, run) for run in runs}
+        heads = list(dict.fromkeys(head for head, _ in parts.values()))
+        ids = dict(zip(heads, self._encode(heads), strict=True))
+        return {name: [*ids[head], *behind] for name, (head, behind) in parts.items()}
 
-    def _one(self, text: str, run: MemberRun) -> list[int]:
-        invocation = run.member_adapters.invocation
-        head = cut(text, invocation) if invocation is not None else None
-        if invocation is not None and head is not None:
-            [ids] = self._reader.contexts([head], invocation)
-        else:
-            [ids] = self._encode([text.removesuffix(INVOCATION)])
-        return ids
+
+def _parted(text: str, run: MemberRun) -> tuple[str, tuple[int, ...]]:
+    """Returns what is tokenised as a text, and the invocation's tokens behind it."""
+    invocation = run.member_adapters.invocation
+    head = cut(text, invocation) if invocation is not None else None
+    if invocation is None or head is None:
+        return text.removesuffix(INVOCATION), ()
+    return head, invocation.tokens

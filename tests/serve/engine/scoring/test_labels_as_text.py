@@ -41,7 +41,7 @@ class FakeLLM:
         """The prompts as they came, and the LoRA of each."""
 
     async def generate(
-        self, prompt: Any, params: Any, request_id: str, lora_request: Any
+        self, prompt: Any, params: Any, request_id: str, lora_request: Any, trace_headers: Any
     ) -> AsyncIterator[Any]:
         self.asked += 1
         self.running += 1
