@@ -114,8 +114,11 @@ def test_a_session(page: Page, service: Service, models: Models) -> None:
     assert (active(service) > swapped, member(service, "a")) == (True, models.digest("b2"))
 
     card(page).get_by_role("button", name=f"Roll back to version {swapped}").click()
+    shown = page.locator(".rollout")
+    before = shown.count()
     page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
-    expect(page.locator(".rollout").first).to_have_attribute("data-state", "done", timeout=SLOW)
+    expect(shown).to_have_count(before + 1, timeout=SLOW)
+    expect(shown.first).to_have_attribute("data-state", "done", timeout=SLOW)
     assert (active(service), member(service, "a")) == (swapped, models.digest("a2"))
 
     page.click("#tab-watch")

@@ -217,7 +217,8 @@ async def test_scores_that_fail_leave_nothing_running(
     full: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = full._llm.output_processor.request_states
-    run = full._causal._run
+    scoring = full._causal._continuations
+    run = scoring._run
     calls = 0
 
     async def fails_at_once(*args: Any) -> Any:
@@ -228,7 +229,7 @@ async def test_scores_that_fail_leave_nothing_running(
             raise RuntimeError("one of them")
         return await run(*args)
 
-    monkeypatch.setattr(full._causal, "_run", fails_at_once)
+    monkeypatch.setattr(scoring, "_run", fails_at_once)
     with pytest.raises(RuntimeError, match="one of them"):
         await full.predict(about("long@1", [text * 2 for text in TEXTS]))
     assert calls > 1

@@ -69,7 +69,7 @@ def adapters(name: str) -> Any:
     return SimpleNamespace(
         fitted=lambda params, *_, **__: params,
         prompt=lambda prompt: {**prompt, "member": name},
-        params=lambda params: params,
+        params=lambda params, *_: params,
         lora=None,
         virtual_tokens=0,
     )
