@@ -66,12 +66,12 @@ def serving(folder: Path, **settings: Any) -> Iterator[Server]:
         yield Server(url, folder, behind)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     yield from serving(tmp_path_factory.mktemp("page"), max_inputs=20)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with browsing() as browser:
         yield browser
