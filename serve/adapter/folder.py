@@ -51,7 +51,7 @@ def kind_of_config(config: dict[str, Any]) -> AdapterKind:
     if kind is None:
         raise AdapterError(
             f"Its peft_type is {peft_type!r}, which is not served; {', '.join(_KINDS)} are."
-            + (f" {CONVERT}" if peft_type in _CONVERTED else "")
+            + (f" {CONVERT}" if isinstance(peft_type, str) and peft_type in _CONVERTED else "")
         )
     return "alora" if kind == "lora" and config.get("alora_invocation_tokens") else kind
 
