@@ -60,6 +60,8 @@ def test_a_swap_and_a_rollback(context: BrowserContext, server: Server) -> None:
     expect(rollout).to_have_attribute("data-state", "done", timeout=SLOW)
     assert active(server) == before + 1
     expect(card(page).locator("h2")).to_contain_text(f"version {before + 1}")
+    (adapter,) = httpx.get(f"{server.url}/v1/ensembles/intents").json()["members"][0]["adapters"]
+    expect(card(page)).to_contain_text(f"by {adapter['swapped_by']}")
     card(page).get_by_role("button", name=f"Roll back to version {before}").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
     assert active(server) == before + 1

@@ -55,17 +55,6 @@ def test_status_says_where_each_adapter_came_from(choir: Choir, server: str, fol
         assert "no token, from 127.0.0.1" in table.out
 
 
-def test_the_page_says_where_each_adapter_came_from(
-    choir: Choir, server: str, folder: Path
-) -> None:
-    uri = make_adapter(folder / "new" / "x", 100).as_uri()
-    assert choir("swap", "intents", f"a={uri}", "--url", server).status == 0
-    page = httpx.get(server).text
-    assert uri in page
-    assert "by no token, from 127.0.0.1" in page
-    assert "/bundle/adapters/intents-b/" in page
-
-
 def version_of(url: str) -> str:
     return str(httpx.get(f"{url}/version").json()["choir"])
 
