@@ -43,8 +43,8 @@ def engine_pools(settings: Settings) -> list[EnginePool]:
     bundles = by_base([Bundle.open(path) for path in settings.bundles])
     if unknown := sorted(set(settings.pools) - set(bundles)):
         raise ConfigError(
-            f"There is no pool {unknown[0]!r}, which the setting pools names; a pool is called like the folder of the "
-            f"first bundle of its base: {', '.join(bundles)}."
+            f"There is no pool {unknown[0]!r}, which the setting pools names; there is "
+            f"{', '.join(bundles)}."
         )
     return [
         _pool(name, of_base, settings.of_pool(name), 1 / len(bundles))

@@ -1,9 +1,10 @@
 """Turns texts into the tokens that members with an invocation read."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
-from serve.labels import INVOCATION, LabelError, LabelPath, encoder, label_paths
+from serve.labels import INVOCATION, Encode, LabelError, LabelPath, encoder, label_paths
 from serve.prompting.invocation import Invocation
 
 
@@ -13,9 +14,12 @@ class PromptReader:
     def __init__(self, tokenizer: Any) -> None:
         """`tokenizer`: a Hugging Face tokenizer."""
         self._tokenizer = tokenizer
-        self._encode = encoder(tokenizer)
         self._known: dict[tuple[Invocation, tuple[str, ...]], list[tuple[int, ...]]] = {}
         """Invocation and labels -> the labels' tokens; a version asks for the same ones with every request."""
+
+    @cached_property
+    def _encode(self) -> Encode:
+        return encoder(self._tokenizer)
 
     def invocation(self, tokens: Sequence[int]) -> Invocation:
         """Returns the invocation of these token ids."""

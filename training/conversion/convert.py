@@ -126,9 +126,8 @@ class _Adapter:
         if config.get("peft_type") == "ADALORA":
             return self._rewritten(draft, "AdaLoRA")
         if config.get("alora_invocation_tokens"):
-            return self._copied(
-                draft, "alora"
-            )  # merged or rewritten, it would act before its invocation
+            # Merged or rewritten, it would act before its invocation.
+            return self._copied(draft, "alora")
         init = str(config.get("init_lora_weights", True)).lower()
         mutated = config.get("peft_type") == "LORA" and init.startswith(MUTATING)
         try:

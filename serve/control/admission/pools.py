@@ -27,6 +27,10 @@ class EngineLimits:
     """Distinct LoRAs that can be loaded at once; None: as many as slots."""
 
 
+ONLY = "default"
+"""The name of the only pool. It stays when the server is deployed again with another bundle of the same base."""
+
+
 @dataclass(frozen=True)
 class Pool:
     """The engines of one base."""
@@ -72,8 +76,8 @@ class Pools:
 def by_base(bundles: Sequence[Bundle]) -> Mapping[str, list[Bundle]]:
     """Return the bundles of each pool, by the pool's name.
 
-    Bundles of one base and one kind share a pool. It is called like the folder of its first bundle, with a number if
-    another pool is called so. Raises BundleError."""
+    Bundles of one base and one kind share a pool. The only one is called `default`. Of several, each is called like the
+    folder of its first bundle, with a number if another pool is called so. Raises BundleError."""
     pools: list[list[Bundle]] = []
     for bundle in bundles:
         for pool in pools:
@@ -82,6 +86,8 @@ def by_base(bundles: Sequence[Bundle]) -> Mapping[str, list[Bundle]]:
                 break
         else:
             pools.append([bundle])
+    if len(pools) == 1:
+        return {ONLY: pools[0]}
     named: dict[str, list[Bundle]] = {}
     for pool in pools:
         name = folder = pool[0].path.name

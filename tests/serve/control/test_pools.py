@@ -114,7 +114,7 @@ def test_bundles_of_one_base_share_a_pool_wherever_it_lies(tmp_path: Path) -> No
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     bundles = [make_bundle(tmp_path / name / "bundle", name) for name in ("one", "two")]
-    assert by_base(bundles) == {"bundle": bundles}
+    assert by_base(bundles) == {"default": bundles}
     (tmp_path / "two" / "base" / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
     assert list(by_base(bundles)) == ["bundle", "bundle-2"]
 
