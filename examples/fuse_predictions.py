@@ -88,7 +88,7 @@ def main() -> None:
     folds = np.random.default_rng(0).permutation(np.arange(rows) % 5)
     options = FusionOptions(method="best", criterion="log_loss")
     fitted = fit_fusion(draft(members, labels), options, validation, truth, folds)
-    fusion = Fusion(fitted.ensemble, fitted.stack)
+    fusion = Fusion(fitted.ensemble, fitted.parameters)
 
     print(f"{'':18}{'accuracy':>10}{'log loss':>10}")
     for member, own in zip(fitted.ensemble.members, test, strict=True):

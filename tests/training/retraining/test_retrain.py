@@ -48,6 +48,10 @@ def copied(bundle: Bundle, folder: Path) -> Path:
     return folder / "recipe.yaml"
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def stored(bundle: Bundle, ensemble: str, folders: list[Path]) -> np.ndarray:
     """The outputs of a member with the adapters in these folders."""
     scores = bundle.validation_scores(ensemble)
@@ -177,9 +181,11 @@ def test_a_member_that_writes_is_trained_anew_and_nothing_is_refitted(
     causal_bundle: Bundle, tmp_path: Path
 ) -> None:
     recipe = copied(causal_bundle, tmp_path)
+    fitted = tmp_path / "bundle" / "fusion" / "replies"
+    before = contents(fitted)
     found = retrain(recipe, "b", tmp_path / "bundle", newer(tmp_path / "new.csv"), "replies")
     assert [figure.metric for figure in found.figures] == ["bleu", "bleu"]
-    assert not (tmp_path / "bundle" / "fusion" / "replies").exists()
+    assert contents(fitted) == before
     assert found.swap.startswith("choir swap replies b=file://")
 
 
