@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from serve.gateway.http.schemas import (
+    ClassifyAnswer,
+    ClassifyRequest,
     ErrorAnswer,
     GenerateRequest,
     PredictAnswer,
@@ -38,8 +40,15 @@ MEANINGS: Mapping[int, str] = {
     503: "No engine is ready, or the controller cannot be reached.",
     504: "The time that X-Request-Timeout gives is over.",
 }
-_BODIES = (PredictRequest, GenerateRequest, SwapRequest, RollbackRequest, PruneRequest)
-_ANSWERS = (PredictAnswer, RolloutView, EnsembleView, PruneView, ErrorAnswer)
+_BODIES = (
+    PredictRequest,
+    ClassifyRequest,
+    GenerateRequest,
+    SwapRequest,
+    RollbackRequest,
+    PruneRequest,
+)
+_ANSWERS = (PredictAnswer, ClassifyAnswer, RolloutView, EnsembleView, PruneView, ErrorAnswer)
 _SCHEMAS = "#/components/schemas/"
 
 

@@ -86,6 +86,17 @@ class GenerateRequest(BaseModel):
     fusion: GenerateFusion | None = None
 
 
+class ClassifyRequest(BaseModel):
+    """The fields of a body of `/classify` that Choir reads. Others of vLLM's are refused where they cannot be
+    honoured."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    model: StrictStr = Field(description="`name`, `name@version` or `name/member`.")
+    input: Inputs = Field(description="A text, an object with a text, or a list of either.")
+    user: StrictStr | None = None
+
+
 class RollbackRequest(Body):
     """The body of a rollback."""
 
@@ -157,6 +168,39 @@ class PredictAnswer(BaseModel):
     absent_members: list[str] | None = Field(
         None, description="Members that could not be loaded (`on_member_error`: `degrade`)."
     )
+
+
+class ClassifyItem(BaseModel):
+    """The answer to one input, as vLLM writes it."""
+
+    index: int
+    label: str
+    probs: list[float] = Field(description="In the order of the ensemble's labels.")
+    num_classes: int
+    abstained: bool | None = Field(
+        None, description="If the ensemble abstains: whether the answer is too uncertain."
+    )
+
+
+class InputUsage(BaseModel):
+    """Tokens of the inputs, counted once, as vLLM writes them."""
+
+    prompt_tokens: int
+    total_tokens: int
+    completion_tokens: Literal[0] = 0
+    prompt_tokens_details: None = None
+    completion_tokens_details: None = None
+
+
+class ClassifyAnswer(BaseModel):
+    """The answer of `/classify`, with the fields of vLLM's."""
+
+    id: str
+    object: Literal["list"]
+    created: int = Field(description="Seconds since 1970.")
+    model: str = Field(description="The resolved `name@version` or `name@version/member`.")
+    data: list[ClassifyItem]
+    usage: InputUsage
 
 
 class ErrorFields(BaseModel):
