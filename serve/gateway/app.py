@@ -28,6 +28,7 @@ from serve.gateway.routes.classify import classify_router
 from serve.gateway.routes.completions import CHAT_PATH, COMPLETIONS_PATH, completions_router
 from serve.gateway.routes.health import health_router
 from serve.gateway.routes.home import home_router
+from serve.gateway.routes.lora import lora_router
 from serve.gateway.routes.models import models_router
 from serve.gateway.routes.predict import PATH as PREDICT_PATH
 from serve.gateway.routes.predict import predict_router
@@ -92,6 +93,7 @@ def create_app(
     for router in (models_router(agent), reading_router(control), report_router(control)):
         app.include_router(router, dependencies=[Depends(guard.reading)])
     app.include_router(admin_router(control, guard, bodies))
+    app.include_router(lora_router(control, guard, bodies))
 
     install_handlers(app)
     install_schema(app)

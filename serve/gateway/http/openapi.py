@@ -15,9 +15,11 @@ from serve.gateway.http.schemas import (
     ClassifyRequest,
     ErrorAnswer,
     GenerateRequest,
+    LoadLoraRequest,
     PredictAnswer,
     PredictRequest,
     RollbackRequest,
+    UnloadLoraRequest,
 )
 from serve.protocol.pruning import PruneRequest, PruneView
 from serve.protocol.requests import SwapRequest
@@ -41,14 +43,13 @@ MEANINGS: Mapping[int, str] = {
     504: "The time that X-Request-Timeout gives is over.",
 }
 _BODIES = (
-    PredictRequest,
-    ClassifyRequest,
-    GenerateRequest,
-    SwapRequest,
-    RollbackRequest,
-    PruneRequest,
+    *(PredictRequest, ClassifyRequest, GenerateRequest),
+    *(SwapRequest, RollbackRequest, LoadLoraRequest, UnloadLoraRequest, PruneRequest),
 )
-_ANSWERS = (PredictAnswer, ClassifyAnswer, RolloutView, EnsembleView, PruneView, ErrorAnswer)
+_ANSWERS = (
+    *(PredictAnswer, ClassifyAnswer),
+    *(RolloutView, EnsembleView, PruneView, ErrorAnswer),
+)
 _SCHEMAS = "#/components/schemas/"
 
 

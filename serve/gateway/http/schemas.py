@@ -97,6 +97,28 @@ class ClassifyRequest(BaseModel):
     user: StrictStr | None = None
 
 
+class LoadLoraRequest(BaseModel):
+    """The body of vLLM's route that loads a LoRA. As there, unknown fields are ignored."""
+
+    lora_name: StrictStr = Field(
+        min_length=1, max_length=150, description="`ensemble/member`, or an ensemble of one member."
+    )
+    lora_path: StrictStr = Field(
+        min_length=1, max_length=4000, description="An absolute path, or a URI as in a swap."
+    )
+    load_inplace: StrictBool = Field(
+        False, description="Whether it may replace an adapter that was loaded before."
+    )
+    is_3d_lora_weight: Literal[False] = Field(False, description="Such weights are not served.")
+
+
+class UnloadLoraRequest(BaseModel):
+    """The body of vLLM's route that unloads a LoRA."""
+
+    lora_name: StrictStr = Field(min_length=1, max_length=150)
+    lora_int_id: StrictInt | None = Field(None, description="Not used, as in vLLM.")
+
+
 class RollbackRequest(Body):
     """The body of a rollback."""
 
