@@ -156,6 +156,34 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class EmbedCall:
+    """One `/v1/embeddings` request for one version."""
+
+    version: str
+    inputs: tuple[str, ...] | tuple[tuple[int, ...], ...]
+    """Texts, or their token ids."""
+    request_id: str
+    member: str | None = None
+    """The member whose vectors are asked for; None: those of the base, without adapters."""
+    normalize: bool = True
+    """Whether vectors get the length 1."""
+    trace_headers: Mapping[str, str] | None = None
+    pool: str = ""
+    """The pool of engines that hold the version."""
+    seconds_left: float | None = None
+    """Seconds after which the engine ends the call, from its arrival on; None for no limit."""
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The vectors of N inputs."""
+
+    vectors: NDArray[np.float32]
+    """[N, hidden size]"""
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
 class GenerateCall:
     """One OpenAI completion or chat completion for one version."""
 
@@ -220,6 +248,10 @@ class Engine(Protocol):
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
         """Returns the fused answer to the call's inputs."""
+        ...
+
+    async def embed(self, call: EmbedCall) -> Embeddings | Refusal:
+        """Returns the vectors of the call's inputs, if the base pools vectors."""
         ...
 
     def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:

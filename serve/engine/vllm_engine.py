@@ -12,7 +12,7 @@ from typing import Any
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve import labels, metrics
-from serve.adapter import AdapterError, Head, adapter_kind
+from serve.adapter import AdapterError, Head
 from serve.base.side_files import read_tokenizer
 from serve.engine.adapters.invocations import heads_of, refuse_invocations
 from serve.engine.adapters.member_adapters import MemberAdapters
@@ -25,6 +25,8 @@ from serve.engine.generation.openai_routes import OpenAIRoutes
 from serve.engine.generation.refusals import call_fusion, generation_refusal
 from serve.engine.interface import (
     MEMBER_FAILED,
+    EmbedCall,
+    Embeddings,
     EngineSettings,
     EngineState,
     GenerateCall,
@@ -48,7 +50,8 @@ from serve.engine.loaded import (
     refuse_group,
     without_absent,
 )
-from serve.engine.scoring.heads import PAIR_UNUSED, EncoderPooler, refuse_mixed
+from serve.engine.scoring.embedding import NO_VECTORS, Embedder
+from serve.engine.scoring.heads import PAIR_UNUSED, EncoderPooler, read_head, refuse_mixed
 from serve.engine.scoring.labels_as_text import PAIR_MISSING, CausalScorer
 from serve.engine.scoring.prediction import MemberScores, predicted
 from serve.engine.scoring.probe import Prober
@@ -86,6 +89,7 @@ class VLLMEngine:
         self._openai = openai
         self._causal = CausalScorer(llm, tokenizer) if settings.kind == "causal" else None
         self._encoder = None if self._causal else EncoderPooler(llm, tokenizer)
+        self._embedder = Embedder(self._encoder, settings) if self._encoder else None
         self._versions: dict[str, LoadedVersion] = {}
         self._preparing = asyncio.Lock()
 
@@ -180,7 +184,10 @@ class VLLMEngine:
             for reference in member.adapters:
                 folder = version.adapters[reference.digest]
                 if self._encoder is not None:
-                    heads[member.name] = await self._head(folder, member, version.ensemble)
+                    base = await asyncio.to_thread(self._adapters.base_shapes)
+                    heads[member.name] = await asyncio.to_thread(
+                        read_head, Path(folder), member, version.ensemble, base
+                    )
                 await self._adapters.acquire(reference.adapter, reference.digest, folder)
                 taken.append(reference.digest)
             self._member_adapters(member)
@@ -197,22 +204,6 @@ class VLLMEngine:
         return frozenset(
             digest for digest in ensemble.digests if self._adapters.alone(digest).lora is not None
         )
-
-    async def _head(self, folder: str, member: Member, ensemble: Ensemble) -> Head:
-        """Returns the head in an adapter's folder. Raises PrepareError if it does not suit the ensemble, and
-        AdapterError if a part of it is missing."""
-        if (kind := adapter_kind(Path(folder))) != "lora":
-            raise PrepareError(
-                f"Member {member.name!r} has an adapter of the kind {kind}, and an encoder base takes plain LoRA only."
-            )
-        base = await asyncio.to_thread(self._adapters.base_shapes)
-        head = await asyncio.to_thread(Head.read, Path(folder), base)
-        if len(head.bias) != ensemble.head_rows:
-            raise PrepareError(
-                f"The head of member {member.name!r} has {len(head.bias)} rows, and the ensemble needs "
-                f"{ensemble.head_rows}."
-            )
-        return head
 
     async def _probe(self, key: str) -> tuple[Probe, ...]:
         loaded = self._versions[key]
@@ -250,6 +241,20 @@ class VLLMEngine:
                 return Refusal(500, f"{call.version} cannot answer this: {error}", MEMBER_FAILED)
             except FusionError as error:
                 return Refusal(400, str(error), param="fusion")
+
+    async def embed(self, call: EmbedCall) -> Embeddings | Refusal:
+        """See `interface.Engine`."""
+        return await answered(self._llm, lambda: in_time(call.seconds_left, self._embed(call)))
+
+    async def _embed(self, call: EmbedCall) -> Embeddings | Refusal:
+        loaded = self._versions.get(call.version)
+        if loaded is None:
+            return not_loaded(call.version)
+        if self._embedder is None:
+            return NO_VECTORS
+        async with self._running(loaded):
+            queue = self._queue.for_call()
+            return await self._embedder.embed(loaded, call, self._member_adapters, queue)
 
     async def _scores(
         self,

@@ -26,6 +26,8 @@ from serve.gateway.routes.admin import admin_router, reading_router
 from serve.gateway.routes.classify import PATH as CLASSIFY_PATH
 from serve.gateway.routes.classify import classify_router
 from serve.gateway.routes.completions import CHAT_PATH, COMPLETIONS_PATH, completions_router
+from serve.gateway.routes.embeddings import PATH as EMBEDDINGS_PATH
+from serve.gateway.routes.embeddings import embeddings_router
 from serve.gateway.routes.health import health_router
 from serve.gateway.routes.home import home_router
 from serve.gateway.routes.lora import lora_router
@@ -34,7 +36,7 @@ from serve.gateway.routes.predict import PATH as PREDICT_PATH
 from serve.gateway.routes.predict import predict_router
 from serve.gateway.routes.report import report_router
 
-INFERENCE_PATHS = (PREDICT_PATH, CLASSIFY_PATH, COMPLETIONS_PATH, CHAT_PATH)
+INFERENCE_PATHS = (PREDICT_PATH, CLASSIFY_PATH, EMBEDDINGS_PATH, COMPLETIONS_PATH, CHAT_PATH)
 
 
 def create_app(
@@ -87,6 +89,7 @@ def create_app(
     for router in (
         predict_router(predictor, bodies, settings.max_inputs),
         classify_router(predictor, bodies, settings.max_inputs),
+        embeddings_router(engines, dispatcher, bodies, settings.max_inputs),
         completions_router(engines, dispatcher, mirror, bodies, settings.max_inputs),
     ):
         app.include_router(router, dependencies=[Depends(guard.inference), Depends(read_timeout)])

@@ -5,7 +5,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from serve.engine.interface import GenerateCall, PredictCall, Prediction
+from serve.engine.interface import EmbedCall, Embeddings, GenerateCall, PredictCall, Prediction
 from serve.errors import Refusal
 from serve.protocol.audit import AuditEntry
 from serve.protocol.pruning import PruneRequest, PruneView
@@ -27,6 +27,10 @@ class EngineLink(Protocol):
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
         """Return the prediction, or the engine's refusal. Raises Unavailable."""
+        ...
+
+    async def embed(self, call: EmbedCall) -> Embeddings | Refusal:
+        """Return the vectors of the call's inputs, or the engine's refusal. Raises Unavailable."""
         ...
 
     def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:

@@ -27,7 +27,14 @@ from serve.config.settings import Settings
 from serve.control.admission.pools import Pool
 from serve.control.controller import Controller
 from serve.control.startup import ControllerOptions
-from serve.engine.interface import EngineSettings, GenerateCall, PredictCall, Prediction
+from serve.engine.interface import (
+    EmbedCall,
+    Embeddings,
+    EngineSettings,
+    GenerateCall,
+    PredictCall,
+    Prediction,
+)
 from serve.errors import Refusal
 from serve.gateway.app import create_app
 from serve.gateway.http.door import Door
@@ -139,6 +146,12 @@ class EngineDeployment:
             span.note(choir__version=call.version, choir__inputs=len(call.inputs))
             async with self._agent.using(call.version) as refusal:
                 return refusal or await self._engine.predict(call)
+
+    async def embed(self, call: EmbedCall) -> Embeddings | Refusal:
+        with spans.within(ENGINE_SPAN, call.trace_headers) as span:
+            span.note(choir__version=call.version, choir__inputs=len(call.inputs))
+            async with self._agent.using(call.version) as refusal:
+                return refusal or await self._engine.embed(call)
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         span = spans.begin(ENGINE_SPAN, call.trace_headers)

@@ -9,7 +9,15 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serve.engine.interface import ENGINE_DIED, ENGINE_GONE, GenerateCall, PredictCall, Prediction
+from serve.engine.interface import (
+    ENGINE_DIED,
+    ENGINE_GONE,
+    EmbedCall,
+    Embeddings,
+    GenerateCall,
+    PredictCall,
+    Prediction,
+)
 from serve.errors import Refusal
 from serve.gateway.links import Unavailable
 from serve.protocol.audit import AuditEntry
@@ -133,13 +141,17 @@ class RayEngines:
         self.calls = Calls()
 
     async def predict(self, call: PredictCall) -> Prediction | Refusal:
-        asked = self._handles[call.pool].predict.remote(call)
+        return await self._reach(self._handles[call.pool].predict.remote(call))
+
+    async def embed(self, call: EmbedCall) -> Embeddings | Refusal:
+        return await self._reach(self._handles[call.pool].embed.remote(call))
+
+    async def _reach(self, asked: Awaitable[T]) -> T:
         try:
             with self.calls.running(asked):
-                answer: Prediction | Refusal = await asked
+                return _alive(await asked)
         except GONE as error:
             raise Unavailable(NO_ENGINE) from error
-        return _alive(answer)
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         stream = self._streaming[call.pool].generate.remote(call)

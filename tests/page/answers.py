@@ -10,7 +10,7 @@ from itertools import count
 import numpy as np
 
 from serve import metrics
-from serve.engine.interface import GenerateCall, PredictCall, Prediction
+from serve.engine.interface import EmbedCall, Embeddings, GenerateCall, PredictCall, Prediction
 from serve.errors import Refusal
 from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
 from serve.fusion.members import Floats
@@ -67,6 +67,9 @@ class ScriptedEngines:
             prompt_tokens=5 * len(call.inputs),
             member_tokens=5 * len(call.inputs) * len(members),
         )
+
+    async def embed(self, call: EmbedCall) -> Embeddings | Refusal:
+        raise NotImplementedError
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         asked = json.dumps(call.body)

@@ -16,6 +16,8 @@ from serve.bundle import BaseSpec, Bundle
 from serve.control.controller import Controller
 from serve.engine.interface import (
     VERSION_NOT_LOADED,
+    EmbedCall,
+    Embeddings,
     EngineState,
     GenerateCall,
     LoadedAdapter,
@@ -213,6 +215,9 @@ class FakeEngine:
             prompt_tokens=1,
             member_tokens=2,
         )
+
+    async def embed(self, call: EmbedCall) -> Embeddings | Refusal:
+        raise NotImplementedError
 
     def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         raise NotImplementedError

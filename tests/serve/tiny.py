@@ -346,13 +346,15 @@ class EncoderReference:
         self, text: str, pair: str | None = None, *, normalize: bool = False
     ) -> torch.Tensor:
         """What the head says about a text, or about a pair as two towers: [labels]."""
-        vectors = self._pooled(text, normalize)
+        vectors = self.pooled(text, normalize=normalize)
         if pair is not None:
-            u, v = vectors, self._pooled(pair, normalize)
+            u, v = vectors, self.pooled(pair, normalize=normalize)
             vectors = torch.cat([u, v, (u - v).abs(), u * v])
         return (self.head["weight"] @ vectors + self.head["bias"]).double()
 
-    def _pooled(self, text: str, normalize: bool) -> torch.Tensor:
+    @torch.no_grad()
+    def pooled(self, text: str, *, normalize: bool = False) -> torch.Tensor:
+        """The mean of the tokens' vectors: [width]."""
         batch = self.tokenizer(text, return_tensors="pt")
         pooled = self.model(**batch).last_hidden_state.mean(1)[0]
         return torch.nn.functional.normalize(pooled, dim=0) if normalize else pooled

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openai
 import pytest
 from scipy.special import expit
 
@@ -102,6 +103,43 @@ def test_members_and_average_equal_peft(encoder: Service, folders: dict[str, Pat
         np.testing.assert_allclose(members, expected[:, number], atol=1e-3)
         fused = [row["probabilities"][label] for label in LABELS]
         np.testing.assert_allclose(fused, expected[:, number].mean(0), atol=1e-3)
+
+
+def test_embeddings_equal_peft(encoder: Service, folders: dict[str, Path]) -> None:
+    client = openai.OpenAI(base_url=f"{encoder.url}/v1", api_key="none", max_retries=0)
+    for model, adapter in (("intents/a", folders["i-a"]), ("intents/b", folders["i-b"])):
+        reference = tiny.EncoderReference(folders["base"], adapter)
+        # The client asks for base64 by itself, and gives numbers.
+        answer = client.embeddings.create(model=model, input=TEXTS)
+        expected = np.array([reference.pooled(text, normalize=True) for text in TEXTS])
+        said = np.array([each.embedding for each in answer.data])
+        np.testing.assert_allclose(said, expected, atol=1e-3)
+        floats = client.embeddings.create(model=model, input=TEXTS[0], encoding_format="float")
+        np.testing.assert_allclose(floats.data[0].embedding, said[0], atol=1e-6)
+        assert answer.usage.prompt_tokens == answer.usage.total_tokens > 0
+    base = client.embeddings.create(model="intents", input=TEXTS)
+    assert not np.allclose(base.data[0].embedding, said[0], atol=1e-2)
+    with pytest.raises(openai.BadRequestError, match="dimensions"):
+        client.embeddings.create(model="intents", input=TEXTS, dimensions=8)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_embeddings_by_other_clients(encoder: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    langchain = pytest.importorskip("langchain_openai")
+    litellm = pytest.importorskip("litellm")
+    body = {"model": "intents/a", "input": TEXTS}
+    data = encoder.post("/v1/embeddings", body).json()["data"]
+    expected = [each["embedding"] for each in data]
+    at = f"{encoder.url}/v1"
+    chain = langchain.OpenAIEmbeddings(
+        model="intents/a", base_url=at, api_key="none", check_embedding_ctx_length=False
+    )
+    np.testing.assert_allclose(chain.embed_documents(TEXTS), expected, atol=1e-5)
+    lite = litellm.embedding(
+        model="openai/intents/a", input=TEXTS, api_base=at, api_key="none", encoding_format="float"
+    )
+    np.testing.assert_allclose([each["embedding"] for each in lite.data], expected, atol=1e-5)
 
 
 def test_vllms_classify_is_answered_by_the_ensemble(encoder: Service) -> None:

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve.bundle import Bundle
 from serve.config.settings import Settings
-from serve.engine.interface import GenerateCall, PredictCall, Prediction
+from serve.engine.interface import EmbedCall, Embeddings, GenerateCall, PredictCall, Prediction
 from serve.errors import Refusal
 from serve.fusion.drift.baseline import Baseline
 from serve.fusion.drift.figures import AnswerFigures
@@ -50,6 +50,9 @@ class Engines:
         if isinstance(answer, Refusal):
             return answer
         return replace(answer, agreement=np.ones(len(call.inputs)))
+
+    async def embed(self, call: EmbedCall) -> Embeddings | Refusal:
+        raise NotImplementedError
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         await asyncio.sleep(self.seconds())

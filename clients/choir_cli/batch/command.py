@@ -42,7 +42,7 @@ def batch(
     """Answer many requests from a file, in OpenAI's batch format.
 
     A line of the input is {"custom_id", "method": "POST", "url", "body"}, where url is /v1/chat/completions,
-    /v1/completions, /v1/predict or /classify. A line of the output is {"id", "custom_id", "response",
+    /v1/completions, /v1/predict, /v1/embeddings or /classify. A line of the output is {"id", "custom_id", "response",
     "error"}, in the order in which answers come. The same command again goes on where it was ended.
     """
     if source.resolve() == target.resolve():

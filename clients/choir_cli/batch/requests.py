@@ -14,6 +14,7 @@ ROUTES = (
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/predict",
+    "/v1/embeddings",
     "/classify",
 )
 

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,15 @@ from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from serve.adapter import Head
-from serve.base.folder import Pooling
+from serve.adapter import Head, adapter_kind
+from serve.base.folder import BaseShapes, Pooling
 from serve.engine.interface import PrepareError, Text
 from serve.engine.limits.fair_queue import CallQueue
 from serve.engine.limits.text_limit import TextLimit, few_at_a_time
 from serve.engine.scoring.prediction import BaseVectors
 from serve.engine.vllm_hooks.plain_pooling import pooling_params
 from serve.labels import LabelError
+from serve.manifest import Ensemble, Member
 from serve.watching import spans
 
 PAIR_MISSING = "This ensemble reads pairs: give a text_pair with every input."
@@ -48,14 +50,31 @@ class HeadScores:
     """Tokens of all texts, counted once; both texts of a pair count."""
 
 
+def read_head(folder: Path, member: Member, ensemble: Ensemble, base: BaseShapes | None) -> Head:
+    """Returns the head in an adapter's folder. Raises PrepareError if it does not suit the ensemble, and AdapterError
+    if a part of it is missing."""
+    if (kind := adapter_kind(folder)) != "lora":
+        raise PrepareError(
+            f"Member {member.name!r} has an adapter of the kind {kind}, and an encoder base takes plain LoRA only."
+        )
+    head = Head.read(folder, base)
+    if len(head.bias) != ensemble.head_rows:
+        raise PrepareError(
+            f"The head of member {member.name!r} has {len(head.bias)} rows, and the ensemble needs "
+            f"{ensemble.head_rows}."
+        )
+    return head
+
+
 class EncoderPooler:
     """Pooled vectors of texts under adapters, from vLLM's pooling runner."""
 
     def __init__(self, llm: AsyncLLM, tokenizer: Any) -> None:
         self._llm = llm
+        self.vocabulary = llm.model_config.get_vocab_size()
         self._tokenizer = tokenizer
-        self._context = llm.model_config.max_model_len
-        self._limit = TextLimit(self._tokenizer, self._context)
+        self.context = llm.model_config.max_model_len
+        self._limit = TextLimit(self._tokenizer, self.context)
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the token ids of each text, with special tokens.
@@ -67,9 +86,9 @@ class EncoderPooler:
         if not all(rows):
             raise LabelError("A text is empty: give a text with at least one token.")
         longest = max(len(row) for row in rows)
-        if longest > self._context:
+        if longest > self.context:
             raise LabelError(
-                f"A text is {longest} tokens long, and the model's context is {self._context}: shorten it."
+                f"A text is {longest} tokens long, and the model's context is {self.context}: shorten it."
             )
         return rows
 
@@ -87,7 +106,7 @@ class EncoderPooler:
         towers = heads[0].towers
         if any((each.text_pair is not None) != towers for each in inputs):
             raise LabelError(PAIR_MISSING if towers else PAIR_UNUSED)
-        rows = await self._rows(inputs)
+        rows = await self.rows(inputs)
         pooled = await self.pool(rows, adapters, queue, [head.pooling for head in heads])
         first, second = pooled[:, : len(inputs)], pooled[:, len(inputs) :]
         scores = [
@@ -98,12 +117,12 @@ class EncoderPooler:
 
     async def plain(self, queue: CallQueue, inputs: Sequence[Text]) -> BaseVectors:
         """Returns the base's vectors of the inputs, without adapters. Raises LabelError for a text that is too long."""
-        rows = await self._rows(inputs)
+        rows = await self.rows(inputs)
         (pooled,) = await self.pool(rows, [None], queue)
         towers = np.split(pooled.astype(np.float64), len(rows) // len(inputs))
         return BaseVectors(np.concatenate(towers, axis=1), sum(len(row) for row in rows))
 
-    async def _rows(self, inputs: Sequence[Text]) -> list[list[int]]:
+    async def rows(self, inputs: Sequence[Text]) -> list[list[int]]:
         """Returns the token ids of all texts, and then of all second texts of pairs. Raises LabelError for a text that
         is too long."""
         texts = [each.text for each in inputs]

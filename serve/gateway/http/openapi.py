@@ -13,6 +13,8 @@ from pydantic.json_schema import models_json_schema
 from serve.gateway.http.schemas import (
     ClassifyAnswer,
     ClassifyRequest,
+    EmbeddingsAnswer,
+    EmbeddingsRequest,
     ErrorAnswer,
     GenerateRequest,
     LoadLoraRequest,
@@ -43,11 +45,11 @@ MEANINGS: Mapping[int, str] = {
     504: "The time that X-Request-Timeout gives is over.",
 }
 _BODIES = (
-    *(PredictRequest, ClassifyRequest, GenerateRequest),
+    *(PredictRequest, ClassifyRequest, EmbeddingsRequest, GenerateRequest),
     *(SwapRequest, RollbackRequest, LoadLoraRequest, UnloadLoraRequest, PruneRequest),
 )
 _ANSWERS = (
-    *(PredictAnswer, ClassifyAnswer),
+    *(PredictAnswer, ClassifyAnswer, EmbeddingsAnswer),
     *(RolloutView, EnsembleView, PruneView, ErrorAnswer),
 )
 _SCHEMAS = "#/components/schemas/"

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 from serve.manifest import Abstain, AdapterRef, EarlyExit, Method, Number, PredictMethod
 
 _TEXT = {"type": "string", "minLength": 1}
+_TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 _ONE_INPUT = {
     "anyOf": [
         _TEXT,
@@ -94,6 +95,33 @@ class ClassifyRequest(BaseModel):
 
     model: StrictStr = Field(description="`name`, `name@version` or `name/member`.")
     input: Inputs = Field(description="A text, an object with a text, or a list of either.")
+    user: StrictStr | None = None
+
+
+class EmbeddingsRequest(BaseModel):
+    """The fields of a body of `/v1/embeddings` that Choir reads. Others of vLLM's are refused where they cannot be
+    honoured."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    model: StrictStr = Field(description="`name` for the base, `name/member` for a member.")
+    input: Annotated[
+        Any,
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    _TEXT,
+                    {"type": "array", "items": _TEXT, "minItems": 1},
+                    _TOKENS,
+                    {"type": "array", "items": _TOKENS, "minItems": 1},
+                ]
+            }
+        ),
+    ] = Field(description="A text, the token ids of one, or a list of either.")
+    encoding_format: Literal["float", "base64"] = "float"
+    use_activation: StrictBool | None = Field(
+        None, description="`false` leaves the vectors at their own length."
+    )
     user: StrictStr | None = None
 
 
@@ -222,6 +250,25 @@ class ClassifyAnswer(BaseModel):
     created: int = Field(description="Seconds since 1970.")
     model: str = Field(description="The resolved `name@version` or `name@version/member`.")
     data: list[ClassifyItem]
+    usage: InputUsage
+
+
+class EmbeddingItem(BaseModel):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str = Field(
+        description="The vector; with `base64` its numbers as float32, little-endian."
+    )
+
+
+class EmbeddingsAnswer(BaseModel):
+    """The answer of `/v1/embeddings`."""
+
+    id: str
+    object: Literal["list"]
+    created: int = Field(description="Seconds since 1970.")
+    model: str = Field(description="The resolved `name@version` or `name@version/member`.")
+    data: list[EmbeddingItem]
     usage: InputUsage
 
 

@@ -15,6 +15,8 @@ from starlette.types import ASGIApp
 
 from serve.engine.interface import (
     VERSION_NOT_LOADED,
+    EmbedCall,
+    Embeddings,
     GenerateCall,
     PredictCall,
     Prediction,
@@ -81,7 +83,7 @@ class FakeEngines:
     """Answers every call with fixed numbers, or as the test has set."""
 
     def __init__(self) -> None:
-        self.calls: list[PredictCall | GenerateCall] = []
+        self.calls: list[PredictCall | EmbedCall | GenerateCall] = []
         self.loaded: set[str] | None = None
         """The versions that are loaded; None: all."""
         self.lacking = 0
@@ -105,6 +107,14 @@ class FakeEngines:
         finally:
             self.ended.set()
 
+    async def embed(self, call: EmbedCall) -> Embeddings | Refusal:
+        """Input i has the vector (i, 0.5)."""
+        try:
+            vectors = np.array([[i, 0.5] for i in range(len(call.inputs))], dtype=np.float32)
+            return await self._refusal(call) or Embeddings(vectors, 7)
+        finally:
+            self.ended.set()
+
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         try:
             refusal = await self._refusal(call)
@@ -116,7 +126,7 @@ class FakeEngines:
         finally:
             self.ended.set()
 
-    async def _refusal(self, call: PredictCall | GenerateCall) -> Refusal | None:
+    async def _refusal(self, call: PredictCall | EmbedCall | GenerateCall) -> Refusal | None:
         self.calls.append(call)
         if self.stuck is not None:
             self.stuck.set()

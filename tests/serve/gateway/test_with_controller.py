@@ -14,7 +14,14 @@ import pytest
 
 from serve.config.settings import Settings
 from serve.control import controller as controller_module
-from serve.engine.interface import VERSION_NOT_LOADED, GenerateCall, PredictCall, Prediction
+from serve.engine.interface import (
+    VERSION_NOT_LOADED,
+    EmbedCall,
+    Embeddings,
+    GenerateCall,
+    PredictCall,
+    Prediction,
+)
 from serve.errors import Refusal
 from serve.fusion.fused import Fused
 from serve.gateway.app import create_app
@@ -67,6 +74,9 @@ class Engines:
             prompt_tokens=1,
             member_tokens=2,
         )
+
+    async def embed(self, call: EmbedCall) -> Embeddings | Refusal:
+        raise NotImplementedError
 
     def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         raise NotImplementedError

@@ -141,6 +141,27 @@ def probabilities(base: Path, adapter: Path, texts: Sequence[str] = TEXTS) -> li
     return found
 
 
+def tokens(base: Path) -> tuple[tuple[int, ...], ...]:
+    """The token ids of the texts."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    return tuple(tuple(tokenizer(text)["input_ids"]) for text in TEXTS)
+
+
+@torch.no_grad()
+def vectors(base: Path, adapter: Path | None, pooling: str) -> Any:
+    """What transformers and PEFT make of the texts [texts, width]: the mean over the tokens, or the first one's."""
+    own_head = adapter is not None and (adapter / "head.safetensors").is_file()
+    model: Any = AutoModel.from_pretrained(base) if own_head else _classifier(base)
+    if adapter is not None:
+        PeftModel.from_pretrained(model, str(adapter))  # puts the LoRA into the model itself
+    backbone = model.base_model.eval()
+    found = []
+    for ids in tokens(base):
+        hidden = backbone(torch.tensor([ids])).last_hidden_state[0]
+        found.append(hidden[0] if pooling == "cls" else hidden.mean(0))
+    return torch.stack(found).numpy()
+
+
 def _classifier(base: Path) -> Any:
     return AutoModelForSequenceClassification.from_pretrained(
         base, num_labels=len(LABELS), dtype=torch.float32

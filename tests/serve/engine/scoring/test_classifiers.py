@@ -10,7 +10,17 @@ import pytest
 import pytest_asyncio
 
 from serve.digest import folder_digest
-from serve.engine.interface import EngineSettings, PredictCall, Prediction, Text, Version
+from serve.engine.interface import (
+    EmbedCall,
+    Embeddings,
+    EngineSettings,
+    PredictCall,
+    Prediction,
+    Text,
+    Version,
+)
+from serve.errors import Refusal
+from serve.gateway.routes import classify, embeddings
 from serve.manifest import Ensemble
 from tests.serve.adapter.head import families
 from tests.serve.adapter.head.families import FAMILIES, LABELS, TEXTS
@@ -90,6 +100,18 @@ async def answers(engine: Any, key: str, member: str | None = None) -> Predictio
     return prediction
 
 
+async def vectors_are(
+    engine: Any, member: str | None, expected: np.ndarray, inputs: Any = TEXTS
+) -> None:
+    """Compare the vectors of the texts, raw and of the length 1, with `expected`."""
+    raw = await engine.embed(EmbedCall("topics@1", inputs, "r", member=member, normalize=False))
+    assert isinstance(raw, Embeddings), raw
+    np.testing.assert_allclose(raw.vectors, expected, atol=1e-3)
+    unit = await engine.embed(EmbedCall("topics@1", inputs, "r", member=member))
+    lengths = np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(unit.vectors, expected / lengths, atol=1e-3)
+
+
 async def test_members_and_their_fusion_answer_as_transformers_does(
     engine: Any, made: dict[str, Path]
 ) -> None:
@@ -112,3 +134,40 @@ async def test_members_and_their_fusion_answer_as_transformers_does(
     np.testing.assert_allclose(again.answers.probabilities, expected["a"], atol=1e-3)
     await engine.release("topics@1")
     await engine.release("topics@2")
+
+
+async def test_vectors_equal_those_of_transformers_and_peft(
+    engine: Any, made: dict[str, Path]
+) -> None:
+    await engine.prepare(version(made, 1, a="a", mean="mean"))
+    # The base's vector is the mean, a classifier reads the first token's, and the last member the mean.
+    base = made["base"]
+    await vectors_are(engine, None, families.vectors(base, None, "mean"))
+    await vectors_are(engine, "a", families.vectors(base, made["a"], "cls"))
+    await vectors_are(engine, "mean", families.vectors(base, made["mean"], "mean"))
+    tokens = families.tokens(base)
+    await vectors_are(engine, "a", families.vectors(base, made["a"], "cls"), inputs=tokens)
+    for inputs, words in (
+        (("word " * 500,), "shorten"),
+        (((0,) * 500,), "shorten"),
+        (((999_999,),), "999999"),
+    ):
+        refused = await engine.embed(EmbedCall("topics@1", inputs, "r"))
+        assert isinstance(refused, Refusal)
+        assert (refused.status, words in refused.message) == (400, True)
+    await engine.release("topics@1")
+
+
+async def test_vllm_reads_the_documents_as_its_own(engine: Any, made: dict[str, Path]) -> None:
+    from vllm.entrypoints.pooling.classify.protocol import ClassificationResponse
+    from vllm.entrypoints.pooling.embed.protocol import EmbeddingResponse
+
+    await engine.prepare(version(made, 1, a="a", mean="mean"))
+    head = {"id": "r", "object": "list", "created": 1, "model": "topics@1"}
+    written = head | classify.answer(await answers(engine, "topics@1"))
+    assert ClassificationResponse.model_validate(written).model_dump() == written
+    vectors = await engine.embed(EmbedCall("topics@1", TEXTS, "r"))
+    assert vectors.prompt_tokens == sum(map(len, families.tokens(made["base"])))
+    written = head | embeddings.answer(vectors, as_base64=False)
+    assert EmbeddingResponse.model_validate(written).model_dump() == written
+    await engine.release("topics@1")
