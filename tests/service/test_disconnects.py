@@ -32,17 +32,28 @@ BUSY = re.compile(
 
 
 async def leave(http: httpx.AsyncClient, number: int) -> None:
-    path, body, streams = CLIENTS[number % len(CLIENTS)]
+    """Ask, and leave. A server that is full refuses at once; then ask again."""
+    while await refused(http, *CLIENTS[number % len(CLIENTS)]):
+        await asyncio.sleep(0.1)
+
+
+async def refused(http: httpx.AsyncClient, path: str, body: dict[str, Any], streams: bool) -> bool:
+    """Ask, and leave unless the server refuses. Returns whether it refused."""
     if streams:
         async with http.stream("POST", path, json=body) as response:
+            if response.status_code == 429:
+                return True
             assert response.status_code == 200
             await anext(response.aiter_raw())
-        return
+        return False
     asking = asyncio.create_task(http.post(path, json=body))
-    await asyncio.sleep(0.05)
-    assert not asking.done()
+    await asyncio.wait([asking], timeout=0.05)
+    if asking.done():
+        assert asking.result().status_code == 429
+        return True
     asking.cancel()
     await asyncio.wait([asking])
+    return False
 
 
 async def leaving(url: str, count: int) -> None:
