@@ -1,9 +1,10 @@
-"""Stops one of two engines of a Ray Serve graph with Choir's options while calls run, and prints what became of them.
+"""Replaces two engines of a Ray Serve graph with Choir's options by one while calls run, and prints what became of
+them.
 
     python -m tests.serve.graph.draining FOLDER
 
-prints one JSON object: `begun`, the process that answered each call which ran when the engine was stopped; `later`,
-that of each call which was sent while it drained, or the name of an error."""
+prints one JSON object: `begun`, the process that answered each call which ran when the engines were stopped; `later`,
+that of each call which was sent while they drained, or the name of an error."""
 
 import asyncio
 import json

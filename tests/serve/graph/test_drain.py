@@ -19,5 +19,5 @@ def test_an_engine_that_is_stopped_under_load_loses_no_call() -> None:
     said = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     assert len(said["engines"]) == 2
     assert {*said["begun"]} == {*said["engines"]}  # both had calls, and both answered them
-    assert {*said["later"]} <= {*said["engines"]}
+    assert all(isinstance(answer, int) for answer in said["later"])  # else the name of an error
     assert len({*said["later"][-20:]}) == 1
