@@ -70,8 +70,10 @@ def main(folder: Path) -> None:
     gateway = ray_serve.run(graph(2), route_prefix=None)
     if not gateway.is_initialized:
         gateway._init(_run_router_in_separate_loop=True)
-    engines = {*gateway.ask.remote(0.0, 20).result()}
     # Ray sends calls that come at the same instant to the same engine.
+    engines: set[Any] = set()
+    while len(engines) < 2:
+        engines |= {*gateway.ask.remote(0.0, 1).result()}
     begun = []
     for _ in range(CALLS):
         begun.append(gateway.ask.remote(SECONDS, 1))
