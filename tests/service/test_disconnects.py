@@ -22,7 +22,7 @@ CLIENTS: list[tuple[str, dict[str, Any], bool]] = [
     ("/v1/chat/completions", {**FUSED, "messages": [{"role": "user", "content": TEXTS[1]}]}, True),
     ("/v1/completions", {**LONG, "model": "replies/a", "prompt": TEXTS[2], "stream": True}, True),
     ("/v1/completions", {**LONG, "model": "replies", "prompt": TEXTS[3]}, False),
-    ("/v1/predict", {"model": "intents", "input": TEXTS * 100}, False),
+    ("/v1/predict", {"model": "intents", "input": TEXTS * 50}, False),
 ]
 """Route, body, and whether the client leaves after the first part; others leave before the answer."""
 BUSY = re.compile(
@@ -34,7 +34,7 @@ BUSY = re.compile(
 async def leave(http: httpx.AsyncClient, number: int) -> None:
     """Ask, and leave. A server that is full refuses at once; then ask again."""
     while await refused(http, *CLIENTS[number % len(CLIENTS)]):
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.5)
 
 
 async def refused(http: httpx.AsyncClient, path: str, body: dict[str, Any], streams: bool) -> bool:
