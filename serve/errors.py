@@ -11,7 +11,8 @@
     │   └── Conflict          it has changed meanwhile
     │       └── TakenOver     by a later server
     ├── StoreError            the store of adapters
-    │   └── NotAllowed        a place that adapters may not come from
+    │   ├── NotAllowed        a place that adapters may not come from
+    │   └── Missing           an allowed place without a folder
     ├── BackupError           a store that cannot be copied
     ├── BundleError           a bundle on disk
     ├── BaseError             the base model

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from choir_cli import bundles, converting, data, improving, inference, serving, tokens, training
+from choir_cli.batch.command import batch
 from choir_cli.console import fail
 from choir_cli.leaderboard.command import leaderboard
 from choir_cli.leaderboard.distil import distil
@@ -36,6 +37,7 @@ for command in (
     bundles.verify,
     inference.predict,
     inference.chat,
+    batch,
     operations.status,
     operations.swap,
     operations.rollback,

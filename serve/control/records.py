@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from serve.control.origins import Origin, Origins, all_uris
 from serve.manifest import Ensemble
 
+FROM_BUNDLE = "bundle:"
+"""How the source of a version that came with a bundle begins."""
 HISTORY = 1000
 """How many earlier versions an ensemble remembers for rollbacks."""
 
@@ -80,6 +82,13 @@ class EnsembleRecord:
             if record.left is not None and number != self.active
         }
         return heapq.nlargest(count, left, key=lambda number: left[number] or 0)
+
+    @property
+    def from_bundle(self) -> int | None:
+        """The version of a bundle that was active last, or the highest one; None if none is left."""
+        came = {n for n, each in self.versions.items() if each.source.startswith(FROM_BUNDLE)}
+        active = [n for n in (*self.previous, self.active) if n in came]
+        return active[-1] if active else max(came, default=None)
 
     def newest(self, count: int, others: Iterable[int] = ()) -> list[VersionRecord]:
         """The `count` highest versions, the active one, the one that a rollback returns to, and `others`, by number."""

@@ -82,6 +82,7 @@ def ensemble_view(
         versions=versions,
         version_count=len(record.versions),
         previous=list(record.previous),
+        bundle_version=record.from_bundle,
         rollout=rollout,
         differences=[*differences, *([not_served.said] if not_served else [])],
         bring_in=not_served.command(record.name) if not_served else None,

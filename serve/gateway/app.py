@@ -11,6 +11,7 @@ from serve.gateway.dispatch.dispatch import Dispatcher
 from serve.gateway.dispatch.mirror import Mirror
 from serve.gateway.dispatch.outcome import Outcomes
 from serve.gateway.dispatch.places import EnginePlaces
+from serve.gateway.dispatch.predictor import Predictor
 from serve.gateway.drift import DriftWatch
 from serve.gateway.http.auth import Guard
 from serve.gateway.http.body import BodyReader
@@ -22,15 +23,18 @@ from serve.gateway.http.observe import Observer
 from serve.gateway.http.openapi import install_schema
 from serve.gateway.links import ControlLink, EngineLink
 from serve.gateway.routes.admin import admin_router, reading_router
+from serve.gateway.routes.classify import PATH as CLASSIFY_PATH
+from serve.gateway.routes.classify import classify_router
 from serve.gateway.routes.completions import CHAT_PATH, COMPLETIONS_PATH, completions_router
 from serve.gateway.routes.health import health_router
 from serve.gateway.routes.home import home_router
+from serve.gateway.routes.lora import lora_router
 from serve.gateway.routes.models import models_router
 from serve.gateway.routes.predict import PATH as PREDICT_PATH
 from serve.gateway.routes.predict import predict_router
 from serve.gateway.routes.report import report_router
 
-INFERENCE_PATHS = (PREDICT_PATH, COMPLETIONS_PATH, CHAT_PATH)
+INFERENCE_PATHS = (PREDICT_PATH, CLASSIFY_PATH, COMPLETIONS_PATH, CHAT_PATH)
 
 
 def create_app(
@@ -77,16 +81,19 @@ def create_app(
         seconds=settings.request_timeout_seconds,
     )
 
+    predictor = Predictor(engines, dispatcher, mirror, DriftWatch())
     app.include_router(home_router())
     app.include_router(health_router(agent, control))
     for router in (
-        predict_router(engines, dispatcher, mirror, DriftWatch(), bodies, settings.max_inputs),
+        predict_router(predictor, bodies, settings.max_inputs),
+        classify_router(predictor, bodies, settings.max_inputs),
         completions_router(engines, dispatcher, mirror, bodies, settings.max_inputs),
     ):
         app.include_router(router, dependencies=[Depends(guard.inference), Depends(read_timeout)])
     for router in (models_router(agent), reading_router(control), report_router(control)):
         app.include_router(router, dependencies=[Depends(guard.reading)])
     app.include_router(admin_router(control, guard, bodies))
+    app.include_router(lora_router(control, guard, bodies))
 
     install_handlers(app)
     install_schema(app)

@@ -9,6 +9,8 @@ from serve.protocol.strategy import Strategy
 
 Decision: TypeAlias = Literal["promote", "abort"]
 """What an administrator can decide about a rollout under way."""
+ADAPTER_MISSING = "adapter_missing"
+"""Code of a refusal: the folder of a new adapter is not there."""
 Uri = Annotated[str, Field(min_length=1, max_length=4096)]
 
 

@@ -145,6 +145,8 @@ class EnsembleView(BaseModel):
     """How many versions there are in all."""
     previous: list[int]
     """The versions that rollbacks return to. The next one is the last."""
+    bundle_version: int | None = None
+    """The version of a bundle that was active last, or the highest one; None if none is left."""
     rollout: RolloutView | None
     differences: list[str]
     """How the bundle of this start differs from what is served, one sentence each."""

@@ -104,6 +104,15 @@ def test_members_and_average_equal_peft(encoder: Service, folders: dict[str, Pat
         np.testing.assert_allclose(fused, expected[:, number].mean(0), atol=1e-3)
 
 
+def test_vllms_classify_is_answered_by_the_ensemble(encoder: Service) -> None:
+    body = {"model": "intents", "input": TEXTS}
+    rows = encoder.post("/classify", body).json()["data"]
+    fused = encoder.post("/v1/predict", body).json()["data"]
+    for row, own in zip(rows, fused, strict=True):
+        assert (row["label"], row["num_classes"]) == (own["label"], len(LABELS))
+        np.testing.assert_allclose(row["probs"], list(own["probabilities"].values()), atol=1e-6)
+
+
 def test_a_special_tokens_name_in_lower_case_is_text(
     encoder: Service, folders: dict[str, Path]
 ) -> None:

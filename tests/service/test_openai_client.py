@@ -1,5 +1,7 @@
 """The `openai` client, unchanged."""
 
+import json
+
 import openai
 import pytest
 
@@ -61,6 +63,30 @@ def test_completions(client: openai.OpenAI) -> None:
     )
     assert [choice.index for choice in answer.choices] == [0, 1]
     assert len(answer.choices[0].logprobs.tokens) == 4
+
+
+@pytest.mark.parametrize(
+    ("model", "fusion"), [("replies/a", {}), ("replies", {"fusion": {"method": "average"}})]
+)
+def test_structured_output(client: openai.OpenAI, model: str, fusion: dict[str, object]) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"intent": {"type": "string", "enum": ["card", "transfer"]}},
+        "required": ["intent"],
+        "additionalProperties": False,
+    }
+    answer = client.chat.completions.create(
+        model=model,
+        messages=MESSAGES,
+        max_tokens=120,
+        temperature=0,
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "intent", "schema": schema, "strict": True},
+        },
+        extra_body=fusion,
+    )
+    assert json.loads(answer.choices[0].message.content)["intent"] in ("card", "transfer")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from serve.control.admission.fusion_fit import fit_digests
 from serve.control.admission.pools import Pools
 from serve.control.admission.provenance import origins_after
 from serve.control.admission.refit import Fit, StaleFit, settle
-from serve.control.artifacts.sources import NotAllowed, Sources
+from serve.control.artifacts.sources import Missing, NotAllowed, Sources
 from serve.control.artifacts.staging import Staging
 from serve.control.artifacts.store import Store, StoreError
 from serve.control.clock import now
@@ -31,7 +31,7 @@ from serve.fusion.parameters import read_parameters
 from serve.fusion.ranking.ranker import Ranker
 from serve.fusion.selective.record import fits_in
 from serve.manifest import AdapterRef, Ensemble, Member, Task, adapter_name, explain
-from serve.protocol.requests import SwapRequest
+from serve.protocol.requests import ADAPTER_MISSING, SwapRequest
 from serve.protocol.strategy import Strategy
 
 LISTED = 20
@@ -66,6 +66,8 @@ class Admission:
             return self._new(record, request, actor)
         except NotAllowed as error:
             raise RefusedError(403, str(error), "source_not_allowed", "members") from error
+        except Missing as error:
+            raise RefusedError(400, str(error), ADAPTER_MISSING, "members") from error
         except (StoreError, BundleError) as error:
             raise RefusedError(400, str(error)) from error
 

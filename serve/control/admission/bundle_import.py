@@ -10,7 +10,7 @@ from serve.control.artifacts.store import Store
 from serve.control.clock import now
 from serve.control.database.database import Database
 from serve.control.origins import bundle_origins
-from serve.control.records import EnsembleRecord, VersionRecord
+from serve.control.records import FROM_BUNDLE, EnsembleRecord, VersionRecord
 from serve.manifest import Ensemble
 
 IMPORTER = "choir"
@@ -95,4 +95,6 @@ def _import(
     file = bundle.fusion_path(ensemble)
     parameters = store.keep_parameters(file) if file is not None else None
     origins = bundle_origins(bundle, ensemble)
-    return VersionRecord(ensemble, f"bundle:{bundle.path}", now(), parameters, origins=origins)
+    return VersionRecord(
+        ensemble, f"{FROM_BUNDLE}{bundle.path}", now(), parameters, origins=origins
+    )

@@ -17,6 +17,10 @@ class NotAllowed(StoreError):
     """A place that adapters may not come from."""
 
 
+class Missing(StoreError):
+    """An allowed place where there is no folder."""
+
+
 class Sources:
     """Copies the folder that a URI names, if its place is allowed."""
 
@@ -38,7 +42,8 @@ class Sources:
         """Copy the adapter at `uri` into the existing folder `target`. What a trainer leaves beside an adapter, such as
         checkpoints and optimizer states, is left out, as in a bundle.
 
-        Raises StoreError, and NotAllowed for other places. Errors do not tell whether a folder exists in those."""
+        Raises StoreError: NotAllowed for other places, and Missing for an allowed folder that is not there. Errors do
+        not tell whether a folder exists in other places."""
         scheme = uri.partition(":")[0]
         if scheme in SCHEMES:
             location = self._remote(uri)
@@ -97,7 +102,7 @@ class Sources:
         return self._allowed(uri, Path(path))
 
     def _allowed(self, uri: str, path: Path) -> Path:
-        """The real path of a folder. Raises StoreError, and NotAllowed for a folder outside the allowed ones."""
+        """The real path of a folder. Raises NotAllowed for a folder outside the allowed ones, and Missing."""
         try:
             real = path.resolve()
             is_folder = real.is_dir()
@@ -108,5 +113,5 @@ class Sources:
                 f"{uri} is outside the folders that adapters may come from: the bundles and each --adapter-root."
             )
         if not is_folder:
-            raise StoreError(no_folder(uri, real))
+            raise Missing(no_folder(uri, real))
         return real

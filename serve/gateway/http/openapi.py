@@ -11,11 +11,15 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from serve.gateway.http.schemas import (
+    ClassifyAnswer,
+    ClassifyRequest,
     ErrorAnswer,
     GenerateRequest,
+    LoadLoraRequest,
     PredictAnswer,
     PredictRequest,
     RollbackRequest,
+    UnloadLoraRequest,
 )
 from serve.protocol.pruning import PruneRequest, PruneView
 from serve.protocol.requests import SwapRequest
@@ -38,8 +42,14 @@ MEANINGS: Mapping[int, str] = {
     503: "No engine is ready, or the controller cannot be reached.",
     504: "The time that X-Request-Timeout gives is over.",
 }
-_BODIES = (PredictRequest, GenerateRequest, SwapRequest, RollbackRequest, PruneRequest)
-_ANSWERS = (PredictAnswer, RolloutView, EnsembleView, PruneView, ErrorAnswer)
+_BODIES = (
+    *(PredictRequest, ClassifyRequest, GenerateRequest),
+    *(SwapRequest, RollbackRequest, LoadLoraRequest, UnloadLoraRequest, PruneRequest),
+)
+_ANSWERS = (
+    *(PredictAnswer, ClassifyAnswer),
+    *(RolloutView, EnsembleView, PruneView, ErrorAnswer),
+)
 _SCHEMAS = "#/components/schemas/"
 
 

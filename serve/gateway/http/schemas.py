@@ -86,6 +86,39 @@ class GenerateRequest(BaseModel):
     fusion: GenerateFusion | None = None
 
 
+class ClassifyRequest(BaseModel):
+    """The fields of a body of `/classify` that Choir reads. Others of vLLM's are refused where they cannot be
+    honoured."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    model: StrictStr = Field(description="`name`, `name@version` or `name/member`.")
+    input: Inputs = Field(description="A text, an object with a text, or a list of either.")
+    user: StrictStr | None = None
+
+
+class LoadLoraRequest(BaseModel):
+    """The body of vLLM's route that loads a LoRA. As there, unknown fields are ignored."""
+
+    lora_name: StrictStr = Field(
+        min_length=1, max_length=150, description="`ensemble/member`, or an ensemble of one member."
+    )
+    lora_path: StrictStr = Field(
+        min_length=1, max_length=4000, description="An absolute path, or a URI as in a swap."
+    )
+    load_inplace: StrictBool = Field(
+        False, description="Whether it may replace an adapter that was loaded before."
+    )
+    is_3d_lora_weight: Literal[False] = Field(False, description="Such weights are not served.")
+
+
+class UnloadLoraRequest(BaseModel):
+    """The body of vLLM's route that unloads a LoRA."""
+
+    lora_name: StrictStr = Field(min_length=1, max_length=150)
+    lora_int_id: StrictInt | None = Field(None, description="Not used, as in vLLM.")
+
+
 class RollbackRequest(Body):
     """The body of a rollback."""
 
@@ -157,6 +190,39 @@ class PredictAnswer(BaseModel):
     absent_members: list[str] | None = Field(
         None, description="Members that could not be loaded (`on_member_error`: `degrade`)."
     )
+
+
+class ClassifyItem(BaseModel):
+    """The answer to one input, as vLLM writes it."""
+
+    index: int
+    label: str
+    probs: list[float] = Field(description="In the order of the ensemble's labels.")
+    num_classes: int
+    abstained: bool | None = Field(
+        None, description="If the ensemble abstains: whether the answer is too uncertain."
+    )
+
+
+class InputUsage(BaseModel):
+    """Tokens of the inputs, counted once, as vLLM writes them."""
+
+    prompt_tokens: int
+    total_tokens: int
+    completion_tokens: Literal[0] = 0
+    prompt_tokens_details: None = None
+    completion_tokens_details: None = None
+
+
+class ClassifyAnswer(BaseModel):
+    """The answer of `/classify`, with the fields of vLLM's."""
+
+    id: str
+    object: Literal["list"]
+    created: int = Field(description="Seconds since 1970.")
+    model: str = Field(description="The resolved `name@version` or `name@version/member`.")
+    data: list[ClassifyItem]
+    usage: InputUsage
 
 
 class ErrorFields(BaseModel):

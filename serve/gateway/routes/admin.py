@@ -44,8 +44,8 @@ def reading_router(control: ControlLink) -> APIRouter:
 
     @router.get("/v1/rollouts", **described("The latest rollouts, and the audit", LIST_ERRORS))
     async def rollouts() -> Response:
-        found = _granted(await control.rollouts())
-        audit = _granted(await control.audit())
+        found = granted(await control.rollouts())
+        audit = granted(await control.audit())
         return _document({"object": "list", "data": found, "audit": audit})
 
     @router.get(
@@ -116,11 +116,12 @@ def _begun(answer: RolloutView | Refusal, wait: bool) -> Response:
     return _document(answer, 200 if wait else 202)
 
 
-def _granted(answer: T | Refusal) -> T:
+def granted(answer: T | Refusal) -> T:
+    """Return the controller's answer. Raises RefusedError if it is a refusal."""
     if isinstance(answer, Refusal):
         raise RefusedError.of(answer)
     return answer
 
 
 def _document(answer: Any, status: int = 200) -> Response:
-    return Response(to_json(_granted(answer)), status, media_type="application/json")
+    return Response(to_json(granted(answer)), status, media_type="application/json")

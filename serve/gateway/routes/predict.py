@@ -1,49 +1,27 @@
 """`POST /v1/predict`: labels with probabilities, or values, for one input or many."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic_core import to_json
 from starlette.responses import Response
 
-from serve.agents.routes import Target
-from serve.engine.interface import PredictCall, Prediction, Text
-from serve.errors import Refusal, RefusedError
+from serve.engine.interface import Prediction, Text
+from serve.errors import RefusedError
 from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
-from serve.gateway.dispatch.dispatch import Dispatcher
-from serve.gateway.dispatch.mirror import Mirror, asked_too
-from serve.gateway.dispatch.outcome import Answer
-from serve.gateway.drift import DriftWatch
+from serve.gateway.dispatch.predictor import Form, Predictor
 from serve.gateway.http.body import BodyReader, kind_of
-from serve.gateway.http.observe import exchange_of
 from serve.gateway.http.openapi import INFERENCE_ERRORS, described
-from serve.gateway.http.schemas import PredictAnswer, PredictFusion, PredictRequest
-from serve.gateway.links import EngineLink
+from serve.gateway.http.schemas import PredictAnswer, PredictRequest
 
 PATH = "/v1/predict"
 
 
-@dataclass(frozen=True)
-class Said:
-    """An engine's prediction, and the document that the client gets for it."""
-
-    prediction: Prediction
-    document: bytes
-
-
-def predict_router(
-    engines: EngineLink,
-    dispatcher: Dispatcher,
-    mirror: Mirror,
-    drift: DriftWatch,
-    bodies: BodyReader,
-    max_inputs: int,
-) -> APIRouter:
+def predict_router(predictor: Predictor, bodies: BodyReader, max_inputs: int) -> APIRouter:
     """Return the route of predictions. One request may have at most `max_inputs` inputs."""
     router = APIRouter()
+    form = Form(PATH, lambda target, prediction: answer(target.model, prediction))
 
     @router.post(
         PATH,
@@ -54,43 +32,9 @@ def predict_router(
     async def predict(request: Request) -> Response:
         body = await bodies.model(request, PredictRequest)
         inputs = read_inputs(body.input, max_inputs)
-        fusion = body.fusion or PredictFusion()
-        exchange = exchange_of(request)
-
-        async def ask(target: Target) -> Answer[Said] | Refusal:
-            call = PredictCall(
-                version=target.key,
-                inputs=inputs,
-                request_id=exchange.request_id,
-                member=target.member,
-                method=fusion.method,
-                weights=fusion.weights,
-                top_k=fusion.top_k,
-                early_exit=fusion.early_exit,
-                abstain=fusion.abstain,
-                return_members=body.return_members,
-                trace_headers=exchange.trace_headers,
-                pool=target.pool,
-                seconds_left=exchange.time_for(target),
-            )
-            prediction = await engines.predict(call)
-            if isinstance(prediction, Refusal):
-                return prediction
-            # Write the document here, so that a prediction that cannot be written counts as the version's failure.
-            return Answer(Said(prediction, to_json(answer(target.model, prediction))))
-
-        target, given = await dispatcher.ask(request, body.model, ask, len(inputs))
-        if body.fusion is None:
-            exchange.afterwards(lambda: drift.seen(target, given.said.prediction))
-        other = asked_too(target)
-        if other is not None:
-            prediction = given.said.prediction
-
-            async def compare(again: Answer[Said]) -> float | None:
-                return agreement(prediction, again.said.prediction)
-
-            mirror.after(exchange, other, PATH, ask, compare)
-        return Response(given.said.document, media_type="application/json")
+        return await predictor.answer(
+            request, form, body.model, inputs, body.fusion, return_members=body.return_members
+        )
 
     return router
 
@@ -186,29 +130,6 @@ def answer(model: str, prediction: Prediction) -> dict[str, Any]:
     if prediction.absent:
         document["absent_members"] = list(prediction.absent)
     return document
-
-
-def agreement(one: Prediction, other: Prediction) -> float | None:
-    """Return the share of inputs for which both predictions have the same label or labels.
-
-    Returns None for values: floating-point numbers hardly ever are equal."""
-    if isinstance(one.answers, FusedValues):
-        return None
-    pairs = zip(_named(one), _named(other), strict=True)
-    same = [mine == theirs for mine, theirs in pairs]
-    return sum(same) / len(same)
-
-
-def _named(prediction: Prediction) -> list[set[str]]:
-    """Return the answered labels of each input; of values none."""
-    labels, answers = prediction.labels, prediction.answers
-    match answers:
-        case Fused():
-            return [{labels[winner]} for winner in answers.winners.tolist()]
-        case FusedSets():
-            return [set(compress(labels, chosen)) for chosen in answers.chosen.tolist()]
-        case FusedValues():
-            return []
 
 
 def _said(labels: Sequence[str], answers: Answers) -> list[dict[str, Any]]:

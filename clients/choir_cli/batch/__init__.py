@@ -1,0 +1,1 @@
+"""`choir batch`: many requests from a file, and their answers into another."""

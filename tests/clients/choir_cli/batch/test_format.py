@@ -1,0 +1,53 @@
+"""`choir batch` through a real gateway: each line of its output, and why a line of its input is not sent."""
+
+from pathlib import Path
+
+from tests.clients.choir_cli.batch.lines import read, request, write
+from tests.clients.choir_cli.conftest import Choir
+from tests.serve.gateway.running import running
+
+
+def test_requests_are_answered_in_openais_format(choir: Choir, tmp_path: Path) -> None:
+    source = write(
+        tmp_path / "in.jsonl",
+        request("one"),
+        "",
+        request("two", url="/classify"),
+        request("unknown", body={"model": "nobody", "input": "x"}),
+        '{"custom_id": "nan", "method": "POST", "url": "/v1/predict", "body": {"x": [NaN, 1e999]}}',
+        request("get", method="GET"),
+        request("elsewhere", url="/v1/ensembles/intents/swap"),
+        request("streamed", body={"model": "intents", "input": "x", "stream": True}),
+        request("one"),
+        {"method": "POST", "url": "/v1/predict", "body": {}},
+    )
+    target = tmp_path / "out.jsonl"
+    with running(tmp_path / "server") as url:
+        ran = choir("batch", "-i", str(source), "-o", str(target), "--url", url)
+    assert ran.status == 0, ran.err
+    assert "9 lines" in ran.out
+    assert "2 answered, 1 refused by the server, 6 not sent" in ran.out
+    lines = read(target)
+    assert all(set(line) == {"id", "custom_id", "response", "error"} for line in lines)
+    assert len({line["id"] for line in lines}) == 9
+    answers = {line["custom_id"]: line["response"] for line in lines if line["error"] is None}
+    assert set(answers) == {"one", "two", "unknown"}
+    assert all(set(each) == {"status_code", "request_id", "body"} for each in answers.values())
+    assert answers["one"]["body"]["data"][0]["label"]
+    assert answers["two"]["body"]["data"][0]["num_classes"] == 3
+    assert (answers["one"]["status_code"], answers["unknown"]["status_code"]) == (200, 404)
+    assert answers["one"]["request_id"]
+    assert "nobody" in answers["unknown"]["body"]["error"]["message"]
+    errors = {line["error"]["line"]: line["error"] for line in lines if line["error"]}
+    words = {
+        5: "JSON",
+        6: "POST",
+        7: "/v1/predict",
+        8: "stream",
+        9: "line 1 too",
+        10: "custom_id",
+    }
+    assert errors.keys() == words.keys()
+    for number, word in words.items():
+        assert word in errors[number]["message"]
+        assert errors[number]["code"] == "invalid_line"
