@@ -17,6 +17,7 @@ from serve.adapter import DEFAULT_RANK_LIMIT, RANK_LIMITS
 from serve.bearer import RESERVED, Token, hashed
 from serve.config.pools import Dtype, PoolSettings
 from serve.config.sources import ENV_PREFIX, ConfigError, from_environment, from_file, sentence
+from serve.images.limits import DEFAULT_MB, DEFAULT_MEGAPIXELS, MOST_MEGAPIXELS
 from serve.location import Location
 from serve.logs.lines import LogFormat
 from serve.logs.process import LogLevel, LogSettings
@@ -144,6 +145,15 @@ class Settings(BaseSettings):
     )
     max_members: int = Field(64, ge=1, description="Members of one ensemble; above, 400.")
     max_body_mb: float = Field(32, gt=0, description="Size of a request's body in MB; above, 413.")
+    max_image_mb: float = Field(
+        DEFAULT_MB, gt=0, description="Size of one image in a request, in MB; above, 400."
+    )
+    max_image_megapixels: float = Field(
+        DEFAULT_MEGAPIXELS,
+        gt=0,
+        le=MOST_MEGAPIXELS,
+        description="Width times height of one image in a request, in millions of pixels; above, 400.",
+    )
     max_in_flight: int = Field(
         256, ge=1, description="Requests that one gateway works on at once; above, 429."
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from serve.adapter import AdapterKind
 from serve.errors import Refusal
 from serve.fusion.fused import Answers
+from serve.images.limits import ImageLimits
 from serve.manifest import Abstain, EarlyExit, Ensemble, Member
 
 VERSION_NOT_LOADED = "version_not_loaded"
@@ -81,6 +82,8 @@ class EngineSettings:
     dtype: str = "auto"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """vLLM's engine arguments by name, as the user gave them."""
+    images: ImageLimits = field(default_factory=ImageLimits)
+    """How large an image of a request may be."""
     share: float = 1.0
     """How much of the memory that one engine takes by default is this one's; less where several share a machine."""
 
@@ -98,7 +101,10 @@ class Text:
     """One input of a prediction."""
 
     text: str
+    """Empty where there is an image."""
     text_pair: str | None = None
+    image: str | None = None
+    """A data URL, as the client gave it."""
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,8 @@ from serve.engine.loaded import (
     refuse_group,
     without_absent,
 )
-from serve.engine.scoring.heads import PAIR_UNUSED, EncoderPooler, refuse_mixed
-from serve.engine.scoring.labels_as_text import PAIR_MISSING, CausalScorer
+from serve.engine.scoring.heads import EncoderPooler, refuse_mixed
+from serve.engine.scoring.labels_as_text import CausalScorer, check_inputs
 from serve.engine.scoring.prediction import MemberScores, predicted
 from serve.engine.scoring.probe import Prober
 from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args, engine_config
@@ -85,7 +85,7 @@ class VLLMEngine:
         self._prober = prober
         self._openai = openai
         self._causal = CausalScorer(llm, tokenizer) if settings.kind == "causal" else None
-        self._encoder = None if self._causal else EncoderPooler(llm, tokenizer)
+        self._encoder = None if self._causal else EncoderPooler(llm, tokenizer, settings.images)
         self._versions: dict[str, LoadedVersion] = {}
         self._preparing = asyncio.Lock()
 
@@ -262,10 +262,7 @@ class VLLMEngine:
         ensemble = loaded.ensemble
         member_adapters = [self._member_adapters(member) for member in members]
         if self._causal is not None:
-            pair_needed = "{text_pair}" in ensemble.template
-            for text in inputs:
-                if (text.text_pair is not None) != pair_needed:
-                    raise labels.LabelError(PAIR_MISSING if pair_needed else PAIR_UNUSED)
+            check_inputs(ensemble.template, inputs)
             scored = await self._causal.score(
                 [labels.fill(ensemble.template, text.text, text.text_pair) for text in inputs],
                 labels.label_texts(ensemble.labels or (), ensemble.verbalizers),

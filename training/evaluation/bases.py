@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from transformers import AutoModel
 
-from serve.base.architectures import unserved_base
+from serve.base.architectures import unserved_base, untrained_base
 from serve.base.folder import BaseError, BaseKind, Pooling, kind_of, read_config
 from serve.base.positions import longest_text
 from serve.base.side_files import read_pooling, read_tokenizer
@@ -163,7 +163,7 @@ def _locate(name: str) -> tuple[Path, BaseKind]:
         kind = kind_of(config)
     except BaseError as error:
         raise RecipeError(str(error)) from None
-    if (reason := unserved_base(config, kind)) is not None:
+    if (reason := unserved_base(config, kind) or untrained_base(config)) is not None:
         raise RecipeError(f"{name}: {reason}")
     return folder, kind
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from serve.base.architectures import architectures, unserved_base
+from serve.base.architectures import architectures, unserved_base, untrained_base
 from serve.base.attention import attention_of
 from serve.base.folder import BaseError, Pooling, kind_of, read_config
 from serve.base.side_files import MODEL_FILES, read_pooling, read_tokenizer
@@ -158,7 +158,7 @@ def _check_model(base: Base) -> None:
         found = base.kind
     if not any(base.folder.glob("*.safetensors")):
         raise RecipeError(f"base: {base.folder} has no *.safetensors; Choir loads no other weights")
-    if (reason := unserved_base(config, found)) is not None:
+    if (reason := unserved_base(config, found) or untrained_base(config)) is not None:
         raise RecipeError(f"base: {reason}")
     if found != base.kind:
         raise RecipeError(

@@ -6,7 +6,7 @@ The import installs Choir's changes to vLLM 0.32, each behind the version guard 
 - The model runner uses the vectors of prompt adapters (`soft/inputs.py`).
 - An activated LoRA leaves the tokens before its invocation to the base (`shared_prompt/hooks.py`).
 - The pooler leaves vectors as they are (`plain_pooling.py`).
-- The registry finds the backbones of published encoders (`backbones.py`).
+- The registry finds the backbones of published encoders, and CLIP and SigLIP with LoRA (`models.py`).
 - LoRA on the CPU is repaired: rows without an adapter used the last adapter slot (`lora_cpu.py`).
 - The sampler is repaired (`repair_sampler`). Label scoring names the tokens whose log-probabilities it wants
   (`logprob_token_ids`); OpenAI clients want the top k (`logprobs`). A batch with both lost the latter.
@@ -27,7 +27,7 @@ from serve.engine.shared_prompt import hooks
 from serve.engine.soft import inputs
 from serve.engine.soft.adapter import SoftKind
 from serve.engine.soft.store import STORE, SoftError
-from serve.engine.vllm_hooks import backbones, lora_cpu, plain_pooling
+from serve.engine.vllm_hooks import lora_cpu, models, plain_pooling
 
 
 class ChoirWorker:
@@ -120,5 +120,5 @@ repair_sampler()
 logprobs.install()
 inputs.install()
 hooks.install()
-backbones.register()
+models.register()
 start_failure.watch_worker()

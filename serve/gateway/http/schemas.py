@@ -7,9 +7,21 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 from serve.manifest import Abstain, AdapterRef, EarlyExit, Method, Number, PredictMethod
 
 _TEXT = {"type": "string", "minLength": 1}
+_IMAGE = {
+    "type": "object",
+    "properties": {
+        "image": {
+            **_TEXT,
+            "description": "A PNG, JPEG or WebP as a data URL, for a base that reads images.",
+        }
+    },
+    "required": ["image"],
+    "additionalProperties": False,
+}
 _ONE_INPUT = {
     "anyOf": [
         _TEXT,
+        _IMAGE,
         {
             "type": "object",
             "properties": {"text": _TEXT, "text_pair": _TEXT},
@@ -51,7 +63,9 @@ class PredictRequest(Body):
     """The body of `/v1/predict`."""
 
     model: StrictStr = Field(description="`name`, `name@version` or `name/member`.")
-    input: Inputs = Field(description="A text, an object with a text, or a list of either.")
+    input: Inputs = Field(
+        description="A text, an object with a text or an image, or a list of these."
+    )
     fusion: PredictFusion | None = None
     return_members: StrictBool = Field(False, description="Add what each member answered.")
 
