@@ -18,8 +18,8 @@ _OWNED = {
 }
 """Parameters that vLLM accepts from clients and Choir refuses, with the reason."""
 
-_NOT_FUSED = ("use_beam_search", "prompt_logprobs")
-_NOT_WHOLE = (*_NOT_FUSED, "n", "logprobs", "top_logprobs")
+_NOT_FUSED = ("use_beam_search",)
+_NOT_WHOLE = (*_NOT_FUSED, "prompt_logprobs", "n", "logprobs", "top_logprobs")
 
 
 def generation_refusal(
@@ -136,10 +136,11 @@ def _refused_parameter(call: GenerateCall, member: str, *, whole: bool) -> Refus
         return Refusal(
             400, f"'best_of' cannot be honoured when members {how}; use 'n'.", param="best_of"
         )
-    if call.body.get("echo") and call.body.get("logprobs") is not None:
+    if whole and call.body.get("echo") and call.body.get("logprobs") is not None:
         return Refusal(
             400,
-            f"'echo' with 'logprobs' asks for log-probabilities of the prompt, which are each member's own; {alone}.",
+            f"'echo' with 'logprobs' asks for log-probabilities of the prompt, which are each member's own where "
+            f"members {how}; {alone}.",
             param="echo",
         )
     return None
