@@ -16,6 +16,7 @@ from serve.gateway.http.schemas import (
     PredictAnswer,
     PredictRequest,
     RollbackRequest,
+    TokensRequest,
 )
 from serve.protocol.pruning import PruneRequest, PruneView
 from serve.protocol.requests import SwapRequest
@@ -38,7 +39,14 @@ MEANINGS: Mapping[int, str] = {
     503: "No engine is ready, or the controller cannot be reached.",
     504: "The time that X-Request-Timeout gives is over.",
 }
-_BODIES = (PredictRequest, GenerateRequest, SwapRequest, RollbackRequest, PruneRequest)
+_BODIES = (
+    PredictRequest,
+    GenerateRequest,
+    TokensRequest,
+    SwapRequest,
+    RollbackRequest,
+    PruneRequest,
+)
 _ANSWERS = (PredictAnswer, RolloutView, EnsembleView, PruneView, ErrorAnswer)
 _SCHEMAS = "#/components/schemas/"
 
