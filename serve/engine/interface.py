@@ -29,6 +29,10 @@ DEADLINE = Refusal(
     "deadline_passed",
 )
 """The refusal of a call that was not answered in the time that its client gives. No version is at fault."""
+Route = Literal["completions", "chat", "responses", "tokenize", "detokenize"]
+"""The routes that vLLM's own code answers."""
+TOKEN_ROUTES: tuple[Route, ...] = ("tokenize", "detokenize")
+"""Those of them that ask the tokenizer alone."""
 MEMBER_FAILED = "member_failed"
 """Code of a refusal: the outputs of the version's members, or its fitted parameters, give no valid answer."""
 
@@ -163,10 +167,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class GenerateCall:
-    """One OpenAI completion or chat completion for one version."""
+    """One call of a route of vLLM's for one version."""
 
     version: str
-    route: Literal["completions", "chat"]
+    route: Route
     body: Mapping[str, Any]
     """The client's JSON object, without `fusion`."""
     request_id: str

@@ -25,6 +25,7 @@ from serve.engine.generation.openai_routes import OpenAIRoutes
 from serve.engine.generation.refusals import call_fusion, generation_refusal
 from serve.engine.interface import (
     MEMBER_FAILED,
+    TOKEN_ROUTES,
     EngineSettings,
     EngineState,
     GenerateCall,
@@ -305,7 +306,7 @@ class VLLMEngine:
         if refusal is not None or self._openai is None:
             yield refusal or Refusal(
                 400,
-                "The base is of the kind encoder and cannot write text: use /v1/predict.",
+                "The base is of the kind encoder, and OpenAI's routes are for bases that write: use /v1/predict.",
                 param="model",
             )
             return
@@ -317,17 +318,18 @@ class VLLMEngine:
 
     def _generation_context(self, loaded: LoadedVersion, call: GenerateCall) -> GenerationContext:
         members = members_of(loaded.ensemble, call.member)
-        limits = ("max_tokens", "max_completion_tokens")
+        limits = ("max_tokens", "max_completion_tokens", "max_output_tokens")
         # Without max_tokens, a completion has 16 tokens, OpenAI's default, and a chat as many as there is room for.
-        clamp_max_tokens = call.route == "chat" and all(
+        clamp_max_tokens = call.route != "completions" and all(
             call.body.get(name) is None for name in limits
         )
+        fuses = len(members) > 1 and call.route not in TOKEN_ROUTES
         return GenerationContext(
             model=call.model,
             ensemble=loaded.ensemble,
             member_runs=[MemberRun(member, self._member_adapters(member)) for member in members],
             weights=call.weights,
-            fusion=call_fusion(loaded.ensemble, call) if len(members) > 1 else None,
+            fusion=call_fusion(loaded.ensemble, call) if fuses else None,
             ranker=loaded.ranker,
             clamp_max_tokens=clamp_max_tokens,
             return_members=call.return_members,

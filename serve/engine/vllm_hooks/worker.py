@@ -2,7 +2,8 @@
 
 The import installs Choir's changes to vLLM 0.32, each behind the version guard in `arguments.py`:
 
-- The sampler reports fused log-probabilities (`lockstep/logprobs.py`).
+- The sampler reports fused log-probabilities (`lockstep/logprobs.py`), and the model runner those of a group's prompt
+  (`lockstep/prompt_rows.py`).
 - The model runner uses the vectors of prompt adapters (`soft/inputs.py`).
 - An activated LoRA leaves the tokens before its invocation to the base (`shared_prompt/hooks.py`).
 - The pooler leaves vectors as they are (`plain_pooling.py`).
@@ -22,7 +23,7 @@ from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.sampler import Sampler
 
 from serve.engine.core_process import start_failure
-from serve.engine.lockstep import logprobs
+from serve.engine.lockstep import logprobs, prompt_rows
 from serve.engine.shared_prompt import hooks
 from serve.engine.soft import inputs
 from serve.engine.soft.adapter import SoftKind
@@ -118,6 +119,7 @@ lora_cpu.repair()
 plain_pooling.install()
 repair_sampler()
 logprobs.install()
+prompt_rows.install()
 inputs.install()
 hooks.install()
 models.register()

@@ -19,6 +19,7 @@ from serve.gateway.http.schemas import (
     PredictAnswer,
     PredictRequest,
     RollbackRequest,
+    TokensRequest,
     UnloadLoraRequest,
 )
 from serve.protocol.pruning import PruneRequest, PruneView
@@ -43,7 +44,7 @@ MEANINGS: Mapping[int, str] = {
     504: "The time that X-Request-Timeout gives is over.",
 }
 _BODIES = (
-    *(PredictRequest, ClassifyRequest, GenerateRequest),
+    *(PredictRequest, ClassifyRequest, GenerateRequest, TokensRequest),
     *(SwapRequest, RollbackRequest, LoadLoraRequest, UnloadLoraRequest, PruneRequest),
 )
 _ANSWERS = (

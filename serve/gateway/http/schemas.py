@@ -100,6 +100,15 @@ class GenerateRequest(BaseModel):
     fusion: GenerateFusion | None = None
 
 
+class TokensRequest(BaseModel):
+    """The field of a body of `/tokenize` or `/detokenize` that Choir reads. All others go to vLLM unchanged: `prompt`
+    or `messages`, or `tokens`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    model: StrictStr = Field(description="`name`, `name@version` or `name/member`.")
+
+
 class ClassifyRequest(BaseModel):
     """The fields of a body of `/classify` that Choir reads. Others of vLLM's are refused where they cannot be
     honoured."""
