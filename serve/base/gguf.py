@@ -19,8 +19,7 @@ def convert(file: Path, target: Path) -> None:
         dtype=torch.float32,
         quantization_config=GgufConfig(dequantize=True),
     )
-    # transformers calls what it has read quantised, and refuses to save it.
-    del read.config.quantization_config
+    # A fresh model takes the weights, because transformers saves none that still knows of GGUF.
     plain = AutoModelForCausalLM.from_config(read.config, dtype=torch.bfloat16)
     plain.load_state_dict(read.state_dict())
     plain.generation_config = read.generation_config

