@@ -103,6 +103,7 @@ def _pool(name: str, bundles: list[Bundle], settings: Settings, share: float) ->
             if argument not in ("max_loras", "max_lora_rank")
         },
         share=share,
+        chat=settings.chat.model_dump(),
     )
     ranks = 1
     for argument in PARALLEL:
