@@ -15,6 +15,7 @@ from pydantic_settings import (
 
 from serve.adapter import DEFAULT_RANK_LIMIT, RANK_LIMITS
 from serve.bearer import RESERVED, Token, hashed
+from serve.config.chat import ChatSettings
 from serve.config.pools import Dtype, PoolSettings
 from serve.config.sources import ENV_PREFIX, ConfigError, from_environment, from_file, sentence
 from serve.images.limits import DEFAULT_MB, DEFAULT_MEGAPIXELS, MOST_MEGAPIXELS
@@ -79,6 +80,12 @@ class Settings(BaseSettings):
         (), description="Host names that admin routes accept, besides loopback and `host`."
     )
     engine: dict[str, Any] = Field({}, description="vLLM's engine arguments by name.")
+    chat: ChatSettings = Field(
+        ChatSettings(),
+        description="vLLM's settings of chats by name: `enable_auto_tool_choice`, `tool_call_parser`, "
+        "`reasoning_parser`, `chat_template` (a template or its file), `chat_template_content_format`, "
+        "`default_chat_template_kwargs`.",
+    )
     adapter_slots: int | None = Field(
         None,
         ge=1,
@@ -102,7 +109,7 @@ class Settings(BaseSettings):
     pools: dict[str, PoolSettings] = Field(
         {},
         description="Settings of one base's engines, by the folder name of its first bundle: `replicas`, `dtype`, "
-        "`engine`, `adapter_slots`, `host_adapters`, `gpus`.",
+        "`engine`, `adapter_slots`, `host_adapters`, `gpus`, `chat`.",
     )
     pinned: tuple[str, ...] | None = Field(
         None,

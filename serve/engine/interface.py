@@ -90,6 +90,8 @@ class EngineSettings:
     """How large an image of a request may be."""
     share: float = 1.0
     """How much of the memory that one engine takes by default is this one's; less where several share a machine."""
+    chat: Mapping[str, Any] = field(default_factory=dict)
+    """vLLM's settings of chats by name, as in `serve.config.chat`; those that are left out have vLLM's defaults."""
 
 
 class PrepareError(Exception):

@@ -23,6 +23,7 @@ from serve.engine.core_process.start_failure import explained
 from serve.engine.generation.client import GenerationContext, MemberRun
 from serve.engine.generation.openai_routes import OpenAIRoutes
 from serve.engine.generation.refusals import call_fusion, generation_refusal
+from serve.engine.generation.serving_arguments import serving_arguments
 from serve.engine.interface import (
     MEMBER_FAILED,
     TOKEN_ROUTES,
@@ -96,6 +97,7 @@ class VLLMEngine:
 
         Raises EngineSettingError for arguments that cannot be used, and EngineStartError if the start fails."""
         check_vllm_version()
+        serving = serving_arguments(settings.model, settings.chat)
         args = engine_args(
             model=settings.model,
             revision=settings.revision,
@@ -106,6 +108,7 @@ class VLLMEngine:
             max_lora_rank=settings.max_lora_rank,
             given=settings.arguments,
             share=settings.share,
+            reasoning_parser=serving.structured_outputs_config.reasoning_parser,
         )
         tell_phase(logger, "Loading the base")
         with explained():
@@ -116,7 +119,7 @@ class VLLMEngine:
             tokenizer = read_tokenizer(settings.model, settings.revision)
             prober = await Prober.create(llm, settings.kind, tokenizer)
             writes = settings.kind == "causal"
-            openai = await OpenAIRoutes.create(llm, settings.model, tokenizer) if writes else None
+            openai = await OpenAIRoutes.create(llm, serving, tokenizer) if writes else None
         return cls(llm, settings, tokenizer, prober, openai)
 
     async def prepare(self, version: Version) -> tuple[Probe, ...]:

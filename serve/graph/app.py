@@ -330,8 +330,8 @@ def _deployment(shell: type, name: str, scaling: Mapping[str, Any], **options: A
 
 
 def _spread(replicas: int) -> dict[str, int]:
-    """Return the option that keeps replicas on different nodes as far as there are enough. Ray's own spreading goes over
-    all deployments together, so both gateways may land on one node."""
+    """Return the option that keeps replicas on different nodes, as far as there are enough. Ray's own spreading goes
+    over all deployments together, so both gateways may land on one node."""
     nodes = sum(bool(node["Alive"]) for node in ray.nodes()) if ray.is_initialized() else 1
     return {"max_replicas_per_node": -(-replicas // nodes)} if nodes > 1 else {}
 

@@ -105,6 +105,7 @@ def _pool(name: str, bundles: list[Bundle], settings: Settings, share: float) ->
         },
         images=ImageLimits.of(settings.max_image_mb, settings.max_image_megapixels),
         share=share,
+        chat=settings.chat.model_dump(),
     )
     ranks = 1
     for argument in PARALLEL:

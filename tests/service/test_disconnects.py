@@ -15,6 +15,7 @@ pytestmark = pytest.mark.engine
 
 PATIENCE = 60.0
 AT_ONCE = 16
+ATTEMPTS = 240
 LONG = {"max_tokens": 400, "ignore_eos": True}
 FUSED = {**LONG, "model": "replies", "fusion": {"method": "average"}, "stream": True}
 CLIENTS: list[tuple[str, dict[str, Any], bool]] = [
@@ -33,8 +34,11 @@ BUSY = re.compile(
 
 async def leave(http: httpx.AsyncClient, number: int) -> None:
     """Ask, and leave. A server that is full refuses at once; then ask again."""
-    while await refused(http, *CLIENTS[number % len(CLIENTS)]):
+    for _ in range(ATTEMPTS):
+        if not await refused(http, *CLIENTS[number % len(CLIENTS)]):
+            return
         await asyncio.sleep(0.5)
+    raise AssertionError("a server whose clients leave stays full")
 
 
 async def refused(http: httpx.AsyncClient, path: str, body: dict[str, Any], streams: bool) -> bool:

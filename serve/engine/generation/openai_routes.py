@@ -8,6 +8,7 @@ the version guard in `vllm_hooks/arguments.py`.
 import asyncio
 import json
 import re
+from argparse import Namespace
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, MutableMapping
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,7 +18,6 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.entrypoints.openai.chat_completion.api_router import attach_router as attach_chat
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.api_router import attach_router as attach_completion
@@ -25,13 +25,13 @@ from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.api_router import attach_router as attach_responses
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 from vllm.entrypoints.serve.tokenize.api_router import attach_router as attach_tokenize
-from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve.engine.generation.client import EnsembleClient, GenerationContext, current_generation
 from serve.engine.generation.documents import complete, complete_events
 from serve.engine.generation.member_prompts import MemberPrompts
 from serve.engine.generation.response_events import begun
+from serve.engine.generation.serving_arguments import VLLM_MODEL
 from serve.engine.interface import GenerateCall, Route
 from serve.engine.limits.media import media_refusal
 from serve.engine.limits.prompt_lengths import doubtful_prompts, length_refusal
@@ -50,9 +50,6 @@ PATHS: Mapping[Route, str] = {
 CLOSING_SECONDS = 10
 """How long an answer waits for its work to end after it was told to stop."""
 
-VLLM_MODEL = "choir"
-"""The one model name that vLLM's serving knows; `current_generation` says which ensemble answers."""
-
 
 class OpenAIRoutes:
     """vLLM's routes as an ASGI application, without a socket."""
@@ -66,9 +63,8 @@ class OpenAIRoutes:
         self._member_prompts = MemberPrompts(tokenizer)
 
     @classmethod
-    async def create(cls, llm: AsyncLLM, model: str, tokenizer: Any) -> "OpenAIRoutes":
-        args = make_arg_parser(FlexibleArgumentParser()).parse_args([])
-        args.model, args.served_model_name = model, [VLLM_MODEL]
+    async def create(cls, llm: AsyncLLM, args: Namespace, tokenizer: Any) -> "OpenAIRoutes":
+        """Returns the routes over an engine. `args`: vLLM's, see `serving_arguments`."""
         app = FastAPI()
         app.state.args = args
         # vLLM tells its server to exit when the core is dead; here the replica itself does (`core_process/death.py`).

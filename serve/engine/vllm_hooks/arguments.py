@@ -76,13 +76,14 @@ def engine_args(
     max_lora_rank: int,
     given: Mapping[str, Any],
     share: float = 1.0,
+    reasoning_parser: str = "",
 ) -> AsyncEngineArgs:
     """Returns vLLM's arguments for one base.
 
     `given`: the user's arguments, by vLLM's names. They win over Choir's defaults. `share`: how much of the memory that
-    is one engine's by default is this one's. Raises EngineSettingError for an
-    argument that belongs to Choir, that vLLM does not have, or that does not suit the base, and for a base that is not
-    served."""
+    is one engine's by default is this one's. `reasoning_parser`: what tells reasoning apart, by vLLM's name, so that a
+    grammar begins after it. Raises EngineSettingError for an argument that belongs to Choir, that vLLM does not have,
+    or that does not suit the base, and for a base that is not served."""
     check_given(given)
     config, _ = PretrainedConfig.get_config_dict(model, revision=revision)
     overrides = given.get("hf_overrides") or {}
@@ -113,6 +114,7 @@ def engine_args(
     if kind == "causal":
         arguments |= {
             "runner": "generate",
+            "reasoning_parser": reasoning_parser,
             "enable_prefix_caching": True,
             "logits_processors": ["serve.engine.lockstep.processor:LockstepProcessor"],
             "kv_transfer_config": KVTransferConfig(
