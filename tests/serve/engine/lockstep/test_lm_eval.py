@@ -18,7 +18,12 @@ from tests.serve.engine.fused import Judge, Merge, averaged
 from tests.serve.engine.lockstep.test_prompt_rows import TIE, expected
 from tests.serve.gateway.fakes import listening
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.slow,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.filterwarnings("ignore"),  # what other packages warn of is theirs
+]
 
 CHOICES = [" yes", " no", " card", " my payment"]
 TEXTS = ["where is my card", "please cancel", "the machine kept my card, I need a new", "A B C D"]
@@ -44,7 +49,7 @@ def tasks(file: Path) -> list[dict[str, Any]]:
     file.write_text("\n".join(json.dumps(row) for row in rows))
     common = {
         "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(file)}},
+        "dataset_kwargs": {"data_files": {"test": str(file)}, "cache_dir": str(file.parent)},
         "test_split": "test",
         "doc_to_text": "{{text}}",
         "target_delimiter": "",
