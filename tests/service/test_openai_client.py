@@ -1,7 +1,5 @@
 """The `openai` client, unchanged."""
 
-import json
-
 import openai
 import pytest
 
@@ -99,30 +97,6 @@ def test_prompts_with_their_log_probabilities(client: openai.OpenAI) -> None:
     assert fused.logprobs.tokens[:-1] == alone.logprobs.tokens[:-1]
     assert fused.logprobs.token_logprobs[0] is None
     assert all(value < 0 for value in fused.logprobs.token_logprobs[1:])
-
-
-@pytest.mark.parametrize(
-    ("model", "fusion"), [("replies/a", {}), ("replies", {"fusion": {"method": "average"}})]
-)
-def test_structured_output(client: openai.OpenAI, model: str, fusion: dict[str, object]) -> None:
-    schema = {
-        "type": "object",
-        "properties": {"intent": {"type": "string", "enum": ["card", "transfer"]}},
-        "required": ["intent"],
-        "additionalProperties": False,
-    }
-    answer = client.chat.completions.create(
-        model=model,
-        messages=MESSAGES,
-        max_tokens=120,
-        temperature=0,
-        response_format={
-            "type": "json_schema",
-            "json_schema": {"name": "intent", "schema": schema, "strict": True},
-        },
-        extra_body=fusion,
-    )
-    assert json.loads(answer.choices[0].message.content)["intent"] in ("card", "transfer")
 
 
 @pytest.mark.parametrize(
