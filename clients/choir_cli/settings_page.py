@@ -13,6 +13,7 @@ from typer.models import ArgumentInfo
 
 from choir_cli.serving import serve
 from serve.bearer import Token
+from serve.config.chat import ChatSettings
 from serve.config.settings import Settings
 from serve.config.sources import ENV_PREFIX
 from training.recipe.reference import bounds
@@ -125,7 +126,7 @@ def _default(field: FieldInfo) -> str:
     value = field.default
     if value is PydanticUndefined:
         return "required"
-    if value is None or value in ((), {}):
+    if value is None or value in ((), {}, ChatSettings()):
         return ""
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 

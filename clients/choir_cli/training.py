@@ -10,7 +10,12 @@ from serve.terminal.words import counted
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            help="The recipe: a YAML file, or the name of one that Choir brings, such as smollm2_chat."
+        ),
+    ],
     target: Annotated[
         Path | None,
         typer.Option("--out", metavar="BUNDLE", help="The folder to write the bundle to."),
@@ -76,7 +81,9 @@ def train(
             "--data and --ensemble are for --member; a bundle is trained on the rows that its recipe names."
         )
     from training.recipe import load_recipe
+    from training.recipe.recipe import located
 
+    recipe = located(recipe)
     # A wrong key is said before the imports of torch and others, which take seconds.
     load_recipe(recipe)
     if member is not None and into is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from serve.base.causal_models import DIFFERENT, MORE_THAN_TEXT, TEXT
+from serve.base.two_towers import CLIP, SIGLIP, towers_of, unserved_towers
 
 VLLM = "vLLM 0.32"
 
@@ -40,6 +41,7 @@ ENCODERS: Mapping[str, Encoder] = {
         ("BertModel", "BertForMaskedLM", "BertForPreTraining", "BertForNextSentencePrediction"),
     ),
     "camembert": Encoder("CamemBERT", "RobertaModel", ("CamembertModel", "CamembertForMaskedLM")),
+    "clip": Encoder("CLIP", CLIP, ("CLIPModel",)),
     "deberta": Encoder("DeBERTa", reason=_NO_MODEL),
     "deberta-v2": Encoder("DeBERTa", reason=_NO_MODEL),
     "distilbert": Encoder(
@@ -56,6 +58,7 @@ ENCODERS: Mapping[str, Encoder] = {
     "mpnet": Encoder("MPNet", reason=_NO_MODEL),
     "nomic_bert": Encoder("Nomic BERT", reason=f"{VLLM}'s model of it takes no LoRA"),
     "roberta": Encoder("RoBERTa", "RobertaModel", ("RobertaModel", "RobertaForMaskedLM")),
+    "siglip": Encoder("SigLIP", SIGLIP, ("SiglipModel",)),
     "xlm-roberta": Encoder(
         "XLM-RoBERTa", "RobertaModel", ("XLMRobertaModel", "XLMRobertaForMaskedLM")
     ),
@@ -81,6 +84,17 @@ def unserved_base(config: Mapping[str, Any], kind: Literal["causal", "encoder"])
     if (TEXT | MORE_THAN_TEXT).intersection(names):
         return None
     return f"A base of the architecture {names[0]} cannot be served: {VLLM} has no model of it that takes LoRA."
+
+
+def untrained_base(config: Mapping[str, Any]) -> str | None:
+    """Returns why a base that is served is not trained or evaluated offline, in a sentence; None if it is."""
+    if towers_of(config) is None:
+        return None
+    name = ENCODERS[str(config["model_type"])].name
+    return (
+        f"The base is {name}, which is served, and not trained or evaluated here yet: train its adapters with PEFT, "
+        "give each a head.safetensors, and make a bundle with 'choir pack'."
+    )
 
 
 def served_as(config: Mapping[str, Any]) -> str | None:
@@ -116,6 +130,8 @@ def _unserved_encoder(
     hidden = config.get("hidden_size")
     if config.get("embedding_size", hidden) != hidden:
         return f"{refused} with embeddings that are not as wide as its layers ({VLLM} has no model that widens them)."
+    if family.served_as in (CLIP, SIGLIP) and (reason := unserved_towers(config)) is not None:
+        return f"{refused} {reason}."
     if config.get("is_decoder"):
         return f"{refused} as a decoder (is_decoder in config.json): each token must see the whole text."
     return None

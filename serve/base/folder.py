@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from serve.base.architectures import ENCODERS, architectures, unserved_base
+from serve.base.two_towers import towers_of
 from serve.errors import UserError
 from serve.tensors import TensorError, TensorFile
 
@@ -76,7 +77,10 @@ class BaseShapes:
 
     @property
     def hidden(self) -> int | None:
-        """Width of the vectors that a head reads; None if the config does not say."""
+        """Width of the vectors that a head reads; None if neither config nor weights say."""
+        towers = towers_of(self.config)
+        if towers is not None:
+            return self.weights.get(towers.projection, (None,))[0]
         hidden = self.config.get("hidden_size", self.config.get("dim"))
         return hidden if isinstance(hidden, int) else None
 

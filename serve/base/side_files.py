@@ -7,6 +7,8 @@ instead, so that what is evaluated is what is served:
   `tekken.json`).
 - `generation_config.json` counts as vLLM reads it: its penalties and its end tokens, also for greedy answers. Its
   temperature and the like are for requests that leave them out.
+- `processor_config.json` or `preprocessor_config.json` says how images are scaled and normalised, where a base reads
+  images.
 - `1_Pooling/config.json` of sentence-transformers says which vector new members' heads read: the mean over the tokens,
   the first token's or the last one's. Nothing else of sentence-transformers counts: `modules.json` and the other
   modules that it names (`2_Dense`, `3_Normalize`), and how `sentence_bert_config.json` changes the tokenizer. Once a
@@ -32,7 +34,8 @@ _POOLINGS: dict[str, Pooling] = {
 MODEL_FILES = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.txt",
-    "vocab.json", "merges.txt", "tokenizer.model", "sentencepiece.bpe.model", "spiece.model", _POOLING_FILE,
+    "vocab.json", "merges.txt", "tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "processor_config.json",
+    "preprocessor_config.json", _POOLING_FILE,
 )  # fmt: skip
 """The files of a base's folder that count, by name or pattern. Others, such as code and pickles, are not copied."""
 

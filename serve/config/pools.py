@@ -4,6 +4,8 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from serve.config.chat import ChatSettings
+
 Dtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -19,3 +21,4 @@ class PoolSettings(BaseModel):
     adapter_slots: int | None = Field(None, ge=1, le=4096)
     host_adapters: int | None = Field(None, ge=1, le=16384)
     gpus: float | None = Field(None, ge=0)
+    chat: ChatSettings | None = None

@@ -15,8 +15,10 @@ from pydantic_settings import (
 
 from serve.adapter import DEFAULT_RANK_LIMIT, RANK_LIMITS
 from serve.bearer import RESERVED, Token, hashed
+from serve.config.chat import ChatSettings
 from serve.config.pools import Dtype, PoolSettings
 from serve.config.sources import ENV_PREFIX, ConfigError, from_environment, from_file, sentence
+from serve.images.limits import DEFAULT_MB, DEFAULT_MEGAPIXELS, MOST_MEGAPIXELS
 from serve.location import Location
 from serve.logs.lines import LogFormat
 from serve.logs.process import LogLevel, LogSettings
@@ -78,6 +80,12 @@ class Settings(BaseSettings):
         (), description="Host names that admin routes accept, besides loopback and `host`."
     )
     engine: dict[str, Any] = Field({}, description="vLLM's engine arguments by name.")
+    chat: ChatSettings = Field(
+        ChatSettings(),
+        description="vLLM's settings of chats by name: `enable_auto_tool_choice`, `tool_call_parser`, "
+        "`reasoning_parser`, `chat_template` (a template or its file), `chat_template_content_format`, "
+        "`default_chat_template_kwargs`.",
+    )
     adapter_slots: int | None = Field(
         None,
         ge=1,
@@ -101,7 +109,7 @@ class Settings(BaseSettings):
     pools: dict[str, PoolSettings] = Field(
         {},
         description="Settings of one base's engines, by the folder name of its first bundle: `replicas`, `dtype`, "
-        "`engine`, `adapter_slots`, `host_adapters`, `gpus`.",
+        "`engine`, `adapter_slots`, `host_adapters`, `gpus`, `chat`.",
     )
     pinned: tuple[str, ...] | None = Field(
         None,
@@ -144,6 +152,15 @@ class Settings(BaseSettings):
     )
     max_members: int = Field(64, ge=1, description="Members of one ensemble; above, 400.")
     max_body_mb: float = Field(32, gt=0, description="Size of a request's body in MB; above, 413.")
+    max_image_mb: float = Field(
+        DEFAULT_MB, gt=0, description="Size of one image in a request, in MB; above, 400."
+    )
+    max_image_megapixels: float = Field(
+        DEFAULT_MEGAPIXELS,
+        gt=0,
+        le=MOST_MEGAPIXELS,
+        description="Width times height of one image in a request, in millions of pixels; above, 400.",
+    )
     max_in_flight: int = Field(
         256, ge=1, description="Requests that one gateway works on at once; above, 429."
     )

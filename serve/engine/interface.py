@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from serve.adapter import AdapterKind
 from serve.errors import Refusal
 from serve.fusion.fused import Answers
+from serve.images.limits import ImageLimits
 from serve.manifest import Abstain, EarlyExit, Ensemble, Member
 
 VERSION_NOT_LOADED = "version_not_loaded"
@@ -28,6 +29,10 @@ DEADLINE = Refusal(
     "deadline_passed",
 )
 """The refusal of a call that was not answered in the time that its client gives. No version is at fault."""
+Route = Literal["completions", "chat", "responses", "tokenize", "detokenize"]
+"""The routes that vLLM's own code answers."""
+TOKEN_ROUTES: tuple[Route, ...] = ("tokenize", "detokenize")
+"""Those of them that ask the tokenizer alone."""
 MEMBER_FAILED = "member_failed"
 """Code of a refusal: the outputs of the version's members, or its fitted parameters, give no valid answer."""
 
@@ -81,8 +86,12 @@ class EngineSettings:
     dtype: str = "auto"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """vLLM's engine arguments by name, as the user gave them."""
+    images: ImageLimits = field(default_factory=ImageLimits)
+    """How large an image of a request may be."""
     share: float = 1.0
     """How much of the memory that one engine takes by default is this one's; less where several share a machine."""
+    chat: Mapping[str, Any] = field(default_factory=dict)
+    """vLLM's settings of chats by name, as in `serve.config.chat`; those that are left out have vLLM's defaults."""
 
 
 class PrepareError(Exception):
@@ -98,7 +107,10 @@ class Text:
     """One input of a prediction."""
 
     text: str
+    """Empty where there is an image."""
     text_pair: str | None = None
+    image: str | None = None
+    """A data URL, as the client gave it."""
 
 
 @dataclass(frozen=True)
@@ -185,10 +197,10 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class GenerateCall:
-    """One OpenAI completion or chat completion for one version."""
+    """One call of a route of vLLM's for one version."""
 
     version: str
-    route: Literal["completions", "chat"]
+    route: Route
     body: Mapping[str, Any]
     """The client's JSON object, without `fusion`."""
     request_id: str

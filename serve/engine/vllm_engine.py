@@ -23,8 +23,10 @@ from serve.engine.core_process.start_failure import explained
 from serve.engine.generation.client import GenerationContext, MemberRun
 from serve.engine.generation.openai_routes import OpenAIRoutes
 from serve.engine.generation.refusals import call_fusion, generation_refusal
+from serve.engine.generation.serving_arguments import serving_arguments
 from serve.engine.interface import (
     MEMBER_FAILED,
+    TOKEN_ROUTES,
     EmbedCall,
     Embeddings,
     EngineSettings,
@@ -51,8 +53,8 @@ from serve.engine.loaded import (
     without_absent,
 )
 from serve.engine.scoring.embedding import NO_VECTORS, Embedder
-from serve.engine.scoring.heads import PAIR_UNUSED, EncoderPooler, read_head, refuse_mixed
-from serve.engine.scoring.labels_as_text import PAIR_MISSING, CausalScorer
+from serve.engine.scoring.heads import EncoderPooler, read_head, refuse_mixed
+from serve.engine.scoring.labels_as_text import CausalScorer, check_inputs
 from serve.engine.scoring.prediction import MemberScores, predicted
 from serve.engine.scoring.probe import Prober
 from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args, engine_config
@@ -88,7 +90,7 @@ class VLLMEngine:
         self._prober = prober
         self._openai = openai
         self._causal = CausalScorer(llm, tokenizer) if settings.kind == "causal" else None
-        self._encoder = None if self._causal else EncoderPooler(llm, tokenizer)
+        self._encoder = None if self._causal else EncoderPooler(llm, tokenizer, settings.images)
         self._embedder = Embedder(self._encoder, settings) if self._encoder else None
         self._versions: dict[str, LoadedVersion] = {}
         self._preparing = asyncio.Lock()
@@ -99,6 +101,7 @@ class VLLMEngine:
 
         Raises EngineSettingError for arguments that cannot be used, and EngineStartError if the start fails."""
         check_vllm_version()
+        serving = serving_arguments(settings.model, settings.chat)
         args = engine_args(
             model=settings.model,
             revision=settings.revision,
@@ -109,6 +112,7 @@ class VLLMEngine:
             max_lora_rank=settings.max_lora_rank,
             given=settings.arguments,
             share=settings.share,
+            reasoning_parser=serving.structured_outputs_config.reasoning_parser,
         )
         tell_phase(logger, "Loading the base")
         with explained():
@@ -119,7 +123,7 @@ class VLLMEngine:
             tokenizer = read_tokenizer(settings.model, settings.revision)
             prober = await Prober.create(llm, settings.kind, tokenizer)
             writes = settings.kind == "causal"
-            openai = await OpenAIRoutes.create(llm, settings.model, tokenizer) if writes else None
+            openai = await OpenAIRoutes.create(llm, serving, tokenizer) if writes else None
         return cls(llm, settings, tokenizer, prober, openai)
 
     async def prepare(self, version: Version) -> tuple[Probe, ...]:
@@ -267,10 +271,7 @@ class VLLMEngine:
         ensemble = loaded.ensemble
         member_adapters = [self._member_adapters(member) for member in members]
         if self._causal is not None:
-            pair_needed = "{text_pair}" in ensemble.template
-            for text in inputs:
-                if (text.text_pair is not None) != pair_needed:
-                    raise labels.LabelError(PAIR_MISSING if pair_needed else PAIR_UNUSED)
+            check_inputs(ensemble.template, inputs)
             scored = await self._causal.score(
                 [labels.fill(ensemble.template, text.text, text.text_pair) for text in inputs],
                 labels.label_texts(ensemble.labels or (), ensemble.verbalizers),
@@ -313,7 +314,7 @@ class VLLMEngine:
         if refusal is not None or self._openai is None:
             yield refusal or Refusal(
                 400,
-                "The base is of the kind encoder and cannot write text: use /v1/predict.",
+                "The base is of the kind encoder, and OpenAI's routes are for bases that write: use /v1/predict.",
                 param="model",
             )
             return
@@ -325,17 +326,16 @@ class VLLMEngine:
 
     def _generation_context(self, loaded: LoadedVersion, call: GenerateCall) -> GenerationContext:
         members = members_of(loaded.ensemble, call.member)
-        limits = ("max_tokens", "max_completion_tokens")
+        limits = map(call.body.get, ("max_tokens", "max_completion_tokens", "max_output_tokens"))
         # Without max_tokens, a completion has 16 tokens, OpenAI's default, and a chat as many as there is room for.
-        clamp_max_tokens = call.route == "chat" and all(
-            call.body.get(name) is None for name in limits
-        )
+        clamp_max_tokens = call.route != "completions" and all(limit is None for limit in limits)
+        fuses = len(members) > 1 and call.route not in TOKEN_ROUTES
         return GenerationContext(
             model=call.model,
             ensemble=loaded.ensemble,
             member_runs=[MemberRun(member, self._member_adapters(member)) for member in members],
             weights=call.weights,
-            fusion=call_fusion(loaded.ensemble, call) if len(members) > 1 else None,
+            fusion=call_fusion(loaded.ensemble, call) if fuses else None,
             ranker=loaded.ranker,
             clamp_max_tokens=clamp_max_tokens,
             return_members=call.return_members,

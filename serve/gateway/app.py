@@ -25,7 +25,8 @@ from serve.gateway.links import ControlLink, EngineLink
 from serve.gateway.routes.admin import admin_router, reading_router
 from serve.gateway.routes.classify import PATH as CLASSIFY_PATH
 from serve.gateway.routes.classify import classify_router
-from serve.gateway.routes.completions import CHAT_PATH, COMPLETIONS_PATH, completions_router
+from serve.gateway.routes.completions import PATHS as OPENAI_PATHS
+from serve.gateway.routes.completions import completions_router
 from serve.gateway.routes.embeddings import PATH as EMBEDDINGS_PATH
 from serve.gateway.routes.embeddings import embeddings_router
 from serve.gateway.routes.health import health_router
@@ -35,8 +36,16 @@ from serve.gateway.routes.models import models_router
 from serve.gateway.routes.predict import PATH as PREDICT_PATH
 from serve.gateway.routes.predict import predict_router
 from serve.gateway.routes.report import report_router
+from serve.gateway.routes.tokens import DETOKENIZE_PATH, TOKENIZE_PATH, tokens_router
 
-INFERENCE_PATHS = (PREDICT_PATH, CLASSIFY_PATH, EMBEDDINGS_PATH, COMPLETIONS_PATH, CHAT_PATH)
+INFERENCE_PATHS = (
+    PREDICT_PATH,
+    CLASSIFY_PATH,
+    EMBEDDINGS_PATH,
+    *OPENAI_PATHS.values(),
+    TOKENIZE_PATH,
+    DETOKENIZE_PATH,
+)
 
 
 def create_app(
@@ -91,6 +100,7 @@ def create_app(
         classify_router(predictor, bodies, settings.max_inputs),
         embeddings_router(engines, dispatcher, bodies, settings.max_inputs),
         completions_router(engines, dispatcher, mirror, bodies, settings.max_inputs),
+        tokens_router(engines, dispatcher, bodies),
     ):
         app.include_router(router, dependencies=[Depends(guard.inference), Depends(read_timeout)])
     for router in (models_router(agent), reading_router(control), report_router(control)):

@@ -285,7 +285,7 @@ def build_from(settings: Settings, threads: str | None) -> Application:
     gateway = _deployment(
         GatewayDeployment,
         "Gateway",
-        {"num_replicas": settings.gateways},
+        {"num_replicas": settings.gateways} | _spread(settings.gateways),
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": dict(INGRESS)}},
         graceful_shutdown_timeout_s=DRAINING_SECONDS,
     )
@@ -304,11 +304,12 @@ def _engines(
     """The engines of one pool. If it is the only one, its name stands nowhere."""
     name = pool.pool.name
     several = len(pools) > 1
+    own = settings.of_pool(name)
     share = gpus if 0 < gpus < 1 else pool.engine.share if not gpus else 1.0
     return _deployment(
         EngineDeployment,
         f"Engine-{name}" if several else "Engine",
-        engine_scaling(settings.of_pool(name)),
+        engine_scaling(own) | _spread(max(own.replicas, own.max_replicas)),
         ray_actor_options={
             "num_cpus": 0,
             "num_gpus": gpus,
@@ -339,6 +340,13 @@ def _deployment(shell: type, name: str, scaling: Mapping[str, Any], **options: A
         logging_config={"enable_access_log": False},
         **{"ray_actor_options": {"num_cpus": 0}, **options},
     )
+
+
+def _spread(replicas: int) -> dict[str, int]:
+    """Return the option that keeps replicas on different nodes, as far as there are enough. Ray's own spreading goes
+    over all deployments together, so both gateways may land on one node."""
+    nodes = sum(bool(node["Alive"]) for node in ray.nodes()) if ray.is_initialized() else 1
+    return {"max_replicas_per_node": -(-replicas // nodes)} if nodes > 1 else {}
 
 
 def _gpus_present() -> float:

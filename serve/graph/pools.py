@@ -8,6 +8,7 @@ from serve.config.settings import Settings
 from serve.config.sources import ConfigError
 from serve.control.admission.pools import EngineLimits, Pool, by_base
 from serve.engine.interface import EngineSettings
+from serve.images.limits import ImageLimits
 from serve.watching import spans
 
 PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size")
@@ -102,7 +103,9 @@ def _pool(name: str, bundles: list[Bundle], settings: Settings, share: float) ->
             for argument, value in settings.engine.items()
             if argument not in ("max_loras", "max_lora_rank")
         },
+        images=ImageLimits.of(settings.max_image_mb, settings.max_image_megapixels),
         share=share,
+        chat=settings.chat.model_dump(),
     )
     ranks = 1
     for argument in PARALLEL:

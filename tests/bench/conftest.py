@@ -1,4 +1,4 @@
-"""The demo's bundle, trained once, and its messages."""
+"""The demo's bundle, trained once, and its messages; or a bundle that stands in for it, over a base of your own."""
 
 import csv
 import os
@@ -10,6 +10,7 @@ import pytest
 from serve.adapter import WEIGHTS
 from serve.bundle import Bundle
 from serve.manifest import Ensemble, FusionSpec
+from tests.bench.stand_in import chosen_base, stand_in
 
 BUNDLE = Path(".choir-demo/bundle")
 RECIPE = Path("training/example/recipe.yaml")
@@ -17,7 +18,9 @@ VLLM_ALONE, ENGINE = "vLLM directly", "the engine's predict"
 
 
 @pytest.fixture(scope="session")
-def demo_bundle() -> Path:
+def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if (base := chosen_base()) is not None:
+        return stand_in(base, tmp_path_factory.mktemp("stand-in") / "bundle")
     from training.pipeline import train
 
     train(RECIPE, BUNDLE, resume=True)

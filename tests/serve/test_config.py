@@ -174,3 +174,33 @@ def test_logs_lie_in_the_store_unless_another_folder_is_given() -> None:
     assert Settings.load(BUNDLE | given).logs == LogSettings(Path("/logs"), "error", "text")
     with pytest.raises(ConfigError, match="--log-format: "):
         Settings.load(BUNDLE | {"log_format": "xml"})
+
+
+def test_chats_have_vllms_settings_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = tmp_path / "chat.jinja"
+    template.write_text("{{ messages }}")
+    chat = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
+    monkeypatch.setenv("CHOIR_CHAT", json.dumps(chat | {"chat_template": str(template)}))
+    settings = Settings.load(BUNDLE | {"pools": {"b": {"chat": {"reasoning_parser": "qwen3"}}}})
+    assert settings.chat.tool_call_parser == "hermes"
+    assert settings.chat.chat_template == "{{ messages }}", (
+        "engines on other machines lack the file"
+    )
+    own = settings.of_pool("b").chat
+    assert (own.reasoning_parser, own.tool_call_parser) == ("qwen3", None)
+    assert settings.of_pool("a").chat == settings.chat
+
+
+@pytest.mark.parametrize(
+    ("chat", "says"),
+    [
+        ({"enable_auto_tool_choice": True}, "--chat.*'tool_call_parser'"),
+        ({"tool_call_parser": ""}, "--chat.*tool_call_parser"),
+        ({"chat_template": "nowhere.jinja"}, "--chat.*nowhere.jinja cannot be read"),
+        ({"chat_template_content_format": "xml"}, "--chat.*content_format"),
+        ({"chat_templates": "x"}, "--chat.*chat_templates"),
+    ],
+)
+def test_a_setting_of_chats_that_cannot_be_used_is_named(chat: object, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Settings.load(BUNDLE | {"chat": chat})

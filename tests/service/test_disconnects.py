@@ -15,6 +15,7 @@ pytestmark = pytest.mark.engine
 
 PATIENCE = 60.0
 AT_ONCE = 16
+ATTEMPTS = 240
 LONG = {"max_tokens": 400, "ignore_eos": True}
 FUSED = {**LONG, "model": "replies", "fusion": {"method": "average"}, "stream": True}
 CLIENTS: list[tuple[str, dict[str, Any], bool]] = [
@@ -22,7 +23,7 @@ CLIENTS: list[tuple[str, dict[str, Any], bool]] = [
     ("/v1/chat/completions", {**FUSED, "messages": [{"role": "user", "content": TEXTS[1]}]}, True),
     ("/v1/completions", {**LONG, "model": "replies/a", "prompt": TEXTS[2], "stream": True}, True),
     ("/v1/completions", {**LONG, "model": "replies", "prompt": TEXTS[3]}, False),
-    ("/v1/predict", {"model": "intents", "input": TEXTS * 100}, False),
+    ("/v1/predict", {"model": "intents", "input": TEXTS * 50}, False),
 ]
 """Route, body, and whether the client leaves after the first part; others leave before the answer."""
 BUSY = re.compile(
@@ -32,17 +33,31 @@ BUSY = re.compile(
 
 
 async def leave(http: httpx.AsyncClient, number: int) -> None:
-    path, body, streams = CLIENTS[number % len(CLIENTS)]
+    """Ask, and leave. A server that is full refuses at once; then ask again."""
+    for _ in range(ATTEMPTS):
+        if not await refused(http, *CLIENTS[number % len(CLIENTS)]):
+            return
+        await asyncio.sleep(0.5)
+    raise AssertionError("a server whose clients leave stays full")
+
+
+async def refused(http: httpx.AsyncClient, path: str, body: dict[str, Any], streams: bool) -> bool:
+    """Ask, and leave unless the server refuses. Returns whether it refused."""
     if streams:
         async with http.stream("POST", path, json=body) as response:
+            if response.status_code == 429:
+                return True
             assert response.status_code == 200
             await anext(response.aiter_raw())
-        return
+        return False
     asking = asyncio.create_task(http.post(path, json=body))
-    await asyncio.sleep(0.05)
-    assert not asking.done()
+    await asyncio.wait([asking], timeout=0.05)
+    if asking.done():
+        assert asking.result().status_code == 429
+        return True
     asking.cancel()
     await asyncio.wait([asking])
+    return False
 
 
 async def leaving(url: str, count: int) -> None:

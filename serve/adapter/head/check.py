@@ -10,6 +10,7 @@ from serve.adapter.head.layers import ACTIVATIONS
 from serve.adapter.head.peft_head import PeftHead, find_peft_head, has_peft_head
 from serve.adapter.wrappers import adapter_tensors
 from serve.base.folder import BaseKind, BaseShapes, Pooling, pooling_of
+from serve.base.two_towers import towers_of
 from serve.tensors import TensorError, TensorFile
 
 _LINEAR = {"weight", "bias"}
@@ -88,6 +89,11 @@ def check_head(
         raise AdapterError(
             f"The head reads the pooling {shape.pooling!r}, and over a causal model only 'last' is served: the last "
             "token alone has seen the whole text."
+        )
+    if base is not None and towers_of(base.config) and shape.pooling is not None:
+        raise AdapterError(
+            f"The head reads the pooling {shape.pooling!r}, and a base of images and texts gives one vector of each: "
+            "leave 'pooling' out."
         )
     return shape
 

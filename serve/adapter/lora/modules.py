@@ -8,6 +8,7 @@ one name there. An adapter with another name for it would be loaded without effe
 from functools import cached_property
 
 from serve.base.folder import BaseKind, BaseShapes, pooling_of
+from serve.base.two_towers import tower_of, towers_of
 
 _BACKBONES = ("model", "transformer", "gpt_neox", "backbone")
 """The names of the part without the head in causal models."""
@@ -31,12 +32,17 @@ _OUTPUT = "lm_head"
 class Modules:
     """Finds an adapter's modules in a base."""
 
-    def __init__(self, base: BaseShapes, kind: BaseKind | None) -> None:
-        """`kind` is how the base is used; None: as its config.json says."""
+    def __init__(
+        self, base: BaseShapes, kind: BaseKind | None, trained_as: str | None = None
+    ) -> None:
+        """`kind` is how the base is used; None: as its config.json says. `trained_as`: transformers' class of the model
+        that the adapter was trained on, if it says so."""
         self._base = base
         self._causal = pooling_of(base.config) == "last"
         self._by_heads = kind == "encoder" or (kind is None and not self._causal)
         self._stem = _ENCODERS.get(str(base.config.get("model_type")))
+        self._towers = towers_of(base.config) is not None
+        self._tower = tower_of(trained_as or "")
 
     def name(self, module: str) -> str | None:
         """Returns the module's name in the model that is served; None if that has no such module."""
@@ -80,8 +86,16 @@ class Modules:
         return min(names, key=len) if len(module.split(".")) > 1 and names else None
 
     def _encoders_name(self, module: str) -> str | None:
+        if self._towers:
+            return self._name_in_towers(module)
         bare = module.removeprefix(f"{self._stem}.") if self._stem else module
         return bare if self.weight(bare) is not None else None
+
+    def _name_in_towers(self, module: str) -> str | None:
+        """Returns the name in a model of two towers, which have layers of the same names: the adapter's own, or behind
+        the tower that it was trained on."""
+        names = [module] if self._tower is None else [module, f"{self._tower}.{module}"]
+        return next((name for name in names if name in self._own), None)
 
     def _without_backbone(self, module: str) -> str | None:
         """Returns the name in a causal checkpoint that leaves the backbone's name out, as the first GPT-2 ones do."""

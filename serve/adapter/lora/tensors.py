@@ -51,7 +51,7 @@ def read_lora(
 
     Every tensor must belong to a pair on a module of the base that the configuration names, or be a weight of the base,
     which PEFT stores beside LoRA on embeddings. Raises AdapterError for the first tensor that is neither."""
-    modules = None if base is None else Modules(base, kind)
+    modules = None if base is None else Modules(base, kind, _trained_as(config))
     targets = Targets(config, None if base is None else base.config.get("model_type"))
     pairs: dict[tuple[str, bool], dict[str, Tensor]] = {}
     for name, tensor in file.tensors.items():
@@ -92,7 +92,7 @@ def check_tensors(
     """Returns the modules that the adapter changes. Raises AdapterError and TensorError unless each has a sound pair of
     matrices."""
     found = read_lora(file, config, base, kind)
-    modules = None if base is None else Modules(base, kind)
+    modules = None if base is None else Modules(base, kind, _trained_as(config))
     for module in found:
         _check_pair(module)
         if base is not None and modules is not None:
@@ -106,6 +106,13 @@ def check_tensors(
         if base is not None and modules is not None and not (is_part(name) or _TENSOR.match(name)):
             _check_whole(file, name, base, modules)
     return tuple(module.name for module in found)
+
+
+def _trained_as(config: dict[str, Any]) -> str | None:
+    """Returns transformers' class of the model that was trained, which PEFT notes unless the task says it."""
+    noted = config.get("auto_mapping")
+    name = noted.get("base_model_class") if isinstance(noted, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def _served_names(given: list[str], modules: Modules | None) -> dict[str, str]:

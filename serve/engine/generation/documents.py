@@ -35,8 +35,9 @@ def _has_additions(context: GenerationContext) -> bool:
 
 
 def _complete(document: dict[str, Any], context: GenerationContext, call: GenerateCall) -> None:
-    if "choices" not in document:
-        return  # an error in the middle of a stream
+    document = document.get("response") or document  # of an event in a response's stream
+    if "choices" not in document and document.get("object") != "response":
+        return  # an error in the middle of a stream, or a piece of a response
     if context.absent:
         document["absent_members"] = list(context.absent)
     if len(context.member_runs) == 1:
@@ -44,7 +45,7 @@ def _complete(document: dict[str, Any], context: GenerationContext, call: Genera
     if document.get("usage"):
         document["usage"]["member_tokens"] = context.member_tokens
         document["usage"]["computed_tokens"] = context.computed_tokens
-    if not call.return_members:
+    if not call.return_members or call.route == "responses":
         return
     if isinstance(context.fusion, TokenFusion):
         _add_token_reports(document, context, call)

@@ -8,6 +8,7 @@ the version guard in `vllm_hooks/arguments.py`.
 import asyncio
 import json
 import re
+from argparse import Namespace
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, MutableMapping
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,36 +18,41 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.entrypoints.openai.chat_completion.api_router import attach_router as attach_chat
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.api_router import attach_router as attach_completion
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.openai.responses.api_router import attach_router as attach_responses
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
-from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.entrypoints.serve.tokenize.api_router import attach_router as attach_tokenize
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve.engine.generation.client import EnsembleClient, GenerationContext, current_generation
 from serve.engine.generation.documents import complete, complete_events
 from serve.engine.generation.member_prompts import MemberPrompts
-from serve.engine.interface import GenerateCall
+from serve.engine.generation.response_events import begun
+from serve.engine.generation.serving_arguments import VLLM_MODEL
+from serve.engine.interface import GenerateCall, Route
 from serve.engine.limits.media import media_refusal
 from serve.engine.limits.prompt_lengths import doubtful_prompts, length_refusal
 from serve.engine.limits.text_limit import TextLimit
 from serve.errors import Refusal
 from serve.labels import LabelError, encoder, tokens_behind
 
-PATHS: Mapping[str, str] = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
+PATHS: Mapping[Route, str] = {
+    "completions": "/v1/completions",
+    "chat": "/v1/chat/completions",
+    "responses": "/v1/responses",
+    "tokenize": "/tokenize",
+    "detokenize": "/detokenize",
+}
 
 CLOSING_SECONDS = 10
 """How long an answer waits for its work to end after it was told to stop."""
 
-VLLM_MODEL = "choir"
-"""The one model name that vLLM's serving knows; `current_generation` says which ensemble answers."""
-
 
 class OpenAIRoutes:
-    """The two OpenAI routes as an ASGI application of vLLM's, without a socket."""
+    """vLLM's routes as an ASGI application, without a socket."""
 
     def __init__(self, app: FastAPI, llm: AsyncLLM, tokenizer: Any) -> None:
         self._app = app
@@ -57,18 +63,18 @@ class OpenAIRoutes:
         self._member_prompts = MemberPrompts(tokenizer)
 
     @classmethod
-    async def create(cls, llm: AsyncLLM, model: str, tokenizer: Any) -> "OpenAIRoutes":
-        args = make_arg_parser(FlexibleArgumentParser()).parse_args([])
-        args.model, args.served_model_name = model, [VLLM_MODEL]
+    async def create(cls, llm: AsyncLLM, args: Namespace, tokenizer: Any) -> "OpenAIRoutes":
+        """Returns the routes over an engine. `args`: vLLM's, see `serving_arguments`."""
         app = FastAPI()
         app.state.args = args
         # vLLM tells its server to exit when the core is dead; here the replica itself does (`core_process/death.py`).
         app.state.server = SimpleNamespace(should_exit=False)
-        attach_chat(app)
-        attach_completion(app)
+        for attach in (attach_chat, attach_completion, attach_responses, attach_tokenize):
+            attach(app)
         init_exception_handler(app)
         client: EngineClient = EnsembleClient(llm)  # a virtual subclass
         await init_app_state(client, app.state, args, ("generate",))
+        app.state.openai_serving_responses.enable_store = False  # whatever vLLM's environment says
         app.state.openai_serving_models.model_name = lambda lora_request=None: (
             current_generation.get().model
         )
@@ -77,9 +83,9 @@ class OpenAIRoutes:
     async def _early_refusal(self, call: GenerateCall) -> Refusal | None:
         """Returns why the call is refused before vLLM sees it; None if it is not."""
         domains, local = self._model.allowed_media_domains, self._model.allowed_local_media_path
-        refusal = length_refusal(call, self._limit) or media_refusal(
-            call.body.get("messages"), domains, local
-        )
+        refusal = length_refusal(call, self._limit)
+        for name in ("messages", "input"):
+            refusal = refusal or media_refusal(call.body.get(name), domains, local, name)
         if refusal is not None:
             return refusal
         try:
@@ -99,15 +105,19 @@ class OpenAIRoutes:
         if refusal is not None:
             yield refusal
             return
-        body = await self._read_by_members(call.body, context)
-        call = replace(call, body=await self._without_ending(body))
+        if call.route == "completions":
+            body = await self._read_by_members(call.body, context)
+            call = replace(call, body=await self._without_ending(body))
         exchange = Exchange(self._app, call, context)
         try:
             status = await exchange.status()
             if status >= 400:
                 yield _refusal(status, b"".join([part async for part in exchange.body()]))
                 return
-            if call.body.get("stream"):
+            if call.body.get("stream") and call.route == "responses":
+                async for part in begun(exchange.body()):
+                    yield part
+            elif call.body.get("stream"):
                 async for part in exchange.body():
                     # vLLM sends the status 200 before it asks the engine, so an error comes as an event.
                     if part.startswith(_ERROR_EVENT):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from serve.engine.interface import GenerateCall
+from serve.engine.interface import TOKEN_ROUTES, GenerateCall
 from serve.engine.lockstep.sibling_spec import PREFIX, TokenFusion
 from serve.errors import Refusal
 from serve.fusion.answers import answer_method
@@ -18,8 +18,14 @@ _OWNED = {
 }
 """Parameters that vLLM accepts from clients and Choir refuses, with the reason."""
 
-_NOT_FUSED = ("use_beam_search", "prompt_logprobs")
-_NOT_WHOLE = (*_NOT_FUSED, "n", "logprobs", "top_logprobs")
+_NOT_KEPT = {
+    "background": "a response ends with its request",
+    "previous_response_id": "Choir keeps no responses; send the whole conversation in 'input'",
+}
+"""Parameters of /v1/responses that need a memory in the engine, with the reason."""
+
+_NOT_FUSED = ("use_beam_search",)
+_NOT_WHOLE = (*_NOT_FUSED, "prompt_logprobs", "n", "logprobs", "top_logprobs")
 
 
 def generation_refusal(
@@ -35,12 +41,18 @@ def generation_refusal(
     for name, why in _OWNED.items():
         if call.body.get(name) is not None:
             return Refusal(400, f"{name!r} is not accepted: {why}.", param=name)
-    if _holds_vectors(call.body.get("messages")):
-        return Refusal(
-            400,
-            "Embeddings in messages are not accepted: send the content itself.",
-            param="messages",
-        )
+    for name, why in _NOT_KEPT.items():
+        if call.route == "responses" and call.body.get(name):
+            return Refusal(400, f"{name!r} is not accepted: {why}.", param=name)
+    for name in ("messages", "input"):
+        if _holds_vectors(call.body.get(name)):
+            return Refusal(
+                400,
+                f"Embeddings in {name!r} are not accepted: send the content itself.",
+                param=name,
+            )
+    if call.route in TOKEN_ROUTES:
+        return None
     unknown = [name for name in call.prompts or () if name not in names]
     if unknown:
         return Refusal(
@@ -94,12 +106,9 @@ def _unranked() -> list[Method]:
 
 def _holds_vectors(messages: Any) -> bool:
     """Returns whether a chat has content of a type such as `prompt_embeds` or `image_embeds`."""
-    contents = [each.get("content") for each in _dicts(messages)]
-    return any(
-        str(part.get("type")).endswith("_embeds")
-        for content in contents
-        for part in _dicts(content)
-    )
+    given = _dicts(messages)
+    parts = [*given, *(part for each in given for part in _dicts(each.get("content")))]
+    return any(str(part.get("type")).endswith("_embeds") for part in parts)
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:
@@ -136,10 +145,11 @@ def _refused_parameter(call: GenerateCall, member: str, *, whole: bool) -> Refus
         return Refusal(
             400, f"'best_of' cannot be honoured when members {how}; use 'n'.", param="best_of"
         )
-    if call.body.get("echo") and call.body.get("logprobs") is not None:
+    if whole and call.body.get("echo") and call.body.get("logprobs") is not None:
         return Refusal(
             400,
-            f"'echo' with 'logprobs' asks for log-probabilities of the prompt, which are each member's own; {alone}.",
+            f"'echo' with 'logprobs' asks for log-probabilities of the prompt, which are each member's own where "
+            f"members {how}; {alone}.",
             param="echo",
         )
     return None

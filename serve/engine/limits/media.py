@@ -11,12 +11,13 @@ NOWHERE = "data-urls-only.invalid"
 
 
 def media_refusal(
-    messages: Any, domains: Sequence[str] | None, local: str | None
+    messages: Any, domains: Sequence[str] | None, local: str | None, param: str = "messages"
 ) -> Refusal | None:
     """Returns why a chat's media are refused; None if they are allowed.
 
     Allowed are `data:` URLs, URLs of `domains` (vLLM's `allowed_media_domains`), and, if `local` is set (vLLM's
-    `allowed_local_media_path`), `file:` URLs; vLLM checks that those lie below that path."""
+    `allowed_local_media_path`), `file:` URLs; vLLM checks that those lie below that path. `param`: the field of the
+    request that has the messages."""
     for url in _urls(messages):
         scheme, host = _scheme_and_host(url)
         if scheme == "data" or (scheme == "file" and local):
@@ -27,7 +28,7 @@ def media_refusal(
             400,
             f"Media are taken as data URLs, and this one begins with {url[:60]!r}: send the content itself "
             "('data:image/png;base64,...'), or ask the operator to allow the place (allowed_media_domains).",
-            param="messages",
+            param=param,
         )
     return None
 

@@ -16,7 +16,11 @@ def length_refusal(call: GenerateCall, limit: TextLimit) -> Refusal | None:
     for name, text in (call.prompts or {}).items():
         if reason := limit.too_long(len(text)):
             return Refusal(400, f"The prompt of {name!r}: {reason}", param="fusion.prompts")
-    if call.route == "chat":
+    if call.route == "detokenize":
+        return None
+    if call.route == "responses":
+        field, reason = "input", _input(call.body, limit)
+    elif call.route == "chat" or (call.route == "tokenize" and "messages" in call.body):
         field, reason = "messages", _messages(call.body.get("messages"), limit)
     else:
         cut = call.body.get("truncate_prompt_tokens") is not None
@@ -32,6 +36,18 @@ def doubtful_prompts(call: GenerateCall, limit: TextLimit) -> list[str]:
     if call.body.get("truncate_prompt_tokens") is not None:
         return []
     return [text for text in texts if isinstance(text, str) and limit.doubtful(text)]
+
+
+def _input(body: Mapping[str, Any], limit: TextLimit) -> str | None:
+    """Returns why the input of a response cannot fit: all its texts together are too long, or it has too many items."""
+    given, instructions = body.get("input"), body.get("instructions")
+    items = given if isinstance(given, list) else []
+    parts = sum(len(_parts(each)) for each in _dicts(items))
+    texts = [given, instructions, *_texts(items)]
+    texts += [each.get("output") for each in _dicts(items)]
+    return limit.too_many_tokens(max(len(items), parts)) or limit.too_long(
+        sum(len(text) for text in texts if isinstance(text, str))
+    )
 
 
 def _prompts(given: Any, limit: TextLimit, cut: bool) -> str | None:

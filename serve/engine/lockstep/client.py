@@ -28,8 +28,7 @@ REPORT_COLUMNS = 65
 """Columns for the disagreement and 64 members, beside the log-probabilities that a client may ask for."""
 
 _REFUSED: Mapping[str, str] = {
-    "prompt_logprobs": "log-probabilities of the prompt are each member's own",
-    "prompt_logprob_token_ids": "log-probabilities of the prompt are each member's own",
+    "prompt_logprob_token_ids": "log-probabilities of chosen tokens are not fused",
     "logprob_token_ids": "log-probabilities of chosen tokens are not fused",
     "thinking_token_budget": "vLLM applies it after the members are fused",
     "watermarking": "vLLM applies it after the members are fused",
@@ -93,6 +92,8 @@ class Lockstep:
         vLLM with every request. Raises VLLMValidationError (a 400) if a group cannot honour a parameter, or if the
         engine has no room for the group."""
         self._refuse(params)
+        if params.prompt_logprobs is not None:
+            _check_one_prompt(members)
         params = self._fitted(members, params, clamp)
         seed = secrets.randbits(62) if params.seed is None else params.seed
         groups = [
@@ -175,14 +176,15 @@ class Lockstep:
                     f"{name!r} cannot be honoured when members are fused at every token: {why}.",
                     parameter=name,
                 )
-        most = self._llm.model_config.max_logprobs
-        if params.logprobs is None or (most < 0 <= params.logprobs):
-            return
-        if not 0 <= params.logprobs <= most - REPORT_COLUMNS:
-            raise VLLMValidationError(
-                f"'logprobs' of a fused answer may be 0 to {most - REPORT_COLUMNS}, not {params.logprobs}.",
-                parameter="logprobs",
-            )
+        most = self._llm.model_config.max_logprobs - REPORT_COLUMNS
+        limited = self._llm.model_config.max_logprobs >= 0
+        for name in ("logprobs", "prompt_logprobs"):
+            asked = getattr(params, name)
+            if asked is not None and (asked < 0 or (limited and asked > most)):
+                allowed = f"0 to {most}" if limited else "0 or more"
+                raise VLLMValidationError(
+                    f"{name!r} of a fused answer may be {allowed}, not {asked}.", parameter=name
+                )
 
     def _fitted(
         self, members: Sequence[MemberPrompt], params: SamplingParams, clamp: bool
@@ -204,6 +206,17 @@ class Lockstep:
         params = params.clone()
         params.max_tokens = room if asked is None else min(asked, room)
         return params
+
+
+def _check_one_prompt(members: Sequence[MemberPrompt]) -> None:
+    """Raises VLLMValidationError if the members read different prompts, whose tokens have no fused probability."""
+    first, *others = (list(member.prompt["prompt_token_ids"]) for member in members)
+    if any(other != first for other in others):
+        raise VLLMValidationError(
+            "Log-probabilities of the prompt are fused where all members read the same prompt, and here they read "
+            "different ones: leave out 'prompt_logprobs' and 'echo' with 'logprobs', or give all members one prompt.",
+            parameter="prompt_logprobs",
+        )
 
 
 def _cache_left(members: Sequence[MemberPrompt], blocks: int, size: int) -> int:
@@ -246,6 +259,10 @@ def _sibling(params: SamplingParams, leader: SiblingSpec, rank: int) -> Sampling
     spec.write_to(own)
     own.logprobs = spec.columns if rank == 0 else None
     if rank > 0:
+        if own.prompt_logprobs is not None:
+            own.prompt_logprobs = (
+                0  # so that it reads the whole prompt; the leader has what is told
+            )
         own.output_kind = RequestOutputKind.FINAL_ONLY
         own.detokenize = False
         own.stop = []

@@ -10,7 +10,8 @@ groups, and gives nearly all the rest to its KV cache. So the processor fuses a 
 fixed size that it reserves before vLLM measures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -162,10 +163,16 @@ class LockstepProcessor(LogitsProcessor):
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         if self._blocks:
-            self._reserved = None  # fusing takes this memory
-            self._fuse(logits)
-            self._reserved = self._reserve()
+            with self.room():
+                self._fuse(logits)
         return logits
+
+    @contextmanager
+    def room(self) -> Iterator[None]:
+        """Gives the reserved memory to whoever fuses, meanwhile."""
+        self._reserved = None
+        yield
+        self._reserved = self._reserve()
 
     def _fuse(self, logits: torch.Tensor) -> None:
         for block in self._blocks:

@@ -12,7 +12,7 @@ from serve.engine.adapters.member_adapters import MemberAdapters
 from serve.engine.interface import MEMBER_FAILED, EmbedCall, Embeddings, EngineSettings, Text
 from serve.engine.limits.fair_queue import CallQueue
 from serve.engine.loaded import LoadedVersion, absent_refusal, members_of
-from serve.engine.scoring.heads import EncoderPooler
+from serve.engine.scoring.heads import EncoderPooler, Row, length
 from serve.errors import Refusal
 from serve.labels import LabelError
 from serve.manifest import Member
@@ -64,14 +64,12 @@ class Embedder:
         if call.normalize:
             lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
             vectors = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
-        return Embeddings(vectors, sum(map(len, rows)))
+        return Embeddings(vectors, sum(map(length, rows)))
 
-    async def _rows(
-        self, inputs: tuple[str, ...] | tuple[tuple[int, ...], ...]
-    ) -> Sequence[Sequence[int]]:
+    async def _rows(self, inputs: tuple[str, ...] | tuple[tuple[int, ...], ...]) -> Sequence[Row]:
         """Returns the inputs' token ids. Raises LabelError."""
         if not _are_tokens(inputs):
-            return await self._pooler.rows([Text(str(each)) for each in inputs])
+            return await self._pooler.rows([Text(str(each)) for each in inputs], 1)
         longest, context = max(map(len, inputs)), self._pooler.context
         if longest > context:
             raise LabelError(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,17 +16,28 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve.adapter import Head, adapter_kind
 from serve.base.folder import BaseShapes, Pooling
+from serve.base.positions import longest_text
+from serve.base.two_towers import towers_of
 from serve.engine.interface import PrepareError, Text
 from serve.engine.limits.fair_queue import CallQueue
 from serve.engine.limits.text_limit import TextLimit, few_at_a_time
+from serve.engine.scoring.pictures import TOKENS, Picture, Pictures
 from serve.engine.scoring.prediction import BaseVectors
 from serve.engine.vllm_hooks.plain_pooling import pooling_params
+from serve.images.limits import ImageLimits
 from serve.labels import LabelError
 from serve.manifest import Ensemble, Member
 from serve.watching import spans
 
 PAIR_MISSING = "This ensemble reads pairs: give a text_pair with every input."
 PAIR_UNUSED = "This ensemble reads single texts: leave text_pair out."
+IMAGE_UNUSED = (
+    "Over the base of this ensemble, only texts are read: give a text in place of the image."
+)
+_IMAGE_IN_PAIR = "This ensemble reads pairs of texts: give a text and a text_pair with every input."
+
+Row: TypeAlias = Sequence[int] | Picture
+"""The token ids of a text, or an image."""
 
 
 def refuse_mixed(heads: Mapping[str, Head]) -> None:
@@ -67,9 +78,16 @@ def read_head(folder: Path, member: Member, ensemble: Ensemble, base: BaseShapes
 
 
 class EncoderPooler:
-    """Pooled vectors of texts under adapters, from vLLM's pooling runner."""
+    """Pooled vectors of texts and images under adapters, from vLLM's pooling runner."""
 
-    def __init__(self, llm: AsyncLLM, tokenizer: Any) -> None:
+    def __init__(self, llm: AsyncLLM, tokenizer: Any, images: ImageLimits | None = None) -> None:
+        """`images`: how large they may be, if the base reads any."""
+        config = llm.model_config.hf_config.to_dict()
+        towers = towers_of(config)
+        self.pictures = None if towers is None else Pictures(llm, images or ImageLimits())
+        self._filled: dict[str, Any] = {}
+        if towers is not None and towers.fills:
+            self._filled = {"padding": "max_length", "max_length": longest_text(config)}
         self._llm = llm
         self.vocabulary = llm.model_config.get_vocab_size()
         self._tokenizer = tokenizer
@@ -82,7 +100,7 @@ class EncoderPooler:
         Raises LabelError for a text that is longer than the context or has no token."""
         for text in texts:
             self._limit.check_doubtful(text)
-        rows: list[list[int]] = self._tokenizer(list(texts))["input_ids"]
+        rows: list[list[int]] = self._tokenizer(list(texts), **self._filled)["input_ids"]
         if not all(rows):
             raise LabelError("A text is empty: give a text with at least one token.")
         longest = max(len(row) for row in rows)
@@ -104,56 +122,78 @@ class EncoderPooler:
         `queue`: gives the call's texts places in the engine's queue. Raises LabelError for a text that is too long, and
         for a single text where the heads read pairs, or the other way round."""
         towers = heads[0].towers
+        if towers and any(each.image is not None for each in inputs):
+            raise LabelError(IMAGE_UNUSED if self.pictures is None else _IMAGE_IN_PAIR)
         if any((each.text_pair is not None) != towers for each in inputs):
             raise LabelError(PAIR_MISSING if towers else PAIR_UNUSED)
-        rows = await self.rows(inputs)
+        rows = await self.rows(inputs, len(heads))
         pooled = await self.pool(rows, adapters, queue, [head.pooling for head in heads])
         first, second = pooled[:, : len(inputs)], pooled[:, len(inputs) :]
         scores = [
             head.scores(first[member], second[member] if towers else None)
             for member, head in enumerate(heads)
         ]
-        return HeadScores(np.stack(scores), sum(len(row) for row in rows))
+        return HeadScores(np.stack(scores), sum(map(length, rows)))
 
     async def plain(self, queue: CallQueue, inputs: Sequence[Text]) -> BaseVectors:
         """Returns the base's vectors of the inputs, without adapters. Raises LabelError for a text that is too long."""
-        rows = await self.rows(inputs)
+        rows = await self.rows(inputs, 1)
         (pooled,) = await self.pool(rows, [None], queue)
         towers = np.split(pooled.astype(np.float64), len(rows) // len(inputs))
-        return BaseVectors(np.concatenate(towers, axis=1), sum(len(row) for row in rows))
+        return BaseVectors(np.concatenate(towers, axis=1), sum(map(length, rows)))
 
-    async def rows(self, inputs: Sequence[Text]) -> list[list[int]]:
-        """Returns the token ids of all texts, and then of all second texts of pairs. Raises LabelError for a text that
-        is too long."""
-        texts = [each.text for each in inputs]
+    async def rows(self, inputs: Sequence[Text], readers: int) -> list[Row]:
+        """Returns what stands for each input, and then the token ids of all second texts of pairs. `readers`: how many
+        adapters read them. Raises LabelError for a text that is too long, and for an image that is not read."""
+        texts = [each.text for each in inputs if each.image is None]
         texts += [each.text_pair for each in inputs if each.text_pair is not None]
         self._limit.check(texts)
-        rows: list[list[int]] = []
+        tokens: list[list[int]] = []
         for few in few_at_a_time(texts):
-            rows += await asyncio.to_thread(self.tokens, few)
-        return rows
+            tokens += await asyncio.to_thread(self.tokens, few)
+        written = iter(tokens)
+        rows: list[Row] = []
+        for number, each in enumerate(inputs):
+            if each.image is None:
+                rows.append(next(written))
+            elif self.pictures is None:
+                raise LabelError(IMAGE_UNUSED)
+            else:
+                name = f"input[{number}].image" if len(inputs) > 1 else "input.image"
+                rows.append(self.pictures.of_url(each.image, name, readers))
+        return [*rows, *written]
 
     async def pool(
         self,
-        rows: Sequence[Sequence[int]],
+        rows: Sequence[Row],
         adapters: Sequence[LoRARequest | None],
         queue: CallQueue,
         poolings: Sequence[Pooling | None] | None = None,
     ) -> NDArray[np.float32]:
-        """Returns the pooled vectors [M, N, hidden] of N texts (`rows`: their token ids) under M adapters. `poolings`:
-        which vector of a text is asked for, one for each adapter; by default the engine's own."""
+        """Returns the pooled vectors [M, N, hidden] of N texts and images under M adapters. `poolings`: which vector of
+        a text is asked for, one for each adapter; by default the engine's own."""
         asked = poolings or [None] * len(adapters)
-        vectors = await queue.run_all(
-            partial(self._pool_one, row, adapter, pooling)
-            for adapter, pooling in zip(adapters, asked, strict=True)
-            for row in rows
-        )
-        return np.stack(vectors).reshape(len(adapters), len(rows), -1)
+        jobs = {
+            (member, place): partial(self._pool_one, row, adapter, pooling)
+            for member, (adapter, pooling) in enumerate(zip(adapters, asked, strict=True))
+            for place, row in enumerate(rows)
+        }
+        order = list(jobs)
+        if any(isinstance(row, Picture) for row in rows):
+            # Input by input, so that an image is forgotten before the last one is decoded. Texts go adapter by adapter,
+            # whose rows are then neighbours in the batch.
+            order.sort(key=lambda job: job[1])
+        vectors = await queue.run_all(jobs[each] for each in order)
+        found = dict(zip(order, vectors, strict=True))
+        return np.stack([found[each] for each in jobs]).reshape(len(adapters), len(rows), -1)
 
     async def _pool_one(
-        self, row: Sequence[int], adapter: LoRARequest | None, pooling: Pooling | None
+        self, row: Row, adapter: LoRARequest | None, pooling: Pooling | None
     ) -> NDArray[np.float32]:
-        prompt = TokensPrompt(prompt_token_ids=list(row))
+        if isinstance(row, Picture):
+            prompt = await row.prompt()
+        else:
+            prompt = TokensPrompt(prompt_token_ids=list(row))
         params = pooling_params(pooling)
         last = None
         async for output in self._llm.encode(
@@ -167,3 +207,8 @@ class EncoderPooler:
         assert last is not None, "vLLM ends every request with an output"
         vector: NDArray[np.float32] = last.outputs.data.float().numpy()
         return vector
+
+
+def length(row: Row) -> int:
+    """Returns how many tokens an input counts as."""
+    return TOKENS if isinstance(row, Picture) else len(row)

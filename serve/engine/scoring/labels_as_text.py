@@ -12,9 +12,11 @@ from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve.engine.adapters.member_adapters import MemberAdapters
+from serve.engine.interface import Text
 from serve.engine.limits.fair_queue import CallQueue
 from serve.engine.limits.text_limit import TextLimit, few_at_a_time
 from serve.engine.scoring.continuations import Continuations, Scored
+from serve.engine.scoring.heads import IMAGE_UNUSED, PAIR_UNUSED
 from serve.labels import LabelError, LabelPath, encoder, label_paths
 from serve.prompting.invocation import Invocation
 from serve.prompting.reader import PromptReader
@@ -204,3 +206,14 @@ class CausalScorer:
 def _parted(path: LabelPath) -> tuple[int, tuple[int, ...], int]:
     """Returns the number of the context's tokens, the stem, and the label's last token."""
     return len(path.context), path.tokens[:-1], path.tokens[-1]
+
+
+def check_inputs(template: str, inputs: Sequence[Text]) -> None:
+    """Raises LabelError for an input that does not fill the template: an image, or a text that is no pair where pairs
+    are read, or the other way round."""
+    pair_needed = "{text_pair}" in template
+    for each in inputs:
+        if each.image is not None:
+            raise LabelError(IMAGE_UNUSED)
+        if (each.text_pair is not None) != pair_needed:
+            raise LabelError(PAIR_MISSING if pair_needed else PAIR_UNUSED)

@@ -10,7 +10,7 @@ from serve.engine.adapters.member_adapters import MemberAdapters
 from serve.engine.interface import Probe
 from serve.engine.limits.fair_queue import FairQueue
 from serve.engine.scoring.continuations import Continuations
-from serve.engine.scoring.heads import EncoderPooler
+from serve.engine.scoring.heads import EncoderPooler, Row
 from serve.labels import readable
 from serve.prompting.invocation import Invocation
 
@@ -67,11 +67,11 @@ class Prober:
             values = (await self._causal.log_probs(tokens, self._watched, adapter)).log_probs
         else:
             assert self._encoder is not None
-            values = (
-                await self._encoder.pool(
-                    [self._tokens[: self._context - 1]], [adapter.lora], FairQueue(1).for_call()
-                )
-            )[0, 0, :OUTPUTS].tolist()
+            rows: list[Row] = [self._tokens[: self._context - 1]]
+            if self._encoder.pictures is not None:  # a LoRA may change one of the two towers alone
+                rows.append(self._encoder.pictures.of_probe())
+            pooled = await self._encoder.pool(rows, [adapter.lora], FairQueue(2).for_call())
+            values = pooled[0, :, : OUTPUTS // len(rows)].flatten().tolist()
         return tuple(values)
 
 

@@ -15,10 +15,11 @@ from vllm.usage.usage_lib import UsageContext
 from serve.base.architectures import served_as, unserved_base
 from serve.base.folder import BaseKind, pooling_of
 from serve.base.positions import UNKNOWN, longest_text
+from serve.base.two_towers import towers_of, vllm_overrides
 from serve.engine.limits.media import NOWHERE
 from serve.engine.lockstep.client import REPORT_COLUMNS
 from serve.engine.soft.inputs import SWITCH
-from serve.engine.vllm_hooks import backbones
+from serve.engine.vllm_hooks import models
 from serve.engine.vllm_hooks.given import EngineSettingError, check_given
 
 SUPPORTED_VLLM = "0.32"
@@ -75,19 +76,21 @@ def engine_args(
     max_lora_rank: int,
     given: Mapping[str, Any],
     share: float = 1.0,
+    reasoning_parser: str = "",
 ) -> AsyncEngineArgs:
     """Returns vLLM's arguments for one base.
 
     `given`: the user's arguments, by vLLM's names. They win over Choir's defaults. `share`: how much of the memory that
-    is one engine's by default is this one's. Raises EngineSettingError for an
-    argument that belongs to Choir, that vLLM does not have, or that does not suit the base, and for a base that is not
-    served."""
+    is one engine's by default is this one's. `reasoning_parser`: what tells reasoning apart, by vLLM's name, so that a
+    grammar begins after it. Raises EngineSettingError for an argument that belongs to Choir, that vLLM does not have,
+    or that does not suit the base, and for a base that is not served."""
     check_given(given)
     config, _ = PretrainedConfig.get_config_dict(model, revision=revision)
     overrides = given.get("hf_overrides") or {}
     config |= overrides
     if (reason := unserved_base(config, kind)) is not None:
         raise EngineSettingError(reason)
+    towers = towers_of(config)
     longest = longest_text(config)
     length = given.get("max_model_len")
     if isinstance(length, int) and length > longest:
@@ -111,6 +114,7 @@ def engine_args(
     if kind == "causal":
         arguments |= {
             "runner": "generate",
+            "reasoning_parser": reasoning_parser,
             "enable_prefix_caching": True,
             "logits_processors": ["serve.engine.lockstep.processor:LockstepProcessor"],
             "kv_transfer_config": KVTransferConfig(
@@ -126,8 +130,16 @@ def engine_args(
             # Not "classify", which has one head for the base: here each adapter has a head of its own.
             "convert": "embed",
             "pooler_config": PoolerConfig(
-                pooling_type=pooling_of(config).upper(), use_activation=False
+                pooling_type=towers.pooling if towers else pooling_of(config).upper(),
+                use_activation=False,
             ),
+        }
+    if towers is not None:
+        arguments |= {
+            "enable_tower_connector_lora": True,
+            # An image is read once a request, and its pixels go with it: a cache would keep gigabytes.
+            "mm_processor_cache_gb": 0,
+            "limit_mm_per_prompt": {"image": 1},
         }
     if not torch.cuda.is_available():
         arguments |= CPU_DEFAULTS
@@ -135,10 +147,19 @@ def engine_args(
     elif share < 1:
         arguments["gpu_memory_utilization"] = AsyncEngineArgs.gpu_memory_utilization * share
     arguments |= given
+    if towers is not None and not arguments["enable_tower_connector_lora"]:
+        raise EngineSettingError(
+            "The engine argument enable_tower_connector_lora must not be false over this base: LoRAs on its "
+            "vision tower would do nothing."
+        )
     arguments["allowed_media_domains"] = arguments.get("allowed_media_domains") or [NOWHERE]
     if (architecture := served_as(config)) is not None:
-        backbones.register()
-        arguments["hf_overrides"] = {**overrides, "architectures": [architecture]}
+        models.register()
+        arguments["hf_overrides"] = {
+            **vllm_overrides(config),
+            **overrides,
+            "architectures": [architecture],
+        }
     if not torch.cuda.is_available():
         _use_one_process(arguments)
     if kind == "causal":

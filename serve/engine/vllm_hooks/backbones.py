@@ -7,12 +7,9 @@ these models serve."""
 from collections.abc import Iterable, Iterator
 
 import torch
-from vllm import ModelRegistry
 from vllm.config import VllmConfig
 from vllm.model_executor.models.bert import BertEmbeddingModel
 from vllm.model_executor.models.utils import WeightsMapper
-
-from serve.base.architectures import BERT_BACKBONE, DISTILBERT_BACKBONE
 
 Weights = Iterable[tuple[str, torch.Tensor]]
 
@@ -80,9 +77,3 @@ def backbone(weights: Weights, name: str) -> Iterator[tuple[str, torch.Tensor]]:
     prefix = f"{name}."
     inside = [(key.removeprefix(prefix), value) for key, value in listed if key.startswith(prefix)]
     yield from inside or listed
-
-
-def register() -> None:
-    """Adds the models to vLLM's registry in this process."""
-    ModelRegistry.register_model(BERT_BACKBONE, BertBackbone)
-    ModelRegistry.register_model(DISTILBERT_BACKBONE, DistilBertBackbone)

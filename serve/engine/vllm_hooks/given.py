@@ -39,6 +39,7 @@ OWNED: Mapping[str, str] = {
     "logprobs_mode": "scores are the model's own log-probabilities",
     "kv_transfer_config": "it loads prefix adapters",
     "kv_offloading_size": "it would replace the connector that loads prefix adapters",
+    "reasoning_parser": "it is reasoning_parser in the setting chat",
     "enable_prompt_embeds": "embeddings come from verified adapters only, never from clients",
 }
 

@@ -2,11 +2,12 @@
 
 The import installs Choir's changes to vLLM 0.32, each behind the version guard in `arguments.py`:
 
-- The sampler reports fused log-probabilities (`lockstep/logprobs.py`).
+- The sampler reports fused log-probabilities (`lockstep/logprobs.py`), and the model runner those of a group's prompt
+  (`lockstep/prompt_rows.py`).
 - The model runner uses the vectors of prompt adapters (`soft/inputs.py`).
 - An activated LoRA leaves the tokens before its invocation to the base (`shared_prompt/hooks.py`).
 - The pooler leaves vectors as they are (`plain_pooling.py`).
-- The registry finds the backbones of published encoders (`backbones.py`).
+- The registry finds the backbones of published encoders, and CLIP and SigLIP with LoRA (`models.py`).
 - LoRA on the CPU is repaired: rows without an adapter used the last adapter slot (`lora_cpu.py`).
 - The sampler is repaired (`repair_sampler`). Label scoring names the tokens whose log-probabilities it wants
   (`logprob_token_ids`); OpenAI clients want the top k (`logprobs`). A batch with both lost the latter.
@@ -22,12 +23,12 @@ from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.sampler import Sampler
 
 from serve.engine.core_process import start_failure
-from serve.engine.lockstep import logprobs
+from serve.engine.lockstep import logprobs, prompt_rows
 from serve.engine.shared_prompt import hooks
 from serve.engine.soft import inputs
 from serve.engine.soft.adapter import SoftKind
 from serve.engine.soft.store import STORE, SoftError
-from serve.engine.vllm_hooks import backbones, lora_cpu, plain_pooling
+from serve.engine.vllm_hooks import lora_cpu, models, plain_pooling
 
 
 class ChoirWorker:
@@ -118,7 +119,8 @@ lora_cpu.repair()
 plain_pooling.install()
 repair_sampler()
 logprobs.install()
+prompt_rows.install()
 inputs.install()
 hooks.install()
-backbones.register()
+models.register()
 start_failure.watch_worker()

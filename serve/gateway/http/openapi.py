@@ -21,6 +21,7 @@ from serve.gateway.http.schemas import (
     PredictAnswer,
     PredictRequest,
     RollbackRequest,
+    TokensRequest,
     UnloadLoraRequest,
 )
 from serve.protocol.pruning import PruneRequest, PruneView
@@ -45,7 +46,7 @@ MEANINGS: Mapping[int, str] = {
     504: "The time that X-Request-Timeout gives is over.",
 }
 _BODIES = (
-    *(PredictRequest, ClassifyRequest, EmbeddingsRequest, GenerateRequest),
+    *(PredictRequest, ClassifyRequest, EmbeddingsRequest, GenerateRequest, TokensRequest),
     *(SwapRequest, RollbackRequest, LoadLoraRequest, UnloadLoraRequest, PruneRequest),
 )
 _ANSWERS = (

@@ -8,9 +8,21 @@ from serve.manifest import Abstain, AdapterRef, EarlyExit, Method, Number, Predi
 
 _TEXT = {"type": "string", "minLength": 1}
 _TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_IMAGE = {
+    "type": "object",
+    "properties": {
+        "image": {
+            **_TEXT,
+            "description": "A PNG, JPEG or WebP as a data URL, for a base that reads images.",
+        }
+    },
+    "required": ["image"],
+    "additionalProperties": False,
+}
 _ONE_INPUT = {
     "anyOf": [
         _TEXT,
+        _IMAGE,
         {
             "type": "object",
             "properties": {"text": _TEXT, "text_pair": _TEXT},
@@ -52,7 +64,9 @@ class PredictRequest(Body):
     """The body of `/v1/predict`."""
 
     model: StrictStr = Field(description="`name`, `name@version` or `name/member`.")
-    input: Inputs = Field(description="A text, an object with a text, or a list of either.")
+    input: Inputs = Field(
+        description="A text, an object with a text or an image, or a list of these."
+    )
     fusion: PredictFusion | None = None
     return_members: StrictBool = Field(False, description="Add what each member answered.")
 
@@ -85,6 +99,15 @@ class GenerateRequest(BaseModel):
     model: StrictStr = Field(description="`name`, `name@version` or `name/member`.")
     stream: StrictBool | None = None
     fusion: GenerateFusion | None = None
+
+
+class TokensRequest(BaseModel):
+    """The field of a body of `/tokenize` or `/detokenize` that Choir reads. All others go to vLLM unchanged: `prompt`
+    or `messages`, or `tokens`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    model: StrictStr = Field(description="`name`, `name@version` or `name/member`.")
 
 
 class ClassifyRequest(BaseModel):

@@ -1,17 +1,17 @@
-"""`POST /v1/completions` and `/v1/chat/completions`: OpenAI's routes. vLLM's own code in the engine
+"""`POST /v1/completions`, `/v1/chat/completions` and `/v1/responses`: OpenAI's routes. vLLM's own code in the engine
 answers them."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from serve import metrics
 from serve.agents.routes import Target
-from serve.engine.interface import GenerateCall
+from serve.engine.interface import GenerateCall, Route
 from serve.errors import Refusal, RefusedError
 from serve.gateway.dispatch.dispatch import Dispatcher
 from serve.gateway.dispatch.mirror import Mirror, asked_too
@@ -26,8 +26,13 @@ from serve.gateway.links import EngineLink, Unavailable
 
 COMPLETIONS_PATH = "/v1/completions"
 CHAT_PATH = "/v1/chat/completions"
+RESPONSES_PATH = "/v1/responses"
 NOTHING = "The engine ended its answer before it began; try again."
-PATHS = {"completions": COMPLETIONS_PATH, "chat": CHAT_PATH}
+PATHS: dict[Route, str] = {
+    "completions": COMPLETIONS_PATH,
+    "chat": CHAT_PATH,
+    "responses": RESPONSES_PATH,
+}
 
 
 def completions_router(
@@ -54,12 +59,21 @@ def completions_router(
     async def chat(request: Request) -> Response:
         return await generate(request, "chat")
 
-    async def generate(request: Request, route: Literal["completions", "chat"]) -> Response:
+    @router.post(
+        RESPONSES_PATH,
+        **described("Answer an input", INFERENCE_ERRORS, body=GenerateRequest, streams=True),
+    )
+    async def respond(request: Request) -> Response:
+        return await generate(request, "responses")
+
+    async def generate(request: Request, route: Route) -> Response:
         body = await bodies.object(request)
         fields = validated(GenerateRequest, body)
         answers = count_answers(body, max_inputs)
         body.pop("fusion", None)
         fusion = fields.fusion or GenerateFusion()
+        if route == "responses":
+            _check_response(fusion)
         exchange = exchange_of(request)
 
         async def ask(target: Target) -> Answer[bytes] | Refusal:
@@ -79,7 +93,7 @@ def completions_router(
                 seconds_left=exchange.time_for(target),
             )
             parts = engines.generate(call)
-            return await (_begin(parts) if fields.stream else _whole(parts))
+            return await (_begin(parts) if fields.stream else whole(parts))
 
         user = body.get("user")
         target, begun = await dispatcher.ask(
@@ -99,6 +113,17 @@ def completions_router(
         return Response(begun.said, media_type="application/json")
 
     return router
+
+
+def _check_response(fusion: GenerateFusion) -> None:
+    """Raises RefusedError (400) for what `fusion` may ask of the other routes only."""
+    for name in ("prompts", "return_members"):
+        if getattr(fusion, name):
+            raise RefusedError(
+                400,
+                f"'fusion.{name}' is for {COMPLETIONS_PATH} and {CHAT_PATH}; leave it out of {RESPONSES_PATH}.",
+                param=f"fusion.{name}",
+            )
 
 
 def count_answers(body: dict[str, Any], most: int) -> int:
@@ -154,7 +179,7 @@ async def _read(begun: Answer[bytes]) -> Transcript:
     return said
 
 
-async def _whole(parts: AsyncGenerator[bytes | Refusal, None]) -> Answer[bytes] | Refusal:
+async def whole(parts: AsyncGenerator[bytes | Refusal, None]) -> Answer[bytes] | Refusal:
     """Return all parts joined as one document: a long document arrives in several. Raises Unavailable if there is no
     part."""
     received = []

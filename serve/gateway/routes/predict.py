@@ -63,18 +63,24 @@ def _read_input(value: object, where: str) -> Text:
     if not isinstance(value, dict):
         raise RefusedError(
             400,
-            f"{where}: must be a text or an object with the field 'text', not {kind_of(value)}.",
+            f"{where}: must be a text or an object with the field 'text' or 'image', not {kind_of(value)}.",
             param="input",
         )
-    if "image" in value:
-        raise RefusedError(400, f"{where}: images are not served yet; give a text.", param="input")
-    unknown = value.keys() - {"text", "text_pair"}
+    unknown = value.keys() - {"text", "text_pair", "image"}
     if unknown:
         raise RefusedError(
             400,
-            f"{where}: the field {min(unknown)!r} is not known; known are 'text' and 'text_pair'.",
+            f"{where}: the field {min(unknown)!r} is not known; known are 'text', 'text_pair' and 'image'.",
             param="input",
         )
+    if (image := value.get("image")) is not None:
+        if len(value) > 1:
+            raise RefusedError(
+                400,
+                f"{where}: an image stands alone; give it and a text as two inputs.",
+                param="input",
+            )
+        return Text("", image=_text(image, f"{where}.image"))
     pair = value.get("text_pair")
     return Text(
         _text(value.get("text"), f"{where}.text"),

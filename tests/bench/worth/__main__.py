@@ -6,6 +6,7 @@ distilled into one.
 the rival that sees all rows.
 `python -m tests.bench.worth distilled --bundle BUNDLE` distils a copy of a finished bundle of the recipe, and says how
 much of the ensemble's gain the student keeps.
+`python -m tests.bench.worth activated` compares activated LoRAs with plain ones, on the example's messages.
 
 `--out` names a folder for the bundles; a run that was stopped goes on in it. The settings are those of
 `training/recipes/banking77.yaml`; nothing was chosen on these rows. Each takes about 20 core-minutes."""
@@ -22,6 +23,7 @@ import yaml
 
 from serve.bundle import Bundle
 from tests.bench.conftest import banking77
+from tests.bench.worth.activated import activated
 from tests.bench.worth.figures import Judged, judged, show
 from training.distilled import DistilOptions, distil
 from training.execution.progress_table import ProgressTable
@@ -39,7 +41,7 @@ Rows = list[dict[str, str]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.worth", description=__doc__)
-    parser.add_argument("setting", choices=["few", "fifths", "distilled"])
+    parser.add_argument("setting", choices=["few", "fifths", "distilled", "activated"])
     parser.add_argument("--out", type=Path, default=Path("worth"), help="folder for the bundles")
     parser.add_argument("--bundle", type=Path, help="a finished bundle of the recipe, to distil")
     given = parser.parse_args()
@@ -47,6 +49,8 @@ def main() -> None:
         if given.bundle is None:
             parser.error("distilled needs --bundle")
         distilled(given.bundle, given.out / "distilled")
+    elif given.setting == "activated":
+        activated(given.out / "activated")
     elif given.setting == "few":
         show("10 rows a label", [few(draw, given.out / f"few-{draw}") for draw in DRAWS])
     else:

@@ -85,10 +85,10 @@ def show(title: str, draws: Sequence[Judged]) -> None:
         pairs = list(zip(draws, names, strict=True))
         more = np.mean([draw.right["average"] - draw.right[name] for draw, name in pairs], axis=0)
         less = np.mean([draw.losses[name] - draw.losses["average"] for draw, name in pairs], axis=0)
-        print(f"  average over the {over}: accuracy {_lead(more)}; log loss lower by {_lead(less)}")
+        print(f"  average over the {over}: accuracy {lead(more)}; log loss lower by {lead(less)}")
 
 
-def _lead(differences: Floats) -> str:
+def lead(differences: Floats) -> str:
     """Describe the mean of paired differences [N], with its standard error and p."""
     found = permutation_test(
         (differences, np.zeros_like(differences)),

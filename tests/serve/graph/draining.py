@@ -1,15 +1,17 @@
-"""Stops one of two engines of a Ray Serve graph with Choir's options while calls run, and prints what became of them.
+"""Replaces two engines of a Ray Serve graph with Choir's options by one while calls run, and prints what became of
+them.
 
     python -m tests.serve.graph.draining FOLDER
 
-prints one JSON object: `begun`, the process that answered each call which ran when the engine was stopped; `later`,
-that of each call which was sent while it drained, or the name of an error."""
+prints one JSON object: `begun`, the process that answered each call which ran when the engines were stopped; `later`,
+that of each call which was sent while they drained, or the name of an error."""
 
 import asyncio
 import json
 import logging
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +70,25 @@ def main(folder: Path) -> None:
     gateway = ray_serve.run(graph(2), route_prefix=None)
     if not gateway.is_initialized:
         gateway._init(_run_router_in_separate_loop=True)
-    engines = {*gateway.ask.remote(0.0, 20).result()}
-    begun = gateway.ask.remote(SECONDS, CALLS)
-    gateway.ask.remote(0.0, 1).result()  # those that began before it run by now
-    ray_serve.run(graph(1), route_prefix=None, _blocking=False)
+    # Ray sends calls that come at the same instant to the same engine.
+    engines: set[Any] = set()
+    while len(engines) < 2:
+        engines |= {*gateway.ask.remote(0.0, 1).result()}
+    begun = []
+    for _ in range(CALLS):
+        begun.append(gateway.ask.remote(SECONDS, 1))
+        gateway.ask.remote(0.0, 1).result()
+    fewer = threading.Thread(target=lambda: ray_serve.run(graph(1), route_prefix=None))
+    fewer.start()
     later: list[Any] = []
     while len(later) < 20 or len({*later[-20:]}) > 1:
         later += gateway.ask.remote(0.01, 1).result()
-    print(json.dumps({"engines": [*engines], "begun": begun.result(), "later": later}))
+    fewer.join()
+    print(
+        json.dumps(
+            {"engines": [*engines], "begun": [each.result()[0] for each in begun], "later": later}
+        )
+    )
     ray_serve.shutdown()
     ray.shutdown()
 

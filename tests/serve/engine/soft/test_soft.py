@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
+from scipy.special import log_softmax
 
 from serve import metrics
 from serve.digest import folder_digest
@@ -199,6 +200,23 @@ async def test_log_probabilities_of_a_prompt(engine: Any, judge: Judge, member: 
     np.testing.assert_allclose(
         choice["logprobs"]["token_logprobs"][1 : len(ids)], expected, atol=1e-3
     )
+
+
+async def test_fused_log_probabilities_of_a_prompt(engine: Any, judge: Judge) -> None:
+    """Members come to a position in different steps: up to 40 virtual tokens and several chunks lie before it."""
+    texts = ["my transfer is still pending, please tell me when the money will be there" * 2, "A"]
+    body = {"max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
+    answers = await asyncio.gather(
+        *(ask(engine, {**body, "prompt": text}, "mixed") for text in texts for _ in range(2))
+    )
+    for text, answer in zip([each for each in texts for _ in range(2)], answers, strict=True):
+        ids = judge.tokenizer(text)["input_ids"]
+        logits = np.stack([judge.models[name].logits(ids).double() for name in MIXED])
+        logs = averaged([0.2] * 5)(np.asarray(log_softmax(logits, axis=-1)).reshape(5, -1))
+        expected = logs.reshape(len(ids), -1)[np.arange(len(ids) - 1), ids[1:]]
+        logprobs = answer["choices"][0]["logprobs"]["token_logprobs"]
+        assert logprobs[0] is None
+        np.testing.assert_allclose(logprobs[1:-1], expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("member", ["prefix40", "mlp", "lora-prompt"])

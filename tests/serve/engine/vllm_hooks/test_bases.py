@@ -79,6 +79,39 @@ def test_overrides_of_a_config_stay_beside_the_backbone(tmp_path: Path) -> None:
     assert overrides == {"hidden_act": "relu", "architectures": ["ChoirBertBackbone"]}
 
 
+def test_a_clip_is_configured_for_lora_on_both_towers(tmp_path: Path) -> None:
+    import transformers
+
+    from serve.engine.vllm_hooks.given import EngineSettingError
+
+    config = transformers.CLIPConfig(projection_dim=600)  # that of the text layers stays 512
+    config.architectures = ["CLIPModel"]
+    config.save_pretrained(tmp_path)
+    args = arguments(tmp_path)
+    assert args.hf_overrides["architectures"] == ["ChoirCLIP"]
+    assert args.pooler_config.seq_pooling_type == "LAST"
+    assert args.enable_tower_connector_lora
+    model = args.create_model_config()
+    assert model.get_inputs_embeds_size() == 600
+    assert model.max_model_len == 77
+    with pytest.raises(EngineSettingError, match="enable_tower_connector_lora"):
+        arguments(tmp_path, enable_tower_connector_lora=False)
+
+
+def test_the_packages_entry_point_registers_the_models() -> None:
+    """vLLM calls it in each of its processes."""
+    import tomllib
+    from importlib.metadata import EntryPoint
+
+    from vllm import ModelRegistry
+
+    project = tomllib.loads((Path(__file__).parents[4] / "pyproject.toml").read_text())["project"]
+    (value,) = project["entry-points"]["vllm.general_plugins"].values()
+    EntryPoint("choir", value, "vllm.general_plugins").load()()
+    served = {family.served_as for family in ENCODERS.values() if family.served_as}
+    assert served <= set(ModelRegistry.models)
+
+
 def test_positions_are_those_that_vllm_counts(tmp_path: Path) -> None:
     """For models whose positions vLLM counts right."""
     import transformers
@@ -103,9 +136,9 @@ def test_backbones_are_models_of_vllm_that_take_lora() -> None:
     from vllm import ModelRegistry
     from vllm.model_executor.models.interfaces import supports_lora
 
-    from serve.engine.vllm_hooks import backbones
+    from serve.engine.vllm_hooks import models
 
-    backbones.register()
+    models.register()
     for family in ENCODERS.values():
         if family.served_as is not None:
             model = ModelRegistry.models[family.served_as].load_model_cls()

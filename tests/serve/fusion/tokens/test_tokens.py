@@ -257,7 +257,7 @@ def test_weights_of_a_request(make_ensemble: Any) -> None:
     ):
         with pytest.raises(FusionError, match=message):
             token_weights(ensemble, method, weights)  # type: ignore[arg-type]
-    with pytest.raises(FusionError, match="'gate' is not served for generation; .* vote, mbr"):
+    with pytest.raises(FusionError, match=r"'gate' is not served for generation; .* vote, mbr"):
         token_method(ensemble, "gate")
     with pytest.raises(FusionError, match="plausibility"):
         token_plausibility(ensemble, "average", 0.1)

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from serve.bearer import hashed
+from serve.gateway.app import INFERENCE_PATHS
 from serve.logs.lines import Line
 from tests.serve.gateway.conftest import Gateway, Start, refused
 
@@ -55,7 +56,7 @@ async def test_inference_routes_need_an_inference_token(
     gateway = await start(**TOKENS)
     encoded = {name.encode(): value.encode() for name, value in headers.items()}
     body = {"model": "intents", "input": "x"}
-    for path in ("/v1/predict", "/v1/completions", "/v1/chat/completions"):
+    for path in INFERENCE_PATHS:
         response = await gateway.http.post(path, json=body, headers=encoded)
         assert response.status_code == status
         if status == 401:
@@ -204,7 +205,7 @@ async def test_a_named_token_may_what_its_role_says(
     gateway = await start(tokens=NAMED)
     for path in READS:
         assert (await gateway.http.get(path, headers=bearer(secret))).status_code == reads
-    for path in ("/v1/predict", "/v1/completions", "/v1/chat/completions"):
+    for path in INFERENCE_PATHS:
         body = {"model": "intents", "input": "x"}
         answer = await gateway.http.post(path, json=body, headers=bearer(secret))
         assert answer.status_code == predicts

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 import pytest
 
 from serve.engine.interface import DEADLINE
+from serve.gateway.app import INFERENCE_PATHS
 from serve.protocol.figures import Tally
 from tests.serve.fakes import until
 from tests.serve.gateway.conftest import Gateway, Start, refused
 from tests.serve.gateway.dispatch.test_trials import figures, trying
 
-PATHS = ["/v1/predict", "/v1/completions", "/v1/chat/completions"]
+PATHS = INFERENCE_PATHS
 BODY = {"model": "intents", "input": "x"}
 
 

@@ -13,6 +13,9 @@ POSTS = [
     "/v1/predict",
     "/v1/completions",
     "/v1/chat/completions",
+    "/v1/responses",
+    "/tokenize",
+    "/detokenize",
     "/v1/ensembles/intents/swap",
     "/v1/ensembles/intents/rollback",
 ]

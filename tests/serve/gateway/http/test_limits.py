@@ -7,6 +7,7 @@ from time import perf_counter
 
 import pytest
 
+from serve.gateway.app import INFERENCE_PATHS
 from serve.gateway.http import body
 from tests.serve.fakes import until
 from tests.serve.gateway.conftest import Start, refused
@@ -66,7 +67,7 @@ async def test_one_request_too_many_is_a_429_until_another_ends(start: Start) ->
         running.append(asyncio.create_task(gateway.predict()))
         await gateway.engines.stuck.wait()
         gateway.engines.stuck.clear()
-    for path in ("/v1/predict", "/v1/completions", "/v1/chat/completions"):
+    for path in INFERENCE_PATHS:
         full = await gateway.http.post(path, json={"model": "intents", "input": "x"})
         refused(full, 429, "2 requests")
         assert full.headers["retry-after"] == "1"

@@ -14,7 +14,7 @@ from serve.gateway.links import Unavailable
 from tests.serve.gateway.conftest import Gateway, Start, refused
 from tests.serve.gateway.fakes import desired, ensemble, held, listening
 
-COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+COMPLETIONS, CHAT, RESPONSES = "/v1/completions", "/v1/chat/completions", "/v1/responses"
 PROMPT = {"model": "replies", "prompt": "hello"}
 PATIENCE = 10
 """Seconds to wait for a condition before a test fails."""
@@ -48,6 +48,31 @@ async def test_the_body_goes_to_the_engine_without_fusion(
     assert response.content == b'{"object": "text_completion"}'
     assert response.headers["content-type"] == "application/json"
     assert response.headers["x-choir-model"] == "replies@1/a"
+
+
+async def test_a_response_is_asked_of_the_engine(gateway: Gateway) -> None:
+    body = {"model": "replies", "input": "hello", "store": True}
+    fusion = {"method": "average", "weights": {"a": 1}, "plausibility": 0.1}
+    answer = await gateway.http.post(RESPONSES, json={**body, "fusion": fusion})
+    assert answer.headers["x-choir-model"] == "replies@1"
+    (call,) = gateway.engines.calls
+    assert isinstance(call, GenerateCall)
+    assert (call.route, call.body, call.method, call.plausibility) == (
+        "responses",
+        body,
+        "average",
+        0.1,
+    )
+    streamed = await gateway.http.post(RESPONSES, json={**body, "stream": True})
+    assert streamed.headers["content-type"].startswith("text/event-stream")
+
+
+@pytest.mark.parametrize("fusion", [{"prompts": {"a": "x"}}, {"return_members": True}])
+async def test_what_a_response_cannot_tell_is_refused(gateway: Gateway, fusion: Any) -> None:
+    body = {"model": "replies", "input": "hello", "fusion": fusion}
+    error = refused(await gateway.http.post(RESPONSES, json=body), 400, COMPLETIONS)
+    assert error["param"] == f"fusion.{next(iter(fusion))}"
+    assert gateway.engines.calls == []
 
 
 @pytest.mark.parametrize(

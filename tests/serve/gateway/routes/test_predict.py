@@ -129,6 +129,8 @@ async def test_members_only_when_asked_for(gateway: Gateway) -> None:
         ({"text": "a", "text_pair": "b"}, (Text("a", "b"),)),
         (["a", {"text": "b", "text_pair": None}], (Text("a"), Text("b"))),
         (["x"] * 1024, (Text("x"),) * 1024),
+        ({"image": "data:,"}, (Text("", image="data:,"),)),
+        (["a", {"image": "data:,"}], (Text("a"), Text("", image="data:,"))),
     ],
 )
 async def test_forms_of_input(gateway: Gateway, given: Any, expected: tuple[Text, ...]) -> None:
@@ -149,7 +151,9 @@ async def test_forms_of_input(gateway: Gateway, given: Any, expected: tuple[Text
         ({"input": {}}, "input", "input.text"),
         ({"input": {"text": "a", "text_pair": ""}}, "input", "text_pair"),
         ({"input": {"text": "a", "txet": "b"}}, "input", "txet"),
-        ({"input": {"text": "a", "image": "data:image/png;base64,"}}, "input", "images"),
+        ({"input": {"text": "a", "image": "data:,"}}, "input", "input: an image stands alone"),
+        ({"input": ["a", {"image": ""}]}, "input", "input[1].image"),
+        ({"input": {"image": 7}}, "input", "input.image: must be a text"),
         ({"input": ["x"] * 1025}, "input", "1,025"),
         ({"model": 3}, "model", "model"),
         ({"colour": 1}, "colour", "colour"),

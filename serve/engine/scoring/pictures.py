@@ -1,0 +1,83 @@
+"""Images of a request, made ready for vLLM one at a time, so that many large ones take no more memory than one."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from vllm.renderers.inputs.preprocess import parse_model_prompt
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from serve.images.decode import decode
+from serve.images.limits import ImageError, ImageLimits
+from serve.labels import LabelError
+
+TOKENS = 1
+"""What an image counts as in the usage: it takes one place in the engine's batch."""
+
+
+class Pictures:
+    """Turns images into prompts of one engine."""
+
+    def __init__(self, llm: AsyncLLM, limits: ImageLimits) -> None:
+        self._llm = llm
+        self._limits = limits
+        self._one = asyncio.Semaphore(1)
+
+    def of_url(self, url: str, name: str, readers: int) -> "Picture":
+        """Returns the image in a data URL. `name` stands for it in errors. `readers`: how often it is read."""
+
+        def load() -> Image.Image:
+            try:
+                return decode(url, self._limits)
+            except ImageError as error:
+                raise LabelError(f"{name}: {error}") from error
+
+        return Picture(self, load, readers)
+
+    def of_probe(self) -> "Picture":
+        """Returns a fixed image, read once."""
+        return Picture(self, _probe_image, 1)
+
+    async def rendered(self, load: Callable[[], Image.Image]) -> Any:
+        """Returns vLLM's prompt of an image: its pixels, scaled and normalised as the base's processor does it."""
+        async with self._one:
+            image = await asyncio.to_thread(load)
+            prompt = {"prompt": "", "multi_modal_data": {"image": image}}
+            renderer = self._llm.renderer
+            (rendered,) = await renderer.render_cmpl_async(
+                [parse_model_prompt(self._llm.model_config, prompt)],
+                renderer.default_cmpl_tok_params,
+                skip_mm_cache=True,
+            )
+            return rendered
+
+
+class Picture:
+    """One image of a request. It is decoded when it is first read, and forgotten when it has been read by all."""
+
+    def __init__(self, pictures: Pictures, load: Callable[[], Image.Image], readers: int) -> None:
+        self._pictures = pictures
+        self._load = load
+        self._left = readers
+        self._rendered: Any = None
+        self._lock = asyncio.Lock()
+
+    async def prompt(self) -> Any:
+        """Returns vLLM's prompt. Raises LabelError if the image cannot be read."""
+        async with self._lock:
+            if self._rendered is None:
+                self._rendered = await self._pictures.rendered(self._load)
+            rendered = self._rendered
+            self._left -= 1
+            if not self._left:
+                self._rendered = None
+            return rendered
+
+
+def _probe_image() -> Image.Image:
+    """Returns an image with colours and edges everywhere, and no two equal parts."""
+    rows, columns = np.mgrid[:48, :48]
+    values = np.stack([rows * 5, columns * 5, (rows * columns * 7) % 256], axis=-1)
+    return Image.fromarray(values.astype(np.uint8))
