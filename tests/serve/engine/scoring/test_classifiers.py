@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
 
 SHAPES = (
     "bert",
-    "distilbert",
+    pytest.param("distilbert", marks=pytest.mark.slow),
     # Each takes an engine of its own, and the offline reference is tested over all of them.
     pytest.param("roberta", marks=pytest.mark.slow),
     pytest.param("modernbert", marks=pytest.mark.slow),
