@@ -15,6 +15,7 @@ from tests.serve.gateway.dispatch.test_trials import figures, trying
 
 PATHS = INFERENCE_PATHS
 BODY = {"model": "intents", "input": "x"}
+OF_INPUTS = ("/v1/predict", "/classify", "/v1/embeddings")
 
 
 def within(seconds: float | str) -> dict[str, str]:
@@ -32,7 +33,7 @@ async def test_what_is_no_number_of_seconds_is_a_400(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_the_engine_is_told_how_much_time_is_left(gateway: Gateway, path: str) -> None:
-    body = {"model": "replies", "prompt": "x"} if path != "/v1/predict" else BODY
+    body = BODY if path in OF_INPUTS else {"model": "replies", "prompt": "x"}
     assert (await gateway.http.post(path, json=body, headers=within(60))).status_code == 200
     assert (await gateway.http.post(path, json=body)).status_code == 200
     timed, free = gateway.engines.calls
@@ -49,7 +50,7 @@ async def test_an_answer_that_is_late_is_a_504_and_its_work_ends(
     gateway.engines.stuck = asyncio.Event()
     body = {"model": "replies", "prompt": "x", "stream": stream}
     answer = await gateway.http.post(
-        path, json=BODY if path == "/v1/predict" else body, headers=within(0.05)
+        path, json=BODY if path in OF_INPUTS else body, headers=within(0.05)
     )
     error = refused(answer, 504, "X-Request-Timeout")
     assert (error["type"], error["code"]) == ("timeout_error", "deadline_passed")

@@ -87,6 +87,10 @@ async def test_the_schema_holds_every_route_with_its_body_and_errors(gateway: Ga
     }
     assert {path: reference.rpartition("/")[2] for path, reference in bodies.items()} == {
         "/v1/predict": "PredictRequest",
+        "/classify": "ClassifyRequest",
+        "/v1/embeddings": "EmbeddingsRequest",
+        "/v1/load_lora_adapter": "LoadLoraRequest",
+        "/v1/unload_lora_adapter": "UnloadLoraRequest",
         "/v1/completions": "GenerateRequest",
         "/v1/chat/completions": "GenerateRequest",
         "/v1/responses": "GenerateRequest",
