@@ -44,7 +44,7 @@ def serving_nothing(how: str) -> Iterator[str]:
     finally:
         family = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
-        process.wait()
+        process.communicate()  # and closes its pipes
         end_processes(family)
 
 
