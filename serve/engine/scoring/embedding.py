@@ -70,6 +70,10 @@ class Embedder:
         """Returns the inputs' token ids. Raises LabelError."""
         if not _are_tokens(inputs):
             return await self._pooler.rows([Text(str(each)) for each in inputs], 1)
+        if self._pooler.fills:
+            raise LabelError(
+                "Over this base a text is filled up with padding tokens, which token ids would lack: send texts."
+            )
         longest, context = max(map(len, inputs)), self._pooler.context
         if longest > context:
             raise LabelError(

@@ -94,6 +94,11 @@ class EncoderPooler:
         self.context = llm.model_config.max_model_len
         self._limit = TextLimit(self._tokenizer, self.context)
 
+    @property
+    def fills(self) -> bool:
+        """Whether texts are filled up with padding tokens, which count."""
+        return bool(self._filled)
+
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the token ids of each text, with special tokens.
 

@@ -11,8 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
+from transformers import AutoTokenizer
 
-from serve.engine.interface import EngineSettings, PredictCall, Prediction, PrepareError, Text
+from serve.engine.interface import (
+    EmbedCall,
+    Embeddings,
+    EngineSettings,
+    PredictCall,
+    Prediction,
+    PrepareError,
+    Text,
+)
 from serve.errors import Refusal
 from serve.images.limits import ImageLimits
 from tests.serve import towers
@@ -123,6 +132,25 @@ async def test_a_swapped_member_answers_at_once(
     ]
     np.testing.assert_allclose(member_probabilities(answer), expected, atol=1e-4)
     await engine.release("again@1")
+
+
+async def test_embeddings_of_texts_and_of_token_ids(
+    engine: Any, made: dict[str, Path], references: dict[str, Reference]
+) -> None:
+    """SigLIP reads padding tokens too, which a client's token ids lack."""
+    expected = [references["plain"].vector(text).numpy() for text in TEXTS]
+    ids = AutoTokenizer.from_pretrained(made["base"])(TEXTS)["input_ids"]
+    of_texts = await engine.embed(EmbedCall("seen@1", tuple(TEXTS), "r", normalize=False))
+    of_tokens = await engine.embed(
+        EmbedCall("seen@1", tuple(map(tuple, ids)), "r", normalize=False)
+    )
+    assert isinstance(of_texts, Embeddings), of_texts
+    np.testing.assert_allclose(of_texts.vectors, expected, atol=1e-4)
+    if engine._encoder.fills:
+        assert isinstance(of_tokens, Refusal)
+        assert (of_tokens.status, "send texts" in of_tokens.message) == (400, True)
+    else:
+        np.testing.assert_allclose(of_tokens.vectors, expected, atol=1e-4)
 
 
 async def test_an_image_counts_as_one_token(engine: Any) -> None:
