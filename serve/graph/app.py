@@ -19,6 +19,7 @@ import torch
 from fastapi import FastAPI
 from ray import serve as ray_serve
 from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
 from serve.agents.engine_agent import EngineAgent
@@ -42,6 +43,7 @@ from serve.graph.autoscaling import SEQUENCES, engine_scaling
 from serve.graph.pools import EnginePlace, EnginePool, engine_pools, gpus_of
 from serve.graph.ray_links import RayControl, RayEngines
 from serve.graph.shared_store import check_machines
+from serve.graph.warm_router import WarmRouter
 from serve.logs.events import tell, tell_phase
 from serve.logs.process import LogSettings, log_also, open_log
 from serve.ray_options import INGRESS, engine_environment, engine_threads
@@ -73,6 +75,8 @@ ENDING_SECONDS = 0.5
 """How long the ends of those that were ended may take."""
 
 ENGINE_SPAN = "choir.engine"
+
+ENGINE_ROUTER = RequestRouterConfig(request_router_class=WarmRouter)
 
 PUSH_SECONDS = 2.0
 """How often a process tells the controller its metrics."""
@@ -310,6 +314,7 @@ def _engines(
         EngineDeployment,
         f"Engine-{name}" if several else "Engine",
         engine_scaling(own) | _spread(max(own.replicas, own.max_replicas)),
+        request_router_config=ENGINE_ROUTER,
         ray_actor_options={
             "num_cpus": 0,
             "num_gpus": gpus,

@@ -141,8 +141,13 @@ def _has_service_name() -> bool:
     return bool(os.environ.get("OTEL_SERVICE_NAME")) or "service.name=" in resource
 
 
-def begin(name: str, parent: Headers | None, kind: Kind = "internal") -> Span:
-    """Begin a span below `parent`. The caller ends it."""
+def begin(
+    name: str,
+    parent: Headers | None,
+    kind: Kind = "internal",
+    began: float | None = None,
+) -> Span:
+    """Begin a span below `parent`. The caller ends it. `began`: when, in seconds of Unix time; None: now."""
     if _tracer is None:
         return Span(None, parent)
     from opentelemetry.trace import SpanKind, set_span_in_context
@@ -150,7 +155,10 @@ def begin(name: str, parent: Headers | None, kind: Kind = "internal") -> Span:
 
     propagator = TraceContextTextMapPropagator()
     recorded = _tracer.start_span(
-        name, context=propagator.extract(parent or {}), kind=SpanKind[kind.upper()]
+        name,
+        context=propagator.extract(parent or {}),
+        kind=SpanKind[kind.upper()],
+        start_time=None if began is None else int(began * 1e9),
     )
     headers: dict[str, str] = {}
     propagator.inject(headers, set_span_in_context(recorded))

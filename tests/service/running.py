@@ -78,11 +78,14 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serving(*arguments: str | Path, log: Path) -> Iterator[Service]:
-    """Start `choir serve ARGUMENTS`, wait until it is ready, and stop it with SIGTERM."""
+def serving(
+    *arguments: str | Path, log: Path, program: str = "choir_cli.main"
+) -> Iterator[Service]:
+    """Start `choir serve ARGUMENTS`, wait until it is ready, and stop it with SIGTERM. `program`: the module that is
+    run as `choir`."""
     port = free_port()
     command: Sequence[str] = [
-        *(sys.executable, "-m", "choir_cli.main", "serve"),
+        *(sys.executable, "-m", program, "serve"),
         *(str(argument) for argument in arguments),
         *("--port", str(port)),
     ]

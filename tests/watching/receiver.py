@@ -21,6 +21,8 @@ class ReceivedSpan:
     parent: str
     attributes: dict[str, Any]
     failed: bool
+    began: float
+    """In seconds of Unix time."""
 
 
 @dataclass
@@ -66,6 +68,7 @@ class Receiver:
                             span.parent_span_id.hex(),
                             attributes,
                             failed=span.status.code == 2,
+                            began=span.start_time_unix_nano / 1e9,
                         )
                     )
 

@@ -22,12 +22,13 @@ def test_a_prediction(service: Service, receiver: Receiver) -> None:
     answer = service.post("/v1/predict", body, headers=parent(trace))
     assert answer.status_code == 200, answer.text
     found = receiver.wait_for(
-        trace, "POST /v1/predict", "choir.engine", "choir.fusion", "llm_request"
+        trace, "choir.proxy", "POST /v1/predict", "choir.engine", "choir.fusion", "llm_request"
     )
+    (proxy,) = found.pop("choir.proxy")
     (gateway,), (engine,) = found["POST /v1/predict"], found["choir.engine"]
     (fusion,) = found["choir.fusion"]
     assert set(found) == {"POST /v1/predict", "choir.engine", "choir.fusion", "llm_request"}
-    assert gateway.parent == CLIENT
+    assert (proxy.parent, gateway.parent) == (CLIENT, proxy.span)
     assert engine.parent == gateway.span
     assert fusion.parent == engine.span
     assert {span.parent for span in found["llm_request"]} == {engine.span}
@@ -47,8 +48,12 @@ def test_a_text(service: Service, receiver: Receiver, model: str, members: int) 
     body = {"model": model, "prompt": TEXTS[1], "max_tokens": 3, "stream": members == 1}
     answer = service.post("/v1/completions", body, headers=parent(trace))
     assert answer.status_code == 200, answer.text
-    found = receiver.wait_for(trace, "POST /v1/completions", "choir.engine", "llm_request")
+    found = receiver.wait_for(
+        trace, "choir.proxy", "POST /v1/completions", "choir.engine", "llm_request"
+    )
+    (proxy,) = found["choir.proxy"]
     (gateway,), (engine,) = found["POST /v1/completions"], found["choir.engine"]
-    assert (gateway.parent, engine.parent) == (CLIENT, gateway.span)
+    assert (proxy.parent, gateway.parent) == (CLIENT, proxy.span)
+    assert engine.parent == gateway.span
     assert [span.parent for span in found["llm_request"]] == [engine.span] * members
     assert TEXTS[1] not in str(found)

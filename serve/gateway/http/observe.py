@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 
 from fastapi import Request
@@ -18,6 +18,7 @@ from serve.agents.routes import Target
 from serve.errors import Refusal
 from serve.gateway.http.errors import CLIENT_GONE, error_response
 from serve.logs.lines import with_fields
+from serve.ray_options import ARRIVED_HEADER
 from serve.watching import spans
 from serve.watching.spans import Span
 
@@ -28,6 +29,10 @@ MODEL_HEADER = "x-choir-model"
 TRACE_HEADERS = ("traceparent", "tracestate")
 PROBES = ("/health", "/ready", "/metrics")
 """Routes that machines ask all the time: each request to them is a line of the level debug."""
+PROXY_SPAN = "choir.proxy"
+LONGEST_IN_PROXY = 600.0
+"""Seconds."""
+_MICROSECONDS = re.compile(r"[0-9]{1,18}")
 _SANE_ID = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?")
 _SCOPE_KEY = "choir.exchange"
 
@@ -101,9 +106,10 @@ class Observer:
             await self._app(scope, receive, send)
             return
         exchange = scope[_SCOPE_KEY] = _exchange(Headers(scope=scope))
-        span = Span(None, exchange.trace_headers)
+        proxy = span = Span(None, exchange.trace_headers)
         if scope["path"] not in PROBES:
-            span = spans.begin(scope["method"], exchange.trace_headers, "server")
+            proxy = _proxy_span(exchange.trace_headers, Headers(scope=scope))
+            span = spans.begin(scope["method"], proxy.headers, "server")
         exchange.trace_headers = span.headers or {}
 
         async def send_named(message: Message) -> None:
@@ -125,6 +131,7 @@ class Observer:
             exchange.close()
             _count_and_log(exchange, scope)
             _end(span, exchange, scope)
+            proxy.end()
 
 
 def log(level: int, event: str, request_id: str, **fields: Any) -> None:
@@ -154,6 +161,16 @@ def _unexpected(exchange: Exchange) -> Refusal:
         "Something went wrong inside Choir; the server's log has the reason under the request id "
         f"{exchange.request_id}.",
     )
+
+
+def _proxy_span(parent: spans.Headers, headers: Headers) -> Span:
+    """Begin the span of HAProxy, if it says when the request arrived. Where there is no HAProxy, a client may have
+    written that header, so it must make sense."""
+    arrived = headers.get(ARRIVED_HEADER, "")
+    began = int(arrived) / 1e6 if _MICROSECONDS.fullmatch(arrived) else 0.0
+    if not 0 <= time() - began <= LONGEST_IN_PROXY:
+        return Span(None, parent)
+    return spans.begin(PROXY_SPAN, parent, began=began)
 
 
 def _end(span: Span, exchange: Exchange, scope: Scope) -> None:

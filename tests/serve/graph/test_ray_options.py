@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
-from serve.ray_options import RAYS_ROUTES, engine_environment, engine_threads, fast_serve
+from serve.ray_options import (
+    ARRIVED_HEADER,
+    RAYS_ROUTES,
+    engine_environment,
+    engine_threads,
+    fast_serve,
+)
 
 
 @pytest.fixture
@@ -28,6 +34,17 @@ def test_haproxy_answers_no_route_of_rays(options: dict[str, str]) -> None:
     assert checked.returncode == 0, checked.stderr.decode()
     assert f"{RAYS_ROUTES}\\ off" in config.read_text()
     assert f"{RAYS_ROUTES}\n" not in config.read_text()
+
+
+def test_haproxy_tells_when_a_request_arrived(options: dict[str, str]) -> None:
+    (place,) = [each for each in HAPROXY_CONFIG_TEMPLATE.splitlines() if "frontend http_f" in each]
+    config = Path(options["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"])
+    config.write_text(f"{place}\n    mode http\n    timeout client 1s\n    bind 127.0.0.1:1\n")
+    checked = subprocess.run(
+        [options["RAY_SERVE_HAPROXY_BINARY_PATH"], "-c", "-f", str(config)], capture_output=True
+    )
+    assert checked.returncode == 0, checked.stderr.decode()
+    assert config.read_text().splitlines()[-1].split()[2] == ARRIVED_HEADER
 
 
 @pytest.mark.parametrize(("cores", "engines", "threads"), [(16, 2, "7"), (2, 2, "1"), (1, 1, "1")])

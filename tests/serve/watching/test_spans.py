@@ -1,6 +1,7 @@
 """Spans of a gateway, exported to a real receiver of OTLP."""
 
 import builtins
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from serve.config.sources import ConfigError
 from serve.engine.interface import PredictCall
 from serve.errors import Refusal
+from serve.ray_options import ARRIVED_HEADER
 from serve.watching import spans
 from tests.serve.gateway.conftest import Gateway, Start, start
 from tests.watching.receiver import Receiver, receiving
@@ -35,7 +37,7 @@ def called(gateway: Gateway) -> PredictCall:
     return call
 
 
-async def ask(gateway: Gateway, **headers: str) -> int:
+async def ask(gateway: Gateway, **headers: Any) -> int:
     body = {"model": "intents", "input": "a secret text"}
     answer = await gateway.http.post("/v1/predict", json=body, headers=headers)
     return answer.status_code
@@ -57,6 +59,32 @@ async def test_a_request_is_a_span_below_the_clients_and_the_engine_goes_on_from
     carried = called(gateway).trace_headers
     assert carried is not None
     assert carried["traceparent"] == f"00-{TRACE}-{span.span}-01"
+
+
+async def test_haproxys_time_surrounds_the_gateways(start: Start, receiver: Receiver) -> None:
+    spans.start(receiver.url, "gateway-0")
+    gateway = await start()
+    arrived = f"{time.time() - 0.2:.6f}".replace(".", "")
+    assert await ask(gateway, **{"traceparent": PARENT, ARRIVED_HEADER: arrived}) == 200
+    spans.stop()
+    found = receiver.wait_for(TRACE, "choir.proxy", "POST /v1/predict")
+    (proxy,), (span,) = found["choir.proxy"], found["POST /v1/predict"]
+    assert (proxy.parent, span.parent) == (CLIENT, proxy.span)
+    assert span.began - proxy.began >= 0.2
+
+
+@pytest.mark.parametrize("arrived", ["", "yesterday", "-5", "1e15", "1" * 30, "9" * 16, "5", "²"])
+async def test_a_time_that_makes_no_sense_makes_no_span(
+    start: Start, receiver: Receiver, arrived: str
+) -> None:
+    spans.start(receiver.url, "gateway-0")
+    gateway = await start()
+    header = {ARRIVED_HEADER: arrived.encode("latin-1")}
+    assert await ask(gateway, **{"traceparent": PARENT, **header}) == 200
+    spans.stop()
+    found = receiver.wait_for(TRACE, "POST /v1/predict")
+    assert "choir.proxy" not in found
+    assert found["POST /v1/predict"][0].parent == CLIENT
 
 
 async def test_a_server_error_is_marked_and_says_nothing_of_the_input(
