@@ -12,7 +12,7 @@ from serve.protocol.audit import AuditEntry
 from serve.protocol.requests import SwapRequest
 from serve.protocol.views import AdapterView, EnsembleView
 from tests.serve.fakes import make_adapter, make_bundle, until
-from tests.serve.world import World, committed, refused
+from tests.serve.world import SHORT_LEASE, World, committed, refused
 
 
 async def view_of(world: World) -> EnsembleView:
@@ -44,6 +44,7 @@ def in_bundle(bundle: Bundle, member: str) -> str:
 
 
 async def test_an_adapter_says_who_swapped_it_in_from_where_and_when(world: World) -> None:
+    world.options["lease_seconds"] = SHORT_LEASE  # what follows a restart waits for one
     await world.start()
     first = await adapters_of(world)
     rollout = committed(await world.swap(100))
@@ -145,6 +146,7 @@ async def test_a_rollout_says_which_adapters_it_brings(world: World) -> None:
 async def test_another_bundle_under_the_same_number_is_told_and_can_be_swapped_in(
     world: World,
 ) -> None:
+    world.options["lease_seconds"] = SHORT_LEASE  # what follows a restart waits for one
     await world.start()
     served = await view_of(world)
     assert (served.differences, served.bring_in) == ([], None)
@@ -175,6 +177,7 @@ async def test_another_bundle_under_the_same_number_is_told_and_can_be_swapped_i
 
 async def test_a_start_with_other_adapter_folders_names_these(world: World) -> None:
     """As `choir serve --base --adapter` does, whose bundle is gone when it ends."""
+    world.options["lease_seconds"] = SHORT_LEASE  # what follows a restart waits for one
     await world.start()
     other = make_bundle(world.folder / "other", seed=50)
     folders = {}
@@ -197,6 +200,7 @@ async def test_a_start_with_other_adapter_folders_names_these(world: World) -> N
 
 
 async def test_a_start_with_the_bundle_of_before_a_swap_is_told_too(world: World) -> None:
+    world.options["lease_seconds"] = SHORT_LEASE  # what follows a restart waits for one
     await world.start()
     committed(await world.swap(100))
     await restart(world)

@@ -195,6 +195,7 @@ async def test_the_database_says_what_is_active_whatever_the_bundle_says(world: 
 
 
 async def test_another_content_under_a_known_version_is_told_and_not_served(world: World) -> None:
+    world.options["lease_seconds"] = SHORT_LEASE  # what follows a restart waits for one
     await world.start(engines=0, gateways=0)
     file = world.bundles[0].path / "ensembles" / "intents" / "1.json"
     changed = world.bundles[0].ensemble("intents").model_copy(update={"template": "{text}!"})
