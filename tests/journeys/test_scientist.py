@@ -14,6 +14,8 @@ import yaml
 
 from tests.journeys.shell import Said, Shell, commands
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 BASE = {
     "kind": "encoder",

@@ -69,6 +69,7 @@ def test_what_listens_beyond_loopback_is_known(open_listeners: set[Listener]) ->
     assert len([each for each, what in seen.items() if what == "figures"]) <= FIGURES
 
 
+@pytest.mark.slow
 def test_ray_lets_nobody_in_without_its_token(open_listeners: set[Listener]) -> None:
     """Ray's own client, which could run code here, is refused."""
     (gcs,) = {each.port for each in open_listeners if each.process == "gcs_server"}

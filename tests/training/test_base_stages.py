@@ -68,6 +68,7 @@ def test_more_layers_than_the_base_has_are_refused(
         train(recipe, tmp_path / "bundle")
 
 
+@pytest.mark.slow
 def test_a_soup_is_the_average_of_runs_with_other_seeds(
     tmp_path: Path, write_recipe: Callable[..., Path], causal_bundle: Bundle
 ) -> None:

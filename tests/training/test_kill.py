@@ -61,6 +61,7 @@ def undisturbed_and_killed(
     return weights(folder / "undisturbed"), weights(folder / "killed")
 
 
+@pytest.mark.slow
 def test_a_killed_stage_of_virtual_tokens_goes_on_to_the_same_weights(
     tmp_path: Path, write_recipe: Callable[..., Path], causal_bundle: Any
 ) -> None:

@@ -136,7 +136,7 @@ async def test_a_member_trained_on_newer_rows_is_swapped_in_with_a_fusion_of_its
         ("encoder_bundle", "topics", "b"),
         ("soft_bundle", "topics", "prefix"),
         ("soft_bundle", "topics", "lora-prompt"),
-        ("chain_bundle", "student", "a"),
+        pytest.param("chain_bundle", "student", "a", marks=pytest.mark.slow),
     ],
 )
 def test_every_kind_of_member_is_trained_anew(

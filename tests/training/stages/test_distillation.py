@@ -177,7 +177,9 @@ def agreement(bundle: Bundle, name: str, teacher: np.ndarray, texts: list[str]) 
     return float((teacher * np.log(teacher / found)).sum(axis=1).mean())
 
 
-@pytest.mark.parametrize("kind", ["chain_bundle", "encoder_chain_bundle"])
+@pytest.mark.parametrize(
+    "kind", ["chain_bundle", pytest.param("encoder_chain_bundle", marks=pytest.mark.slow)]
+)
 def test_a_distilled_member_is_closer_to_its_teacher(
     kind: str, request: pytest.FixtureRequest
 ) -> None:

@@ -179,6 +179,7 @@ def test_a_head_of_pretraining_is_left_behind() -> None:
     assert list(backbone(bare, "bert")) == bare
 
 
+@pytest.mark.slow
 def test_causal_models_are_those_of_vllms_registry_that_take_lora() -> None:
     """Read in vLLM's source: some of its models cannot be imported without packages that Choir leaves out."""
     names = ("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS", "_TRANSFORMERS_SUPPORTED_MODELS")
