@@ -1,6 +1,6 @@
 """`choir` whose calls go to engines as Ray Serve sends them by itself, to measure Choir's own router against it.
 
-    python -m tests.bench.load.rays_router serve BUNDLE --replicas 2"""
+python -m tests.bench.load.rays_router serve BUNDLE --replicas 2"""
 
 from pathlib import Path
 
