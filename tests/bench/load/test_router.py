@@ -27,7 +27,7 @@ THINKING_SECONDS = 3.0
 place free, and that is where its prompt is known."""
 DOCUMENT, QUESTION = 90, 12
 """Words of the text that a conversation begins with, and of what is said in each turn."""
-COMPUTED = 0.75
+COMPUTED = 0.9
 """Choir's router computes at most so many times the tokens that Ray Serve's does."""
 
 
