@@ -1,12 +1,12 @@
 """What an activated LoRA loses against plain ones: three ensembles of three members on the same rows and one base.
 
-They differ in the adapters alone: activated LoRAs, LoRAs of the same rank, and LoRAs of four times the rank. They are
-judged on the example's messages alone, and on prompts that show twenty solved messages first, where sharing a prompt
-matters most."""
+They differ in the adapters alone: activated LoRAs, LoRAs of the same rank, and LoRAs of four times the rank. Each kind
+learns at the rate that suits it, which the validation rows of the first comparison choose. They are judged on the
+example's messages alone, and on prompts that show twenty solved messages first, where sharing a prompt matters most."""
 
 import csv
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +28,34 @@ ADAPTERS: Mapping[str, Mapping[str, Any]] = {
     "lora": {"rank": RANK, "alpha": 2 * RANK},
     "lora-wide": {"rank": 4 * RANK, "alpha": 8 * RANK},
 }
-"""Ensemble -> the settings of its members."""
+"""Kind -> the settings of its members."""
+RATES = (1.0e-3, 2.0e-3, 5.0e-3)
+"""Learning rates to choose from."""
+
+Rates = Mapping[str, Sequence[float]]
+"""Kind -> the learning rates of its ensembles, one each."""
 
 Rows = list[dict[str, str]]
 
 
 def activated(folder: Path) -> None:
-    """Train and judge the three ensembles, without solved messages before each and with them."""
-    compare("messages alone", folder / "alone", training_rows=1500, shots=0)
+    """Train and judge the three kinds, without solved messages before each and with them."""
+    every = dict.fromkeys(ADAPTERS, RATES)
+    chosen = compare("messages alone", folder / "alone", every, training_rows=1500, shots=0)
     compare(
-        f"{SHOTS} solved messages before each", folder / "shots", training_rows=800, shots=SHOTS
+        f"{SHOTS} solved messages before each",
+        folder / "shots",
+        {name: [rate] for name, rate in chosen.items()},
+        training_rows=800,
+        shots=SHOTS,
     )
 
 
-def compare(title: str, folder: Path, *, training_rows: int, shots: int) -> None:
+def compare(
+    title: str, folder: Path, rates: Rates, *, training_rows: int, shots: int
+) -> dict[str, float]:
+    """Train and judge all kinds at all their rates, and print the figures of each at its best. Returns kind -> the rate
+    at which its average has the lowest log loss on the validation rows."""
     folder.mkdir(parents=True, exist_ok=True)
     solved = rows("train", training_rows, SEED)
     for split, own in (("train", solved), ("test", rows("test", 600, SEED))):
@@ -50,11 +64,24 @@ def compare(title: str, folder: Path, *, training_rows: int, shots: int) -> None
             writer.writeheader()
             writer.writerows(with_shots(own, solved, shots))
     file = folder / "recipe.yaml"
-    file.write_text(yaml.safe_dump(recipe(context=1024 if shots else 256)), encoding="utf-8")
+    content = recipe(rates, context=1024 if shots else 256)
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
     bundle = train(file, folder / "bundle", resume=(folder / "bundle").exists())
     with (folder / "test.csv").open(encoding="utf-8") as lines:
         test = list(csv.DictReader(lines))
-    show(title, bundle, [row["text"] for row in test], [row["intent"] for row in test])
+    texts, answers = [row["text"] for row in test], [row["intent"] for row in test]
+    chosen: dict[str, float] = {}
+    found: dict[str, Judged] = {}
+    for kind, own_rates in rates.items():
+        each = {r: judged(bundle, ensemble_name(kind, r), texts, answers) for r in own_rates}
+        chosen[kind] = min(each, key=lambda rate: each[rate].validation["average"])
+        found[kind] = each[chosen[kind]]
+    show(f"{title}, at the rates {chosen}", found)
+    return chosen
+
+
+def ensemble_name(kind: str, rate: float) -> str:
+    return f"{kind}-{rate:.0e}"
 
 
 def with_shots(own: Rows, solved: Rows, shots: int) -> Rows:
@@ -84,7 +111,7 @@ def whole_example() -> dict[str, Any]:
     return content
 
 
-def recipe(context: int) -> dict[str, Any]:
+def recipe(rates: Rates, context: int) -> dict[str, Any]:
     content = whole_example()
     content["base"]["scratch"]["context"] = context
     content["data"] = content["data"] | {"train": "train.csv", "test": "test.csv"}
@@ -95,31 +122,34 @@ def recipe(context: int) -> dict[str, Any]:
     content["ensembles"] = [
         one
         | {
-            "name": name,
-            "defaults": {"epochs": 4, "batch_size": 16, "learning_rate": 5.0e-3},
+            "name": ensemble_name(kind, rate),
+            "defaults": {"epochs": 4, "batch_size": 16, "learning_rate": rate},
             "members": [
-                {"name": f"{name}-{seed}", "seed": seed, **settings} for seed in range(MEMBERS)
+                {"name": f"{kind}-{seed}", "seed": seed, **ADAPTERS[kind]}
+                for seed in range(MEMBERS)
             ],
         }
-        for name, settings in ADAPTERS.items()
+        for kind, own in rates.items()
+        for rate in own
     ]
     return content
 
 
-def show(title: str, bundle: Bundle, texts: list[str], answers: list[str]) -> None:
+def show(title: str, found: Mapping[str, Judged]) -> None:
     """Print the figures of members and averages, and the activated average's lead over the others."""
-    found: dict[str, Judged] = {name: judged(bundle, name, texts, answers) for name in ADAPTERS}
-    print(f"\n{title}: accuracy and log loss on {len(texts)} test rows")
+    count = len(next(iter(found["activated"].right.values())))
+    print(f"\n{title}: accuracy and log loss on {count} test rows")
     for name, each in found.items():
         for system in each.right:
             right, loss = each.right[system].mean(), each.losses[system].mean()
             print(f"  {name if system == 'average' else '  ' + system:14} {right:.4f}  {loss:.4f}")
-    own = found.pop("activated")
-    for name, each in found.items():
-        more = own.right["average"] - each.right["average"]
-        less = each.losses["average"] - own.losses["average"]
+    own = found["activated"]
+    for name in [each for each in found if each != "activated"]:
+        other = found[name]
+        more = own.right["average"] - other.right["average"]
+        less = other.losses["average"] - own.losses["average"]
         print(
             f"  activated over {name}, fused: accuracy {lead(more)}; log loss lower by {lead(less)}"
         )
-        ones, others = (np.mean([of.right[m] for m in of.members], axis=0) for of in (own, each))
+        ones, others = (np.mean([of.right[m] for m in of.members], axis=0) for of in (own, other))
         print(f"  activated over {name}, a member on average: accuracy {lead(ones - others)}")

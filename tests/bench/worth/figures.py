@@ -31,6 +31,8 @@ class Judged:
     members: Sequence[str]
     best: str
     """The member with the lowest log loss on the validation rows."""
+    validation: Mapping[str, float]
+    """System -> its mean log loss on the validation rows."""
 
 
 def judged(bundle: Bundle, name: str, texts: Sequence[str], answers: Sequence[str]) -> Judged:
@@ -59,7 +61,8 @@ def judged(bundle: Bundle, name: str, texts: Sequence[str], answers: Sequence[st
         losses[system] = _losses(tempered, truth)
         on_validation[system] = float(_losses(temper(fitted_on, temperature), known).mean())
     names = [member.name for member in ensemble.members]
-    return Judged(right, losses, names, min(names, key=on_validation.__getitem__))
+    best = min(names, key=on_validation.__getitem__)
+    return Judged(right, losses, names, best, on_validation)
 
 
 def show(title: str, draws: Sequence[Judged]) -> None:
