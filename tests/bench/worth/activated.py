@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from serve.bundle import Bundle
 from tests.bench.worth.figures import Judged, judged, lead
 from training.example.messages import rows
 from training.pipeline import train
