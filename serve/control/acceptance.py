@@ -70,6 +70,13 @@ class Acceptance:
         """Verify a change and start its rollout. Returns the rollout, or the refusal."""
         return await self._errands.run(self._begin(change))
 
+    async def make(
+        self, name: str, actor: str, empty: Callable[[str], VersionRecord]
+    ) -> EnsembleRecord | Refusal:
+        """Make an ensemble at run time that has no adapter yet, unless there is one of this name. Returns it, or the
+        refusal. `empty` gives its first version; it blocks, and raises RefusedError."""
+        return await self._errands.run(self._make(name, actor, empty))
+
     async def decide(self, rollout: Rollout, decision: Decision, actor: str) -> None:
         """See `Driver.decide`."""
         await self._errands.run(self._driver.decide(rollout, decision, actor))
@@ -116,6 +123,31 @@ class Acceptance:
                     *(verified.message, change.asked_uris),
                 )
                 return verified
+        except (RefusedError, DatabaseError) as error:
+            return refusal_of(error)
+
+    async def _make(
+        self, name: str, actor: str, empty: Callable[[str], VersionRecord]
+    ) -> EnsembleRecord | Refusal:
+        try:
+            async with self._pausing:
+                if name in self._catalog.records:
+                    return self._catalog.record(name)
+                if name in await self._threads.run("read", self._database.ensembles):
+                    raise RefusedError(
+                        409,
+                        f"The store has an ensemble {name!r} that came with the bundle of an earlier start: choose "
+                        "another name, or start with that bundle.",
+                        "name_taken",
+                        "lora_name",
+                    )
+                first = await self._threads.run("check", empty, name)
+                number = first.ensemble.version
+                await self._threads.run(
+                    "write", self._database.add_ensemble, name, number, [first], actor
+                )
+                self._catalog.added(EnsembleRecord(name, number, 0, (), {number: first}))
+                return self._catalog.record(name)
         except (RefusedError, DatabaseError) as error:
             return refusal_of(error)
 

@@ -39,14 +39,29 @@ class Catalog:
     def record(self, name: str) -> EnsembleRecord:
         """Raises RefusedError (404)."""
         if name not in self._records:
-            known = ", ".join(sorted(self._records))
-            meant = did_you_mean(name[:80], self._records)
-            raise RefusedError(
-                404,
-                f"There is no ensemble {name[:80]!r}; there are {known}.{meant}",
-                "unknown_ensemble",
-            )
+            raise self._unknown(name)
         return self._records[name]
+
+    @property
+    def shown(self) -> dict[str, EnsembleRecord]:
+        """The ensembles that can be asked, by name."""
+        return {name: record for name, record in self._records.items() if not record.empty}
+
+    def shown_record(self, name: str) -> EnsembleRecord:
+        """Raises RefusedError (404)."""
+        record = self.record(name)
+        if record.empty:
+            raise self._unknown(name)
+        return record
+
+    def _unknown(self, name: str) -> RefusedError:
+        known = self.shown
+        return RefusedError(
+            404,
+            f"There is no ensemble {name[:80]!r}; there are {', '.join(sorted(known))}."
+            f"{did_you_mean(name[:80], known)}",
+            "unknown_ensemble",
+        )
 
     @property
     def rollouts(self) -> Collection[Rollout]:
@@ -83,6 +98,10 @@ class Catalog:
         reason = self._capacity.pinning(compared).no_room_for(candidate, active, tried)
         if reason is not None:
             raise RefusedError(409, reason, "no_room")
+
+    def added(self, record: EnsembleRecord) -> None:
+        """Add an ensemble that was made at run time."""
+        self._records[record.name] = record
 
     def started(self, rollout: Rollout, candidate: VersionRecord) -> None:
         """Add a rollout that has started, and its candidate."""
@@ -144,7 +163,7 @@ class Catalog:
         return tuple(found)
 
     def active(self) -> dict[str, int]:
-        return {name: record.active for name, record in self._records.items()}
+        return {name: record.active for name, record in self.shown.items()}
 
     def forget(self, gone: Mapping[str, Collection[int]]) -> None:
         """Remove versions (ensemble -> numbers) that nothing uses."""

@@ -185,6 +185,12 @@ class Controller:
         )
         return await self._roll_out(change, wait)
 
+    async def make(self, name: str, actor: str) -> EnsembleView | Refusal:
+        """Make an ensemble at run time: texts by one member, which cannot be asked until a swap brings its adapter.
+        Returns it, or the one that there is."""
+        made = await self._acceptance.make(name, actor, self._admission.empty)
+        return made if isinstance(made, Refusal) else self._ensemble_view(made, SHOWN_VERSIONS)
+
     async def rollback(
         self, name: str, to: int | None, actor: str, wait: bool = False
     ) -> RolloutView | Refusal:
@@ -234,13 +240,13 @@ class Controller:
     ) -> list[EnsembleView]:
         """Ensembles by name, each with its newest versions and those in use: all of them, or the first `limit` whose
         names sort behind `after`."""
-        records = self._catalog.records
+        records = self._catalog.shown
         names = sorted(name for name in records if after is None or name > after)
         return [self._ensemble_view(records[name], LISTED_VERSIONS) for name in names[:limit]]
 
     async def ensemble(self, name: str) -> EnsembleView | Refusal:
         try:
-            return self._ensemble_view(self._catalog.record(name), SHOWN_VERSIONS)
+            return self._ensemble_view(self._catalog.shown_record(name), SHOWN_VERSIONS)
         except RefusedError as refused:
             return refused.refusal
 
@@ -370,7 +376,7 @@ class Controller:
             record,
             versions,
             self._view(rollout) if rollout else None,
-            self._imported.differences[record.name],
+            self._imported.differences.get(record.name, []),
             self._not_served(record),
             pinned=not self._capacity.on_demand(record.name),
             pool=self._catalog.pool_of(record.name),

@@ -9,6 +9,9 @@ from serve.manifest import Ensemble
 
 FROM_BUNDLE = "bundle:"
 """How the source of a version that came with a bundle begins."""
+FROM_BASE = "base:"
+"""How the source of the first version of a name begins that was made at run time. The folder of a bundle follows, over
+whose base it is served."""
 HISTORY = 1000
 """How many earlier versions an ensemble remembers for rollbacks."""
 
@@ -19,7 +22,7 @@ class VersionRecord:
 
     ensemble: Ensemble
     source: str
-    """`bundle:<folder>`, or the actor who swapped it in."""
+    """`bundle:<folder>`, `base:<folder>`, or the actor who swapped it in."""
     created: str
     """ISO 8601, UTC."""
     parameters: str | None = None
@@ -32,6 +35,11 @@ class VersionRecord:
     """Where its adapters came from."""
     left: int | None = None
     """The epoch of the commit that last replaced it as the active version; None if there was none."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether it is what a name began with that was made at run time: it has no adapter, and is never asked."""
+        return self.source.startswith(FROM_BASE)
 
     def origins_by_adapter(self) -> dict[tuple[str, str], Origin]:
         """(Member, digest) -> where that adapter came from, as far as it is known."""
@@ -74,19 +82,36 @@ class EnsembleRecord:
     def active_version(self) -> VersionRecord:
         return self.versions[self.active]
 
+    @property
+    def made_over(self) -> str | None:
+        """The folder of the bundle over whose base it was made at run time; None if it came with a bundle."""
+        empty = (each for each in self.versions.values() if each.empty)
+        return next((each.source.removeprefix(FROM_BASE) for each in empty), None)
+
+    @property
+    def empty(self) -> bool:
+        """Whether it was made at run time, and no adapter is loaded under its name now. It cannot be asked then."""
+        return self.active_version.empty
+
     def recent(self, count: int) -> list[int]:
-        """At most `count` versions that were active before, without the active one, the latest first."""
+        """At most `count` versions that were active before, without the active one and an empty one, the latest
+        first."""
         left = {
             number: record.left
             for number, record in self.versions.items()
-            if record.left is not None and number != self.active
+            if record.left is not None and number != self.active and not record.empty
         }
         return heapq.nlargest(count, left, key=lambda number: left[number] or 0)
 
     @property
     def from_bundle(self) -> int | None:
-        """The version of a bundle that was active last, or the highest one; None if none is left."""
-        came = {n for n, each in self.versions.items() if each.source.startswith(FROM_BUNDLE)}
+        """The version of a bundle that was active last, or the highest one; None if none is left. What was made at run
+        time has the one without an adapter instead."""
+        came = {
+            number
+            for number, each in self.versions.items()
+            if each.empty or each.source.startswith(FROM_BUNDLE)
+        }
         active = [n for n in (*self.previous, self.active) if n in came]
         return active[-1] if active else max(came, default=None)
 

@@ -90,7 +90,7 @@ class Opened:
         admission = Admission(store, sources, pools)
         database = Database.open(options.database_url or f"sqlite:///{store.folder / 'choir.db'}")
         try:
-            imported = import_bundles(pools.bundles, database, store, admission)
+            imported = import_bundles(pools, database, store, admission)
             _check_pinned(options.pinned or (), imported.records)
             _check_active(list(imported.records.values()), admission, capacity)
         except BaseException:

@@ -49,6 +49,11 @@ class ControlLink(Protocol):
         committed it, or it is refused."""
         ...
 
+    async def make(self, name: str, actor: str) -> EnsembleView | Refusal:
+        """Make an ensemble at run time, which cannot be asked until a swap brings its one member's adapter. Returns
+        it, or the one of that name that there is."""
+        ...
+
     async def rollback(
         self, name: str, to: int | None, actor: str, wait: bool
     ) -> RolloutView | Refusal: ...

@@ -108,7 +108,7 @@ class ControllerDeployment:
             await self._controller.start()
         for method in (
             *("sync", "push_metrics", "metrics"),
-            *("swap", "rollback", "promote", "abort", "prune"),
+            *("swap", "make", "rollback", "promote", "abort", "prune"),
             *("rollouts", "rollout", "audit", "ensembles", "ensemble", "report", "shut_down"),
         ):
             setattr(self, method, getattr(self._controller, method))

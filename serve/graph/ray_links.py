@@ -85,6 +85,9 @@ class RayControl:
     ) -> RolloutView | Refusal:
         return await self._reach(self._handle.swap.remote(name, request, actor, wait))
 
+    async def make(self, name: str, actor: str) -> EnsembleView | Refusal:
+        return await self._reach(self._handle.make.remote(name, actor))
+
     async def rollback(
         self, name: str, to: int | None, actor: str, wait: bool
     ) -> RolloutView | Refusal:

@@ -112,7 +112,8 @@ class VersionView(BaseModel):
     loaded_on: list[str]
     """The engines that hold it now, as `engine/ordinal`."""
     source: str
-    """`bundle:` and the bundle's folder, or who swapped it in."""
+    """`bundle:` and the bundle's folder, or who swapped it in. `base:` and a bundle's folder: the first version of a
+    name that was made at run time, over the base of that bundle."""
     created: str
     digests: list[str]
     stale_fusion: bool
@@ -146,7 +147,8 @@ class EnsembleView(BaseModel):
     previous: list[int]
     """The versions that rollbacks return to. The next one is the last."""
     bundle_version: int | None = None
-    """The version of a bundle that was active last, or the highest one; None if none is left."""
+    """The version of a bundle that was active last, or the highest one; None if none is left. For a name that was made
+    at run time: its first version, which has no adapter."""
     rollout: RolloutView | None
     differences: list[str]
     """How the bundle of this start differs from what is served, one sentence each."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.serve import tiny
 from tests.service.load import Load, wrong_members
 from tests.service.models import LABELS, TEXTS, Models
 from tests.service.running import Service
@@ -97,3 +98,25 @@ def test_rollouts_are_listed(service: Service, models: Models) -> None:
     listed = service.get("/v1/rollouts").json()["data"]
     assert rollout["id"] in [entry["id"] for entry in listed]
     assert service.get(f"/v1/rollouts/{rollout['id']}").json()["ensemble"] == "intents"
+
+
+def test_a_lora_under_a_new_name_writes_as_peft_does_until_it_is_unloaded(
+    service: Service, models: Models
+) -> None:
+    folder = models.adapters["a2"]
+    loaded = service.post("/v1/load_lora_adapter", {"lora_name": "poems", "lora_path": str(folder)})
+    assert loaded.status_code == 200, loaded.text
+    body = {
+        "model": "poems",
+        "prompt": TEXTS[0],
+        "max_tokens": 12,
+        "temperature": 0,
+        "ignore_eos": True,
+        "return_token_ids": True,
+    }
+    answer = service.post("/v1/completions", body).json()
+    written = tiny.Reference(models.base, folder).greedy(TEXTS[0], 12)
+    assert answer["choices"][0]["token_ids"] == written
+    gone = service.post("/v1/unload_lora_adapter", {"lora_name": "poems"})
+    assert gone.status_code == 200, gone.text
+    assert service.post("/v1/completions", body).status_code == 404

@@ -8,6 +8,8 @@ from datasets import Dataset
 
 from training.data.cleaning.cells import empty_cells
 from training.data.collect import collect
+from training.data.readers.files import read_file
+from training.data.readers.records import Unreadable
 from training.data.steps import ORIGIN, Left, visible
 from training.recipe.source import Source
 from training.recipe.values import RecipeError
@@ -37,6 +39,12 @@ def load_rows(
     refuse_unreadable(outcome.left)
     refuse_empty(outcome.rows, [name for name in columns if name not in sets])
     return Loaded(visible(outcome.rows), outcome.note)
+
+
+def has_column(file: Path, column: str) -> bool:
+    """Whether the first row of a file has a column. An unreadable row has none."""
+    first = next(iter(read_file(Source(path=file))), None)
+    return first is not None and not isinstance(first, Unreadable) and column in first.cells
 
 
 def refuse_unreadable(left: Sequence[Left], remedy: str = "") -> None:

@@ -12,6 +12,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from serve.adapter import inspect_adapter
+from serve.adapter.head.check import joins_pairs
 from serve.bundle import Bundle
 from serve.fusion.answers import choose_answer
 from serve.fusion.asking.asking import asked_offline
@@ -23,7 +24,7 @@ from serve.fusion.ranking.candidates import Candidates
 from serve.labels import LabelError
 from serve.manifest import METHODS, TEXT_METHODS, Ensemble, Method, TextMethod
 from serve.terminal.screen import Screen
-from training.data.loading import load_rows
+from training.data.loading import has_column, load_rows
 from training.data.targets import targets
 from training.evaluation.abstaining import abstaining_metrics, given_answers
 from training.evaluation.baselines import tfidf_svc
@@ -335,7 +336,7 @@ def rows_to_judge(
     if data is not None:
         text = recipe.data.text if recipe else "text"
         answer = own.answer if own else ANSWER_COLUMN[manifest.task]
-        pair = recipe.data.text_pair if recipe else _pair_column(bundle, manifest)
+        pair = recipe.data.text_pair if recipe else _pair_column(bundle, manifest, data)
         loaded = load_rows(
             [data],
             [text, answer, *([pair] if pair else [])],
@@ -379,7 +380,10 @@ def rows_to_judge(
     return labelled(splits.test, "test", recipe, own), known
 
 
-def _pair_column(bundle: Bundle, ensemble: Ensemble) -> str | None:
-    """Return the column of second texts if the ensemble's heads read pairs, else None."""
+def _pair_column(bundle: Bundle, ensemble: Ensemble, data: Path) -> str | None:
+    """Return the column of second texts if the ensemble's heads read pairs, or may read them and the file has it."""
     folders = [bundle.adapter_dir(ref) for member in ensemble.members for ref in member.adapters]
-    return PAIR_COLUMN if any(inspect_adapter(folder).reads_pairs for folder in folders) else None
+    if any(inspect_adapter(folder).reads_pairs for folder in folders):
+        return PAIR_COLUMN
+    joined = bool(folders) and all(map(joins_pairs, folders))
+    return PAIR_COLUMN if joined and has_column(data, PAIR_COLUMN) else None

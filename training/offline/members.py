@@ -257,6 +257,8 @@ class OfflineMembers:
         """Return the scores of the member's head [texts, outputs]."""
         folder = self._bundle.adapter_dir(member.adapters[0])
         head = Head.read(folder, self._adapters.base)
+        if pairs is not None and head.joins:
+            return head.scores(self._pooled(texts, advance, head.pooling, pairs))
         if head.towers != (pairs is not None):
             reads = "single texts" if pairs is not None else "pairs of texts"
             raise LabelError(f"The head of member {member.name!r} reads {reads}.")
@@ -265,11 +267,19 @@ class OfflineMembers:
         return head.scores(vectors, second)
 
     def _pooled(
-        self, texts: Sequence[str], advance: Advance, pooling: Pooling | None = None
+        self,
+        texts: Sequence[str],
+        advance: Advance,
+        pooling: Pooling | None = None,
+        joined: Sequence[str] | None = None,
     ) -> NDArray[np.float32]:
         """Return the pooled vectors of the texts [texts, hidden]. `pooling`: of the head that reads them; None: the
-        base's own."""
-        ids = self._tokenizer(list(texts), truncation=True, max_length=self._room)["input_ids"]
+        base's own. `joined`: second texts, which the tokenizer joins to the first ones."""
+        second = None if joined is None else list(joined)
+        tokens = self._tokenizer(list(texts), second, truncation=True, max_length=self._room)
+        ids = tokens["input_ids"]
+        typed = self._model.config.to_dict().get("type_vocab_size", 1) > 1
+        types = tokens.get("token_type_ids") if joined is not None and typed else None
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         vectors = np.empty((len(ids), self._model.config.hidden_size), dtype=np.float32)
         for start in range(0, len(order), INPUT_ROWS):
@@ -277,7 +287,10 @@ class OfflineMembers:
             rows = [ids[index] for index in chunk]
             mask = padding_mask(rows)
             ids_of = pad_tokens(rows, self._tokenizer)
-            states = self._model.base_model(input_ids=ids_of, attention_mask=mask).last_hidden_state
+            inputs = {"input_ids": ids_of, "attention_mask": mask}
+            if types is not None:
+                inputs["token_type_ids"] = pad([types[index] for index in chunk], 0)
+            states = self._model.base_model(**inputs).last_hidden_state
             vectors[chunk] = pool(states, mask, False, pooling or self._pooling).numpy()
             advance(len(chunk))
         return vectors

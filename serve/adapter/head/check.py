@@ -43,6 +43,11 @@ def has_head(folder: Path) -> bool:
         return False
 
 
+def joins_pairs(folder: Path) -> bool:
+    """Returns whether an adapter's head is the sequence classifier that PEFT saved, which reads a pair as one text."""
+    return not (folder / HEAD).is_file() and has_head(folder)
+
+
 def check_head(
     folder: Path,
     adapter: TensorFile,

@@ -31,6 +31,9 @@ class Head:
     """Which vector of a text it reads; None: the mean over the tokens, or under a causal model the last one's."""
     hidden: HiddenLayer | None = None
     """The layer before it, which reads the pooled vector of each text."""
+    joins: bool = False
+    """Whether it also reads a pair as one text, which the tokenizer joins: a sequence classifier does, and whether it
+    was trained on texts or on pairs is written nowhere."""
 
     @classmethod
     def read(cls, adapter: Path, base: BaseShapes | None = None) -> "Head":
@@ -60,7 +63,7 @@ class Head:
             raise AdapterError(f"It has no head: {HEAD} is missing.")
         weight, bias = found.output()
         pooling = found.classifier.pooling
-        return cls(weight, bias, False, False, pooling, found.hidden())
+        return cls(weight, bias, False, False, pooling, found.hidden(), joins=True)
 
     def scores(
         self, pooled: NDArray[np.float32], pair: NDArray[np.float32] | None = None

@@ -16,6 +16,7 @@ from serve.adapter import (
 )
 from serve.bundle import Bundle, BundleError
 from serve.control.admission.fusion_fit import fit_digests
+from serve.control.admission.new_name import empty_version
 from serve.control.admission.pools import Pools
 from serve.control.admission.provenance import origins_after
 from serve.control.admission.refit import Fit, StaleFit, settle
@@ -60,6 +61,12 @@ class Admission:
                 "expected_version",
             )
         check_gates(record.active_version.ensemble.task, request.strategy)
+        if record.empty and request.strategy.kind != "immediate":
+            raise RefusedError(
+                400,
+                f"{record.name} has no adapter yet that a new one could be compared with: leave 'strategy' out.",
+                param="strategy",
+            )
         if request.version is not None:
             return self._known(record, request.version)
         try:
@@ -98,6 +105,10 @@ class Admission:
         at = now()
         origins = origins_after(record, request, fit.ensemble, self._pools.bundles, actor, at)
         return VersionRecord(fit.ensemble, actor, at, kept, stale, fit.fitted_on, origins)
+
+    def empty(self, name: str) -> VersionRecord:
+        """See `new_name.empty_version`."""
+        return empty_version(name, self._pools)
 
     def check_known(self, record: VersionRecord) -> None:
         """Check a version of the database. Adapters that the store has lost are copied from the bundles again. Raises

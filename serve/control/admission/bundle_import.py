@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from serve.bundle import Bundle, BundleError
 from serve.control.admission.admission import Admission, adapters_of
 from serve.control.admission.difference import NotServed, kept_ones, same_content
+from serve.control.admission.pools import Pools
 from serve.control.artifacts.store import Store
 from serve.control.clock import now
 from serve.control.database.database import Database
@@ -29,17 +30,18 @@ class Imported:
 
 
 def import_bundles(
-    bundles: Sequence[Bundle], database: Database, store: Store, admission: Admission
+    pools: Pools, database: Database, store: Store, admission: Admission
 ) -> Imported:
     """Import all versions that the database does not have.
 
     The highest version of a new ensemble becomes active. For other ensembles, the database keeps its active version.
     What has another content under a number that the database has gets the next number. Ensembles that are in no bundle
-    stay in the database and are not served. Raises BundleError, StoreError and DatabaseError."""
+    stay in the database and are not served, but for those that were made at run time over the base of one. Raises
+    BundleError, StoreError and DatabaseError."""
     known = database.ensembles()
     differences: dict[str, list[str]] = {}
     not_served: dict[str, NotServed] = {}
-    for name, versions in _manifests(bundles).items():
+    for name, versions in _manifests(pools.bundles).items():
         record = known.get(name)
         if record is None:
             new = [_import(*each, store, admission) for each in versions.values()]
@@ -67,6 +69,10 @@ def import_bundles(
             not_served[name] = found
             database.not_active(IMPORTER, record, record.versions[number], found.said)
     records = database.ensembles()
+    for name, record in records.items():
+        folder = record.made_over
+        if folder is not None and pools.adopt(name, folder):
+            differences.setdefault(name, [])
     return Imported({name: records[name] for name in differences}, differences, not_served)
 
 

@@ -64,8 +64,17 @@ class Pools:
         """The bundles of all pools."""
         return [bundle for pool in self.all.values() for bundle in pool.bundles]
 
+    def adopt(self, ensemble: str, folder: str) -> bool:
+        """Take in an ensemble that was made at run time over the base of the bundle in a folder. Return whether that
+        bundle is served."""
+        for pool in self.all.values():
+            if any(str(bundle.path) == folder for bundle in pool.bundles):
+                self._of.setdefault(ensemble, pool)
+                return True
+        return False
+
     def of(self, ensemble: str) -> Pool:
-        """Return the pool of an ensemble that a bundle has."""
+        """Return the pool of an ensemble that a bundle has, or that was taken in."""
         return self._of[ensemble]
 
     def name_of(self, ensemble: str) -> str:

@@ -49,14 +49,15 @@ def unreachable_versions(
 ) -> list[int]:
     """The versions of an ensemble that can go, by number.
 
-    The highest one never goes: its number would be given again, to other content."""
+    The highest one never goes: its number would be given again, to other content. Nor does the one that a name made at
+    run time began with: an unload returns to it."""
     kept = {record.active, record.highest, *in_use}
     kept.update(sorted(record.versions)[-keep_versions:])
     kept.update(record.previous[-keep_versions:])
     for number, version in record.versions.items():
         young = seconds_since(version.created) < keep_days * DAY
         came = version.source in brought.sources or (record.name, number) in brought.versions
-        if young or came:
+        if young or came or version.empty:
             kept.add(number)
     return sorted(set(record.versions) - kept)
 

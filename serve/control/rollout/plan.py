@@ -28,7 +28,7 @@ def wanted_versions(
     keep_warm: int,
     capacity: CapacityPlans,
 ) -> dict[str, Wanted]:
-    """Return why each version is wanted, by `name@version`.
+    """Return why each version is wanted, by `name@version`. Those of an empty ensemble are not, but for a candidate.
 
     Active versions and candidates come first. Of the `keep_warm` latest versions of each ensemble, those that fit
     beside them stay warm, the latest first. So warm versions make room for a candidate, and come back if it is aborted.
@@ -39,6 +39,8 @@ def wanted_versions(
     tried = [rollout for rollout in rollouts if rollout.state in UNCOMMITTED]
     compared = {rollout.ensemble for rollout in tried if rollout.tries}
     for record in records.values():
+        if record.empty:
+            continue
         key = record.active_version.ensemble.id
         wanted[key] = Wanted("active", compared=record.name in compared)
     for rollout in tried:
@@ -48,6 +50,7 @@ def wanted_versions(
     recent = [
         record.versions[version]
         for record in records.values()
+        if not record.empty
         for version in record.recent(keep_warm)
     ]
     recent.sort(key=lambda version: version.left or 0, reverse=True)

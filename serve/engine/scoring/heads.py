@@ -21,6 +21,7 @@ from serve.base.two_towers import towers_of
 from serve.engine.interface import PrepareError, Text
 from serve.engine.limits.fair_queue import CallQueue
 from serve.engine.limits.text_limit import TextLimit, few_at_a_time
+from serve.engine.scoring.joined import Joined, join
 from serve.engine.scoring.pictures import TOKENS, Picture, Pictures
 from serve.engine.scoring.prediction import BaseVectors
 from serve.engine.vllm_hooks.plain_pooling import pooling_params
@@ -36,8 +37,8 @@ IMAGE_UNUSED = (
 )
 _IMAGE_IN_PAIR = "This ensemble reads pairs of texts: give a text and a text_pair with every input."
 
-Row: TypeAlias = Sequence[int] | Picture
-"""The token ids of a text, or an image."""
+Row: TypeAlias = Sequence[int] | Joined | Picture
+"""The token ids of a text, a pair as one text, or an image."""
 
 
 def refuse_mixed(heads: Mapping[str, Head]) -> None:
@@ -88,6 +89,7 @@ class EncoderPooler:
         self._filled: dict[str, Any] = {}
         if towers is not None and towers.fills:
             self._filled = {"padding": "max_length", "max_length": longest_text(config)}
+        self._config = config
         self._llm = llm
         self.vocabulary = llm.model_config.get_vocab_size()
         self._tokenizer = tokenizer
@@ -127,11 +129,18 @@ class EncoderPooler:
         `queue`: gives the call's texts places in the engine's queue. Raises LabelError for a text that is too long, and
         for a single text where the heads read pairs, or the other way round."""
         towers = heads[0].towers
-        if towers and any(each.image is not None for each in inputs):
+        pairs = [each.text_pair is not None for each in inputs]
+        images = any(each.image is not None for each in inputs)
+        if towers and images:
             raise LabelError(IMAGE_UNUSED if self.pictures is None else _IMAGE_IN_PAIR)
-        if any((each.text_pair is not None) != towers for each in inputs):
-            raise LabelError(PAIR_MISSING if towers else PAIR_UNUSED)
-        rows = await self.rows(inputs, len(heads))
+        if towers and not all(pairs):
+            raise LabelError(PAIR_MISSING)
+        if towers or not any(pairs):
+            rows = await self.rows(inputs, len(heads))
+        elif images or not all(head.joins for head in heads):
+            raise LabelError(PAIR_UNUSED)
+        else:
+            rows = await self._joined(inputs)
         pooled = await self.pool(rows, adapters, queue, [head.pooling for head in heads])
         first, second = pooled[:, : len(inputs)], pooled[:, len(inputs) :]
         scores = [
@@ -168,6 +177,30 @@ class EncoderPooler:
                 rows.append(self.pictures.of_url(each.image, name, readers))
         return [*rows, *written]
 
+    async def _joined(self, inputs: Sequence[Text]) -> list[Row]:
+        """Returns the token ids of each input, whose two texts are joined. Raises LabelError for one that is too
+        long."""
+        whole = [each.text + (each.text_pair or "") for each in inputs]
+        self._limit.check(whole)
+        rows: list[Row] = []
+        for few in few_at_a_time(whole):
+            part = inputs[len(rows) : len(rows) + len(few)]
+            rows += await asyncio.to_thread(self._join, part)
+        return rows
+
+    def _join(self, inputs: Sequence[Text]) -> list[Row]:
+        rows: list[Row] = []
+        for each in inputs:
+            if each.text_pair is None:
+                rows += self.tokens([each.text])
+                continue
+            self._limit.check_doubtful(each.text)
+            self._limit.check_doubtful(each.text_pair)
+            rows.append(
+                join(self._tokenizer, self._config, each.text, each.text_pair, self.context)
+            )
+        return rows
+
     async def pool(
         self,
         rows: Sequence[Row],
@@ -195,11 +228,14 @@ class EncoderPooler:
     async def _pool_one(
         self, row: Row, adapter: LoRARequest | None, pooling: Pooling | None
     ) -> NDArray[np.float32]:
+        second = None
         if isinstance(row, Picture):
             prompt = await row.prompt()
+        elif isinstance(row, Joined):
+            prompt, second = TokensPrompt(prompt_token_ids=list(row.tokens)), row.second
         else:
             prompt = TokensPrompt(prompt_token_ids=list(row))
-        params = pooling_params(pooling)
+        params = pooling_params(pooling, second)
         last = None
         async for output in self._llm.encode(
             prompt,

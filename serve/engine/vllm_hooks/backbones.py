@@ -5,10 +5,11 @@ vLLM's model has the backbone alone, and fails on both kinds of names. `serve/ba
 these models serve."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from vllm.config import VllmConfig
-from vllm.model_executor.models.bert import BertEmbeddingModel
+from vllm.model_executor.models.bert import BertEmbeddingModel, _encode_token_type_ids
 from vllm.model_executor.models.utils import WeightsMapper
 
 Weights = Iterable[tuple[str, torch.Tensor]]
@@ -21,6 +22,23 @@ class BertBackbone(BertEmbeddingModel):
         orig_to_new_prefix={"electra.": "model."}
     )
     """Also maps the names of an adapter's modules."""
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        intermediate_tensors: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Returns the last layer's vectors. `token_type_ids` are written into the token ids, where vLLM's embeddings
+        look for them, as in its own classifiers."""
+        if token_type_ids is not None:
+            _encode_token_type_ids(input_ids, token_type_ids)
+        states: torch.Tensor = super().forward(
+            input_ids, positions, intermediate_tensors, inputs_embeds
+        )
+        return states
 
     def load_weights(self, weights: Weights) -> set[str]:
         loaded: set[str] = super().load_weights(backbone(weights, self.config.model_type))

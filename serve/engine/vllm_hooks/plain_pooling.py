@@ -19,11 +19,16 @@ _ASKED = "choir_pooling"
 """The key of a request's own pooling in vLLM's parameters."""
 
 
-def pooling_params(pooling: Pooling | None) -> PoolingParams:
+_SECOND = "compressed_token_type_ids"
+"""vLLM's key of the place from which on tokens have the type 1. It passes the types to the model."""
+
+
+def pooling_params(pooling: Pooling | None, second: int | None = None) -> PoolingParams:
     """Returns vLLM's parameters of a request for a pooled vector. `pooling`: of the head that reads it; None: the
-    engine's own."""
-    asked = None if pooling is None else {_ASKED: pooling}
-    return PoolingParams(task="embed", use_activation=False, extra_kwargs=asked)
+    engine's own. `second`: where the tokens of the type 1 begin, if there are any."""
+    asked = {_ASKED: pooling, _SECOND: second}
+    given = {key: value for key, value in asked.items() if value is not None}
+    return PoolingParams(task="embed", use_activation=False, extra_kwargs=given or None)
 
 
 def install() -> None:

@@ -152,7 +152,9 @@ class LoadLoraRequest(BaseModel):
     """The body of vLLM's route that loads a LoRA. As there, unknown fields are ignored."""
 
     lora_name: StrictStr = Field(
-        min_length=1, max_length=150, description="`ensemble/member`, or an ensemble of one member."
+        min_length=1,
+        max_length=150,
+        description="`ensemble/member`, an ensemble of one member, or a new name.",
     )
     lora_path: StrictStr = Field(
         min_length=1, max_length=4000, description="An absolute path, or a URI as in a swap."

@@ -2,7 +2,8 @@
 
 A LoRA's name is the name by which it is asked: `name/member` for a member, or the name of an ensemble with one member.
 The name of a member alone will do, if only one ensemble has such a member. The adapter that came with the bundle stands
-behind the name until another one is loaded, and again once that one is unloaded."""
+behind the name until another one is loaded, and again once that one is unloaded. Any other name is a new one: an
+ensemble that writes texts with this adapter alone, until it is unloaded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,6 +64,8 @@ def lora_router(control: ControlLink, guard: Guard, bodies: BodyReader) -> APIRo
         body = await bodies.model(request, LoadLoraRequest)
         uri = adapter_uri(body.lora_path)
         place = await _find(control, body.lora_name)
+        if place is None:
+            place = await _make(control, body.lora_name, actor(request))
         if len(place.member.adapters) > 1:
             raise RefusedError(
                 400,
@@ -92,12 +95,15 @@ def lora_router(control: ControlLink, guard: Guard, bodies: BodyReader) -> APIRo
     @router.post(
         UNLOAD_PATH,
         **_described(
-            "Go back to the adapter of the bundle, as vLLM unloads a LoRA", UnloadLoraRequest
+            "Go back to the adapter of the bundle, or to none, as vLLM unloads a LoRA",
+            UnloadLoraRequest,
         ),
     )
     async def unload(request: Request) -> Response:
         body = await bodies.model(request, UnloadLoraRequest)
         place = await _find(control, body.lora_name)
+        if place is None:
+            raise _unknown(body.lora_name)
         if not place.loaded:
             raise RefusedError(
                 404,
@@ -139,18 +145,27 @@ def adapter_uri(path: str) -> str:
     return PurePosixPath(path).as_uri()
 
 
-async def _find(control: ControlLink, name: str) -> Place:
-    """Return the member that a LoRA's name stands for. Raises RefusedError (400 or 404)."""
+async def _make(control: ControlLink, name: str, by: str) -> Place:
+    """Return the member of a new ensemble, which has no adapter yet. Raises RefusedError (400, 409 or 503)."""
+    made = await control.make(name, by)
+    if isinstance(made, Refusal):
+        raise RefusedError.of(made)
+    return Place(made, made.members[0])
+
+
+async def _find(control: ControlLink, name: str) -> Place | None:
+    """Return the member that a LoRA's name stands for; None if it may be a new name. Raises RefusedError (400 or
+    404)."""
     whole, _, member = name.partition("/")
     found = await control.ensemble(whole)
     if isinstance(found, Refusal):
         if found.status != 404:
             raise RefusedError.of(found)
         ensembles = [] if member else await control.ensembles()
-        return _only(
-            name,
-            [Place(each, one) for each in ensembles for one in each.members if one.name == whole],
-        )
+        places = [
+            Place(each, one) for each in ensembles for one in each.members if one.name == whole
+        ]
+        return None if not places and not member and "@" not in name else _only(name, places)
     if member:
         return _only(name, [Place(found, one) for one in found.members if one.name == member])
     if len(found.members) > 1:
@@ -166,12 +181,7 @@ async def _find(control: ControlLink, name: str) -> Place:
 def _only(name: str, places: Sequence[Place]) -> Place:
     """Return the only place. Raises RefusedError if there is none (404), or if there are several (400)."""
     if not places:
-        raise RefusedError(
-            404,
-            f"The lora adapter {name[:150]!r} cannot be found: a new one is loaded under the name of a member, "
-            "ENSEMBLE/MEMBER, or of an ensemble with one member. GET /v1/models lists the names.",
-            param="lora_name",
-        )
+        raise _unknown(name)
     if len(places) > 1:
         raise RefusedError(
             400,
@@ -179,6 +189,14 @@ def _only(name: str, places: Sequence[Place]) -> Place:
             param="lora_name",
         )
     return places[0]
+
+
+def _unknown(name: str) -> RefusedError:
+    return RefusedError(
+        404,
+        f"The lora adapter {name[:150]!r} cannot be found. GET /v1/models lists the names.",
+        param="lora_name",
+    )
 
 
 def _swapped(member: MemberView) -> bool:

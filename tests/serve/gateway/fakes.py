@@ -200,6 +200,12 @@ class FakeControl:
         answer: RolloutView | Refusal = self._answer(ROLLOUT, "swap", name, request, actor, wait)
         return answer
 
+    async def make(self, name: str, actor: str) -> EnsembleView | Refusal:
+        answer: EnsembleView | Refusal = self._answer(
+            Refusal(400, "Nothing is made here."), "make", name, actor
+        )
+        return answer
+
     async def rollback(
         self, name: str, to: int | None, actor: str, wait: bool
     ) -> RolloutView | Refusal:

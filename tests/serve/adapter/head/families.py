@@ -22,6 +22,13 @@ from tests.serve.tiny import CORPUS
 
 LABELS = ("card", "money", "address")
 TEXTS = ("where is my card", "please cancel the payment that I made this morning", "A B yes", "no")
+PAIRS = (
+    ("where is my card", "please cancel the payment that I made this morning"),
+    ("no", "A B yes"),
+    ("A B yes", "no"),
+)
+TYPED = ("bert", "electra")
+"""The families whose models tell the two texts of a pair apart by types of tokens."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +88,16 @@ def base(family: str, folder: Path, **values: Any) -> Path:
     tokens = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokens.pre_tokenizer = pre_tokenizers.Whitespace()
     tokens.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+        single="<s> $A </s>",
+        pair="<s> $A </s> $B:1 </s>:1",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
     )
+    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if family in TYPED else [])]
     PreTrainedTokenizerFast(
         tokenizer_object=tokens,
         pad_token="<pad>",
         unk_token="<unk>",
-        model_input_names=["input_ids", "attention_mask"],
+        model_input_names=inputs,
     ).save_pretrained(folder)
     torch.manual_seed(0)
     sizes = {**_SIZES, **own.values, **values, "vocab_size": len(vocabulary)}
@@ -123,15 +133,18 @@ def mean_member(base: Path, folder: Path, targets: Sequence[str], *, seed: int) 
 
 
 @torch.no_grad()
-def probabilities(base: Path, adapter: Path, texts: Sequence[str] = TEXTS) -> list[list[float]]:
-    """What transformers and PEFT answer [texts, labels], text by text."""
+def probabilities(
+    base: Path, adapter: Path, texts: Sequence[str | tuple[str, str]] = TEXTS
+) -> list[list[float]]:
+    """What transformers and PEFT answer [texts, labels], text by text or pair by pair."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     own = adapter / "head.safetensors"
     plain: Any = AutoModel.from_pretrained(base) if own.is_file() else _classifier(base)
     model: Any = PeftModel.from_pretrained(plain, str(adapter)).eval()
     found = []
     for text in texts:
-        output = model(**tokenizer(text, return_tensors="pt"))
+        each = (text,) if isinstance(text, str) else text
+        output = model(**tokenizer(*each, return_tensors="pt"))
         if own.is_file():
             head = load_file(own)
             logits = head["weight"] @ output.last_hidden_state.mean(1)[0] + head["bias"]

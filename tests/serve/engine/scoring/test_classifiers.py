@@ -23,7 +23,7 @@ from serve.errors import Refusal
 from serve.gateway.routes import classify, embeddings
 from serve.manifest import Ensemble
 from tests.serve.adapter.head import families
-from tests.serve.adapter.head.families import FAMILIES, LABELS, TEXTS
+from tests.serve.adapter.head.families import FAMILIES, LABELS, PAIRS, TEXTS
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
 
@@ -133,6 +133,40 @@ async def test_members_and_their_fusion_answer_as_transformers_does(
     again = await answers(engine, "topics@1", "a")
     np.testing.assert_allclose(again.answers.probabilities, expected["a"], atol=1e-3)
     await engine.release("topics@1")
+    await engine.release("topics@2")
+
+
+async def test_pairs_are_read_as_transformers_joins_them(
+    engine: Any, made: dict[str, Path]
+) -> None:
+    """Pairs and single texts in one call, and so in one batch."""
+    inputs = (*PAIRS, *TEXTS)
+    texts = tuple(Text(each) if isinstance(each, str) else Text(*each) for each in inputs)
+    right = [families.probabilities(made["base"], made[name], inputs) for name in ("a", "b")]
+    await engine.prepare(version(made, 1, a="a", b="b"))
+    fused = await engine.predict(PredictCall("topics@1", texts, "r", return_members=True))
+    assert isinstance(fused, Prediction), fused
+    assert fused.member_answers is not None
+    said = [each.probabilities for each in fused.member_answers]
+    np.testing.assert_allclose(said, right, atol=1e-3)
+    np.testing.assert_allclose(fused.answers.probabilities, np.mean(right, axis=0), atol=1e-3)
+    turned = tuple(Text(second, first) for first, second in PAIRS)
+    other = await engine.predict(PredictCall("topics@1", turned, "r", member="a"))
+    moved = np.abs(np.asarray(other.answers.probabilities) - right[0][: len(PAIRS)])
+    assert moved.max() > 0.01, "the order of a pair must count"
+    for pair, words in ((("no " * 40, "yes " * 40), "A pair is"), (("no", "x" * 10**7), "long")):
+        refused = await engine.predict(PredictCall("topics@1", (Text(*pair),), "r"))
+        assert isinstance(refused, Refusal)
+        assert (refused.status, words in refused.message) == (400, True), refused
+    await engine.release("topics@1")
+
+    await engine.prepare(version(made, 2, a="a", mean="mean"))
+    refused = await engine.predict(PredictCall("topics@2", texts[:1], "r"))
+    assert isinstance(refused, Refusal)
+    assert (refused.status, "single texts" in refused.message) == (400, True)
+    alone = await engine.predict(PredictCall("topics@2", texts, "r", member="a"))
+    assert isinstance(alone, Prediction), alone
+    np.testing.assert_allclose(alone.answers.probabilities, right[0], atol=1e-3)
     await engine.release("topics@2")
 
 

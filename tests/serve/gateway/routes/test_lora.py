@@ -8,8 +8,9 @@ import httpx
 import pytest
 
 from serve.config.settings import Settings
+from serve.errors import Refusal
 from serve.gateway.app import create_app
-from tests.serve.fakes import make_bundle
+from tests.serve.fakes import make_bundle, until
 from tests.serve.gateway.conftest import Gateway, Start, refused
 from tests.serve.gateway.fakes import FakeEngines
 from tests.serve.world import World, world
@@ -102,7 +103,7 @@ async def test_a_members_name_will_do_where_one_ensemble_has_it(
     refused(await load(http, "b", path(world, 104)), 400, "intents/b, mood/b")
     assert (await load(http, "c", path(world, 104))).status_code == 200
     assert await version(http, "mood/c") == 2
-    error = refused(await load(http, "nobody", path(world, 104)), 404, "nobody")
+    error = refused(await load(http, "mood/nobody", path(world, 104)), 404, "mood/nobody")
     assert error["param"] == "lora_name"
 
 
@@ -155,3 +156,81 @@ async def test_it_needs_an_admin(start: Start) -> None:
         body = {"lora_name": "sql", "lora_path": "/x"}
         assert refused(await gateway.http.post(where, json=body), 401)
     assert gateway.control.asked == []
+
+
+async def models(http: httpx.AsyncClient) -> set[str]:
+    return {each["id"] for each in (await http.get("/v1/models")).json()["data"]}
+
+
+async def test_a_new_name_is_an_ensemble_until_it_is_unloaded(
+    http: httpx.AsyncClient, world: World
+) -> None:
+    before = await models(http)
+    answer = await load(http, "poems", path(world, 201))
+    assert answer.text == "Success: LoRA adapter 'poems' added successfully."
+    assert await models(http) - before >= {"poems"}
+    assert all("poems@2" in engine.held for engine in world.engines)
+    view = (await http.get("/v1/ensembles/poems")).json()
+    assert (view["task"], [each["name"] for each in view["members"]]) == ("generation", ["poems"])
+    assert view["members"][0]["adapters"][0]["uri"] == world.new_adapter(201)
+    body = {"model": "poems", "prompt": "x"}
+    answered = await http.post("/v1/completions", json=body)
+    assert (answered.status_code, answered.headers["x-choir-model"]) == (200, "poems@2")
+
+    refused(await http.post("/v1/completions", json={**body, "model": "poems@1"}), 404)
+    refused(await load(http, "poems", path(world, 202)), 400, "already been loaded")
+    assert (await load(http, "poems", path(world, 202), load_inplace=True)).status_code == 200
+
+    gone = await unload(http, "poems")
+    assert gone.text == "Success: LoRA adapter 'poems' removed successfully."
+    assert await models(http) == before
+    refused(await http.post("/v1/completions", json=body), 404)
+    refused(await http.get("/v1/ensembles/poems"), 404)
+    refused(await unload(http, "poems"), 404, "cannot be found")
+    await until(lambda: not any(key.startswith("poems@") for e in world.engines for key in e.held))
+
+    assert (await load(http, "poems", path(world, 201))).status_code == 200
+    again = await http.post("/v1/completions", json=body)
+    assert again.headers["x-choir-model"].startswith("poems@")
+    assert again.headers["x-choir-model"] not in ("poems@1", "poems@2", "poems@3")
+
+
+async def test_a_new_name_whose_adapter_is_refused_does_not_exist(
+    http: httpx.AsyncClient, world: World
+) -> None:
+    before = await models(http)
+    for engine in world.engines:
+        engine.broken["poems@2"] = "it has no effect"
+    refused(await load(http, "poems", path(world, 203)), 400, "no effect")
+    refused(await load(http, "poems", f"{world.folder}/new/none"), 404, "no folder")
+    for name in ("Poems", ".poems", "p" * 64):
+        refused(await load(http, name, path(world, 203)), 400, "cannot be a new name")
+    assert await models(http) == before
+    listed = (await http.get("/v1/ensembles")).json()["data"]
+    assert [each["name"] for each in listed] == ["intents", "mood", "sql"]
+    trial = {"members": {"poems": world.new_adapter(203)}, "strategy": {"kind": "canary"}}
+    refused(await http.post("/v1/ensembles/poems/swap", json=trial), 400, "leave 'strategy' out")
+
+
+async def test_what_is_loaded_under_a_new_name_outlives_a_prune_and_the_controller(
+    http: httpx.AsyncClient, world: World
+) -> None:
+    for seed in (204, 206, 207, 208):
+        answer = await load(http, "poems", path(world, seed), load_inplace=True)
+        assert answer.status_code == 200, answer.text
+    await until(lambda: all(engine.held.keys() & {"poems@5"} for engine in world.engines))
+    everything = {"keep_versions": 1, "keep_days": 0, "dry_run": False}
+    pruned = await http.post("/v1/prune", json=everything)
+    assert (pruned.status_code, "poems" in pruned.text) == (200, True), pruned.text
+    assert (await load(http, "gone", path(world, 205))).status_code == 200
+    assert (await unload(http, "gone")).status_code == 200
+    before = await models(http)
+    await world.kill_controller()
+    await world.start_controller()
+    assert await models(http) == before
+    names = [each.name for each in await world.controller.ensembles()]
+    assert names == ["intents", "mood", "poems", "sql"]
+    view = await world.controller.ensemble("poems")
+    assert not isinstance(view, Refusal)
+    # 1 is what an unload returns to.
+    assert (view.active_version, view.bundle_version) == (5, 1)
