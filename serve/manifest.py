@@ -233,6 +233,8 @@ class Ensemble(Contract):
     template: str = "{text}"
     verbalizers: dict[str, Annotated[str, Field(min_length=1)]] = {}
     label_scoring: Literal["sum", "mean"] = "sum"
+    prompts: list[Annotated[str, Field(min_length=1)]] = []
+    """Texts with `{label}`, by whose vectors a base with two towers classifies without heads."""
     thresholds: dict[str, Share] = {}
     on_member_error: Literal["fail", "degrade"] = "fail"
     golden: list[Golden] = []
@@ -252,9 +254,12 @@ class Ensemble(Contract):
 
     @property
     def head_rows(self) -> int | None:
-        """Rows of each member's head: one for each label, or 1 for the value of regression; None for generation."""
+        """Rows of each member's head: one for each label, or 1 for the value of regression; 0 where prompts stand for
+        heads; None for generation."""
         if self.task == "regression":
             return 1
+        if self.prompts:
+            return 0
         return None if self.labels is None else len(self.labels)
 
     def weights(self) -> list[float]:
@@ -355,6 +360,14 @@ class Ensemble(Contract):
     def _check_text(self) -> Self:
         if "{text}" not in self.template:
             raise ValueError("'template' must contain {text}, where the input goes")
+        if self.prompts and self.task != "classification":
+            raise ValueError(f"'prompts' is for classification, not for {self.task}")
+        for prompt in self.prompts:
+            if "{label}" not in prompt:
+                raise ValueError(
+                    f"the prompt {prompt!r} must contain {{label}}, where a label's text goes"
+                )
+        _refuse_twice("prompt", self.prompts)
         if self.thresholds and self.task != "multilabel":
             raise ValueError(f"'thresholds' is for multilabel, not for {self.task}")
         return self
