@@ -8,18 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from peft import PeftModel
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from scipy.special import softmax
+from transformers import AutoModel, AutoProcessor
 
-from serve.bundle import Bundle
+from serve.bundle import Bundle, BundleError
 from serve.images.decode import decode
 from serve.images.limits import ImageLimits
+from serve.manifest import Ensemble
 from tests.serve import towers
 from training.evaluation.evaluation import evaluate_bundle
 from training.execution.held_rows import kept
 from training.execution.run import WORK
+from training.merging.lora import Recipe
+from training.merging.merge import merge_ensemble
 from training.offline.members import OfflineMembers
 from training.pipeline import train
 from training.recipe import RecipeError, load_recipe
@@ -86,6 +91,21 @@ def content(**changes: Any) -> dict[str, Any]:
                 "prompts": ["a {label} square", "{label}"],
                 "defaults": options,
                 "members": [{"name": "a", "seed": 1}, {"name": "b", "seed": 2, "targets": "text"}],
+            },
+            {
+                "name": "student",
+                "task": "classification",
+                "label": "label",
+                "defaults": options,
+                "members": [
+                    {
+                        "name": "a",
+                        "stages": [
+                            {"kind": "lora"},
+                            {"kind": "distillation", "teacher": {"ensemble": "colours"}},
+                        ],
+                    }
+                ],
             },
         ],
         **changes,
@@ -165,7 +185,7 @@ def test_the_stages_of_a_base_of_your_own_keep_how_it_reads_images(
         {"kind": "fine_tuning", "ensembles": ["prompted"], "epochs": 1, "layers": 1},
     ]
     base = {"kind": "encoder", "path": bundle.base_source, "stages": stages}
-    (_, prompted) = content()["ensembles"]
+    prompted = content()["ensembles"][1]
     data = {"train": "train.csv", "image": "image", "validation_fraction": 0.25}
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(content(base=base, data=data, ensembles=[prompted])))
@@ -183,6 +203,36 @@ def test_the_stages_of_a_base_of_your_own_keep_how_it_reads_images(
 
 
 @pytest.mark.parametrize("name", ["colours", "prompted"])
+def test_merged_members_answer_as_peft_does(bundle: Bundle, name: str) -> None:
+    """`cat` is the exact sum of the updates: of the members' heads too, where they read vectors alike."""
+    if name == "colours":
+        with pytest.raises(BundleError, match="read the base's vectors in different ways"):
+            merge_ensemble(bundle, name, Recipe("cat"))
+        return
+    merged = merge_ensemble(bundle, name, Recipe("cat"))
+    rows = kept(bundle.path / WORK, "test")
+    assert rows is not None
+    urls, ensemble = list(rows["image"])[:4], Ensemble.model_validate_json(merged.file.read_text())
+    [found] = OfflineMembers(bundle, ensemble).outputs(urls)
+    model = AutoModel.from_pretrained(bundle.base_source)
+    weights = {key: value.double() for key, value in model.state_dict().items()}
+    for member in bundle.ensemble(name).members:
+        folder = bundle.adapter_dir(member.adapters[0])
+        adapted = PeftModel.from_pretrained(AutoModel.from_pretrained(bundle.base_source), folder)
+        own = adapted.merge_and_unload().state_dict()
+        for key, value in model.state_dict().items():
+            weights[key] += (own[key].double() - value.double()) / 2
+    model.load_state_dict({key: value.float() for key, value in weights.items()})
+    summed = bundle.path.parent / "summed"
+    model.save_pretrained(summed)
+    AutoProcessor.from_pretrained(bundle.base_source).save_pretrained(summed)
+    texts = [[f"a {label} square", label] for label in ensemble.labels or []]
+    reference = towers.Reference(summed, None)
+    expected = [reference.zero_shot(decode(url, ImageLimits()), texts) for url in urls]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["colours", "prompted", "student"])
 def test_it_has_learned_the_colours(bundle: Bundle, tmp_path: Path, name: str) -> None:
     """On the rows that the run kept, and on the same rows as files: the figures are the same."""
     figures = []
@@ -227,7 +277,7 @@ def test_a_base_that_reads_texts_alone_is_refused(tmp_path: Path, encoder_base: 
     base = {"kind": "encoder", "path": str(encoder_base)}
     data = {"train": "train.csv", "image": "image", "validation_fraction": 0.3}
     for ensemble, words in zip(
-        content()["ensembles"],
+        content()["ensembles"][:2],
         ("needs a base with a tower for images", "prompts need a base with two towers"),
         strict=True,
     ):
@@ -254,7 +304,7 @@ def test_targets_are_refused_over_a_base_with_one_tower(
 
 def test_a_pooling_is_refused_over_two_towers(bundle: Bundle, tmp_path: Path) -> None:
     write_rows(tmp_path, "train", 12, 1)
-    (ensemble, _) = content()["ensembles"]
+    ensemble = content()["ensembles"][0]
     ensemble["members"] = [{"name": "a", "pooling": "cls"}]
     base = {"kind": "encoder", "path": bundle.base_source}
     data = {"train": "train.csv", "image": "image", "validation_fraction": 0.25}
