@@ -87,12 +87,14 @@ def recall(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> dict[int, f
 
 
 def sheet(title: str, found: Sequence[Retrieval]) -> Sheet:
-    """Return the table of recalls."""
-    ways = ("captions of images", "images of captions")
-    shown = Sheet(
-        title,
-        [Column("system"), *(number(f"{way}, R@{depth}") for way in ways for depth in DEPTHS)],
-    )
+    """Return the table of recalls: of captions that images find, and of images that captions find."""
+    first, *others = DEPTHS
+    headings = [
+        heading
+        for found_ones in ("captions", "images")
+        for heading in (f"{found_ones} R@{first}", *(f"R@{depth}" for depth in others))
+    ]
+    shown = Sheet(title, [Column("system"), *map(number, headings)])
     for each in found:
         figures = [*each.captions_of_images.values(), *each.images_of_captions.values()]
         shown.add_row(each.system, *(f"{figure:.3f}" for figure in figures))
