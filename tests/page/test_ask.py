@@ -112,7 +112,7 @@ def test_what_the_server_refuses_is_told_in_its_own_words(
     expect(page.locator("#ask-error")).to_be_hidden()
     page.fill("#input", "   ")
     page.click("#send")
-    expect(page.locator("#ask-error")).to_have_text("Type at least one input.")
+    expect(page.locator("#ask-error")).to_have_text("Type at least one input, or choose an image.")
 
 
 def test_a_text_streams_with_its_tokens_coloured_and_explained(
