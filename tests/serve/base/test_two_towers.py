@@ -163,9 +163,8 @@ def test_prompts_are_refused_over_a_base_of_texts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"prompts": ["a photo"]}, "must contain {label}"),
-        ({"prompts": ["{label}", "{label}"]}, "twice|two"),
-        ({"task": "multilabel"}, "'prompts' is for classification"),
+        ({"prompts": ["{label}", "a photo"]}, "texts with {label} in them"),
+        ({"task": "multilabel"}, "and for classification"),
     ],
 )
 def test_prompts_that_make_no_sense_are_refused(
