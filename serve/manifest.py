@@ -144,7 +144,7 @@ class FusionSpec(Contract):
     @field_validator("parameters")
     @classmethod
     def _check_path(cls, path: str | None) -> str | None:
-        if path is not None and (path.startswith("/") or "\\" in path or not _plain(path)):
+        if path is not None and ("\\" in path or {"", ".", ".."} & set(path.split("/"))):
             raise ValueError(f"{path!r} must be a relative path below the bundle, without '..'")
         return path
 
@@ -233,6 +233,7 @@ class Ensemble(Contract):
     template: str = "{text}"
     verbalizers: dict[str, Annotated[str, Field(min_length=1)]] = {}
     label_scoring: Literal["sum", "mean"] = "sum"
+    prompts: list[str] = []
     thresholds: dict[str, Share] = {}
     on_member_error: Literal["fail", "degrade"] = "fail"
     golden: list[Golden] = []
@@ -252,14 +253,14 @@ class Ensemble(Contract):
 
     @property
     def head_rows(self) -> int | None:
-        """Rows of each member's head: one for each label, or 1 for the value of regression; None for generation."""
+        """Rows of each member's head: one a label, 1 for a value, 0 where prompts stand for heads; None for text."""
         if self.task == "regression":
             return 1
-        return None if self.labels is None else len(self.labels)
+        rows = 0 if self.prompts else len(self.labels or [])
+        return None if self.labels is None else rows
 
     def weights(self) -> list[float]:
-        """Returns one weight for each member; 1/n where none is given. They are scaled to sum to 1, except for
-        `product`, which uses them as they are."""
+        """Returns the members' weights, 1/n where none is given, scaled to sum to 1; `product` uses them as given."""
         n = len(self.members)
         weights = [1 / n if m.weight is None else m.weight for m in self.members]
         if self.fusion.method == "product":
@@ -355,20 +356,21 @@ class Ensemble(Contract):
     def _check_text(self) -> Self:
         if "{text}" not in self.template:
             raise ValueError("'template' must contain {text}, where the input goes")
+        lacking = [prompt for prompt in self.prompts if "{label}" not in prompt]
+        if lacking or (self.prompts and self.task != "classification"):
+            raise ValueError("'prompts' are texts with {label} in them, and for classification")
         if self.thresholds and self.task != "multilabel":
             raise ValueError(f"'thresholds' is for multilabel, not for {self.task}")
         return self
 
 
 def adapter_name(member: str, place: int) -> str:
-    """Returns the name for a member's adapter that was given none: the member's name, with a number for the second
-    adapter."""
+    """Returns the name for a member's adapter that was given none: the member's, and a number for the second one."""
     return member if place == 0 else f"{member[:60]}-{place + 1}"
 
 
 def explain(error: ValidationError) -> str:
-    """Returns a validation error as one sentence: the field, what is wrong with it, and how many more errors there
-    are."""
+    """Returns a validation error as one sentence: the field, what is wrong with it, and how many more there are."""
     first, *more = error.errors(include_url=False)
     where = ".".join(str(part) for part in first["loc"])
     what = first["msg"].removeprefix("Value error, ")
@@ -378,10 +380,6 @@ def explain(error: ValidationError) -> str:
     }.get(first["type"], what)
     rest = f" (and {len(more)} more)" if more else ""
     return f"{where}: {what}{rest}" if where else f"{what}{rest}"
-
-
-def _plain(path: str) -> bool:
-    return all(part not in ("", ".", "..") for part in path.split("/"))
 
 
 def _listed(values: Iterable[object]) -> str:

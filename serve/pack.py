@@ -27,26 +27,28 @@ def pack(
     weights: Mapping[str, float] | None = None,
     template: str = "{text}",
     verbalizers: Mapping[str, str] | None = None,
+    prompts: Sequence[str] = (),
     name: str = "ensemble",
     revision: str | None = None,
     record_sources: bool = False,
 ) -> Bundle:
     """Writes the bundle `out` with version 1 of one ensemble.
 
-    `adapters` maps each member to one adapter, or to a LoRA and a prefix or prompt adapter. The base is referenced (a
-    folder by its absolute path, anything else as a hub id); the adapters are copied. If every member has a head, heads
-    read a causal base too. With `record_sources`, the bundle knows which folders its adapters came from. `out` appears
-    only when everything in it was verified. Raises BundleError if it is refused.
+    `adapters` maps each member to one adapter, or to a LoRA and a prefix or prompt adapter. With `prompts`, a base with
+    two towers classifies without heads; without adapters, it does so alone, as the member `base`. The base is
+    referenced (a folder by its absolute path, anything else as a hub id); the adapters are copied. If every member has
+    a head, heads read a causal base too. With `record_sources`, the bundle knows which folders its adapters came from.
+    `out` appears only when everything in it was verified. Raises BundleError if it is refused.
     """
     folders = [[given] if isinstance(given, Path) else list(given) for given in adapters.values()]
-    heads = all(any(has_head(folder) for folder in each) for each in folders)
+    heads = bool(folders) and all(any(has_head(folder) for folder in each) for each in folders)
     spec = _base_spec(base, revision, "encoder" if heads else None)
     if fusion == "stack":
         raise BundleError(
             "A stacker has to be fitted, which 'choir train' does; "
             "pack with average, weighted_average or vote."
         )
-    if not adapters:
+    if not adapters and not prompts:
         raise BundleError("There is nothing to pack: give at least one adapter as NAME=DIR.")
     unknown = sorted(set(weights or {}) - set(adapters))
     if unknown:
@@ -66,7 +68,7 @@ def pack(
                 ],
             )
             for member, each in zip(adapters, folders, strict=True)
-        ]
+        ] or [Member(name="base", adapters=[])]
         try:
             ensemble = Ensemble.model_validate(
                 {
@@ -79,6 +81,7 @@ def pack(
                     "labels": None if labels is None else list(labels),
                     "template": template,
                     "verbalizers": dict(verbalizers or {}),
+                    "prompts": list(prompts),
                 }
             )
         except ValidationError as error:

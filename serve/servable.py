@@ -1,11 +1,12 @@
 """Whether an engine can serve a manifest: before its adapters are looked at, and with all its files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from serve.adapter import AdapterError, AdapterKind, check_together, inspect_adapter
-from serve.base.folder import BaseKind
+from serve.base.folder import BaseKind, read_config
+from serve.base.two_towers import towers_of
 from serve.digest import folder_digest
 from serve.errors import UserError
 from serve.fusion.errors import FusionError
@@ -41,6 +42,11 @@ def unserved_ensemble(ensemble: Ensemble, kind: BaseKind) -> str | None:
             f"The template {ensemble.template!r} has {INVOCATION} in its middle; an invocation stands at the end, so "
             "that all before it is the base's."
         )
+    if kind == "causal" and ensemble.prompts:
+        return (
+            "'prompts' compares vectors, and a base that writes gives none: leave it out, and say with 'verbalizers' "
+            "how labels read."
+        )
     if kind == "causal" and ensemble.task in ("multilabel", "regression"):
         return (
             f"The task {ensemble.task} needs adapters with heads: an encoder base, or a causal one whose bundle.json "
@@ -59,9 +65,20 @@ def unserved_ensemble(ensemble: Ensemble, kind: BaseKind) -> str | None:
         except FusionError as error:
             return str(error)
     for member in ensemble.members:
-        if kind == "encoder" and not member.adapters:
+        if kind == "encoder" and not member.adapters and not ensemble.prompts:
             return f"Member {member.name!r} is the plain base, and an encoder base has no head to answer with."
     return None
+
+
+def unserved_prompts(ensemble: Ensemble, config: Mapping[str, Any]) -> str | None:
+    """Returns why a base with this `config.json` cannot classify by the manifest's prompts, in a sentence; None if it
+    can, or if there are none."""
+    if not ensemble.prompts or towers_of(config) is not None:
+        return None
+    return (
+        "'prompts' compares images and texts by one space of vectors, so it needs a CLIP or a SigLIP as the base: "
+        "leave it out, and give each adapter a head."
+    )
 
 
 def ensemble_problems(
@@ -110,6 +127,13 @@ def ensemble_problems(
         unserved = None  # the base's own problem
     if unserved is not None:
         yield f"{ensemble.id}: {unserved}"
+    elif ensemble.prompts and files.base_folder is not None:
+        try:
+            reason = unserved_prompts(ensemble, read_config(files.base_folder))
+        except UserError:
+            reason = None  # the base's own problem
+        if reason is not None:
+            yield f"{ensemble.id}: {reason}"
     try:
         parameters = files.fusion_path(ensemble)
         if ensemble.task == "generation":

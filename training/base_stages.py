@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from serve.base.side_files import copy_pooling
+from serve.base.side_files import copy_side_files
 from serve.labels import fill
+from serve.prompting.zero_shot import label_prompts
 from training.data.splits import Splits
 from training.evaluation.stage_gains import StageGains
 from training.execution.run import Run
@@ -15,6 +16,7 @@ from training.recipe import (
     FineTuningStage,
     PretrainingStage,
     Recipe,
+    RecipeError,
     default_objective,
 )
 from training.stages.base import Base, find_base
@@ -24,6 +26,9 @@ from training.stages.fit import FitOptions, Stage
 from training.stages.member import MemberData
 from training.stages.pretraining import Pretrained, model_of, pretrain, save_pretrained
 from training.stages.scratch import train_base
+from training.stages.towers.contrastive import train_on_captions
+from training.stages.towers.inputs import TowerInputs
+from training.stages.towers.scratch import train_clip
 
 VOCABULARY_WEIGHT = 20
 """How often a label's text is repeated when the tokenizer is trained, so that short labels become one token."""
@@ -53,12 +58,13 @@ class BaseStages:
         recipe, name = self._recipe.base, self._recipe.name
         if not recipe.stages:
             self._from_nothing(own)
-            return find_base(recipe, name, own)
+            return self._found(own)
         work = self._run.folder / "base"
         if self._run.result("shared stages") is None:
             self._from_nothing(work / "0")
             found = recipe.model_copy(update={"stages": []})
             base = find_base(found, name, work / "0")
+            self._check_reads(base)
             self._judge("base", base)
             chain = "base"
             for number, stage in enumerate(recipe.stages, start=1):
@@ -69,15 +75,39 @@ class BaseStages:
             shutil.copytree(base.folder, own)
             self._run.finish("shared stages", True)
         shutil.rmtree(work, ignore_errors=True)
-        return find_base(recipe, name, own)
+        return self._found(own)
+
+    def _found(self, own: Path) -> Base:
+        base = find_base(self._recipe.base, self._recipe.name, own)
+        self._check_reads(base)
+        return base
+
+    def _check_reads(self, base: Base) -> None:
+        """Raise RecipeError if rows are images or labels are prompts, and the base reads texts alone."""
+        prompted = [each.name for each in self._recipe.ensembles if each.prompts]
+        if prompted and not base.towers:
+            raise RecipeError(
+                f"ensemble {prompted[0]!r}: prompts need a base with two towers: a CLIP or a SigLIP"
+            )
+        if self._recipe.data.images and not base.towers:
+            raise RecipeError("data.image needs a base with a tower for images: a CLIP or a SigLIP")
 
     def _from_nothing(self, target: Path) -> None:
         scratch = self._recipe.base.scratch
         if scratch is None or self._run.result("base") is not None:
             return
-        texts = [text for ensemble in self._recipe.ensembles for text in _vocabulary(ensemble)]
+        texts = [
+            text
+            for ensemble in self._recipe.ensembles
+            for text in _vocabulary(ensemble, self._labels[ensemble.name])
+        ]
+        rows, seed = self._splits.train, self._recipe.seed
         with self._run.stage("base", self._recipe.precision) as stage:
-            found = train_base(scratch, self._splits.train, texts, target, self._recipe.seed, stage)
+            if scratch.architecture == "clip":
+                train_clip(scratch, rows, self._recipe.data.image, texts, target, seed, stage)
+                self._run.finish("base", True)
+                return
+            found = train_base(scratch, rows, texts, target, seed, stage)
         self._run.finish("base", asdict(found))
 
     def _trained(
@@ -89,8 +119,9 @@ class BaseStages:
                 self._run.finish(title, True)
             else:
                 with self._run.stage(title, self._recipe.precision) as stage:
-                    self._run.finish(title, asdict(self._pretrained(recipe, base, stage, target)))
-        copy_pooling(base.folder, target)
+                    found = self._pretrained(recipe, base, stage, target)
+                self._run.finish(title, asdict(found) if found else True)
+        copy_side_files(base.folder, target)
         return replace(base, folder=target)
 
     def _tuned(self, title: str, recipe: FineTuningStage, base: Base, target: Path) -> None:
@@ -113,7 +144,8 @@ class BaseStages:
 
     def _pretrained(
         self, recipe: PretrainingStage, base: Base, stage: Stage, target: Path
-    ) -> Pretrained:
+    ) -> Pretrained | None:
+        """Return the losses on held-out documents; None of a base that learns captions of images."""
         objective = recipe.objective or default_objective(base.kind)
         documents = Documents.of(self._splits.train, recipe.documents)
         options = FitOptions(
@@ -123,6 +155,17 @@ class BaseStages:
             self._recipe.seed,
             recipe.early_stopping,
         )
+        if base.towers:
+            if recipe.objective:
+                raise RecipeError(
+                    "base: a CLIP or SigLIP learns captions of images; leave out objective"
+                )
+            model, rows, image = base.model(), self._splits.train, self._recipe.data.image
+            inputs = TowerInputs(str(base.folder))
+            train_on_captions(model, inputs, rows, image, recipe.documents, options, stage)
+            model.save_pretrained(target)
+            base.tokenizer().save_pretrained(target)
+            return None
         tokenizer, model = base.tokenizer(), model_of(base.folder, objective)
         found = pretrain(model, tokenizer, documents, objective, options, stage)
         save_pretrained(model, tokenizer, target)
@@ -135,10 +178,11 @@ class BaseStages:
                 ensemble,
                 MemberData(
                     self._splits.train,
-                    options.text,
+                    options.input,
                     self._labels[ensemble.name],
                     options.max_tokens,
                     options.text_pair,
+                    bool(options.images),
                 ),
             )
             for ensemble in self._recipe.ensembles
@@ -154,8 +198,10 @@ class BaseStages:
                 )
 
 
-def _vocabulary(ensemble: EnsembleRecipe) -> list[str]:
+def _vocabulary(ensemble: EnsembleRecipe, labels: Sequence[str]) -> list[str]:
     """Return prompts and labels, repeated so that the tokenizer learns their words."""
+    if ensemble.prompts:
+        return label_prompts(ensemble.prompts, labels, ensemble.verbalizers)
     prompt = fill(ensemble.template, "")
     return [
         prompt + text

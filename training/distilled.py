@@ -184,14 +184,13 @@ def _rows_to_learn(
     options: DistilOptions,
 ) -> Dataset:
     """Return the training rows, and rows without an answer: variations of their texts, and the texts of a file."""
-    text, pair = recipe.data.text, recipe.data.text_pair
-    columns = [text, *([pair] if pair else [])]
+    text, pair, columns = recipe.data.input, recipe.data.text_pair, recipe.data.inputs
     parts = [train.select_columns([*columns, own.answer])]
-    if options.variations and not pair:
+    if options.variations and not pair and not recipe.data.images:
         made = variations(list(train[text]), options.variations, recipe.seed)
         parts.append(Dataset.from_dict({text: made}))
     if unlabelled is not None:
-        parts.append(load_rows([unlabelled], columns).rows)
+        parts.append(load_rows([unlabelled], columns, images=recipe.data.images).rows)
     return concatenate_datasets(parts)
 
 

@@ -26,5 +26,6 @@ def draft(recipe: EnsembleRecipe, members: Sequence[Member], labels: Sequence[st
         template=recipe.template,
         verbalizers=recipe.verbalizers,
         label_scoring=recipe.label_scoring,
+        prompts=recipe.prompts,
         on_member_error=recipe.on_member_error,
     )

@@ -28,12 +28,14 @@ from training.data.steps import (
     visible,
 )
 from training.data.targets import known_labels, unknown_label
-from training.example import messages
+from training.example import digits, messages
 from training.labelling import guessed_rows, reviewed_rows, teacher_identity, with_rows
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.recipe.annotate import AnnotateRecipe
 from training.recipe.source import Source
 
+EXAMPLES = {"messages": messages.rows, "digits": digits.rows}
+"""What makes the rows that Choir brings, by `data.example.kind`."""
 REMEDY = "; with `data.clean` such rows are put aside and counted"
 
 
@@ -71,11 +73,9 @@ def write_splits(recipe_path: Path, out: Path) -> Prepared:
 
 
 def recipe_columns(recipe: Recipe) -> list[str]:
-    """Return the columns that the ensembles read, the text first. The base may read more (`BaseRecipe.columns`)."""
-    pair = recipe.data.text_pair
-    columns = [recipe.data.text, *([pair] if pair else [])]
-    columns += [ensemble.answer for ensemble in recipe.ensembles]
-    return list(dict.fromkeys(columns))
+    """Return the columns that the ensembles read, the input first. The base may read more (`BaseRecipe.columns`)."""
+    answers = [ensemble.answer for ensemble in recipe.ensembles]
+    return list(dict.fromkeys([*recipe.data.inputs, *answers]))
 
 
 class Preparation:
@@ -85,11 +85,12 @@ class Preparation:
         self._recipe, self._data, self._cache, self._ledger = recipe, recipe.data, cache, ledger
         self._columns = recipe_columns(recipe)
         self._meaning = Columns(
-            text=recipe.data.text,
+            text=recipe.data.input,
             answers=list(dict.fromkeys(each.answer for each in recipe.ensembles)),
             labels=[e.answer for e in recipe.ensembles if e.task == "classification"],
             pair=recipe.data.text_pair,
             may_be_empty=[e.answer for e in recipe.ensembles if e.task == "multilabel"],
+            images=bool(recipe.data.images),
         )
 
     def complete(self) -> Prepared:
@@ -149,9 +150,9 @@ class Preparation:
         known = self._training_columns()
         if self._data.example:
             rows, seed = self._data.example, self._data.example.seed
-            made = messages.rows("train", rows.train_rows, seed)
-            train = from_rows(made, known, "train")
-            test = from_rows(messages.rows("test", rows.test_rows, seed), self._columns, "test")
+            made = EXAMPLES[rows.kind]
+            train = from_rows(made("train", rows.train_rows, seed), known, "train")
+            test = from_rows(made("test", rows.test_rows, seed), self._columns, "test")
             return self._counted("train", train), None, self._counted("test", test)
         train = self._collect(self._data.train or [], self._given_columns(), "train")
         held = [
@@ -168,6 +169,7 @@ class Preparation:
             split,
             labels=[*self._meaning.labels, *(said or [])],
             sets=self._meaning.may_be_empty,
+            images=self._data.images,
         )
         if self._data.clean is None or self._data.clean.unreadable == "fail":
             refuse_unreadable(outcome.left, REMEDY if self._data.clean is None else "")

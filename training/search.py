@@ -99,8 +99,7 @@ class Study:
         Families stay together, so that no trial is judged on texts it was trained on. Raises RecipeError if no rows can
         be held out, because there are too few or all are in one family."""
         data = self.recipe.data
-        columns = [data.text, *([data.text_pair] if data.text_pair else [])]
-        families = families_of(rows, columns)
+        families = families_of(rows, data.inputs)
         kept, held = hold_out(families, self.search.held_out, self.recipe.seed)
         if not held:
             raise RecipeError(

@@ -24,6 +24,7 @@ def pack(
     weight: packing.Weights = None,
     template: packing.Template = "{text}",
     verbalizers: packing.Verbalizers = None,
+    prompt: packing.Prompts = None,
     name: packing.EnsembleName = "ensemble",
     revision: packing.Revision = None,
 ) -> None:
@@ -38,6 +39,7 @@ def pack(
         weights=weight,
         template=template,
         verbalizers=verbalizers,
+        prompts=prompt,
         name=name,
         revision=revision,
     )

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +23,7 @@ from choir_client import (
     RegressionItem,
     RegressionMember,
 )
+from choir_client import image as image_input
 from serve.terminal.sheet import Column, Sheet, number
 from serve.terminal.words import counted
 
@@ -34,6 +36,12 @@ def predict(
         list[str] | None,
         typer.Option(
             help="Second text of a pair, for an ensemble that reads pairs. Give one for each text, in order."
+        ),
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="An image to ask about: a PNG, JPEG or WebP, for a base that reads images. Repeat for several."
         ),
     ] = None,
     model: ModelName = None,
@@ -49,9 +57,11 @@ def predict(
     url: Url = None,
     token: Token = None,
 ) -> None:
-    """Ask an ensemble for the label, the labels or the value of each text."""
-    texts = text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
-    if not texts:
+    """Ask an ensemble for the label, the labels or the value of each text or image."""
+    texts = text or []
+    if not texts and not image:
+        texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    if not texts and not image:
         raise UsageError("There is no text: give it as an argument, or one on each line of stdin.")
     if pair and len(pair) != len(texts):
         raise UsageError(
@@ -60,6 +70,7 @@ def predict(
     inputs: list[Input] = [*texts]
     if pair:
         inputs = [{"text": one, "text_pair": two} for one, two in zip(texts, pair, strict=True)]
+    inputs += map(_read_image, image or [])
     with Choir(url, token) as choir:
         answer = choir.predict(
             model or only_ensemble(choir),
@@ -70,12 +81,23 @@ def predict(
     if json:
         show_json(answer.model_dump(mode="json", by_alias=True, exclude_unset=True))
     else:
-        out.print(_view(answer, texts))
+        heading = "input" if image else "text"
+        out.print(_view(answer, [*texts, *map(str, image or [])], heading))
 
 
-def _view(answer: Prediction, texts: list[str]) -> Sheet:
+def _read_image(file: Path) -> Input:
+    try:
+        return image_input(file)
+    except OSError as error:
+        raise UsageError(f"The image {file} cannot be read: {error.strerror or error}.") from None
+    except ValueError as error:
+        raise UsageError(f"The file {error}.") from None
+
+
+def _view(answer: Prediction, texts: list[str], heading: str) -> Sheet:
+    """Return the answers as a table. `texts` are the inputs: texts, and names of images."""
     names = list(dict.fromkeys(each.name for item in answer.data for each in item.members or []))
-    view = table(answer.model, "text", *_COLUMNS[type(answer.data[0])], *names)
+    view = table(answer.model, heading, *_COLUMNS[type(answer.data[0])], *names)
     for text, item in zip(texts, answer.data, strict=True):
         # A row has no answer of a member that was not asked.
         said = {member.name: _said(member) for member in item.members or []}

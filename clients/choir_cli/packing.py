@@ -56,6 +56,14 @@ Verbalizers = Annotated[
         "--verbalizers", help="JSON file that maps each label to the text that stands for it."
     ),
 ]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prompt",
+        metavar="TEXT",
+        help="CLIP and SigLIP without heads: a text with {label}. Repeat for several, which are averaged.",
+    ),
+]
 EnsembleName = Annotated[str, typer.Option("--name", help="Name of the ensemble.")]
 Revision = Annotated[
     str | None, typer.Option("--revision", help="Revision of the base, if --base is a hub id.")
@@ -73,6 +81,7 @@ def pack_bundle(
     weights: list[str] | None,
     template: str,
     verbalizers: Path | None,
+    prompts: list[str] | None,
     name: str,
     revision: str | None,
     record_sources: bool = False,
@@ -81,7 +90,7 @@ def pack_bundle(
 
     Raises UsageError for a wrong or missing option, BundleError for folders that cannot be packed.
     """
-    if not adapters or task is None or fusion is None:
+    if not (adapters or prompts) or task is None or fusion is None:
         raise UsageError("--base needs --task, --fusion and at least one --adapter NAME=DIR.")
     if task in ("classification", "multilabel") and labels is None:
         raise UsageError(
@@ -95,7 +104,7 @@ def pack_bundle(
         str(packaged_base(base)) if packaged else base,
         {
             member: [Path(folder) for folder in folders]
-            for member, folders in several("--adapter NAME=DIR", adapters).items()
+            for member, folders in several("--adapter NAME=DIR", adapters or []).items()
         },
         out,
         task=task,
@@ -104,6 +113,7 @@ def pack_bundle(
         weights=numbers("--weight NAME=NUMBER", weights or []),
         template=template,
         verbalizers=None if verbalizers is None else read_verbalizers(verbalizers),
+        prompts=prompts or [],
         name=name,
         revision=revision,
         record_sources=record_sources,

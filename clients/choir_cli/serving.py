@@ -108,6 +108,7 @@ def serve(
     weight: packing.Weights = None,
     template: packing.Template = "{text}",
     verbalizers: packing.Verbalizers = None,
+    prompt: packing.Prompts = None,
     name: packing.EnsembleName = "ensemble",
     revision: packing.Revision = None,
 ) -> None:
@@ -154,6 +155,7 @@ def serve(
                 weights=weight,
                 template=template,
                 verbalizers=verbalizers,
+                prompts=prompt,
                 name=name,
                 revision=revision,
                 record_sources=True,

@@ -131,13 +131,28 @@ def evaluate(
         Path | None,
         typer.Option(help="File with the rows to use instead of the recipe's test split."),
     ] = None,
+    captions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="CLIP and SigLIP: how well the images of --data find the texts of this column, and they the images.",
+        ),
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the figures to this file.")] = None,
 ) -> None:
     """Compare each member and each fusion method on the test rows."""
     from serve.bundle import Bundle
 
+    if captions is not None and data is None:
+        raise UsageError("--captions needs --data FILE, with the images and their captions.")
+
     # A wrong folder or name is said before the imports of torch and others, which take seconds.
     Bundle.open(bundle).ensemble(ensemble)
+    if captions is not None and data is not None:
+        from training.evaluation.retrieval import retrieve
+
+        retrieve(bundle, ensemble, data, captions, json)
+        return
     from training.evaluation.evaluation import evaluate_bundle
 
     evaluate_bundle(bundle, ensemble, data, json)

@@ -7,6 +7,7 @@ The package needs only httpx, httpx-sse and pydantic, and nothing of the server.
 """
 
 from choir_client._flows import Retries
+from choir_client._images import image
 from choir_client._requests import Input
 from choir_client.async_client import AsyncChoir
 from choir_client.client import Choir
@@ -104,4 +105,5 @@ __all__ = [
     "Unauthorized",
     "Unavailable",
     "Usage",
+    "image",
 ]

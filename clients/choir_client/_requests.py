@@ -24,7 +24,7 @@ from choir_client.predictions import AnyPrediction, Prediction
 
 T = TypeVar("T")
 Input = str | Mapping[str, Any]
-"""A text, or an object: `{"text": ..., "text_pair": ...}`."""
+"""A text, or an object: `{"text": ..., "text_pair": ...}`, or `{"image": ...}` as `choir_client.image` makes it."""
 _PREDICTION: TypeAdapter[Prediction] = TypeAdapter(AnyPrediction)
 
 

@@ -61,7 +61,7 @@ def inspect_adapter(
     `base` is the base's folder, or its shapes. With a folder, the base's digest is compared with the one that the
     adapter recorded. Without a base, shapes are only compared with each other. `max_rank` is the engine's limit. With
     `base_kind` "encoder" there must be a head, with "causal" there must be none. `head_rows` is the number of rows that
-    it must have. Raises AdapterError with the reason if the adapter is not served."""
+    it must have; 0 means that there must be none. Raises AdapterError with the reason if the adapter is not served."""
     rank, count = 0, 0
     modules: tuple[str, ...] = ()
     try:

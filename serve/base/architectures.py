@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from serve.base.causal_models import DIFFERENT, MORE_THAN_TEXT, TEXT
-from serve.base.two_towers import CLIP, SIGLIP, towers_of, unserved_towers
+from serve.base.two_towers import CLIP, SIGLIP, unserved_towers
 
 VLLM = "vLLM 0.32"
 
@@ -84,17 +84,6 @@ def unserved_base(config: Mapping[str, Any], kind: Literal["causal", "encoder"])
     if (TEXT | MORE_THAN_TEXT).intersection(names):
         return None
     return f"A base of the architecture {names[0]} cannot be served: {VLLM} has no model of it that takes LoRA."
-
-
-def untrained_base(config: Mapping[str, Any]) -> str | None:
-    """Returns why a base that is served is not trained or evaluated offline, in a sentence; None if it is."""
-    if towers_of(config) is None:
-        return None
-    name = ENCODERS[str(config["model_type"])].name
-    return (
-        f"The base is {name}, which is served, and not trained or evaluated here yet: train its adapters with PEFT, "
-        "give each a head.safetensors, and make a bundle with 'choir pack'."
-    )
 
 
 def served_as(config: Mapping[str, Any]) -> str | None:

@@ -26,6 +26,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from serve.base.folder import Pooling
 
 _POOLING_FILE = "1_Pooling/config.json"
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 _POOLINGS: dict[str, Pooling] = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "cls",
@@ -34,8 +35,8 @@ _POOLINGS: dict[str, Pooling] = {
 MODEL_FILES = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.txt",
-    "vocab.json", "merges.txt", "tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "processor_config.json",
-    "preprocessor_config.json", _POOLING_FILE,
+    "vocab.json", "merges.txt", "tokenizer.model", "sentencepiece.bpe.model", "spiece.model",
+    *_PROCESSOR_FILES, _POOLING_FILE,
 )  # fmt: skip
 """The files of a base's folder that count, by name or pattern. Others, such as code and pickles, are not copied."""
 
@@ -63,12 +64,14 @@ def read_pooling(folder: Path) -> Pooling:
     return chosen[0] or "mean" if len(chosen) == 1 else "mean"
 
 
-def copy_pooling(source: Path, target: Path) -> None:
-    """Copies what `read_pooling` reads to another folder of the same base."""
-    file = source / _POOLING_FILE
-    if file.is_file():
-        (target / file.parent.name).mkdir(exist_ok=True)
-        shutil.copyfile(file, target / _POOLING_FILE)
+def copy_side_files(source: Path, target: Path) -> None:
+    """Copies what says how a base reads its inputs, beside its tokenizer, to another folder of the same base: how texts
+    are pooled, and how images are scaled."""
+    for name in (_POOLING_FILE, *_PROCESSOR_FILES):
+        file = source / name
+        if file.is_file():
+            (target / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, target / name)
 
 
 def read_tokenizer(source: str, revision: str | None = None) -> Any:

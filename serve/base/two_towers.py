@@ -64,6 +64,15 @@ def clip_width(config: Mapping[str, Any]) -> int:
     return width
 
 
+def towers_width(config: Mapping[str, Any]) -> int:
+    """Returns how many values the vectors of a CLIP or SigLIP have."""
+    if config.get("model_type") == "clip":
+        return clip_width(config)
+    text = _part(config, "text_config")
+    width: int = text.get("projection_size") or text.get("hidden_size", _SIGLIP_WIDTH)
+    return width
+
+
 def tower_of(model_class: str) -> str | None:
     """Returns the tower that a class of transformers is alone, by its name in the whole model; None if it is another
     class. `CLIPVisionModel` names its layers `encoder.layers...`, and `CLIPTextModel` too."""

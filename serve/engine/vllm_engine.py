@@ -57,6 +57,7 @@ from serve.engine.scoring.heads import EncoderPooler, read_head, refuse_mixed
 from serve.engine.scoring.labels_as_text import CausalScorer, check_inputs
 from serve.engine.scoring.prediction import MemberScores, predicted
 from serve.engine.scoring.probe import Prober
+from serve.engine.scoring.prompted import prompted_heads
 from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args, engine_config
 from serve.errors import Refusal
 from serve.fusion.errors import FusionError, OutputError
@@ -165,8 +166,11 @@ class VLLMEngine:
             loras = self._loras(ensemble)
             sequences = self._llm.vllm_config.scheduler_config.max_num_seqs
             refuse_group(ensemble, loras, self._slots, sequences)
-            refuse_mixed(heads)
             own = [self._member_adapters(member) for member in ensemble.members]
+            if self._encoder is not None and ensemble.prompts:
+                async with self._slot_queue.turn(loras):
+                    heads |= await prompted_heads(self._encoder, ensemble, own, self._adapters)
+            refuse_mixed(heads)
             refuse_invocations(ensemble, own, self._adapters.reader)
             fusion, ranker = fitted_parts(version, ensemble)
         except BaseException as error:
@@ -180,18 +184,16 @@ class VLLMEngine:
     async def _load_member(
         self, member: Member, version: Version, acquired: list[str], heads: dict[str, Head]
     ) -> None:
-        """Loads the member's adapters, and appends their digests to `acquired`.
-
-        Raises PrepareError if one of them cannot be loaded; then none of them stays acquired."""
+        """Loads the member's adapters, and appends their digests to `acquired`. Raises PrepareError if one of them
+        cannot be loaded; then none of them stays acquired."""
         taken: list[str] = []
         try:
             for reference in member.adapters:
                 folder = version.adapters[reference.digest]
                 if self._encoder is not None:
                     base = await asyncio.to_thread(self._adapters.base_shapes)
-                    heads[member.name] = await asyncio.to_thread(
-                        read_head, Path(folder), member, version.ensemble, base
-                    )
+                    given = Path(folder), member, version.ensemble, base
+                    heads |= await asyncio.to_thread(read_head, *given)
                 await self._adapters.acquire(reference.adapter, reference.digest, folder)
                 taken.append(reference.digest)
             self._member_adapters(member)
@@ -205,9 +207,8 @@ class VLLMEngine:
 
     def _loras(self, ensemble: Ensemble) -> frozenset[str]:
         """Returns the digests of the ensemble's LoRAs."""
-        return frozenset(
-            digest for digest in ensemble.digests if self._adapters.alone(digest).lora is not None
-        )
+        alone = self._adapters.alone
+        return frozenset(each for each in ensemble.digests if alone(each).lora is not None)
 
     async def _probe(self, key: str) -> tuple[Probe, ...]:
         loaded = self._versions[key]
@@ -287,9 +288,8 @@ class VLLMEngine:
         heads = [loaded.heads[member.name] for member in members]
         loras = [each.lora for each in member_adapters]
         pooled = await self._encoder.score(inputs, loras, heads, queue)
-        tokens = pooled.prompt_tokens
-        read = tokens * len(members)
-        return MemberScores(pooled.scores, tokens, read, read)
+        read = pooled.prompt_tokens * len(members)
+        return MemberScores(pooled.scores, pooled.prompt_tokens, read, read)
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[bytes | Refusal, None]:
         """See `interface.Engine`."""

@@ -1,4 +1,4 @@
-"""Takes the bytes of an image out of a data URL (RFC 2397)."""
+"""Takes the bytes of an image out of a data URL (RFC 2397), and makes such URLs."""
 
 import base64
 import binascii
@@ -18,6 +18,12 @@ _FORMATS: Mapping[str, Format] = {
     "image/jpg": "JPEG",
     "image/webp": "WEBP",
 }
+_BEGINNINGS: Mapping[str, re.Pattern[bytes]] = {
+    "image/png": re.compile(rb"\x89PNG\r\n\x1a\n"),
+    "image/jpeg": re.compile(rb"\xff\xd8\xff"),
+    "image/webp": re.compile(rb"RIFF.{4}WEBP", re.DOTALL),
+}
+"""How the bytes of an image of each type begin."""
 _HEAD = 100
 """Characters in which a data URL says its type."""
 _WHITE_SPACE = re.compile(r"[ \t\r\n]+")
@@ -59,3 +65,12 @@ def image_file(url: str, limits: ImageLimits) -> ImageFile:
     if not data:
         raise ImageError(f"The data URL of the image is empty: {_EXPECTED}.")
     return ImageFile(_FORMATS[kind], data)
+
+
+def data_url(data: bytes) -> str:
+    """Returns the data URL of the bytes of an image. Raises ImageError for bytes that begin as no PNG, JPEG or WebP
+    does."""
+    for kind, begins in _BEGINNINGS.items():
+        if begins.match(data):
+            return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    raise ImageError("The file is no PNG, JPEG or WebP: save the image as one of these.")

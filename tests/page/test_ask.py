@@ -1,6 +1,8 @@
 """Asking on the page: what every member answered beside the fused answer, and texts as they are written."""
 
+import base64
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,6 +12,8 @@ from playwright.sync_api import BrowserContext, expect
 from tests.page.answers import BROKEN, DISAGREEMENT, ENDLESS, WRITTEN
 from tests.page.chromium import Visit, visit
 from tests.page.conftest import LABELS, MARKUP, Server
+from tests.serve.images.hostile import picture as drawn
+from tests.serve.images.hostile import saved
 
 WORDS = "".join(WRITTEN)
 
@@ -108,7 +112,7 @@ def test_what_the_server_refuses_is_told_in_its_own_words(
     expect(page.locator("#ask-error")).to_be_hidden()
     page.fill("#input", "   ")
     page.click("#send")
-    expect(page.locator("#ask-error")).to_have_text("Type at least one input.")
+    expect(page.locator("#ask-error")).to_have_text("Type at least one input, or choose an image.")
 
 
 def test_a_text_streams_with_its_tokens_coloured_and_explained(
@@ -294,3 +298,49 @@ def test_the_keyboard_alone_can_ask(context: BrowserContext, server: Server) -> 
     page.keyboard.press("Enter")
     expect(page.locator(".answer")).to_have_count(1)
     expect(page.locator("#ask-said")).to_have_text("1 answer by intents@1.")
+
+
+def test_images_are_shown_before_they_are_sent_and_beside_their_answers(
+    context: BrowserContext, server: Server, tmp_path: Path
+) -> None:
+    page = opened(context, server, "intents").page
+    for name in ("one.png", "two.jpg"):
+        (tmp_path / name).write_bytes(saved(drawn(), "PNG" if name.endswith("png") else "JPEG"))
+    page.set_input_files("#images", [tmp_path / "one.png", tmp_path / "two.jpg"])
+    expect(page.locator("#pictures img")).to_have_count(2)
+    width = page.locator("#pictures img").first.evaluate(
+        "image => image.decode().then(() => image.naturalWidth)"
+    )
+    assert width == drawn().width
+    page.get_by_label("Remove two.jpg").click()
+    page.fill("#input", "where is my parcel?")
+    with page.expect_request("**/v1/predict") as sent:
+        page.click("#send")
+    data = base64.b64encode(saved(drawn())).decode()
+    asked = ["where is my parcel?", {"image": f"data:image/png;base64,{data}"}]
+    assert sent.value.post_data_json["input"] == asked
+    expect(page.locator(".answer")).to_have_count(2)
+    expect(page.locator(".answer .input img")).to_have_attribute("alt", "one.png")
+    page.click("#clear")
+    expect(page.locator("#pictures img")).to_have_count(0)
+
+
+def test_a_dropped_image_is_taken_and_another_file_is_named(
+    context: BrowserContext, server: Server
+) -> None:
+    page = opened(context, server, "intents").page
+    data = base64.b64encode(saved(drawn())).decode()
+    drop = """([name, type, data]) => {
+        const bytes = Uint8Array.from(atob(data), (each) => each.charCodeAt(0));
+        const moved = new DataTransfer();
+        moved.items.add(new File([bytes], name, { type }));
+        const options = { dataTransfer: moved, bubbles: true, cancelable: true };
+        document.getElementById("input").dispatchEvent(new DragEvent("drop", options));
+    }"""
+    page.evaluate(drop, ["dropped.png", "image/png", data])
+    expect(page.locator("#pictures figcaption")).to_have_text("dropped.png")
+    page.evaluate(drop, ["notes.gif", "image/gif", data])
+    expect(page.locator("#ask-error")).to_have_text("notes.gif is no PNG, JPEG or WebP.")
+    expect(page.locator("#pictures img")).to_have_count(1)
+    page.select_option("#model", "replies")
+    expect(page.locator("#images-field")).to_be_hidden()

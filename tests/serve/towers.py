@@ -67,6 +67,8 @@ def base(family: Family, folder: Path) -> Path:
             torch.nn.init.normal_(weight, std=0.15)
         elif "bias" in name:
             torch.nn.init.normal_(weight, std=0.05)
+        elif name == "logit_scale":
+            torch.nn.init.constant_(weight, 2.5)  # a trained one tells labels apart
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
@@ -119,9 +121,15 @@ def _vision(hidden: int) -> dict[str, Any]:
 
 
 def lora(
-    base: Path, folder: Path, targets: str | Sequence[str], *, seed: int, rank: int, labels: int = 3
+    base: Path,
+    folder: Path,
+    targets: str | Sequence[str],
+    *,
+    seed: int,
+    rank: int,
+    labels: int | None = 3,
 ) -> Path:
-    """A LoRA with a head over the vectors of both towers."""
+    """A LoRA with a head over the vectors of both towers; without one if there are no `labels`."""
     torch.manual_seed(seed)
     given = targets if isinstance(targets, str) else list(targets)
     model = AutoModel.from_pretrained(base, dtype=torch.float32)
@@ -131,6 +139,8 @@ def lora(
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.15)
     adapted.save_pretrained(folder)
+    if labels is None:
+        return folder
     head = {"weight": torch.randn(labels, width(model)) * 0.1, "bias": torch.randn(labels)}
     save_file(head, folder / "head.safetensors")
     return folder
@@ -166,7 +176,8 @@ class Reference:
             model = PeftModel.from_pretrained(model, adapter).get_base_model()
         self._model = model.eval()
         self._processor = AutoProcessor.from_pretrained(base)
-        self._head = load_file(adapter / "head.safetensors") if adapter else None
+        head = adapter / "head.safetensors" if adapter else None
+        self._head = load_file(head) if head and head.is_file() else None
 
     @torch.no_grad()
     def vector(self, given: Image.Image | str) -> torch.Tensor:
@@ -187,6 +198,28 @@ class Reference:
         assert self._head is not None
         scores = self._head["weight"] @ self.vector(given) + self._head["bias"]
         return [float(each) for each in scores.double().softmax(0)]
+
+    @torch.no_grad()
+    def zero_shot(self, given: Image.Image | str, labels: Sequence[Sequence[str]]) -> list[float]:
+        """Which label's texts are closest: [labels]. Of one text each, that is what `logits_per_image` says."""
+        texts = [
+            torch.stack([self.vector(text) / self.vector(text).norm() for text in each]).mean(0)
+            for each in labels
+        ]
+        vector = self.vector(given)
+        cosines = [vector @ text / (vector.norm() * text.norm()) for text in texts]
+        scores = self._model.logit_scale.exp() * torch.stack(cosines)
+        return [float(each) for each in scores.flatten().double().softmax(0)]
+
+    @torch.no_grad()
+    def own_zero_shot(self, image: Image.Image, texts: Sequence[str]) -> list[float]:
+        """The softmax of the model's own `logits_per_image` [texts]."""
+        filled = {"padding": "max_length", "max_length": 24} if self._siglip else {"padding": True}
+        ids = self._processor(text=list(texts), return_tensors="pt", **filled)
+        pixels = self._processor(images=[image], return_tensors="pt")["pixel_values"]
+        mask = {} if self._siglip else {"attention_mask": ids["attention_mask"]}
+        said = self._model(input_ids=ids["input_ids"], pixel_values=pixels, **mask)
+        return [float(each) for each in said.logits_per_image[0].double().softmax(0)]
 
     @property
     def _siglip(self) -> bool:

@@ -3,9 +3,12 @@
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
+from serve.images.limits import ImageError
 from serve.terminal.words import counted
+from training.data.images import image_url
 from training.data.readers.records import Record
 from training.recipe.values import SEPARATOR, spelled
 
@@ -22,17 +25,32 @@ class Cells:
 
     A text stays as it is, a missing cell becomes an empty text, and a list becomes its parts joined by `|`. Labels get
     one spelling: no surrounding space, composed Unicode, and 1 for 1.0. If the source has a name for a number, the name
-    replaces the number."""
+    replaces the number. An image becomes its data URL."""
 
-    def __init__(self, labels: Collection[str] = (), sets: Collection[str] = ()) -> None:
-        """`labels` are the columns whose cells hold one label; `sets` are those whose cells hold several."""
+    def __init__(
+        self,
+        labels: Collection[str] = (),
+        sets: Collection[str] = (),
+        images: Collection[str] = (),
+    ) -> None:
+        """`labels` are the columns whose cells hold one label, `sets` those whose cells hold several, and `images`
+        those whose cells hold an image."""
         self._labels, self._sets = frozenset(labels), frozenset(sets)
+        self._images = frozenset(images)
         self._named: Counter[str] = Counter()
         self._respelled: dict[str, Counter[tuple[str, str]]] = {}
 
-    def row(self, record: Record, columns: Mapping[str, str]) -> dict[str, str]:
-        """Return the texts of a row by column. `columns` maps names to the source's names. Raises UnreadableCell."""
-        return {name: self._text(name, record, source) for name, source in columns.items()}
+    def row(
+        self, record: Record, columns: Mapping[str, str], folder: Path | None = None
+    ) -> dict[str, str]:
+        """Return the texts of a row by column. `columns` maps names to the source's names; `folder` is where paths of
+        images start. Raises UnreadableCell."""
+        return {
+            name: _image(record.cells.get(source), folder)
+            if name in self._images
+            else self._text(name, record, source)
+            for name, source in columns.items()
+        }
 
     def note(self) -> str:
         """Describe all changes so far; empty if there were none."""
@@ -72,6 +90,13 @@ class Cells:
         if label != given:
             self._respelled.setdefault(name, Counter())[given, label] += 1
         return label
+
+
+def _image(cell: Any, folder: Path | None) -> str:
+    try:
+        return image_url(cell, folder)
+    except ImageError as error:
+        raise UnreadableCell(str(error).rstrip(".")) from None
 
 
 def _text(cell: Any) -> str:

@@ -20,16 +20,18 @@ def collect(
     *,
     labels: Collection[str] = (),
     sets: Collection[str] = (),
+    images: Collection[str] = (),
 ) -> Outcome:
     """Read all rows of all sources, in order, with `columns` and the hidden columns.
 
     The columns in `labels` hold one label, those in `sets` several; these cells get one spelling, and the outcome's
-    note describes the changes. A missing cell becomes an empty text. Rows that cannot be read are in the outcome's
-    `left`. Raises RecipeError if a source is absent, has no rows, or lacks one of the columns.
+    note describes the changes. Those in `images` hold an image, whose path is relative to the file; they become data
+    URLs. A missing cell becomes an empty text. Rows that cannot be read are in the outcome's `left`. Raises RecipeError
+    if a source is absent, has no rows, or lacks one of the columns.
     """
     table: dict[str, list[str]] = {name: [] for name in [*columns, *HIDDEN]}
     left: list[Left] = []
-    cells = Cells(labels, sets)
+    cells = Cells(labels, sets, images)
     for source in sources:
         _read_source(source, columns, cells, table, left, split)
     return Outcome(Dataset.from_dict(table), left, note=cells.note())
@@ -59,6 +61,7 @@ def _read_source(
     known: dict[str, None] = {}
     found = 0
     wanted = {name: source.columns.get(name, name) for name in columns}
+    folder = None if source.path is None else source.path.parent
     for piece in _rows_of(source):
         found += 1
         origin = f"{source.name}:{piece.place}"
@@ -67,7 +70,7 @@ def _read_source(
             continue
         known.update(dict.fromkeys(piece.cells))
         try:
-            row = cells.row(piece, wanted)
+            row = cells.row(piece, wanted, folder)
             reason = _no_text(row.values())
         except UnreadableCell as error:
             row = {name: str(piece.cells.get(column)) for name, column in wanted.items()}

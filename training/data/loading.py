@@ -29,13 +29,15 @@ def load_rows(
     *,
     labels: Collection[str] = (),
     sets: Collection[str] = (),
+    images: Collection[str] = (),
 ) -> Loaded:
     """Read the rows of all files as one table with exactly `columns`. No cell is empty, except in `sets`.
 
-    The columns in `labels` hold one label, those in `sets` several or none. Raises RecipeError if a file is absent or
-    empty, or if a row cannot be read or lacks a cell.
+    The columns in `labels` hold one label, those in `sets` several or none, those in `images` an image. Raises
+    RecipeError if a file is absent or empty, or if a row cannot be read or lacks a cell.
     """
-    outcome = collect([Source(path=file) for file in files], columns, labels=labels, sets=sets)
+    sources = [Source(path=file) for file in files]
+    outcome = collect(sources, columns, labels=labels, sets=sets, images=images)
     refuse_unreadable(outcome.left)
     refuse_empty(outcome.rows, [name for name in columns if name not in sets])
     return Loaded(visible(outcome.rows), outcome.note)

@@ -158,7 +158,9 @@ class Splitter:
             "families",
             {"similarity": similarity, "columns": str(self._meaning), "groups": groups is not None},
             [rows],
-            lambda: Outcome(rows.add_column(FAMILY, families(texts, similarity, groups))),
+            lambda: Outcome(
+                rows.add_column(FAMILY, families(texts, similarity, groups, self._meaning.images))
+            ),
         )
         return list(outcome.rows[FAMILY])
 

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from transformers import AutoModel
 
-from serve.base.architectures import unserved_base, untrained_base
+from serve.base.architectures import unserved_base
 from serve.base.folder import BaseError, BaseKind, Pooling, kind_of, read_config
 from serve.base.packages import PACKAGES
 from serve.base.positions import longest_text
 from serve.base.side_files import read_pooling, read_tokenizer
+from serve.base.two_towers import towers_of
 from serve.bundle import BaseSpec, Bundle
 from serve.manifest import Ensemble, FusionSpec, Member
 from serve.terminal.sheet import Column, Sheet, number, whole
@@ -164,8 +165,10 @@ def _locate(name: str) -> tuple[Path, BaseKind]:
         kind = kind_of(config)
     except BaseError as error:
         raise RecipeError(str(error)) from None
-    if (reason := unserved_base(config, kind) or untrained_base(config)) is not None:
+    if (reason := unserved_base(config, kind)) is not None:
         raise RecipeError(f"{name}: {reason}")
+    if towers_of(config) is not None:
+        raise RecipeError(f"{name}: it reads images too, and bases are compared on texts alone")
     return folder, kind
 
 

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from serve.adapter import inspect_adapter
 from serve.adapter.head.check import joins_pairs
+from serve.base.folder import read_config
+from serve.base.two_towers import towers_of
 from serve.bundle import Bundle
 from serve.fusion.answers import choose_answer
 from serve.fusion.asking.asking import asked_offline
@@ -54,6 +56,7 @@ ANSWER_COLUMN = {
 }
 """The column of the right answers, if no recipe names one."""
 PAIR_COLUMN = "text_pair"
+IMAGE_COLUMN = "image"
 
 
 @dataclass(frozen=True)
@@ -312,7 +315,7 @@ def evaluate_bundle(
 
 def labelled(rows: Dataset, name: str, recipe: Recipe, ensemble: EnsembleRecipe) -> Labelled:
     """Return the rows as the ensemble reads them; in generation, at most as many texts as the recipe says."""
-    texts = list(rows[recipe.data.text])
+    texts = list(rows[recipe.data.input])
     if ensemble.task == "generation":
         whole = Labelled.replies(texts, list(rows[ensemble.target]), name)
         return whole.first(ensemble.evaluation_rows)
@@ -334,7 +337,8 @@ def rows_to_judge(
 
     `own` is the recipe of the ensemble. Raises RecipeError."""
     if data is not None:
-        text = recipe.data.text if recipe else "text"
+        images = recipe.data.images if recipe else image_columns(bundle)
+        text = images[0] if images else recipe.data.text if recipe else "text"
         answer = own.answer if own else ANSWER_COLUMN[manifest.task]
         pair = recipe.data.text_pair if recipe else _pair_column(bundle, manifest, data)
         loaded = load_rows(
@@ -342,6 +346,7 @@ def rows_to_judge(
             [text, answer, *([pair] if pair else [])],
             labels=[answer] if manifest.task == "classification" else [],
             sets=[answer] if manifest.task == "multilabel" else [],
+            images=images,
         )
         if loaded.note:
             Screen().say(f"{data.name}: {loaded.note}")
@@ -356,7 +361,7 @@ def rows_to_judge(
     if recipe is None or own is None:
         raise RecipeError(
             f"{bundle.path} does not say which rows {manifest.id} was tested on; give --data FILE with the columns "
-            f"text and {ANSWER_COLUMN[manifest.task]}"
+            f"{next(iter(image_columns(bundle)), 'text')} and {ANSWER_COLUMN[manifest.task]}"
         )
     held = kept(bundle.path / WORK, "validation")
     if data is None and held is not None and not own.baselines:
@@ -378,6 +383,12 @@ def rows_to_judge(
     if splits.test is None:
         return labelled(splits.validation, "validation", recipe, own), None
     return labelled(splits.test, "test", recipe, own), known
+
+
+def image_columns(bundle: Bundle) -> list[str]:
+    """Return the column of images if the bundle's base reads some; else none."""
+    base = bundle.base_on_disk()
+    return [IMAGE_COLUMN] if base and towers_of(read_config(base)) else []
 
 
 def _pair_column(bundle: Bundle, ensemble: Ensemble, data: Path) -> str | None:

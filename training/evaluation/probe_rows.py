@@ -40,6 +40,8 @@ def rows_of_recipe(path: Path, ensemble: str | None) -> ProbeRows:
     rows. Without `ensemble`, it is the only one of the task classification. Raises RecipeError."""
     recipe = load_recipe(path)
     own = _classification(recipe, ensemble)
+    if recipe.data.images:
+        raise RecipeError("bases are compared on texts, and the recipe's rows are images")
     with tempfile.TemporaryDirectory(prefix="choir-bases-") as scratch:
         known = load_splits(recipe, Path(scratch)).known
         texts, labels = list(known[recipe.data.text]), list(known[own.answer])

@@ -121,6 +121,6 @@ def _member(name: str, folders: Sequence[Path]) -> Member:
 
 def rows_digest(rows: Labelled, ensemble: Ensemble) -> str:
     """Return the digest of texts, their right answers and the question, which every stored file of an ensemble has."""
-    question = Question.of(ensemble).model_dump(mode="json")
+    question = Question.of(ensemble).model_dump(mode="json", exclude_defaults=True)
     content = [question, list(rows.texts), list(rows.pairs or []), list(rows.answers)]
     return f"sha256:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"

@@ -46,7 +46,12 @@ class Job:
             bundle = Bundle.open(self.bundle)
             teacher = find_teacher(recipe.teacher, self.ensemble, self.labels, bundle)
         data = MemberData(
-            rows, self.data.text, self.labels, self.data.max_tokens, self.data.text_pair
+            rows,
+            self.data.input,
+            self.labels,
+            self.data.max_tokens,
+            self.data.text_pair,
+            bool(self.data.images),
         )
         train_stage(
             MemberStage(self.member, recipe, self.before, teacher),

@@ -48,8 +48,9 @@ class CleanerRows:
         if case.ensemble.task != "classification":
             raise Unmeasured("label errors are looked for where one label is right")
         rows, answer = trials.splits.train, trials.ensemble.answer
-        pair = trials.recipe.data.text_pair
-        texts = inputs_of(rows, [trials.recipe.data.text, *([pair] if pair else [])])
+        if trials.recipe.data.images:
+            raise Unmeasured("label errors are looked for by texts, and these rows are images")
+        texts = inputs_of(rows, trials.recipe.data.inputs)
         doubts, _ = suspected_label_errors(texts, list(rows[answer]), trials.recipe.seed)
         if not doubts:
             raise Unmeasured("no label is suspected")

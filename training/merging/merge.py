@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve.adapter import AdapterError, inspect_adapter
+from serve.adapter import AdapterError, has_head, inspect_adapter
 from serve.base.folder import BaseShapes
 from serve.bundle import Bundle, BundleError
 from serve.manifest import Ensemble, Member
@@ -53,7 +53,7 @@ def merged_adapter(
     BundleError."""
     folders = [_lora_of(bundle, member) for member in members]
     with merged_lora(bundle, folders, weights, how) as folder:
-        if bundle.base_kind() == "encoder":
+        if bundle.base_kind() == "encoder" and any(map(has_head, folders)):
             on_disk = bundle.base_on_disk()
             base = None if on_disk is None else BaseShapes.read(on_disk)
             write_merged_head(folders, weights, folder, base)

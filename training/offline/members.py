@@ -14,12 +14,12 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from serve.adapter import Head, invocation_of
 from serve.adapter.folder import read_config
-from serve.base.architectures import untrained_base
 from serve.base.attention import attention_of
 from serve.base.folder import Pooling, pooling_of
 from serve.base.positions import longest_text
 from serve.base.side_files import read_generation_defaults, read_tokenizer
-from serve.bundle import Bundle, BundleError
+from serve.base.two_towers import towers_of
+from serve.bundle import Bundle
 from serve.fusion.fuse import Fusion
 from serve.fusion.labels.tasks import outputs
 from serve.fusion.token_weights import token_weights
@@ -28,11 +28,13 @@ from serve.labels import LabelError, LabelPath, encoder, fill, label_paths, labe
 from serve.manifest import Ensemble, Member, TokenMethod
 from serve.prompting.invocation import Invocation
 from serve.prompting.reader import PromptReader
+from serve.prompting.zero_shot import ensemble_prompts, prompt_head
 from training.offline.adapters import ActiveMember, LoadedAdapters
 from training.offline.writing import Writer, Written, equal_length
 from training.progress import Advance
 from training.stages.encoder import pool
 from training.stages.fit import pad, pad_tokens, padding_mask
+from training.stages.towers.inputs import TowerInputs
 
 LABEL_ROWS = 512
 """Rows (inputs x labels) in one forward pass over label tokens."""
@@ -59,6 +61,10 @@ class OfflineMembers:
         self._tokenizer = read_tokenizer(bundle.base_source, bundle.base_revision)
         self._reader = PromptReader(self._tokenizer)
         self._model, self._pooling = load_base(bundle)
+        config = self._model.config.to_dict()
+        self._towers = (
+            TowerInputs(bundle.base_source, bundle.base_revision) if towers_of(config) else None
+        )
         folders = {
             ref.digest: bundle.adapter_dir(ref)
             for member in ensemble.members
@@ -71,7 +77,7 @@ class OfflineMembers:
         virtual = [
             read_config(folder).get("num_virtual_tokens") or 0 for folder in folders.values()
         ]
-        self._room = longest_text(self._model.config.to_dict()) - max(virtual, default=0)
+        self._room = longest_text(config) - max(virtual, default=0)
 
     def outputs(
         self,
@@ -112,6 +118,16 @@ class OfflineMembers:
             if pairs is not None:
                 vectors.append(self._pooled(pairs, _no_progress))
         return np.concatenate(vectors, axis=1).astype(np.float64)
+
+    def vectors(
+        self, inputs: Sequence[str], advance: Advance = _no_progress
+    ) -> NDArray[np.float64]:
+        """Return the pooled vectors that each member's base and adapters give [members, inputs, hidden]."""
+        found = []
+        for member in self.ensemble.members:
+            with self._adapters.active(member), torch.inference_mode():
+                found.append(self._pooled(inputs, advance))
+        return np.stack(found).astype(np.float64)
 
     def answers(
         self, texts: Sequence[str], max_new_tokens: int, advance: Advance = _no_progress
@@ -255,6 +271,9 @@ class OfflineMembers:
         advance: Advance,
     ) -> NDArray[np.float64]:
         """Return the scores of the member's head [texts, outputs]."""
+        if self.ensemble.prompts:
+            head = self._prompted_head()
+            return head.scores(self._pooled(texts, advance))
         folder = self._bundle.adapter_dir(member.adapters[0])
         head = Head.read(folder, self._adapters.base)
         if pairs is not None and head.joins:
@@ -266,6 +285,15 @@ class OfflineMembers:
         second = None if pairs is None else self._pooled(pairs, _no_progress, head.pooling)
         return head.scores(vectors, second)
 
+    def _prompted_head(self) -> Head:
+        """Return the head that the labels' texts stand for under the active member. Raises LabelError if the base
+        reads texts alone."""
+        if self._towers is None:
+            raise LabelError("'prompts' needs a CLIP or a SigLIP as the base.")
+        texts = self._towers.vectors(self._model, ensemble_prompts(self.ensemble), INPUT_ROWS)
+        scale = float(self._model.logit_scale.exp())
+        return prompt_head(texts, len(self.ensemble.prompts), scale)
+
     def _pooled(
         self,
         texts: Sequence[str],
@@ -274,7 +302,10 @@ class OfflineMembers:
         joined: Sequence[str] | None = None,
     ) -> NDArray[np.float32]:
         """Return the pooled vectors of the texts [texts, hidden]. `pooling`: of the head that reads them; None: the
-        base's own. `joined`: second texts, which the tokenizer joins to the first ones."""
+        base's own. `joined`: second texts, which the tokenizer joins to the first ones. Over a CLIP or SigLIP, texts
+        that are data URLs are images."""
+        if self._towers is not None:
+            return self._towers.vectors(self._model, texts, INPUT_ROWS, advance)
         second = None if joined is None else list(joined)
         tokens = self._tokenizer(list(texts), second, truncation=True, max_length=self._room)
         ids = tokens["input_ids"]
@@ -351,15 +382,12 @@ class OfflineMembers:
 
 
 def load_base(bundle: Bundle) -> tuple[Any, Pooling]:
-    """Return the base of a bundle in float32, without a head, and how it is pooled where heads read it. Raises
-    BundleError for a base that is served alone."""
+    """Return the base of a bundle in float32, without a head, and how it is pooled where heads read it."""
     source = {
         "pretrained_model_name_or_path": bundle.base_source,
         "revision": bundle.base_revision or "main",
     }
     config = AutoConfig.from_pretrained(**source).to_dict()
-    if (reason := untrained_base(config)) is not None:
-        raise BundleError(reason)
     pooling = pooling_of(config)
     plain = bundle.base_kind() == "encoder" and pooling == "mean"
     loader = AutoModel if plain else AutoModelForCausalLM

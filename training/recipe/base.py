@@ -14,12 +14,12 @@ HEAD_SIZES = (32, 64, 80, 96, 112, 128, 192, 256)
 
 
 class Scratch(Strict):
-    """A small language model, trained from scratch on texts of the recipe's training rows."""
+    """A small model, trained from scratch on texts, or on images and their captions, of the recipe's training rows."""
 
-    architecture: Literal["llama", "qwen2", "bert"] = "llama"
-    """`bert` is an encoder, the others are causal."""
+    architecture: Literal["llama", "qwen2", "bert", "clip"] = "llama"
+    """`bert` and `clip` are encoders, the others are causal. `clip` has a tower for images and one for texts."""
     objective: Objective | None = None
-    """Default: `autoregressive`; for bert `masked`."""
+    """Default: `autoregressive`; for bert `masked`. Not for clip, which learns which caption belongs to which image."""
     hidden: int = Field(256, ge=32)
     """Width of the hidden states. `hidden / heads` must be 32, 64, 80, 96, 112, 128, 192 or 256, the head sizes that
     vLLM supports on CPUs."""
@@ -28,15 +28,21 @@ class Scratch(Strict):
     heads: int = Field(4, ge=1)
     """Attention heads in each layer."""
     kv_heads: int | None = Field(None, ge=1)
-    """Key-value heads in each layer; default: as many as `heads`. Not for bert."""
+    """Key-value heads in each layer; default: as many as `heads`. Not for bert and clip."""
     intermediate: int | None = Field(None, ge=32)
-    """Width of the feed-forward layers; default: 8/3 of `hidden`, for bert 4 times `hidden`."""
+    """Width of the feed-forward layers; default: 8/3 of `hidden`, for bert and clip 4 times
+    `hidden`."""
     vocabulary: int = Field(2048, ge=300)
     """Vocabulary size of its tokenizer, which is trained too: byte-level BPE, for bert lower-case WordPiece."""
+    image_size: int = Field(32, ge=8)
+    """clip: width and height in pixels to which images are scaled."""
+    patch_size: int = Field(8, ge=1)
+    """clip: width and height in pixels of the patches that an image is cut into. It must divide `image_size`."""
     context: int = Field(512, ge=32)
     """Longest input in tokens."""
     documents: Documents = Field(["{text}"])
-    """Templates with the data's columns in braces. Each row gives one document for each template."""
+    """Templates with the data's columns in braces. Each row gives one document for each template; for clip, each is a
+    caption of the row's image."""
     epochs: int = Field(3, ge=1)
     """Passes over the documents."""
     batch_size: int = Field(32, ge=1)
@@ -57,20 +63,34 @@ class Scratch(Strict):
             )
         if self.kv_heads and self.heads % self.kv_heads:
             raise ValueError(f"kv_heads ({self.kv_heads}) must divide heads ({self.heads})")
-        if self.kv_heads and self.architecture == "bert":
-            raise ValueError("bert has no kv_heads: all its heads have their own keys and values")
+        if self.kv_heads and self.kind == "encoder":
+            raise ValueError(
+                f"{self.architecture} has no kv_heads: all its heads have their own keys and values"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _images_fit(self) -> Self:
+        if self.architecture == "clip" and self.objective:
+            raise ValueError(
+                "clip has no objective: it learns which caption belongs to which image"
+            )
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"patch_size ({self.patch_size}) must divide image_size ({self.image_size})"
+            )
         return self
 
     @property
     def kind(self) -> BaseKind:
-        return "encoder" if self.architecture == "bert" else "causal"
+        return "encoder" if self.architecture in ("bert", "clip") else "causal"
 
 
 class BaseRecipe(Strict):
     """Where the base comes from; exactly one source."""
 
     kind: Literal["causal", "encoder"]
-    """`causal` (GPT-like) or `encoder` (BERT-like)."""
+    """`causal` (GPT-like) or `encoder` (BERT-like, CLIP, SigLIP)."""
     answers: Literal["text", "heads"] | None = None
     """How members answer: `text` (labels as text, or replies) is the default of a causal base; `heads` (each member has
     a head) is the only way of an encoder."""

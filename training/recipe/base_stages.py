@@ -48,7 +48,8 @@ class PretrainingStage(StageRecipe):
     """The kind of stage."""
     learning_rate: float = Field(2e-4, gt=0)
     objective: Objective | None = None
-    """Default: `autoregressive` for a causal base, `masked` for an encoder."""
+    """Default: `autoregressive` for a causal base, `masked` for an encoder. A CLIP or SigLIP has none: it learns which
+    document is the caption of which image."""
     documents: Documents = Field(["{text}"])
     """Templates with the data's columns in braces. Each row gives one document for each template."""
 

@@ -15,13 +15,16 @@ class CleanRecipe(Strict):
     """
 
     unreadable: Literal["quarantine", "fail"] = "quarantine"
-    """Lines that are in another encoding, longer than 16 MB, not JSON, or have too many or too few cells."""
+    """Lines that are in another encoding, longer than 16 MB, not JSON, or have too many or too few cells; images that
+    cannot be decoded."""
     missing: Literal["quarantine", "fail"] = "quarantine"
     """Rows without a text or an answer."""
     min_characters: int = Field(1, ge=1)
     """Rows with shorter texts leave."""
     max_characters: int | None = Field(None, ge=1)
     """Rows with longer texts leave."""
+    min_side: int = Field(1, ge=1)
+    """Images: rows whose image has a shorter side of fewer pixels leave."""
     languages: list[str] = Field(default_factory=list)
     """ISO 639-1 codes of the languages that texts may have; default: all languages."""
     language_confidence: float = Field(0.4, ge=0, le=1)
@@ -33,7 +36,8 @@ class CleanRecipe(Strict):
     """Equal texts (with `near`, also texts that are at least as similar as `similarity`) with equal answers: only the
     first row stays. Rows with different answers all stay, and stay together in every split."""
     similarity: float = Field(0.9, gt=0, le=1)
-    """Least Jaccard similarity of near duplicates, over pieces of 5 characters."""
+    """Least similarity of near duplicates: of texts Jaccard's, over pieces of 5 characters; of images the share of
+    equal bits of their perceptual hashes."""
     leakage: Literal["quarantine", "fail", "keep"] = "quarantine"
     """Training rows whose text (with `near`, a similar text) is in the validation or test rows, and validation rows
     whose text is in the test rows."""

@@ -9,16 +9,31 @@ from training.recipe.clean import CleanRecipe
 from training.recipe.source import Sources
 from training.recipe.values import Column, Strict
 
+DIGITS = 1797
+"""How many images scikit-learn's digits are."""
+
 
 class ExampleData(Strict):
-    """Generated rows of the embedded example, instead of files."""
+    """Rows that Choir brings, instead of files."""
 
+    kind: Literal["messages", "digits"] = "messages"
+    """`messages`: generated messages of customers, with `team`, `text`, `intent`, `note` and `reply`. `digits`:
+    scikit-learn's 1,797 images of handwritten digits, with `image` and `digit` (`zero` to `nine`)."""
     train_rows: int = Field(2400, ge=1)
     """Number of training rows."""
     test_rows: int = Field(600, ge=1)
     """Number of test rows."""
     seed: int = 1
-    """Seed of the generator."""
+    """Seed of the generator, or of the order of the digits."""
+
+    @model_validator(mode="after")
+    def _there_are_enough(self) -> Self:
+        asked = self.train_rows + self.test_rows
+        if self.kind == "digits" and asked > DIGITS:
+            raise ValueError(
+                f"there are {DIGITS:,} digits, and train_rows and test_rows ask for {asked:,}"
+            )
+        return self
 
 
 class SplitRecipe(Strict):
@@ -51,7 +66,7 @@ class DataRecipe(Strict):
     test: Sources | None = None
     """Test rows, used only for the report."""
     example: ExampleData | None = None
-    """Generated support messages instead of files."""
+    """Rows that Choir brings, instead of files."""
     annotate: AnnotateRecipe | None = None
     """Labels for rows that have none."""
     clean: CleanRecipe | None = None
@@ -61,16 +76,51 @@ class DataRecipe(Strict):
     """How validation and test rows are held out."""
     text: Column = "text"
     """Column of the input texts."""
+    image: Column | None = None
+    """Heads over a CLIP or SigLIP: column of the input images, in place of texts. A cell is a path relative to the data
+    file, a data URL, the bytes of a PNG, JPEG or WebP, or an image of `datasets`."""
     text_pair: Column | None = None
     """Heads: column of a second text. Each row is then a pair, whose texts are encoded separately (two towers)."""
     max_tokens: int | None = Field(None, ge=8)
     """Longer inputs are cut in training; default: the base's number of positions. Evaluation cuts inputs only at the
     base's positions."""
 
+    @property
+    def input(self) -> str:
+        """The column of the inputs: texts, or images."""
+        return self.image or self.text
+
+    @property
+    def inputs(self) -> list[str]:
+        """The columns of the inputs: two if rows are pairs of texts."""
+        return [self.input, *([self.text_pair] if self.text_pair else [])]
+
+    @property
+    def images(self) -> list[str]:
+        """The columns of images."""
+        return [self.image] if self.image else []
+
+    @model_validator(mode="after")
+    def _images_fit(self) -> Self:
+        if self.image is None:
+            return self
+        others = {
+            "text": self.text != "text",
+            "text_pair": self.text_pair,
+            "annotate": self.annotate,
+        }
+        if other := next((name for name, given in others.items() if given), None):
+            raise ValueError(f"image takes the place of texts; leave {other} out")
+        if self.clean and (self.clean.languages or self.clean.label_errors != "keep"):
+            raise ValueError(
+                "clean.languages and clean.label_errors read texts; leave them out where rows are images"
+            )
+        return self
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.train is None) == (self.example is None):
-            raise ValueError("give either train (files) or example (the embedded generator)")
+            raise ValueError("give either train (files) or example (rows that Choir brings)")
         if self.example and (self.validation or self.test or self.annotate):
             raise ValueError("example makes its own rows; leave validation, test and annotate out")
         if self.test and self.split.test_fraction:

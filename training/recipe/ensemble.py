@@ -1,6 +1,6 @@
 """The recipe's part on one ensemble: its task, columns, members and fusion."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -37,9 +37,13 @@ class EnsembleRecipe(Strict):
     labels: list[Label] | None = None
     """The labels in their order; default: all labels of the training rows, sorted."""
     verbalizers: dict[Label, str] = Field(default_factory=dict)
-    """Answers by text: the text that stands for each label; default: a space and the label."""
+    """The text that stands for each label where labels are read as text; default: a space and the label, or in
+    `prompts` the label."""
     label_scoring: Literal["sum", "mean"] = "sum"
     """Answers by text: a label's score is the sum or the mean of its tokens' log-probabilities."""
+    prompts: list[Annotated[str, Field(pattern=r"\{label\}")]] = Field(default_factory=list)
+    """CLIP and SigLIP, classification: texts with `{label}`, such as `a photo of a {label}`. Members then have no
+    heads: an image has the label whose texts are closest to it. `verbalizers` may name a label in other words."""
     target: Column | None = None
     """Generation: column of the replies. Regression: column of the values."""
     max_new_tokens: int = Field(64, ge=1)
@@ -144,6 +148,8 @@ class EnsembleRecipe(Strict):
             raise ValueError(
                 f"a {self.task} ensemble names its `{wanted}` column, and no `{other}`"
             )
+        if self.prompts and self.task != "classification":
+            raise ValueError(f"`prompts` is for classification, not for {self.task}")
         if self.baselines and self.task != "classification":
             raise ValueError("baselines are for classification")
         if self.labels is not None and self.task not in LABELLED:

@@ -50,6 +50,7 @@ class Recipe(Strict):
         names = [ensemble.name for ensemble in self.ensembles]
         if len(set(names)) != len(names):
             raise ValueError("ensembles need different names")
+        self._images_fit()
         if self.base.by_heads:
             self._heads_can_answer()
             return self
@@ -64,6 +65,21 @@ class Recipe(Strict):
             )
         return self
 
+    def _images_fit(self) -> None:
+        scratch = self.base.scratch
+        if self.data.image is None:
+            if scratch and scratch.architecture == "clip":
+                raise ValueError(
+                    "a clip from scratch learns from images; name their column in data.image"
+                )
+            return
+        if self.base.kind != "encoder" or (scratch and scratch.architecture != "clip"):
+            raise ValueError("data.image needs a base with a tower for images: a CLIP or a SigLIP")
+        for ensemble in self.ensembles:
+            if ensemble.baselines or ensemble.golden:
+                key = "baselines" if ensemble.baselines else "golden"
+                raise ValueError(f"{ensemble.name}: {key} are of texts; leave them out over images")
+
     def _heads_can_answer(self) -> None:
         written = [each.name for each in self.ensembles if each.task == "generation"]
         if written:
@@ -72,6 +88,10 @@ class Recipe(Strict):
                 f"writes text; put {written[0]!r} into another recipe"
             )
         for ensemble in self.ensembles:
+            if ensemble.prompts and self.data.text_pair:
+                raise ValueError(
+                    f"{ensemble.name}: prompts are compared with single inputs; leave out text_pair"
+                )
             if self.base.kind == "causal" and ensemble.words_labels:
                 raise ValueError(
                     f"{ensemble.name}: template, verbalizers and label_scoring are for labels as text; heads read the "

@@ -43,6 +43,8 @@ class LoraStage(StageRecipe):
     """Dropout before the LoRA. On a CPU, it is rounded to a multiple of 1/256."""
     target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
     """The modules that get a LoRA: all linear modules, or the modules with these names."""
+    targets: Literal["vision", "text", "both"] | None = None
+    """CLIP and SigLIP: the tower that gets a LoRA, with its projection. Default: the one that reads the rows."""
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     """Heads, classification: share of the target that is spread over all labels."""
     loss: Literal["mse", "huber"] = "mse"

@@ -153,8 +153,9 @@ def _same_question(
     written = recipe.find(own.name)
     if written and written.labels and written.labels != manifest.labels:
         other.append("labels")
-    if recipe.data.text_pair != began.data.text_pair:
-        other.append("data.text_pair")
+    for key in ("text_pair", "image"):
+        if getattr(recipe.data, key) != getattr(began.data, key):
+            other.append(f"data.{key}")
     if other:
         raise RecipeError(
             f"{source}: {', '.join(other)} of {own.name!r} differ{'s' if len(other) == 1 else ''} from what "

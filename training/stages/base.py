@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from serve.base.architectures import architectures, unserved_base, untrained_base
+from serve.base.architectures import architectures, unserved_base
 from serve.base.attention import attention_of
 from serve.base.folder import BaseError, Pooling, kind_of, read_config
 from serve.base.packages import PACKAGES, packaged_base
 from serve.base.side_files import MODEL_FILES, read_pooling, read_tokenizer
+from serve.base.two_towers import TwoTowers, towers_of
 from serve.bundle import BaseSpec, Bundle
 from training.data.readers.records import first_words
 from training.recipe import BaseRecipe, RecipeError
@@ -36,6 +37,11 @@ class Base:
     def pooling(self) -> Pooling:
         """Which vector of a text heads read, unless their recipe says otherwise."""
         return "last" if self.kind == "causal" else read_pooling(self.folder)
+
+    @property
+    def towers(self) -> TwoTowers | None:
+        """What the base has of two towers, one for images and one for texts; None if it reads texts alone."""
+        return towers_of(read_config(self.folder))
 
     def model(self) -> Any:
         """Load the base in float32."""
@@ -144,7 +150,7 @@ def _check_model(base: Base) -> None:
         found = base.kind
     if not any(base.folder.glob("*.safetensors")):
         raise RecipeError(f"base: {base.folder} has no *.safetensors; Choir loads no other weights")
-    if (reason := unserved_base(config, found) or untrained_base(config)) is not None:
+    if (reason := unserved_base(config, found)) is not None:
         raise RecipeError(f"base: {reason}")
     if found != base.kind:
         raise RecipeError(

@@ -14,6 +14,7 @@ from serve.manifest import Task
 from training.recipe import LoraStage
 from training.stages.fit import Collate, pad_tokens, padding_mask
 from training.stages.losses import task_loss
+from training.stages.towers.inputs import tower_vectors
 
 HEAD_FILE = "head.safetensors"
 
@@ -41,9 +42,10 @@ class EncoderWithHead(nn.Module):
         towers: bool,
         task: Task,
         stage: LoraStage,
-        pooling: Pooling = "mean",
+        pooling: Pooling | None = "mean",
     ) -> None:
-        """`towers` says that rows are pairs, whose vectors u and v the head reads as [u, v, |u-v|, u*v]."""
+        """`towers` says that rows are pairs, whose vectors u and v the head reads as [u, v, |u-v|, u*v]. `pooling` is
+        None for a CLIP or SigLIP, which gives one vector of each text or image."""
         super().__init__()
         self.encoder = encoder
         self.head = nn.Linear(4 * hidden if towers else hidden, outputs)
@@ -103,15 +105,18 @@ class EncoderWithHead(nn.Module):
 
     def features(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the inputs of the head: [rows, hidden], or [rows, 4 x hidden] for pairs."""
-        mask = batch["attention_mask"]
-        states = self.encoder(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
-        vectors = pool(states, mask, self.stage.normalize, self.pooling)
+        if self.pooling is None:
+            vectors = tower_vectors(self.encoder, batch)
+            if self.stage.normalize:
+                vectors = nn.functional.normalize(vectors, dim=-1)
+        else:
+            ids, mask = batch["input_ids"], batch["attention_mask"]
+            states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+            vectors = pool(states, mask, self.stage.normalize, self.pooling)
         return towers(*vectors.chunk(2)) if self.towers else vectors
 
-    def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        features = self.features({"input_ids": input_ids, "attention_mask": attention_mask})
+    def forward(self, labels: torch.Tensor, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = self.features(batch)
         scores = self.scale * self.head(features)
         return {
             "loss": task_loss(self.task, self.stage, scores.float(), labels),
@@ -137,7 +142,7 @@ class EncoderWithHead(nn.Module):
             metadata={
                 "normalize": "true" if self.stage.normalize else "false",
                 **({"pair": "towers"} if self.towers else {}),
-                **({} if self.pooling == "mean" else {"pooling": self.pooling}),
+                **({} if self.pooling in ("mean", None) else {"pooling": str(self.pooling)}),
             },
         )
 

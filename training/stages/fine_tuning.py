@@ -59,8 +59,8 @@ def tune_base(
         limit = min(data.max_tokens or context, context)
         # The head has the defaults of a LoRA member's head.
         with_head = encoder_with_head(model, base, ensemble, data, LoraStage())
-        features = encoder_rows(ensemble, data, tokenizer, limit)
-        rows, collate = fit_rows(features, families, options), encoder.collate_for(tokenizer)
+        features, collate = encoder_rows(ensemble, data, base, limit)
+        rows = fit_rows(features, families, options)
         with_head.start_informed(
             encoder.batches_of(rows.train, collate), in_bfloat16(stage.precision)
         )

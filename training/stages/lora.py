@@ -8,6 +8,7 @@ from torch import nn
 
 from training.recipe import LoraStage, RecipeError
 from training.stages.base import LAYER, Base
+from training.stages.towers.targets import Tower, tower_depth, tower_pattern
 
 
 def with_lora(
@@ -16,10 +17,21 @@ def with_lora(
     base: Base,
     member: str,
     invocation: Sequence[int] | None = None,
+    reads: Tower = "text",
 ) -> PeftModel:
-    """Freeze `model` and add LoRA layers to it, which act from the token ids `invocation` on if they are given. Raises
-    RecipeError if the recipe does not fit the base."""
-    depth = model.config.num_hidden_layers
+    """Freeze `model` and add LoRA layers to it, which act from the token ids `invocation` on if they are given.
+    `reads`: the tower of a CLIP or SigLIP that reads the rows. Raises RecipeError if the recipe does not fit the
+    base."""
+    tower = (recipe.targets or reads) if base.towers else None
+    if tower is None and recipe.targets:
+        raise RecipeError(
+            f"member {member!r}: targets names a tower of a CLIP or SigLIP, and the base has none; leave it out"
+        )
+    if tower and recipe.pooling:
+        raise RecipeError(
+            f"member {member!r}: a CLIP or SigLIP gives one vector of each image or text; leave out pooling"
+        )
+    depth = tower_depth(model, tower) if tower else model.config.num_hidden_layers
     if recipe.layers is not None and recipe.layers > depth:
         raise RecipeError(f"member {member!r}: layers is {recipe.layers}, but the base has {depth}")
     config = LoraConfig(
@@ -29,10 +41,13 @@ def with_lora(
         use_rslora=recipe.rslora,
         alora_invocation_tokens=None if invocation is None else list(invocation),
         lora_dropout=recipe.dropout,
-        target_modules=_targets(model, recipe),
-        layers_to_transform=None if recipe.layers is None else list(range(recipe.layers)),
+        target_modules=tower_pattern(model, recipe, tower, member)
+        if tower
+        else _targets(model, recipe),
+        # The pattern of a tower names the layers itself.
+        layers_to_transform=None if recipe.layers is None or tower else list(range(recipe.layers)),
         # The mean-pooled vector does not pass the pooler: a LoRA there would never learn, and vLLM refuses it.
-        exclude_modules=r".*\.?pooler\..*" if base.kind == "encoder" else None,
+        exclude_modules=r".*\.?pooler\..*" if base.kind == "encoder" and not tower else None,
     )
     try:
         return get_peft_model(model, config)

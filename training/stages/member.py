@@ -15,7 +15,9 @@ from transformers import set_seed
 
 from serve.adapter.origin import record_base
 from serve.base.positions import longest_text
+from serve.base.two_towers import towers_width
 from serve.prompting.reader import PromptReader
+from serve.prompting.zero_shot import label_prompts
 from training.data.cleaning.families import families_of
 from training.data.parts import own_rows
 from training.data.splits import bag
@@ -33,9 +35,22 @@ from training.stages import causal, distillation, encoder
 from training.stages.base import Base
 from training.stages.distillation import Teacher
 from training.stages.encoder import EncoderWithHead
-from training.stages.fit import IGNORED, FitOptions, FitRows, Stage, fit, fit_rows, in_bfloat16
+from training.stages.fit import (
+    IGNORED,
+    Collate,
+    FitOptions,
+    FitRows,
+    Stage,
+    fit,
+    fit_rows,
+    in_bfloat16,
+)
 from training.stages.lora import with_lora
 from training.stages.soft import continued, with_virtual_tokens
+from training.stages.towers import rows as towers
+from training.stages.towers.inputs import TowerInputs
+from training.stages.towers.prompted import PromptedClassifier
+from training.stages.towers.targets import Tower
 
 
 @dataclass(frozen=True)
@@ -48,9 +63,11 @@ class MemberData:
     labels: Sequence[str]
     """The labels in their order; none for generation and regression."""
     max_tokens: int | None
-    """Longer inputs are cut; None means the base's context."""
+    """Longer texts are cut; None means the base's context."""
     text_pair: str | None = None
     """Column of the second texts if rows are pairs."""
+    images: bool = False
+    """Whether the inputs are images."""
 
     @property
     def columns(self) -> list[str]:
@@ -142,8 +159,7 @@ class _Training:
         lora = next(each for each in own.member.stages if isinstance(each, LoraStage))
         adapted = self._adapted()
         model = encoder_with_head(self._model, self._base, self._ensemble, data, lora)
-        features = encoder_rows(self._ensemble, data, self._tokenizer, self._limit)
-        collate = encoder.collate_for(self._tokenizer)
+        features, collate = encoder_rows(self._ensemble, data, self._base, self._limit)
         if isinstance(own.recipe, DistillationStage):
             model.load_head(own.before[-1])
             soft = self._taught(stage)
@@ -179,7 +195,10 @@ class _Training:
             return continued(model, last)
         model = _merged(self._model, own.before)
         if isinstance(recipe, LoraStage):
-            return with_lora(model, recipe, self._base, own.member.name, self._invocation_tokens())
+            reads: Tower = "vision" if self._data.images else "text"
+            return with_lora(
+                model, recipe, self._base, own.member.name, self._invocation_tokens(), reads
+            )
         return with_virtual_tokens(model, recipe, self._tokenizer)
 
     def _taught(self, stage: Stage) -> NDArray[np.float64]:
@@ -209,24 +228,36 @@ class _Training:
 
 def encoder_with_head(
     model: Any, base: Base, ensemble: EnsembleRecipe, data: MemberData, recipe: LoraStage
-) -> EncoderWithHead:
-    """Put a head for the ensemble's task on `model`, which is `base` with or without LoRA layers."""
+) -> EncoderWithHead | PromptedClassifier:
+    """Put a head for the ensemble's task on `model`, which is `base` with or without LoRA layers. Where prompts stand
+    for heads, there is none."""
+    if ensemble.prompts:
+        texts = label_prompts(ensemble.prompts, data.labels, ensemble.verbalizers)
+        written = TowerInputs(str(base.folder)).batch(texts)
+        return PromptedClassifier(model, written, len(ensemble.prompts), recipe)
     return EncoderWithHead(
         # Without the layer that predicts tokens.
         model.base_model,
-        model.config.hidden_size,
+        towers_width(model.config.to_dict()) if base.towers else model.config.hidden_size,
         len(data.labels) or 1,
         towers=data.text_pair is not None,
         task=ensemble.task,
         stage=recipe,
-        pooling=recipe.pooling or base.pooling,
+        pooling=None if base.towers else recipe.pooling or base.pooling,
     )
 
 
-def encoder_rows(ensemble: EnsembleRecipe, data: MemberData, tokenizer: Any, limit: int) -> Dataset:
-    """Return the features of the rows for a model with a head."""
+def encoder_rows(
+    ensemble: EnsembleRecipe, data: MemberData, base: Base, limit: int
+) -> tuple[Dataset, Collate]:
+    """Return the features of the rows for a model with a head, and what makes batches of them."""
     truth = right_answers(ensemble, data)
-    return encoder.member_features(data.rows, data.columns, truth, tokenizer, limit)
+    if base.towers:
+        inputs = TowerInputs(str(base.folder), limit=limit)
+        return towers.member_features(data.rows, data.columns, truth), towers.collate_for(inputs)
+    tokenizer = base.tokenizer()
+    features = encoder.member_features(data.rows, data.columns, truth, tokenizer, limit)
+    return features, encoder.collate_for(tokenizer)
 
 
 def right_answers(ensemble: EnsembleRecipe, data: MemberData) -> list[Any]:

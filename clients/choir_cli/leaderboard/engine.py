@@ -24,6 +24,7 @@ from serve.errors import Refusal, RefusedError
 from serve.files import write_atomically
 from serve.labels import completion_prompt
 from serve.manifest import Ensemble
+from training.data.images import is_image, marked
 
 WARM_UP = 3
 """Requests to each rung that are not counted."""
@@ -87,12 +88,16 @@ async def _medians(asks: Mapping[str, Ask]) -> dict[str, float]:
 
 
 def _ask(engine: Engine, ensemble: Ensemble, inputs: Sequence[Mapping[str, Any]]) -> Ask:
-    """Return what sends one request. Each has a text of its own, so that no prefix cache makes a later rung faster."""
+    """Return what sends one request. Each has a text or an image of its own, so that no cache makes a later rung
+    faster."""
 
     async def predict(turn: int) -> None:
         given = inputs[turn % len(inputs)]
-        text = Text(f"{turn} {given['text']}", given["pair"])
-        _check(await engine.predict(PredictCall(ensemble.id, (text,), f"timer-{turn}")))
+        if is_image(given["text"]):
+            asked = Text("", image=marked(given["text"], turn))
+        else:
+            asked = Text(f"{turn} {given['text']}", given["pair"])
+        _check(await engine.predict(PredictCall(ensemble.id, (asked,), f"timer-{turn}")))
 
     async def generate(turn: int) -> None:
         text = f"{turn} {inputs[turn % len(inputs)]['text']}"

@@ -59,10 +59,16 @@ def check_head(
     """Returns the shape of the head in a folder or among its `adapter`'s tensors; None if there is none and none is
     needed.
 
-    `config` is the adapter's, `rows` the number of rows that the head must have. Raises AdapterError and TensorError if
-    the head is unsound, is missing under an encoder, or stands under a causal base."""
+    `config` is the adapter's, `rows` the number of rows that the head must have; 0 means no head. Raises AdapterError
+    and TensorError if the head is unsound, is missing under an encoder, or stands under a causal base."""
     own = (folder / HEAD).is_file()
     inside = any(map(is_part, adapter.tensors))
+    if rows == 0 and base_kind == "encoder":
+        if own or inside:
+            raise AdapterError(
+                "It has a head, and this ensemble classifies by its prompts: leave out the head or the prompts."
+            )
+        return None
     if own and inside:
         raise AdapterError(
             f"It has two heads, {HEAD} and the classifier that PEFT saved; leave one of them out."

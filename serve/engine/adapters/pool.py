@@ -16,6 +16,7 @@ from serve.adapter import (
     AdapterInfo,
     AdapterKind,
     check_together,
+    has_head,
     inspect_adapter,
     invocation_of,
     plain_adapter,
@@ -153,6 +154,8 @@ class AdapterPool:
             base=self.base_shapes(),
             max_rank=self._settings.max_lora_rank,
             base_kind=self._settings.kind,
+            # Whoever needs a head reads it, and an adapter without one serves ensembles with prompts.
+            head_rows=None if has_head(folder) else 0,
         )
 
     async def _load_lora(self, name: str, digest: str, folder: str) -> LoRARequest:

@@ -14,7 +14,7 @@ from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from serve.adapter import Head, adapter_kind
+from serve.adapter import Head, adapter_kind, has_head
 from serve.base.folder import BaseShapes, Pooling
 from serve.base.positions import longest_text
 from serve.base.two_towers import towers_of
@@ -62,20 +62,29 @@ class HeadScores:
     """Tokens of all texts, counted once; both texts of a pair count."""
 
 
-def read_head(folder: Path, member: Member, ensemble: Ensemble, base: BaseShapes | None) -> Head:
-    """Returns the head in an adapter's folder. Raises PrepareError if it does not suit the ensemble, and AdapterError
-    if a part of it is missing."""
+def read_head(
+    folder: Path, member: Member, ensemble: Ensemble, base: BaseShapes | None
+) -> dict[str, Head]:
+    """Returns the head in an adapter's folder, by the member's name; none where the ensemble's prompts stand for heads.
+    Raises PrepareError if it does not suit the ensemble, and AdapterError if a part of it is missing."""
     if (kind := adapter_kind(folder)) != "lora":
         raise PrepareError(
             f"Member {member.name!r} has an adapter of the kind {kind}, and an encoder base takes plain LoRA only."
         )
+    if ensemble.prompts:
+        if has_head(folder):
+            raise PrepareError(
+                f"The adapter of member {member.name!r} has a head, and this ensemble classifies by its prompts: leave "
+                "out the head or the prompts."
+            )
+        return {}
     head = Head.read(folder, base)
     if len(head.bias) != ensemble.head_rows:
         raise PrepareError(
             f"The head of member {member.name!r} has {len(head.bias)} rows, and the ensemble needs "
             f"{ensemble.head_rows}."
         )
-    return head
+    return {member.name: head}
 
 
 class EncoderPooler:

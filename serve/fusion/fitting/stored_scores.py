@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -37,6 +37,7 @@ class Question(Contract):
     template: str
     verbalizers: dict[str, str]
     label_scoring: Literal["sum", "mean"]
+    prompts: list[str] = Field(default_factory=list)
 
     @classmethod
     def of(cls, ensemble: Ensemble) -> Self:

@@ -2,11 +2,14 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 
 from tests.clients.choir_cli.conftest import ENSEMBLE, Choir
 from tests.clients.conftest import LocalServer
+from tests.serve.images.hostile import picture as drawn
+from tests.serve.images.hostile import saved, url_of
 
 
 class TestPredict:
@@ -49,6 +52,38 @@ class TestPredict:
         ]
         for shown in ("intents@3", "money back", "refund", "0.900", "return"):
             assert shown in ran.out
+
+    def test_images_are_sent_as_data_urls_and_shown_by_their_names(
+        self, choir: Choir, local_server: LocalServer, tmp_path: Path
+    ) -> None:
+        local_server.answers["POST /v1/predict"] = (200, self.ANSWER)
+        picture = tmp_path / "cat.png"
+        picture.write_bytes(saved(drawn()))
+        ran = choir("predict", "--image", str(picture), "--model", "intents")
+        assert ran.status == 0
+        (body,) = local_server.bodies
+        assert body["input"] == [{"image": url_of(drawn())}]
+        assert "cat.png" in ran.out
+        assert "refund" in ran.out
+
+    @pytest.mark.parametrize(
+        ("content", "words"), [(b"GIF89a", "no PNG, JPEG or WebP"), (None, "cannot be read")]
+    )
+    def test_a_file_that_is_no_image_is_named_before_anything_is_sent(
+        self,
+        choir: Choir,
+        local_server: LocalServer,
+        tmp_path: Path,
+        content: bytes | None,
+        words: str,
+    ) -> None:
+        file = tmp_path / "odd.png"
+        if content is not None:
+            file.write_bytes(content)
+        ran = choir("predict", "--image", str(file), "--model", "intents")
+        assert ran.status != 0
+        assert words in " ".join(ran.err.split())
+        assert local_server.bodies == []
 
     def test_json_is_the_servers_answer(self, choir: Choir, local_server: LocalServer) -> None:
         local_server.answers["POST /v1/predict"] = (200, self.ANSWER)

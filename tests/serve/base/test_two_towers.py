@@ -11,12 +11,12 @@ from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
 
 from serve.adapter import AdapterError, inspect_adapter, plain_adapter
-from serve.base.architectures import served_as, unserved_base, untrained_base
+from serve.base.architectures import served_as, unserved_base
 from serve.base.folder import BaseShapes, kind_of
 from serve.base.two_towers import vllm_overrides
-from serve.bundle import Bundle, BundleError
+from serve.bundle import BundleError
 from serve.pack import pack
-from tests.serve import towers
+from tests.serve import tiny, towers
 
 CLIP = {"model_type": "clip", "architectures": ["CLIPModel"]}
 SIGLIP = {"model_type": "siglip", "architectures": ["SiglipModel"]}
@@ -41,7 +41,6 @@ def test_published_ones_are_encoders_that_are_served(config: dict[str, Any]) -> 
     assert kind_of(config) == "encoder"
     assert unserved_base(config, "encoder") is None
     assert served_as(config) in ("ChoirCLIP", "ChoirSiglip")
-    assert "train its adapters with PEFT" in str(untrained_base(config))
 
 
 @pytest.mark.parametrize(
@@ -123,24 +122,56 @@ def test_what_takes_no_lora_is_refused_by_name(base: Path, tmp_path: Path) -> No
             inspect_adapter(folder, base=base, base_kind="encoder")
 
 
-def test_a_bundle_is_packed_and_not_evaluated_offline(base: Path, tmp_path: Path) -> None:
-    from training.offline.members import OfflineMembers
-
+def test_a_bundle_is_packed(base: Path, tmp_path: Path) -> None:
     folder = adapter(base, tmp_path / "a", ["q_proj", "v_proj"])
     given: dict[str, Any] = {"task": "classification", "labels": ["x", "y", "z"]}
     bundle = pack(str(base), {"a": folder}, tmp_path / "bundle", fusion="average", **given)
     assert bundle.verify() == []
-    with pytest.raises(BundleError, match="not trained or evaluated here yet"):
-        OfflineMembers(Bundle.open(bundle.path), next(iter(bundle.ensembles())))
 
 
-def test_a_recipe_is_refused_before_anything_is_trained(base: Path, tmp_path: Path) -> None:
-    from training.recipe import BaseRecipe, RecipeError
-    from training.stages.base import find_base
+PROMPTED: dict[str, Any] = {
+    "task": "classification",
+    "fusion": "average",
+    "labels": ["x", "y", "z"],
+    "prompts": ["a photo of a {label}"],
+}
 
-    recipe = BaseRecipe(path=base, kind="encoder")
-    with pytest.raises(RecipeError, match="not trained or evaluated here yet"):
-        find_base(recipe, "images", tmp_path / "own")
+
+def test_with_prompts_adapters_have_no_heads_and_the_base_alone_answers(
+    base: Path, tmp_path: Path
+) -> None:
+    with_head = adapter(base, tmp_path / "head", ["q_proj"])
+    plain = towers.lora(base, tmp_path / "plain", ["q_proj"], seed=1, rank=4, labels=None)
+    with pytest.raises(BundleError, match="It has a head, and this ensemble classifies by its"):
+        pack(str(base), {"a": with_head}, tmp_path / "one", **PROMPTED)
+    bundle = pack(str(base), {"a": plain}, tmp_path / "two", **PROMPTED)
+    assert (bundle.verify(), bundle.base_kind()) == ([], "encoder")
+    alone = pack(str(base), {}, tmp_path / "three", **PROMPTED)
+    (ensemble,) = alone.ensembles()
+    assert [(each.name, each.adapters) for each in ensemble.members] == [("base", [])]
+
+
+def test_prompts_are_refused_over_a_base_of_texts(tmp_path: Path) -> None:
+    encoder = tiny.encoder_base(tmp_path / "bert")
+    with pytest.raises(BundleError, match="needs a CLIP or a SigLIP as the base"):
+        pack(str(encoder), {}, tmp_path / "bundle", **PROMPTED)
+    causal = tiny.causal_base(tmp_path / "llama")
+    with pytest.raises(BundleError, match="a base that writes gives none"):
+        pack(str(causal), {}, tmp_path / "bundle", **PROMPTED)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"prompts": ["{label}", "a photo"]}, "texts with {label} in them"),
+        ({"task": "multilabel"}, "and for classification"),
+    ],
+)
+def test_prompts_that_make_no_sense_are_refused(
+    base: Path, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(BundleError, match=words):
+        pack(str(base), {}, tmp_path / "bundle", **{**PROMPTED, **changes})
 
 
 def test_the_processor_takes_the_smallest_images(base: Path) -> None:

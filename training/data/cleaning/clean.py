@@ -15,6 +15,7 @@ from training.data.cleaning.duplicates import (
     near_duplicates,
 )
 from training.data.cleaning.label_errors import suspected_label_errors
+from training.data.cleaning.pictures import tiny_images
 from training.data.steps import ORIGIN, Outcome, inputs_of, leave
 from training.data.suspect import Suspect
 from training.recipe.clean import CleanRecipe
@@ -35,6 +36,8 @@ class Columns:
     """Column of the second text if inputs are pairs."""
     may_be_empty: Sequence[str] = ()
     """Answers that may be empty, such as the labels of a multilabel row."""
+    images: bool = False
+    """Whether the inputs are images."""
 
     @property
     def required(self) -> list[str]:
@@ -56,12 +59,15 @@ def checks(
     def check(step: str, reasons: Callable[[Dataset], dict[int, str]]) -> tuple[str, Check]:
         return step, lambda rows: leave(rows, reasons(rows), split, step)
 
-    yield check(
-        "length",
-        lambda rows: wrong_length(
-            columns.inputs(rows), options.min_characters, options.max_characters
-        ),
-    )
+    if not columns.images:
+        yield check(
+            "length",
+            lambda rows: wrong_length(
+                columns.inputs(rows), options.min_characters, options.max_characters
+            ),
+        )
+    elif options.min_side > 1:
+        yield check("tiny", lambda rows: tiny_images(columns.inputs(rows), options.min_side))
     if options.languages:
         yield check(
             "language",
@@ -96,6 +102,7 @@ def checks(
                 [rows[name] for name in columns.answers],
                 rows[ORIGIN],
                 options.similarity,
+                columns.images,
             ),
         )
     if options.label_errors != "keep":
@@ -155,5 +162,6 @@ def leaked(
     rows: Dataset, others: Dataset, columns: Columns, split: str, similarity: float | None
 ) -> Outcome:
     """Remove the rows whose text is in `others`, the rows of the split that judges them."""
-    reasons = leaks(columns.inputs(rows), columns.inputs(others), others[ORIGIN], similarity)
+    given, known = columns.inputs(rows), columns.inputs(others)
+    reasons = leaks(given, known, others[ORIGIN], similarity, columns.images)
     return leave(rows, reasons, split, "leakage")

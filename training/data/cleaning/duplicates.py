@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from serve.fusion.answers import normalise
+from training.data.cleaning.pictures import SimilarImages
 from training.recipe.values import RecipeError
 
 PIECE = 5
@@ -35,12 +36,14 @@ def near_duplicates(
     answers: Sequence[Sequence[str]],
     origins: Sequence[str],
     similarity: float,
+    images: bool = False,
 ) -> dict[int, str]:
     """Find rows with the answers of an earlier row that stays, and a text at least as similar as `similarity` (Jaccard,
     pieces of 5 characters). Returns reasons by index.
 
-    MinHash with LSH proposes pairs (Broder 1997), and their exact similarity decides."""
-    index = SimilarTexts(similarity)
+    MinHash with LSH proposes pairs (Broder 1997), and their exact similarity decides. With `images`, the inputs are
+    images, and the bits of their perceptual hashes are compared."""
+    index = similar_inputs(similarity, images)
     reasons = {}
     kept: dict[int, tuple[str, ...]] = {}
     keys = [key[1:] for key in _keys(texts, answers)]
@@ -84,22 +87,29 @@ def leaks(
     others: Sequence[str],
     origins: Sequence[str],
     similarity: float | None = None,
+    images: bool = False,
 ) -> dict[int, str]:
     """Find texts that equal one of `others` or, with `similarity`, are near duplicates of one. Returns reasons by
-    index, which name the place of the other text from `origins`."""
+    index, which name the place of the other text from `origins`. With `images`, the inputs are images."""
     known = {normalise(text): origin for text, origin in zip(others, origins, strict=True)}
     reasons = {}
     for index, text in enumerate(texts):
         if origin := known.get(normalise(text)):
-            reasons[index] = f"it has the text of {origin}"
+            reasons[index] = f"it has the {'image' if images else 'text'} of {origin}"
     if similarity is not None:
-        alike = SimilarTexts(similarity)
+        alike = similar_inputs(similarity, images)
         for number, text in enumerate(others):
             alike.add(number, text)
         for index, text in enumerate(texts):
             if index not in reasons and (found := alike.find(text)):
                 reasons[index] = f"{found[0][1]:.2f} similar to {origins[found[0][0]]}"
     return reasons
+
+
+def similar_inputs(similarity: float, images: bool) -> "SimilarTexts | SimilarImages":
+    """Return an empty index that finds texts, or images, of at least this similarity. Raises RecipeError if a package
+    for it is not installed."""
+    return SimilarImages(similarity) if images else SimilarTexts(similarity)
 
 
 class SimilarTexts:

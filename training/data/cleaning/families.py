@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from datasets import Dataset
 
 from serve.fusion.answers import normalise
-from training.data.cleaning.duplicates import SimilarTexts
+from training.data.cleaning.duplicates import similar_inputs
 from training.data.steps import FAMILY, inputs_of
 
 
@@ -13,18 +13,20 @@ def families(
     texts: Sequence[str],
     similarity: float | None = None,
     groups: Sequence[Hashable] | None = None,
+    images: bool = False,
 ) -> list[int]:
     """Return the family of each row [N]. A family's number is the index of its first row.
 
     Two rows are in one family if their texts are equal, apart from case and white space; with `similarity`, if their
     texts are at least this similar; with `groups` [N], if they have the same group; or if a chain of such rows connects
-    them."""
+    them. With `images`, the inputs are images."""
     tree = _Forest(len(texts))
     first: dict[str, int] = {}
     for row, text in enumerate(texts):
-        tree.join(first.setdefault(normalise(text), row), row)
+        key = text if images else normalise(text)
+        tree.join(first.setdefault(key, row), row)
     if similarity is not None:
-        alike = SimilarTexts(similarity)
+        alike = similar_inputs(similarity, images)
         for text, row in first.items():
             for other, _ in alike.find(text):
                 tree.join(other, row)

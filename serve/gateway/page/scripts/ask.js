@@ -1,6 +1,7 @@
 // The form of "Ask": who answers, to what, and how it is fused. What comes back is drawn elsewhere.
 
 import { byId, el, fill, say } from "./dom.js";
+import { Images } from "./images.js";
 import { drawPredictions } from "./predictions.js";
 import { get, post, ServerError } from "./server.js";
 import { counted } from "./words.js";
@@ -21,6 +22,7 @@ class Form {
     this.models = [];
     this.weights = new Map();
     this.conversation = new Conversation(byId("answers"));
+    this.images = new Images((sentence) => say(byId("ask-error"), sentence));
     this.aborting = null;
     byId("ask-form").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -99,6 +101,7 @@ class Form {
     const paired = byId("pairs-field");
     if (paired.hidden || model.pairs !== null) byId("pairs").checked = model.pairs === true;
     paired.hidden = this.writes || model.pairs === false;
+    this.images.show(!this.writes);
     byId("input-name").textContent = !this.writes ? "Inputs, one a line" : this.kind === "chat" ? "Message" : "Text to complete";
     byId("send").textContent = this.writes && this.kind === "chat" ? "Send" : "Ask";
     byId("clear").textContent = this.writes && this.kind === "chat" ? "New chat" : "Clear";
@@ -107,6 +110,7 @@ class Form {
   clear() {
     this.aborting?.abort();
     this.conversation.clear();
+    this.images.clear();
     byId("no-answers").hidden = false;
     say(byId("ask-error"), null);
     byId("input").focus();
@@ -146,11 +150,13 @@ class Form {
   async predict() {
     const model = this.model;
     const inputs = byId("input").value.split("\n").filter((line) => line.trim());
-    if (!inputs.length) throw new ServerError("Type at least one input.");
-    const input = byId("pairs").checked ? inputs.map(pair) : inputs;
+    const images = this.images.chosen;
+    if (!inputs.length && !images.length) throw new ServerError("Type at least one input, or choose an image.");
+    const texts = byId("pairs").checked ? inputs.map(pair) : inputs;
+    const input = [...texts, ...images.map((each) => ({ image: each.url }))];
     const body = { model: model.id, input, return_members: true, ...(this.fusion.method ? { fusion: this.fusion } : {}) };
     const answer = await post("/v1/predict", body, this.aborting.signal);
-    drawPredictions(byId("answers"), input, answer, {
+    drawPredictions(byId("answers"), [...texts, ...images], answer, {
       method: this.fusion.method ?? model.methods[0],
       members: model.members.length,
       weights: this.fusion.method ? new Map() : (this.weights.get(answer.model) ?? new Map()),

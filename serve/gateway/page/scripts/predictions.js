@@ -1,13 +1,14 @@
 // Draws the answers of a prediction: the fused one, each member's beside it, and where they stand on every label.
 
 import { bar, el, svg } from "./dom.js";
+import { picture } from "./images.js";
 import { counted, percent, short } from "./words.js";
 
 const LABELS_SHOWN = 8;
 const OPEN = 3;
 
-/** Puts the answers to `inputs` before those that are there. `asked`: the fusion `method`, how many `members` there
- * are, and their `weights` by name. */
+/** Puts the answers to `inputs` before those that are there: texts, pairs of texts, and images with `name` and `url`.
+ * `asked`: the fusion `method`, how many `members` there are, and their `weights` by name. */
 export function drawPredictions(place, inputs, answer, asked) {
   const cards = answer.data.map((row) => card(inputs[row.index], row, { ...asked, open: answer.data.length <= OPEN }));
   const absent = answer.absent_members?.length ? ` Absent: ${answer.absent_members.join(", ")}.` : "";
@@ -17,8 +18,12 @@ export function drawPredictions(place, inputs, answer, asked) {
 
 function card(input, row, asked) {
   const body = "value" in row ? drawValue(row, asked) : drawLabels(row, asked);
-  const text = typeof input === "string" ? input : `${input.text} | ${input.text_pair}`;
-  return el("article", { class: "card answer" }, el("h3", { class: "input" }, text), body);
+  return el("article", { class: "card answer" }, el("h3", { class: "input" }, shown(input)), body);
+}
+
+function shown(input) {
+  if (typeof input === "string") return input;
+  return input.url ? picture(input) : `${input.text} | ${input.text_pair}`;
 }
 
 // One label, or several.

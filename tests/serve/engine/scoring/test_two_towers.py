@@ -134,6 +134,47 @@ async def test_a_swapped_member_answers_at_once(
     await engine.release("again@1")
 
 
+async def test_labels_by_prompts_equal_the_scaled_cosines(
+    engine: Any, made: dict[str, Path], tmp_path: Path
+) -> None:
+    """Of the base and of LoRAs without heads; images and texts in one call."""
+    words = [["a photo of a card", "my card"], ["a photo of a phone", "my phone"]]
+    folders = {
+        "vision": towers.lora(made["base"], tmp_path / "v", ["fc1"], seed=8, rank=4, labels=None),
+        "text": towers.lora(
+            made["base"], tmp_path / "t", r".*text_model.*q_proj", seed=9, rank=4, labels=None
+        ),
+    }
+    prompts: dict[str, Any] = {
+        "task": "classification",
+        "labels": ["card", "phone"],
+        "prompts": ["a photo of a {label}", "my {label}"],
+    }
+    for key, members, adapters in (
+        ("alone", {"plain": None}, [None]),
+        *(
+            (f"with-{name}", {name: name, "plain": None}, [own, None])
+            for name, own in folders.items()
+        ),
+    ):
+        await engine.prepare(version({**made, **folders}, key, members, **prompts))
+        answer = await predict(engine, EVERY, f"{key}@1")
+        expected = [
+            [Reference(made["base"], folder).zero_shot(each, words) for each in EVERY]
+            for folder in adapters
+        ]
+        np.testing.assert_allclose(member_probabilities(answer), expected, atol=1e-4)
+        await engine.release(f"{key}@1")
+
+
+async def test_an_adapter_with_a_head_is_refused_beside_prompts(
+    engine: Any, made: dict[str, Path]
+) -> None:
+    prompts: dict[str, Any] = {**INTENTS, "prompts": ["a photo of a {label}"]}
+    with pytest.raises(PrepareError, match="has a head, and this ensemble classifies by its"):
+        await engine.prepare(version(made, "odd", {"vision": "vision"}, **prompts))
+
+
 async def test_embeddings_of_texts_and_of_token_ids(
     engine: Any, made: dict[str, Path], references: dict[str, Reference]
 ) -> None:

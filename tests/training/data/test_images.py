@@ -1,0 +1,106 @@
+"""Cells that hold an image: paths, data URLs, bytes and images of `datasets` become the data URL that is served."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageColumn
+from PIL import Image
+
+from serve.images.decode import decode
+from serve.images.limits import ImageError, ImageLimits
+from tests.serve.images.hostile import SCRIPT, picture, saved, url_of
+from training.data.collect import collect
+from training.data.images import image_url, is_image, marked
+from training.recipe.source import Source
+
+PICTURE = picture(24, 16)
+
+
+def pixels(url: str) -> bytes:
+    return decode(url, ImageLimits()).tobytes()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_every_form_becomes_the_same_data_url(tmp_path: Path, kind: str) -> None:
+    data = saved(PICTURE, kind)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "one.bin").write_bytes(data)
+    cells = ["a/one.bin", data, {"bytes": data, "path": None}, {"bytes": None, "path": "a/one.bin"}]
+    urls = {image_url(cell, tmp_path) for cell in cells}
+    assert len(urls) == 1
+    (url,) = urls
+    assert is_image(url)
+    assert image_url(url, None) == url
+    assert base64.b64decode(url.partition(",")[2]) == data
+    assert pixels(image_url(PICTURE, None)) == PICTURE.tobytes()
+
+
+def test_a_missing_cell_stays_missing() -> None:
+    assert image_url(None, None) == image_url("", None) == ""
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("nowhere.png", "'nowhere.png' cannot be opened: No such file"),
+        (SCRIPT, "no PNG, JPEG or WebP"),
+        (saved(PICTURE)[:-20], "cut off"),
+        ("data:image/svg+xml;base64,aGk=", "not served"),
+        ({"bytes": None, "path": None}, "cannot be opened"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_the_reason(tmp_path: Path, cell: Any, words: str) -> None:
+    with pytest.raises(ImageError, match=words):
+        image_url(cell, tmp_path)
+
+
+def test_paths_are_followed_from_files_of_this_machine_alone(tmp_path: Path) -> None:
+    (tmp_path / "one.png").write_bytes(saved(PICTURE))
+    with pytest.raises(ImageError, match="only those in a file of this machine"):
+        image_url(str(tmp_path / "one.png"), None)
+
+
+def test_rows_with_unreadable_images_leave_and_say_why(tmp_path: Path) -> None:
+    (tmp_path / "good.png").write_bytes(saved(PICTURE))
+    (tmp_path / "bad.png").write_bytes(saved(PICTURE)[:100])
+    rows = [
+        {"image": "good.png", "label": "a"},
+        {"image": "bad.png", "label": "b"},
+        {"image": url_of(PICTURE), "label": "c"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = Source(path=tmp_path / "rows.jsonl")
+    found = collect([source], ["image", "label"], images=["image"])
+    assert list(found.rows["label"]) == ["a", "c"]
+    assert [pixels(url) for url in found.rows["image"]] == [PICTURE.tobytes()] * 2
+    (left,) = found.left
+    assert (left.step, left.origin) == ("unreadable", "rows.jsonl:2")
+    assert "cut off" in left.reason
+
+
+def test_parquet_of_datasets_is_read(tmp_path: Path) -> None:
+    rows = Dataset.from_dict(
+        {"image": [PICTURE], "label": ["a"]},
+        features=Features({"image": ImageColumn(), "label": Value("string")}),
+    )
+    rows.to_parquet(tmp_path / "rows.parquet")
+    found = collect([Source(path=tmp_path / "rows.parquet")], ["image"], images=["image"])
+    assert [pixels(url) for url in found.rows["image"]] == [PICTURE.tobytes()]
+
+
+def test_a_marked_image_differs_in_one_pixel() -> None:
+    before, after = (
+        decode(url, ImageLimits()) for url in (url_of(PICTURE), marked(url_of(PICTURE), 70_000))
+    )
+    changed = [
+        (x, y)
+        for x in range(24)
+        for y in range(16)
+        if before.getpixel((x, y)) != after.getpixel((x, y))
+    ]
+    assert changed == [(0, 0)]
+    assert isinstance(before, Image.Image)

@@ -1,0 +1,74 @@
+"""Reads cells that hold an image, and turns each into the data URL that a request would send."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from serve.images.data_url import data_url
+from serve.images.decode import decode
+from serve.images.limits import ImageError, ImageLimits
+
+LIMITS = ImageLimits()
+"""What an image may have at most: as much as a server takes by default."""
+SCHEME = "data:image/"
+"""How a cell that holds an image begins, once it is read."""
+
+
+def is_image(cell: str) -> bool:
+    """Whether an input is an image. Every other one is a text."""
+    return cell.startswith(SCHEME)
+
+
+def image_url(cell: Any, folder: Path | None) -> str:
+    """Return the data URL of the image in a cell; an empty text if the cell is missing.
+
+    A cell is a data URL, a path relative to `folder`, bytes, or an image as `datasets` stores it. Raises ImageError if
+    it holds no image that a server would take."""
+    if cell is None or cell == "":
+        return ""
+    given = cell if isinstance(cell, str) and is_image(cell) else data_url(_bytes(cell, folder))
+    decode(given, LIMITS)
+    return given
+
+
+def marked(url: str, number: int) -> str:
+    """Return an image like that in a data URL, whose first pixel says `number` (at most 24 bits)."""
+    image = decode(url, LIMITS)
+    image.putpixel((0, 0), tuple(number.to_bytes(3, "little")))
+    return data_url(_png(image))
+
+
+def _bytes(cell: Any, folder: Path | None) -> bytes:
+    if isinstance(cell, bytes):
+        return cell
+    if isinstance(cell, Image.Image):  # as `datasets` gives it when it decodes
+        return _png(cell)
+    if isinstance(cell, Mapping):
+        held = cell.get("bytes")
+        return held if isinstance(held, bytes) else _bytes(cell.get("path") or "", folder)
+    return _read(str(cell), folder)
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def _read(path: str, folder: Path | None) -> bytes:
+    if folder is None:
+        raise ImageError(
+            f"the image {path[:100]!r} is a path, and only those in a file of this machine are followed"
+        )
+    file = folder / path
+    try:
+        LIMITS.check_size(file.stat().st_size)
+        return file.read_bytes()
+    except (OSError, ValueError) as error:
+        if isinstance(error, ImageError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"the image {path[:100]!r} cannot be opened: {reason}") from None
