@@ -16,7 +16,7 @@ from serve.adapter.folder import read_config
 from serve.adapter.origin import record_base
 from serve.base.folder import BaseShapes
 from serve.bundle import Bundle, BundleError
-from training.offline.members import load_base
+from training.offline.base import load_base
 
 Merge = Literal["cat", "svd", "ties_svd", "dare_ties_svd", "linear"]
 MERGES: tuple[Merge, ...] = get_args(Merge)

@@ -5,17 +5,15 @@ Evaluation and fitting use it, and tests compare the served engine with it.
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from serve.adapter import Head, invocation_of
 from serve.adapter.folder import read_config
-from serve.base.attention import attention_of
-from serve.base.folder import Pooling, pooling_of
+from serve.base.folder import Pooling
 from serve.base.positions import longest_text
 from serve.base.side_files import read_generation_defaults, read_tokenizer
 from serve.base.two_towers import towers_of
@@ -30,6 +28,7 @@ from serve.prompting.invocation import Invocation
 from serve.prompting.reader import PromptReader
 from serve.prompting.zero_shot import ensemble_prompts, prompt_head
 from training.offline.adapters import ActiveMember, LoadedAdapters
+from training.offline.base import load_base
 from training.offline.writing import Writer, Written, equal_length
 from training.progress import Advance
 from training.stages.encoder import pool
@@ -379,22 +378,6 @@ class OfflineMembers:
             rest = rest.double().log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(-1)
             scores = torch.cat([scores, rest * counted[:, 1:]], dim=1)
         return scores.sum(dim=1).reshape(len(plans), labels)
-
-
-def load_base(bundle: Bundle) -> tuple[Any, Pooling]:
-    """Return the base of a bundle in float32, without a head, and how it is pooled where heads read it."""
-    source = {
-        "pretrained_model_name_or_path": bundle.base_source,
-        "revision": bundle.base_revision or "main",
-    }
-    config = AutoConfig.from_pretrained(**source).to_dict()
-    pooling = pooling_of(config)
-    plain = bundle.base_kind() == "encoder" and pooling == "mean"
-    loader = AutoModel if plain else AutoModelForCausalLM
-    model: Any = loader.from_pretrained(
-        **source, dtype=torch.float32, attn_implementation=attention_of(config)
-    )
-    return model, pooling
 
 
 def _within(plan: Sequence[LabelPath], room: int) -> Sequence[LabelPath]:
