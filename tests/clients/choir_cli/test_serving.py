@@ -75,6 +75,7 @@ class TestServeAndPack:
                 "weights": {"a": 0.75},
                 "template": "{text}",
                 "verbalizers": {"yes": " y"},
+                "prompts": [],
                 "name": "ensemble",
                 "revision": None,
                 "record_sources": True,

@@ -11,7 +11,7 @@ from serve.config.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 OF_PACKING = {"base", "adapter", "task", "fusion", "labels", "weight", "template", "verbalizers"}
-OF_PACKING |= {"name", "revision", "config"}
+OF_PACKING |= {"prompt", "name", "revision", "config"}
 """Options of `choir serve` that are no settings: they describe a bundle, or name the file."""
 
 
