@@ -49,7 +49,7 @@ async def test_a_response_says_what_a_chat_says(engine: Any, fields: dict[str, A
     assert names[:2] == ["response.created", "response.in_progress"]
     deltas = [data["delta"] for name, data in events if name == "response.output_text.delta"]
     assert "".join(deltas) == said
-    assert len(deltas) > 2 or fields.get("method") == "vote", "it streams"
+    assert len(deltas) > 1 or fields.get("method") == "vote", "it streams"
     last = events[-1][1]["response"]
     assert last["usage"] == whole["usage"]
     assert last["model"] == whole["model"]
