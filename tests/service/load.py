@@ -68,9 +68,10 @@ class Load:
 
     def _ask(self, http: httpx.Client, text: str) -> str | None:
         """Return what is wrong with the answer, or None."""
+        asked = {"image": text} if text.startswith("data:") else text
         try:
             response = http.post(
-                "/v1/predict", json={"model": self.model, "input": text, "return_members": True}
+                "/v1/predict", json={"model": self.model, "input": asked, "return_members": True}
             )
         except httpx.HTTPError as error:
             return f"{type(error).__name__}: {error}"

@@ -9,6 +9,7 @@ import yaml
 
 from serve.bundle import Bundle
 from serve.fusion.fuse import Fusion
+from tests.service.load import Load
 from tests.service.running import Service, serving
 from training.execution.held_rows import kept
 from training.execution.run import WORK
@@ -33,7 +34,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def service(bundle: Bundle) -> Iterator[Service]:
-    with serving(bundle.path, "--dtype", "float32", log=bundle.path.parent / "log") as running:
+    options = ("--dtype", "float32", "--adapter-root", bundle.path)
+    with serving(bundle.path, *options, log=bundle.path.parent / "log") as running:
         yield running
 
 
@@ -63,3 +65,31 @@ def test_http_answers_are_the_offline_figures(bundle: Bundle, service: Service, 
         [row["label"] == digit for row, digit in zip(answer["data"], rows["digit"], strict=True)]
     )
     assert right > 0.8  # of ten digits
+
+
+def test_no_request_fails_and_no_answer_is_mixed_while_members_are_swapped(
+    bundle: Bundle, service: Service
+) -> None:
+    """Two members take each other's adapter, and take it back."""
+    ensemble, rows = bundle.ensemble("digits"), kept(bundle.path / WORK, "test")
+    assert rows is not None
+    images = list(rows["image"])[:20]
+    offline = OfflineMembers(bundle, ensemble).outputs(images)
+    references = {
+        member.adapters[0].digest: dict(zip(images, own.tolist(), strict=True))
+        for member, own in zip(ensemble.members, offline, strict=True)
+    }
+    folders = {m.name: bundle.adapter_dir(m.adapters[0]).as_uri() for m in ensemble.members}
+    swap, labels = "/v1/ensembles/digits/swap?wait=true", ensemble.labels or []
+    with Load(service.url, "digits", images, labels, references, clients=4) as load:
+        load.wait_for(50)
+        for a, b in ("ba", "ab"):
+            swapped = service.post(swap, {"members": {"a": folders[a], "b": folders[b]}})
+            assert swapped.status_code == 200, swapped.text
+            load.wait_for(50)
+        back = service.post("/v1/ensembles/digits/rollback?wait=true", {})
+        assert back.status_code == 200, back.text
+        load.wait_for(50)
+    assert load.failures == []
+    assert len(load.versions) >= 3, "requests were answered by every version in turn"
+    print(f"{load.requests} requests by {dict(load.versions)}")
