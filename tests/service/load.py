@@ -16,7 +16,7 @@ References = Mapping[str, Mapping[str, Sequence[float]]]
 
 @dataclass
 class Load:
-    """Threads that send one prediction after another until told to stop."""
+    """Threads that send one prediction after another until told to stop. Texts that are data URLs are images."""
 
     url: str
     model: str
