@@ -15,7 +15,7 @@ from ray.serve.request_router import PendingRequest, RunningReplica
 from serve.engine.interface import GenerateCall
 
 START = 512
-"""Characters of a prompt that say which others begin as it does."""
+"""Characters, or tokens, of a text that say which others begin as it does."""
 BOUND = 1.25
 """How many times the mean of all engines' calls an engine may have and still get more by preference."""
 
@@ -26,7 +26,7 @@ class WarmRouter(PowerOfTwoChoicesRequestRouter):
 
     The order of the engines for a start is that of rendezvous hashing (Thaler and Ravishankar 1998), so all gateways
     agree, and an engine that comes or goes moves only its own share. The bound on the load is that of Mirrokni, Thorup
-    and Zadimoghaddam (2018)."""
+    and Zadimoghaddam (2018). Ray's own router by hashes has no bound."""
 
     async def choose_replicas(
         self,
@@ -59,18 +59,20 @@ class WarmRouter(PowerOfTwoChoicesRequestRouter):
         return self._get_pending_request_matching_internal_request_id(request_metadata)
 
 
-def _start(arguments: Sequence[object]) -> str | None:
-    """Return what calls have in common that should go to one engine; None if any engine will do."""
+def _start(arguments: Sequence[object]) -> bytes | None:
+    """Return a hash of what calls have in common that should go to one engine; None if any engine will do."""
     call = arguments[0] if arguments else None
     if not isinstance(call, GenerateCall):
         return None
     body = call.body
-    if key := body.get("prompt_cache_key"):  # OpenAI's field for this
-        return f"{call.version} {key}"
     said = body.get("messages", body.get("input"))
-    if isinstance(said, list):
-        return f"{call.version} {json.dumps(_opening(said))}"
-    return f"{call.version} {json.dumps(body.get('prompt', said))[:START]}"
+    if key := body.get("prompt_cache_key"):  # OpenAI's field for this
+        said = key
+    elif isinstance(said, list):
+        said = _opening(said)
+    elif "prompt" in body:
+        said = body["prompt"]
+    return _hash(f"{call.version} {json.dumps(_beginning(said))}".encode())
 
 
 def _opening(messages: Sequence[object]) -> Sequence[object]:
@@ -81,5 +83,18 @@ def _opening(messages: Sequence[object]) -> Sequence[object]:
     return messages
 
 
-def _rank(start: str, engine: str) -> bytes:
-    return blake2b(f"{engine} {start}".encode(), digest_size=8).digest()
+def _beginning(said: object) -> object:
+    """Return the same with all texts and lists cut, so that a long prompt costs no more than a short one."""
+    if isinstance(said, dict):
+        return {name: _beginning(each) for name, each in said.items()}
+    if isinstance(said, list):
+        return [_beginning(each) for each in said[:START]]
+    return said[:START] if isinstance(said, str) else said
+
+
+def _rank(start: bytes, engine: str) -> bytes:
+    return _hash(start + engine.encode())
+
+
+def _hash(what: bytes) -> bytes:
+    return blake2b(what, digest_size=8).digest()

@@ -46,8 +46,8 @@ def usual(service: Service) -> float:
 def test_a_30_mb_body_is_refused_unread_and_the_next_request_is_as_fast_as_ever(
     service: Service, path: str, body: dict[str, Any]
 ) -> None:
-    """Refusing it takes about as long as a body of that size to a model that does not exist. Its tokens would take ten
-    times as long."""
+    """Refusing it takes about as long as a body of that size to a model that does not exist. To read
+    its tokens would take many times as long."""
     before = usual(service)
     parsed = [seconds(service, path, {**body, "model": "nobody"}, 404) for _ in range(2)]
     taken = [seconds(service, path, body, 400) for _ in range(2)]

@@ -31,7 +31,7 @@ PROBES = ("/health", "/ready", "/metrics")
 """Routes that machines ask all the time: each request to them is a line of the level debug."""
 PROXY_SPAN = "choir.proxy"
 LONGEST_IN_PROXY = 600.0
-"""Seconds."""
+"""Seconds. A request that claims to have arrived earlier than that has no span of the proxy."""
 _MICROSECONDS = re.compile(r"[0-9]{1,18}")
 _SANE_ID = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?")
 _SCOPE_KEY = "choir.exchange"
@@ -105,10 +105,11 @@ class Observer:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = scope[_SCOPE_KEY] = _exchange(Headers(scope=scope))
+        headers = Headers(scope=scope)
+        exchange = scope[_SCOPE_KEY] = _exchange(headers)
         proxy = span = Span(None, exchange.trace_headers)
         if scope["path"] not in PROBES:
-            proxy = _proxy_span(exchange.trace_headers, Headers(scope=scope))
+            proxy = _proxy_span(exchange.trace_headers, headers)
             span = spans.begin(scope["method"], proxy.headers, "server")
         exchange.trace_headers = span.headers or {}
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from serve.fusion.answers import normalise
 from training.data.cleaning.pictures import SimilarImages
+from training.data.images import is_image
 from training.recipe.values import RecipeError
 
 PIECE = 5
@@ -67,7 +68,7 @@ def label_conflicts(
     frequent."""
     groups: dict[str, list[int]] = defaultdict(list)
     for index, text in enumerate(texts):
-        groups[normalise(text)].append(index)
+        groups[comparable(text)].append(index)
     reasons = {}
     for rows in groups.values():
         votes = Counter(labels[row] for row in rows)
@@ -91,10 +92,10 @@ def leaks(
 ) -> dict[int, str]:
     """Find texts that equal one of `others` or, with `similarity`, are near duplicates of one. Returns reasons by
     index, which name the place of the other text from `origins`. With `images`, the inputs are images."""
-    known = {normalise(text): origin for text, origin in zip(others, origins, strict=True)}
+    known = {comparable(text): origin for text, origin in zip(others, origins, strict=True)}
     reasons = {}
     for index, text in enumerate(texts):
-        if origin := known.get(normalise(text)):
+        if origin := known.get(comparable(text)):
             reasons[index] = f"it has the {'image' if images else 'text'} of {origin}"
     if similarity is not None:
         alike = similar_inputs(similarity, images)
@@ -143,8 +144,13 @@ class SimilarTexts:
         return found
 
 
+def comparable(cell: str) -> str:
+    """Return what equal inputs and answers have in common: of a text all but case and white space, of an image all."""
+    return cell if is_image(cell) else normalise(cell)
+
+
 def _keys(texts: Sequence[str], answers: Sequence[Sequence[str]]) -> Iterable[tuple[str, ...]]:
-    columns = [list(map(normalise, column)) for column in (texts, *answers)]
+    columns = [list(map(comparable, column)) for column in (texts, *answers)]
     return zip(*columns, strict=True)
 
 

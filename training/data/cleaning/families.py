@@ -4,8 +4,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 from datasets import Dataset
 
-from serve.fusion.answers import normalise
-from training.data.cleaning.duplicates import similar_inputs
+from training.data.cleaning.duplicates import comparable, similar_inputs
 from training.data.steps import FAMILY, inputs_of
 
 
@@ -23,8 +22,7 @@ def families(
     tree = _Forest(len(texts))
     first: dict[str, int] = {}
     for row, text in enumerate(texts):
-        key = text if images else normalise(text)
-        tree.join(first.setdefault(key, row), row)
+        tree.join(first.setdefault(comparable(text), row), row)
     if similarity is not None:
         alike = similar_inputs(similarity, images)
         for text, row in first.items():
