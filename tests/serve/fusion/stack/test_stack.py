@@ -14,10 +14,18 @@ from sklearn.multiclass import OneVsRestClassifier
 from serve.fusion.errors import FusionError, OutputError, StaleFusionError
 from serve.fusion.fuse import Fusion
 from serve.fusion.labels.pooling import CLIP
-from serve.fusion.stack import LinearStack
+from serve.fusion.labels.temperature import fit_temperature, temper
+from serve.fusion.stack import LinearStack, linear
 
 WEAK = 1e9
 """A penalty so weak that shared and own coefficients are free, as in separate regressions."""
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Deviations that are scaled as little as the rest, so that the solver comes near the end without a penalty."""
+    monkeypatch.setattr(linear, "DEVIATION_SCALE", 0.5)
+
 
 STACK = {
     "method": "stack",
@@ -73,7 +81,7 @@ class OnColumns(LogisticRegression):
         return np.stack([1 / (1 + np.exp(odds)), 1 / (1 + np.exp(-odds))], axis=1)
 
 
-def test_several_labels_are_one_regression_each_normalised_over_labels(make_ensemble, noisy):
+def test_several_labels_are_one_regression_each_normalised_over_labels(make_ensemble, noisy, free):
     members, targets = noisy(2, 3000, 4, skills=(1.0, 0.5))
     ensemble = make_ensemble((None, None))
     stack = LinearStack.fit(members, targets, ensemble, penalty=WEAK)
@@ -122,6 +130,23 @@ def test_77_labels_with_few_rows_beat_the_plain_average(make_ensemble, noisy):
     right = {m: (f.winners == truth).mean() for m, f in fused.items()}
     assert loss["stack"] < loss["average"]
     assert right["stack"] > right["average"]
+
+
+def test_members_that_are_alike_cost_little_with_few_rows(make_ensemble):
+    """Nothing can be learned about members that err alike, and little may be lost by the attempt."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(77, size=2000)
+    scores = 2 * rng.normal(size=(1, 2000, 77)) + rng.normal(size=(6, 2000, 77))
+    scores[:, np.arange(2000), targets] += 8
+    members = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
+    ensemble = make_ensemble((None,) * 6, labels=many_labels(77))
+    stack = LinearStack.fit(members[:, :400], targets[:400], ensemble)
+    stacked = Fusion(ensemble, stack)(members[:, 400:], method="stack").probabilities
+    averaged = members.mean(axis=0)
+    best = temper(averaged[400:], fit_temperature(averaged[:400], targets[:400]))
+    truth = targets[400:]
+    limit = 1.1 * log_loss(truth, best, labels=range(77))
+    assert log_loss(truth, stacked, labels=range(77)) < limit
 
 
 def test_it_beats_a_plain_one_vs_rest_where_rows_are_few(make_ensemble, noisy):
