@@ -284,6 +284,13 @@ def fusion_stale(ensemble: str, stale: bool) -> None:
     _STALE_FUSION.labels(ensemble).set(stale)
 
 
+def nothing_active(ensemble: str) -> None:
+    """Note that the ensemble was unloaded, so that no version of it answers."""
+    for gauge in (_ACTIVE_VERSION, _STALE_FUSION):
+        with suppress(KeyError):  # it was never loaded
+            gauge.remove(ensemble)
+
+
 def rollout_ended(ensemble: str, strategy: str, outcome: str) -> None:
     """`outcome`: done or aborted."""
     _ROLLOUTS.labels(ensemble, strategy, outcome).inc()

@@ -1,9 +1,9 @@
 """`choir predict` and `choir chat`: one request, or a conversation."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -22,10 +22,13 @@ from choir_client import (
     PredictionItem,
     RegressionItem,
     RegressionMember,
+    image_part,
 )
 from choir_client import image as image_input
 from serve.terminal.sheet import Column, Sheet, number
 from serve.terminal.words import counted
+
+Content = TypeVar("Content")
 
 
 def predict(
@@ -70,7 +73,7 @@ def predict(
     inputs: list[Input] = [*texts]
     if pair:
         inputs = [{"text": one, "text_pair": two} for one, two in zip(texts, pair, strict=True)]
-    inputs += map(_read_image, image or [])
+    inputs += [_read(image_input, file) for file in image or []]
     with Choir(url, token) as choir:
         answer = choir.predict(
             model or only_ensemble(choir),
@@ -85,9 +88,10 @@ def predict(
         out.print(_view(answer, [*texts, *map(str, image or [])], heading))
 
 
-def _read_image(file: Path) -> Input:
+def _read(kind: Callable[[Path], Content], file: Path) -> Content:
+    """Return the image in a file as an input or a part of a message. Raises UsageError."""
     try:
-        return image_input(file)
+        return kind(file)
     except OSError as error:
         raise UsageError(f"The image {file} cannot be read: {error.strerror or error}.") from None
     except ValueError as error:
@@ -139,6 +143,13 @@ def _figure(value: float | None) -> str:
 
 def chat(
     model: ModelName = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="An image that the first message is about: a PNG, JPEG or WebP, for a base that reads images. "
+            "Repeat for several."
+        ),
+    ] = None,
     max_tokens: Annotated[int, typer.Option(help="The most tokens of one answer.")] = 256,
     temperature: Annotated[
         float,
@@ -148,11 +159,14 @@ def chat(
     token: Token = None,
 ) -> None:
     """Talk with an ensemble; answers are streamed. An empty line or Ctrl-D ends the conversation."""
+    images = [_read(image_part, file) for file in image or []]
     with Choir(url, token) as choir:
         name = model or only_ensemble(choir)
         messages: list[dict[str, Any]] = []
         for line in _lines(f"{name}> "):
-            messages.append({"role": "user", "content": line})
+            first = images and not messages
+            content = [*images, {"type": "text", "text": line}] if first else line
+            messages.append({"role": "user", "content": content})
             answer = ""
             try:
                 for chunk in choir.stream_chat(

@@ -7,7 +7,7 @@ The package needs only httpx, httpx-sse and pydantic, and nothing of the server.
 """
 
 from choir_client._flows import Retries
-from choir_client._images import image
+from choir_client._images import image, image_part
 from choir_client._requests import Input
 from choir_client.async_client import AsyncChoir
 from choir_client.client import Choir
@@ -106,4 +106,5 @@ __all__ = [
     "Unavailable",
     "Usage",
     "image",
+    "image_part",
 ]

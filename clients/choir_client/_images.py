@@ -3,6 +3,7 @@
 import base64
 import os
 from pathlib import Path
+from typing import Any
 
 _TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
 """How a file of each type begins."""
@@ -20,3 +21,8 @@ def image(file: str | os.PathLike[str] | bytes) -> dict[str, str]:
         what = "these bytes are" if isinstance(file, bytes) else f"{os.fspath(file)} is"
         raise ValueError(f"{what} no PNG, JPEG or WebP: save the image as one of these")
     return {"image": f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"}
+
+
+def image_part(file: str | os.PathLike[str] | bytes) -> dict[str, Any]:
+    """Return an image as a part of a chat message's content, in OpenAI's form. Takes and raises what `image` does."""
+    return {"type": "image_url", "image_url": {"url": image(file)["image"]}}

@@ -268,7 +268,10 @@ class Controller:
     async def metrics(self) -> bytes:
         """The metrics of all processes as Prometheus text."""
         for name, record in self._catalog.records.items():
-            metrics.fusion_stale(name, record.active_version.allow_stale_fusion)
+            if record.empty:
+                metrics.nothing_active(name)
+            else:
+                metrics.fusion_stale(name, record.active_version.allow_stale_fusion)
         kinds: tuple[ParticipantKind, ...] = ("engine", "gateway")
         replicas.leases_held({kind: len(self._participants.live(kind)) for kind in kinds})
         replicas.rollouts_under_way(

@@ -343,4 +343,33 @@ def test_a_dropped_image_is_taken_and_another_file_is_named(
     expect(page.locator("#ask-error")).to_have_text("notes.gif is no PNG, JPEG or WebP.")
     expect(page.locator("#pictures img")).to_have_count(1)
     page.select_option("#model", "replies")
+    page.check("[value=completions]")
     expect(page.locator("#images-field")).to_be_hidden()
+
+
+def test_a_chat_sends_a_pasted_image_before_the_text_and_shows_it(
+    context: BrowserContext, server: Server
+) -> None:
+    page = opened(context, server, "replies").page
+    data = base64.b64encode(saved(drawn())).decode()
+    paste = """data => {
+        const bytes = Uint8Array.from(atob(data), (each) => each.charCodeAt(0));
+        const held = new DataTransfer();
+        held.items.add(new File([bytes], "sofa.png", { type: "image/png" }));
+        const options = { clipboardData: held, bubbles: true, cancelable: true };
+        document.getElementById("input").dispatchEvent(new ClipboardEvent("paste", options));
+    }"""
+    page.evaluate(paste, data)
+    expect(page.locator("#pictures figcaption")).to_have_text("sofa.png")
+    for message in ("which colour?", "sure?"):
+        with page.expect_request("**/v1/chat/completions") as sent:
+            page.fill("#input", message)
+            page.click("#send")
+        expect(page.locator("#ask-said")).to_contain_text(WORDS)
+        expect(page.locator("#stop")).to_be_hidden()
+    expect(page.locator("#pictures img")).to_have_count(0)
+    expect(page.locator(".turn .input img")).to_have_attribute("alt", "sofa.png")
+    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+    asked = [picture, {"type": "text", "text": "which colour?"}]
+    said = [each["content"] for each in sent.value.post_data_json["messages"]]
+    assert said == [asked, WORDS, "sure?"]

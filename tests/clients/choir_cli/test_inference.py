@@ -166,6 +166,32 @@ class TestChat:
             "and now?",
         ]
 
+    def test_images_stand_before_the_text_of_the_first_message(
+        self,
+        choir: Choir,
+        local_server: LocalServer,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        (tmp_path / "sofa.png").write_bytes(saved(drawn()))
+        chunk = {"model": "replies@1", "choices": [{"delta": {"content": "Red."}}]}
+        stream = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n"
+        local_server.answers["POST /v1/chat/completions"] = (200, stream)
+        monkeypatch.setattr("sys.stdin", io.StringIO("which colour?\nsure?\n"))
+        ran = choir("chat", "--model", "replies", "--image", str(tmp_path / "sofa.png"))
+        assert ran.out == "Red.\nRed.\n"
+        picture = {"type": "image_url", "image_url": {"url": url_of(drawn())}}
+        asked = [picture, {"type": "text", "text": "which colour?"}]
+        said = [each["content"] for each in local_server.bodies[1]["messages"]]
+        assert said == [asked, "Red.", "sure?"]
+
+    def test_a_file_that_is_no_image_is_named(
+        self, choir: Choir, local_server: LocalServer, tmp_path: Path
+    ) -> None:
+        ran = choir("chat", "--model", "replies", "--image", str(tmp_path / "none.png"))
+        assert (ran.status, local_server.bodies) == (2, [])
+        assert "none.png cannot be read: No such file or directory." in ran.err
+
     def test_a_refused_turn_does_not_end_it(
         self, choir: Choir, local_server: LocalServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:

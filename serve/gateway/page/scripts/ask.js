@@ -101,7 +101,7 @@ class Form {
     const paired = byId("pairs-field");
     if (paired.hidden || model.pairs !== null) byId("pairs").checked = model.pairs === true;
     paired.hidden = this.writes || model.pairs === false;
-    this.images.show(!this.writes);
+    this.images.show(!this.writes || this.kind === "chat");
     byId("input-name").textContent = !this.writes ? "Inputs, one a line" : this.kind === "chat" ? "Message" : "Text to complete";
     byId("send").textContent = this.writes && this.kind === "chat" ? "Send" : "Ask";
     byId("clear").textContent = this.writes && this.kind === "chat" ? "New chat" : "Clear";
@@ -170,12 +170,19 @@ class Form {
     const [most, temperature] = [byId("max-tokens").valueAsNumber, byId("temperature").valueAsNumber];
     const asked = { model: this.model.id, max_tokens: most, temperature, byToken: !WHOLE.includes(byId("method").value) };
     const fusion = this.model.methods.length ? { fusion: { ...this.fusion, return_members: true } } : {};
-    const answering = this.conversation.ask(this.kind, input, { ...asked, ...fusion }, this.aborting.signal);
-    if (this.kind === "chat") byId("input").value = "";
+    const images = this.images.chosen;
+    const answering = this.conversation.ask(this.kind, input, images, { ...asked, ...fusion }, this.aborting.signal);
+    if (this.kind === "chat") {
+      byId("input").value = "";
+      this.images.clear();
+    }
     try {
       return await answering;
     } catch (error) {
-      if (this.kind === "chat" && !byId("input").value) byId("input").value = input;
+      if (this.kind === "chat" && !byId("input").value) {
+        byId("input").value = input;
+        this.images.put(images);
+      }
       throw error;
     }
   }

@@ -33,7 +33,11 @@ export class Images {
   }
 
   clear() {
-    this.chosen = [];
+    this.put([]);
+  }
+
+  put(images) {
+    this.chosen = images;
     this.draw();
   }
 

@@ -1,6 +1,7 @@
 // Text that an ensemble writes: completions, and chats with their history.
 
 import { el } from "./dom.js";
+import { picture } from "./images.js";
 import { events } from "./server.js";
 import { TokenStrip } from "./tokens.js";
 import { counted, percent } from "./words.js";
@@ -18,14 +19,15 @@ export class Conversation {
   }
 
   /** Asks, draws the answer as it comes, and returns a sentence about it. A message that has no answer is not part of
-   * the history. `options` are fields of the request, and `byToken`: whether log-probabilities can be had. */
-  async ask(kind, input, options, signal) {
-    const turn = new Turn(kind, input);
+   * the history. `images` come before the text of a chat's message. `options` are fields of the request, and `byToken`:
+   * whether log-probabilities can be had. */
+  async ask(kind, input, images, options, signal) {
+    const turn = new Turn(kind, input, images);
     // A chat reads downwards; single questions stand with the newest on top.
     if (kind === "chat") this.place.append(turn.node);
     else this.place.prepend(turn.node);
     turn.node.scrollIntoView({ block: "nearest" });
-    const question = { role: "user", content: input };
+    const question = { role: "user", content: images.length ? parts(input, images) : input };
     try {
       for await (const document of events(...request(kind, [...this.messages, question], input, options), signal)) turn.take(document);
       turn.end();
@@ -40,6 +42,10 @@ export class Conversation {
   }
 }
 
+function parts(text, images) {
+  return [...images.map(({ url }) => ({ type: "image_url", image_url: { url } })), { type: "text", text }];
+}
+
 function request(kind, messages, input, { byToken, ...options }) {
   const streamed = { ...options, stream: true, stream_options: { include_usage: true } };
   if (kind === "chat") return ["/v1/chat/completions", { ...streamed, messages, ...(byToken ? { logprobs: true, top_logprobs: 1 } : {}) }];
@@ -48,7 +54,7 @@ function request(kind, messages, input, { byToken, ...options }) {
 
 /** One question and its answer. */
 class Turn {
-  constructor(kind, input) {
+  constructor(kind, input, images) {
     this.text = "";
     this.model = "";
     this.reports = [];
@@ -59,7 +65,7 @@ class Turn {
     this.node = el(
       "article",
       { class: `card turn ${kind}` },
-      el("h3", { class: "input" }, input),
+      el("h3", { class: "input" }, ...images.map(picture), input),
       this.strip.node,
       this.choices,
       this.footer,

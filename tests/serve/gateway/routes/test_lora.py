@@ -177,6 +177,9 @@ async def test_a_new_name_is_an_ensemble_until_it_is_unloaded(
     answered = await http.post("/v1/completions", json=body)
     assert (answered.status_code, answered.headers["x-choir-model"]) == (200, "poems@2")
 
+    active = b'choir_active_version{ensemble="poems",replica="0"}'
+    assert active + b" 2.0" in await world.controller.metrics()
+
     refused(await http.post("/v1/completions", json={**body, "model": "poems@1"}), 404)
     refused(await load(http, "poems", path(world, 202)), 400, "already been loaded")
     assert (await load(http, "poems", path(world, 202), load_inplace=True)).status_code == 200
@@ -187,6 +190,7 @@ async def test_a_new_name_is_an_ensemble_until_it_is_unloaded(
     refused(await http.post("/v1/completions", json=body), 404)
     refused(await http.get("/v1/ensembles/poems"), 404)
     refused(await unload(http, "poems"), 404, "cannot be found")
+    assert active not in await world.controller.metrics()
     await until(lambda: not any(key.startswith("poems@") for e in world.engines for key in e.held))
 
     assert (await load(http, "poems", path(world, 201))).status_code == 200
