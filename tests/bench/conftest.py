@@ -68,8 +68,13 @@ def variants(lora: Path, root: Path, count: int) -> list[Path]:
 
 def banking77(name: str) -> list[dict[str, str]]:
     """Return rows of the real data set; skip the test where it is absent."""
-    file = Path(os.environ.get("CHOIR_DATA", "../shared/data")) / "banking77" / name
-    if not file.exists():
-        pytest.skip(f"{file} is not there; docs/results.md says where BANKING77 comes from")
-    with file.open(newline="", encoding="utf-8") as lines:
+    with data_file(f"banking77/{name}").open(newline="", encoding="utf-8") as lines:
         return list(csv.DictReader(lines))
+
+
+def data_file(path: str) -> Path:
+    """Return a file of real data; skip the test where it is absent."""
+    file = Path(os.environ.get("CHOIR_DATA", "../shared/data")) / path
+    if not file.exists():
+        pytest.skip(f"{file} is not there; docs/results.md says where the data come from")
+    return file

@@ -13,7 +13,7 @@ from tests.serve import tiny
 
 VARIABLE = "BENCH_BASE"
 """Names the base: a folder, or a package. Without it, benches run on the demo's base or on a tiny one."""
-FEWER = 8
+FEWER = 40
 """On a base of one's own there are so many times fewer rounds: each takes longer, and is less noisy."""
 LABELS = {
     "order_status": " order status",

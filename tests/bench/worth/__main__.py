@@ -1,5 +1,5 @@
 """Whether several members are worth their passes on BANKING77: in two settings where one member cannot know all, and
-distilled into one.
+distilled into one. And what others reach on E2E.
 
 `python -m tests.bench.worth few` draws 10 rows a label five times, and trains four members on each draw.
 `python -m tests.bench.worth fifths` parts all training rows into five disjoint parts with one member each, and trains
@@ -7,6 +7,7 @@ the rival that sees all rows.
 `python -m tests.bench.worth distilled --bundle BUNDLE` distils a copy of a finished bundle of the recipe, and says how
 much of the ensemble's gain the student keeps.
 `python -m tests.bench.worth activated` compares activated LoRAs with plain ones, on the example's messages.
+`python -m tests.bench.worth tgen` draws 300 of E2E's test inputs, and judges TGen's answers to them.
 
 `--out` names a folder for the bundles; a run that was stopped goes on in it. The settings are those of
 `training/recipes/banking77.yaml`; nothing was chosen on these rows. `few`, `fifths` and `distilled` took 45, 25 and
@@ -26,6 +27,7 @@ from serve.bundle import Bundle
 from tests.bench.conftest import banking77
 from tests.bench.worth.activated import activated
 from tests.bench.worth.figures import Judged, judged, show
+from tests.bench.worth.tgen import tgen
 from training.distilled import DistilOptions, distil
 from training.execution.progress_table import ProgressTable
 from training.pipeline import train
@@ -42,7 +44,7 @@ Rows = list[dict[str, str]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.worth", description=__doc__)
-    parser.add_argument("setting", choices=["few", "fifths", "distilled", "activated"])
+    parser.add_argument("setting", choices=["few", "fifths", "distilled", "activated", "tgen"])
     parser.add_argument("--out", type=Path, default=Path("worth"), help="folder for the bundles")
     parser.add_argument("--bundle", type=Path, help="a finished bundle of the recipe, to distil")
     given = parser.parse_args()
@@ -52,6 +54,8 @@ def main() -> None:
         distilled(given.bundle, given.out / "distilled")
     elif given.setting == "activated":
         activated(given.out / "activated")
+    elif given.setting == "tgen":
+        tgen(given.out / "tgen")
     elif given.setting == "few":
         show("10 rows a label", [few(draw, given.out / f"few-{draw}") for draw in DRAWS])
     else:
