@@ -10,20 +10,16 @@ import pytest
 from pydantic import ValidationError
 from safetensors.numpy import load_file, save_file
 
-from serve.bundle import BaseSpec, Bundle, BundleError
+from serve.bundle import BaseSpec, Bundle
 from serve.control.admission.admission import check_gates
 from serve.control.artifacts.sources import Sources
 from serve.control.artifacts.store import Store
-from serve.control.errors import StartError
 from serve.digest import folder_digest
 from serve.errors import Refusal, RefusedError
-from serve.fusion.fitting.note import noted
-from serve.fusion.stack import LinearStack
-from serve.manifest import Ensemble
 from serve.protocol.requests import SwapRequest
 from serve.protocol.strategy import Strategy
 from serve.protocol.views import EnsembleView
-from tests.serve.fakes import LABELS, FakeEngine, make_adapter, make_bundle
+from tests.serve.fakes import FakeEngine, make_adapter, make_bundle
 from tests.serve.world import World, committed, refused
 
 
@@ -248,94 +244,6 @@ async def test_an_unknown_ensemble_is_a_404(world: World) -> None:
     assert isinstance(await world.controller.rollout("nothing"), Refusal)
 
 
-async def test_a_whole_new_manifest_gets_the_next_version(world: World) -> None:
-    await world.start()
-    manifest = world.bundles[0].ensemble("intents").model_dump(mode="json", exclude_none=True)
-    manifest |= {"members": manifest["members"][:1], "labels": [*LABELS, "maybe"]}
-
-    assert committed(await world.ask({"manifest": manifest})).to_version == 2
-
-    ensemble = world.engines[0].held["intents@2"].ensemble
-    assert [member.name for member in ensemble.members] == ["a"]
-    assert ensemble.labels == [*LABELS, "maybe"]
-
-
-async def test_a_manifest_over_unknown_digests_or_another_name_is_refused(world: World) -> None:
-    await world.start()
-    manifest = world.bundles[0].ensemble("intents").model_dump(mode="json", exclude_none=True)
-    other = "sha256:" + "0" * 64
-    manifest["members"][0]["adapters"][0]["digest"] = other
-    assert other in refused(await world.ask({"manifest": manifest}), 400)
-    assert "'topics'" in refused(await world.ask({"manifest": manifest | {"name": "topics"}}), 400)
-
-
-async def test_a_swap_to_an_earlier_version_is_a_swap_not_a_rollback(world: World) -> None:
-    await world.start()
-    committed(await world.swap(100))
-    assert committed(await world.ask({"version": 1})).to_version == 1
-    assert committed(await world.rollback()).to_version == 2
-
-
-async def test_equal_content_makes_a_new_version(world: World) -> None:
-    await world.start()
-    committed(await world.swap(100))
-    assert committed(await world.swap(100)).to_version == 3
-
-
-async def test_scores_of_the_old_content_do_not_stay_with_the_new(world: World) -> None:
-    bundle = make_bundle(world.folder / "bundle")
-    scored = bundle.ensemble("intents").model_copy(
-        update={"version": 2, "scores": {"validation": {"accuracy": 0.9}}}
-    )
-    bundle.write_ensemble(scored)
-    world.bundles = [bundle]
-    await world.start()
-    committed(await world.swap(100))
-    assert world.engines[0].held["intents@3"].ensemble.scores == {}
-
-
-def stacked_bundle(world: World) -> None:
-    bundle = make_bundle(world.folder / "bundle")
-    first = bundle.ensemble("intents").model_dump(mode="json", exclude_none=True)
-    file = "fusion/intents/2/stack.json"
-    fusion = {"method": "stack", "model": "logistic_regression", "parameters": file}
-    ensemble = Ensemble.model_validate(first | {"version": 2, "fusion": fusion})
-    probabilities = np.array([[[0.9, 0.1], [0.2, 0.8]] * 5, [[0.7, 0.3], [0.4, 0.6]] * 5])
-    LinearStack.fit(probabilities, [0, 1] * 5, ensemble).write(bundle.path / file)
-    bundle.write_ensemble(ensemble)
-    world.bundles = [bundle]
-
-
-def same_content(one: str, other: Path) -> bool:
-    return Path(one).read_bytes() == other.read_bytes()
-
-
-async def test_a_stacker_fitted_on_other_adapters_needs_to_be_allowed(world: World) -> None:
-    stacked_bundle(world)
-    await world.start()
-
-    assert "fitted on other adapters" in refused(await world.swap(100), 400)
-    committed(await world.swap(100, allow_stale_fusion=True))
-
-    version = world.engines[0].held["intents@3"]
-    assert version.allow_stale_fusion
-    assert version.parameters is not None
-    assert same_content(version.parameters, world.bundles[0].path / "fusion/intents/2/stack.json")
-    view = await world.controller.ensemble("intents")
-    assert isinstance(view, EnsembleView)
-    assert view.stale_fusion
-    committed(await world.rollback())
-    view = await world.controller.ensemble("intents")
-    assert isinstance(view, EnsembleView)
-    assert not view.stale_fusion
-
-
-async def test_what_is_not_stale_is_not_marked_so(world: World) -> None:
-    await world.start()
-    committed(await world.swap(100, allow_stale_fusion=True))
-    assert not world.engines[0].held["intents@2"].allow_stale_fusion
-
-
 async def test_the_view_of_an_ensemble_says_what_is_where(world: World) -> None:
     await world.start()
     committed(await world.swap(100))
@@ -356,39 +264,6 @@ async def test_the_view_of_an_ensemble_says_what_is_where(world: World) -> None:
     dumped = view.model_dump(by_alias=True)["rollout"]
     assert (dumped["from"], dumped["to"], dumped["state"]) == (2, 3, "preparing")
     world.engines[0].gate.set()
-
-
-async def test_a_start_is_refused_when_the_active_version_is_unsound(world: World) -> None:
-    bundle = make_bundle(world.folder / "bundle")
-    world.bundles = [bundle]
-    world.options = {}
-    ref = bundle.ensemble("intents").members[0].adapters[0]
-    spoil_values(bundle.adapter_dir(ref))
-    with pytest.raises(ValueError, match="digest"):
-        await world.start_controller()
-
-
-async def test_a_start_is_refused_without_room_for_what_is_active(world: World) -> None:
-    world.slots = 1
-    with pytest.raises(StartError, match='max_loras": 5'):
-        await world.start()
-
-
-async def test_bundles_that_contradict_each_other_are_not_served_together(world: World) -> None:
-    world.bundles = [
-        make_bundle(world.folder / name, seed=seed) for name, seed in (("x", 0), ("y", 9))
-    ]
-    with pytest.raises(BundleError, match="both have intents@1"):
-        await world.start_controller()
-
-
-async def test_several_bundles_of_one_base_are_served_together(world: World) -> None:
-    world.bundles = [
-        make_bundle(world.folder / "x", "intents"),
-        make_bundle(world.folder / "y", "topics", seed=9),
-    ]
-    await world.start()
-    assert sorted(world.engines[0].held) == ["intents@1", "topics@1"]
 
 
 async def test_a_changed_artifact_is_found_before_it_is_used_again(world: World) -> None:
@@ -438,83 +313,6 @@ async def test_a_broken_engine_message_reaches_the_user_once(world: World) -> No
     message = refused(await world.swap(100), 400)
     assert message.startswith("Nothing has changed: ")
     assert message.count("not served yet") == 1
-
-
-def weighted_bundle(world: World, **fusion: Any) -> dict[str, Any]:
-    """Give version 2 weights, and perhaps a temperature, that were fitted on its adapters. Returns its manifest."""
-    bundle = make_bundle(world.folder / "bundle")
-    first = bundle.ensemble("intents").model_dump(mode="json", exclude_none=True)
-    first["members"] = [
-        member | {"weight": weight}
-        for member, weight in zip(first["members"], (0.7, 0.3), strict=True)
-    ]
-    fitted = first | {"version": 2, "fusion": {"method": "weighted_average"} | fusion}
-    bundle.write_ensemble(noted(Ensemble.model_validate(fitted), "fitted", 100))
-    world.bundles = [bundle]
-    return fitted
-
-
-async def fit_of(world: World) -> dict[str, Any]:
-    view = await world.controller.ensemble("intents")
-    assert isinstance(view, EnsembleView)
-    return view.fusion_fit.model_dump()
-
-
-async def test_fitted_weights_and_temperature_do_not_pass_to_new_adapters_in_silence(
-    world: World,
-) -> None:
-    weighted_bundle(world, temperature=1.3)
-    await world.start()
-    parts = ["weights", "temperature"]
-    assert await fit_of(world) == {"state": "fitted", "parts": parts, "stale_members": []}
-
-    message = refused(await world.swap(100), 400)
-    assert "weights and temperature of intents were fitted on other adapters" in message
-    assert "the new ones of a" in message
-
-    committed(await world.swap(100, allow_stale_fusion=True))
-    assert await fit_of(world) == {"state": "stale", "parts": parts, "stale_members": ["a"]}
-    assert b'choir_stale_fusion{ensemble="intents"' in await world.controller.metrics()
-
-    committed(await world.rollback())
-    assert (await fit_of(world))["state"] == "fitted"
-
-
-async def test_stale_is_what_differs_from_the_adapters_of_the_fit_however_often_it_is_swapped(
-    world: World,
-) -> None:
-    weighted_bundle(world)
-    await world.start()
-    first = world.bundles[0].ensemble("intents").members[0].adapters[0]
-    original = world.bundles[0].adapter_dir(first).as_uri()
-    committed(await world.swap(100, allow_stale_fusion=True))
-    refused(await world.swap(101), 400)
-    committed(await world.swap(101, allow_stale_fusion=True))
-    committed(await world.ask({"members": {"a": original}}))
-    assert (await fit_of(world))["state"] == "fitted"
-
-
-async def test_a_manifest_carries_its_own_weights(world: World) -> None:
-    fitted = weighted_bundle(world)
-    await world.start()
-    committed(await world.swap(100, allow_stale_fusion=True))
-    held = world.engines[0].held["intents@3"].ensemble.members[0]
-    fitted["members"][0] = held.model_dump(mode="json") | {"weight": 0.6}
-    committed(await world.ask({"manifest": fitted}))
-    state = await fit_of(world)
-    assert state == {"state": "manual", "parts": ["weights"], "stale_members": []}
-
-
-@pytest.mark.parametrize("weights", [(0.5, 0.5), (3, 3)])
-async def test_equal_weights_fit_any_adapters(world: World, weights: tuple[float, float]) -> None:
-    weighted_bundle(world)
-    await world.start()
-    manifest = world.bundles[0].ensemble("intents").model_dump(mode="json", exclude_none=True)
-    for member, weight in zip(manifest["members"], weights, strict=True):
-        member["weight"] = weight
-    committed(await world.ask({"manifest": manifest}))
-    committed(await world.swap(100))
-    assert await fit_of(world) == {"state": "none", "parts": [], "stale_members": []}
 
 
 async def test_more_members_than_allowed_are_refused(world: World) -> None:
