@@ -1,119 +1,34 @@
 """A swap fits a fusion again on the validation scores that its bundle has stored."""
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from sklearn.metrics import accuracy_score, log_loss
+from sklearn.metrics import accuracy_score
 
-from serve.bundle import Bundle
 from serve.digest import folder_digest
 from serve.fusion.drift.baseline import Baseline
-from serve.fusion.errors import FusionError
 from serve.fusion.fitting.note import FitNote, has_fitted_numbers, noted
-from serve.fusion.fitting.options import FusionOptions
-from serve.fusion.fitting.selective import plain, with_selective
-from serve.fusion.fitting.stored_scores import Question, RowsHeader, ValidationRows
 from serve.fusion.fuse import Fusion
-from serve.fusion.fused import Fused
-from serve.fusion.selective.record import SelectiveFit
 from serve.fusion.stack import LinearStack
-from serve.manifest import AdapterRef, EarlyExit, Ensemble, Member
-from serve.protocol.views import EnsembleView
+from serve.manifest import Ensemble
+from tests.serve.control.admission.scored import (
+    ROWS,
+    SAID,
+    STACK,
+    TRUTH,
+    add_a_space,
+    best_temperature,
+    fitted_bundle,
+    held,
+    new_member,
+    same_content,
+    store_scores,
+    view_of,
+)
 from tests.serve.fakes import LABELS, make_bundle
 from tests.serve.world import World, committed, refused
-
-ROWS = 60
-DIGEST = f"sha256:{'5' * 64}"
-"""The digest of the validation rows."""
-STACK = "fusion/intents/2/stack.json"
-
-
-def said(seed: int, skill: float) -> NDArray[np.float64]:
-    """A member's outputs for N rows and C labels, [N, C]."""
-    scores = np.random.default_rng(seed).normal(size=(ROWS, len(LABELS)))
-    scores[np.arange(ROWS), TRUTH] += skill
-    powers = np.exp(scores)
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-
-
-def add_a_space(file: Path) -> None:
-    file.chmod(0o644)
-    file.write_text(file.read_text() + " ")
-
-
-TRUTH = np.random.default_rng(0).integers(len(LABELS), size=ROWS)
-SAID = {"a": said(1, 2.0), "b": said(2, 0.7), "100": said(3, 0.4), "101": said(4, 3.0)}
-"""Member or new adapter -> its outputs for the rows; 100 is a poor one, 101 a good one."""
-
-
-def fitted_bundle(world: World, *, by_hand: bool = False, **changes: Any) -> Bundle:
-    """Give version 2 fitted numbers of any value, since a swap must not depend on them. `by_hand`: without a note of
-    the fit."""
-    bundle = make_bundle(world.folder / "bundle")
-    first = bundle.ensemble("intents").model_dump(mode="json", exclude_none=True)
-    for member, weight in zip(first["members"], (0.7, 0.3), strict=True):
-        member["weight"] = weight
-    ensemble = Ensemble.model_validate(first | {"version": 2} | changes)
-    if ensemble.fusion.parameters is not None:
-        both = np.stack([SAID["a"], SAID["b"]])
-        LinearStack.fit(both, TRUTH, ensemble).write(bundle.path / STACK)
-    bundle.write_ensemble(ensemble if by_hand else noted(ensemble, "fitted", ROWS))
-    world.bundles = [bundle]
-    return bundle
-
-
-def store_scores(
-    world: World,
-    bundle: Bundle,
-    said: Mapping[str, NDArray[np.float64]] = SAID,
-    **options: Any,
-) -> None:
-    """Store validation scores of members and candidates, as training does."""
-    ensemble = bundle.ensemble("intents")
-    stored = bundle.validation_scores("intents")
-    header = RowsHeader(
-        rows=DIGEST, question=Question.of(ensemble), options=FusionOptions(**options)
-    )
-    stored.write_rows(ValidationRows(header, TRUTH, np.arange(ROWS) % 5))
-    members = {member.name: member for member in ensemble.members}
-    for name, outputs in said.items():
-        stored.write_outputs(members.get(name) or new_member(world, name), DIGEST, outputs)
-
-
-def new_member(world: World, seed: str) -> Member:
-    world.new_adapter(int(seed))
-    digest = folder_digest(world.folder / "new" / seed)
-    return Member(name="new", adapters=[AdapterRef(adapter="new", digest=digest)])
-
-
-def same_content(one: str, other: Path) -> bool:
-    return Path(one).read_bytes() == other.read_bytes()
-
-
-async def view_of(world: World) -> EnsembleView:
-    view = await world.controller.ensemble("intents")
-    assert isinstance(view, EnsembleView)
-    return view
-
-
-def held(world: World, version: int) -> Ensemble:
-    return world.engines[0].held[f"intents@{version}"].ensemble
-
-
-def best_temperature(pooled: NDArray[np.float64]) -> float:
-    """The reference: scikit-learn's loss, minimised by another search."""
-
-    def loss(temperature: float) -> float:
-        powers = pooled ** (1 / temperature)
-        return float(log_loss(TRUTH, powers / powers.sum(axis=1, keepdims=True)))
-
-    return float(minimize_scalar(loss, bounds=(0.05, 20), method="bounded").x)
 
 
 async def test_a_temperature_is_fitted_to_the_adapters_of_the_new_version(world: World) -> None:
@@ -403,69 +318,3 @@ async def test_scores_do_not_make_a_bundle_unsound(world: World) -> None:
     before = bundle.verify(deep=False)
     store_scores(world, bundle)
     assert bundle.verify(deep=False) == before
-
-
-def selective(bundle: Bundle) -> None:
-    """Give the newest version fits of early exit and abstaining, as training does."""
-    ensemble = bundle.ensemble("intents")
-    both = np.stack([SAID["a"], SAID["b"]])
-    answers = Fusion(plain(ensemble))(both)
-    assert isinstance(answers, Fused)
-    fitted = with_selective(ensemble, both, TRUTH, answers)
-    bundle.write_ensemble(fitted.model_copy(update={"version": 3}))
-
-
-EARLY = {"method": "average", "early_exit": {"risk": 0.3}, "abstain": {"risk": 0.4}}
-
-
-@pytest.mark.parametrize("by_hand", [False, True])
-async def test_early_exit_is_fitted_to_the_new_adapters(world: World, by_hand: bool) -> None:
-    fusion = {**EARLY, "method": "weighted_average"}
-    bundle = fitted_bundle(world, fusion=fusion, by_hand=by_hand)
-    store_scores(world, bundle, temperature=False)
-    selective(bundle)
-    await world.start()
-    committed(await world.swap(101))
-    version = held(world, 4)
-    both = np.stack([SAID["101"], SAID["b"]])
-    expected = with_selective(version, both, TRUTH, Fusion(plain(version))(both))  # type: ignore[arg-type]
-    fit = SelectiveFit.of(version)
-    assert fit is not None
-    assert fit.early_exit == SelectiveFit.of(expected).early_exit  # type: ignore[union-attr]
-    assert fit.changed_members(version) == []
-    view = (await view_of(world)).fusion_fit
-    assert (view.state, view.parts) == ("refitted", ["weights", "early_exit", "abstain"])
-    assert Fusion(version).selective.exit(None, own=True) is not None
-    assert (version.weights() == pytest.approx([0.7, 0.3])) is by_hand
-
-
-async def test_early_exit_of_other_adapters_is_refused_unless_it_is_allowed(world: World) -> None:
-    bundle = fitted_bundle(world, fusion=EARLY)
-    selective(bundle)
-    await world.start()
-    message = refused(await world.swap(100), 400)
-    assert "The early exit and abstain of intents were fitted on other adapters" in message
-    committed(await world.swap(100, allow_stale_fusion=True))
-    assert (await view_of(world)).fusion_fit.state == "stale"
-    engine = world.engines[0].held["intents@4"]
-    assert Fusion(engine.ensemble, allow_stale=engine.allow_stale_fusion).stale
-
-
-async def test_early_exit_that_only_requests_ask_for_never_stops_a_swap(world: World) -> None:
-    bundle = fitted_bundle(world, fusion={"method": "average"})
-    selective(bundle)
-    await world.start()
-    committed(await world.swap(100))
-    with pytest.raises(FusionError, match="has no fit of early exit"):
-        Fusion(held(world, 4)).selective.exit(EarlyExit(risk=0.1), own=True)
-    store_scores(world, bundle, temperature=False)
-    committed(await world.swap(101))
-    assert Fusion(held(world, 5)).selective.exit(EarlyExit(risk=0.1), own=True) is not None
-
-
-async def test_a_manifest_that_asks_for_what_was_never_fitted_is_refused(world: World) -> None:
-    fitted_bundle(world, fusion={"method": "average"})
-    await world.start()
-    manifest = held(world, 2).model_dump(mode="json", exclude_none=True)
-    manifest["fusion"]["early_exit"] = {"risk": 0.1}
-    assert "has no fit of early exit" in refused(await world.ask({"manifest": manifest}), 400)
