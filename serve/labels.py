@@ -15,6 +15,9 @@ INVOCATION = "{invocation}"
 """Stands at a template's end for the text from which a member's activated LoRA acts. Each member has its own; for the
 others it stands for nothing."""
 
+IMAGE = "{image}"
+"""Stands in a template for an input's image. In a template without it, an image comes right before the text."""
+
 Encode = Callable[[Sequence[str]], list[list[int]]]
 """Texts to token ids, with special tokens at the start only."""
 
@@ -73,10 +76,27 @@ def label_texts(labels: Sequence[str], verbalizers: Mapping[str, str]) -> list[s
     return [verbalizers.get(label, f" {label}") for label in labels]
 
 
-def fill(template: str, text: str, text_pair: str | None = None) -> str:
+def fill(template: str, text: str, text_pair: str | None = None, image: str = "") -> str:
     """Returns the prompt of one input, without the mark for invocations. Only the known fields are replaced, so that
-    braces in a text stay as they are."""
-    before, *rest = template.removesuffix(INVOCATION).split("{text_pair}")
+    braces in a text stay as they are. `image`: what stands for an image in the base's prompts, if the input has one."""
+    return "".join(filled(template, text, text_pair, image))
+
+
+def filled(
+    template: str, text: str, text_pair: str | None = None, image: str = ""
+) -> tuple[str, str]:
+    """Returns the prompt of one input in two parts: up to the image and with it, and what follows. The first part is
+    empty without an image."""
+    whole = template.removesuffix(INVOCATION)
+    if IMAGE not in whole:
+        whole = whole.replace("{text}", IMAGE + "{text}", 1)
+    before, _, behind = whole.partition(IMAGE)
+    parts = [_without_image(part, text, text_pair) for part in (before, behind)]
+    return (f"{parts[0]}{image}", parts[1]) if image else ("", "".join(parts))
+
+
+def _without_image(template: str, text: str, text_pair: str | None) -> str:
+    before, *rest = template.split("{text_pair}")
     filled = [part.replace("{text}", text) for part in (before, *rest)]
     return (text_pair or "").join(filled)
 

@@ -180,7 +180,7 @@ class FusionSpec(Contract):
 class Golden(Contract):
     """An input whose answer is known, to check an ensemble with. The task decides which fields the answer has."""
 
-    input: str | dict[Literal["text", "text_pair"], str]
+    input: str | dict[Literal["text", "text_pair", "image"], str]
     label: str | None = None
     """Classification."""
     labels: list[str] | None = None
@@ -198,13 +198,14 @@ class Golden(Contract):
     @classmethod
     def _check_input(cls, given: Any) -> Any:
         texts = {"text": given} if isinstance(given, str) else given
-        sound = (
-            isinstance(texts, dict) and "text" in texts and texts.keys() <= {"text", "text_pair"}
-        )
+        kinds = ({"text"}, {"text", "text_pair"}, {"image"}, {"image", "text"})
+        sound = isinstance(texts, dict) and texts.keys() in kinds
         if not sound or not all(isinstance(text, str) for text in texts.values()):
             raise ValueError(
-                "the input must be a text, or an object with 'text' and, for a pair, 'text_pair'"
+                "the input must be a text, or an object with 'text' (and 'text_pair') or 'image'"
             )
+        if not texts.get("image", "data:").startswith("data:"):
+            raise ValueError("the image must be a data URL")
         return given
 
 
@@ -354,8 +355,8 @@ class Ensemble(Contract):
 
     @model_validator(mode="after")
     def _check_text(self) -> Self:
-        if "{text}" not in self.template:
-            raise ValueError("'template' must contain {text}, where the input goes")
+        if "{text}" not in self.template and "{image}" not in self.template:
+            raise ValueError("'template' must contain {text} or {image}, where the input goes")
         lacking = [prompt for prompt in self.prompts if "{label}" not in prompt]
         if lacking or (self.prompts and self.task != "classification"):
             raise ValueError("'prompts' are texts with {label} in them, and for classification")

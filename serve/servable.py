@@ -7,13 +7,14 @@ from typing import Any, Protocol
 from serve.adapter import AdapterError, AdapterKind, check_together, inspect_adapter
 from serve.base.folder import BaseKind, read_config
 from serve.base.two_towers import towers_of
+from serve.base.vision_language import reads_images
 from serve.digest import folder_digest
 from serve.errors import UserError
 from serve.fusion.errors import FusionError
 from serve.fusion.fuse import Fusion
 from serve.fusion.ranking.ranker import Ranker
 from serve.fusion.token_weights import token_method
-from serve.labels import INVOCATION
+from serve.labels import IMAGE, INVOCATION
 from serve.manifest import AdapterRef, Ensemble
 
 
@@ -70,15 +71,19 @@ def unserved_ensemble(ensemble: Ensemble, kind: BaseKind) -> str | None:
     return None
 
 
-def unserved_prompts(ensemble: Ensemble, config: Mapping[str, Any]) -> str | None:
-    """Returns why a base with this `config.json` cannot classify by the manifest's prompts, in a sentence; None if it
-    can, or if there are none."""
-    if not ensemble.prompts or towers_of(config) is not None:
-        return None
-    return (
-        "'prompts' compares images and texts by one space of vectors, so it needs a CLIP or a SigLIP as the base: "
-        "leave it out, and give each adapter a head."
-    )
+def unserved_over(ensemble: Ensemble, config: Mapping[str, Any]) -> str | None:
+    """Returns why a base with this `config.json` cannot read images as the manifest says, in a sentence; None if it
+    can, or if the manifest says nothing of images."""
+    if ensemble.prompts and towers_of(config) is None:
+        return (
+            "'prompts' compares images and texts by one space of vectors, so it needs a CLIP or a SigLIP as the base: "
+            "leave it out, and give each adapter a head."
+        )
+    if IMAGE in ensemble.template and not reads_images(config):
+        return (
+            f"The template {ensemble.template!r} has {IMAGE}, and the base writes about no images."
+        )
+    return None
 
 
 def ensemble_problems(
@@ -127,9 +132,9 @@ def ensemble_problems(
         unserved = None  # the base's own problem
     if unserved is not None:
         yield f"{ensemble.id}: {unserved}"
-    elif ensemble.prompts and files.base_folder is not None:
+    elif files.base_folder is not None:
         try:
-            reason = unserved_prompts(ensemble, read_config(files.base_folder))
+            reason = unserved_over(ensemble, read_config(files.base_folder))
         except UserError:
             reason = None  # the base's own problem
         if reason is not None:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import aclosing
 
-from serve.engine.interface import Engine, GenerateCall, PredictCall, Text, Version
+from serve.engine.interface import Engine, GenerateCall, PredictCall, Route, Text, Version
 from serve.errors import Refusal
 from serve.fusion.fused import Answers, Fused, FusedSets
 from serve.labels import completion_prompt
@@ -41,7 +41,7 @@ async def wrong_golden(engine: Engine, version: Version) -> str | None:
         if isinstance(said, Refusal):
             return f"its golden inputs cannot be answered: {said.message}"
         wrong += [
-            f"golden input {first + number} ({_text(each).text[:SHOWN]!r}) is answered {answer}"
+            f"golden input {first + number} ({_shown(each)}) is answered {answer}"
             for number, (each, answer) in enumerate(zip(part, said, strict=True))
             if answer is not None
         ]
@@ -103,23 +103,30 @@ async def _written(
 
 
 async def _greedy(engine: Engine, version: Version, golden: Golden, number: int) -> str | Refusal:
-    """Return the text that the version writes at temperature 0, or the engine's refusal."""
+    """Return the text that the version writes at temperature 0, or the engine's refusal. An image is asked about in a
+    chat: completions have no images."""
     given = _text(golden)
-    body = {
-        "prompt": completion_prompt(version.ensemble.template, given.text, given.text_pair),
-        "max_tokens": golden.max_tokens or GOLDEN_TOKENS,
-        "temperature": 0,
-    }
+    asked: dict[str, object]
+    route: Route = "completions"
+    if given.image is None:
+        template = version.ensemble.template
+        asked = {"prompt": completion_prompt(template, given.text, given.text_pair)}
+    else:
+        image = {"type": "image_url", "image_url": {"url": given.image}}
+        content = [image, {"type": "text", "text": given.text}]
+        route, asked = "chat", {"messages": [{"role": "user", "content": content}]}
+    body = {**asked, "max_tokens": golden.max_tokens or GOLDEN_TOKENS, "temperature": 0}
     request_id = f"golden-{version.key}-{number}"
     parts: list[bytes] = []
     async with aclosing(
-        engine.generate(GenerateCall(version.key, "completions", body, request_id))
+        engine.generate(GenerateCall(version.key, route, body, request_id))
     ) as answer:
         async for part in answer:
             if isinstance(part, Refusal):
                 return part
             parts.append(part)
-    text: str = json.loads(b"".join(parts))["choices"][0]["text"]
+    (choice,) = json.loads(b"".join(parts))["choices"]
+    text: str = choice["text"] if given.image is None else choice["message"]["content"]
     return text
 
 
@@ -134,7 +141,15 @@ def _whole(text: str) -> str:
 def _text(golden: Golden) -> Text:
     if isinstance(golden.input, str):
         return Text(golden.input)
-    return Text(golden.input["text"], golden.input.get("text_pair"))
+    given = golden.input.get
+    return Text(given("text", ""), given("text_pair"), given("image"))
+
+
+def _shown(golden: Golden) -> str:
+    given = _text(golden)
+    return (
+        repr(given.text[:SHOWN]) if given.image is None else f"an image and {given.text[:SHOWN]!r}"
+    )
 
 
 def _listed(labels: set[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from serve.base.causal_models import DIFFERENT, MORE_THAN_TEXT, TEXT
 from serve.base.two_towers import CLIP, SIGLIP, unserved_towers
+from serve.base.vision_language import vision_language_model
 
 VLLM = "vLLM 0.32"
 
@@ -90,7 +91,7 @@ def served_as(config: Mapping[str, Any]) -> str | None:
     """Returns the architecture that vLLM must be given in place of the one in a served base's `config.json`; None if
     vLLM can use that one."""
     family = ENCODERS.get(str(config.get("model_type")))
-    return family.served_as if family is not None else None
+    return family.served_as if family is not None else vision_language_model(config)
 
 
 def architectures(config: Mapping[str, Any]) -> list[str]:

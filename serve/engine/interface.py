@@ -107,7 +107,7 @@ class Text:
     """One input of a prediction."""
 
     text: str
-    """Empty where there is an image."""
+    """Empty where an image stands alone."""
     text_pair: str | None = None
     image: str | None = None
     """A data URL, as the client gave it."""

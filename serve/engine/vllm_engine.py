@@ -14,7 +14,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from serve import labels, metrics
 from serve.adapter import AdapterError, Head
 from serve.base.side_files import read_tokenizer
-from serve.engine.adapters.invocations import heads_of, refuse_invocations
+from serve.engine.adapters.invocations import refuse_invocations
 from serve.engine.adapters.member_adapters import MemberAdapters
 from serve.engine.adapters.pool import AdapterPool
 from serve.engine.adapters.slot_queue import SlotQueue
@@ -54,10 +54,10 @@ from serve.engine.loaded import (
 )
 from serve.engine.scoring.embedding import NO_VECTORS, Embedder
 from serve.engine.scoring.heads import EncoderPooler, read_head, refuse_mixed
-from serve.engine.scoring.labels_as_text import CausalScorer, check_inputs
 from serve.engine.scoring.prediction import MemberScores, predicted
 from serve.engine.scoring.probe import Prober
 from serve.engine.scoring.prompted import prompted_heads
+from serve.engine.scoring.template_scorer import TemplateScorer
 from serve.engine.vllm_hooks.arguments import check_vllm_version, engine_args, engine_config
 from serve.errors import Refusal
 from serve.fusion.errors import FusionError, OutputError
@@ -90,8 +90,10 @@ class VLLMEngine:
         self._queue = FairQueue(BATCHES * llm.vllm_config.scheduler_config.max_num_seqs)
         self._prober = prober
         self._openai = openai
-        self._causal = CausalScorer(llm, tokenizer) if settings.kind == "causal" else None
-        self._encoder = None if self._causal else EncoderPooler(llm, tokenizer, settings.images)
+        own = (llm, tokenizer, settings.images)
+        causal = settings.kind == "causal"
+        self._causal = TemplateScorer(*own, self._adapters.reader) if causal else None
+        self._encoder = None if causal else EncoderPooler(*own)
         self._embedder = Embedder(self._encoder, settings) if self._encoder else None
         self._versions: dict[str, LoadedVersion] = {}
         self._preparing = asyncio.Lock()
@@ -124,7 +126,8 @@ class VLLMEngine:
             tokenizer = read_tokenizer(settings.model, settings.revision)
             prober = await Prober.create(llm, settings.kind, tokenizer)
             writes = settings.kind == "causal"
-            openai = await OpenAIRoutes.create(llm, serving, tokenizer) if writes else None
+            routes = OpenAIRoutes.create(llm, serving, tokenizer, settings.images)
+            openai = await routes if writes else None
         return cls(llm, settings, tokenizer, prober, openai)
 
     async def prepare(self, version: Version) -> tuple[Probe, ...]:
@@ -146,6 +149,8 @@ class VLLMEngine:
         ensemble = version.ensemble
         if (unserved := unserved_ensemble(ensemble, self._settings.kind)) is not None:
             raise PrepareError(unserved)
+        if self._causal is not None:
+            self._causal.check_template(ensemble.template)
         acquired: list[str] = []
         heads: dict[str, Head] = {}
         absent: dict[str, PrepareError] = {}
@@ -272,18 +277,7 @@ class VLLMEngine:
         ensemble = loaded.ensemble
         member_adapters = [self._member_adapters(member) for member in members]
         if self._causal is not None:
-            check_inputs(ensemble.template, inputs)
-            scored = await self._causal.score(
-                [labels.fill(ensemble.template, text.text, text.text_pair) for text in inputs],
-                labels.label_texts(ensemble.labels or (), ensemble.verbalizers),
-                member_adapters,
-                queue,
-                mean=ensemble.label_scoring == "mean",
-                heads=heads_of(ensemble, inputs, member_adapters, self._adapters.reader),
-            )
-            return MemberScores(
-                scored.scores, scored.prompt_tokens, scored.member_tokens, scored.computed_tokens
-            )
+            return await self._causal.score(ensemble, inputs, member_adapters, queue)
         assert self._encoder is not None
         heads = [loaded.heads[member.name] for member in members]
         loras = [each.lora for each in member_adapters]

@@ -1,6 +1,8 @@
 """Decodes images that strangers send."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from PIL import Image, ImageOps
 
@@ -17,14 +19,30 @@ def decode(url: str, limits: ImageLimits) -> Image.Image:
 
     Takes up to three bytes a pixel and a copy of the file; size and format are checked before any pixel is decoded.
     Raises ImageError for everything that is not one whole PNG, JPEG or WebP of one picture within the limits."""
+    with _checked(url, limits) as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        return image.convert("RGB")
+
+
+def pixels_of(url: str, limits: ImageLimits) -> int:
+    """Returns how many pixels the image in a data URL has, from its header, without decoding one. Raises ImageError as
+    `decode` does, but for damage among the pixels."""
+    with _checked(url, limits) as image:
+        width, height = image.size
+        return int(width * height)
+
+
+@contextmanager
+def _checked(url: str, limits: ImageLimits) -> Iterator[Image.Image]:
+    """Yields the opened image in a data URL, of which only the header is read. Raises ImageError for one that is not
+    taken, and in place of what Pillow raises meanwhile."""
     file = image_file(url, limits)
     try:
         with _opened(file) as image:
             limits.check_shape(*image.size)
             _check_alone(image)
             _check_end(file)
-            ImageOps.exif_transpose(image, in_place=True)
-            return image.convert("RGB")
+            yield image
     except ImageError:
         raise
     except _BOMBS as error:

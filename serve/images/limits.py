@@ -9,6 +9,8 @@ DEFAULT_MB = 8.0
 DEFAULT_MEGAPIXELS = 25.0
 MOST_MEGAPIXELS = 89.0
 """Above this, Pillow itself takes an image for an attack."""
+MOST_TOGETHER = 4
+"""How many times the pixels of the largest image all images of a chat may have together: they are decoded together."""
 MOST_TIMES_AS_LONG = 32
 """How many times as long as it is wide an image may be. Models scale the short side to a fixed size, and the long side
 with it: a few bytes of one long row of pixels would become gigabytes."""
@@ -37,6 +39,14 @@ class ImageLimits:
         if size > self.size:
             raise ImageError(
                 f"The image has {size:,} bytes, and at most {self.size:,} are taken: send a smaller one."
+            )
+
+    def check_together(self, pixels: int) -> None:
+        """Raises ImageError if the images of one chat have too many pixels together."""
+        most = MOST_TOGETHER * self.pixels
+        if pixels > most:
+            raise ImageError(
+                f"The images have {pixels:,} pixels together, and at most {most:,} are taken: send fewer, or smaller."
             )
 
     def check_shape(self, width: int, height: int) -> None:

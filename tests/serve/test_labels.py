@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from serve.labels import encoder, label_paths, readable
+from serve.labels import encoder, fill, filled, label_paths, readable
 
 ALPHABETS = {"greek": "αβγδε", "digits": "12345", "latin": "abcde"}
 TEMPLATES = {
@@ -59,3 +59,26 @@ def test_a_readable_text_has_an_ordinary_token(alphabet: str) -> None:
     ids = tokenizer(readable(tokenizer), add_special_tokens=False)["input_ids"]
     assert ids
     assert not set(ids) & set(tokenizer.all_special_ids)
+
+
+@pytest.mark.parametrize(
+    ("template", "image", "parts"),
+    [
+        ("{text}\nIntent:", "", ("", "a {text}\nIntent:")),
+        ("{text}\nIntent:", "<image>", ("<image>", "a {text}\nIntent:")),
+        ("Look: {image}\n{text} is", "<image>", ("Look: <image>", "\na {text} is")),
+        ("Look: {image}\n{text} is", "", ("", "Look: \na {text} is")),
+        ("{text}: {image} is{invocation}", "<image>", ("a {text}: <image>", " is")),
+        ("{image} is", "<image>", ("<image>", " is")),
+    ],
+)
+def test_an_image_stands_where_the_template_says_or_before_the_text(
+    template: str, image: str, parts: tuple[str, str]
+) -> None:
+    assert filled(template, "a {text}", None, image) == parts
+    assert fill(template, "a {text}", None, image) == "".join(parts)
+
+
+def test_an_image_stands_beside_both_texts_of_a_pair() -> None:
+    parts = filled("{text_pair} {text}", "{image}", "{text}", "<image>")
+    assert parts == ("{text} <image>", "{image}")

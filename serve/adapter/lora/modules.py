@@ -9,6 +9,7 @@ from functools import cached_property
 
 from serve.base.folder import BaseKind, BaseShapes, pooling_of
 from serve.base.two_towers import tower_of, towers_of
+from serve.base.vision_language import is_read
 
 _BACKBONES = ("model", "transformer", "gpt_neox", "backbone")
 """The names of the part without the head in causal models."""
@@ -76,7 +77,9 @@ class Modules:
     def is_read(self, module: str) -> bool:
         """Returns whether the output of a module that is served reaches an answer. Adapters' own heads read the input
         of the base's heads, so the base's heads do not."""
-        return not (self._by_heads and module.partition(".")[0] in _HEADS)
+        if self._by_heads and module.partition(".")[0] in _HEADS:
+            return False
+        return is_read(self._base.config, module)
 
     def near(self, module: str) -> str | None:
         """Returns a module that an unknown name may stand for: the same name with one more or one fewer part before it.
@@ -126,10 +129,11 @@ class Modules:
 
 
 def _of_text(module: str) -> str:
-    """Returns a name without `model` and `language_model`. Models that read more than text have the two in either
-    order, and vLLM takes both."""
-    parts = module.split(".")
-    return ".".join(part for part in parts if part not in ("model", "language_model"))
+    """Returns a name without `model` and `language_model`, or `vision_model` behind `vision_tower`. Models that
+    read more than text have the first two in either order, and LLaVAs have the third or, since transformers 5, have it
+    not. vLLM takes all of them."""
+    parts = [part for part in module.split(".") if part not in ("model", "language_model")]
+    return ".".join(parts).replace("vision_tower.vision_model.", "vision_tower.")
 
 
 def _embeds(module: str) -> bool:

@@ -81,7 +81,7 @@ def read_lora(
         found.append(LoraModule(given, names[given], rank, alpha, pair, embedding, read))
     if not any(module.read for module in found):
         raise AdapterError(
-            f"It changes {found[0].name!r} alone, which the heads of adapters do not read."
+            f"It changes {found[0].name!r} alone, and no answer depends on what that computes."
         )
     return tuple(found)
 

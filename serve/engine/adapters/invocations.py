@@ -32,13 +32,16 @@ def heads_of(
     inputs: Sequence[Text],
     members: Sequence[MemberAdapters],
     reader: PromptReader,
+    placeholder: str = "",
 ) -> dict[Invocation, list[str]]:
-    """Returns the inputs' prompts up to the invocation, for each invocation that a member has."""
+    """Returns the inputs' prompts up to the invocation, for each invocation that a member has. `placeholder`: what
+    stands for an image."""
     heads = {}
     for member in members:
         if member.invocation is not None:
             template = reader.head(ensemble.template, member.invocation)
             heads[member.invocation] = [
-                fill(template, each.text, each.text_pair) for each in inputs
+                fill(template, each.text, each.text_pair, placeholder if each.image else "")
+                for each in inputs
             ]
     return heads

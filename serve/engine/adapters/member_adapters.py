@@ -1,7 +1,7 @@
 """What a member runs with. The rest of the engine knows its adapters by this value alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vllm import SamplingParams
@@ -35,8 +35,8 @@ class MemberAdapters:
     def prompt(self, prompt: Mapping[str, Any]) -> dict[str, Any]:
         """Returns `prompt` (as vLLM renders it) with this member's virtual tokens before it, and with its cache salt.
 
-        Raises VLLMValidationError (a 400) if the member has a soft adapter and the prompt is empty or not text, and if
-        its LoRA is an activated one and the prompt lacks the invocation."""
+        Raises VLLMValidationError (a 400) if the member has a soft adapter and the prompt has no tokens, and if its
+        LoRA is an activated one and the prompt lacks the invocation."""
         own = dict(prompt)
         # The salt is in the first block's hash. An activated LoRA shares that block with the base.
         lora = self.lora.lora_name if self.lora and self.invocation is None else None
@@ -51,10 +51,9 @@ class MemberAdapters:
             own["cache_salt"] = salt
         if self.soft is None:
             return own
-        if prompt.get("type", "token") != "token" or prompt.get("multi_modal_data"):
+        if prompt.get("type", "token") not in ("token", "multimodal"):
             raise VLLMValidationError(
-                f"A member with a {self.soft.kind} adapter reads text only; leave images and the like out.",
-                parameter="messages",
+                f"A member with a {self.soft.kind} adapter reads tokens only.", parameter="prompt"
             )
         if not prompt["prompt_token_ids"]:
             raise VLLMValidationError("The prompt is empty.", parameter="prompt")
@@ -62,6 +61,8 @@ class MemberAdapters:
             prompt["prompt_token_ids"]
         )
         own.pop("prompt_token_offsets", None)
+        if "mm_placeholders" in own:
+            own["mm_placeholders"] = _behind(own["mm_placeholders"], self.soft.tokens)
         return own
 
     def params(self, params: SamplingParams, behind: int = 0) -> SamplingParams:
@@ -99,6 +100,14 @@ class MemberAdapters:
         own = params.clone()
         own.max_tokens = min(asked, room)
         return own
+
+
+def _behind(places: Mapping[str, Sequence[Any]], tokens: int) -> dict[str, list[Any]]:
+    """Returns the places of a prompt's images, so many tokens further behind. vLLM holds them as ranges."""
+    return {
+        kind: [replace(each, offset=each.offset + tokens) for each in ranges]
+        for kind, ranges in places.items()
+    }
 
 
 def too_long(prompt_tokens: int, context: int) -> str:

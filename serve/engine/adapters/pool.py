@@ -22,7 +22,9 @@ from serve.adapter import (
     plain_adapter,
 )
 from serve.base.folder import BaseError, BaseShapes
+from serve.base.vision_language import lora_on_images
 from serve.engine.adapters.base_folder import base_folder
+from serve.engine.adapters.image_keys import ImageKeys
 from serve.engine.adapters.member_adapters import MemberAdapters
 from serve.engine.interface import EngineSettings, LoadedAdapter, NoRoomError, PrepareError
 from serve.engine.soft.adapter import NO_ROOM, SoftAdapter, SoftKind
@@ -64,6 +66,7 @@ class AdapterPool:
         self._settings = settings
         self._capacity = settings.host_adapters or settings.adapter_slots
         """How many LoRAs vLLM keeps in host memory."""
+        self._image_keys = ImageKeys(llm)
         self._folder = base_folder(settings)
         self._base: BaseShapes | None = None
         """The shapes in that folder; read when the first adapter is compared with them."""
@@ -128,7 +131,7 @@ class AdapterPool:
         if kind == "lora" or kind == "alora":
             tokens = invocation_of(path)
             member_adapters = MemberAdapters(
-                lora=await self._load_lora(name, digest, folder),
+                lora=await self._load_lora(name, digest, folder, kind),
                 invocation=self.reader.invocation(tokens) if tokens else None,
             )
         else:
@@ -158,7 +161,9 @@ class AdapterPool:
             head_rows=None if has_head(folder) else 0,
         )
 
-    async def _load_lora(self, name: str, digest: str, folder: str) -> LoRARequest:
+    async def _load_lora(
+        self, name: str, digest: str, folder: str, kind: AdapterKind
+    ) -> LoRARequest:
         if sum(each.adapter.kind in LORAS for each in self._loaded.values()) >= self._capacity:
             raise NoRoomError(
                 f"All {self._capacity} adapter slots of the engine are taken; release a version or start with a larger "
@@ -177,7 +182,20 @@ class AdapterPool:
                 f"vLLM cannot load the adapter {name!r}: {last_line(error)}"
             ) from error
         await self._check_applied(name, request)
+        await self._note_images(name, request, kind)
         return request
+
+    async def _note_images(self, name: str, lora: LoRARequest, kind: AdapterKind) -> None:
+        """Notes whether the LoRA changes what reads images. Unloads an activated one that does and raises PrepareError:
+        images stand before its invocation, where it must not act."""
+        changes = any(await self._llm.collective_rpc("changes_images", args=(lora.lora_int_id,)))
+        if changes and kind == "alora":
+            await self._llm.remove_lora(lora.lora_int_id)
+            raise PrepareError(
+                f"The adapter {name!r} cannot be loaded: it is an activated LoRA, and changes what reads images, "
+                "which stand before its invocation; train it on the language model alone."
+            )
+        self._image_keys.note(lora.lora_name, changes_images=changes)
 
     async def _check_applied(self, name: str, lora: LoRARequest) -> None:
         """Unloads the adapter and raises PrepareError if vLLM has ignored some of its modules, which it does
@@ -188,8 +206,19 @@ class AdapterPool:
             await self._llm.remove_lora(lora.lora_int_id)
             raise PrepareError(
                 f"The adapter {name!r} cannot be loaded: vLLM's model of the base has no module {min(everywhere)!r} "
-                "that takes LoRA; train without it."
+                f"that takes LoRA; {self._advice()}."
             )
+
+    def _advice(self) -> str:
+        """Returns what to do about a module that takes no LoRA."""
+        possible = self._base is not None and lora_on_images(self._base.config)
+        lora = self._llm.vllm_config.lora_config
+        if possible and lora is not None and not lora.enable_tower_connector_lora:
+            return (
+                "if it reads images, start with --engine '{\"enable_tower_connector_lora\": true}', else train without "
+                "it"
+            )
+        return "train without it"
 
     async def _load_soft(self, name: str, digest: str, kind: SoftKind, folder: str) -> SoftAdapter:
         answers = await self._llm.collective_rpc("load_soft", args=(digest, kind, folder))

@@ -33,10 +33,12 @@ from serve.engine.generation.member_prompts import MemberPrompts
 from serve.engine.generation.response_events import begun
 from serve.engine.generation.serving_arguments import VLLM_MODEL
 from serve.engine.interface import GenerateCall, Route
+from serve.engine.limits.chat_images import ChatImages
 from serve.engine.limits.media import media_refusal
 from serve.engine.limits.prompt_lengths import doubtful_prompts, length_refusal
 from serve.engine.limits.text_limit import TextLimit
 from serve.errors import Refusal
+from serve.images.limits import ImageLimits
 from serve.labels import LabelError, encoder, tokens_behind
 
 PATHS: Mapping[Route, str] = {
@@ -54,17 +56,20 @@ CLOSING_SECONDS = 10
 class OpenAIRoutes:
     """vLLM's routes as an ASGI application, without a socket."""
 
-    def __init__(self, app: FastAPI, llm: AsyncLLM, tokenizer: Any) -> None:
+    def __init__(self, app: FastAPI, llm: AsyncLLM, tokenizer: Any, images: ImageLimits) -> None:
         self._app = app
         self._model = llm.model_config
+        self._images = ChatImages(llm, images)
         self._limit = TextLimit(tokenizer, self._model.max_model_len)
         self._encode = encoder(tokenizer) if tokens_behind(tokenizer) else None
         """None unless the tokenizer puts special tokens at a text's end."""
         self._member_prompts = MemberPrompts(tokenizer)
 
     @classmethod
-    async def create(cls, llm: AsyncLLM, args: Namespace, tokenizer: Any) -> "OpenAIRoutes":
-        """Returns the routes over an engine. `args`: vLLM's, see `serving_arguments`."""
+    async def create(
+        cls, llm: AsyncLLM, args: Namespace, tokenizer: Any, images: ImageLimits
+    ) -> "OpenAIRoutes":
+        """Returns the routes over an engine. `args`: vLLM's, see `serving_arguments`. `images`: the limits of each."""
         app = FastAPI()
         app.state.args = args
         # vLLM tells its server to exit when the core is dead; here the replica itself does (`core_process/death.py`).
@@ -78,7 +83,7 @@ class OpenAIRoutes:
         app.state.openai_serving_models.model_name = lambda lora_request=None: (
             current_generation.get().model
         )
-        return cls(app, llm, tokenizer)
+        return cls(app, llm, tokenizer, images)
 
     async def _early_refusal(self, call: GenerateCall) -> Refusal | None:
         """Returns why the call is refused before vLLM sees it; None if it is not."""
@@ -86,6 +91,7 @@ class OpenAIRoutes:
         refusal = length_refusal(call, self._limit)
         for name in ("messages", "input"):
             refusal = refusal or media_refusal(call.body.get(name), domains, local, name)
+            refusal = refusal or await self._images.refusal(call.body.get(name), name)
         if refusal is not None:
             return refusal
         try:

@@ -15,6 +15,8 @@ _OWNED = {
     "prompt_embeds": "vectors come from verified adapters only; send text or token ids",
     "kv_transfer_params": "keys and values come from verified adapters only",
     "ec_transfer_params": "no encoder's outputs are transferred",
+    "mm_processor_kwargs": "images are read as the base's own processor says",
+    "media_io_kwargs": "images are read as the base's own processor says",
 }
 """Parameters that vLLM accepts from clients and Choir refuses, with the reason."""
 
@@ -49,6 +51,13 @@ def generation_refusal(
             return Refusal(
                 400,
                 f"Embeddings in {name!r} are not accepted: send the content itself.",
+                param=name,
+            )
+        if _names_content(call.body.get(name)):
+            return Refusal(
+                400,
+                f"'uuid' in {name!r} is not accepted: what stands for a content follows from the content itself; leave "
+                "it out.",
                 param=name,
             )
     if call.route in TOKEN_ROUTES:
@@ -106,9 +115,18 @@ def _unranked() -> list[Method]:
 
 def _holds_vectors(messages: Any) -> bool:
     """Returns whether a chat has content of a type such as `prompt_embeds` or `image_embeds`."""
+    return any(str(part.get("type")).endswith("_embeds") for part in _parts(messages))
+
+
+def _names_content(messages: Any) -> bool:
+    """Returns whether a chat names a content by itself, so that vLLM would find another one under that name."""
+    return any(part.get("uuid") is not None for part in _parts(messages))
+
+
+def _parts(messages: Any) -> list[dict[str, Any]]:
+    """Returns the messages, and the parts of their contents."""
     given = _dicts(messages)
-    parts = [*given, *(part for each in given for part in _dicts(each.get("content")))]
-    return any(str(part.get("type")).endswith("_embeds") for part in parts)
+    return [*given, *(part for each in given for part in _dicts(each.get("content")))]
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ def media_refusal(
     Allowed are `data:` URLs, URLs of `domains` (vLLM's `allowed_media_domains`), and, if `local` is set (vLLM's
     `allowed_local_media_path`), `file:` URLs; vLLM checks that those lie below that path. `param`: the field of the
     request that has the messages."""
-    for url in _urls(messages):
+    for _, _, url in media_urls(messages):
         scheme, host = _scheme_and_host(url)
         if scheme == "data" or (scheme == "file" and local):
             continue
@@ -33,21 +33,22 @@ def media_refusal(
     return None
 
 
-def _urls(messages: Any) -> Iterator[str]:
-    """Yields every URL in the messages: `{"image_url": {"url": ...}}`, or `{"image_url": ...}`."""
-    for message in _dicts(messages):
-        for part in _dicts(message.get("content")):
+def media_urls(messages: Any) -> Iterator[tuple[str, str, str]]:
+    """Yields every URL in the messages, `{"image_url": {"url": ...}}` or `{"image_url": ...}`: its place in the
+    messages, the name of its field, and itself."""
+    for number, message in _numbered(messages):
+        for place, part in _numbered(message.get("content")):
             for name, value in part.items():
                 if isinstance(name, str) and name.endswith("_url"):
                     url = value.get("url") if isinstance(value, dict) else value
                     if isinstance(url, str):
-                        yield url
+                        yield f"[{number}].content[{place}]", name, url
 
 
-def _dicts(value: Any) -> Iterator[dict[str, Any]]:
-    return (
-        (each for each in value if isinstance(each, dict)) if isinstance(value, list) else iter(())
-    )
+def _numbered(value: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields the objects of a list, each with its place."""
+    if isinstance(value, list):
+        yield from ((place, each) for place, each in enumerate(value) if isinstance(each, dict))
 
 
 def _scheme_and_host(url: str) -> tuple[str, str | None]:

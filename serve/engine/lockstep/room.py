@@ -1,8 +1,8 @@
-"""Measures what the engine has room for: sequences, adapters, tokens of a step, and blocks of the KV cache.
+"""Measures what the engine has room for: sequences, adapters, tokens of a step, blocks of the KV cache, and images.
 
 Which versions are loaded at all is another question (`serve/protocol/capacity.py`)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,40 @@ else:
     _Base = object
 
 UNLIMITED = 1 << 30
+
+
+@dataclass(frozen=True)
+class Images:
+    """How many tokens of images vLLM has to keep, so that all members of some groups come to their last token."""
+
+    held: Mapping[str, int]
+    """Images in which a prompt ends, by vLLM's key. They are kept until all siblings have come so far."""
+    passing: int
+    """The largest other one, which is kept until its member has read it."""
+
+    @classmethod
+    def of(cls, groups: Iterable[Group]) -> "Images":
+        held: dict[str, int] = {}
+        passing = 0
+        for request in (each for group in groups for each in group.members.values()):
+            for image in request.mm_features or ():
+                place = image.mm_position
+                end, tokens = place.offset + place.length, place.get_num_embeds()
+                if end <= request.num_computed_tokens:
+                    continue  # it has been read
+                if place.offset < request.num_tokens <= end:
+                    held[image.identifier] = tokens
+                else:
+                    passing = max(passing, tokens)
+        return cls(held, passing)
+
+    def beside(self, others: "Images") -> "Images":
+        return Images({**self.held, **others.held}, max(self.passing, others.passing))
+
+    @property
+    def most(self) -> int:
+        """The tokens at the fullest moment."""
+        return sum(self.held.values()) + self.passing
 
 
 @dataclass
@@ -38,6 +72,10 @@ class Capacity:
     """Returns the blocks that a group's prompts take."""
     lengths: Callable[[Group], list[int]]
     """Returns the tokens that each member computes."""
+    images: Images
+    """What the groups that are admitted keep of images."""
+    image_room: int
+    """How many tokens of images vLLM keeps at once."""
 
     def refuses(self, group: Group) -> str | None:
         """Returns what the group has to wait for; None if there is room."""
@@ -47,6 +85,8 @@ class Capacity:
             return "adapters"
         if self.needs(group) > self.blocks:
             return "kv_cache"
+        if self.images.beside(Images.of([group])).most > self.image_room:
+            return "images"
         return None
 
     def take(self, group: Group) -> bool:
@@ -58,6 +98,7 @@ class Capacity:
         self.adapters |= group.adapters
         self.blocks -= self.needs(group)
         self.tokens -= tokens
+        self.images = self.images.beside(Images.of([group]))
         return fits
 
 
@@ -170,11 +211,17 @@ class Room(_Base):
             chunk=self.scheduler_config.long_prefill_token_threshold or UNLIMITED,
             needs=self._blocks_for_prompts,
             lengths=self._lengths,
+            images=Images.of(admitted),
+            image_room=self._image_room,
         )
 
     @property
     def _max_adapters(self) -> int:
         return int(self.lora_config.max_loras) if self.lora_config else UNLIMITED
+
+    @property
+    def _image_room(self) -> int:
+        return int(self.encoder_cache_manager.cache_size)
 
     def _never_fits(self, group: Group) -> str | None:
         """Returns why the group could not run even alone, in a sentence for the client; None if it could."""
@@ -184,6 +231,13 @@ class Room(_Base):
         if len(group.adapters) > self._max_adapters:
             most = self._max_adapters
             return f"The ensemble has {len(group.adapters)} adapters, and the engine holds {most} at once."
+        images = Images.of([group]).most
+        if images > self._image_room:
+            return (
+                f"The prompts of {group.size} members end in images of {images} tokens together, and the engine keeps "
+                f"{self._image_room} at once: let the prompt go on behind the image, or start with a larger "
+                f"max_num_batched_tokens (--engine '{{\"max_num_batched_tokens\": {images}}}')."
+            )
         total = self.kv_cache_manager.block_pool.num_gpu_blocks - 1
         total -= self.kv_cache_manager.watermark_blocks
         need = sum(

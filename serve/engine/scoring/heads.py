@@ -35,6 +35,9 @@ PAIR_UNUSED = "This ensemble reads single texts: leave text_pair out."
 IMAGE_UNUSED = (
     "Over the base of this ensemble, only texts are read: give a text in place of the image."
 )
+_IMAGE_WITH_TEXT = (
+    "Over the base of this ensemble, an image stands alone: give it and a text as two inputs."
+)
 _IMAGE_IN_PAIR = "This ensemble reads pairs of texts: give a text and a text_pair with every input."
 
 Row: TypeAlias = Sequence[int] | Joined | Picture
@@ -181,6 +184,8 @@ class EncoderPooler:
                 rows.append(next(written))
             elif self.pictures is None:
                 raise LabelError(IMAGE_UNUSED)
+            elif each.text:
+                raise LabelError(_IMAGE_WITH_TEXT)
             else:
                 name = f"input[{number}].image" if len(inputs) > 1 else "input.image"
                 rows.append(self.pictures.of_url(each.image, name, readers))

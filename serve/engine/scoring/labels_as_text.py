@@ -12,16 +12,26 @@ from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve.engine.adapters.member_adapters import MemberAdapters
-from serve.engine.interface import Text
 from serve.engine.limits.fair_queue import CallQueue
 from serve.engine.limits.text_limit import TextLimit, few_at_a_time
 from serve.engine.scoring.continuations import Continuations, Scored
-from serve.engine.scoring.heads import IMAGE_UNUSED, PAIR_UNUSED
+from serve.engine.scoring.pictures import Picture, Pictures
+from serve.images.limits import ImageLimits
 from serve.labels import LabelError, LabelPath, encoder, label_paths
 from serve.prompting.invocation import Invocation
 from serve.prompting.reader import PromptReader
 
-PAIR_MISSING = "The ensemble's template needs a text_pair with every input."
+
+@dataclass(frozen=True)
+class Image:
+    """The image of one prompt."""
+
+    url: str
+    """A data URL."""
+    head: str
+    """The prompt up to what stands for the image, and with it."""
+    name: str
+    """What stands for it in errors."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +117,10 @@ class CausalScorer:
     So labels of one token cost one forward step. Longer labels cost their own tokens and the last, partial cache block
     of the context, in the same step: the first request fills the cache for all."""
 
-    def __init__(self, llm: AsyncLLM, tokenizer: Any) -> None:
+    def __init__(self, llm: AsyncLLM, tokenizer: Any, images: ImageLimits | None = None) -> None:
+        """`images`: how large they may be, if the base reads any."""
         self._continuations = Continuations(llm)
+        self._pictures = Pictures(llm, images or ImageLimits())
         self._encode = encoder(tokenizer)
         self._reader = PromptReader(tokenizer)
         self._context = llm.model_config.max_model_len
@@ -123,12 +135,14 @@ class CausalScorer:
         *,
         mean: bool = False,
         heads: Mapping[Invocation, Sequence[str]] | None = None,
+        images: Sequence[Image | None] | None = None,
     ) -> LabelScores:
         """Returns the scores of all labels after all prompts by all members.
 
         `queue`: gives the call's requests places in the engine's queue. `mean`: divide each score by the label's number
-        of tokens. `heads`: the prompts without their invocation, for each invocation that a member has. Raises
-        LabelError for labels or a prompt that cannot be scored, or that are too long for the model."""
+        of tokens. `heads`: the prompts without their invocation, for each invocation that a member has. `images`: the
+        prompts' images; None if no prompt has one. Raises LabelError for labels, a prompt or an image that cannot be
+        scored, or that are too long for the model."""
         self._limit.check(prompts)
         context = self._context - max(member.virtual_tokens for member in members)
         plans: dict[Invocation | None, list[_Plan]] = {}
@@ -140,11 +154,15 @@ class CausalScorer:
                     self._plan, few, labels, context, invocation
                 )
         own = [plans[member.invocation] for member in members]
+        pictures = [
+            None if image is None else self._picture(image, [plan[text] for plan in own])
+            for text, image in enumerate(images or [None] * len(prompts))
+        ]
         # Text by text, so that a prompt that members share is not evicted between two of them.
         texts_of = range(len(prompts))
         answers = iter(
             await queue.run_all(
-                partial(self._ask, question, member)
+                partial(self._ask, question, member, pictures[text])
                 for text in texts_of
                 for member, plan in zip(members, own, strict=True)
                 for question in plan[text].questions
@@ -161,7 +179,17 @@ class CausalScorer:
                     scores[number, text] /= plan[text].label_tokens
         read = [sum(plan.prompt_tokens + sum(plan.label_tokens) for plan in each) for each in own]
         prompt_tokens = sum(plan.prompt_tokens for plan in own[0])
-        return LabelScores(scores, prompt_tokens, sum(read), computed)
+        seen = sum(each.tokens for each in pictures if each is not None)
+        return LabelScores(scores, prompt_tokens + seen, sum(read) + seen * len(members), computed)
+
+    def _picture(self, image: Image, plans: Sequence[_Plan]) -> Picture:
+        """Returns the image that all questions of these plans are about. Raises LabelError if the tokens before it are
+        not the same in all of them."""
+        [before] = self._encode([image.head])
+        questions = [question for plan in plans for question in plan.questions]
+        if any(list(each.context[: len(before)]) != list(before) for each in questions):
+            raise LabelError(f"{image.name}: the text behind the image changes how it is read.")
+        return self._pictures.of_url(image.url, image.name, len(questions), before)
 
     def _plan(
         self,
@@ -190,30 +218,30 @@ class CausalScorer:
             plans.append(_Plan(paths))
         return plans
 
-    async def _ask(self, question: _Question, member: MemberAdapters) -> Scored:
+    async def _ask(
+        self, question: _Question, member: MemberAdapters, picture: Picture | None
+    ) -> Scored:
         """Returns the log-probability of each token of a question. That of the stem is added if the stem has more than
-        one token."""
-        stem = question.stem
+        one token. Raises LabelError for an image that cannot be read, or that is too long with its text."""
+        stem, context, rendered = question.stem, question.context, None
+        if picture is not None:
+            context, rendered = await picture.behind(context)
+            room = self._context - member.virtual_tokens
+            if len(context) + len(stem) + 1 > room:
+                raise LabelError(
+                    f"The image with its text and label has {len(context) + len(stem) + 1} tokens, and the model has "
+                    f"room for {room}: shorten the text, or send a smaller image."
+                )
         return await self._continuations.log_probs(
-            [*question.context, *stem],
+            [*context, *stem],
             list(question.tokens),
             member,
             counted=len(stem) if len(stem) > 1 else 0,
             behind=len(stem),
+            rendered=rendered,
         )
 
 
 def _parted(path: LabelPath) -> tuple[int, tuple[int, ...], int]:
     """Returns the number of the context's tokens, the stem, and the label's last token."""
     return len(path.context), path.tokens[:-1], path.tokens[-1]
-
-
-def check_inputs(template: str, inputs: Sequence[Text]) -> None:
-    """Raises LabelError for an input that does not fill the template: an image, or a text that is no pair where pairs
-    are read, or the other way round."""
-    pair_needed = "{text_pair}" in template
-    for each in inputs:
-        if each.image is not None:
-            raise LabelError(IMAGE_UNUSED)
-        if (each.text_pair is not None) != pair_needed:
-            raise LabelError(PAIR_MISSING if pair_needed else PAIR_UNUSED)

@@ -1,5 +1,6 @@
 """Measures what an adapter changes, in a few numbers that are the same on every replica."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,8 +12,12 @@ from serve.engine.interface import Probe
 from serve.engine.limits.fair_queue import FairQueue
 from serve.engine.scoring.continuations import Continuations
 from serve.engine.scoring.heads import EncoderPooler, Row
+from serve.engine.scoring.pictures import Pictures, placeholder
+from serve.images.limits import ImageLimits
 from serve.labels import readable
 from serve.prompting.invocation import Invocation
+
+logger = logging.getLogger(__name__)
 
 TEXT = "The quick brown fox jumps over the lazy dog. 0123456789"
 OUTPUTS = 64
@@ -25,6 +30,9 @@ class Prober:
     def __init__(self, llm: AsyncLLM, kind: Literal["causal", "encoder"], tokenizer: Any) -> None:
         self._causal = Continuations(llm) if kind == "causal" else None
         self._encoder = EncoderPooler(llm, tokenizer) if kind == "encoder" else None
+        self._pictures = Pictures(llm, ImageLimits())
+        self._image: list[int] = []
+        """The tokens that stand for an image; none where probes ask about a text alone."""
         self._tokens = probe_tokens(tokenizer)
         self._context = llm.model_config.max_model_len
         vocabulary = llm.model_config.get_vocab_size()
@@ -39,6 +47,7 @@ class Prober:
     ) -> "Prober":
         """Returns a prober that has probed the plain base, which also builds vLLM's kernels."""
         prober = cls(llm, kind, tokenizer)
+        await prober._find_image(llm, tokenizer)
         await prober._of_base(None)
         return prober
 
@@ -62,9 +71,10 @@ class Prober:
         values: Sequence[float]
         if self._causal is not None:
             ending = list(invocation.tokens) if invocation else []
-            room = self._context - adapter.virtual_tokens - len(ending) - 1
-            tokens = [*self._tokens[: max(room, 0)], *ending]
-            values = (await self._causal.log_probs(tokens, self._watched, adapter)).log_probs
+            values = await self._after_text(self._causal, adapter, ending)
+            if self._image:
+                seen = await self._after_image(self._causal, adapter, ending)
+                values = [*values[::2], *seen[1::2]]
         else:
             assert self._encoder is not None
             rows: list[Row] = [self._tokens[: self._context - 1]]
@@ -73,6 +83,39 @@ class Prober:
             pooled = await self._encoder.pool(rows, [adapter.lora], FairQueue(2).for_call())
             values = pooled[0, :, : OUTPUTS // len(rows)].flatten().tolist()
         return tuple(values)
+
+    async def _after_text(
+        self, causal: Continuations, adapter: MemberAdapters, ending: list[int]
+    ) -> list[float]:
+        room = self._context - adapter.virtual_tokens - len(ending) - 1
+        tokens = [*self._tokens[: max(room, 0)], *ending]
+        return (await causal.log_probs(tokens, self._watched, adapter)).log_probs
+
+    async def _after_image(
+        self, causal: Continuations, adapter: MemberAdapters, ending: list[int]
+    ) -> list[float]:
+        """Returns the same after a fixed image: a LoRA may change only what reads images."""
+        tokens, rendered = await self._pictures.of_probe(self._image).behind(self._image)
+        whole = [*tokens, *ending]
+        scored = await causal.log_probs(whole, self._watched, adapter, rendered=rendered)
+        return scored.log_probs
+
+    async def _find_image(self, llm: AsyncLLM, tokenizer: Any) -> None:
+        """Finds out how an image is asked about, where adapters may change what reads images, and it fits."""
+        mark = placeholder(llm)
+        lora = llm.vllm_config.lora_config
+        if self._causal is None or mark is None or not lora.enable_tower_connector_lora:
+            return
+        before = tokenizer(mark)["input_ids"]
+        tokens, _ = await self._pictures.of_probe(before).behind(before)
+        if len(tokens) < self._context // 2:
+            self._image = before
+        else:
+            logger.warning(
+                "An image takes %d of %d tokens: probes ask about a text alone, and do not see what a LoRA changes in "
+                "images.",
+                *(len(tokens), self._context),
+            )
 
 
 def probe_tokens(tokenizer: Any) -> list[int]:

@@ -16,6 +16,12 @@ from serve.base.architectures import served_as, unserved_base
 from serve.base.folder import BaseKind, pooling_of
 from serve.base.positions import UNKNOWN, longest_text
 from serve.base.two_towers import towers_of, vllm_overrides
+from serve.base.vision_language import (
+    IMAGES_AT_ONCE,
+    lora_on_images,
+    reads_images,
+    reads_more_than_text,
+)
 from serve.engine.limits.media import NOWHERE
 from serve.engine.lockstep.client import REPORT_COLUMNS
 from serve.engine.soft.inputs import SWITCH
@@ -141,17 +147,20 @@ def engine_args(
             "mm_processor_cache_gb": 0,
             "limit_mm_per_prompt": {"image": 1},
         }
+    elif kind == "causal" and reads_more_than_text(config):
+        # Pixels go with each request: a cache would keep gigabytes in two processes, and one that the other process
+        # lacks, because a request was rendered and never sent, would fail the next request with the same image.
+        arguments["mm_processor_cache_gb"] = 0
+        if reads_images(config):
+            arguments["limit_mm_per_prompt"] = {"image": IMAGES_AT_ONCE}
+            arguments["enable_tower_connector_lora"] = lora_on_images(config)
     if not torch.cuda.is_available():
         arguments |= CPU_DEFAULTS
         arguments["kv_cache_memory_bytes"] = int(arguments["kv_cache_memory_bytes"] * share)
     elif share < 1:
         arguments["gpu_memory_utilization"] = AsyncEngineArgs.gpu_memory_utilization * share
     arguments |= given
-    if towers is not None and not arguments["enable_tower_connector_lora"]:
-        raise EngineSettingError(
-            "The engine argument enable_tower_connector_lora must not be false over this base: LoRAs on its "
-            "vision tower would do nothing."
-        )
+    _check_images(arguments, config, kind)
     arguments["allowed_media_domains"] = arguments.get("allowed_media_domains") or [NOWHERE]
     if (architecture := served_as(config)) is not None:
         models.register()
@@ -180,6 +189,29 @@ def engine_config(args: AsyncEngineArgs) -> VllmConfig:
     if config.model_config.runner_type == "generate":
         scheduler.scheduler_cls = ASYNC_SCHEDULER if scheduler.async_scheduling else SCHEDULER
     return config
+
+
+def _check_images(arguments: Mapping[str, Any], config: Mapping[str, Any], kind: BaseKind) -> None:
+    """Raises EngineSettingError for an argument with which images would be read wrongly or not at all."""
+    on_tower = arguments.get("enable_tower_connector_lora")
+    if towers_of(config) is not None:
+        if not on_tower:
+            raise EngineSettingError(
+                "The engine argument enable_tower_connector_lora must not be false over this base: LoRAs on its "
+                "vision tower would do nothing."
+            )
+        return
+    if on_tower and not lora_on_images(config):
+        raise EngineSettingError(
+            "The engine argument enable_tower_connector_lora must not be true over this base: nobody has compared what "
+            "LoRAs on its vision tower answer, and where vLLM counts an image's rows wrongly, all members answer "
+            "wrongly."
+        )
+    if kind == "causal" and reads_more_than_text(config) and arguments["mm_processor_cache_gb"]:
+        raise EngineSettingError(
+            "The engine argument mm_processor_cache_gb must be 0 over this base: an image goes with each request that "
+            "has it."
+        )
 
 
 def _dtype(asked: str) -> str:

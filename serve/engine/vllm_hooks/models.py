@@ -7,6 +7,7 @@ from vllm import ModelRegistry
 
 from serve.base.architectures import BERT_BACKBONE, DISTILBERT_BACKBONE
 from serve.base.two_towers import CLIP, SIGLIP
+from serve.base.vision_language import LLAVA
 from serve.engine.vllm_hooks.backbones import BertBackbone, DistilBertBackbone
 from serve.engine.vllm_hooks.two_towers import ClipTowers, SiglipTowers
 
@@ -18,6 +19,7 @@ def register() -> None:
         DISTILBERT_BACKBONE: DistilBertBackbone,
         CLIP: ClipTowers,
         SIGLIP: SiglipTowers,
+        LLAVA: "serve.engine.vllm_hooks.llava:Llava",  # by name: what it imports takes long
     }.items():
         if name not in ModelRegistry.models:
             ModelRegistry.register_model(name, model)

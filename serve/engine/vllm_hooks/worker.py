@@ -48,6 +48,17 @@ class ChoirWorker:
             known |= {name.removeprefix("model.") for name in known}
         return sorted(set(lora.loras) - known)
 
+    def changes_images(self, lora_id: int) -> bool:
+        """Returns whether a loaded LoRA changes what reads images: the vision tower, or what makes tokens of it."""
+        manager = self.model_runner.lora_manager._adapter_manager
+        lora = manager.get_adapter(lora_id)
+        assert lora is not None, f"the LoRA {lora_id} has just been loaded"
+        if not manager.supports_mm:
+            return False
+        parts = [*manager.mm_mapping.tower_model, *manager.mm_mapping.connector]
+        language = manager.mm_mapping.language_model[0]
+        return any(_is_of(name, parts, language) for name in lora.loras)
+
     def load_soft(self, digest: str, kind: SoftKind, folder: str) -> int | str:
         """Loads a soft adapter. Returns the number of its virtual tokens, or why this worker cannot hold it.
 
@@ -62,6 +73,12 @@ class ChoirWorker:
         """Drops a soft adapter. Returns the bytes of host memory that the others still take."""
         STORE.unload(digest)
         return STORE.bytes
+
+
+def _is_of(module: str, parts: list[str], language: str) -> bool:
+    """Returns whether a module belongs to one of the parts, by vLLM's rule: the longest prefix of its name decides."""
+    longest = max((p for p in (*parts, language) if module.startswith(p)), key=len, default="")
+    return longest in parts
 
 
 def repair_sampler() -> None:

@@ -14,7 +14,8 @@ _IMAGE = {
         "image": {
             **_TEXT,
             "description": "A PNG, JPEG or WebP as a data URL, for a base that reads images.",
-        }
+        },
+        "text": {**_TEXT, "description": "For a base that writes: the text beside the image."},
     },
     "required": ["image"],
     "additionalProperties": False,

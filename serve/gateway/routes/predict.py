@@ -74,13 +74,14 @@ def _read_input(value: object, where: str) -> Text:
             param="input",
         )
     if (image := value.get("image")) is not None:
-        if len(value) > 1:
+        if "text_pair" in value:
             raise RefusedError(
                 400,
-                f"{where}: an image stands alone; give it and a text as two inputs.",
+                f"{where}: an image stands alone or with one text; leave out 'text_pair'.",
                 param="input",
             )
-        return Text("", image=_text(image, f"{where}.image"))
+        text = _text(value["text"], f"{where}.text") if "text" in value else ""
+        return Text(text, image=_text(image, f"{where}.image"))
     pair = value.get("text_pair")
     return Text(
         _text(value.get("text"), f"{where}.text"),

@@ -17,6 +17,7 @@ from tests.serve.fakes import LABELS, FakeEngine, make_bundle, until
 from tests.serve.world import World, committed, refused
 
 GOLDEN = [{"input": "is it raining?", "label": "yes"}, {"input": {"text": "is it?"}, "label": "no"}]
+IMAGE = "data:image/png;base64,AAAA"
 RIGHT = {"is it raining?": "yes", "is it?": "no"}
 
 
@@ -118,6 +119,8 @@ async def test_an_exception_on_a_golden_input_aborts_the_rollout(
         ({"golden": [{"input": "x", "label": "unknown"}]}, "unknown"),
         ({"golden": [{"input": {"text_pair": "x"}, "label": "yes"}]}, "golden.0"),
         ({"golden": [{"input": {"text": "x", "image": "y"}, "label": "yes"}]}, "golden.0"),
+        ({"golden": [{"input": {"image": "/etc/passwd"}, "label": "yes"}]}, "must be a data URL"),
+        ({"golden": [{"input": {"image": IMAGE, "text_pair": "x"}, "label": "yes"}]}, "golden.0"),
         ({"golden": [{"input": 3, "label": "yes"}]}, "golden"),
         ({"golden": [{"input": "x"}]}, "golden"),
         ({"golden": [{"input": "x", "label": "yes", "tolerance": 1}]}, "not for classification"),
@@ -176,7 +179,10 @@ class Answering(FakeEngine):
         if isinstance(self.text, Refusal):
             yield self.text
             return
-        body = json.dumps({"choices": [{"text": self.text}]}).encode()
+        said: dict[str, Any] = {"text": self.text}
+        if call.route == "chat":
+            said = {"message": {"content": self.text}}
+        body = json.dumps({"choices": [said]}).encode()
         yield body[:10]
         yield body[10:]
 
@@ -228,6 +234,30 @@ async def test_a_generated_answer_must_be_the_same_text(world: World) -> None:
         "golden input 0 ('is it?') is answered 'Yes, it is.' instead of 'Yes, it was.'" in message
     )
     assert await world.active() == 2
+
+
+async def test_an_image_is_asked_about_by_itself_and_beside_a_text(world: World) -> None:
+    engine = await answering(world)
+    engine.chosen = ("yes",)
+    for given in ({"image": IMAGE}, {"image": IMAGE, "text": "a dog?"}):
+        committed(await ask(world, MULTILABEL, {"input": given, "labels": ["yes"]}))
+    message = refused(await ask(world, MULTILABEL, {"input": given, "labels": ["no"]}), 400)
+    assert "golden input 0 (an image and 'a dog?') is answered 'yes' instead of 'no'" in message
+
+
+async def test_a_text_about_an_image_is_asked_for_in_a_chat(world: World) -> None:
+    """Completions have no images."""
+    engine = await answering(world)
+    engine.text = "A dog."
+    given = {"image": IMAGE, "text": "What is it?"}
+    committed(await ask(world, GENERATION, {"input": given, "text": "A dog."}))
+    (call,) = engine.asked
+    assert call.route == "chat"
+    (message,) = call.body["messages"]
+    assert message["role"] == "user"
+    image, text = message["content"]
+    assert image == {"type": "image_url", "image_url": {"url": IMAGE}}
+    assert text == {"type": "text", "text": "What is it?"}
 
 
 async def test_an_incomplete_last_character_is_ignored(world: World) -> None:

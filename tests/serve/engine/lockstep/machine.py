@@ -82,13 +82,14 @@ class Machine:
         adapters: list[int | None] | None = None,
         prefixes: list[int] | None = None,
         invocations: list[list[int] | None] | None = None,
+        images: list[tuple[int, int]] | None = None,
         missing: int = 0,
         together: bool = True,
     ) -> Sent:
         """Sends the siblings of one group, all but the last `missing`; or one request without a group.
 
         `prefixes`: the virtual tokens of each one's prefix adapter. `invocations`: the tokens from which each one's
-        LoRA acts, if it is an activated one."""
+        LoRA acts, if it is an activated one. `images`: where an image begins in each prompt, and its tokens."""
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
         from vllm.v1.request import Request
@@ -126,6 +127,7 @@ class Machine:
                 params,
                 None,
                 lora_request=LoRARequest(f"a{adapter}", adapter, "/nowhere") if adapter else None,
+                mm_features=_features(f"a{adapter}:{key}", *images[rank]) if images else None,
                 cache_salt=own_salt(soft, f"a{adapter}" if adapter and not invocation else None)
                 if self.salted
                 else None,
@@ -207,6 +209,14 @@ class Machine:
             assert not getattr(scheduler, name, None), name
         pool = scheduler.kv_cache_manager.block_pool
         assert pool.get_num_free_blocks() == pool.num_gpu_blocks - 1
+
+
+def _features(key: str, start: int, tokens: int) -> list[Any]:
+    """Returns one image of a request, as vLLM holds it."""
+    from vllm.multimodal.inputs import MultiModalFeatureSpec, PlaceholderRange
+
+    place = PlaceholderRange(offset=start, length=tokens)
+    return [MultiModalFeatureSpec(None, "image", key, place)]
 
 
 def _position(request: Any) -> int:

@@ -214,3 +214,52 @@ def test_a_reset_of_the_cache_preempts_whole_groups(config: Any, depth: int) -> 
     machine.run()
     assert machine.groups["g"].tokens["g-0"] == _expected(machine, "g", 8)
     machine.check_idle()
+
+
+def with_images(config: Any, depth: int, room: int) -> Machine:
+    """A machine that keeps `room` tokens of images, and encodes 24 in a step."""
+    from vllm.v1.core.encoder_cache_manager import EncoderCacheManager
+
+    machine = Machine(config, depth=depth)
+    machine.scheduler.encoder_cache_manager = EncoderCacheManager(room)
+    machine.scheduler.max_num_encoder_input_tokens = 24
+    return machine
+
+
+@DEPTHS
+def test_prompts_that_end_in_images_wait_for_room_to_keep_them(config: Any, depth: int) -> None:
+    """Each member's image is kept until all siblings have read theirs but for the last token."""
+    machine = with_images(config, depth, 48)
+    for index in range(12):
+        size = 1 + index % 3
+        ends = {"images": [(4, 16)] * size, "adapters": [1, 2, None][:size]}
+        machine.send(f"g{index}", [[60 + index] * 20] * size, **ends)
+        passed = {"images": [(2, 16)] * size, "adapters": [1, 2, 3][:size]}
+        machine.send(f"h{index}", [[80 + index] * 30] * size, **passed)
+        machine.send(f"s{index}", [[99] * 20], images=[(4, 16)], together=False)
+    machine.run()
+    stalls: dict[str, int] = defaultdict(int)
+    for key, sent in machine.groups.items():
+        assert sent.tokens[sent.ids[0]] == _expected(machine, key, 8), (key, sent)
+        for account in sent.accounts:
+            assert account["error"] is None
+            for reason, count in account["stalls"].items():
+                stalls[reason] += count
+    assert stalls["images"]
+    machine.check_idle()
+
+
+@DEPTHS
+def test_a_group_whose_images_never_fit_is_refused(config: Any, depth: int) -> None:
+    machine = with_images(config, depth, 48)
+    fits = machine.send("g", [[60] * 20] * 3, images=[(4, 16)] * 3, adapters=[1, 2, 3])
+    never = machine.send("h", [[61] * 20] * 4, images=[(4, 16)] * 4, adapters=[1, 2, 3, None])
+    shared = machine.send("i", [[62] * 20] * 4, images=[(4, 16)] * 4, adapters=[None] * 4)
+    behind = machine.send("j", [[63] * 21] * 4, images=[(4, 16)] * 4, adapters=[1, 2, 3, None])
+    machine.run()
+    for key, sent in (("g", fits), ("i", shared), ("j", behind)):
+        assert sent.tokens[sent.ids[0]] == _expected(machine, key, 8), key
+    error = never.accounts[0]["error"]
+    assert "end in images of 64 tokens together, and the engine keeps 48" in error
+    assert not never.tokens["h-0"]
+    machine.check_idle()

@@ -140,7 +140,7 @@ async def test_a_lack_of_memory_does_not_degrade_an_ensemble(
 
     workers, probes = MagicMock(), MagicMock()
     workers.vllm_config.scheduler_config.max_num_seqs = 8
-    monkeypatch.setattr(vllm_engine, "CausalScorer", MagicMock())
+    monkeypatch.setattr(vllm_engine, "TemplateScorer", MagicMock())
     refused = f"{NO_ROOM} 1024 MiB" if full else "its shape is wrong"
 
     async def rpc(method: str, args: tuple[Any, ...]) -> list[int | str]:

@@ -131,6 +131,7 @@ async def test_members_only_when_asked_for(gateway: Gateway) -> None:
         (["x"] * 1024, (Text("x"),) * 1024),
         ({"image": "data:,"}, (Text("", image="data:,"),)),
         (["a", {"image": "data:,"}], (Text("a"), Text("", image="data:,"))),
+        ({"image": "data:,", "text": "a"}, (Text("a", image="data:,"),)),
     ],
 )
 async def test_forms_of_input(gateway: Gateway, given: Any, expected: tuple[Text, ...]) -> None:
@@ -151,7 +152,12 @@ async def test_forms_of_input(gateway: Gateway, given: Any, expected: tuple[Text
         ({"input": {}}, "input", "input.text"),
         ({"input": {"text": "a", "text_pair": ""}}, "input", "text_pair"),
         ({"input": {"text": "a", "txet": "b"}}, "input", "txet"),
-        ({"input": {"text": "a", "image": "data:,"}}, "input", "input: an image stands alone"),
+        ({"input": {"text": "", "image": "data:,"}}, "input", "input.text: the text is empty"),
+        (
+            {"input": {"text": "a", "text_pair": "b", "image": "data:,"}},
+            "input",
+            "input: an image stands alone or with one text",
+        ),
         ({"input": ["a", {"image": ""}]}, "input", "input[1].image"),
         ({"input": {"image": 7}}, "input", "input.image: must be a text"),
         ({"input": ["x"] * 1025}, "input", "1,025"),
