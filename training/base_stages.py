@@ -24,11 +24,14 @@ from training.stages.documents import Documents
 from training.stages.fine_tuning import save_average, tune_base
 from training.stages.fit import FitOptions, Stage
 from training.stages.member import MemberData
-from training.stages.pretraining import Pretrained, model_of, pretrain, save_pretrained
+from training.stages.pretraining import Pretrained, masked_model, pretrain, save_pretrained
 from training.stages.scratch import train_base
 from training.stages.towers.contrastive import train_on_captions
 from training.stages.towers.inputs import TowerInputs
-from training.stages.towers.scratch import train_clip
+from training.stages.towers.scratch import train_towers
+from training.stages.vision_language.documents import pretrain_on_images
+from training.stages.vision_language.prompts import ImagePrompts
+from training.stages.vision_language.scratch import train_idefics3
 
 VOCABULARY_WEIGHT = 20
 """How often a label's text is repeated when the tokenizer is trained, so that short labels become one token."""
@@ -83,14 +86,16 @@ class BaseStages:
         return base
 
     def _check_reads(self, base: Base) -> None:
-        """Raise RecipeError if rows are images or labels are prompts, and the base reads texts alone."""
+        """Raise RecipeError if rows are images or labels are prompts, and the base does not read them."""
         prompted = [each.name for each in self._recipe.ensembles if each.prompts]
         if prompted and not base.towers:
             raise RecipeError(
                 f"ensemble {prompted[0]!r}: prompts need a base with two towers: a CLIP or a SigLIP"
             )
-        if self._recipe.data.images and not base.towers:
-            raise RecipeError("data.image needs a base with a tower for images: a CLIP or a SigLIP")
+        if self._recipe.data.images and not (base.towers or base.writes_about_images):
+            raise RecipeError(
+                "data.image needs a base that reads images: a CLIP, a SigLIP, an Idefics3 or a LLaVA"
+            )
 
     def _from_nothing(self, target: Path) -> None:
         scratch = self._recipe.base.scratch
@@ -101,11 +106,16 @@ class BaseStages:
             for ensemble in self._recipe.ensembles
             for text in _vocabulary(ensemble, self._labels[ensemble.name])
         ]
-        rows, seed = self._splits.train, self._recipe.seed
+        rows, seed, image = self._splits.train, self._recipe.seed, self._recipe.data.image
         with self._run.stage("base", self._recipe.precision) as stage:
-            if scratch.architecture == "clip":
-                train_clip(scratch, rows, self._recipe.data.image, texts, target, seed, stage)
+            if scratch.has_towers:
+                train_towers(scratch, rows, image, texts, target, seed, stage)
                 self._run.finish("base", True)
+                return
+            if scratch.reads_images:
+                assert image is not None, "the recipe was checked"
+                found = train_idefics3(scratch, rows, image, texts, target, seed, stage)
+                self._run.finish("base", asdict(found))
                 return
             found = train_base(scratch, rows, texts, target, seed, stage)
         self._run.finish("base", asdict(found))
@@ -166,25 +176,27 @@ class BaseStages:
             model.save_pretrained(target)
             base.tokenizer().save_pretrained(target)
             return None
-        tokenizer, model = base.tokenizer(), model_of(base.folder, objective)
+        if base.writes_about_images and self._recipe.data.image:
+            model, tokenizer = base.model(), base.tokenizer()
+            prompts, image = ImagePrompts(str(base.folder)), self._recipe.data.image
+            rows, templates = self._splits.train, recipe.documents
+            found = pretrain_on_images(
+                model, tokenizer, prompts, rows, image, templates, options, stage
+            )
+            model.save_pretrained(target)
+            tokenizer.save_pretrained(target)
+            return found
+        causal = objective == "autoregressive"
+        model = base.model() if causal else masked_model(base.folder, objective)
+        tokenizer = base.tokenizer()
         found = pretrain(model, tokenizer, documents, objective, options, stage)
         save_pretrained(model, tokenizer, target)
         return found
 
     def _tasks(self, recipe: FineTuningStage) -> list[tuple[EnsembleRecipe, MemberData]]:
-        options = self._recipe.data
+        rows, options = self._splits.train, self._recipe.data
         return [
-            (
-                ensemble,
-                MemberData(
-                    self._splits.train,
-                    options.input,
-                    self._labels[ensemble.name],
-                    options.max_tokens,
-                    options.text_pair,
-                    bool(options.images),
-                ),
-            )
+            (ensemble, MemberData.of(rows, self._labels[ensemble.name], options))
             for ensemble in self._recipe.ensembles
             if ensemble.name in (recipe.ensembles or self._labels)
         ]

@@ -151,6 +151,10 @@ def _trained_here(bundle: Bundle, ensemble: Ensemble) -> tuple[Recipe, EnsembleR
             f"{bundle.path} does not say which rows {ensemble.id} was trained on; distil needs a bundle that "
             "`choir train` made"
         )
+    if recipe.data.images and recipe.base.kind == "causal":
+        raise RecipeError(
+            f"{ensemble.id} writes about images, and distil learns from texts alone; merge its members instead"
+        )
     splits = load_splits(recipe, bundle.path / WORK)
     if splits.digest() != recorded_data(bundle.path):
         raise RecipeError(

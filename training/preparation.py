@@ -88,7 +88,7 @@ class Preparation:
             text=recipe.data.input,
             answers=list(dict.fromkeys(each.answer for each in recipe.ensembles)),
             labels=[e.answer for e in recipe.ensembles if e.task == "classification"],
-            pair=recipe.data.text_pair,
+            pair=recipe.data.second,
             may_be_empty=[e.answer for e in recipe.ensembles if e.task == "multilabel"],
             images=bool(recipe.data.images),
         )

@@ -170,11 +170,13 @@ def texts(count: int, seed: int = 0) -> list[str]:
 class Reference:
     """What transformers and PEFT answer, in float32."""
 
-    def __init__(self, base: Path, adapter: Path | None) -> None:
+    def __init__(self, base: Path, adapter: Path | None, context: int = 24) -> None:
+        """`context`: the positions of a SigLIP, to which its texts are filled up."""
         model = AutoModel.from_pretrained(base, dtype=torch.float32)
         if adapter is not None:
             model = PeftModel.from_pretrained(model, adapter).get_base_model()
         self._model = model.eval()
+        self._filled = {"padding": "max_length", "max_length": context}
         self._processor = AutoProcessor.from_pretrained(base)
         head = adapter / "head.safetensors" if adapter else None
         self._head = load_file(head) if head and head.is_file() else None
@@ -183,7 +185,7 @@ class Reference:
     def vector(self, given: Image.Image | str) -> torch.Tensor:
         """[width]; SigLIP's texts are filled up to all positions, without a mask, as they were in its training."""
         if isinstance(given, str):
-            filled = {"padding": "max_length", "max_length": 24} if self._siglip else {}
+            filled = self._filled if self._siglip else {}
             ids = self._processor(text=[given], return_tensors="pt", **filled)["input_ids"]
             found = self._model.get_text_features(input_ids=ids)
         else:
@@ -214,7 +216,7 @@ class Reference:
     @torch.no_grad()
     def own_zero_shot(self, image: Image.Image, texts: Sequence[str]) -> list[float]:
         """The softmax of the model's own `logits_per_image` [texts]."""
-        filled = {"padding": "max_length", "max_length": 24} if self._siglip else {"padding": True}
+        filled = self._filled if self._siglip else {"padding": True}
         ids = self._processor(text=list(texts), return_tensors="pt", **filled)
         pixels = self._processor(images=[image], return_tensors="pt")["pixel_values"]
         mask = {} if self._siglip else {"attention_mask": ids["attention_mask"]}

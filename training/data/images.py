@@ -22,6 +22,15 @@ def is_image(cell: str) -> bool:
     return cell.startswith(SCHEME)
 
 
+def parted(cell: str) -> tuple[str | None, str]:
+    """Return the image of an input as its data URL, and its text; None if the input is a text alone. An input of both
+    is the image, a line feed and the text."""
+    if not is_image(cell):
+        return None, cell
+    url, _, text = cell.partition("\n")
+    return url, text
+
+
 def image_url(cell: Any, folder: Path | None) -> str:
     """Return the data URL of the image in a cell; an empty text if the cell is missing.
 

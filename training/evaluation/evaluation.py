@@ -11,10 +11,6 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from serve.adapter import inspect_adapter
-from serve.adapter.head.check import joins_pairs
-from serve.base.folder import read_config
-from serve.base.two_towers import towers_of
 from serve.bundle import Bundle
 from serve.fusion.answers import choose_answer
 from serve.fusion.asking.asking import asked_offline
@@ -26,7 +22,7 @@ from serve.fusion.ranking.candidates import Candidates
 from serve.labels import LabelError
 from serve.manifest import METHODS, TEXT_METHODS, Ensemble, Method, TextMethod
 from serve.terminal.screen import Screen
-from training.data.loading import has_column, load_rows
+from training.data.loading import load_rows
 from training.data.targets import targets
 from training.evaluation.abstaining import abstaining_metrics, given_answers
 from training.evaluation.baselines import tfidf_svc
@@ -35,6 +31,7 @@ from training.evaluation.metrics.multilabel import multilabel_metrics
 from training.evaluation.metrics.regression import regression_metrics
 from training.evaluation.metrics.resampling import Metric
 from training.evaluation.metrics.text import text_metrics, text_signatures
+from training.evaluation.rows.columns import IMAGE, TEXT, InputColumns, has_towers
 from training.evaluation.scores import EvaluationReport, System, compare
 from training.evaluation.tables import MAIN, show
 from training.evaluation.texts.ranking import ranked_passes
@@ -55,8 +52,6 @@ ANSWER_COLUMN = {
     "generation": "target",
 }
 """The column of the right answers, if no recipe names one."""
-PAIR_COLUMN = "text_pair"
-IMAGE_COLUMN = "image"
 
 
 @dataclass(frozen=True)
@@ -315,13 +310,12 @@ def evaluate_bundle(
 
 def labelled(rows: Dataset, name: str, recipe: Recipe, ensemble: EnsembleRecipe) -> Labelled:
     """Return the rows as the ensemble reads them; in generation, at most as many texts as the recipe says."""
-    texts = list(rows[recipe.data.input])
+    columns = InputColumns.of_recipe(recipe.data)
+    texts = columns.cells(rows)
     if ensemble.task == "generation":
         whole = Labelled.replies(texts, list(rows[ensemble.target]), name)
         return whole.first(ensemble.evaluation_rows)
-    pair = recipe.data.text_pair
-    pairs = list(rows[pair]) if pair else None
-    return Labelled(texts, list(rows[ensemble.answer]), name, pairs=pairs)
+    return Labelled(texts, list(rows[ensemble.answer]), name, pairs=columns.pairs(rows))
 
 
 def rows_to_judge(
@@ -337,31 +331,32 @@ def rows_to_judge(
 
     `own` is the recipe of the ensemble. Raises RecipeError."""
     if data is not None:
-        images = recipe.data.images if recipe else image_columns(bundle)
-        text = images[0] if images else recipe.data.text if recipe else "text"
+        columns = (
+            InputColumns.of_recipe(recipe.data)
+            if recipe
+            else InputColumns.of_file(bundle, manifest, data)
+        )
         answer = own.answer if own else ANSWER_COLUMN[manifest.task]
-        pair = recipe.data.text_pair if recipe else _pair_column(bundle, manifest, data)
         loaded = load_rows(
             [data],
-            [text, answer, *([pair] if pair else [])],
+            [*columns.all, answer],
             labels=[answer] if manifest.task == "classification" else [],
             sets=[answer] if manifest.task == "multilabel" else [],
-            images=images,
+            images=columns.images,
         )
         if loaded.note:
             Screen().say(f"{data.name}: {loaded.note}")
-        rows = loaded.rows
+        texts, answers = columns.cells(loaded.rows), list(loaded.rows[answer])
         if manifest.task == "generation":
-            judged = Labelled.replies(list(rows[text]), list(rows[answer]), data.name)
+            judged = Labelled.replies(texts, answers, data.name)
         else:
-            pairs = list(rows[pair]) if pair else None
-            judged = Labelled(list(rows[text]), list(rows[answer]), data.name, pairs=pairs)
+            judged = Labelled(texts, answers, data.name, pairs=columns.pairs(loaded.rows))
         if own is None or not own.baselines:
             return judged, None
     if recipe is None or own is None:
         raise RecipeError(
             f"{bundle.path} does not say which rows {manifest.id} was tested on; give --data FILE with the columns "
-            f"{next(iter(image_columns(bundle)), 'text')} and {ANSWER_COLUMN[manifest.task]}"
+            f"{IMAGE if has_towers(bundle) else TEXT} and {ANSWER_COLUMN[manifest.task]}"
         )
     held = kept(bundle.path / WORK, "validation")
     if data is None and held is not None and not own.baselines:
@@ -383,18 +378,3 @@ def rows_to_judge(
     if splits.test is None:
         return labelled(splits.validation, "validation", recipe, own), None
     return labelled(splits.test, "test", recipe, own), known
-
-
-def image_columns(bundle: Bundle) -> list[str]:
-    """Return the column of images if the bundle's base reads some; else none."""
-    base = bundle.base_on_disk()
-    return [IMAGE_COLUMN] if base and towers_of(read_config(base)) else []
-
-
-def _pair_column(bundle: Bundle, ensemble: Ensemble, data: Path) -> str | None:
-    """Return the column of second texts if the ensemble's heads read pairs, or may read them and the file has it."""
-    folders = [bundle.adapter_dir(ref) for member in ensemble.members for ref in member.adapters]
-    if any(inspect_adapter(folder).reads_pairs for folder in folders):
-        return PAIR_COLUMN
-    joined = bool(folders) and all(map(joins_pairs, folders))
-    return PAIR_COLUMN if joined and has_column(data, PAIR_COLUMN) else None

@@ -1,6 +1,6 @@
 """Chooses golden inputs for a manifest: validation rows that the fusion answers correctly."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,22 +9,44 @@ from numpy.typing import NDArray
 from serve.fusion.fitting.fit import Targets
 from serve.fusion.fused import Answers, Fused, FusedSets
 from serve.manifest import Golden
+from training.data.images import parted
 from training.evaluation.evaluation import Labelled
 
 TOLERANCE = 2.0
 """The tolerance of a golden value, in root mean squared errors on the validation rows."""
+
+LARGEST = 1 << 16
+"""The most characters of a golden input. An image has about 4 for each 3 bytes of its file, and a manifest stays
+small."""
+
+
+def golden_input(cell: str, pair: str | None = None) -> str | dict[str, str]:
+    """Return a row's input as a manifest has it: a text, a pair of texts, an image, or an image with a text."""
+    image, text = parted(cell)
+    if image is not None:
+        return {"image": image, "text": text} if text else {"image": image}
+    return cell if pair is None else {"text": cell, "text_pair": pair}
+
+
+def golden_cell(given: str | Mapping[Any, str]) -> tuple[str, str]:
+    """Return a golden input as a row has it: its input, and the second text of a pair (empty if there is none)."""
+    if isinstance(given, str):
+        return given, ""
+    parts = [part for key in ("image", "text") if (part := given.get(key))]
+    return "\n".join(parts), given.get("text_pair", "")
 
 
 def golden_answers(
     rows: Labelled, truth: Targets, served: Answers, labels: Sequence[str]
 ) -> list[Golden]:
     """Return the rows whose served answer is right: the label, the set of labels, or a value within one root mean
-    squared error of the right one."""
+    squared error of the right one. Very large images are left out."""
     golden = []
     for row in np.flatnonzero(_right(served, truth)).tolist():
-        text = rows.texts[row]
+        if len(rows.texts[row]) > LARGEST:
+            continue
         asked: dict[str, Any] = {
-            "input": {"text": text, "text_pair": rows.pairs[row]} if rows.pairs else text
+            "input": golden_input(rows.texts[row], rows.pairs[row] if rows.pairs else None)
         }
         if isinstance(served, Fused):
             asked["label"] = labels[int(truth[row])]

@@ -14,7 +14,7 @@ from serve.terminal.screen import Screen
 from serve.terminal.sheet import Column, Sheet, number
 from serve.terminal.words import counted as in_words
 from training.data.loading import load_rows
-from training.evaluation.evaluation import image_columns
+from training.evaluation.rows.columns import IMAGE, has_towers
 from training.execution.progress_table import ProgressTable
 from training.execution.run import recorded_recipe
 from training.offline.members import OfflineMembers
@@ -42,13 +42,13 @@ def retrieve(
     RecipeError and BundleError."""
     bundle = Bundle.open(bundle_path)
     manifest = bundle.ensemble(ensemble)
-    if not image_columns(bundle):
+    if not has_towers(bundle):
         raise RecipeError(
             "--captions compares images with texts, and only a CLIP or SigLIP reads both"
         )
     recipe = recorded_recipe(bundle.path)
     own = recipe.data.images if recipe else []
-    [image] = own or image_columns(bundle)
+    image = next(iter(own), IMAGE)
     quiet_libraries()
     rows = load_rows([data], [image, captions], images=[image]).rows
     pictures, picture_of = _distinct(list(rows[image]))

@@ -45,14 +45,7 @@ class Job:
         if isinstance(recipe, DistillationStage):
             bundle = Bundle.open(self.bundle)
             teacher = find_teacher(recipe.teacher, self.ensemble, self.labels, bundle)
-        data = MemberData(
-            rows,
-            self.data.input,
-            self.labels,
-            self.data.max_tokens,
-            self.data.text_pair,
-            bool(self.data.images),
-        )
+        data = MemberData.of(rows, self.labels, self.data)
         train_stage(
             MemberStage(self.member, recipe, self.before, teacher),
             self.ensemble,

@@ -3,11 +3,12 @@
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel
 
 from serve.base.attention import attention_of
 from serve.base.folder import Pooling, pooling_of
 from serve.bundle import Bundle
+from training.stages.vision_language.family import causal_loader
 
 
 def load_base(bundle: Bundle) -> tuple[Any, Pooling]:
@@ -19,7 +20,7 @@ def load_base(bundle: Bundle) -> tuple[Any, Pooling]:
     config = AutoConfig.from_pretrained(**source).to_dict()
     pooling = pooling_of(config)
     plain = bundle.base_kind() == "encoder" and pooling == "mean"
-    loader = AutoModel if plain else AutoModelForCausalLM
+    loader = AutoModel if plain else causal_loader(config)
     model: Any = loader.from_pretrained(
         **source, dtype=torch.float32, attn_implementation=attention_of(config)
     )

@@ -3,7 +3,7 @@
 Evaluation and fitting use it, and tests compare the served engine with it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TypeVar
 
@@ -11,24 +11,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from serve.adapter import Head, invocation_of
+from serve.adapter import Head
 from serve.adapter.folder import read_config
 from serve.base.folder import Pooling
 from serve.base.positions import longest_text
-from serve.base.side_files import read_generation_defaults, read_tokenizer
+from serve.base.side_files import read_generation_defaults
 from serve.base.two_towers import towers_of
 from serve.bundle import Bundle
 from serve.fusion.fuse import Fusion
 from serve.fusion.labels.tasks import outputs
 from serve.fusion.token_weights import token_weights
 from serve.fusion.tokens.merge import merge
-from serve.labels import LabelError, LabelPath, encoder, fill, label_paths, label_texts
+from serve.labels import LabelError, LabelPath, label_texts
 from serve.manifest import Ensemble, Member, TokenMethod
-from serve.prompting.invocation import Invocation
-from serve.prompting.reader import PromptReader
 from serve.prompting.zero_shot import ensemble_prompts, prompt_head
 from training.offline.adapters import ActiveMember, LoadedAdapters
 from training.offline.base import load_base
+from training.offline.prompts import MemberPrompts
 from training.offline.writing import Writer, Written, equal_length
 from training.progress import Advance
 from training.stages.encoder import pool
@@ -57,8 +56,8 @@ class OfflineMembers:
         self.ensemble = ensemble
         self._bundle = bundle
         self._by_heads = bundle.base_kind() == "encoder"
-        self._tokenizer = read_tokenizer(bundle.base_source, bundle.base_revision)
-        self._reader = PromptReader(self._tokenizer)
+        self._prompts = MemberPrompts(bundle, ensemble)
+        self._tokenizer = self._prompts.tokenizer
         self._model, self._pooling = load_base(bundle)
         config = self._model.config.to_dict()
         self._towers = (
@@ -145,8 +144,10 @@ class OfflineMembers:
         advance: Advance = _no_progress,
     ) -> list[Written]:
         """Return the greedy answers of one of the members [texts], with their tokens."""
-        prompts = [self._prompts(member, texts, max_new_tokens)]
-        return self._writer.write([member], prompts, [1.0], "average", max_new_tokens, advance)
+        prompts, pixels = self._tokens(member, texts, max_new_tokens), self._prompts.pixels(texts)
+        return self._writer.write(
+            [member], [prompts], pixels, [1.0], "average", max_new_tokens, advance
+        )
 
     def log_probs(
         self,
@@ -159,15 +160,18 @@ class OfflineMembers:
         as the model gives it. `max_new_tokens` is the limit that the answers were written with. `advance` counts
         answers, once for each member."""
         scores = np.zeros((len(self.ensemble.members), len(texts)))
+        pixels = self._prompts.pixels(texts)
         for number, member in enumerate(self.ensemble.members):
-            prompts = self._prompts(member, texts, max_new_tokens)
+            prompts = self._tokens(member, texts, max_new_tokens)
             whole = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
             for chunk in equal_length([len(ids) for ids in whole], ANSWER_ROWS):
                 ids = torch.tensor([whole[index] for index in chunk])
                 places = max(len(answers[index]) for index in chunk)
                 ends = [len(prompts[index]) for index in chunk]
                 with self._adapters.active(member) as active, torch.inference_mode():
-                    passed = active.first(input_ids=ids, prompts=ends, logits_to_keep=places + 1)
+                    passed = active.first(
+                        input_ids=ids, prompts=ends, logits_to_keep=places + 1, **pixels(chunk)
+                    )
                 taken = passed.logits[:, :-1].double().log_softmax(dim=-1)
                 own = taken.gather(2, ids[:, -places:, None]).squeeze(2)
                 for row, index in enumerate(chunk):
@@ -195,32 +199,15 @@ class OfflineMembers:
     ) -> list[Written]:
         """Return the greedy answers that the members write together, fused at every token by the manifest's weights."""
         members, weights = self.ensemble.members, token_weights(self.ensemble, method)
-        prompts = [self._prompts(member, texts, max_new_tokens) for member in members]
-        return self._writer.write(members, prompts, weights, method, max_new_tokens, advance)
+        prompts = [self._tokens(member, texts, max_new_tokens) for member in members]
+        pixels = self._prompts.pixels(texts)
+        return self._writer.write(
+            members, prompts, pixels, weights, method, max_new_tokens, advance
+        )
 
-    def _prompts(
-        self, member: Member, texts: Sequence[str], max_new_tokens: int
-    ) -> list[list[int]]:
-        """Return the token ids of a member's prompts. A long prompt loses its beginning, so that the answer fits."""
-        room = max(self._room - max_new_tokens, 1)
-        invocation = self._invocation(member)
-        if invocation is None:
-            rows = encoder(self._tokenizer)([fill(self.ensemble.template, t) for t in texts])
-        else:
-            rows = self._reader.contexts(self._heads(invocation, texts), invocation)
-        return [ids[-room:] for ids in rows]
-
-    def _invocation(self, member: Member) -> Invocation | None:
-        """Return from where on a member's LoRA acts; None if it acts everywhere."""
-        for reference in member.adapters:
-            if tokens := invocation_of(self._bundle.adapter_dir(reference)):
-                return self._reader.invocation(tokens)
-        return None
-
-    def _heads(self, invocation: Invocation, texts: Sequence[str]) -> list[str]:
-        """Return the prompts of texts up to an invocation. Raises LabelError if the template does not end in it."""
-        head = self._reader.head(self.ensemble.template, invocation)
-        return [fill(head, text) for text in texts]
+    def _tokens(self, member: Member, texts: Sequence[str], limit: int) -> list[list[int]]:
+        """Return the token ids of a member's prompts, which leave room for `limit` tokens."""
+        return self._prompts.tokens(member, texts, max(self._room - limit, 1))
 
     def answer_log_probs(
         self,
@@ -330,11 +317,13 @@ class OfflineMembers:
     ) -> NDArray[np.float64]:
         """Return the scores of the labels as text [texts, labels]."""
         labels = label_texts(self.ensemble.labels or [], self.ensemble.verbalizers)
-        plans = [_within(paths, self._room) for paths in self._paths(member, texts, labels)]
+        plans = self._prompts.paths(member, texts, labels, self._room)
+        pixels = self._prompts.pixels(texts)
         shared = [min(len(path.context) for path in plan) for plan in plans]
         result = np.empty((len(texts), len(labels)), dtype=np.float64)
         for chunk in equal_length(shared, max(1, LABEL_ROWS // len(labels))):
-            scores = self._label_scores(active, [plans[index] for index in chunk], shared[chunk[0]])
+            own = [plans[index] for index in chunk]
+            scores = self._label_scores(active, own, shared[chunk[0]], pixels(chunk))
             if self.ensemble.label_scoring == "mean":
                 scores /= torch.tensor(
                     [[len(path.tokens) for path in plans[index]] for index in chunk]
@@ -343,26 +332,21 @@ class OfflineMembers:
             advance(len(chunk))
         return result
 
-    def _paths(
-        self, member: Member, texts: Sequence[str], labels: Sequence[str]
-    ) -> list[list[LabelPath]]:
-        invocation = self._invocation(member)
-        if invocation is not None:
-            return self._reader.paths(self._heads(invocation, texts), labels, invocation)
-        encode = encoder(self._tokenizer)
-        return [label_paths(encode, fill(self.ensemble.template, text), labels) for text in texts]
-
     def _label_scores(
-        self, active: ActiveMember, plans: Sequence[Sequence[LabelPath]], shared: int
+        self,
+        active: ActiveMember,
+        plans: Sequence[Sequence[LabelPath]],
+        shared: int,
+        pixels: Mapping[str, torch.Tensor],
     ) -> torch.Tensor:
-        """Return the sums of the labels' log-probabilities [plans, labels].
+        """Return the sums of the labels' log-probabilities [plans, labels]. `pixels` are those of the prompts' images.
 
         The first `shared` tokens of each plan are computed once. For each label, the rest of its context and its tokens
         run on a copy of their cache.
         """
         labels = len(plans[0])
         prompts = torch.tensor([plan[0].context[:shared] for plan in plans])
-        out = active.first(input_ids=prompts, use_cache=True, logits_to_keep=1)
+        out = active.first(input_ids=prompts, use_cache=True, logits_to_keep=1, **pixels)
         first = out.logits[:, -1].double().log_softmax(-1).repeat_interleave(labels, dim=0)
         paths = [path for plan in plans for path in plan]
         tails = [[*path.context[shared:], *path.tokens] for path in paths]
@@ -378,16 +362,3 @@ class OfflineMembers:
             rest = rest.double().log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(-1)
             scores = torch.cat([scores, rest * counted[:, 1:]], dim=1)
         return scores.sum(dim=1).reshape(len(plans), labels)
-
-
-def _within(plan: Sequence[LabelPath], room: int) -> Sequence[LabelPath]:
-    """Cut tokens off the beginning of a prompt until its longest label fits into `room` tokens. Raises LabelError if no
-    prompt is left."""
-    over = max(len(path.context) + len(path.tokens) for path in plan) - room
-    if over <= 0:
-        return plan
-    if over >= min(len(path.context) for path in plan):
-        raise LabelError(
-            f"A label leaves no room for a prompt: the base has positions for {room} tokens."
-        )
-    return [LabelPath(path.context[over:], path.tokens) for path in plan]

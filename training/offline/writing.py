@@ -1,7 +1,7 @@
 """Writes greedy answers of members, alone or together, as engines do: with the base's penalties and end tokens."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from serve.fusion.tokens.sampling import Sampling
 from serve.fusion.tokens.step import fuse_step
 from serve.manifest import Member, TokenMethod
 from training.offline.adapters import LoadedAdapters
+from training.offline.prompts import Pixels
 from training.progress import Advance
 
 ROWS = 64
@@ -44,6 +45,7 @@ class Writer:
         self,
         members: Sequence[Member],
         prompts: Sequence[Sequence[Sequence[int]]],
+        pixels: Pixels,
         weights: Sequence[float],
         method: TokenMethod,
         limit: int,
@@ -51,14 +53,15 @@ class Writer:
     ) -> list[Written]:
         """Return what `members` write together after each prompt.
 
-        `prompts`: token ids [members][texts]. An answer has at most `limit` tokens. `weights` are the members';
+        `prompts`: token ids [members][texts]; `pixels` reads the images in them. An answer has at most
+        `limit` tokens. `weights` are the members';
         `advance` counts finished texts."""
         written = [Written("", ())] * len(prompts[0])
         lengths = [tuple(map(len, own)) for own in zip(*prompts, strict=True)]
         for chunk in equal_length(lengths, ROWS):
             with torch.inference_mode():
                 chosen = [[own[index] for index in chunk] for own in prompts]
-                rows = self._rows(members, chosen, weights, method, limit)
+                rows = self._rows(members, chosen, pixels(chunk), weights, method, limit)
             for index, row in zip(chunk, rows, strict=True):
                 # vLLM never cleans up spaces, whatever the tokenizer's files say.
                 text = self._tokenizer.decode(
@@ -74,6 +77,7 @@ class Writer:
         self,
         members: Sequence[Member],
         prompts: Sequence[Sequence[Sequence[int]]],
+        pixels: Mapping[str, torch.Tensor],
         weights: Sequence[float],
         method: TokenMethod,
         limit: int,
@@ -87,6 +91,7 @@ class Writer:
         ids = [torch.tensor(own) for own in prompts]
         shares = torch.tensor(weights).expand(count, -1)
         greedy = [Sampling(temperature=0.0)] * count
+        seen = pixels
         for position in range(limit):
             logits = []
             for number, member in enumerate(members):
@@ -97,9 +102,11 @@ class Writer:
                         past_key_values=caches[number],
                         use_cache=True,
                         logits_to_keep=1,
+                        **seen,
                     )
                 caches[number] = out.past_key_values
                 logits.append(self._penalised(out.logits[:, -1], prompts[number], rows))
+            seen = {}  # the caches hold the images
             step = fuse_step(
                 torch.stack(logits, dim=1),
                 shares,

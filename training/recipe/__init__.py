@@ -32,6 +32,7 @@ from training.recipe.stages import (
     PTuningStage,
     SoftStage,
     StageRecipe,
+    Targets,
     TeacherRecipe,
 )
 from training.recipe.values import RecipeError
@@ -67,6 +68,7 @@ __all__ = [
     "SearchRecipe",
     "SoftStage",
     "StageRecipe",
+    "Targets",
     "TeacherRecipe",
     "Values",
     "default_objective",

@@ -16,10 +16,12 @@ HEAD_SIZES = (32, 64, 80, 96, 112, 128, 192, 256)
 class Scratch(Strict):
     """A small model, trained from scratch on texts, or on images and their captions, of the recipe's training rows."""
 
-    architecture: Literal["llama", "qwen2", "bert", "clip"] = "llama"
-    """`bert` and `clip` are encoders, the others are causal. `clip` has a tower for images and one for texts."""
+    architecture: Literal["llama", "qwen2", "bert", "clip", "siglip", "idefics3"] = "llama"
+    """`bert`, `clip` and `siglip` are encoders, the others are causal. `clip` and `siglip` have a tower for images and
+    one for texts; `idefics3` reads images and texts, and writes."""
     objective: Objective | None = None
-    """Default: `autoregressive`; for bert `masked`. Not for clip, which learns which caption belongs to which image."""
+    """Default: `autoregressive`; for bert `masked`. Not for clip and siglip, which learn which caption belongs to
+    which image."""
     hidden: int = Field(256, ge=32)
     """Width of the hidden states. `hidden / heads` must be 32, 64, 80, 96, 112, 128, 192 or 256, the head sizes that
     vLLM supports on CPUs."""
@@ -28,21 +30,21 @@ class Scratch(Strict):
     heads: int = Field(4, ge=1)
     """Attention heads in each layer."""
     kv_heads: int | None = Field(None, ge=1)
-    """Key-value heads in each layer; default: as many as `heads`. Not for bert and clip."""
+    """Key-value heads in each layer; default: as many as `heads`. Not for encoders."""
     intermediate: int | None = Field(None, ge=32)
-    """Width of the feed-forward layers; default: 8/3 of `hidden`, for bert and clip 4 times
-    `hidden`."""
+    """Width of the feed-forward layers; default: 8/3 of `hidden`, for encoders 4 times `hidden`."""
     vocabulary: int = Field(2048, ge=300)
     """Vocabulary size of its tokenizer, which is trained too: byte-level BPE, for bert lower-case WordPiece."""
     image_size: int = Field(32, ge=8)
-    """clip: width and height in pixels to which images are scaled."""
+    """clip, siglip and idefics3: width and height in pixels to which images are scaled."""
     patch_size: int = Field(8, ge=1)
-    """clip: width and height in pixels of the patches that an image is cut into. It must divide `image_size`."""
+    """clip, siglip and idefics3: width and height in pixels of the patches that an image is cut into. It must divide
+    `image_size`; for idefics3 into an even number, since it makes one token of 2 x 2 patches."""
     context: int = Field(512, ge=32)
     """Longest input in tokens."""
     documents: Documents = Field(["{text}"])
-    """Templates with the data's columns in braces. Each row gives one document for each template; for clip, each is a
-    caption of the row's image."""
+    """Templates with the data's columns in braces. Each row gives one document for each template; for clip and siglip,
+    each is a caption of the row's image; for idefics3, the column of images stands for the image."""
     epochs: int = Field(3, ge=1)
     """Passes over the documents."""
     batch_size: int = Field(32, ge=1)
@@ -71,19 +73,40 @@ class Scratch(Strict):
 
     @model_validator(mode="after")
     def _images_fit(self) -> Self:
-        if self.architecture == "clip" and self.objective:
+        if self.has_towers and self.objective:
             raise ValueError(
-                "clip has no objective: it learns which caption belongs to which image"
+                f"{self.architecture} has no objective: it learns which caption belongs to which image"
             )
+        if self.architecture == "idefics3":
+            self._check_written_about()
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"patch_size ({self.patch_size}) must divide image_size ({self.image_size})"
             )
         return self
 
+    def _check_written_about(self) -> None:
+        if self.objective not in (None, "autoregressive"):
+            raise ValueError("idefics3 is trained autoregressive; leave out objective")
+        if self.image_size // self.patch_size % 2:
+            raise ValueError(
+                f"idefics3 makes one token of 2 x 2 patches, so image_size / patch_size must be even, but is "
+                f"{self.image_size} / {self.patch_size}"
+            )
+
     @property
     def kind(self) -> BaseKind:
-        return "encoder" if self.architecture in ("bert", "clip") else "causal"
+        return "encoder" if self.architecture == "bert" or self.has_towers else "causal"
+
+    @property
+    def has_towers(self) -> bool:
+        """Whether it has a tower for images and one for texts."""
+        return self.architecture in ("clip", "siglip")
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether it reads images."""
+        return self.has_towers or self.architecture == "idefics3"
 
 
 class BaseRecipe(Strict):

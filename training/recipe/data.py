@@ -77,8 +77,10 @@ class DataRecipe(Strict):
     text: Column = "text"
     """Column of the input texts."""
     image: Column | None = None
-    """Heads over a CLIP or SigLIP: column of the input images, in place of texts. A cell is a path relative to the data
-    file, a data URL, the bytes of a PNG, JPEG or WebP, or an image of `datasets`."""
+    """Over a base that reads images: column of the input images. A cell is a path relative to the data file, a data
+    URL, the bytes of a PNG, JPEG or WebP, or an image of `datasets`. It takes the place of `text`."""
+    image_text: Column | None = None
+    """Answers by text over images: column of a text beside each image, such as a question about it."""
     text_pair: Column | None = None
     """Heads: column of a second text. Each row is then a pair, whose texts are encoded separately (two towers)."""
     max_tokens: int | None = Field(None, ge=8)
@@ -92,8 +94,13 @@ class DataRecipe(Strict):
 
     @property
     def inputs(self) -> list[str]:
-        """The columns of the inputs: two if rows are pairs of texts."""
-        return [self.input, *([self.text_pair] if self.text_pair else [])]
+        """The columns of the inputs: two if rows are pairs of texts, or images with a text each."""
+        return [self.input, *([self.second] if self.second else [])]
+
+    @property
+    def second(self) -> str | None:
+        """The column of the second texts of pairs, or of the texts beside images; None if inputs are of one column."""
+        return self.image_text or self.text_pair
 
     @property
     def images(self) -> list[str]:
@@ -103,6 +110,10 @@ class DataRecipe(Strict):
     @model_validator(mode="after")
     def _images_fit(self) -> Self:
         if self.image is None:
+            if self.image_text:
+                raise ValueError(
+                    "image_text stands beside an image; name the images' column in image"
+                )
             return self
         others = {
             "text": self.text != "text",
@@ -114,6 +125,10 @@ class DataRecipe(Strict):
         if self.clean and (self.clean.languages or self.clean.label_errors != "keep"):
             raise ValueError(
                 "clean.languages and clean.label_errors read texts; leave them out where rows are images"
+            )
+        if self.clean and self.clean.duplicates == "near" and self.image_text:
+            raise ValueError(
+                "clean.duplicates: near compares images alone, and two texts about one image differ; write exact"
             )
         return self
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from serve.adapter import DEFAULT_RANK_LIMIT
-from serve.labels import INVOCATION
+from serve.labels import IMAGE, INVOCATION
 from serve.manifest import LABELLED, Extract, Name, Task
 from training.recipe.fusion import FusionRecipe
 from training.recipe.member import CandidateRecipe, MemberRecipe, with_defaults
@@ -31,7 +31,8 @@ class EnsembleRecipe(Strict):
     """The task. `multilabel` and `regression` need heads; `generation` needs a base that answers by text."""
     template: str = "{text}"
     """Answers by text: the prompt. It must contain `{text}`. At its end, `{invocation}` stands for the invocation of
-    each member that is an activated LoRA, and for nothing in the others' prompts."""
+    each member that is an activated LoRA, and for nothing in the others' prompts. Over images, `{image}` says where the
+    image stands; by default right before the text. `{text}` may then be left out."""
     label: Column | None = None
     """Classification: column of the labels. Multilabel: column of each row's labels, as a list or joined by `|`."""
     labels: list[Label] | None = None
@@ -164,8 +165,10 @@ class EnsembleRecipe(Strict):
                 )
         self.fusion.check(self.task)
         self._check_searches()
-        if "{text}" not in self.template:
-            raise ValueError("template must contain {text}")
+        if "{text}" not in self.template and IMAGE not in self.template:
+            raise ValueError("template must contain {text} or {image}")
+        if self.template.count(IMAGE) > 1:
+            raise ValueError("template has {image} twice, and an input has one image")
         if INVOCATION in self.template.removesuffix(INVOCATION):
             raise ValueError(f"{INVOCATION} stands at the template's end")
         for member in [*self.members, *self.candidates]:

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from serve.labels import IMAGE
 from serve.manifest import Name
 from training.recipe.annotate import AnnotateRecipe, Rule, Teacher
 from training.recipe.base import BaseRecipe, Scratch
@@ -68,17 +69,60 @@ class Recipe(Strict):
     def _images_fit(self) -> None:
         scratch = self.base.scratch
         if self.data.image is None:
-            if scratch and scratch.architecture == "clip":
+            if scratch and scratch.reads_images:
                 raise ValueError(
-                    "a clip from scratch learns from images; name their column in data.image"
+                    f"the {scratch.architecture} from scratch learns from images; name their column in data.image"
                 )
+            for ensemble in self.ensembles:
+                if IMAGE in ensemble.template:
+                    raise ValueError(
+                        f"{ensemble.name}: the template has a place for an image; name the images' column in data.image"
+                    )
             return
-        if self.base.kind != "encoder" or (scratch and scratch.architecture != "clip"):
-            raise ValueError("data.image needs a base with a tower for images: a CLIP or a SigLIP")
+        if (scratch and not scratch.reads_images) or self.base.package:
+            raise ValueError(
+                "data.image needs a base that reads images: a CLIP, a SigLIP, an Idefics3 or a LLaVA"
+            )
+        if self.base.kind == "encoder" and self.data.image_text:
+            raise ValueError(
+                "data.image_text needs a causal base: heads read an image or a text, not both"
+            )
         for ensemble in self.ensembles:
-            if ensemble.baselines or ensemble.golden:
-                key = "baselines" if ensemble.baselines else "golden"
-                raise ValueError(f"{ensemble.name}: {key} are of texts; leave them out over images")
+            if ensemble.baselines:
+                raise ValueError(
+                    f"{ensemble.name}: baselines are of texts; leave them out over images"
+                )
+        if self.base.kind == "causal":
+            self._can_write_about_images()
+
+    def _can_write_about_images(self) -> None:
+        if self.base.answers == "heads":
+            raise ValueError(
+                "heads over a causal base read texts alone; leave out answers, or take a CLIP or a SigLIP"
+            )
+        column = f"{{{self.data.image}}}"
+        for source in self.base.pretraining:
+            times = [document.count(column) for document in source.documents]
+            if max(times) > 1:
+                raise ValueError(f"base: a document names {column} twice, and a row has one image")
+            if not any(times):
+                raise ValueError(
+                    f"base: no document has a place for the image; write {column} where it stands"
+                )
+        for ensemble in self.ensembles:
+            if self.data.image_text and "{text}" not in ensemble.template:
+                raise ValueError(f"{ensemble.name}: data.image_text needs {{text}} in the template")
+            if ensemble.golden and ensemble.task == "generation":
+                raise ValueError(
+                    f"{ensemble.name}: golden inputs with images are asked in chats, not by the template; leave golden "
+                    "out of generation over images"
+                )
+            for member in [*ensemble.members, *ensemble.candidates]:
+                kinds = {stage.kind for stage in member.stages} - {"lora"}
+                if kinds:
+                    raise ValueError(
+                        f"{ensemble.name}/{member.name}: {min(kinds)} is not trained over images; use lora"
+                    )
 
     def _heads_can_answer(self) -> None:
         written = [each.name for each in self.ensembles if each.task == "generation"]

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from serve.manifest import Name
 from training.recipe.values import RecipePath, Strict
 
+Targets = Literal["vision", "text", "both", "connector", "language", "all"]
+"""A part of a base that reads images. `both` and `all` are all of them."""
 StageKind = Literal["lora", "alora", "prefix", "prompt", "p_tuning", "distillation"]
 
 LARGEST_RANK = 512
@@ -43,8 +45,10 @@ class LoraStage(StageRecipe):
     """Dropout before the LoRA. On a CPU, it is rounded to a multiple of 1/256."""
     target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
     """The modules that get a LoRA: all linear modules, or the modules with these names."""
-    targets: Literal["vision", "text", "both"] | None = None
-    """CLIP and SigLIP: the tower that gets a LoRA, with its projection. Default: the one that reads the rows."""
+    targets: Targets | Annotated[list[Targets], Field(min_length=1)] | None = None
+    """Bases that read images: the part that gets a LoRA, or a list of parts. CLIP and SigLIP have `vision` and `text`,
+    each with its projection; default: the one that reads the rows. Idefics3 and LLaVA have `vision`, `connector` and
+    `language`; default: `language`. `both` and `all` are all parts."""
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     """Heads, classification: share of the target that is spread over all labels."""
     loss: Literal["mse", "huber"] = "mse"

@@ -6,20 +6,23 @@ import numpy as np
 
 from serve.fusion.fused import Answers, Fused, FusedSets
 from serve.manifest import Ensemble, Golden
+from training.data.images import parted
 from training.evaluation.evaluation import Labelled
+from training.evaluation.golden_inputs import golden_cell
 
 
 def wrong_golden(ensemble: Ensemble, rows: Labelled, served: Answers) -> list[str]:
-    """Return the texts of the golden inputs that `served`, the answers to `rows`, answers otherwise. Golden inputs that
-    are not among the rows are left out: nobody knows how they would be answered."""
+    """Return the golden inputs, in a few words, that `served`, the answers to `rows`, answers otherwise. Golden inputs
+    that are not among the rows are left out: nobody knows how they would be answered."""
     pairs = rows.pairs or [""] * len(rows.texts)
     places = {key: place for place, key in enumerate(zip(rows.texts, pairs, strict=True))}
     found = []
     for golden in ensemble.golden:
-        given = {"text": golden.input} if isinstance(golden.input, str) else golden.input
-        place = places.get((given["text"], given.get("text_pair", "")))
+        cell, pair = golden_cell(golden.input)
+        place = places.get((cell, pair))
         if place is not None and not _right(golden, ensemble.labels or [], served, place):
-            found.append(given["text"])
+            image, text = parted(cell)
+            found.append(text if image is None else f"an image {text}".rstrip())
     return found
 
 

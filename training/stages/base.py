@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel
 
 from serve.base.architectures import architectures, unserved_base
 from serve.base.attention import attention_of
@@ -17,6 +17,7 @@ from serve.base.two_towers import TwoTowers, towers_of
 from serve.bundle import BaseSpec, Bundle
 from training.data.readers.records import first_words
 from training.recipe import BaseRecipe, RecipeError
+from training.stages.vision_language.family import causal_loader, writes_about_images
 
 LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks)\.(\d+)\.")
 """Finds the layer's number in the name of a module of transformers."""
@@ -43,10 +44,16 @@ class Base:
         """What the base has of two towers, one for images and one for texts; None if it reads texts alone."""
         return towers_of(read_config(self.folder))
 
+    @property
+    def writes_about_images(self) -> bool:
+        """Whether the base is causal, and reads images too."""
+        return self.kind == "causal" and writes_about_images(read_config(self.folder))
+
     def model(self) -> Any:
         """Load the base in float32."""
-        loader = AutoModelForCausalLM if self.kind == "causal" else AutoModel
-        attention = attention_of(AutoConfig.from_pretrained(self.folder).to_dict())
+        config = AutoConfig.from_pretrained(self.folder).to_dict()
+        loader = causal_loader(config) if self.kind == "causal" else AutoModel
+        attention = attention_of(config)
         return loader.from_pretrained(self.folder, dtype="float32", attn_implementation=attention)
 
     def tokenizer(self) -> Any:

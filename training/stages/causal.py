@@ -27,7 +27,7 @@ def member_features(
     RecipeError if a label cannot be scored or there is no end token.
     """
     path_of = _paths(ensemble, tokenizer, invocation)
-    answers, ending = _answers(rows, ensemble, tokenizer)
+    answers, ending = written_answers(rows, ensemble, tokenizer)
     features = []
     for message, answer in zip(rows[text], answers, strict=True):
         try:
@@ -97,10 +97,11 @@ def end_token(tokenizer: Any, where: str) -> int:
     return token
 
 
-def _answers(
+def written_answers(
     rows: Dataset, ensemble: EnsembleRecipe, tokenizer: Any
 ) -> tuple[list[str], list[int]]:
-    """The text that follows each row's prompt, and the token ids that end it."""
+    """Return the text that follows each row's prompt, and the token ids that end it. Raises RecipeError if there is no
+    end token."""
     if ensemble.task == "generation":
         ending = [end_token(tokenizer, f"ensemble {ensemble.name!r}")]
         return [f" {reply.strip()}" for reply in rows[ensemble.target]], ending

@@ -11,10 +11,10 @@ from transformers import set_seed
 from serve.base.positions import longest_text
 from training.data.cleaning.families import families_of
 from training.recipe import EnsembleRecipe, FineTuningStage, LoraStage, RecipeError
-from training.stages import causal, encoder
+from training.stages import encoder
 from training.stages.base import LAYER, Base
 from training.stages.fit import FitOptions, Stage, fit, fit_rows, in_bfloat16
-from training.stages.member import MemberData, encoder_rows, encoder_with_head
+from training.stages.member import MemberData, encoder_rows, encoder_with_head, text_rows
 
 
 def tune_base(
@@ -40,20 +40,12 @@ def tune_base(
     # All tasks read the same rows, so a family has the same number in all of them.
     families = [family for _, data in tasks for family in families_of(data.rows, data.columns)]
     if not base.by_heads:
-        features = concatenate_datasets(
-            [
-                causal.member_features(
-                    data.rows,
-                    data.text,
-                    ensemble,
-                    tokenizer,
-                    min(data.max_tokens or context, context),
-                )
-                for ensemble, data in tasks
-            ]
-        )
-        rows = fit_rows(features, families, options)
-        fit(model, rows, causal.collate_for(tokenizer), options, stage)
+        read = [
+            text_rows(ensemble, data, base, min(data.max_tokens or context, context))
+            for ensemble, data in tasks
+        ]
+        rows = fit_rows(concatenate_datasets([each for each, _ in read]), families, options)
+        fit(model, rows, read[0][1], options, stage)
     else:
         [(ensemble, data)] = tasks
         limit = min(data.max_tokens or context, context)

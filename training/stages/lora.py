@@ -6,9 +6,9 @@ from typing import Any
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
 
-from training.recipe import LoraStage, RecipeError
+from training.recipe import LoraStage, RecipeError, Targets
 from training.stages.base import LAYER, Base
-from training.stages.towers.targets import Tower, tower_depth, tower_pattern
+from training.stages.towers.targets import part_depth, part_pattern
 
 
 def with_lora(
@@ -17,21 +17,23 @@ def with_lora(
     base: Base,
     member: str,
     invocation: Sequence[int] | None = None,
-    reads: Tower = "text",
+    reads: Targets = "text",
 ) -> PeftModel:
     """Freeze `model` and add LoRA layers to it, which act from the token ids `invocation` on if they are given.
     `reads`: the tower of a CLIP or SigLIP that reads the rows. Raises RecipeError if the recipe does not fit the
     base."""
-    tower = (recipe.targets or reads) if base.towers else None
-    if tower is None and recipe.targets:
+    default: Targets = "language" if base.writes_about_images else reads
+    parts = (recipe.targets or default) if base.towers or base.writes_about_images else None
+    if parts is None and recipe.targets:
         raise RecipeError(
-            f"member {member!r}: targets names a tower of a CLIP or SigLIP, and the base has none; leave it out"
+            f"member {member!r}: targets names a part of a base that reads images, and this one reads texts alone; "
+            "leave it out"
         )
-    if tower and recipe.pooling:
+    if base.towers and recipe.pooling:
         raise RecipeError(
             f"member {member!r}: a CLIP or SigLIP gives one vector of each image or text; leave out pooling"
         )
-    depth = tower_depth(model, tower) if tower else model.config.num_hidden_layers
+    depth = part_depth(model, parts, member) if parts else model.config.num_hidden_layers
     if recipe.layers is not None and recipe.layers > depth:
         raise RecipeError(f"member {member!r}: layers is {recipe.layers}, but the base has {depth}")
     config = LoraConfig(
@@ -41,13 +43,13 @@ def with_lora(
         use_rslora=recipe.rslora,
         alora_invocation_tokens=None if invocation is None else list(invocation),
         lora_dropout=recipe.dropout,
-        target_modules=tower_pattern(model, recipe, tower, member)
-        if tower
+        target_modules=part_pattern(model, recipe, parts, member)
+        if parts
         else _targets(model, recipe),
-        # The pattern of a tower names the layers itself.
-        layers_to_transform=None if recipe.layers is None or tower else list(range(recipe.layers)),
+        # The pattern of a part names the layers itself.
+        layers_to_transform=None if recipe.layers is None or parts else list(range(recipe.layers)),
         # The mean-pooled vector does not pass the pooler: a LoRA there would never learn, and vLLM refuses it.
-        exclude_modules=r".*\.?pooler\..*" if base.kind == "encoder" and not tower else None,
+        exclude_modules=r".*\.?pooler\..*" if base.kind == "encoder" and not parts else None,
     )
     try:
         return get_peft_model(model, config)

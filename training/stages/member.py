@@ -21,15 +21,18 @@ from serve.prompting.zero_shot import label_prompts
 from training.data.cleaning.families import families_of
 from training.data.parts import own_rows
 from training.data.splits import bag
+from training.data.steps import inputs_of
 from training.data.targets import targets
 from training.progress import Advance, counted
 from training.recipe import (
     AnyStage,
+    DataRecipe,
     DistillationStage,
     EnsembleRecipe,
     LoraStage,
     MemberRecipe,
     RecipeError,
+    Targets,
 )
 from training.stages import causal, distillation, encoder
 from training.stages.base import Base
@@ -50,7 +53,8 @@ from training.stages.soft import continued, with_virtual_tokens
 from training.stages.towers import rows as towers
 from training.stages.towers.inputs import TowerInputs
 from training.stages.towers.prompted import PromptedClassifier
-from training.stages.towers.targets import Tower
+from training.stages.vision_language import rows as pictured
+from training.stages.vision_language.prompts import ImagePrompts
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,27 @@ class MemberData:
     """Column of the second texts if rows are pairs."""
     images: bool = False
     """Whether the inputs are images."""
+    image_text: str | None = None
+    """Column of the texts beside images."""
+
+    @classmethod
+    def of(cls, rows: Dataset, labels: Sequence[str], data: DataRecipe) -> "MemberData":
+        """Return the rows with what the recipe says of their columns."""
+        return cls(
+            rows,
+            data.input,
+            labels,
+            data.max_tokens,
+            data.text_pair,
+            bool(data.images),
+            data.image_text,
+        )
 
     @property
     def columns(self) -> list[str]:
         """The columns of the inputs."""
-        return [self.text, *([self.text_pair] if self.text_pair else [])]
+        second = self.image_text or self.text_pair
+        return [self.text, *([second] if second else [])]
 
 
 @dataclass(frozen=True)
@@ -130,12 +150,12 @@ class _Training:
     def as_text(self, stage: Stage) -> PeftModel:
         own, data, tokenizer = self._own, self._data, self._tokenizer
         adapted = self._adapted()
-        collate = causal.collate_for(tokenizer)
+        invocation = self._ensemble.invocation(own.member)
+        plain, collate = text_rows(self._ensemble, data, self._base, self._limit, invocation)
         if not isinstance(own.recipe, DistillationStage):
-            fit(adapted, self._fit_rows(self._causal_rows()), collate, self._options, stage)
+            fit(adapted, self._fit_rows(plain), collate, self._options, stage)
             return adapted
         if self._ensemble.task == "generation":
-            plain = self._causal_rows()
             with _asked(own, stage, len(plain)) as (teacher, advance):
                 tops = teacher.answer_tokens(*distillation.answers_of(plain), advance)
             soft = distillation.for_answers(plain, collate, tops, own.recipe)
@@ -195,7 +215,7 @@ class _Training:
             return continued(model, last)
         model = _merged(self._model, own.before)
         if isinstance(recipe, LoraStage):
-            reads: Tower = "vision" if self._data.images else "text"
+            reads: Targets = "vision" if self._data.images else "text"
             return with_lora(
                 model, recipe, self._base, own.member.name, self._invocation_tokens(), reads
             )
@@ -214,16 +234,24 @@ class _Training:
             None if text is None else PromptReader(self._tokenizer).invocation_of_text(text).tokens
         )
 
-    def _causal_rows(self) -> Dataset:
-        data = self._data
-        return causal.member_features(
-            data.rows,
-            data.text,
-            self._ensemble,
-            self._tokenizer,
-            self._limit,
-            self._ensemble.invocation(self._own.member),
-        )
+
+def text_rows(
+    ensemble: EnsembleRecipe,
+    data: MemberData,
+    base: Base,
+    limit: int,
+    invocation: str | None = None,
+) -> tuple[Dataset, Collate]:
+    """Return the features of the rows for a model that answers by text, and what makes batches of them. `invocation`:
+    the text from which an activated LoRA acts. Raises RecipeError."""
+    tokenizer = base.tokenizer()
+    if data.images:
+        prompts = ImagePrompts(str(base.folder))
+        cells = inputs_of(data.rows, data.columns)
+        features = pictured.member_features(data.rows, cells, ensemble, tokenizer, prompts, limit)
+        return features, pictured.collate_for(tokenizer, prompts)
+    features = causal.member_features(data.rows, data.text, ensemble, tokenizer, limit, invocation)
+    return features, causal.collate_for(tokenizer)
 
 
 def encoder_with_head(

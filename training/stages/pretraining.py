@@ -15,13 +15,11 @@ from datasets import Dataset
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     BertForPreTraining,
     set_seed,
 )
 
-from serve.base.attention import attention_of
 from serve.base.positions import longest_text
 from training.data.splits import hold_out
 from training.recipe import Objective, RecipeError
@@ -61,16 +59,12 @@ class Pretrained:
     """The loss of a model that knows only how often each token occurs in the documents."""
 
 
-def model_of(folder: Path, objective: Objective) -> Any:
-    """Load the model in `folder` with the head that the objective needs. A head that the folder lacks starts at random.
+def masked_model(folder: Path, objective: Objective) -> Any:
+    """Load the encoder in `folder` with the head that a masked objective needs. A head that the folder lacks starts at
+    random.
 
     Raises RecipeError if the model cannot have the head."""
     config = AutoConfig.from_pretrained(folder)
-    if objective == "autoregressive":
-        attention = attention_of(config.to_dict())
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype="float32", attn_implementation=attention
-        )
     if config.model_type == "bert":
         return BertForPreTraining.from_pretrained(folder, dtype="float32")
     if objective == "masked_next_sentence":
@@ -118,13 +112,13 @@ def pretrain(
     fit(model, rows, collate, options, stage, None if causal else _masked_loss)
     set_seed(options.seed)
     unread = features(Dataset.from_dict({"document": unseen}))
-    pretrained: Pretrained = _held_out_losses(model, train, unread, collate, causal)
+    pretrained: Pretrained = held_out_losses(model, train["input_ids"], unread, collate, causal)
     return pretrained
 
 
 def save_pretrained(model: Any, tokenizer: Any, target: Path) -> None:
     """Write the model to `target` as a base; an encoder is written without its head."""
-    encoder = not type(model).__name__.endswith("ForCausalLM")
+    encoder = not type(model).__name__.endswith(("ForCausalLM", "ForConditionalGeneration"))
     (model.base_model if encoder else model).save_pretrained(target)
     tokenizer.save_pretrained(target)
 
@@ -253,11 +247,16 @@ def _sentences(document: str) -> list[str]:
 
 
 @torch.no_grad()
-def _held_out_losses(
-    model: nn.Module, train: Dataset, unseen: Dataset, collate: Collate, causal: bool
+def held_out_losses(
+    model: nn.Module,
+    seen: Sequence[Sequence[int]],
+    unseen: Dataset,
+    collate: Collate,
+    causal: bool,
 ) -> Pretrained:
-    """Return the model's and the unigram model's loss on the same tokens of `unseen`."""
-    counts = Counter(token for ids in train["input_ids"] for token in ids)
+    """Return the model's and the unigram model's loss on the same tokens of the features `unseen`. `seen`: the tokens
+    of the documents that the model was trained on."""
+    counts = Counter(token for ids in seen for token in ids)
     total = sum(counts.values())
     known = len(counts) + 1
     losses: list[float] = []

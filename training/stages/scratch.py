@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from tokenizers import (
@@ -141,8 +142,9 @@ def _word_pieces(model: models.WordPiece) -> Tokenizer:
     return tokenizer
 
 
-def _config(scratch: Scratch, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
-    shape = {
+def llama_shape(scratch: Scratch, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """Return the part of a causal model's configuration that the recipe and the tokenizer decide."""
+    return {
         "vocab_size": len(tokenizer),
         "hidden_size": scratch.hidden,
         "intermediate_size": scratch.intermediate or scratch.hidden * 8 // 3 // 32 * 32,
@@ -155,6 +157,10 @@ def _config(scratch: Scratch, tokenizer: PreTrainedTokenizerFast) -> PreTrainedC
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
+
+
+def _config(scratch: Scratch, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
+    shape = llama_shape(scratch, tokenizer)
     if scratch.architecture == "qwen2":
         return Qwen2Config(**shape)
     return LlamaConfig(**shape, head_dim=scratch.head_size)

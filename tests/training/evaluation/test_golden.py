@@ -5,7 +5,7 @@ import numpy as np
 from serve.fusion.fused import Fused, FusedValues
 from serve.manifest import Golden
 from training.evaluation.evaluation import Labelled
-from training.evaluation.golden_inputs import golden_answers, golden_texts
+from training.evaluation.golden_inputs import golden_answers, golden_cell, golden_texts
 
 
 def test_texts_with_a_right_reply_become_golden_inputs() -> None:
@@ -26,6 +26,20 @@ def test_right_labels_become_golden_inputs() -> None:
     rows = Labelled(["a", "b", "c"], ["no", "yes", "no"], "x")
     golden = golden_answers(rows, np.array([0, 1, 0]), winners(0, 1, 1), ["no", "yes"])
     assert golden == [Golden(input="a", label="no"), Golden(input="b", label="yes")]
+
+
+def test_images_are_golden_inputs_as_a_request_sends_them_unless_they_are_large() -> None:
+    url = "data:image/png;base64,aaaa"
+    cells = [url, f"{url}\nis it\nred?", f"{url}{'a' * 70_000}", "a text"]
+    rows = Labelled(cells, ["no"] * 4, "x")
+    golden = golden_answers(rows, np.zeros(4, dtype=int), winners(0, 0, 0, 0), ["no", "yes"])
+    inputs = [each.input for each in golden]
+    assert inputs == [{"image": url}, {"image": url, "text": "is it\nred?"}, "a text"]
+    assert [golden_cell(each) for each in inputs] == [
+        (cells[0], ""),
+        (cells[1], ""),
+        (cells[3], ""),
+    ]
 
 
 def test_pairs_stay_pairs_and_values_within_one_error_are_golden() -> None:

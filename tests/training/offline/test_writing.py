@@ -25,6 +25,7 @@ from serve.pack import pack
 from tests.serve import tiny
 from training.offline.adapters import LoadedAdapters
 from training.offline.members import OfflineMembers
+from training.offline.prompts import no_pixels
 from training.offline.writing import Writer, Written
 
 PROMPTS = ["where is my card", "please cancel the payment", "A B C D"]
@@ -115,7 +116,7 @@ def test_spaces_stay_as_they_were_written(tmp_path: Path) -> None:
     writer = Writer(LoadedAdapters(model, {}), tokenizer, GenerationDefaults(ends=frozenset()))
     base = Member(name="base", adapters=[])
     heard: list[int] = []
-    [own] = writer.write([base], [[[2, 3]]], [1.0], "average", 4, heard.append)
+    [own] = writer.write([base], [[[2, 3]]], no_pixels, [1.0], "average", 4, heard.append)
     written = model.generate(
         torch.tensor([[2, 3]]), max_new_tokens=4, do_sample=False, eos_token_id=None
     )

@@ -48,7 +48,7 @@ def test_a_cap_on_attention_logits_is_kept(capped: Path) -> None:
 def test_the_offline_evaluation_keeps_it_too(
     capped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.offline.members.read_tokenizer", lambda *_: None)
+    monkeypatch.setattr("training.offline.prompts.read_tokenizer", lambda *_: None)
     bundle = Bundle.create(tmp_path / "bundle", BaseSpec(path=str(capped)))
     ensemble = Ensemble.model_validate(
         {

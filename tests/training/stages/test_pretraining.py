@@ -158,7 +158,7 @@ def test_held_out_documents_share_no_text_with_those_read(
         return set(re.findall(r"\d{3}", " ".join(map(tokenizer.decode, features["input_ids"]))))
 
     monkeypatch.setattr(pretraining, "fit", fit)
-    monkeypatch.setattr(pretraining, "_held_out_losses", held_out_losses)
+    monkeypatch.setattr(pretraining, "held_out_losses", held_out_losses)
     texts = [f"this is number {n}. that was number {n}." for n in range(100, 160)] * 4
     documents = Documents.of(Dataset.from_dict({"text": texts}), ["{text}"])
     tokenizer = train_word_pieces(texts, 400, 48)

@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.fft import dctn
 
 from serve.images.decode import decode
-from training.data.images import LIMITS
+from training.data.images import LIMITS, parted
 
 SIDE = 32
 """Width and height to which an image is scaled before its frequencies are computed."""
@@ -21,7 +21,7 @@ def tiny_images(urls: Sequence[str], least: int) -> dict[int, str]:
     """Find images whose shorter side has fewer than `least` pixels. Returns reasons by index."""
     reasons = {}
     for index, url in enumerate(urls):
-        width, height = decode(url, LIMITS).size
+        width, height = _decoded(url).size
         if min(width, height) < least:
             reasons[index] = f"{width} x {height} pixels, and the shorter side needs {least}"
     return reasons
@@ -30,11 +30,17 @@ def tiny_images(urls: Sequence[str], least: int) -> dict[int, str]:
 def perceptual_hash(url: str) -> int:
     """Return the 64 bits of an image that stay when it is scaled, stored anew or slightly changed (pHash, Zauner 2010):
     which of the lowest frequencies of the grey image are above their median."""
-    grey = decode(url, LIMITS).convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    grey = _decoded(url).convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     low = dctn(np.asarray(grey, dtype=np.float64), norm="ortho")[:LOW, :LOW].flatten()
     # The first one is the brightness, which says nothing of the shape.
     bits = low > np.median(low[1:])
     return int(np.packbits(bits).view(">u8")[0])
+
+
+def _decoded(cell: str) -> Image.Image:
+    """Return the image of an input, which may have a text beside it."""
+    url, _ = parted(cell)
+    return decode(url or cell, LIMITS)
 
 
 class SimilarImages:

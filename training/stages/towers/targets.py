@@ -1,29 +1,47 @@
-"""Which modules of a CLIP or SigLIP a LoRA changes, as one pattern for PEFT. A list of names such as `q_proj` would
-always hit both towers."""
+"""Which modules of a base that reads images a LoRA changes, as one pattern for PEFT. A list of names such as `q_proj`
+would always hit the part that reads images and the part that reads texts."""
 
 import re
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
-from training.recipe import LoraStage, RecipeError
+from training.recipe import LoraStage, RecipeError, Targets
 from training.stages.base import LAYER
 
-Tower = Literal["vision", "text", "both"]
-
-_PREFIXES = {
+_TWO_TOWERS: Mapping[Targets, tuple[str, ...]] = {
     "vision": ("vision_model.", "visual_projection"),
     "text": ("text_model.", "text_projection"),
 }
+_PARTS: Mapping[str, Mapping[Targets, tuple[str, ...]]] = {
+    "clip": _TWO_TOWERS,
+    "siglip": _TWO_TOWERS,
+    "idefics3": {
+        "vision": ("model.vision_model.",),
+        "connector": ("model.connector.",),
+        "language": ("model.text_model.",),
+    },
+    "llava": {
+        "vision": ("model.vision_tower.",),
+        "connector": ("model.multi_modal_projector.",),
+        "language": ("model.language_model.",),
+    },
+}
+"""By `model_type`: each part's names, as transformers has them."""
+_ALL: tuple[Targets, ...] = ("both", "all")
 _UNSERVED = "vision_model.head.attention."
 """The attention inside SigLIP's pooling head, in which no engine puts a LoRA."""
 
 
-def tower_pattern(model: Any, recipe: LoraStage, tower: Tower, member: str) -> str:
-    """Return the pattern that matches exactly the linear modules of `tower` that the recipe asks for. Raises
-    RecipeError if there are none."""
-    towers = ("vision", "text") if tower == "both" else (tower,)
-    prefixes = tuple(prefix for each in towers for prefix in _PREFIXES[each])
+def part_pattern(
+    model: Any, recipe: LoraStage, targets: Targets | Sequence[Targets], member: str
+) -> str:
+    """Return the pattern that matches exactly the linear modules of the parts `targets` that the recipe asks for.
+    Raises RecipeError if the base has no such part, or there are none."""
+    prefixes = tuple(
+        prefix for names in _chosen(model, targets, member).values() for prefix in names
+    )
     names = [
         name
         for name, module in model.named_modules()
@@ -34,7 +52,7 @@ def tower_pattern(model: Any, recipe: LoraStage, tower: Tower, member: str) -> s
     ]
     if not names:
         raise RecipeError(
-            f"member {member!r}: no linear module of the targets {tower!r} is among the target_modules "
+            f"member {member!r}: no linear module of the targets {targets!r} is among the target_modules "
             f"{recipe.target_modules!r}"
         )
     if recipe.layers is None:
@@ -47,12 +65,32 @@ def tower_pattern(model: Any, recipe: LoraStage, tower: Tower, member: str) -> s
     return "|".join(written)
 
 
-def tower_depth(model: Any, tower: Tower) -> int:
-    """Return how many layers the deepest tower has that the LoRA changes."""
-    config = model.config
-    parts = {"vision": config.vision_config, "text": config.text_config}
-    chosen = parts.values() if tower == "both" else [parts[tower]]
-    return max(int(part.num_hidden_layers) for part in chosen)
+def part_depth(model: Any, targets: Targets | Sequence[Targets], member: str) -> int:
+    """Return how many layers the deepest part has that the LoRA changes. Raises RecipeError if the base has no such
+    part."""
+    prefixes = tuple(
+        prefix for names in _chosen(model, targets, member).values() for prefix in names
+    )
+    numbers = [
+        int(match[1])
+        for name, _ in model.named_modules()
+        if name.startswith(prefixes) and (match := LAYER.search(f"{name}."))
+    ]
+    return max(numbers, default=-1) + 1
+
+
+def _chosen(
+    model: Any, targets: Targets | Sequence[Targets], member: str
+) -> Mapping[Targets, tuple[str, ...]]:
+    parts = _PARTS[model.config.model_type]
+    asked = [targets] if isinstance(targets, str) else targets
+    if unknown := next((each for each in asked if each not in (*parts, *_ALL)), None):
+        raise RecipeError(
+            f"member {member!r}: the base has no part {unknown!r} for targets; it has "
+            f"{', '.join(parts)}"
+        )
+    every = any(each in _ALL for each in asked)
+    return {part: names for part, names in parts.items() if every or part in asked}
 
 
 def _asked(name: str, recipe: LoraStage) -> bool:

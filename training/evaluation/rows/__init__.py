@@ -1,0 +1,1 @@
+"""Which columns of labelled rows are an ensemble's inputs."""
