@@ -10,6 +10,7 @@ from PIL import Image
 
 from serve.engine.interface import PredictCall, Prediction, Text
 from serve.errors import Refusal
+from serve.fusion.fused import Fused
 from tests.serve import seeing
 from tests.serve.engine.calls import member_probabilities, version
 from tests.serve.engine.seeing_calls import MEMBERS, PICTURES, RANKS
@@ -73,6 +74,7 @@ async def test_labels_about_images_and_texts_in_one_call_equal_peft(
         )
         assert isinstance(whole, Prediction), whole
         np.testing.assert_allclose(member_probabilities(whole), each, atol=1e-4)
+        assert isinstance(whole.answers, Fused)
         np.testing.assert_allclose(whole.answers.probabilities, each.mean(0), atol=1e-4)
         for row, answer in enumerate(alone):
             said = member_probabilities(answer)[0, 0]
