@@ -108,15 +108,15 @@ async def test_soft_and_activated_members_score_labels_about_images(
     )
     members = {"p": "prefix", "q": "prompt", "late": "late"}
     folders = {**seen, "late": late}
-    fields = {**LABELLED, "template": "Look: {image}\n{text} {invocation}"}
+    fields = {**LABELLED, "template": "Look: {image}\n{text}\n{invocation}"}
     await seeing_engine.prepare(version(folders, "soft", members, **fields))
     given = INPUTS[0]
     answer = await predict(seeing_engine, [asked(given)], "soft@1")
     assert isinstance(answer, Prediction), answer
-    prompt = f"Look: <image>\n{given[0]} "
+    prompt = f"Look: <image>\n{given[0]}\n"
     references = {"p": seen_references["prefix"], "q": seen_references["prompt"]}
     for place, reference in enumerate(references.values()):
-        said = reference.probabilities(prompt.rstrip(" "), [PICTURES[0]], WORDS)
+        said = reference.probabilities(prompt, [PICTURES[0]], WORDS)
         np.testing.assert_allclose(member_probabilities(answer)[place, 0], said, atol=1e-3)
     said = Reference(seen["base"], late).probabilities(prompt + "Intent:", [PICTURES[0]], WORDS)
     np.testing.assert_allclose(member_probabilities(answer)[2, 0], said, atol=1e-3)
