@@ -15,7 +15,11 @@ LLAVA = "ChoirLlava"
 
 _SERVED_AS: Mapping[str, str] = {"LlavaForConditionalGeneration": LLAVA}
 """Architecture -> the model of Choir's in place of vLLM's."""
-_LORA_ON_IMAGES = frozenset({"Idefics3ForConditionalGeneration", "LlavaForConditionalGeneration"})
+_LORA_ON_IMAGES: Mapping[str, tuple[str, ...]] = {
+    "Idefics3ForConditionalGeneration": ("idefics3_vision", "idefics3"),
+    "LlavaForConditionalGeneration": ("clip_vision_model", "siglip_vision_model"),
+}
+"""Architecture -> the kinds of towers (`model_type`) of which the rows of an image are known."""
 
 _IN_TOWER = re.compile(
     r"\bvision_tower\.(?:vision_model\.)?(?:encoder\.layers\.(?P<layer>\d+)|head)\."
@@ -41,7 +45,10 @@ def reads_images(config: Mapping[str, Any]) -> bool:
 
 def lora_on_images(config: Mapping[str, Any]) -> bool:
     """Returns whether LoRAs on what reads images are served over a base with this `config.json`."""
-    return _architecture(config) in _LORA_ON_IMAGES
+    towers = _LORA_ON_IMAGES.get(_architecture(config), ())
+    vision = config.get("vision_config")
+    said = vision.get("model_type") if isinstance(vision, Mapping) else None
+    return bool(towers) and said in (None, *towers)
 
 
 def is_read(config: Mapping[str, Any], module: str) -> bool:

@@ -125,9 +125,9 @@ class VLLMEngine:
             tell_phase(logger, "Warming up")
             tokenizer = read_tokenizer(settings.model, settings.revision)
             prober = await Prober.create(llm, settings.kind, tokenizer)
-            writes = settings.kind == "causal"
-            routes = OpenAIRoutes.create(llm, serving, tokenizer, settings.images)
-            openai = await routes if writes else None
+            openai = None
+            if settings.kind == "causal":
+                openai = await OpenAIRoutes.create(llm, serving, tokenizer, settings.images)
         return cls(llm, settings, tokenizer, prober, openai)
 
     async def prepare(self, version: Version) -> tuple[Probe, ...]:

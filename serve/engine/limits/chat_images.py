@@ -69,7 +69,8 @@ def _connector(limits: ImageLimits) -> type[MediaConnector]:
     class PictureConnector(MediaConnector):
         def fetch_image(self, image_url: str, *, image_mode: str | None = "RGB") -> Image.Image:
             if image_url[:5].lower() != "data:":
-                return super().fetch_image(image_url, image_mode=image_mode)
+                fetched: Image.Image = super().fetch_image(image_url, image_mode=image_mode)
+                return fetched
             try:
                 return decode(image_url, limits)
             except ImageError as error:
@@ -79,7 +80,10 @@ def _connector(limits: ImageLimits) -> type[MediaConnector]:
             self, image_url: str, *, image_mode: str | None = "RGB"
         ) -> Image.Image:
             if image_url[:5].lower() != "data:":
-                return await super().fetch_image_async(image_url, image_mode=image_mode)
+                fetched: Image.Image = await super().fetch_image_async(
+                    image_url, image_mode=image_mode
+                )
+                return fetched
             return await asyncio.to_thread(self.fetch_image, image_url)
 
     return PictureConnector

@@ -221,6 +221,8 @@ class Room(_Base):
 
     @property
     def _image_room(self) -> int:
+        if self.is_encoder_decoder:
+            return UNLIMITED  # what it hears is no part of the prompt
         return int(self.encoder_cache_manager.cache_size)
 
     def _never_fits(self, group: Group) -> str | None:

@@ -59,7 +59,7 @@ class Pictures:
                     renderer.default_cmpl_tok_params,
                     skip_mm_cache=True,
                 )
-            except VLLMValidationError as error:
+            except (VLLMValidationError, ValueError) as error:  # the operator may allow no images
                 raise LabelError(str(error)) from error
             return rendered
 

@@ -14,7 +14,7 @@ from serve.engine.scoring.continuations import Continuations
 from serve.engine.scoring.heads import EncoderPooler, Row
 from serve.engine.scoring.pictures import Pictures, placeholder
 from serve.images.limits import ImageLimits
-from serve.labels import readable
+from serve.labels import LabelError, readable
 from serve.prompting.invocation import Invocation
 
 logger = logging.getLogger(__name__)
@@ -107,14 +107,18 @@ class Prober:
         if self._causal is None or mark is None or not lora.enable_tower_connector_lora:
             return
         before = tokenizer(mark)["input_ids"]
-        tokens, _ = await self._pictures.of_probe(before).behind(before)
-        if len(tokens) < self._context // 2:
+        try:
+            tokens, _ = await self._pictures.of_probe(before).behind(before)
+            reason = f"it takes {len(tokens)} of {self._context} tokens"
+        except LabelError as error:
+            tokens, reason = [], str(error)
+        if 0 < len(tokens) < self._context // 2:
             self._image = before
         else:
             logger.warning(
-                "An image takes %d of %d tokens: probes ask about a text alone, and do not see what a LoRA changes in "
-                "images.",
-                *(len(tokens), self._context),
+                "Probes ask about a text alone, and do not see what a LoRA changes in images. The fixed image cannot "
+                "be asked about: %s.",
+                reason.removesuffix("."),
             )
 
 

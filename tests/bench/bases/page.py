@@ -89,7 +89,8 @@ served.
 `max_position_embeddings`, because its first position is the one behind the padding token's id: 512 of 514. The engine
 refuses a longer text with a 400; training and offline evaluation cut it.
 
-**Images.** A CLIP or SigLIP reads images and texts, and heads read its vectors of both: [Images](clip.md).
+**Images.** A CLIP or SigLIP reads images and texts, and heads read its vectors of both: [Images](clip.md). An Idefics3
+or LLaVA writes about images: [models that write](vision-language.md), where the bases that were compared are listed.
 
 **The table** is made by `python -m tests.bench.bases`. For each architecture it makes a tiny model with random weights
 and a LoRA over its linear layers. It compares what the engine's worker computes on the CPU in float32 with PEFT and

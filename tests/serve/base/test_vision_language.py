@@ -9,7 +9,7 @@ import pytest
 from serve.adapter import AdapterError, inspect_adapter, plain_adapter
 from serve.base.architectures import served_as, unserved_base
 from serve.base.folder import BaseShapes, kind_of, read_config
-from serve.base.vision_language import is_read
+from serve.base.vision_language import is_read, lora_on_images
 from serve.engine.vllm_hooks.given import EngineSettingError
 from serve.manifest import Ensemble
 from serve.servable import unserved_over
@@ -113,6 +113,24 @@ def test_images_go_with_each_request_and_loras_may_change_them(made: Any) -> Non
     assert arguments(base, limit_mm_per_prompt={"image": 2}).limit_mm_per_prompt == {"image": 2}
     with pytest.raises(EngineSettingError, match="mm_processor_cache_gb must be 0"):
         arguments(base, mm_processor_cache_gb=4)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tower", "known"),
+    [
+        ("Idefics3ForConditionalGeneration", "idefics3_vision", True),
+        ("LlavaForConditionalGeneration", "clip_vision_model", True),
+        ("LlavaForConditionalGeneration", "siglip_vision_model", True),
+        ("LlavaForConditionalGeneration", None, True),
+        ("LlavaForConditionalGeneration", "pixtral", False),
+        ("Qwen2VLForConditionalGeneration", None, False),
+    ],
+)
+def test_loras_on_images_are_served_where_an_images_rows_are_known(
+    architecture: str, tower: str | None, known: bool
+) -> None:
+    vision = {} if tower is None else {"model_type": tower}
+    assert lora_on_images({"architectures": [architecture], "vision_config": vision}) is known
 
 
 @pytest.mark.engine

@@ -77,8 +77,12 @@ async def start(made: Mapping[str, Path]) -> Any:
         )
     )
     every = {name: name for name in RANKS}
-    probes = await engine.prepare(version(made, "five", {**every, "plain": None}))
-    assert all(probe.change > 0.1 for probe in probes)
+    try:
+        probes = await engine.prepare(version(made, "five", {**every, "plain": None}))
+        assert all(probe.change > 0.1 for probe in probes)
+    except BaseException:
+        await engine.close()
+        raise
     return engine
 
 

@@ -177,7 +177,8 @@ async def test_an_activated_lora_reads_images_unless_it_changes_what_reads_them(
         name: seeing.lora(seen["base"], tmp_path / name, targets[name], **given)
         for name in ("language", "both")
     }
-    key = version({**seen, **folders}, "late", {"a": "language", "plain": None})
+    late = {"a": "language", "plain": None}
+    key = version({**seen, **folders}, "late", late, template="{text}{invocation}")
     await seeing_engine.prepare(key)
     reference = Reference(seen["base"], folders["language"])
     case = CHATS[0]

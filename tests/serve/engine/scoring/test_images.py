@@ -10,6 +10,7 @@ from PIL import Image
 
 from serve.engine.interface import PredictCall, Prediction, Text
 from serve.errors import Refusal
+from serve.fusion.fused import Fused
 from tests.serve import seeing
 from tests.serve.engine.calls import member_probabilities, version
 from tests.serve.engine.seeing_calls import MEMBERS, PICTURES, RANKS
@@ -73,6 +74,7 @@ async def test_labels_about_images_and_texts_in_one_call_equal_peft(
         )
         assert isinstance(whole, Prediction), whole
         np.testing.assert_allclose(member_probabilities(whole), each, atol=1e-4)
+        assert isinstance(whole.answers, Fused)
         np.testing.assert_allclose(whole.answers.probabilities, each.mean(0), atol=1e-4)
         for row, answer in enumerate(alone):
             said = member_probabilities(answer)[0, 0]
@@ -106,15 +108,15 @@ async def test_soft_and_activated_members_score_labels_about_images(
     )
     members = {"p": "prefix", "q": "prompt", "late": "late"}
     folders = {**seen, "late": late}
-    fields = {**LABELLED, "template": "Look: {image}\n{text} {invocation}"}
+    fields = {**LABELLED, "template": "Look: {image}\n{text}\n{invocation}"}
     await seeing_engine.prepare(version(folders, "soft", members, **fields))
     given = INPUTS[0]
     answer = await predict(seeing_engine, [asked(given)], "soft@1")
     assert isinstance(answer, Prediction), answer
-    prompt = f"Look: <image>\n{given[0]} "
+    prompt = f"Look: <image>\n{given[0]}\n"
     references = {"p": seen_references["prefix"], "q": seen_references["prompt"]}
     for place, reference in enumerate(references.values()):
-        said = reference.probabilities(prompt.rstrip(" "), [PICTURES[0]], WORDS)
+        said = reference.probabilities(prompt, [PICTURES[0]], WORDS)
         np.testing.assert_allclose(member_probabilities(answer)[place, 0], said, atol=1e-3)
     said = Reference(seen["base"], late).probabilities(prompt + "Intent:", [PICTURES[0]], WORDS)
     np.testing.assert_allclose(member_probabilities(answer)[2, 0], said, atol=1e-3)
