@@ -110,6 +110,10 @@ class Recipe(Strict):
                     f"base: no document has a place for the image; write {column} where it stands"
                 )
         for ensemble in self.ensembles:
+            if ensemble.prompts:
+                raise ValueError(
+                    f"{ensemble.name}: prompts need a CLIP or a SigLIP; leave them out, and say labels as text"
+                )
             if self.data.image_text and "{text}" not in ensemble.template:
                 raise ValueError(f"{ensemble.name}: data.image_text needs {{text}} in the template")
             if ensemble.golden and ensemble.task == "generation":

@@ -257,10 +257,10 @@ def test_it_has_learned_the_colours(bundle: Bundle, tmp_path: Path, name: str) -
             {"data": {"train": "train.csv", "image": "image", "clean": {"languages": ["en"]}}},
             "clean.languages and clean.label_errors read texts",
         ),
-        ({"base": {"kind": "causal", "path": "x"}}, "a CLIP or a SigLIP"),
+        ({"base": {"kind": "causal", "path": "x"}}, "prompted: prompts need a CLIP or a SigLIP"),
         (
             {"base": {"kind": "encoder", "scratch": {"architecture": "bert"}}},
-            "a CLIP or a SigLIP",
+            "a CLIP, a SigLIP, an Idefics3 or a LLaVA",
         ),
     ],
 )
@@ -278,7 +278,7 @@ def test_a_base_that_reads_texts_alone_is_refused(tmp_path: Path, encoder_base: 
     data = {"train": "train.csv", "image": "image", "validation_fraction": 0.3}
     for ensemble, words in zip(
         content()["ensembles"][:2],
-        ("needs a base with a tower for images", "prompts need a base with two towers"),
+        ("needs a base that reads images", "prompts need a base with two towers"),
         strict=True,
     ):
         file = tmp_path / "recipe.yaml"
@@ -298,7 +298,7 @@ def test_targets_are_refused_over_a_base_with_one_tower(
     }
     base = {"kind": "encoder", "path": str(encoder_base)}
     recipe = write_recipe(tmp_path / "one", base=base, ensembles=[ensemble])
-    with pytest.raises(RecipeError, match="targets names a tower"):
+    with pytest.raises(RecipeError, match="targets names a part"):
         train(recipe, tmp_path / "bundle")
 
 
