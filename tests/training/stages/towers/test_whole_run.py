@@ -47,9 +47,9 @@ def write_rows(folder: Path, name: str, count: int, seed: int) -> None:
     (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
 
 
-def content(**changes: Any) -> dict[str, Any]:
+def content(architecture: str = "clip", **changes: Any) -> dict[str, Any]:
     scratch = {
-        "architecture": "clip",
+        "architecture": architecture,
         "hidden": 32,
         "layers": 1,
         "heads": 1,
@@ -119,6 +119,18 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     write_rows(folder, "test", 24, 2)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(content()))
     return train(folder / "recipe.yaml", folder / "bundle")
+
+
+@pytest.fixture(scope="module")
+def siglip(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("siglip")
+    write_rows(folder, "train", 72, 1)
+    write_rows(folder, "test", 24, 2)
+    own = content("siglip")
+    file = folder / "recipe.yaml"
+    own["base"]["scratch"] |= {"epochs": 40, "learning_rate": 2e-3}
+    file.write_text(yaml.safe_dump({**own, "ensembles": own["ensembles"][:2]}))
+    return train(file, folder / "bundle")
 
 
 def metadata(adapter: Path) -> dict[str, str]:
@@ -312,3 +324,23 @@ def test_a_pooling_is_refused_over_two_towers(bundle: Bundle, tmp_path: Path) ->
     file.write_text(yaml.safe_dump(content(base=base, data=data, ensembles=[ensemble])))
     with pytest.raises(RecipeError, match="leave out pooling"):
         train(file, tmp_path / "bundle")
+
+
+@pytest.mark.slow
+def test_a_siglip_from_nothing_learns_and_its_members_answer_as_peft_does(siglip: Bundle) -> None:
+    assert siglip.verify() == []
+    base = Path(siglip.base_source)
+    rows = kept(siglip.path / WORK, "test")
+    assert rows is not None
+    urls, truth = list(rows["image"]), list(rows["label"])
+    prompted = siglip.ensemble("prompted")
+    texts = [[f"a {label} square", label] for label in prompted.labels or []]
+    for ensemble in (siglip.ensemble("colours"), prompted):
+        found = OfflineMembers(siglip, ensemble).outputs(urls)
+        winners = [(ensemble.labels or [])[place] for place in found.mean(0).argmax(1)]
+        assert np.mean([a == b for a, b in zip(winners, truth, strict=True)]) > 0.9
+    for member, own in zip(prompted.members, found, strict=True):
+        folder = siglip.adapter_dir(member.adapters[0])
+        reference = towers.Reference(base, folder, context=32)
+        expected = [reference.zero_shot(decode(url, ImageLimits()), texts) for url in urls[:6]]
+        np.testing.assert_allclose(own[:6], expected, atol=1e-5)
