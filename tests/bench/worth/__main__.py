@@ -7,7 +7,8 @@ the rival that sees all rows.
 `python -m tests.bench.worth distilled --bundle BUNDLE` distils a copy of a finished bundle of the recipe, and says how
 much of the ensemble's gain the student keeps.
 `python -m tests.bench.worth activated` compares activated LoRAs with plain ones, on the example's messages.
-`python -m tests.bench.worth tgen` draws 300 of E2E's test inputs, and judges TGen's answers to them.
+`python -m tests.bench.worth tgen --bundle BUNDLE` draws 300 of E2E's test inputs, and judges the answers of TGen and
+of a bundle of `smollm2_e2e.yaml`, which it serves.
 
 `--out` names a folder for the bundles; a run that was stopped goes on in it. The settings are those of
 `training/recipes/banking77.yaml`; nothing was chosen on these rows. `few`, `fifths` and `distilled` took 45, 25 and
@@ -46,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.worth", description=__doc__)
     parser.add_argument("setting", choices=["few", "fifths", "distilled", "activated", "tgen"])
     parser.add_argument("--out", type=Path, default=Path("worth"), help="folder for the bundles")
-    parser.add_argument("--bundle", type=Path, help="a finished bundle of the recipe, to distil")
+    parser.add_argument("--bundle", type=Path, help="a finished bundle of the recipe")
     given = parser.parse_args()
     if given.setting == "distilled":
         if given.bundle is None:
@@ -55,7 +56,7 @@ def main() -> None:
     elif given.setting == "activated":
         activated(given.out / "activated")
     elif given.setting == "tgen":
-        tgen(given.out / "tgen")
+        tgen(given.out / "tgen", given.bundle)
     elif given.setting == "few":
         show("10 rows a label", [few(draw, given.out / f"few-{draw}") for draw in DRAWS])
     else:
