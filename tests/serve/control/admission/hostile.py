@@ -372,7 +372,10 @@ REQUESTS: dict[str, Hostile] = {
         PREDICT, 404, "no model", {"model": "x" * 100_000, "input": "x"}
     ),
     "predict: an image": Hostile(
-        PREDICT, 400, "image", {"model": "intents", "input": {"text": "x", "image": "file:///etc"}}
+        PREDICT,
+        400,
+        "image",
+        {"model": "intents", "input": {"text": "x", "text_pair": "y", "image": "file:///etc"}},
     ),
     "predict: endless weights": Hostile(
         PREDICT,
