@@ -64,7 +64,7 @@ def _served(bundle: Path, inputs: Sequence[str], folder: Path) -> dict[str, list
 
 async def _ask(url: str, model: str, prompts: Sequence[str]) -> list[str]:
     places = asyncio.Semaphore(AT_ONCE)
-    async with AsyncChoir(url) as choir:
+    async with AsyncChoir(url, timeout=3600) as choir:
 
         async def answer(prompt: str) -> str:
             async with places:

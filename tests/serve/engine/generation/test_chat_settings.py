@@ -12,6 +12,7 @@ from serve.base.side_files import read_tokenizer
 from serve.config.chat import ChatSettings
 from serve.engine.generation.openai_routes import OpenAIRoutes
 from serve.engine.generation.serving_arguments import serving_arguments
+from serve.images.limits import ImageLimits
 from tests.serve.engine.calls import ask, stream
 from tests.serve.engine.generation.test_token_routes import asked
 
@@ -51,7 +52,8 @@ async def chat(
     async def settled(**settings: Any) -> None:
         base = str(models["base"])
         args = serving_arguments(base, ChatSettings(**settings).model_dump())
-        routes = await OpenAIRoutes.create(engine._llm, args, read_tokenizer(base, None))
+        tokenizer = read_tokenizer(base, None)
+        routes = await OpenAIRoutes.create(engine._llm, args, tokenizer, ImageLimits())
         monkeypatch.setattr(engine, "_openai", routes)
 
     yield settled

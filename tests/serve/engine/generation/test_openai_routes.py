@@ -16,6 +16,7 @@ from serve.engine.generation.openai_routes import OpenAIRoutes
 from serve.engine.interface import GenerateCall
 from serve.engine.limits.fair_queue import FairQueue
 from serve.errors import Refusal
+from serve.images.limits import ImageLimits
 from tests.serve import tiny
 from tests.serve.engine.calls import version
 
@@ -56,8 +57,9 @@ class Members:
         config = SimpleNamespace(
             max_model_len=256, allowed_media_domains=None, allowed_local_media_path=""
         )
-        llm: Any = SimpleNamespace(model_config=config)
-        return OpenAIRoutes(self.app, llm, tokenizer)
+        renderer = SimpleNamespace(render_chat_async=None)  # no chat is rendered here
+        llm: Any = SimpleNamespace(model_config=config, renderer=renderer)
+        return OpenAIRoutes(self.app, llm, tokenizer, ImageLimits())
 
     async def _generate(self) -> None:
         with self.context.generating():
