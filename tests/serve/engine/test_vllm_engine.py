@@ -217,7 +217,7 @@ async def test_scores_that_fail_leave_nothing_running(
     full: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = full._llm.output_processor.request_states
-    scoring = full._causal._continuations
+    scoring = full._causal._scorer._continuations
     run = scoring._run
     calls = 0
 
