@@ -32,7 +32,8 @@ async def engine(models: dict[str, Path]) -> AsyncIterator[Any]:
 
 @pytest.fixture(scope="session", params=["idefics3", "llava"])
 def family(request: pytest.FixtureRequest) -> Family:
-    return request.param  # type: ignore[no-any-return]
+    name: Family = request.param
+    return name
 
 
 @pytest.fixture(scope="session")

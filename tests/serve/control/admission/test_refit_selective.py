@@ -44,10 +44,13 @@ async def test_early_exit_is_fitted_to_the_new_adapters(world: World, by_hand: b
     committed(await world.swap(101))
     version = held(world, 4)
     both = np.stack([SAID["101"], SAID["b"]])
-    expected = with_selective(version, both, TRUTH, Fusion(plain(version))(both))  # type: ignore[arg-type]
+    answers = Fusion(plain(version))(both)
+    assert isinstance(answers, Fused)
+    expected = SelectiveFit.of(with_selective(version, both, TRUTH, answers))
     fit = SelectiveFit.of(version)
     assert fit is not None
-    assert fit.early_exit == SelectiveFit.of(expected).early_exit  # type: ignore[union-attr]
+    assert expected is not None
+    assert fit.early_exit == expected.early_exit
     assert fit.changed_members(version) == []
     view = (await view_of(world)).fusion_fit
     assert (view.state, view.parts) == ("refitted", ["weights", "early_exit", "abstain"])

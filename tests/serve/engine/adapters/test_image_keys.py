@@ -45,10 +45,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("keys")
     base = seeing.base("idefics3", root / "base")
     targets = seeing.TARGETS["idefics3"]
-    late = {"seed": 1, "rank": 4, "invocation": [5, 6]}
     return {
         "base": base,
-        "late": seeing.lora(base, root / "late", targets["tower"], **late),  # type: ignore[arg-type]
+        "late": seeing.lora(
+            base, root / "late", targets["tower"], seed=1, rank=4, invocation=[5, 6]
+        ),
         **{
             name: seeing.lora(base, root / name, targets[name], seed=1, rank=4)
             for name in ("language", "tower")
