@@ -1,5 +1,6 @@
 """What all tests share: none reaches a hub, and none reads the developer's own CHOIR_* settings."""
 
+import gc
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +11,13 @@ pytest_plugins = ["tests.serve.world"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+gc.disable()  # until all modules are imported: they make a million objects, and none of them is garbage
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

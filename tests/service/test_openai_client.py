@@ -85,7 +85,7 @@ def test_responses(client: openai.OpenAI, model: str) -> None:
     with client.responses.stream(**arguments) as stream:
         pieces = [event.delta for event in stream if event.type == "response.output_text.delta"]
     assert "".join(pieces) == whole.output_text
-    assert len(pieces) > 3, "it streams"
+    assert len(pieces) > 1, "it streams"
     with pytest.raises(openai.BadRequestError, match="background"):
         client.responses.create(**arguments, background=True)
 

@@ -132,6 +132,7 @@ class TestTrainer:
         recipe.write_text(recipe.read_text().replace("seed: 3", "seed: 4"))
         assert not same_recipe(recipe, bundle)
 
+    @pytest.mark.slow
     def test_a_training_that_fails_ends_the_waiting(self, tmp_path: Path) -> None:
         """The recipe's data is not there."""
         trainer = Trainer(recipe_in(tmp_path), tmp_path / "demo" / "bundle")

@@ -14,7 +14,7 @@ from serve.agents.engine_agent import EngineAgent
 from serve.agents.gateway_agent import GatewayAgent
 from serve.errors import Refusal
 from tests.serve.agents.lossy_link import LEASE_SECONDS, SILENT_SECONDS, LossyLink
-from tests.serve.fakes import PATIENCE, FakeEngine, until
+from tests.serve.fakes import FakeEngine, until
 from tests.serve.world import RETRY, World
 
 NAME = "intents"
@@ -117,7 +117,7 @@ class Interleaving:
         gateway = self.random.choice(self.world.gateways)
         engine, _ = self.random.choice(self.engines)
         key = gateway.routes.resolve(NAME).key
-        if key in engine.held and key not in engine._releasing:
+        if key in self._usable(engine):
             self.long.append((engine, key, engine.hold_request(key)))
 
     async def end_long_answer(self) -> None:
@@ -264,8 +264,13 @@ class Interleaving:
                 if stable.trial.strategy.kind == "canary":
                     self.tried.add(stable.trial.candidate.version)
             for engine in sound:
-                assert keys <= engine.held.keys() - engine._releasing, (keys, sorted(engine.held))
+                assert keys <= self._usable(engine), (keys, engine.held.keys(), engine._releasing)
                 self.seen["checked"] += 1
+
+    @staticmethod
+    def _usable(engine: FakeEngine) -> set[str]:
+        """What the engine holds and is not about to release."""
+        return engine.held.keys() - engine._releasing
 
     def _is_sound(self, engine: FakeEngine, agent: EngineAgent) -> bool:
         self.link.note_silence(agent.participant)
@@ -274,7 +279,7 @@ class Interleaving:
             assigned = {each.version.key for each in controller._catalog.assigned()}
             known = controller._participants.get(agent.participant)
             heard = monotonic() - self.link.heard[agent.participant] < SILENT_SECONDS
-            if known is not None and heard and assigned <= engine.held.keys():
+            if known is not None and heard and assigned <= self._usable(engine):
                 self.link.silent.discard(agent.participant)
         return agent.ready and agent.participant not in self.link.silent
 
@@ -303,9 +308,8 @@ class Interleaving:
             engine.gate.set()
         while self.long:
             await self.end_long_answer()
-        await until(self._rollouts_have_ended)
-        async with asyncio.timeout(PATIENCE):
-            await asyncio.gather(*self.calls, *self.starting)
+        await until(self._changes_have_ended)
+        await asyncio.gather(*self.calls, *self.starting)
 
         active = f"{NAME}@{await world.active()}"
         await until(lambda: world.routed() == [active] * len(world.gateways))
@@ -321,14 +325,17 @@ class Interleaving:
         wanted = {each.version.key for each in self.world.controller._catalog.assigned()}
         return all(set(engine.held) == wanted for engine, _ in self.engines)
 
-    async def _rollouts_have_ended(self) -> bool:
-        """Trials that nobody decides go on for an hour: they are aborted."""
+    async def _changes_have_ended(self) -> bool:
+        """Whether every call has been answered and no rollout is left. Trials that nobody decides go on for an hour:
+        they are aborted."""
+        # Looked at before the rollouts: a call that is not answered yet may still begin one.
+        answered = all(each.done() for each in (*self.calls, *self.starting))
         rollouts = await self.world.controller.rollouts()
         assert not isinstance(rollouts, Refusal)
         for rollout in rollouts:
             if rollout.state in ("shadowing", "canarying"):
                 await self.world.controller.abort(rollout.id, "bob")
-        return all(rollout.state in ("done", "aborted") for rollout in rollouts)
+        return answered and all(rollout.state in ("done", "aborted") for rollout in rollouts)
 
     async def _check_what_was_routed_to(self) -> None:
         rollouts = await self.world.controller.rollouts()

@@ -159,7 +159,7 @@ def canary(**gates: Any) -> dict[str, Any]:
 async def test_no_request_fails_during_canaries_swaps_and_the_death_of_an_engine(
     world: World,
 ) -> None:
-    world.options = {"keep_warm": 0, "lease_seconds": 2}
+    world.options = {"keep_warm": 0, "lease_seconds": 6}
     async with served(world) as (engines, gateways):
         clients = Clients(gateways)
         async with clients.asking():

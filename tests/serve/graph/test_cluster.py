@@ -57,6 +57,7 @@ def test_the_controller_can_be_asked_again_and_again_where_no_event_loop_runs() 
     assert done.stdout.splitlines()[-2:] == ["seen", "left"], done.stderr
 
 
+@pytest.mark.slow
 def test_another_cluster_on_this_machine_is_left_alone() -> None:
     """As where RAY_ADDRESS, or the file of a Ray that has died, names one."""
     done = subprocess.run(

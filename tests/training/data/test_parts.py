@@ -44,6 +44,7 @@ def trained(
     return load_file(folder / "adapter" / "adapter_model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_member_with_rows_is_what_training_on_these_rows_alone_makes(
     tmp_path: Path, causal_bundle: Bundle
 ) -> None:

@@ -130,6 +130,7 @@ def test_a_trial_that_would_be_too_long_is_not_begun(encoder_bundle: Bundle) -> 
         trials.answers(trials.splits.train)
 
 
+@pytest.mark.slow
 def test_all_steps_of_an_ensemble(encoder_bundle: Bundle, tmp_path: Path) -> None:
     written = tmp_path / "steps.json"
     told = ["improve", str(encoder_bundle.path), "--ensemble", "topics", "--minutes", "5"]

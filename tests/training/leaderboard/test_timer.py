@@ -15,6 +15,7 @@ from training.leaderboard.rungs import rung_file
 from training.leaderboard.timing import Input
 
 
+@pytest.mark.slow
 def test_an_engine_that_cannot_start_costs_the_times_and_not_the_board(tmp_path: Path) -> None:
     base = {"kind": "encoder", "id": "nobody/nothing", "revision": "main"}
     bundle = Bundle.create(tmp_path, BaseSpec.model_validate(base))

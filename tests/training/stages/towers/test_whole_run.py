@@ -188,6 +188,7 @@ def test_members_without_heads_answer_by_the_scaled_cosines(bundle: Bundle) -> N
         np.testing.assert_allclose(own, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_stages_of_a_base_of_your_own_keep_how_it_reads_images(
     bundle: Bundle, tmp_path: Path
 ) -> None:
