@@ -313,6 +313,7 @@ class Interleaving:
 
         active = f"{NAME}@{await world.active()}"
         await until(lambda: world.routed() == [active] * len(world.gateways))
+        await until(lambda: not any(gateway.routes.trials for gateway in world.gateways))
         await until(self._engines_hold_what_is_wanted)
         for gateway in world.gateways:
             for engine, _ in self.engines:
