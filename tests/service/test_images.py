@@ -1,9 +1,9 @@
-"""A base that writes about images, over HTTP: chats, labels, a swap under load, and hostile images."""
+"""Bases that write about images, over HTTP: chats, labels, a swap under load, and hostile images."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import openai
@@ -36,11 +36,12 @@ class Seen:
     """Name of an adapter -> what PEFT answers."""
 
 
-@pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    root = tmp_path_factory.mktemp("seen")
-    base = seeing.base("idefics3", root / "base")
-    targets = seeing.TARGETS["idefics3"]
+@pytest.fixture(scope="module", params=["idefics3", "llava"])
+def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    family = cast(seeing.Family, request.param)
+    root = tmp_path_factory.mktemp(family)
+    base = seeing.base(family, root / "base")
+    targets = seeing.TARGETS[family]
     parts = {**targets, "new-a": targets["both"], "new-b": targets["tower"]}
     adapters = {
         name: seeing.lora(base, root / "adapters" / name, each, seed=seed, rank=8)
