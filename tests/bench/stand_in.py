@@ -33,9 +33,14 @@ def chosen_base() -> Path | None:
     return packaged_base(name) if name in PACKAGES else Path(name)
 
 
+def own_base() -> bool:
+    """Return whether a base of one's own is chosen."""
+    return bool(os.environ.get(VARIABLE))
+
+
 def rounds(count: int) -> int:
     """Return how many of `count` rounds are run on the base that is chosen."""
-    return max(2, count // FEWER) if os.environ.get(VARIABLE) else count
+    return max(2, count // FEWER) if own_base() else count
 
 
 def stand_in(base: Path, folder: Path) -> Path:
