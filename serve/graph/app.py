@@ -101,8 +101,8 @@ def _told_start(logs: LogSettings, kind: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _no_garbage() -> Iterator[None]:
-    """Within it, Python does not look for garbage, and what is made stays. An import of vLLM makes 700,000 objects, and
-    searches them again and again for a third of its time."""
+    """Within it, Python does not look for garbage, and what is made stays. While vLLM is imported, 700,000 objects are
+    made, and a quarter to a third of the time would go into searching them."""
     gc.disable()
     try:
         yield

@@ -95,8 +95,6 @@ def test_throughput(service: Service, messages: list[str], rates: dict[str, floa
 
 def test_time_of_a_swap(service: Service, bundle: Bundle, load_seconds: list[float]) -> None:
     """From the request to committed, a local adapter takes at most 3 times vLLM's own loading and a second."""
-    if not load_seconds:
-        pytest.skip("vLLM's own loading was not measured: run test_engine.py with this file")
     candidates = bundle.path / "candidates"
     lora = next(path for path in candidates.iterdir() if path.is_dir())
     seconds = []
@@ -106,10 +104,17 @@ def test_time_of_a_swap(service: Service, bundle: Bundle, load_seconds: list[flo
         service.post("/v1/ensembles/three/swap?wait=true", body).raise_for_status()
         seconds.append(time.perf_counter() - started)
     swap = median_ms(seconds)
-    load = median_ms(load_seconds)
     report(
         "A swap to an adapter that was never loaded, without load",
         f"request to committed  {swap:7.1f} ms at the median, {max(seconds) * 1000:.1f} at most",
+    )
+    if not load_seconds:
+        pytest.skip(
+            "to judge it, run test_engine.py in the same run: it measures vLLM's own loading"
+        )
+    load = median_ms(load_seconds)
+    report(
+        "At most 3 times vLLM's own loading and a second",
         f"at most               {3 * load + 1000:7.1f} ms: 3 times add_lora ({load:.1f} ms) and 1 s",
     )
     assert swap <= 3 * load + 1000

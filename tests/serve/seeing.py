@@ -261,15 +261,6 @@ class Reference:
         found: torch.Tensor = logits.double().log_softmax(-1)
         return found
 
-    @torch.no_grad()
-    def greedy(self, prompt: str, images: Sequence[Image.Image], count: int) -> list[int]:
-        """The most likely continuation."""
-        inputs = self.inputs(prompt, images)
-        written = self.model.generate(
-            **inputs, max_new_tokens=count, min_new_tokens=count, do_sample=False
-        )
-        return [int(token) for token in written[0, inputs["input_ids"].shape[1] :]]
-
     def probabilities(
         self, prompt: str, images: Sequence[Image.Image], labels: Sequence[str]
     ) -> list[float]:
