@@ -105,9 +105,9 @@ async def test_a_canary_that_always_raises_fails_its_gates(start: Start) -> None
 
 
 async def test_an_answer_that_never_comes_is_an_error(start: Start) -> None:
-    gateway = await start(trying(share=1), request_timeout_seconds=0.05)
+    gateway = await start(trying(share=1), request_timeout_seconds=0.5)
     gateway.engines.stuck = asyncio.Event()
-    refused(await gateway.predict(), 503, "0.05 seconds")
+    refused(await gateway.predict(), 503, "0.5 seconds")
     assert tally(gateway) == (1, 1)
 
 
@@ -173,7 +173,7 @@ async def test_a_stream_of_a_shadow_that_breaks_off_is_its_error(
 
 
 async def test_a_stream_of_a_shadow_that_stalls_is_its_error(start: Start) -> None:
-    gateway = await start(trying("shadow", 1.0, task="generation"), request_timeout_seconds=0.05)
+    gateway = await start(trying("shadow", 1.0, task="generation"), request_timeout_seconds=0.5)
     breaking(gateway, None)
     assert (await gateway.http.post(CHAT, json=STREAM)).status_code == 200
     await until(lambda: tally(gateway) == (1, 1))

@@ -49,9 +49,12 @@ async def test_an_answer_that_is_late_is_a_504_and_its_work_ends(
 ) -> None:
     gateway.engines.stuck = asyncio.Event()
     body = {"model": "replies", "prompt": "x", "stream": stream}
-    answer = await gateway.http.post(
-        path, json=BODY if path in OF_INPUTS else body, headers=within(0.05)
-    )
+    for seconds in (0.05, 0.5, 5):  # a busy machine may need longer to reach the engine
+        answer = await gateway.http.post(
+            path, json=BODY if path in OF_INPUTS else body, headers=within(seconds)
+        )
+        if gateway.engines.calls:
+            break
     error = refused(answer, 504, "X-Request-Timeout")
     assert (error["type"], error["code"]) == ("timeout_error", "deadline_passed")
     assert gateway.engines.ended.is_set()
@@ -91,7 +94,7 @@ async def test_a_stream_whose_time_is_over_ends_with_an_error_event(gateway: Gat
 
     gateway.engines.parts = parts
     body = {"model": "replies", "prompt": "x", "stream": True}
-    answer = await gateway.http.post("/v1/completions", json=body, headers=within(0.1))
+    answer = await gateway.http.post("/v1/completions", json=body, headers=within(1))
     first, error, rest = answer.text.split("\n\n")
     assert (answer.status_code, first, rest) == (200, "data: 1", "")
     assert json.loads(error.removeprefix("data: "))["error"]["code"] == "deadline_passed"

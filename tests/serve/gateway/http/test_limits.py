@@ -108,7 +108,7 @@ async def test_a_body_that_trickles_in_is_given_up(start: Start) -> None:
             yield b" "
             await asyncio.sleep(0)
 
-    gateway = await start(body_timeout_seconds=0.05)
+    gateway = await start(body_timeout_seconds=0.5)
     refused(await gateway.http.post("/v1/predict", content=endless()), 408, "did not arrive")
     assert (await gateway.predict()).status_code == 200
 

@@ -204,10 +204,10 @@ async def test_a_client_that_leaves_before_the_answer_ends_the_engines_work(
 
 
 async def test_a_stream_that_does_not_begin_in_time_is_a_503(start: Start) -> None:
-    gateway = await start(request_timeout_seconds=0.05)
+    gateway = await start(request_timeout_seconds=0.5)
     gateway.engines.stuck = asyncio.Event()
     response = await gateway.http.post(COMPLETIONS, json=PROMPT | {"stream": True})
-    refused(response, 503, "0.05 seconds")
+    refused(response, 503, "0.5 seconds")
     assert gateway.engines.ended.is_set()
 
 

@@ -301,9 +301,9 @@ async def test_an_engine_that_cannot_be_reached_is_a_503(gateway: Gateway) -> No
 
 
 async def test_an_engine_that_does_not_answer_in_time_is_a_503(start: Start) -> None:
-    gateway = await start(request_timeout_seconds=0.05)
+    gateway = await start(request_timeout_seconds=0.5)
     gateway.engines.stuck = asyncio.Event()
-    error = refused(await gateway.predict(), 503, "0.05 seconds")
+    error = refused(await gateway.predict(), 503, "0.5 seconds")
     assert error["code"] == "timeout"
     assert gateway.engines.ended.is_set(), "its work must end with the request"
 
