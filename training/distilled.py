@@ -19,6 +19,7 @@ from training.execution.jobs import Job
 from training.execution.run import WORK, recorded_data, recorded_recipe
 from training.leaderboard.criteria import LOWER_IS_BETTER, judged_by
 from training.lone_rung import write_lone_rung
+from training.manifest import whole_ensemble
 from training.preparation import load_splits
 from training.progress import Watch
 from training.recipe import (
@@ -90,7 +91,7 @@ def distil(
     The student goes on from the member that is best on the validation rows, and has its rank. Raises RecipeError if the
     bundle lacks its recipe or the recipe's rows; and BundleError."""
     bundle = Bundle.open(bundle_path)
-    ensemble = bundle.ensemble(name)
+    ensemble = whole_ensemble(bundle, name)
     recipe, own, splits = _trained_here(bundle, ensemble)
     metrics = judged_by(ensemble.task)
     validation = labelled(splits.validation, "validation", recipe, own)

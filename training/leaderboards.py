@@ -68,6 +68,8 @@ class Boards:
             take(board, recipe, bundle)
 
 
+OF_TRAINING = ("verdict", "search")
+"""The keys of a manifest's `scores` that say what the training found, whichever rung is served."""
 NEEDED = Boards(asked=False)
 """Only what the recipes need, without times."""
 
@@ -92,7 +94,13 @@ def take(board: Leaderboard, recipe: EnsembleRecipe, bundle: Bundle) -> None:
     if _serves(rung) == _serves(first):
         return
     golden = _golden(rung, bundle)[: recipe.golden] if recipe.golden else []
-    taken = rung.model_copy(update={"version": first.version + 1, "golden": golden})
+    scores = {
+        **{key: first.scores[key] for key in OF_TRAINING if key in first.scores},
+        **rung.scores,
+    }
+    taken = rung.model_copy(
+        update={"version": first.version + 1, "golden": golden, "scores": scores}
+    )
     bundle.write_ensemble(taken)
 
 

@@ -46,7 +46,7 @@ def write_lone_rung(
     alone = ensemble.model_copy(
         update={
             "members": [member.model_copy(update={"weight": None})],
-            "fusion": FusionSpec(method="average", extract=ensemble.fusion.extract),
+            "fusion": FusionSpec(method="average"),
             "thresholds": {},
             "golden": [],
             "scores": {},
@@ -74,6 +74,7 @@ def _fitted(
         criterion=given.criterion,
         temperature=given.temperature,
         thresholds=given.thresholds,
+        abstain=given.abstain,
     )
     fitted = fit_fusion(alone, options, outputs, stored.truth, stored.folds)
     served = Fusion(fitted.ensemble)(outputs)

@@ -63,7 +63,7 @@ from training.recipe import (
 from training.report.write import write_report
 from training.search import Found, Searches, Study, all_found, demand_method
 from training.stages.base import base_spec, finished_base
-from training.verdict import conclude, verdict
+from training.verdict import conclude, serve_options, verdict
 
 
 def train(
@@ -255,7 +255,7 @@ class Pipeline:
         screen = Screen()
         for board in boards:
             show_board(board, self._out, screen)
-        conclude(screen, reports, notes, self._out)
+        conclude(screen, reports, notes, self._out, serve_options(bundle))
 
     def _labels(self, ensemble: EnsembleRecipe) -> list[str]:
         """Return the ensemble's labels in their order; none for a task without labels.
@@ -288,7 +288,11 @@ class Pipeline:
         step = f"fusion {recipe.name}"
         if self._run.result(step) is None:
             evaluation = Evaluation(
-                bundle, draft, self._run.watch, max_new_tokens=recipe.max_new_tokens
+                bundle,
+                draft,
+                self._run.watch,
+                max_new_tokens=recipe.max_new_tokens,
+                extract=recipe.extract,
             )
             rows = labelled(self._splits.validation, "validation", self._recipe, recipe)
             if recipe.task == "generation":
@@ -364,10 +368,10 @@ def _written(
         fused["stack"] = cross_ranked(draft, candidates, rows.references)
         given["stack"] = ranked_texts(draft, ranker, candidates)
     method = draft.fusion.method
-    served = given.get(method) or method_texts(draft, answers, fused)[method]
+    served = given.get(method) or method_texts(draft, answers, fused, recipe.extract)[method]
     golden = golden_texts(rows, served, recipe.max_new_tokens)[: recipe.golden]
     ensemble = draft.model_copy(update={"golden": golden})
-    return ensemble, generation_report(ensemble, rows, answers, fused)
+    return ensemble, generation_report(ensemble, rows, answers, fused, recipe.extract)
 
 
 def _with_scores(

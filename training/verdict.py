@@ -1,9 +1,12 @@
 """The end of a training run on the terminal: whether fusing pays, where the bundle is, and what to do next."""
 
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from serve.adapter import DEFAULT_RANK_LIMIT, rank_limit
+from serve.bundle import Bundle
 from serve.terminal.screen import Screen
 from serve.terminal.words import counted
 from training.evaluation.scores import Difference, EvaluationReport, Row
@@ -14,14 +17,31 @@ VALIDATION = "validation"
 
 
 def conclude(
-    screen: Screen, reports: Sequence[EvaluationReport], notes: Sequence[str], bundle: Path
+    screen: Screen,
+    reports: Sequence[EvaluationReport],
+    notes: Sequence[str],
+    bundle: Path,
+    options: Sequence[str] = (),
 ) -> None:
-    """Print the notes, a verdict on each ensemble, the paths of bundle and report, and the next command."""
+    """Print the notes, a verdict on each ensemble, the paths of bundle and report, and the next command. `options` are
+    what `choir serve` needs for the bundle."""
     for line in [*notes, *(verdict(each) for each in reports if each.data == VALIDATION)]:
         screen.say(line)
     screen.verbatim(f"bundle: {bundle}")
     screen.verbatim(f"report: {bundle / 'report' / 'index.html'}")
-    screen.verbatim(f"next: {shlex.join(['choir', 'serve', str(bundle)])}")
+    screen.verbatim(f"next: {shlex.join(['choir', 'serve', str(bundle), *options])}")
+
+
+def serve_options(bundle: Bundle) -> list[str]:
+    """Return what `choir serve` needs for a bundle beside its path: an engine that takes its ranks, where the usual one
+    does not."""
+    refs = [
+        ref for each in bundle.ensembles() for member in each.members for ref in member.adapters
+    ]
+    limit = rank_limit(bundle.adapter_dir(ref) for ref in refs)
+    if limit == DEFAULT_RANK_LIMIT:
+        return []
+    return ["--engine", json.dumps({"max_lora_rank": limit})]
 
 
 def verdict(report: EvaluationReport) -> str:

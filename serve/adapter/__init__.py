@@ -14,7 +14,7 @@ from serve.adapter.folder import (
 )
 from serve.adapter.head.check import HeadShape, has_head
 from serve.adapter.head.scoring import Head
-from serve.adapter.inspect import AdapterInfo, check_together, inspect_adapter
+from serve.adapter.inspect import AdapterInfo, check_together, inspect_adapter, rank_limit
 from serve.adapter.lora.config import DEFAULT_RANK_LIMIT, RANK_LIMITS
 from serve.adapter.lora.invocation import invocation_of
 from serve.adapter.lora.plain import plain_adapter
@@ -42,4 +42,5 @@ __all__ = [
     "inspect_adapter",
     "invocation_of",
     "plain_adapter",
+    "rank_limit",
 ]

@@ -1,6 +1,6 @@
 """Checks one adapter's folder as a whole."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,12 @@ from serve.adapter.folder import (
     read_config,
 )
 from serve.adapter.head.check import HeadShape, check_head
-from serve.adapter.lora.config import check_config, check_task
+from serve.adapter.lora.config import (
+    DEFAULT_RANK_LIMIT,
+    RANK_LIMITS,
+    check_config,
+    check_task,
+)
 from serve.adapter.lora.invocation import check_invocation
 from serve.adapter.lora.tensors import check_tensors
 from serve.adapter.origin import OriginError, check_base
@@ -97,6 +102,18 @@ def inspect_adapter(
         head=head,
         base_name=config.get("base_model_name_or_path"),
     )
+
+
+def rank_limit(folders: Iterable[Path]) -> int:
+    """Returns the `max_lora_rank` of an engine that takes all these adapters: the usual one, or the next that is
+    enough. Raises AdapterError for a LoRA that no engine takes."""
+    limit = DEFAULT_RANK_LIMIT
+    for folder in folders:
+        config = read_config(folder)
+        if kind_of_config(config) in LORAS:
+            rank = check_config(config, RANK_LIMITS[-1])
+            limit = max(limit, next(each for each in RANK_LIMITS if each >= rank))
+    return limit
 
 
 def check_together(kinds: Sequence[AdapterKind]) -> None:

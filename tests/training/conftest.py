@@ -86,6 +86,7 @@ def recipe_content(**changes: Any) -> dict[str, Any]:
                 "defaults": options,
                 "members": [{"name": "a", "seed": 1}, {"name": "b", "seed": 2, "rank": 2}],
                 "fusion": {"candidates": ["stack"]},
+                "extract": {"regex": r"\w+"},
             },
         ],
     }

@@ -16,6 +16,7 @@ from choir_cli.main import app
 from serve.bundle import Bundle
 from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Fused
+from serve.manifest import FusionSpec
 from tests.training.conftest import TOPICS
 from training.data.variations import variations
 from training.distilled import DistilOptions, answered, distil
@@ -171,14 +172,24 @@ def test_students_of_sets_and_values_come_closer_to_the_ensemble(
     assert np.abs(own - fused).mean() < np.abs(outputs[start] - fused).mean()
 
 
+def test_all_members_teach_although_one_alone_is_served(bundle: Bundle) -> None:
+    """As after `method: auto`, whose recommendation may be a single member."""
+    whole = bundle.ensemble("topics")
+    single = {"version": 2, "members": whole.members[:1], "fusion": FusionSpec(method="average")}
+    bundle.write_ensemble(whole.model_copy(update=single))
+    made = distil(bundle.path, "topics", None, DistilOptions(1, 0), Unwatched())
+    assert made.passes == 2
+
+
 def test_what_cannot_be_distilled_is_refused(bundle: Bundle) -> None:
     options = DistilOptions(1, 0)
     whole = bundle.ensemble("topics")
-    update = {"version": 2, "members": whole.members[:1], "fusion": whole.fusion}
-    single = bundle.write_ensemble(whole.model_copy(update=update))
-    with pytest.raises(RecipeError, match=r"topics@2 has one member, 'a', which answers at one"):
+    first = bundle.path / "ensembles" / "topics" / "1.json"
+    bundle.write_ensemble(whole.model_copy(update={"members": whole.members[:1]}))
+    with pytest.raises(RecipeError, match=r"topics@1 has one member, 'a', which answers at one"):
         distil(bundle.path, "topics", None, options, Unwatched())
-    single.unlink()
+    first.unlink()
+    bundle.write_ensemble(whole)
     state = bundle.path / ".choir-train" / "state.json"
     steps = json.loads(state.read_text())
     steps["steps"]["data"] = "sha256:0"

@@ -20,7 +20,15 @@ from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Answers, Fused, FusedSets, FusedValues
 from serve.fusion.ranking.candidates import Candidates
 from serve.labels import LabelError
-from serve.manifest import METHODS, TEXT_METHODS, Ensemble, Method, TextMethod
+from serve.manifest import (
+    METHODS,
+    TEXT_METHODS,
+    Ensemble,
+    Extract,
+    FusionSpec,
+    Method,
+    TextMethod,
+)
 from serve.terminal.screen import Screen
 from training.data.loading import load_rows
 from training.data.targets import targets
@@ -101,8 +109,11 @@ class Evaluation:
         watch: Watch,
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        extract: Extract | None = None,
     ) -> None:
+        """`extract` is the recipe's: what a vote compares, whichever method the manifest has."""
         self.ensemble = ensemble
+        self._extract = extract
         self._watch = watch
         self._bundle = bundle
         self._writing = Writing(bundle, ensemble, lambda: self._members, max_new_tokens, watch)
@@ -155,7 +166,7 @@ class Evaluation:
         loaded one, and says how they are fused."""
         if ensemble.task == "generation":
             written = self.fused(data) | self._writing.ranked(ensemble, data.texts, data.name)
-            return generation_report(ensemble, data, self.answers(data), written)
+            return generation_report(ensemble, data, self.answers(data), written, self._extract)
         truth = data.targets(ensemble)
         outputs = self.outputs(data)
         fusion = Fusion.from_manifest(ensemble, self._bundle.fusion_path(ensemble))
@@ -226,14 +237,15 @@ def generation_report(
     data: Labelled,
     answers: Sequence[Sequence[str]],
     fused: Mapping[str, Sequence[str]],
+    extract: Extract | None = None,
 ) -> EvaluationReport:
     """Report on the members' answers [M][N], those chosen among them by their texts, and those `fused` by each other
-    method."""
+    method. `extract` says what of a text is compared, unless the manifest does."""
     systems = [
         System(member.name, "member", text_metrics(texts, data.references))
         for member, texts in zip(ensemble.members, answers, strict=True)
     ]
-    for method, texts in method_texts(ensemble, answers, fused).items():
+    for method, texts in method_texts(ensemble, answers, fused, extract).items():
         metrics = text_metrics(texts, data.references)
         passes = ranked_passes(list(zip(*answers, strict=True))) if method == "stack" else None
         systems.append(System(method, "fusion", metrics, method == ensemble.fusion.method, passes))
@@ -242,13 +254,19 @@ def generation_report(
 
 
 def method_texts(
-    ensemble: Ensemble, answers: Sequence[Sequence[str]], fused: Mapping[str, Sequence[str]]
+    ensemble: Ensemble,
+    answers: Sequence[Sequence[str]],
+    fused: Mapping[str, Sequence[str]],
+    extract: Extract | None = None,
 ) -> dict[Method, Sequence[str]]:
     """Return the answers of each fusion method of generation: those that choose among the members' answers [M][N] by
-    their texts, and those in `fused`: at every token, or by a ranker."""
+    their texts, and those in `fused`: at every token, or by a ranker. `extract` says what of a text is compared, unless
+    the manifest does."""
     found: dict[str, Sequence[str]] = dict(fused)
     for each in TEXT_METHODS:
-        found[each] = _chosen(ensemble, answers, each)
+        compared = ensemble.fusion.extract or extract
+        spec = FusionSpec(method=each, extract=compared)
+        found[each] = _chosen(ensemble.model_copy(update={"fusion": spec}), answers, each)
     return {method: found[method] for method in METHODS["generation"] if method in found}
 
 
@@ -301,7 +319,13 @@ def evaluate_bundle(
     limit = own.max_new_tokens if own else MAX_NEW_TOKENS
     baselines = baseline_answers(own, manifest, known, rows) if own and known else {}
     with ProgressTable() as progress_table:
-        evaluation = Evaluation(bundle, manifest, progress_table, max_new_tokens=limit)
+        evaluation = Evaluation(
+            bundle,
+            manifest,
+            progress_table,
+            max_new_tokens=limit,
+            extract=own.extract if own else None,
+        )
         report = evaluation.report(manifest, rows, baselines)
     show(report, Screen())
     if json_path is not None:

@@ -8,7 +8,16 @@ from numpy.typing import NDArray
 from serve.fusion.fitting.fit import Targets
 from serve.fusion.fitting.options import FusionOptions
 from serve.fusion.fused import Answers
-from serve.manifest import METHODS, Abstain, EarlyExit, Ensemble, FusionSpec, Member, Method
+from serve.manifest import (
+    METHODS,
+    PREFIX_METHODS,
+    Abstain,
+    EarlyExit,
+    Ensemble,
+    FusionSpec,
+    Member,
+    Method,
+)
 from training.evaluation.abstaining import abstaining_metrics, given_answers
 from training.evaluation.evaluation import answer_metrics
 from training.evaluation.metrics.resampling import Metric
@@ -27,8 +36,8 @@ from training.progress import Watch, counted
 
 SINGLE = "single"
 """The name of the rung of the best member."""
-EARLY = "average-early"
-"""The name of the rung of the average with early exit."""
+EARLY = "-early"
+"""The end of the name of the rung with early exit, after its method."""
 EXIT_RISK = 0.05
 """The risk of its early exit, unless the recipe gives one."""
 
@@ -60,9 +69,11 @@ def contenders(
         for method in methods:
             found.append(FusionContender(method, "fusion", drawn, _by(options, method)))
         if ensemble.task == "classification":
+            # The ensemble's own method, if that is asked member by member.
+            method = ensemble.fusion.method if ensemble.fusion.early_exit else "average"
             early = options.early_exit or EarlyExit(risk=EXIT_RISK)
-            exits = _by(options, "average").model_copy(update={"early_exit": early})
-            found.append(FusionContender(EARLY, "fusion", drawn, exits))
+            exits = _by(options, method).model_copy(update={"early_exit": early})
+            found.append(FusionContender(f"{method}{EARLY}", "fusion", drawn, exits))
     return found
 
 
@@ -114,7 +125,9 @@ def _metrics(
 
 def member_name(ensemble: Ensemble, member: str, made: Sequence[StoredRung]) -> str:
     """Return the name of a member's rung: its own, unless another rung has that name."""
-    taken = {SINGLE, EARLY, *METHODS[ensemble.task], *(rung.name for rung in made)}
+    methods = METHODS[ensemble.task]
+    early = [f"{method}{EARLY}" for method in PREFIX_METHODS]
+    taken = {SINGLE, *methods, *early, *(rung.name for rung in made)}
     return f"member-{member[:56]}" if member in taken else member
 
 
@@ -132,6 +145,6 @@ def alone(options: FusionOptions) -> FusionOptions:
 
 
 def _by(options: FusionOptions, method: Method) -> FusionOptions:
-    """Return the options for one method that asks all members."""
-    lone = {"method": method, "candidates": [method], "early_exit": None, "abstain": None}
+    """Return the options for one method that asks all members. It abstains as the recipe says."""
+    lone = {"method": method, "candidates": [method], "early_exit": None}
     return options.model_copy(update=lone)

@@ -7,11 +7,9 @@ import numpy as np
 
 from serve.bundle import Bundle
 from serve.files import write_atomically
-from serve.fusion.drift.baseline import baseline_in
 from serve.fusion.fitting.note import FIGURES, noted
 from serve.fusion.fitting.stored_scores import Question, ValidationRows
 from serve.fusion.parameters import parameters_file
-from serve.fusion.selective.record import fits_in
 from serve.manifest import Ensemble, Member
 from training.evaluation.abstaining import USUAL
 from training.evaluation.evaluation import MAX_NEW_TOKENS, Evaluation, Labelled, rows_to_judge
@@ -26,6 +24,7 @@ from training.leaderboard.rungs import SCORE, read_rungs, write_rung
 from training.leaderboard.texts import Written
 from training.leaderboard.timing import Input, Timer
 from training.leaderboard.validation import VALIDATION, validation_texts
+from training.manifest import whole_ensemble
 from training.progress import Watch
 from training.recipe import RecipeError
 
@@ -50,9 +49,10 @@ class Judging:
         self._own = self._recipe.find(ensemble) if self._recipe else None
 
     def leaderboard(self, data: Path | None = None, timer: Timer | None = None) -> Leaderboard:
-        """Judge every rung, and write the leaderboard and the rungs' manifests into the bundle.
+        """Judge every rung, and write the rungs' manifests into the bundle.
 
         The rows are those of the file `data`, or else the recipe's test rows, or its validation rows if it has none.
+        The leaderboard is written too, for the report, unless it is of a file's rows beside a recipe's own.
         Without a `timer`, no request is measured. Raises RecipeError, BundleError and FusionError."""
         rows, _ = rows_to_judge(self._bundle, self._ensemble, self._recipe, self._own, data)
         judged = self._texts if self._ensemble.task == "generation" else self._labels
@@ -60,8 +60,9 @@ class Judging:
         manifests = {each.name: self._write(each, counts.validation) for each in entries}
         times = {} if timer is None else self._times(timer, manifests, rows)
         board = judge(self._ensemble.name, entries, counts, by, times)
-        content = board.model_dump_json(indent=2) + "\n"
-        write_atomically(board_file(self._bundle.path, self._ensemble.name), content)
+        if data is None or self._own is None:
+            content = board.model_dump_json(indent=2) + "\n"
+            write_atomically(board_file(self._bundle.path, self._ensemble.name), content)
         return board
 
     def _labels(self, rows: Labelled) -> tuple[list[Entry], Counts, tuple[str, str]]:
@@ -105,7 +106,8 @@ class Judging:
         validation = validation_texts(self._bundle, self._ensemble)
         judged = None if rows.name == VALIDATION else rows
         limit = self._own.max_new_tokens if self._own else MAX_NEW_TOKENS
-        written = Written(self._bundle, self._ensemble, limit, self._watch)
+        extract = self._own.extract if self._own else None
+        written = Written(self._bundle, self._ensemble, limit, self._watch, extract)
         entries = written.entries(self._made, validation, judged)
         counts = Counts(len(validation.texts), len(rows.texts))
         return entries, counts, judged_by("generation")
@@ -156,12 +158,7 @@ class Judging:
         manifest = manifest.model_copy(
             update={
                 "golden": golden,
-                "scores": {
-                    **scores,
-                    **fits_in(manifest),
-                    **baseline_in(manifest),
-                    FIGURES: figures,
-                },
+                "scores": {**scores, **manifest.scores, FIGURES: figures},
             }
         )
         if manifest.task != "generation":
@@ -179,11 +176,3 @@ def judged_members(bundle: Bundle, ensemble: str) -> list[Member]:
         *whole_ensemble(bundle, ensemble).members,
         *(member for rung in made for member in rung.manifest.members),
     ]
-
-
-def whole_ensemble(bundle: Bundle, name: str) -> Ensemble:
-    """Return the highest version of an ensemble among those with the most members: a recipe with `method: auto` may
-    have written a smaller one above it. Raises BundleError if there is none."""
-    newest = bundle.ensemble(name)
-    versions = [each for each in bundle.ensembles() if each.name == name]
-    return max([newest, *versions], key=lambda each: (len(each.members), each.version))

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.bundle import Bundle
+from serve.fusion.answers import MEMBER_SCORES, member_scores
 from serve.fusion.ranking.ranker import Ranker
-from serve.manifest import TEXT_METHODS, Ensemble, FusionSpec, Member
+from serve.manifest import TEXT_METHODS, Ensemble, Extract, FusionSpec, Member, Method
 from training.evaluation.evaluation import Evaluation, Labelled, method_texts
 from training.evaluation.metrics.resampling import Floats, Metric
 from training.evaluation.metrics.text import text_metrics
@@ -47,12 +48,19 @@ class Written:
     """The rungs of one ensemble of generation."""
 
     def __init__(
-        self, bundle: Bundle, ensemble: Ensemble, max_new_tokens: int, watch: Watch
+        self,
+        bundle: Bundle,
+        ensemble: Ensemble,
+        max_new_tokens: int,
+        watch: Watch,
+        extract: Extract | None = None,
     ) -> None:
+        """`extract` says what of a text `vote` and `mbr` compare, unless the manifest does."""
         self._bundle = bundle
         self._ensemble = ensemble
         self._max_new_tokens = max_new_tokens
         self._watch = watch
+        self._extract = ensemble.fusion.extract or extract
 
     def entries(
         self, made: Sequence[StoredRung], validation: Labelled, judged: Labelled | None
@@ -112,22 +120,14 @@ class Written:
         evaluation = self._evaluation(ensemble)
         answers = [[each.validation for each in members], [each.judged for each in members]]
         written = [
-            method_texts(ensemble, own, evaluation.fused(each))
+            method_texts(ensemble, own, evaluation.fused(each), self._extract)
             for own, each in zip(answers[: len(rows)], rows, strict=True)
         ]
         return [
             _Texts(
                 method,
                 "fusion",
-                draft(ensemble, ensemble.members).model_copy(
-                    update={
-                        "members": ensemble.members,
-                        "fusion": FusionSpec(
-                            method=method,
-                            extract=ensemble.fusion.extract if method in TEXT_METHODS else None,
-                        ),
-                    }
-                ),
+                self._by(method),
                 texts,
                 written[-1][method],
                 passes=len(ensemble.members),
@@ -135,9 +135,18 @@ class Written:
             for method, texts in written[0].items()
         ] + [self._stacked(evaluation, rows)]
 
+    def _by(self, method: Method) -> Ensemble:
+        """Return the manifest of all members fused by one method. Ties among answers need the members' scores."""
+        ensemble = self._ensemble
+        spec = FusionSpec(method=method, extract=self._extract if method in TEXT_METHODS else None)
+        scores = {MEMBER_SCORES: member_scores(ensemble)}
+        return draft(ensemble, ensemble.members).model_copy(
+            update={"members": ensemble.members, "fusion": spec, "scores": scores}
+        )
+
     def _stacked(self, evaluation: Evaluation, rows: Sequence[Labelled]) -> _Texts:
         """Fit a ranker to the validation rows. Each of them is ranked by one that has not seen it."""
-        ensemble = draft(self._ensemble, self._ensemble.members)
+        ensemble = self._by("average")
         candidates = [evaluation.candidates(each) for each in rows]
         ranker = fit_ranker(ensemble, candidates[0], rows[0].references)
         held_out = cross_ranked(ensemble, candidates[0], rows[0].references)

@@ -11,8 +11,8 @@ from serve.bundle import Bundle, BundleError
 from serve.manifest import Ensemble, Member
 from training.leaderboard.board import RungKind
 from training.leaderboard.labels import draft
-from training.leaderboard.leaderboard import whole_ensemble
 from training.leaderboard.rungs import write_rung
+from training.manifest import whole_ensemble
 from training.merging.heads import write_merged_head
 from training.merging.lora import Recipe, merged_lora
 

@@ -21,9 +21,9 @@ from training.execution.run import recorded_recipe
 from training.leaderboard.contender import FittingRows, FusionContender, loss_on
 from training.leaderboard.criteria import judged_by
 from training.leaderboard.labels import alone, draft
-from training.leaderboard.leaderboard import whole_ensemble
 from training.leaderboard.outputs import MemberOutputs
 from training.leaderboard.validation import validation_texts
+from training.manifest import whole_ensemble
 from training.merging.merge import Merged, add_rung, averaged, merged_adapter
 from training.progress import Watch
 

@@ -13,7 +13,7 @@ from serve.fusion.fuse import Fusion
 from serve.fusion.fused import FusedValues
 from serve.fusion.token_weights import token_method
 from serve.manifest import Ensemble, FusionSpec, Member
-from training.manifest import draft
+from training.manifest import draft, whole_ensemble
 from training.offline.members import OfflineMembers
 from training.progress import Advance
 from training.recipe import EnsembleRecipe, RecipeError, TeacherRecipe
@@ -65,7 +65,7 @@ def find_teacher(
     BundleError and RecipeError."""
     if recipe.path is not None:
         return EnsembleTeacher(*_other_model(recipe.path, own, labels, bundle))
-    ensemble = bundle.ensemble(str(recipe.taught_by))
+    ensemble = whole_ensemble(bundle, str(recipe.taught_by))
     if recipe.member is not None:
         name = recipe.member.partition("/")[2]
         alone = [member for member in ensemble.members if member.name == name]

@@ -29,6 +29,10 @@ class FusionRecipe(FusionOptions):
         for key in ("early_exit", "abstain"):
             if getattr(self, key) is not None and task != "classification":
                 raise ValueError(f"`{key}` is for classification, not for {task}")
+        if self.top_k is not None and "gate" not in self.options.methods(task):
+            raise ValueError(
+                "`top_k` says how many members a gate asks: choose `method: gate`, or name gate among the `candidates`"
+            )
         if task == "generation":
             if self.method not in ("best", "auto", *GENERATION_METHODS):
                 raise ValueError(
@@ -54,7 +58,8 @@ class FusionRecipe(FusionOptions):
                 f"{task} is stacked by {' or '.join(STACK_MODELS[task])}, not by {self.stack}"
             )
         early = [method for method in self.methods(task) if method in PREFIX_METHODS]
-        if self.early_exit and (self.method not in ("best", *PREFIX_METHODS) or not early):
+        chosen = self.method in ("best", "auto")
+        if self.early_exit and not (early and (chosen or self.method in PREFIX_METHODS)):
             raise ValueError(
                 f"`early_exit` needs one of {', '.join(PREFIX_METHODS)}; the others read every member"
             )

@@ -37,7 +37,7 @@ Ask = Callable[[int], Coroutine[Any, Any, None]]
 
 
 async def measure(result: Path) -> None:
-    """Do all the process's work, and write `result`: the name of each rung -> milliseconds."""
+    """Do all the process's work, and write `result`: `milliseconds` by the name of each rung, and `refusals`."""
     from serve.engine.vllm_engine import VLLMEngine
 
     settings = EngineSettings(**json.loads(sys.stdin.readline()))
@@ -46,6 +46,7 @@ async def measure(result: Path) -> None:
         work = json.loads(await asyncio.to_thread(sys.stdin.readline))
         asks: dict[str, Ask] = {}
         same: dict[str, str] = {}
+        refusals: set[str] = set()
         for number, rung in enumerate(work["rungs"], 1):
             content = json.dumps({**rung["manifest"], "scores": {}, "golden": []})
             twin = next((name for name, other in same.items() if other == content), None)
@@ -57,11 +58,11 @@ async def measure(result: Path) -> None:
             try:
                 await engine.prepare(version)
             except PrepareError as error:
-                print(f"{rung['name']}: {error}", file=sys.stderr)
+                refusals.add(str(error))
                 continue
             asks[rung["name"]] = _ask(engine, version.ensemble, work["inputs"])
-        times = await _medians(asks)
-        write_atomically(result, json.dumps(times))
+        times = await _medians(asks, refusals)
+        write_atomically(result, json.dumps({"milliseconds": times, "refusals": sorted(refusals)}))
     finally:
         await engine.close()
 
@@ -73,18 +74,25 @@ def _version(rung: Mapping[str, Any], number: int) -> Version:
     return Version(ensemble, rung["adapters"], rung["parameters"])
 
 
-async def _medians(asks: Mapping[str, Ask]) -> dict[str, float]:
-    """Return the median milliseconds of each rung."""
+async def _medians(asks: Mapping[str, Ask], refusals: set[str]) -> dict[str, float]:
+    """Return the median milliseconds of each rung. An input that the engine refuses, such as a text that is too long,
+    is not counted, and why is added to `refusals`; a rung without any answer is left out."""
     seconds: dict[Ask, list[float]] = {ask: [] for ask in asks.values()}
     asked = 0
     for turn in range(WARM_UP + ROUNDS):
         for ask, found in seconds.items():
             began = time.perf_counter()
-            await ask(asked)
-            if turn >= WARM_UP:
-                found.append(time.perf_counter() - began)
+            try:
+                await ask(asked)
+            except RefusedError as refused:
+                refusals.add(str(refused))
+            else:
+                if turn >= WARM_UP:
+                    found.append(time.perf_counter() - began)
             asked += 1
-    return {name: 1000 * statistics.median(seconds[ask]) for name, ask in asks.items()}
+    return {
+        name: 1000 * statistics.median(seconds[ask]) for name, ask in asks.items() if seconds[ask]
+    }
 
 
 def _ask(engine: Engine, ensemble: Ensemble, inputs: Sequence[Mapping[str, Any]]) -> Ask:

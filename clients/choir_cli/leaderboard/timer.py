@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from serve.adapter import DEFAULT_RANK_LIMIT
+from serve.adapter import rank_limit
 from serve.bundle import Bundle
 from serve.manifest import Ensemble
 from serve.ray_options import engine_environment, engine_threads
@@ -28,19 +28,21 @@ class EngineTimer:
     If the engine cannot start or fails, no time is measured, and `problem` says why."""
 
     def __init__(self, bundle: Bundle, ensemble: str) -> None:
-        """Starts an engine with room for all rungs of the ensemble, as `choir serve` would by default."""
+        """Starts an engine as `choir serve` would by default, with room for all rungs of the ensemble."""
         self.problem: str | None = None
         self._scratch = tempfile.TemporaryDirectory(prefix="choir-timer-")
         self._folder = Path(self._scratch.name)
-        digests = {
-            ref.digest for member in judged_members(bundle, ensemble) for ref in member.adapters
+        adapters = {
+            ref.digest: bundle.adapter_dir(ref)
+            for member in judged_members(bundle, ensemble)
+            for ref in member.adapters
         }
         settings = {
             "model": bundle.base_source,
             "revision": bundle.base_revision,
             "kind": bundle.base_kind(),
-            "adapter_slots": max(1, len(digests)),
-            "max_lora_rank": DEFAULT_RANK_LIMIT,
+            "adapter_slots": max(1, len(adapters)),
+            "max_lora_rank": rank_limit(adapters.values()),
         }
         with (self._folder / LOG).open("wb") as log:
             self._process = subprocess.Popen(
@@ -84,11 +86,14 @@ class EngineTimer:
         self._tell({"rungs": asked, "inputs": [asdict(each) for each in inputs]})
         self._process.wait()
         result = self._folder / RESULT
-        if result.is_file():
-            times: dict[str, float] = json.loads(result.read_text(encoding="utf-8"))
-            return times
-        self.problem = f"Requests were not measured: {self._reason()}"
-        return {}
+        if not result.is_file():
+            self.problem = f"Requests were not measured: {self._reason()}"
+            return {}
+        found = json.loads(result.read_text(encoding="utf-8"))
+        if found["refusals"]:
+            self.problem = f"Some requests were not measured: {' '.join(found['refusals'])}"
+        times: dict[str, float] = found["milliseconds"]
+        return times
 
     def _tell(self, message: Mapping[str, Any]) -> None:
         assert self._process.stdin is not None, "it was started with a pipe"

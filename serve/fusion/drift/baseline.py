@@ -130,11 +130,6 @@ class Baseline(Contract):
         }
 
 
-def baseline_in(ensemble: Ensemble) -> dict[str, Any]:
-    """Returns the manifest's scores without all but the baseline."""
-    return {key: value for key, value in ensemble.scores.items() if key == KEY}
-
-
 def with_baseline(
     fusion: Fusion, outputs: Floats, unseen: Answers, vectors: Floats | None = None
 ) -> Ensemble:

@@ -72,6 +72,13 @@ def test_coverage_and_risk_of_new_rows_are_those_of_the_served_threshold(judged)
         assert figure(entry, "risk") == pytest.approx(wrong.mean() if given.any() else 0)
 
 
+def test_every_rung_abstains_as_the_recipe_says(judged) -> None:
+    for entry in judged[0].values():
+        assert entry.manifest.fusion.abstain == BOUND
+        served = Fusion(entry.manifest, entry.parameters)
+        assert served.selective.abstain(None, None, own=True) is not None
+
+
 def test_the_risk_of_new_rows_is_inside_its_bound(judged) -> None:
     entries, _, _ = judged
     assert figure(entries["average"], "coverage") > 0.5

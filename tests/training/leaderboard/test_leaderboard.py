@@ -11,12 +11,14 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import accuracy_score, log_loss
 
 from serve.bundle import Bundle
+from serve.fusion.answers import choose_answer, member_scores
 from serve.fusion.fitting.stored_scores import ValidationRows
 from serve.fusion.fuse import Fusion
 from serve.fusion.fused import Fused
-from serve.manifest import EarlyExit, Ensemble
+from serve.manifest import EarlyExit, Ensemble, Extract, TextMethod
 from tests.serve.world import World, committed
 from training.evaluation.evaluation import labelled
+from training.evaluation.metrics.text import text_metrics
 from training.execution.run import WORK, recorded_recipe
 from training.leaderboard.board import Leaderboard, read_board
 from training.leaderboard.leaderboard import Judging
@@ -206,6 +208,42 @@ def test_rungs_of_generation_are_texts(causal_bundle: Bundle) -> None:
     manifest = json.loads(rung_file(causal_bundle, "replies", "product").read_text())
     assert manifest["fusion"]["method"] == "product"
     assert causal_bundle.verify() == []
+
+
+@pytest.mark.parametrize("method", ["vote", "mbr"])
+def test_a_rung_that_chooses_among_answers_serves_what_was_judged(
+    causal_bundle: Bundle, method: TextMethod
+) -> None:
+    """Ties go to the member with the best score, and what is compared is what the recipe says."""
+    board = Judging(causal_bundle, "replies", Unwatched()).leaderboard()
+    file = rung_file(causal_bundle, "replies", method)
+    rung = Ensemble.model_validate_json(file.read_bytes())
+    first = causal_bundle.ensemble("replies")
+    assert first.fusion.extract is None, "it is fused at every token"
+    assert rung.fusion.extract == Extract(regex=r"\w+")
+    assert member_scores(rung) == member_scores(first)
+    recipe = recorded_recipe(causal_bundle.path)
+    own = recipe.find("replies") if recipe else None
+    assert recipe is not None
+    assert own is not None
+    test = load_splits(recipe, causal_bundle.path / WORK).test
+    assert test is not None
+    rows = labelled(test, "test", recipe, own)
+    written = OfflineMembers(causal_bundle, rung).answers(rows.texts, own.max_new_tokens)
+    texts = [each[choose_answer(rung, each, method).winner] for each in zip(*written, strict=True)]
+    once = np.ones((1, len(texts)))
+    bleu = text_metrics(texts, rows.references)["bleu"](once)[0]
+    assert board.rung(method).scores["bleu"] == pytest.approx(bleu)
+
+
+def test_rows_of_a_file_leave_the_reports_board_as_it_was(
+    board: Leaderboard, encoder_bundle: Bundle, tmp_path: Path
+) -> None:
+    rows = tmp_path / "few.csv"
+    rows.write_text("text,label\nnew card,card\nsend money,transfer\n")
+    other = Judging(encoder_bundle, "topics", Unwatched()).leaderboard(rows)
+    assert other.rows == 2
+    assert read_board(encoder_bundle.path, "topics") == board
 
 
 def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
