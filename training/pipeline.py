@@ -1,5 +1,6 @@
 """The steps of a training run, from a recipe to a bundle. Finished steps are recorded and not repeated."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -80,6 +81,8 @@ def train(
     and ClusterError.
     """
     recipe = load_recipe(recipe_path)
+    flags = parallel.flags if parallel else []
+    command = shlex.join(["choir", "train", str(recipe_path), "--out", str(out), *flags])
     demand_method(recipe)
     demand_logs(recipe.report_to)
     if parallel is None and recipe.searches:
@@ -92,7 +95,8 @@ def train(
     quiet_libraries()
     with _executor(parallel, run) as executor:
         at_once = parallel.members if parallel else None
-        return Pipeline(recipe, run, out, progress_table, executor, at_once).complete(boards)
+        pipeline = Pipeline(recipe, run, out, progress_table, executor, at_once, command)
+        return pipeline.complete(boards)
 
 
 def _executor(parallel: Parallel | None, run: Run) -> Executor:
@@ -114,14 +118,17 @@ class Pipeline:
         progress_table: ProgressTable,
         executor: Executor,
         at_once: int | None,
+        command: str,
     ) -> None:
-        """`at_once` is the largest number of trials that run together; None means no limit."""
+        """`at_once` is the largest number of trials that run together; None means no limit. `command` is what the
+        report says made the bundle."""
         self._recipe = recipe
         self._run = run
         self._out = out.absolute()
         self._progress_table = progress_table
         self._executor = executor
         self._at_once = at_once
+        self._command = command
         self._prepared = prepare(recipe, run.folder)
         self._splits: Splits = self._prepared.splits
         self._digest = self._splits.digest()
@@ -242,6 +249,7 @@ class Pipeline:
             "recipe": self._recipe.name,
             "created": bundle.info.created,
             "choir": bundle.info.choir,
+            "command": self._command,
             "data": self._prepared.ledger.facts(),
             "curves": self._run.results("curve "),
             # Pretraining losses on held-out documents, in nats per token.

@@ -1,5 +1,6 @@
 """`choir predict` and `choir chat`: one request, or a conversation."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,7 +50,12 @@ def predict(
     ] = None,
     model: ModelName = None,
     fusion: Annotated[
-        str | None, typer.Option(help="Use this fusion method instead of the ensemble's.")
+        str | None,
+        typer.Option(
+            metavar="METHOD|JSON",
+            help="Fuse by this method instead of the ensemble's, or as this JSON says, such as "
+            '\'{"abstain": {"risk": 0.02}}\'.',
+        ),
     ] = None,
     members: Annotated[
         bool, typer.Option("--members", help="Also show the answer of each member.")
@@ -74,11 +80,12 @@ def predict(
     if pair:
         inputs = [{"text": one, "text_pair": two} for one, two in zip(texts, pair, strict=True)]
     inputs += [_read(image_input, file) for file in image or []]
+    how = _fusion(fusion) if fusion else None
     with Choir(url, token) as choir:
         answer = choir.predict(
             model or only_ensemble(choir),
             inputs,
-            fusion={"method": fusion} if fusion else None,
+            fusion=how,
             return_members=members,
         )
     if json:
@@ -86,6 +93,17 @@ def predict(
     else:
         heading = "input" if image else "text"
         out.print(_view(answer, [*texts, *map(str, image or [])], heading))
+
+
+def _fusion(given: str) -> dict[str, Any]:
+    """Return a request's `fusion`: from the name of a method, or from JSON. Raises UsageError."""
+    if not given.lstrip().startswith("{"):
+        return {"method": given}
+    try:
+        fusion: dict[str, Any] = json.loads(given)
+    except ValueError as error:
+        raise UsageError(f"--fusion is no JSON object: {error}.") from None
+    return fusion
 
 
 def _read(kind: Callable[[Path], Content], file: Path) -> Content:
@@ -101,11 +119,13 @@ def _read(kind: Callable[[Path], Content], file: Path) -> Content:
 def _view(answer: Prediction, texts: list[str], heading: str) -> Sheet:
     """Return the answers as a table. `texts` are the inputs: texts, and names of images."""
     names = list(dict.fromkeys(each.name for item in answer.data for each in item.members or []))
-    view = table(answer.model, heading, *_COLUMNS[type(answer.data[0])], *names)
-    for text, item in zip(texts, answer.data, strict=True):
+    chosen = [_chosen(item) for item in answer.data]
+    columns = [*_COLUMNS[type(answer.data[0])], *chosen[0]]
+    view = table(answer.model, heading, *columns, *names)
+    for text, item, more in zip(texts, answer.data, chosen, strict=True):
         # A row has no answer of a member that was not asked.
         said = {member.name: _said(member) for member in item.members or []}
-        view.add_row(text, *_cells(item), *(said.get(name) for name in names))
+        view.add_row(text, *_cells(item), *more.values(), *(said.get(name) for name in names))
     return view
 
 
@@ -114,6 +134,18 @@ _COLUMNS: dict[type[PredictionItem], list[str | Column]] = {
     MultilabelItem: ["labels", "probabilities", number("disagreement")],
     RegressionItem: [number("value"), number("std")],
 }
+
+
+def _chosen(item: PredictionItem) -> dict[str, str]:
+    """Return the columns that an answer has only if it may abstain, or if some members are left out."""
+    if not isinstance(item, ClassificationItem):
+        return {}
+    columns = {}
+    if item.members_asked is not None:
+        columns["asked"] = str(item.members_asked)
+    if item.abstained is not None:
+        columns["abstained"] = "yes" if item.abstained else "no"
+    return columns
 
 
 def _cells(item: PredictionItem) -> list[str]:

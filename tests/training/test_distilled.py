@@ -185,6 +185,7 @@ def test_what_cannot_be_distilled_is_refused(bundle: Bundle) -> None:
     options = DistilOptions(1, 0)
     whole = bundle.ensemble("topics")
     first = bundle.path / "ensembles" / "topics" / "1.json"
+    first.unlink()
     bundle.write_ensemble(whole.model_copy(update={"members": whole.members[:1]}))
     with pytest.raises(RecipeError, match=r"topics@1 has one member, 'a', which answers at one"):
         distil(bundle.path, "topics", None, options, Unwatched())

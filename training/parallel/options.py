@@ -26,6 +26,12 @@ class Parallel:
     members: int | None = None
     """The most members at once; default: as many as fit on the cluster."""
 
+    @property
+    def flags(self) -> list[str]:
+        """The same as options of `choir train`."""
+        address = [] if self.address is None else ["--ray-address", self.address]
+        return address + ([] if self.members is None else ["--parallel", str(self.members)])
+
     def prepare(self) -> None:
         """Set Ray's options in the environment. Raises ClusterError if the address is not valid."""
         if self.address is None:

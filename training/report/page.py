@@ -42,6 +42,8 @@ class Findings:
     data: Mapping[str, Any]
     """The ledger's counts, notes and overlaps."""
     versions: Mapping[str, str]
+    commands: Sequence[str]
+    """What makes the bundle and its figures."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def page(findings: Findings, ensembles: Sequence[EnsembleFigures]) -> str:
         learning=learning_charts(
             [each for each in findings.curves if each.title.partition("/")[0] not in names]
         ),
-        commands=_commands(names),
+        commands=findings.commands,
         coverages=SHOWN_COVERAGES,
         headings=HEADINGS,
         largest=_largest,
@@ -126,15 +128,3 @@ def _section(findings: Findings, figures: EnsembleFigures) -> _Section:
 def _largest(values: Sequence[Sequence[float | None]]) -> float:
     """Return the largest absolute value of a matrix, and never 0: cells are coloured by their share of it."""
     return max((abs(value) for row in values for value in row if value), default=1.0)
-
-
-def _commands(ensembles: Sequence[str]) -> list[str]:
-    """Return the commands that make and serve what the page shows."""
-    first = ensembles[0] if ensembles else "NAME"
-    return [
-        "choir train RECIPE.yaml --out BUNDLE",
-        f"choir evaluate BUNDLE --ensemble {first}",
-        f"choir leaderboard BUNDLE --ensemble {first}",
-        f"choir improve BUNDLE --ensemble {first}",
-        "choir serve BUNDLE",
-    ]

@@ -1,6 +1,7 @@
 """Writes the report into the bundle: the figures as JSON, and the page."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def write_report(
     folder = bundle.path / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
-    write_atomically(folder / PAGE, page(_findings(metrics), figures))
+    write_atomically(folder / PAGE, page(_findings(metrics, bundle.path.name), figures))
     return diversities
 
 
@@ -57,7 +58,7 @@ def draw_page(bundle: Bundle) -> Path:
     file = bundle.path / FOLDER / METRICS
     try:
         metrics = json.loads(file.read_text(encoding="utf-8"))
-        findings = _findings(metrics)
+        findings = _findings(metrics, bundle.path.name)
     except OSError:
         raise ReportError(
             f"{bundle.path} has no {FOLDER}/{METRICS}, which `choir train` writes; train it to its end first"
@@ -71,16 +72,30 @@ def draw_page(bundle: Bundle) -> Path:
     return target
 
 
-def _findings(metrics: Mapping[str, Any]) -> Findings:
+def _findings(metrics: Mapping[str, Any], bundle: str) -> Findings:
+    reports = [EvaluationReport.model_validate(each) for each in metrics["reports"]]
     return Findings(
         title=metrics.get("title") or metrics["recipe"],
         created=metrics.get("created"),
         notes=metrics.get("notes", []),
-        reports=[EvaluationReport.model_validate(each) for each in metrics["reports"]],
+        reports=reports,
         curves=[Curve.model_validate(each) for each in metrics.get("curves", [])],
         data=metrics.get("data", {}),
         versions=metrics.get("versions") or {"Choir": str(metrics.get("choir"))},
+        commands=_commands(metrics.get("command"), reports, bundle),
     )
+
+
+def _commands(trained: str | None, reports: Sequence[EvaluationReport], bundle: str) -> list[str]:
+    """Return the commands that make the bundle and its figures, and serve it. A bundle of an earlier version does not
+    say how it was trained."""
+    names = dict.fromkeys(report.ensemble.partition("@")[0] for report in reports)
+    judged = [
+        f"choir {verb} {shlex.quote(bundle)} --ensemble {name}"
+        for name in names
+        for verb in ("evaluate", "leaderboard")
+    ]
+    return [*([trained] if trained else []), *judged, f"choir serve {shlex.quote(bundle)}"]
 
 
 def _all_figures(bundle: Bundle, reports: Sequence[EvaluationReport]) -> list[EnsembleFigures]:

@@ -140,6 +140,29 @@ class TestPredict:
             ["two", "x", "1.000", "aaa", "bbb"],
         ]
 
+    def test_abstaining_and_early_exit_are_asked_for_and_shown(
+        self, choir: Choir, local_server: LocalServer
+    ) -> None:
+        row = {"label": "x", "probabilities": {"x": 0.5}, "disagreement": 0.1}
+        rows = [{"index": n, **row, "members_asked": n + 1, "abstained": n == 0} for n in range(2)]
+        local_server.answers["POST /v1/predict"] = (200, {"model": "e@1", "data": rows})
+        asked = {"early_exit": {"risk": 0.05}, "abstain": {"risk": 0.02}}
+        ran = choir("predict", "one", "two", "--model", "e", "--fusion", json.dumps(asked))
+        assert local_server.bodies[0]["fusion"] == asked
+        assert [line.split() for line in ran.out.splitlines()[1:] if "─" not in line] == [
+            ["text", "label", "probability", "disagreement", "asked", "abstained"],
+            ["one", "x", "0.500", "0.100", "1", "yes"],
+            ["two", "x", "0.500", "0.100", "2", "no"],
+        ]
+
+    def test_a_fusion_that_is_cut_off_is_not_sent(
+        self, choir: Choir, local_server: LocalServer
+    ) -> None:
+        ran = choir("predict", "one", "--model", "e", "--fusion", '{"abstain": {')
+        assert ran.status == 2
+        assert "--fusion is no JSON object" in ran.err
+        assert local_server.bodies == []
+
     def test_several_ensembles_need_model(self, choir: Choir, local_server: LocalServer) -> None:
         other = {**ENSEMBLE, "name": "replies"}
         local_server.answers["GET /v1/ensembles"] = (200, {"data": [ENSEMBLE, other]})

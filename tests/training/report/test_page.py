@@ -33,12 +33,14 @@ DATA = {
     "overlaps": [],
 }
 
+RECORDED = {"curves": CURVES, "data": DATA, "command": "choir train recipe.yaml --out bundle"}
+
 
 def made(folder: Path, **facts: Any) -> tuple[Bundle, ValidationAnswers, Element]:
     """A bundle with its report, and the page's elements."""
     outputs, truth = label_outputs(3, ROWS, LABELS, skill=2.5)
     bundle = stored_bundle(folder, outputs, truth, labels=NAMES, options=PLAIN)
-    write_report(bundle, "tiny", [evaluated(bundle)], {"curves": CURVES, "data": DATA} | facts)
+    write_report(bundle, "tiny", [evaluated(bundle)], {**RECORDED, **facts})
     answers = ValidationAnswers.read(bundle, bundle.ensemble("intents"))
     assert answers is not None
     return bundle, answers, drawn(bundle)
@@ -167,6 +169,9 @@ def test_the_metrics_have_the_diversity_and_the_versions(tmp_path: Path) -> None
     assert metrics["versions"]["transformers"]
     said = {each.text for each in page.all("section", id="made-with")[0].all("dt")}
     assert {"Python", "transformers", "machine"} <= said
+    [commands] = page.all("section", id="made-with")[0].all("pre")
+    assert commands.text.startswith(RECORDED["command"])
+    assert f"choir serve {bundle.path.name}" in commands.text
 
 
 def board(**changes: Any) -> dict[str, Any]:
