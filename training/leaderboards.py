@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -36,6 +36,8 @@ class Boards:
     """Whether every ensemble gets one. Otherwise only those do whose recipe asks for a rung or for `method: auto`."""
     timed: Timed | None = None
     """None measures no requests."""
+    problems: list[str] = field(default_factory=list)
+    """Why requests were not measured, as sentences for the end of the run."""
 
     def made(self, recipe: Recipe, run: Run, bundle: Bundle) -> list[Leaderboard]:
         """Judge each ensemble of a finished run, once, and return the leaderboards. An ensemble of one member has none,
@@ -64,6 +66,8 @@ class Boards:
     def _judge(self, recipe: EnsembleRecipe, bundle: Bundle, run: Run) -> None:
         with nullcontext() if self.timed is None else self.timed(bundle, recipe.name) as timer:
             board = Judging(bundle, recipe.name, run.watch).leaderboard(timer=timer)
+            if timer is not None and timer.problem is not None:
+                self.problems.append(f"{recipe.name}: {timer.problem}")
         if recipe.fusion.method == "auto":
             take(board, recipe, bundle)
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from serve.bundle import Bundle
-from serve.fusion.answers import MEMBER_SCORES
 from serve.fusion.asking.choice import served_answers
 from serve.fusion.fitting.fit import fit_fusion
 from serve.fusion.fitting.note import FIGURES, noted
 from serve.fusion.fuse import Fusion
-from serve.manifest import Ensemble, Member, Method
+from serve.manifest import Ensemble, Member
 from serve.terminal.screen import Screen
 from training.base_stages import BaseStages
 from training.data.splits import Splits
@@ -21,25 +20,15 @@ from training.data.targets import known_labels, targets, unknown_label
 from training.evaluation.evaluation import (
     Evaluation,
     Labelled,
-    answer_scores,
     baseline_answers,
-    generation_report,
     label_report,
     labelled,
-    method_texts,
 )
-from training.evaluation.golden_inputs import golden_answers, golden_texts
+from training.evaluation.golden_inputs import golden_answers
 from training.evaluation.scores import EvaluationReport
 from training.evaluation.stage_gains import StageGains
 from training.evaluation.stored_predictions import ValidationRun
 from training.evaluation.tables import MAIN
-from training.evaluation.texts.ranking import (
-    cross_ranked,
-    fit_ranker,
-    ranked_by,
-    ranked_texts,
-    wants_ranker,
-)
 from training.event_logs import demand_logs
 from training.execution.executor import Executor, SequentialExecutor
 from training.execution.held_rows import keep_held
@@ -64,6 +53,7 @@ from training.recipe import (
 from training.report.write import write_report
 from training.search import Found, Searches, Study, all_found, demand_method
 from training.stages.base import base_spec, finished_base
+from training.text_fusion import written_fusion
 from training.verdict import conclude, serve_options, verdict
 
 
@@ -143,7 +133,7 @@ class Pipeline:
         with self._progress_table:
             bundle, reports = self._made()
             judged = boards.made(self._recipe, self._run, bundle)
-        self._report(reports, bundle, judged)
+        self._report(reports, bundle, judged, boards.problems)
         return bundle
 
     def _made(self) -> tuple[Bundle, list[EvaluationReport]]:
@@ -242,7 +232,11 @@ class Pipeline:
             self._run.finish(step, True)
 
     def _report(
-        self, reports: Sequence[EvaluationReport], bundle: Bundle, boards: Sequence[Leaderboard]
+        self,
+        reports: Sequence[EvaluationReport],
+        bundle: Bundle,
+        boards: Sequence[Leaderboard],
+        problems: Sequence[str],
     ) -> None:
         searches = all_found(self._run)
         facts = {
@@ -263,6 +257,7 @@ class Pipeline:
         screen = Screen()
         for board in boards:
             show_board(board, self._out, screen)
+        notes += problems
         conclude(screen, reports, notes, self._out, serve_options(bundle))
 
     def _labels(self, ensemble: EnsembleRecipe) -> list[str]:
@@ -304,7 +299,7 @@ class Pipeline:
             )
             rows = labelled(self._splits.validation, "validation", self._recipe, recipe)
             if recipe.task == "generation":
-                ensemble, report = _written(recipe, draft, bundle, evaluation, rows)
+                ensemble, report = written_fusion(recipe, draft, bundle, evaluation, rows)
             else:
                 ensemble, report = self._fit(recipe, draft, bundle, validation, rows)
             ensemble = _with_scores(ensemble, report, all_found(self._run))
@@ -352,34 +347,6 @@ def _teachers(recipe: Recipe) -> list[Path]:
         for stage in stages
         if isinstance(stage, DistillationStage) and stage.teacher.path is not None
     ]
-
-
-def _written(
-    recipe: EnsembleRecipe, draft: Ensemble, bundle: Bundle, evaluation: Evaluation, rows: Labelled
-) -> tuple[Ensemble, EvaluationReport]:
-    """Return a generation ensemble with its golden inputs, and its evaluation. If the recipe asks for a ranker, it is
-    fitted and written."""
-    answers = evaluation.answers(rows)
-    fused: dict[str, Sequence[str]] = {**evaluation.fused(rows)}
-    given = dict(fused)  # what engines answer; the report has cross-fitted answers of a ranker
-    draft = draft.model_copy(
-        update={"scores": {MEMBER_SCORES: answer_scores(draft, rows, answers)}}
-    )
-    if wants_ranker(recipe.fusion.options):
-        candidates = evaluation.candidates(rows)
-        ranker = fit_ranker(draft, candidates, rows.references)
-        asked = recipe.fusion.options.method
-        own: Method = "stack" if asked == "stack" else draft.fusion.method
-        spec = ranked_by(draft, own, f"fusion/{draft.name}/{draft.version}")
-        draft = draft.model_copy(update={"fusion": spec})
-        ranker.write(bundle.path / str(spec.parameters))
-        fused["stack"] = cross_ranked(draft, candidates, rows.references)
-        given["stack"] = ranked_texts(draft, ranker, candidates)
-    method = draft.fusion.method
-    served = given.get(method) or method_texts(draft, answers, fused, recipe.extract)[method]
-    golden = golden_texts(rows, served, recipe.max_new_tokens)[: recipe.golden]
-    ensemble = draft.model_copy(update={"golden": golden})
-    return ensemble, generation_report(ensemble, rows, answers, fused, recipe.extract)
 
 
 def _with_scores(

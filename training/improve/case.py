@@ -1,13 +1,12 @@
-"""What the steps work on: one ensemble, its stored answers, and the means to train a member again."""
+"""What the steps work on: one ensemble, its answers, and the means to train a member again."""
 
 from dataclasses import dataclass
 
 from serve.bundle import Bundle
 from serve.errors import UserError
-from serve.fusion.labels.rules import Criterion
 from serve.manifest import Ensemble
-from training.evaluation.validation_answers import ValidationAnswers
-from training.improve.trials import Trials, Unmeasured
+from training.improve.judged import Judged, Unmeasured
+from training.improve.trials import Trials
 
 
 class ImproveError(UserError, ValueError):
@@ -20,14 +19,9 @@ class Case:
 
     bundle: Bundle
     ensemble: Ensemble
-    answers: ValidationAnswers
+    judged: Judged
     found: Trials | str
     """The trials, or why no member can be trained again."""
-
-    @property
-    def criterion(self) -> Criterion:
-        """What gains are measured in."""
-        return self.answers.criterion
 
     @property
     def trials(self) -> Trials:

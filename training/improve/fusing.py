@@ -1,14 +1,11 @@
-"""Steps of the fusion: another method, or a member less. Both are measured on stored outputs."""
+"""Steps of the fusion: another method, a member less, or one more. No member is trained for them."""
 
 from dataclasses import dataclass
 
-from serve.fusion.errors import FusionError
-from serve.fusion.stack import STACK_FILES
-from serve.manifest import FusionSpec, Method
-from training.evaluation.validation_answers import cross_fitted
+from serve.manifest import Method
 from training.improve.case import Case
+from training.improve.judged import Unmeasured
 from training.improve.step import Area, Finding, gain
-from training.improve.trials import Unmeasured
 
 
 @dataclass(frozen=True)
@@ -23,29 +20,16 @@ class OtherMethod:
         return f"fuse by {self.method.replace('_', ' ')}"
 
     def measure(self, case: Case) -> Finding:
-        answers, served = case.answers, case.ensemble.fusion.method
+        judged, served = case.judged, case.ensemble.fusion.method
         if self.method == served:
             raise Unmeasured("the ensemble is fused by it already")
         if len(case.ensemble.members) == 1:
             raise Unmeasured("there is one member")
-        if self.method == "vote" and case.criterion == "log_loss":
-            raise Unmeasured("the shares of a vote are no probabilities, so they have no log loss")
-        model = answers.options.stack_for(case.ensemble.task) if self.method == "stack" else None
-        # The file is for serving; here the stacker is fitted anew.
-        file = STACK_FILES[model] if model else None
-        spec = FusionSpec(method=self.method, model=model, parameters=file)
-        other = case.ensemble.model_copy(update={"fusion": spec})
-        try:
-            after = cross_fitted(
-                other, answers.options, answers.outputs, answers.truth, answers.folds
-            )
-        except FusionError as error:
-            raise Unmeasured(str(error)) from error
         return Finding(
             area=self.area,
             step=self.name,
             compared=f"the ensemble, now fused by {served.replace('_', ' ')}",
-            gain=gain(case.criterion, answers.served, after, answers.truth),
+            gain=gain(judged, judged.served, judged.by(self.method)),
             minutes=0.0,
         )
 
@@ -58,14 +42,15 @@ class FewerMembers:
     name: str = "leave a member out"
 
     def measure(self, case: Case) -> Finding:
-        answers, members = case.answers, case.ensemble.members
+        judged, members = case.judged, case.ensemble.members
         if len(members) == 1:
             raise Unmeasured("there is one member")
+        places = range(len(members))
         gains = [
-            gain(case.criterion, answers.served, answers.without(place), answers.truth)
-            for place in range(len(members))
+            gain(judged, judged.served, judged.of([each for each in places if each != left]))
+            for left in places
         ]
-        best = max(range(len(members)), key=lambda place: gains[place].value)
+        best = max(places, key=lambda place: gains[place].value)
         # The best of several choices looks good by chance more often than one choice does (Bonferroni).
         p = min(1.0, gains[best].p * len(members))
         return Finding(
@@ -85,12 +70,12 @@ class MoreMembers:
     name: str = "one more member"
 
     def measure(self, case: Case) -> Finding:
-        answers, count = case.answers, len(case.ensemble.members)
+        judged, count = case.judged, len(case.ensemble.members)
         if count < 3:
             raise Unmeasured("it takes three members to see what one more adds")
         places = range(count)
-        pairs = [answers.of([each for each in places if each != left]) for left in places]
-        gains = [gain(case.criterion, smaller, answers.served, answers.truth) for smaller in pairs]
+        smaller = [judged.of([each for each in places if each != left]) for left in places]
+        gains = [gain(judged, each, judged.served) for each in smaller]
         middle = sorted(gains, key=lambda each: each.value)[count // 2]
         return Finding(
             area=self.area,

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from training.data.cleaning.label_errors import suspected_label_errors
 from training.data.steps import inputs_of
 from training.improve.case import Case
+from training.improve.judged import Unmeasured
 from training.improve.step import Area, Finding, gain
-from training.improve.trials import Unmeasured
 
 
 @dataclass(frozen=True)
@@ -20,18 +20,13 @@ class MoreRows:
     def measure(self, case: Case) -> Finding:
         trials = case.trials
         half, whole = trials.half(), trials.splits.train
-        before = trials.answers(half)
+        before = trials.judged(half)
         return Finding(
             area=self.area,
             step=self.name,
             compared=f"member {trials.member.name} on {len(whole)} rows with the same on {len(half)}; as many rows "
             "again give less than this",
-            gain=gain(
-                case.criterion,
-                before,
-                case.answers.members[trials.member.name],
-                case.answers.truth,
-            ),
+            gain=gain(case.judged, before, case.judged.member(trials.member.name)),
             minutes=case.all_minutes,
         )
 
@@ -56,16 +51,11 @@ class CleanerRows:
             raise Unmeasured("no label is suspected")
         doubted = {doubt.row for doubt in doubts}
         kept = rows.select([row for row in range(len(rows)) if row not in doubted])
-        after = trials.answers(kept)
+        after = trials.judged(kept)
         return Finding(
             area=self.area,
             step=self.name,
             compared=f"member {trials.member.name} without {len(doubted)} suspected rows of {len(rows)}",
-            gain=gain(
-                case.criterion,
-                case.answers.members[trials.member.name],
-                after,
-                case.answers.truth,
-            ),
+            gain=gain(case.judged, case.judged.member(trials.member.name), after),
             minutes=case.all_minutes,
         )

@@ -10,23 +10,27 @@ from serve.bundle import Bundle
 from serve.fusion.errors import FusionError
 from serve.manifest import METHODS, Ensemble
 from training.data.targets import known_labels
-from training.evaluation.diversity import criterion_metric
 from training.evaluation.validation_answers import ValidationAnswers
 from training.execution.progress_table import ProgressTable
 from training.execution.run import WORK, recorded_data, recorded_recipe
 from training.improve.case import Case, ImproveError
 from training.improve.fusing import FewerMembers, MoreMembers, OtherMethod
+from training.improve.judged import Judged, JudgedLabels, Unmeasured
 from training.improve.rows import CleanerRows, MoreRows
 from training.improve.stages import Changed
 from training.improve.step import Finding, Skipped, Step
 from training.improve.task import MergedLabels, OtherTemplate
-from training.improve.trials import Trials, Unmeasured
+from training.improve.trials import Trials
+from training.improve.written import JudgedTexts
+from training.leaderboard.validation import validation_texts
+from training.manifest import whole_ensemble
 from training.preparation import load_splits
 from training.progress import Watch, counted
 from training.recipe import DistillationStage, RecipeError
 from training.stages.base import Base
 
 TEMPLATES = ("{text}\nLabel:", "Text: {text}\nAnswer:")
+WRITTEN_TEMPLATES = ("{text}\nAnswer:", "Input: {text}\nOutput:")
 
 
 class NextSteps(BaseModel):
@@ -47,16 +51,17 @@ class NextSteps(BaseModel):
 
 
 def next_steps(bundle_path: Path, name: str, minutes: float) -> NextSteps:
-    """Measure the next steps of an ensemble in about `minutes`. Raises BundleError, and ImproveError if the bundle does
-    not store what the members answer to the validation rows."""
+    """Measure the next steps of an ensemble in about `minutes`. Raises BundleError, RecipeError if the validation rows
+    of generation are not known, and ImproveError if the bundle does not store what the members answer to them."""
     bundle = Bundle.open(bundle_path)
     begun = monotonic()
-    ensemble, answers = _answers(bundle, name)
+    deadline = begun + 60 * minutes
     findings: list[Finding] = []
     skipped: list[Skipped] = []
     with ProgressTable() as progress:
-        found = _trials(bundle, ensemble, begun + 60 * minutes, progress)
-        case = Case(bundle, ensemble, answers, found)
+        ensemble, judged = _judged(bundle, name, deadline, progress)
+        found = _trials(bundle, ensemble, judged, deadline, progress)
+        case = Case(bundle, ensemble, judged, found)
         steps = _steps(ensemble)
         with counted(progress, f"{name}: next steps", len(steps)) as advance:
             for step in steps:
@@ -66,9 +71,9 @@ def next_steps(bundle_path: Path, name: str, minutes: float) -> NextSteps:
     findings.sort(key=lambda each: -each.gain.value)
     return NextSteps(
         ensemble=name,
-        criterion=case.criterion,
-        value=_value(case),
-        rows=len(answers.truth),
+        criterion=judged.criterion,
+        value=float(judged.served(np.ones((1, judged.rows)))[0]),
+        rows=judged.rows,
         minutes=(monotonic() - begun) / 60,
         findings=findings,
         skipped=skipped,
@@ -86,9 +91,8 @@ def _measured(step: Step, case: Case) -> Finding | Skipped:
 
 def _steps(ensemble: Ensemble) -> list[Step]:
     """Return the steps, the cheap ones first: what stored outputs tell, then what shares one trial, then the rest."""
-    fused: list[Step] = [
-        OtherMethod(method) for method in METHODS[ensemble.task] if method != "gate"
-    ]
+    fused: list[Step] = [OtherMethod(method) for method in METHODS[ensemble.task]]
+    templates = WRITTEN_TEMPLATES if ensemble.task == "generation" else TEMPLATES
     return [
         *fused,
         FewerMembers(),
@@ -98,27 +102,29 @@ def _steps(ensemble: Ensemble) -> list[Step]:
         Changed("learning_rate", 0.5),
         Changed("learning_rate", 2),
         Changed("rank", 2),
-        *(OtherTemplate(template) for template in TEMPLATES),
+        *(OtherTemplate(template) for template in templates),
         CleanerRows(),
         Changed("epochs", 2),
     ]
 
 
-def _answers(bundle: Bundle, name: str) -> tuple[Ensemble, ValidationAnswers]:
+def _judged(bundle: Bundle, name: str, deadline: float, watch: Watch) -> tuple[Ensemble, Judged]:
     """Return the newest version whose members' answers are stored, with these answers. A version with merged or
     distilled members has none."""
-    ensemble = bundle.ensemble(name)
-    if ensemble.task == "generation":
-        raise ImproveError(
-            f"{ensemble.name} writes text, and what its members would write to the validation rows is not stored; "
-            "compare recipes with `choir evaluate` instead"
-        )
+    if bundle.ensemble(name).task == "generation":
+        whole = whole_ensemble(bundle, name)
+        rows = validation_texts(bundle, whole)
+        recipe = recorded_recipe(bundle.path)
+        own = recipe.find(name) if recipe else None
+        assert own is not None, "the validation rows are those of the recipe"
+        limit, extract = own.max_new_tokens, own.extract
+        return whole, JudgedTexts(bundle, whole, rows, limit, extract, deadline, watch)
     versions = [each for each in bundle.ensembles() if each.name == name]
     try:
         for ensemble in reversed(versions):
             answers = ValidationAnswers.read(bundle, ensemble)
             if answers is not None:
-                return ensemble, answers
+                return ensemble, JudgedLabels(answers)
     except FusionError as error:
         raise ImproveError(str(error)) from error
     raise ImproveError(
@@ -127,7 +133,9 @@ def _answers(bundle: Bundle, name: str) -> tuple[Ensemble, ValidationAnswers]:
     )
 
 
-def _trials(bundle: Bundle, ensemble: Ensemble, deadline: float, watch: Watch) -> Trials | str:
+def _trials(
+    bundle: Bundle, ensemble: Ensemble, judged: Judged, deadline: float, watch: Watch
+) -> Trials | str:
     """Return the means to train a member of the ensemble again, or why there are none."""
     recipe = recorded_recipe(bundle.path)
     own = recipe.find(ensemble.name) if recipe else None
@@ -155,12 +163,7 @@ def _trials(bundle: Bundle, ensemble: Ensemble, deadline: float, watch: Watch) -
         return f"the recipe's data cannot be read: {error}"
     if splits.digest() != recorded_data(bundle.path):
         return "the recipe's data files have changed since the training"
-    labels = own.labels or known_labels(own.task, list(splits.train[own.answer]))
+    writes = own.task == "generation"
+    labels = [] if writes else own.labels or known_labels(own.task, list(splits.train[own.answer]))
     base = Base(bundle.base_folder, recipe.base.kind, recipe.name, recipe.base.by_heads)
-    return Trials(recipe, own, ensemble, member, labels, base, splits, deadline, watch)
-
-
-def _value(case: Case) -> float:
-    rows = len(case.answers.truth)
-    metric = criterion_metric(case.answers.served, case.answers.truth, case.criterion)
-    return float(metric(np.ones((1, rows)))[0])
+    return Trials(recipe, own, judged, member, labels, base, splits, deadline, watch)

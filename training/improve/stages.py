@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from training.improve.case import Case
+from training.improve.judged import Unmeasured
 from training.improve.step import Area, Finding, gain
-from training.improve.trials import Unmeasured
 from training.recipe import RecipeError
 
 
@@ -39,16 +39,16 @@ class Changed:
         except ValueError as error:
             raise Unmeasured(str(error)) from error
         half = trials.half()
-        before = trials.answers(half)
+        before = trials.judged(half)
         try:
-            after = trials.answers(half, changed)
+            after = trials.judged(half, changed)
         except RecipeError as error:
             raise Unmeasured(str(error)) from error
         return Finding(
             area=self.area,
             step=self.name,
             compared=f"member {trials.member.name} on half of the rows: {old:g} and {new:g}",
-            gain=gain(case.criterion, before, after, case.answers.truth),
+            gain=gain(case.judged, before, after),
             minutes=self._minutes(case),
         )
 

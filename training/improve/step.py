@@ -4,12 +4,9 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from serve.fusion.fitting.fit import Targets
-from serve.fusion.fused import Answers
-from serve.fusion.labels.rules import Criterion
-from training.evaluation.diversity import BETTER_IF_HIGHER, criterion_metric
 from training.evaluation.metrics.resampling import Comparison, Metric
 from training.improve.case import Case
+from training.improve.judged import Judged
 
 Area = Literal["fusion", "task", "data", "stages"]
 
@@ -70,21 +67,10 @@ class Step(Protocol):
         ...
 
 
-def gain(
-    criterion: Criterion,
-    before: Answers,
-    after: Answers,
-    truth: Targets,
-    truth_after: Targets | None = None,
-) -> Gain:
-    """Return how much better `after` is than `before`. The right answers may be others after a step that changes the
-    labels."""
-    rights = (truth, truth if truth_after is None else truth_after)
-    metrics: list[dict[str, Metric]] = [
-        {criterion: criterion_metric(each, right, criterion)}
-        for each, right in zip((before, after), rights, strict=True)
-    ]
-    gap = Comparison(metrics, len(truth)).gap(criterion, 1, [0])
-    sign = 1 if criterion in BETTER_IF_HIGHER else -1
+def gain(judged: Judged, before: Metric, after: Metric) -> Gain:
+    """Return how much better `after` is than `before`, on the same rows."""
+    name = judged.criterion
+    gap = Comparison([{name: before}, {name: after}], judged.rows).gap(name, 1, [0])
+    sign = 1 if judged.higher_is_better else -1
     low, high = sorted((sign * gap.low, sign * gap.high))
     return Gain(value=sign * gap.value, low=low, high=high, p=gap.p)

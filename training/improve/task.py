@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from serve.fusion.fused import Fused
+from training.evaluation.diversity import criterion_metric
 from training.evaluation.validation_answers import cross_fitted
 from training.improve.case import Case
+from training.improve.judged import JudgedLabels, Unmeasured
 from training.improve.step import Area, Finding, gain
-from training.improve.trials import Unmeasured
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,9 @@ class MergedLabels:
         return f"merge the labels that are confused {('most', 'second', 'third')[self.rank]}"
 
     def measure(self, case: Case) -> Finding:
-        answers, labels = case.answers, case.ensemble.labels or []
-        if not isinstance(answers.served, Fused):
+        judged, labels = case.judged, case.ensemble.labels or []
+        answers = judged.answers if isinstance(judged, JudgedLabels) else None
+        if answers is None or not isinstance(answers.served, Fused):
             raise Unmeasured("only labels of which one is right are merged")
         if len(labels) <= 2:
             raise Unmeasured("there are only two labels")
@@ -54,7 +56,9 @@ class MergedLabels:
             area=self.area,
             step=f"merge {labels[kept]} and {labels[gone]}",
             compared=f"the ensemble with their probabilities added; {errors} errors are between them; an easier task",
-            gain=gain(case.criterion, answers.served, after, answers.truth, merged_truth),
+            gain=gain(
+                judged, judged.served, criterion_metric(after, merged_truth, answers.criterion)
+            ),
             minutes=case.all_minutes,
         )
 
@@ -79,13 +83,13 @@ class OtherTemplate:
         if trials.ensemble.template == self.template:
             raise Unmeasured("it is the template already")
         half = trials.half()
-        before = trials.answers(half)
+        before = trials.judged(half)
         other = trials.ensemble.model_copy(update={"template": self.template})
-        after = trials.answers(half, ensemble=other)
+        after = trials.judged(half, ensemble=other)
         return Finding(
             area=self.area,
             step=self.name,
             compared=f"member {trials.member.name} on half of the rows, with both templates",
-            gain=gain(case.criterion, before, after, case.answers.truth),
+            gain=gain(case.judged, before, after),
             minutes=case.all_minutes,
         )

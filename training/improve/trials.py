@@ -10,13 +10,13 @@ from time import monotonic
 from datasets import Dataset
 
 from serve.bundle import BaseSpec, Bundle
-from serve.fusion.fused import Answers
-from serve.manifest import Ensemble, Member
+from serve.manifest import Member
 from training.data.splits import Splits, bag, hold_out
 from training.data.steps import FAMILY
-from training.evaluation.evaluation import Evaluation, labelled
-from training.evaluation.validation_answers import alone
+from training.evaluation.evaluation import labelled
+from training.evaluation.metrics.resampling import Metric
 from training.execution.jobs import Job
+from training.improve.judged import Judged, Unmeasured
 from training.manifest import draft
 from training.progress import Unwatched, Watch
 from training.recipe import EnsembleRecipe, MemberRecipe, Recipe
@@ -26,18 +26,14 @@ PROBE_STEPS = 8
 """Steps of training by which the speed of this machine is measured."""
 
 
-class Unmeasured(Exception):
-    """A step cannot be measured, or not in the time that is left. The message is the reason."""
-
-
 @dataclass
 class Trials:
     """Trains one member of an ensemble, and asks it the validation rows. The same trial is not trained twice."""
 
     recipe: Recipe
     ensemble: EnsembleRecipe
-    served: Ensemble
-    """The ensemble's manifest, by whose thresholds a member answers."""
+    judge: Judged
+    """Says how good a trained member's answers are."""
     member: MemberRecipe
     """The member that stands for all: it has one stage."""
     labels: Sequence[str]
@@ -46,7 +42,7 @@ class Trials:
     deadline: float
     """In the seconds of `monotonic`."""
     watch: Watch
-    _done: dict[str, Answers] = field(default_factory=dict)
+    _done: dict[str, Metric] = field(default_factory=dict)
     _seconds_a_step: float | None = None
 
     def half(self) -> Dataset:
@@ -56,14 +52,14 @@ class Trials:
         kept, _ = hold_out(list(train[FAMILY]), 0.5, self.recipe.seed, strata=strata)
         return train.select(kept)
 
-    def answers(
+    def judged(
         self,
         rows: Dataset,
         member: MemberRecipe | None = None,
         ensemble: EnsembleRecipe | None = None,
-    ) -> Answers:
-        """Train the member on `rows`, and return what it answers to the validation rows, with its own temperature.
-        Raises Unmeasured if that would take longer than there is time."""
+    ) -> Metric:
+        """Train the member on `rows`, and return the metric of what it answers to the validation rows. Raises
+        Unmeasured if the training would take longer than there is time."""
         member, ensemble = member or self.member, ensemble or self.ensemble
         key = f"{member.model_dump_json()}{ensemble.template}{len(rows)}{rows._fingerprint}"
         if key not in self._done:
@@ -100,7 +96,7 @@ class Trials:
 
     def _trained(
         self, rows: Dataset, member: MemberRecipe, ensemble: EnsembleRecipe, watch: Watch
-    ) -> Answers:
+    ) -> Metric:
         with tempfile.TemporaryDirectory(prefix="choir-improve-") as scratch:
             folder = Path(scratch)
             target = self._train(rows, member, ensemble, folder, watch)
@@ -109,8 +105,7 @@ class Trials:
             own = Member(name=member.name, adapters=[bundle.add_adapter(member.name, target)])
             manifest = draft(ensemble, [own], self.labels)
             judged = labelled(self.splits.validation, "validation", self.recipe, ensemble)
-            [outputs] = Evaluation(bundle, manifest, watch).outputs(judged)
-            return alone(self.served, member.name, outputs, judged.targets(self.served))
+            return self.judge.trained(bundle, manifest, judged, watch)
 
     def _train(
         self,

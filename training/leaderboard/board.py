@@ -6,9 +6,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 RungKind = Literal["member", "single", "rival", "merged", "soup", "distilled", "fusion"]
-"""What a rung is: one member; the best member as validation chooses it (`single`); one adapter with the rank and steps
-of all members (`rival`); members merged into one adapter by a method of PEFT (`merged`) or as a soup; one adapter
-distilled from the ensemble; or a fusion method of all members."""
+"""What a rung is: one member; the best member as validation chooses it (`single`); one adapter with the ranks of all
+members together, trained on all rows (`rival`); members merged into one adapter by a method of PEFT (`merged`) or as a
+soup; one adapter distilled from the ensemble; or a fusion method of all members."""
 
 
 class _Figures(BaseModel):

@@ -20,6 +20,9 @@ class Input:
 class Timer(Protocol):
     """Measures requests in an engine on this machine."""
 
+    problem: str | None
+    """Why some requests were not measured, if some were not."""
+
     def milliseconds(
         self, bundle: Bundle, rungs: Mapping[str, Ensemble], inputs: Sequence[Input]
     ) -> dict[str, float]:

@@ -6,22 +6,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sacrebleu
 from sklearn.metrics import log_loss
 from typer.testing import CliRunner
 
 from choir_cli.main import app
 from serve.bundle import Bundle
 from serve.fusion.fitting.options import FusionOptions
-from serve.fusion.fused import Fused
 from tests.training.report.stored import label_outputs, stored_bundle
+from training.evaluation.evaluation import Labelled
 from training.evaluation.validation_answers import ValidationAnswers
 from training.execution.run import WORK, recorded_recipe
 from training.improve.case import Case, ImproveError
 from training.improve.fusing import FewerMembers, MoreMembers, OtherMethod
+from training.improve.judged import JudgedLabels, Unmeasured
 from training.improve.run import next_steps
 from training.improve.step import gain
 from training.improve.task import MergedLabels
-from training.improve.trials import Trials, Unmeasured
+from training.improve.trials import Trials
+from training.leaderboard.validation import validation_texts
+from training.offline.members import OfflineMembers
 from training.preparation import load_splits
 from training.progress import Unwatched
 from training.stages.base import Base
@@ -36,7 +40,12 @@ def stored_case(folder: Path, members: int = 4, skill: float = 2.0) -> Case:
     ensemble = bundle.ensemble("intents")
     answers = ValidationAnswers.read(bundle, ensemble)
     assert answers is not None
-    return Case(bundle, ensemble, answers, "there is no recipe here")
+    return Case(bundle, ensemble, JudgedLabels(answers), "there is no recipe here")
+
+
+def stored(case: Case) -> ValidationAnswers:
+    assert isinstance(case.judged, JudgedLabels)
+    return case.judged.answers
 
 
 def loss(probabilities: np.ndarray, truth: np.ndarray) -> float:
@@ -46,7 +55,7 @@ def loss(probabilities: np.ndarray, truth: np.ndarray) -> float:
 def test_merged_labels_are_judged_with_their_probabilities_added(tmp_path: Path) -> None:
     case = stored_case(tmp_path)
     finding = MergedLabels(0).measure(case)
-    averaged, truth = case.answers.outputs.mean(axis=0), case.answers.truth
+    averaged, truth = stored(case).outputs.mean(axis=0), stored(case).truth
     said = averaged.argmax(axis=1)
     errors = {
         (one, other): np.sum(
@@ -69,15 +78,14 @@ def test_merged_labels_are_judged_with_their_probabilities_added(tmp_path: Path)
 
 def test_a_member_left_out_is_the_one_that_is_worth_least(tmp_path: Path) -> None:
     case = stored_case(tmp_path)
-    outputs, truth = case.answers.outputs, case.answers.truth
+    outputs, truth = stored(case).outputs, stored(case).truth
     whole = loss(outputs.mean(axis=0), truth)
     gains = [whole - loss(np.delete(outputs, n, axis=0).mean(axis=0), truth) for n in range(4)]
     finding = FewerMembers().measure(case)
     assert finding.step == f"leave {'abcd'[int(np.argmax(gains))]} out"
     assert finding.gain.value == pytest.approx(max(gains))
-    alone = gain(
-        "log_loss", case.answers.served, case.answers.without(int(np.argmax(gains))), truth
-    )
+    rest = [place for place in range(4) if place != np.argmax(gains)]
+    alone = gain(case.judged, case.judged.served, case.judged.of(rest))
     assert finding.gain.p == min(1.0, 4 * alone.p), "it is the best of four choices"
     assert MoreMembers().measure(case).gain.value == pytest.approx(-sorted(gains)[1])
 
@@ -90,6 +98,8 @@ def test_methods_are_compared_where_they_can_be(tmp_path: Path) -> None:
         OtherMethod("average").measure(case)
     with pytest.raises(Unmeasured, match="no log loss"):
         OtherMethod("vote").measure(case)
+    with pytest.raises(Unmeasured, match="name gate among"):
+        OtherMethod("gate").measure(case)
     with pytest.raises(Unmeasured, match="there is one member"):
         OtherMethod("stack").measure(stored_case(tmp_path / "one", members=1))
 
@@ -102,17 +112,17 @@ def trials_of(bundle: Bundle, deadline: float = float("inf")) -> Trials:
     base = Base(Path(bundle.base_source), recipe.base.kind, recipe.name, recipe.base.by_heads)
     splits = load_splits(recipe, bundle.path / WORK)
     labels = served.labels or []
-    return Trials(recipe, own, served, own.members[0], labels, base, splits, deadline, Unwatched())
+    answers = ValidationAnswers.read(bundle, served)
+    assert answers is not None
+    judged, member = JudgedLabels(answers), own.members[0]
+    return Trials(recipe, own, judged, member, labels, base, splits, deadline, Unwatched())
 
 
 def test_a_trial_on_all_rows_is_the_training_itself(encoder_bundle: Bundle) -> None:
     trials = trials_of(encoder_bundle)
-    stored = ValidationAnswers.read(encoder_bundle, trials.served)
-    assert stored is not None
-    again, member = trials.answers(trials.splits.train), stored.members["a"]
-    assert isinstance(again, Fused)
-    assert isinstance(member, Fused)
-    np.testing.assert_allclose(again.probabilities, member.probabilities, atol=1e-5)
+    again, member = trials.judged(trials.splits.train), trials.judge.member("a")
+    each_row = np.eye(trials.judge.rows)
+    np.testing.assert_allclose(again(each_row), member(each_row), atol=1e-4)
 
 
 def test_half_of_the_rows_has_every_label_and_whole_families(encoder_bundle: Bundle) -> None:
@@ -127,7 +137,7 @@ def test_half_of_the_rows_has_every_label_and_whole_families(encoder_bundle: Bun
 def test_a_trial_that_would_be_too_long_is_not_begun(encoder_bundle: Bundle) -> None:
     trials = trials_of(encoder_bundle, deadline=0.0)
     with pytest.raises(Unmeasured, match="left of the budget; give more --minutes"):
-        trials.answers(trials.splits.train)
+        trials.judged(trials.splits.train)
 
 
 @pytest.mark.slow
@@ -168,11 +178,48 @@ def test_without_the_training_record_trials_say_why_there_are_none(
     assert "does not hold the recipe" in reasons["more rows"]
 
 
-def test_text_and_bundles_without_stored_answers_are_refused(
-    causal_bundle: Bundle, encoder_bundle: Bundle, tmp_path: Path
-) -> None:
-    with pytest.raises(ImproveError, match="replies writes text"):
-        next_steps(causal_bundle.path, "replies", minutes=0)
+def bleu(answers: list[str], rows: Labelled) -> float:
+    """By sacrebleu, with all right replies of each text."""
+    most = max(len(each) for each in rows.references)
+    streams = [
+        [each[n] if n < len(each) else None for each in rows.references] for n in range(most)
+    ]
+    return float(sacrebleu.corpus_bleu(answers, streams).score)
+
+
+def test_what_members_write_together_is_compared_in_bleu(causal_bundle: Bundle) -> None:
+    ensemble = causal_bundle.ensemble("replies")
+    rows = validation_texts(causal_bundle, ensemble)
+    members = OfflineMembers(causal_bundle, ensemble)
+    steps = next_steps(causal_bundle.path, "replies", minutes=0.5)
+    average = bleu(members.fused_answers(rows.texts, "average", 8), rows)
+    product = bleu(members.fused_answers(rows.texts, "product", 8), rows)
+    assert (steps.criterion, steps.rows) == ("bleu", len(rows.texts))
+    assert steps.value == pytest.approx(average)
+    gains = {each.step: each.gain.value for each in steps.findings}
+    assert gains["fuse by product"] == pytest.approx(product - average, abs=1e-6)
+    first, second = (bleu(each, rows) for each in members.answers(rows.texts, 8))
+    left_out = {"leave a out": second, "leave b out": first}
+    [(step, gained)] = [each for each in gains.items() if each[0].startswith("leave")]
+    assert gained == pytest.approx(left_out[step] - average, abs=1e-6)
+    assert gained == pytest.approx(max(left_out.values()) - average, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_member_that_writes_is_trained_again_on_fewer_rows(causal_bundle: Bundle) -> None:
+    steps = next_steps(causal_bundle.path, "replies", minutes=5)
+    measured = {finding.step for finding in steps.findings}
+    assert {"more rows", "learning rate times 2", "epochs times 2"} <= measured
+    assert any(step.startswith("template") for step in measured)
+
+
+def test_without_time_no_member_writes(causal_bundle: Bundle) -> None:
+    steps = next_steps(causal_bundle.path, "replies", minutes=0)
+    reasons = {skipped.step: skipped.reason for skipped in steps.skipped}
+    assert "the budget is spent" in reasons["leave a member out"]
+
+
+def test_bundles_without_stored_answers_are_refused(encoder_bundle: Bundle, tmp_path: Path) -> None:
     copy = tmp_path / "bundle"
     shutil.copytree(encoder_bundle.path, copy, ignore=shutil.ignore_patterns("fusion"))
     with pytest.raises(ImproveError, match="does not store what the members of topics answer"):

@@ -1,6 +1,7 @@
 """`fusion: {method: auto}`: the recommendation becomes the ensemble's next version, with its merges as rungs."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from serve.fusion.fuse import Fusion
 from tests.training.conftest import recipe_content
 from training.leaderboard.board import read_board
+from training.leaderboards import Boards
 from training.offline.members import OfflineMembers
 from training.pipeline import train
 from training.recipe import RecipeError, load_recipe
@@ -29,12 +31,26 @@ def topics(**changes: Any) -> dict[str, Any]:
     }
 
 
+class Broken:
+    """A timer whose engine has failed."""
+
+    problem: str | None = "Requests were not measured: the engine has failed."
+
+    def milliseconds(self, *_: object) -> dict[str, float]:
+        return {}
+
+
 def test_the_recommended_rung_is_the_version_that_is_served(
-    tmp_path: Path, write_recipe: Callable[..., Path], encoder_base: Path
+    tmp_path: Path,
+    write_recipe: Callable[..., Path],
+    encoder_base: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     base = {"kind": "encoder", "path": str(encoder_base)}
     recipe = write_recipe(tmp_path, base=base, ensembles=[topics()])
-    bundle = train(recipe, tmp_path / "bundle")
+    boards = Boards(timed=lambda *_: nullcontext(Broken()))
+    bundle = train(recipe, tmp_path / "bundle", boards=boards)
+    assert "topics: Requests were not measured: the engine" in capsys.readouterr().out
 
     board = read_board(bundle.path, "topics")
     assert board is not None
@@ -45,6 +61,7 @@ def test_the_recommended_rung_is_the_version_that_is_served(
     assert first.scores["verdict"].startswith("topics: average ")
     assert board.recommended != "average", "these members are so weak that a stacker gains much"
     assert served.version == 2
+    assert served.scores["verdict"] == first.scores["verdict"]
     rung = board.rung(board.recommended)
     assert len(served.members) == rung.passes
     assert served.scores["validation"]["log_loss"] == pytest.approx(rung.validation["log_loss"])

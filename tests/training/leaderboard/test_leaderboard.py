@@ -35,6 +35,7 @@ class Watchmaker:
     """A timer whose figures follow from the rungs' sizes."""
 
     asked: Sequence[Input] = ()
+    problem: str | None = None
 
     def milliseconds(
         self, bundle: Bundle, rungs: Mapping[str, Ensemble], inputs: Sequence[Input]

@@ -133,6 +133,11 @@ from training.recipe import (
             "`candidates` of generation may name stack, which is then fitted too, and not vote",
         ),
         (
+            "ensembles.0.fusion",
+            {"method": "average", "top_k": 1},
+            "`top_k` says how many members a gate asks",
+        ),
+        (
             "base.path",
             "model",
             "exactly one of path, id, package and scratch (given: path, scratch)",
