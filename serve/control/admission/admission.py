@@ -26,6 +26,7 @@ from serve.control.artifacts.store import Store, StoreError
 from serve.control.clock import now
 from serve.control.records import EnsembleRecord, VersionRecord
 from serve.errors import RefusedError, did_you_mean
+from serve.fusion.answers import MEMBER_SCORES, member_scores
 from serve.fusion.errors import FusionError, StaleFusionError
 from serve.fusion.fuse import Fusion
 from serve.fusion.parameters import read_parameters
@@ -201,7 +202,12 @@ class Admission:
                 f"{did_you_mean(unknown[0], names)}",
                 param="members",
             )
-        # Scores were measured with the old content, so the new version has none but the fits that `settle` decides on.
+        # Scores were measured with the old content. What stays are the fits, on which `settle` decides, and those of the
+        # members that stay, by which ties among whole answers are broken.
+        kept = {
+            name: score for name, score in member_scores(ensemble).items() if name not in changes
+        }
+        scores = fits_in(ensemble) | ({MEMBER_SCORES: kept} if kept else {})
         members = [
             self._changed(member, changes[member.name], ensemble, staging)
             if member.name in changes
@@ -209,7 +215,7 @@ class Admission:
             for member in ensemble.members
         ]
         return ensemble.model_copy(
-            update={"version": record.highest + 1, "members": members, "scores": fits_in(ensemble)}
+            update={"version": record.highest + 1, "members": members, "scores": scores}
         )
 
     def _changed(

@@ -41,10 +41,14 @@ async def test_equal_content_makes_a_new_version(world: World) -> None:
 async def test_scores_of_the_old_content_do_not_stay_with_the_new(world: World) -> None:
     bundle = make_bundle(world.folder / "bundle")
     scored = bundle.ensemble("intents").model_copy(
-        update={"version": 2, "scores": {"validation": {"accuracy": 0.9}}}
+        update={
+            "version": 2,
+            "scores": {"validation": {"accuracy": 0.9}, "members": {"a": 0.7, "b": 0.8}},
+        }
     )
     bundle.write_ensemble(scored)
     world.bundles = [bundle]
     await world.start()
     committed(await world.swap(100))
-    assert world.engines[0].held["intents@3"].ensemble.scores == {}
+    # By the scores of members that stay, ties among whole answers are broken.
+    assert world.engines[0].held["intents@3"].ensemble.scores == {"members": {"b": 0.8}}
