@@ -10,7 +10,16 @@ from transformers.image_utils import load_image
 
 from serve.images.decode import decode
 from serve.images.limits import ImageError, ImageLimits
-from tests.serve.images.hostile import TYPES, data_url, hostile, picture, saved, url_of
+from tests.serve.images.hostile import (
+    TYPES,
+    chunk,
+    data_url,
+    hostile,
+    picture,
+    saved,
+    scans,
+    url_of,
+)
 
 HOSTILE = hostile()
 
@@ -75,6 +84,16 @@ def test_a_photo_is_turned_as_the_camera_says() -> None:
 def test_the_end_of_a_jpeg_is_found_behind_all_its_scans(options: dict[str, object]) -> None:
     url = url_of(picture(200, 150), "JPEG", quality=95, **options)
     assert decode(url, ImageLimits()).size == (200, 150)
+
+
+def test_a_jpeg_may_have_100_scans_and_a_png_any_number_of_chunks_of_pixels() -> None:
+    usual = saved(picture(), "JPEG", progressive=True).count(b"\xff\xda")
+    assert decode(data_url(scans(100 - usual), "jpeg"), ImageLimits()).size == picture().size
+    with pytest.raises(ImageError, match="100 scans"):
+        decode(data_url(scans(101 - usual), "jpeg"), ImageLimits())
+    png = saved(picture())
+    many = png[:-12] + 5000 * chunk(b"IDAT") + png[-12:]
+    assert decode(data_url(many), ImageLimits()).size == picture().size
 
 
 def test_a_data_url_may_have_lines_capitals_and_parameters() -> None:
