@@ -43,6 +43,7 @@ def _checked(url: str, limits: ImageLimits) -> Iterator[Image.Image]:
         with _opened(file) as image:
             limits.check_shape(*image.size)
             _check_alone(image)
+            _check_depth(image)
             _check_end(file, end)
             yield image
     except ImageError:
@@ -67,6 +68,14 @@ def _check_alone(image: Image.Image) -> None:
     if pictures > 1:
         raise ImageError(
             f"The image has {pictures} pictures (it is animated, or a series): send one picture."
+        )
+
+
+def _check_depth(image: Image.Image) -> None:
+    """Pillow clips grey of 16 bits at 255, which makes nearly all of it white. Of colours it keeps the upper 8 bits."""
+    if image.mode.startswith(("I", "F")):
+        raise ImageError(
+            "The image is grey with 16 bits a pixel, and at most 8 are taken: save it with 8 bits a channel."
         )
 
 

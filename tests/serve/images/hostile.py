@@ -37,6 +37,11 @@ def chunk(name: bytes, data: bytes = b"") -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
+def deep_grey() -> Image.Image:
+    """All greys of 16 bits, of which Pillow makes white."""
+    return Image.fromarray(np.arange(65_536, dtype=np.uint16).reshape(256, 256))
+
+
 def scans(times: int, image: Image.Image | None = None) -> bytes:
     """A progressive JPEG whose last scan comes again and again. Each is decoded over all pixels."""
     whole = saved(image or picture(), "JPEG", progressive=True)
@@ -118,5 +123,6 @@ def hostile() -> dict[str, tuple[str, str]]:
         "a WebP and a PDF": (data_url(webp + b"%PDF-1.7", "webp"), "8 bytes behind the end"),
         "an animated PNG": (data_url(animated("PNG")), "2 pictures"),
         "an animated WebP": (data_url(animated("WEBP"), "webp"), "2 pictures"),
+        "grey of 16 bits": (data_url(saved(deep_grey())), "8 bits a channel"),
         "too many bytes": (data_url(png + bytes(8_000_000)), "at most 8,000,000"),
     }

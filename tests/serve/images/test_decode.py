@@ -1,7 +1,9 @@
 """What becomes of images from strangers. The reference for good ones is transformers."""
 
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -94,6 +96,15 @@ def test_a_jpeg_may_have_100_scans_and_a_png_any_number_of_chunks_of_pixels() ->
     png = saved(picture())
     many = png[:-12] + 5000 * chunk(b"IDAT") + png[-12:]
     assert decode(data_url(many), ImageLimits()).size == picture().size
+
+
+def test_of_colours_with_16_bits_the_upper_8_are_read() -> None:
+    values = np.asarray(picture()).astype(">u2") * 257
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", *picture().size, 16, 2, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND")
+    found = decode(data_url(b"\x89PNG\r\n\x1a\n" + chunks), ImageLimits())
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(picture()))
 
 
 def test_a_data_url_may_have_lines_capitals_and_parameters() -> None:
