@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from serve.images.data_url import data_url
+from serve.images.data_url import data_url, image_file
 from serve.images.decode import decode
 from serve.images.limits import ImageError, ImageLimits
 
@@ -34,13 +34,17 @@ def parted(cell: str) -> tuple[str | None, str]:
 def image_url(cell: Any, folder: Path | None) -> str:
     """Return the data URL of the image in a cell; an empty text if the cell is missing.
 
-    A cell is a data URL, a path relative to `folder`, bytes, or an image as `datasets` stores it. Raises ImageError if
-    it holds no image that a server would take."""
+    A cell is a data URL, a path relative to `folder`, bytes, or an image as `datasets` stores it. The URL has no line
+    breaks, whatever the cell's own had: behind the first one an input has its text. Raises ImageError if the cell holds
+    no image that a server would take."""
     if cell is None or cell == "":
         return ""
-    given = cell if isinstance(cell, str) and is_image(cell) else data_url(_bytes(cell, folder))
-    decode(given, LIMITS)
-    return given
+    if not isinstance(cell, str) or cell.strip()[:5].lower() != "data:":
+        found = data_url(_bytes(cell, folder))
+        decode(found, LIMITS)
+        return found
+    decode(cell, LIMITS)
+    return data_url(image_file(cell, LIMITS).data)
 
 
 def marked(url: str, number: int) -> str:
@@ -53,8 +57,6 @@ def marked(url: str, number: int) -> str:
 def _bytes(cell: Any, folder: Path | None) -> bytes:
     if isinstance(cell, bytes):
         return cell
-    if isinstance(cell, Image.Image):  # as `datasets` gives it when it decodes
-        return _png(cell)
     if isinstance(cell, Mapping):
         held = cell.get("bytes")
         return held if isinstance(held, bytes) else _bytes(cell.get("path") or "", folder)

@@ -14,7 +14,7 @@ from serve.images.decode import decode
 from serve.images.limits import ImageError, ImageLimits
 from tests.serve.images.hostile import SCRIPT, picture, saved, url_of
 from training.data.collect import collect
-from training.data.images import image_url, is_image, marked
+from training.data.images import image_url, is_image, marked, parted
 from training.recipe.source import Source
 
 PICTURE = picture(24, 16)
@@ -36,7 +36,15 @@ def test_every_form_becomes_the_same_data_url(tmp_path: Path, kind: str) -> None
     assert is_image(url)
     assert image_url(url, None) == url
     assert base64.b64decode(url.partition(",")[2]) == data
-    assert pixels(image_url(PICTURE, None)) == PICTURE.tobytes()
+
+
+@pytest.mark.parametrize("spelled", ["data:image/png;base64,", " DATA:image/PNG;Base64,\r\n"])
+def test_a_url_of_many_lines_is_an_image_without_a_text(spelled: str) -> None:
+    """As `base64 FILE` and Python's `encodebytes` break it."""
+    data = saved(PICTURE)
+    url = image_url(spelled + base64.encodebytes(data).decode(), None)
+    assert parted(url) == (url_of(PICTURE), "")
+    assert parted(f"{url}\nwhat is\nit?") == (url_of(PICTURE), "what is\nit?")
 
 
 def test_a_missing_cell_stays_missing() -> None:
@@ -50,6 +58,7 @@ def test_a_missing_cell_stays_missing() -> None:
         (SCRIPT, "no PNG, JPEG or WebP"),
         (saved(PICTURE)[:-20], "cut off"),
         ("data:image/svg+xml;base64,aGk=", "not served"),
+        ("data:text/html;base64,PGI+", "'text/html', which is not served"),
         ({"bytes": None, "path": None}, "cannot be opened"),
     ],
 )
@@ -90,6 +99,36 @@ def test_parquet_of_datasets_is_read(tmp_path: Path) -> None:
     rows.to_parquet(tmp_path / "rows.parquet")
     found = collect([Source(path=tmp_path / "rows.parquet")], ["image"], images=["image"])
     assert [pixels(url) for url in found.rows["image"]] == [PICTURE.tobytes()]
+
+
+def test_images_of_the_hub_are_read_as_their_files_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A photo stays as large as its file. One that is broken, or too large, leaves with its reason."""
+    photo, cmyk = saved(picture(2000, 1500), "JPEG"), saved(picture(mode="CMYK"), "JPEG")
+    (tmp_path / "apart.jpg").write_bytes(photo)
+    files: list[dict[str, Any] | None] = [
+        {"bytes": photo, "path": "one.jpg"},
+        {"bytes": cmyk, "path": "two.jpg"},
+        {"bytes": photo[:-100], "path": "three.jpg"},
+        {"bytes": b"no image", "path": "four.jpg"},
+        {"bytes": None, "path": str(tmp_path / "apart.jpg")},
+        {"bytes": None, "path": str(tmp_path / "nowhere.jpg")},
+        None,
+    ]
+    columns = Features({"image": ImageColumn(decode=False), "label": Value("string")})
+    rows = Dataset.from_dict({"image": files, "label": list("abcdefg")}, features=columns)
+    rows = rows.cast_column("image", ImageColumn())
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: rows)
+    found = collect(
+        [Source(hub="org/photos", revision="main")], ["image", "label"], images=["image"]
+    )
+    assert list(found.rows["label"]) == ["a", "b", "e", "g"]
+    held = [base64.b64decode(url.partition(",")[2]) for url in found.rows["image"]]
+    assert held == [photo, cmyk, photo, b""], "the last row's cell is missing"
+    reasons = [left.reason for left in found.left]
+    words = ["cut off", "no PNG, JPEG or WebP", "nowhere.jpg' is a path"]
+    assert [word in reason for word, reason in zip(words, reasons, strict=True)] == [True] * 3
 
 
 def test_a_marked_image_differs_in_one_pixel() -> None:
