@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from serve.images.data_url import data_url, image_file
 from serve.images.decode import decode
 from serve.images.limits import ImageError, ImageLimits
@@ -15,6 +13,8 @@ LIMITS = ImageLimits()
 """What an image may have at most: as much as a server takes by default."""
 SCHEME = "data:image/"
 """How a cell that holds an image begins, once it is read."""
+CORNER = 16
+"""Pixels at each side of the corner that marks an image: as many as JPEG stores as one colour."""
 
 
 def is_image(cell: str) -> bool:
@@ -48,10 +48,19 @@ def image_url(cell: Any, folder: Path | None) -> str:
 
 
 def marked(url: str, number: int) -> str:
-    """Return an image like that in a data URL, whose first pixel says `number` (at most 24 bits)."""
+    """Return an image like that in a data URL, of the same format, whose upper left corner has one of 4,096 colours by
+    `number`. It is made smaller, by halves, until a server takes it."""
+    kind = image_file(url, LIMITS).format
     image = decode(url, LIMITS)
-    image.putpixel((0, 0), tuple(number.to_bytes(3, "little")))
-    return data_url(_png(image))
+    levels = [number >> shift & 15 for shift in (0, 4, 8)]
+    red, green, blue = (17 * level for level in levels)  # as far apart as JPEG leaves them
+    image.paste((red, green, blue), (0, 0, CORNER, CORNER))
+    while True:
+        file = io.BytesIO()
+        image.save(file, kind)
+        if file.tell() <= LIMITS.size:
+            return data_url(file.getvalue())
+        image = image.reduce(2)
 
 
 def _bytes(cell: Any, folder: Path | None) -> bytes:
@@ -61,12 +70,6 @@ def _bytes(cell: Any, folder: Path | None) -> bytes:
         held = cell.get("bytes")
         return held if isinstance(held, bytes) else _bytes(cell.get("path") or "", folder)
     return _read(str(cell), folder)
-
-
-def _png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
 
 
 def _read(path: str, folder: Path | None) -> bytes:

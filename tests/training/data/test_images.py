@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageColumn
-from PIL import Image
 
 from serve.images.decode import decode
 from serve.images.limits import ImageError, ImageLimits
@@ -131,15 +131,32 @@ def test_images_of_the_hub_are_read_as_their_files_are(
     assert [word in reason for word, reason in zip(words, reasons, strict=True)] == [True] * 3
 
 
-def test_a_marked_image_differs_in_one_pixel() -> None:
+@pytest.mark.parametrize(
+    ("kind", "size"), [("PNG", (8, 8)), ("JPEG", (40, 24)), ("WEBP", (40, 24))]
+)
+def test_a_marked_image_is_another_one_by_each_number(kind: str, size: tuple[int, int]) -> None:
+    url = url_of(picture(*size), kind)
+    marks = [marked(url, number) for number in range(0, 4096, 5)]
+    assert {each.partition(";")[0] for each in marks} == {url.partition(";")[0]}
+    assert len({pixels(each) for each in marks}) == len(marks)
+    assert {decode(each, ImageLimits()).size for each in marks} == {size}
+
+
+def test_a_mark_leaves_the_rest_of_an_image() -> None:
     before, after = (
-        decode(url, ImageLimits()) for url in (url_of(PICTURE), marked(url_of(PICTURE), 70_000))
+        np.asarray(decode(url, ImageLimits()))
+        for url in (url_of(PICTURE), marked(url_of(PICTURE), 7))
     )
-    changed = [
-        (x, y)
-        for x in range(24)
-        for y in range(16)
-        if before.getpixel((x, y)) != after.getpixel((x, y))
-    ]
-    assert changed == [(0, 0)]
-    assert isinstance(before, Image.Image)
+    assert (before[:, 16:] == after[:, 16:]).all()
+    assert (after[:16, :16] == [119, 0, 0]).all()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_marked_image_is_no_larger_than_a_server_takes(kind: str) -> None:
+    """A photo stays one, and what would be too large as it is stored anew becomes smaller."""
+    photo = picture(1600, 1600) if kind == "JPEG" else picture(2000, 2000).quantize(64)
+    url = url_of(photo, kind)
+    assert len(url) < 8_000_000
+    after = marked(url, 1)
+    side = decode(after, ImageLimits()).size[0]
+    assert (len(after) <= len(url), side) == ((True, 1600) if kind == "JPEG" else (True, 1000))
