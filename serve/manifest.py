@@ -202,9 +202,9 @@ class Golden(Contract):
         sound = isinstance(texts, dict) and texts.keys() in kinds
         if not sound or not all(isinstance(text, str) for text in texts.values()):
             raise ValueError(
-                "the input must be a text, or an object with 'text' (and 'text_pair') or 'image'"
+                "the input must be a text, or an object with 'text' (and 'text_pair') or 'image' (and 'text')"
             )
-        if not texts.get("image", "data:").startswith("data:"):
+        if texts.get("image", "data:").strip()[:5].lower() != "data:":
             raise ValueError("the image must be a data URL")
         return given
 

@@ -48,6 +48,13 @@ def predict(
             help="An image to ask about: a PNG, JPEG or WebP, for a base that reads images. Repeat for several."
         ),
     ] = None,
+    together: Annotated[
+        bool,
+        typer.Option(
+            "--together",
+            help="Each image and the text of its number are one input, for a base that writes about images.",
+        ),
+    ] = False,
     model: ModelName = None,
     fusion: Annotated[
         str | None,
@@ -68,7 +75,7 @@ def predict(
 ) -> None:
     """Ask an ensemble for the label, the labels or the value of each text or image."""
     texts = text or []
-    if not texts and not image:
+    if not texts and (together or not image):
         texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts and not image:
         raise UsageError("There is no text: give it as an argument, or one on each line of stdin.")
@@ -76,10 +83,20 @@ def predict(
         raise UsageError(
             f"For {counted(len(texts), 'text')} there must be as many --pair, not {len(pair)}: give one for each."
         )
-    inputs: list[Input] = [*texts]
-    if pair:
-        inputs = [{"text": one, "text_pair": two} for one, two in zip(texts, pair, strict=True)]
-    inputs += [_read(image_input, file) for file in image or []]
+    images = [_read(image_input, file) for file in image or []]
+    shown = [*texts, *map(str, image or [])]
+    inputs: list[Input] = [*texts, *images]
+    if together:
+        if pair or len(images) != len(texts):
+            raise UsageError(
+                "--together takes as many images as texts, and no --pair; there are "
+                f"{counted(len(images), 'image')} and {counted(len(texts), 'text')}."
+            )
+        inputs = [{**one, "text": two} for one, two in zip(images, texts, strict=True)]
+        shown = [f"{one}: {two}" for one, two in zip(image or [], texts, strict=True)]
+    elif pair:
+        pairs = zip(texts, pair, strict=True)
+        inputs = [*({"text": one, "text_pair": two} for one, two in pairs), *images]
     how = _fusion(fusion) if fusion else None
     with Choir(url, token) as choir:
         answer = choir.predict(
@@ -92,7 +109,7 @@ def predict(
         show_json(answer.model_dump(mode="json", by_alias=True, exclude_unset=True))
     else:
         heading = "input" if image else "text"
-        out.print(_view(answer, [*texts, *map(str, image or [])], heading))
+        out.print(_view(answer, shown, heading))
 
 
 def _fusion(given: str) -> dict[str, Any]:

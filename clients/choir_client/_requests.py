@@ -24,7 +24,8 @@ from choir_client.predictions import AnyPrediction, Prediction
 
 T = TypeVar("T")
 Input = str | Mapping[str, Any]
-"""A text, or an object: `{"text": ..., "text_pair": ...}`, or `{"image": ...}` as `choir_client.image` makes it."""
+"""A text, or an object: `{"text": ..., "text_pair": ...}`, or `{"image": ...}` as `choir_client.image` makes it, with a
+`"text"` beside it for bases that write about images."""
 _PREDICTION: TypeAdapter[Prediction] = TypeAdapter(AnyPrediction)
 
 

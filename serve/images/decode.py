@@ -17,8 +17,9 @@ def decode(url: str, limits: ImageLimits) -> Image.Image:
     """Returns the image in a data URL: in RGB, without transparency, turned as its EXIF data say. transformers'
     `load_image` does the same.
 
-    Takes up to three bytes a pixel and a copy of the file; size and format are checked before any pixel is decoded.
-    Raises ImageError for everything that is not one whole PNG, JPEG or WebP of one picture within the limits."""
+    Takes up to three bytes a pixel and a copy of the file; size, format and the number of parts are checked before any
+    pixel is decoded. Raises ImageError for everything that is not one whole PNG, JPEG or WebP of one picture within the
+    limits."""
     with _checked(url, limits) as image:
         ImageOps.exif_transpose(image, in_place=True)
         return image.convert("RGB")
@@ -37,11 +38,13 @@ def _checked(url: str, limits: ImageLimits) -> Iterator[Image.Image]:
     """Yields the opened image in a data URL, of which only the header is read. Raises ImageError for one that is not
     taken, and in place of what Pillow raises meanwhile."""
     file = image_file(url, limits)
+    end = end_of(file.format, file.data)  # first: Pillow would read any number of parts
     try:
         with _opened(file) as image:
             limits.check_shape(*image.size)
             _check_alone(image)
-            _check_end(file)
+            _check_depth(image)
+            _check_end(file, end)
             yield image
     except ImageError:
         raise
@@ -68,8 +71,15 @@ def _check_alone(image: Image.Image) -> None:
         )
 
 
-def _check_end(file: ImageFile) -> None:
-    end = end_of(file.format, file.data)
+def _check_depth(image: Image.Image) -> None:
+    """Pillow clips grey of 16 bits at 255, which makes nearly all of it white. Of colours it keeps the upper 8 bits."""
+    if image.mode.startswith(("I", "F")):
+        raise ImageError(
+            "The image is grey with 16 bits a pixel, and at most 8 are taken: save it with 8 bits a channel."
+        )
+
+
+def _check_end(file: ImageFile, end: int | None) -> None:
     if end is None:
         raise ImageError("The image is cut off before its end: send the whole file.")
     if end < len(file.data):

@@ -15,6 +15,11 @@ MOST_TIMES_AS_LONG = 32
 """How many times as long as it is wide an image may be. Models scale the short side to a fixed size, and the long side
 with it: a few bytes of one long row of pixels would become gigabytes."""
 
+MOST_SCANS = 100
+"""How many scans a JPEG may have. Each is decoded over all pixels, even one of 42 bytes."""
+MOST_PARTS = 256
+"""How many parts (chunks or segments) a PNG or JPEG may have beside its pixels."""
+
 
 class ImageError(UserError, ValueError):
     """An image in a request cannot be read. The message is one sentence for the client."""

@@ -325,6 +325,28 @@ def test_images_are_shown_before_they_are_sent_and_beside_their_answers(
     expect(page.locator("#pictures img")).to_have_count(0)
 
 
+def test_an_image_and_a_line_are_one_input_where_they_belong_together(
+    context: BrowserContext, server: Server, tmp_path: Path
+) -> None:
+    page = opened(context, server, "intents").page
+    (tmp_path / "sofa.png").write_bytes(saved(drawn()))
+    page.set_input_files("#images", tmp_path / "sofa.png")
+    page.check("#together")
+    page.fill("#input", "It came this morning.\nIs it broken?")
+    page.click("#send")
+    expect(page.locator("#ask-error")).to_have_text(
+        "Type one line for each image: there are 2 lines and 1 image."
+    )
+    page.fill("#input", "It came this morning.")
+    with page.expect_request("**/v1/predict") as sent:
+        page.click("#send")
+    url = f"data:image/png;base64,{base64.b64encode(saved(drawn())).decode()}"
+    assert sent.value.post_data_json["input"] == [{"image": url, "text": "It came this morning."}]
+    expect(page.locator(".answer")).to_have_count(1)
+    expect(page.locator(".answer .input img")).to_have_attribute("alt", "sofa.png")
+    expect(page.locator(".answer .input")).to_contain_text("It came this morning.")
+
+
 def test_a_dropped_image_is_taken_and_another_file_is_named(
     context: BrowserContext, server: Server
 ) -> None:

@@ -22,13 +22,20 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedT
 
 from tests.serve.tiny import CORPUS
 
-Family = Literal["idefics3", "llava"]
+Family = Literal["idefics3", "llava", "llava-siglip"]
+"""`llava` is over a CLIP."""
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ m['role'] | upper }}: {% if m['content'] is string %}{{ m['content'] }}{% else %}"
     "{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>\n{% else %}{{ c['text'] }}{% endif %}{% endfor %}"
     "{% endif %} {% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
+_LLAVA: dict[str, str | list[str]] = {
+    "language": r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|down_proj)",
+    "tower": r".*vision_tower.*\.(q_proj|v_proj|out_proj|fc1|fc2)",
+    "connector": r".*multi_modal_projector\.linear_[12]",
+    "both": ["q_proj", "v_proj"],
+}
 TARGETS: dict[Family, dict[str, str | list[str]]] = {
     "idefics3": {
         "language": r".*text_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|down_proj)",
@@ -36,12 +43,8 @@ TARGETS: dict[Family, dict[str, str | list[str]]] = {
         "connector": r".*connector\.modality_projection\.proj",
         "both": ["q_proj", "v_proj"],
     },
-    "llava": {
-        "language": r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|down_proj)",
-        "tower": r".*vision_tower.*\.(q_proj|v_proj|out_proj|fc1|fc2)",
-        "connector": r".*multi_modal_projector\.linear_[12]",
-        "both": ["q_proj", "v_proj"],
-    },
+    "llava": _LLAVA,
+    "llava-siglip": _LLAVA,
 }
 """Family -> name of an adapter -> the modules that it changes, as PEFT takes them. `both`: language and tower."""
 SIDE, PATCH = 32, 8
@@ -61,7 +64,7 @@ def base(family: Family, folder: Path, *, published: bool = True) -> Path:
     special += [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
     tokens = _tokenizer([*special, "<pad>"])
     torch.manual_seed(0)
-    model = _idefics3(tokens) if family == "idefics3" else _llava(tokens)
+    model = _idefics3(tokens) if family == "idefics3" else _llava(tokens, family)
     for name, weight in model.named_parameters():
         if weight.dim() > 1 or "class_embedding" in name:
             torch.nn.init.normal_(weight, std=0.15)
@@ -71,7 +74,7 @@ def base(family: Family, folder: Path, *, published: bool = True) -> Path:
         model.lm_head.weight[_id(tokens, "<image>")] = 0
     model.generation_config.pad_token_id = _id(tokens, "<pad>")
     model.save_pretrained(folder)
-    if family == "llava" and published:
+    if family != "idefics3" and published:
         file = folder / "model.safetensors"
         renamed = {
             re.sub(r"^vision_tower\.", "vision_tower.vision_model.", name): weight
@@ -94,13 +97,15 @@ def _idefics3(tokens: PreTrainedTokenizerFast) -> Any:
     )
 
 
-def _llava(tokens: PreTrainedTokenizerFast) -> Any:
+def _llava(tokens: PreTrainedTokenizerFast, family: Family) -> Any:
+    clip = {"model_type": "clip_vision_model", "projection_dim": 64}
+    tower = clip if family == "llava" else {"model_type": "siglip_vision_model"}
     return transformers.LlavaForConditionalGeneration(
         transformers.LlavaConfig(
             image_token_index=_id(tokens, "<image>"),
-            image_seq_length=(SIDE // PATCH) ** 2,
+            image_seq_length=(SIDE // PATCH) ** 2 - int(family != "llava"),
             vision_feature_layer=-2,
-            vision_config={"model_type": "clip_vision_model", "projection_dim": 64, **_vision(3)},
+            vision_config={**tower, **_vision(3)},
             text_config=_text(tokens),
         )
     )
@@ -117,13 +122,18 @@ def _processor(family: Family, tokens: PreTrainedTokenizerFast) -> Any:
             images, tokens, image_seq_len=4, chat_template=CHAT_TEMPLATE
         )
     size = {"height": SIDE, "width": SIDE}
+    images = (
+        transformers.CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=size)
+        if family == "llava"
+        else transformers.SiglipImageProcessorPil(size=size)
+    )
     return transformers.LlavaProcessor(
-        transformers.CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=size),
+        images,
         tokens,
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         chat_template=CHAT_TEMPLATE,
-        num_additional_image_tokens=1,
+        num_additional_image_tokens=int(family == "llava"),
     )
 
 

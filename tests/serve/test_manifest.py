@@ -112,6 +112,10 @@ def test_digests_are_distinct_and_in_order():
         ),
         ({"golden": [{"input": {"text": "x", "image": "y"}, "label": "yes"}]}, "golden.0.input"),
         (
+            {"golden": [{"input": {"text_pair": "x", "image": "data:"}, "label": "yes"}]},
+            "'image' (and 'text')",
+        ),
+        (
             {"golden": [{"input": {"text": "x", "text_pair": None}, "label": "yes"}]},
             "golden.0.input",
         ),
@@ -125,6 +129,11 @@ def test_an_unsound_manifest_is_refused_in_a_sentence(fields, reason):
     sentence = explain(raised.value)
     assert reason in sentence
     assert "\n" not in sentence
+
+
+def test_a_golden_image_may_be_spelled_as_in_requests() -> None:
+    asked = {"input": {"image": "DATA:image/png;base64,aGk="}, "label": "yes"}
+    assert Ensemble.model_validate(manifest(golden=[asked])).golden[0].label == "yes"
 
 
 @pytest.mark.parametrize("path", ["../x.json", "/etc/x.json", "fusion/../../x", "a//b", "a\\b", ""])

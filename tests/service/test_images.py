@@ -1,13 +1,19 @@
 """Bases that write about images, over HTTP: chats, labels, a swap under load, and hostile images."""
 
+import contextlib
+import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import openai
+import psutil
 import pytest
+from PIL import Image
 
 from serve.bundle import BaseSpec, Bundle
 from serve.digest import folder_digest
@@ -26,6 +32,8 @@ LABELS = ["A", "B", "card lost", "card lost abroad"]
 TEMPLATE = "Look: {image}\n{text} Intent:"
 MEMBERS = {"a": "language", "b": "tower"}
 PICTURES = pictures(4, seed=3)
+ROUND = 6
+"""How often each hostile image is sent at a time."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +174,50 @@ def test_a_hostile_image_is_a_400_with_a_sentence(service: Service, name: str) -
         said = response.json()["error"]["message"]
         assert said.endswith(".")
         assert len(said) < 400
+
+
+def test_hostile_images_from_many_clients_leave_no_memory_behind(service: Service) -> None:
+    """In any process that has the images in its hands. A round sends 270 MB, with good images among them; the
+    first one shows what four at once take."""
+    good = content(url_of(Image.new("RGB", (4900, 5000)), "JPEG"), "what is it?")
+    asked = [good, *(content(url, "what is it?") for url, _ in hostile().values())]
+    expected = {200: ROUND, 400: ROUND * (len(asked) - 1)}
+    before = resident(service)
+    first, _ = send_all(service, asked)
+    settled = resident(service)
+    second, most = send_all(service, asked)
+    after = resident(service)
+    assert first == second == expected
+    print(f"{before} MB, {settled} MB after a round, at most {most} MB, and {after} MB at the end")
+    assert after - settled < 150
+    assert most - settled < 600
+
+
+def send_all(service: Service, asked: list[Any]) -> tuple[Counter[int], int]:
+    """Four clients send each chat `ROUND` times. Returns how often each status came, and the most MB meanwhile."""
+
+    def send(number: int) -> int:
+        message = {"role": "user", "content": asked[number % len(asked)]}
+        body = {"model": "captions", "messages": [message], "max_tokens": 1}
+        return service.post("/v1/chat/completions", body).status_code
+
+    most = 0
+    with ThreadPoolExecutor(max_workers=4) as clients:
+        sent = [clients.submit(send, number) for number in range(ROUND * len(asked))]
+        while not all(each.done() for each in sent):
+            most = max(most, resident(service))
+            time.sleep(0.05)
+    return Counter(each.result() for each in sent), most
+
+
+def resident(service: Service) -> int:
+    """The MB in memory of gateways, and of engines with vLLM's own processes."""
+    total = 0
+    for replica in (*service.replicas("Gateway"), *service.replicas("Engine")):
+        for process in (replica, *replica.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_info().rss
+    return total >> 20
 
 
 def test_good_images_are_still_answered(service: Service) -> None:

@@ -17,6 +17,7 @@ from serve.engine.interface import (
     GenerateCall,
     PredictCall,
     PrepareError,
+    Route,
     Text,
     Version,
 )
@@ -24,7 +25,7 @@ from serve.errors import Refusal, RefusedError
 from serve.files import write_atomically
 from serve.labels import completion_prompt
 from serve.manifest import Ensemble
-from training.data.images import is_image, marked
+from training.data.images import marked, parted
 
 WARM_UP = 3
 """Requests to each rung that are not counted."""
@@ -81,9 +82,10 @@ async def _medians(asks: Mapping[str, Ask], refusals: set[str]) -> dict[str, flo
     asked = 0
     for turn in range(WARM_UP + ROUNDS):
         for ask, found in seconds.items():
+            request = ask(asked)  # to mark an image anew takes time that is not the engine's
             began = time.perf_counter()
             try:
-                await ask(asked)
+                await request
             except RefusedError as refused:
                 refusals.add(str(refused))
             else:
@@ -96,32 +98,50 @@ async def _medians(asks: Mapping[str, Ask], refusals: set[str]) -> dict[str, flo
 
 
 def _ask(engine: Engine, ensemble: Ensemble, inputs: Sequence[Mapping[str, Any]]) -> Ask:
-    """Return what sends one request. Each has a text or an image of its own, so that no cache makes a later rung
-    faster."""
+    """Return what makes one request, and sends it when it is awaited. Each has a text or an image of its own, so that
+    no cache makes a later rung faster."""
 
-    async def predict(turn: int) -> None:
+    def predict(turn: int) -> Coroutine[Any, Any, None]:
         given = inputs[turn % len(inputs)]
-        if is_image(given["text"]):
-            asked = Text("", image=marked(given["text"], turn))
-        else:
-            asked = Text(f"{turn} {given['text']}", given["pair"])
-        _check(await engine.predict(PredictCall(ensemble.id, (asked,), f"timer-{turn}")))
+        image, text = parted(given["text"])
+        asked = (
+            Text(f"{turn} {text}", given["pair"])
+            if image is None
+            else Text(text, image=marked(image, turn))
+        )
+        return _predict(engine, PredictCall(ensemble.id, (asked,), f"timer-{turn}"))
 
-    async def generate(turn: int) -> None:
-        text = f"{turn} {inputs[turn % len(inputs)]['text']}"
-        prompt = completion_prompt(ensemble.template, text)
+    def generate(turn: int) -> Coroutine[Any, Any, None]:
+        image, text = parted(inputs[turn % len(inputs)]["text"])
+        route: Route = "completions"
+        asked: dict[str, Any]
+        if image is None:
+            asked = {"prompt": completion_prompt(ensemble.template, f"{turn} {text}")}
+        else:  # completions have no images
+            parts: list[dict[str, Any]] = [
+                {"type": "image_url", "image_url": {"url": marked(image, turn)}},
+                {"type": "text", "text": text},
+            ]
+            route, asked = "chat", {"messages": [{"role": "user", "content": parts}]}
         body = {
             "model": ensemble.id,
-            "prompt": prompt,
+            **asked,
             "max_tokens": TOKENS,
             "temperature": 0,
             "ignore_eos": True,
         }
-        call = GenerateCall(ensemble.id, "completions", body, f"timer-{turn}")
-        async for part in engine.generate(call):
-            _check(part)
+        return _generate(engine, GenerateCall(ensemble.id, route, body, f"timer-{turn}"))
 
     return generate if ensemble.task == "generation" else predict
+
+
+async def _predict(engine: Engine, call: PredictCall) -> None:
+    _check(await engine.predict(call))
+
+
+async def _generate(engine: Engine, call: GenerateCall) -> None:
+    async for part in engine.generate(call):
+        _check(part)
 
 
 def _check(answer: object) -> None:

@@ -60,6 +60,13 @@ def generation_refusal(
                 "it out.",
                 param=name,
             )
+        if _asks_for_detail(call.body.get(name)):
+            return Refusal(
+                400,
+                f"The 'detail' of an image in {name!r} can only be 'auto': images are read as the base's own processor "
+                "says; leave it out.",
+                param=name,
+            )
     if call.route in TOKEN_ROUTES:
         return None
     unknown = [name for name in call.prompts or () if name not in names]
@@ -121,6 +128,14 @@ def _holds_vectors(messages: Any) -> bool:
 def _names_content(messages: Any) -> bool:
     """Returns whether a chat names a content by itself, so that vLLM would find another one under that name."""
     return any(part.get("uuid") is not None for part in _parts(messages))
+
+
+def _asks_for_detail(messages: Any) -> bool:
+    """Returns whether a chat wants an image to be read coarsely or finely, which vLLM ignores."""
+    images = (each for part in _parts(messages) for each in (part, part.get("image_url")))
+    return any(
+        isinstance(each, dict) and each.get("detail") not in (None, "auto") for each in images
+    )
 
 
 def _parts(messages: Any) -> list[dict[str, Any]]:

@@ -4,7 +4,8 @@ Three things differ from vLLM 0.32:
 
 - Names. transformers 5 has no `vision_model` inside a LLaVA's tower, so PEFT's names have none, and neither have the
   weights of a LLaVA that transformers 5 saved. vLLM's tower still has it.
-- Rows. A CLIP's first row of an image (CLS) runs through the tower and is dropped behind it. vLLM does not count it.
+- Rows. By the strategy "default", the first row of an image runs through the tower and is dropped behind it: a CLIP's
+  CLS, a SigLIP's first patch. vLLM does not count it.
 - An import. vLLM's module takes one function of transformers' Pixtral from a file that needs torchvision. The same
   function stands beside the processor for Pillow."""
 
@@ -38,9 +39,11 @@ class Llava(LlavaForConditionalGeneration):
         self, *, modality: str, mm_kwargs: Any, num_mm_embeds: int
     ) -> tuple[int, int]:
         config = self.config
-        clip = config.vision_config.model_type == "clip_vision_model"
-        if not clip or config.vision_feature_select_strategy != "default":
+        if config.vision_feature_select_strategy != "default":
             return num_mm_embeds, num_mm_embeds
-        side = config.vision_config.image_size // config.vision_config.patch_size
-        images = -(-num_mm_embeds // (side * side))
+        vision = config.vision_config
+        patches = (vision.image_size // vision.patch_size) ** 2
+        clip = vision.model_type == "clip_vision_model"
+        embeds = patches if clip else patches - 1
+        images = -(-num_mm_embeds // embeds)
         return num_mm_embeds + images, num_mm_embeds

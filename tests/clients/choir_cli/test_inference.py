@@ -66,6 +66,24 @@ class TestPredict:
         assert "cat.png" in ran.out
         assert "refund" in ran.out
 
+    def test_an_image_and_a_text_are_one_input_where_they_belong_together(
+        self, choir: Choir, local_server: LocalServer, tmp_path: Path
+    ) -> None:
+        local_server.answers["POST /v1/predict"] = (200, self.ANSWER)
+        picture = tmp_path / "sofa.png"
+        picture.write_bytes(saved(drawn()))
+        asked = ("predict", "--together", "--model", "intents", "--image", str(picture))
+        ran = choir(*asked, "It came today.")
+        assert ran.status == 0
+        (body,) = local_server.bodies
+        assert body["input"] == [{"image": url_of(drawn()), "text": "It came today."}]
+        assert "sofa.png: It came today." in " ".join(ran.out.split())
+        for more in (("one", "two"), ("one", "--pair", "two")):
+            ran = choir(*asked, *more)
+            assert ran.status != 0
+            assert "as many images as texts, and no --pair" in " ".join(ran.err.split())
+        assert len(local_server.bodies) == 1
+
     @pytest.mark.parametrize(
         ("content", "words"), [(b"GIF89a", "no PNG, JPEG or WebP"), (None, "cannot be read")]
     )

@@ -30,7 +30,7 @@ async def engine(models: dict[str, Path]) -> AsyncIterator[Any]:
     await engine.close()
 
 
-@pytest.fixture(scope="session", params=["idefics3", "llava"])
+@pytest.fixture(scope="session", params=["idefics3", "llava", "llava-siglip"])
 def family(request: pytest.FixtureRequest) -> Family:
     name: Family = request.param
     return name

@@ -32,16 +32,29 @@ def url_of(image: Image.Image, kind: str = "PNG", **options: Any) -> str:
     return data_url(saved(image, kind, **options), TYPES[kind])
 
 
+def chunk(name: bytes, data: bytes = b"") -> bytes:
+    """A part of a PNG."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def deep_grey() -> Image.Image:
+    """All greys of 16 bits, of which Pillow makes white."""
+    return Image.fromarray(np.arange(65_536, dtype=np.uint16).reshape(256, 256))
+
+
+def scans(times: int, image: Image.Image | None = None) -> bytes:
+    """A progressive JPEG whose last scan comes again and again. Each is decoded over all pixels."""
+    whole = saved(image or picture(), "JPEG", progressive=True)
+    last = whole[whole.rfind(b"\xff\xda") : -2]
+    return whole[:-2] + times * last + whole[-2:]
+
+
 def huge(width: int = 100_000, height: int = 100_000) -> bytes:
     """A PNG of a few bytes whose header promises many pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     pixels = zlib.compress(bytes(1000))
     parts = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]
-    chunks = [
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in parts
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name, data) for name, data in parts)
 
 
 def huge_webp() -> bytes:
@@ -64,10 +77,8 @@ def animated(kind: str) -> bytes:
 def hostile() -> dict[str, tuple[str, str]]:
     """Name -> what is sent as an image, and words of the sentence that refuses it."""
     png, jpeg, webp = (saved(picture(), kind) for kind in TYPES)
-    many_texts = bytearray(png[:33])
-    packed = zlib.compress(bytes(50_000_000), 9)
-    text = b"zTXt" + b"a\0\0" + packed
-    many_texts += struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+    long_text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50_000_000), 9))
+    profile = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(1_000_000), 9))
     return {
         "an http URL": ("http://169.254.169.254/latest/meta-data", "nothing is fetched"),
         "an https URL": ("https://example.com/cat.png", "nothing is fetched"),
@@ -88,7 +99,18 @@ def hostile() -> dict[str, tuple[str, str]]:
         "6,000 x 6,000": (data_url(huge(6000, 6000)), "6,000 x 6,000 pixels"),
         "the largest WebP": (data_url(huge_webp(), "webp"), "25,000,000 pixels"),
         "one row": (data_url(huge(1_000_000, 1)), "32 times as long"),
-        "a compressed text": (data_url(bytes(many_texts) + png[33:]), "damaged"),
+        "a compressed text": (data_url(png[:33] + long_text + png[33:]), "damaged"),
+        "7,000 colour profiles": (data_url(png[:33] + 7000 * profile + png[33:]), "256 parts"),
+        "texts behind the pixels": (
+            data_url(png[:-12] + 300 * chunk(b"tEXt") + png[-12:]),
+            "parts",
+        ),
+        "a million comments": (
+            data_url(jpeg[:2] + 1_000_000 * b"\xff\xfe\0\2" + jpeg[2:], "jpeg"),
+            "256 parts",
+        ),
+        "filling": (data_url(jpeg[:2] + 7_000_000 * b"\xff" + jpeg[2:], "jpeg"), "256 parts"),
+        "100,000 scans": (data_url(scans(100_000), "jpeg"), "100 scans"),
         "an SVG": (data_url(SCRIPT, "svg+xml"), "'image/svg.xml', which is not served"),
         "an SVG as a PNG": (data_url(SCRIPT), "damaged, or no PNG"),
         "a GIF": (data_url(saved(picture(), "GIF"), "gif"), "'image/gif', which is not served"),
@@ -101,5 +123,6 @@ def hostile() -> dict[str, tuple[str, str]]:
         "a WebP and a PDF": (data_url(webp + b"%PDF-1.7", "webp"), "8 bytes behind the end"),
         "an animated PNG": (data_url(animated("PNG")), "2 pictures"),
         "an animated WebP": (data_url(animated("WEBP"), "webp"), "2 pictures"),
+        "grey of 16 bits": (data_url(saved(deep_grey())), "8 bits a channel"),
         "too many bytes": (data_url(png + bytes(8_000_000)), "at most 8,000,000"),
     }

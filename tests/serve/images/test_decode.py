@@ -1,7 +1,9 @@
 """What becomes of images from strangers. The reference for good ones is transformers."""
 
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -10,7 +12,16 @@ from transformers.image_utils import load_image
 
 from serve.images.decode import decode
 from serve.images.limits import ImageError, ImageLimits
-from tests.serve.images.hostile import TYPES, data_url, hostile, picture, saved, url_of
+from tests.serve.images.hostile import (
+    TYPES,
+    chunk,
+    data_url,
+    hostile,
+    picture,
+    saved,
+    scans,
+    url_of,
+)
 
 HOSTILE = hostile()
 
@@ -75,6 +86,25 @@ def test_a_photo_is_turned_as_the_camera_says() -> None:
 def test_the_end_of_a_jpeg_is_found_behind_all_its_scans(options: dict[str, object]) -> None:
     url = url_of(picture(200, 150), "JPEG", quality=95, **options)
     assert decode(url, ImageLimits()).size == (200, 150)
+
+
+def test_a_jpeg_may_have_100_scans_and_a_png_any_number_of_chunks_of_pixels() -> None:
+    usual = saved(picture(), "JPEG", progressive=True).count(b"\xff\xda")
+    assert decode(data_url(scans(100 - usual), "jpeg"), ImageLimits()).size == picture().size
+    with pytest.raises(ImageError, match="100 scans"):
+        decode(data_url(scans(101 - usual), "jpeg"), ImageLimits())
+    png = saved(picture())
+    many = png[:-12] + 5000 * chunk(b"IDAT") + png[-12:]
+    assert decode(data_url(many), ImageLimits()).size == picture().size
+
+
+def test_of_colours_with_16_bits_the_upper_8_are_read() -> None:
+    values = np.asarray(picture()).astype(">u2") * 257
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", *picture().size, 16, 2, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND")
+    found = decode(data_url(b"\x89PNG\r\n\x1a\n" + chunks), ImageLimits())
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(picture()))
 
 
 def test_a_data_url_may_have_lines_capitals_and_parameters() -> None:

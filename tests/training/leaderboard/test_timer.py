@@ -1,18 +1,103 @@
 """Requests that the leaderboard measures in an engine of its own, and the commands around it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from choir_cli.leaderboard.engine import _ask
 from choir_cli.leaderboard.timer import EngineTimer
 from choir_cli.main import app
 from serve.bundle import BaseSpec, Bundle
+from serve.engine.interface import GenerateCall, PredictCall
+from serve.images.decode import decode
+from serve.images.limits import ImageLimits
+from serve.manifest import Ensemble
+from tests.serve import seeing
+from tests.serve.images.hostile import picture, url_of
+from tests.serve.manifests import manifest
 from training.leaderboard.board import Leaderboard
 from training.leaderboard.rungs import rung_file
 from training.leaderboard.timing import Input
+
+PHOTO = url_of(picture(40, 24), "JPEG")
+INPUTS = [Input(PHOTO), Input(f"{PHOTO}\nIt came\nthis morning."), Input("where is it?")]
+"""An image, an image with a text, and a text."""
+
+
+class Asked:
+    """An engine that notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    async def predict(self, call: PredictCall) -> None:
+        self.calls.append(call)
+
+    async def generate(self, call: GenerateCall) -> AsyncIterator[bytes]:
+        self.calls.append(call)
+        yield b"{}"
+
+
+async def asked(ensemble: Ensemble) -> list[Any]:
+    """What the engine is asked in six turns over the three inputs."""
+    engine: Any = Asked()
+    ask = _ask(engine, ensemble, [asdict(each) for each in INPUTS])
+    for turn in range(6):
+        await ask(turn)
+    return list(engine.calls)
+
+
+def look(url: str) -> bytes:
+    assert url.startswith("data:image/jpeg;")
+    return decode(url, ImageLimits()).tobytes()
+
+
+async def test_each_image_is_asked_about_with_its_text_and_as_one_of_its_own() -> None:
+    calls = await asked(Ensemble.model_validate(manifest()))
+    given = [call.inputs[0] for call in calls]
+    assert [each.text for each in given[:2]] == ["", "It came\nthis morning."]
+    assert [(each.text, each.image) for each in (given[2], given[5])] == [
+        ("2 where is it?", None),
+        ("5 where is it?", None),
+    ]
+    seen = [look(each.image) for each in given if each.image is not None]
+    assert len({look(PHOTO), *seen}) == 5
+
+
+async def test_an_image_is_written_about_in_a_chat_and_a_text_completed() -> None:
+    fields = {"task": "generation", "labels": None, "template": "Q: {text}"}
+    calls = await asked(Ensemble.model_validate(manifest(**fields)))
+    assert [call.route for call in calls] == ["chat", "chat", "completions"] * 2
+    assert calls[2].body["prompt"] == "Q: 2 where is it?"
+    parts = [call.body["messages"][0]["content"] for call in calls if call.route == "chat"]
+    assert [each[1]["text"] for each in parts[:2]] == ["", "It came\nthis morning."]
+    seen = [look(each[0]["image_url"]["url"]) for each in parts]
+    assert len({look(PHOTO), *seen}) == 5
+    assert all(call.body["max_tokens"] and call.body["ignore_eos"] for call in calls)
+
+
+@pytest.mark.slow
+def test_rungs_over_images_are_measured_in_an_engine(tmp_path: Path) -> None:
+    base = seeing.base("idefics3", tmp_path / "base")
+    lora = seeing.lora(base, tmp_path / "a", ["q_proj"], seed=1, rank=4)
+    bundle = Bundle.create(tmp_path / "bundle", BaseSpec(path=str(base)))
+    members = [{"name": "a", "adapters": [bundle.add_adapter("seen", lora)]}]
+    common = {"format": 1, "version": 1, "members": members, "fusion": {"method": "average"}}
+    labelled = {"task": "classification", "labels": ["card", "fees"], "template": "{image}{text}:"}
+    rungs = {}
+    for own in ({"name": "seen", **labelled}, {"name": "captions", "task": "generation"}):
+        ensemble = Ensemble.model_validate({**common, **own})
+        bundle.write_ensemble(ensemble)
+        rungs[ensemble.name] = ensemble
+    with EngineTimer(bundle, "seen") as timer:
+        times = timer.milliseconds(bundle, rungs, INPUTS)
+    assert timer.problem is None
+    assert times.keys() == {"seen", "captions"}
 
 
 @pytest.mark.slow

@@ -102,6 +102,7 @@ class Form {
     if (paired.hidden || model.pairs !== null) byId("pairs").checked = model.pairs === true;
     paired.hidden = this.writes || model.pairs === false;
     this.images.show(!this.writes || this.kind === "chat");
+    byId("together-field").hidden = this.writes;
     byId("input-name").textContent = !this.writes ? "Inputs, one a line" : this.kind === "chat" ? "Message" : "Text to complete";
     byId("send").textContent = this.writes && this.kind === "chat" ? "Send" : "Ask";
     byId("clear").textContent = this.writes && this.kind === "chat" ? "New chat" : "Clear";
@@ -153,10 +154,10 @@ class Form {
     const images = this.images.chosen;
     if (!inputs.length && !images.length) throw new ServerError("Type at least one input, or choose an image.");
     const texts = byId("pairs").checked ? inputs.map(pair) : inputs;
-    const input = [...texts, ...images.map((each) => ({ image: each.url }))];
-    const body = { model: model.id, input, return_members: true, ...(this.fusion.method ? { fusion: this.fusion } : {}) };
+    const asked = images.length && byId("together").checked ? together(inputs, images) : [...texts, ...images];
+    const body = { model: model.id, input: asked.map(sent), return_members: true, ...(this.fusion.method ? { fusion: this.fusion } : {}) };
     const answer = await post("/v1/predict", body, this.aborting.signal);
-    drawPredictions(byId("answers"), [...texts, ...images], answer, {
+    drawPredictions(byId("answers"), asked, answer, {
       method: this.fusion.method ?? model.methods[0],
       members: model.members.length,
       weights: this.fusion.method ? new Map() : (this.weights.get(answer.model) ?? new Map()),
@@ -197,6 +198,18 @@ function pair(line) {
   const [text, ...rest] = line.split(PAIR);
   if (!rest.length) throw new ServerError(`A pair needs its two texts with “${PAIR}” between them; this line has one: ${line}`);
   return { text: text.trim(), text_pair: rest.join(PAIR).trim() };
+}
+
+/** Returns each image with the line of its number as its text. */
+function together(lines, images) {
+  if (lines.length !== images.length) throw new ServerError(`Type one line for each image: there are ${counted(lines.length, "line")} and ${counted(images.length, "image")}.`);
+  return images.map((each, place) => ({ ...each, text: lines[place] }));
+}
+
+/** Returns an input as the server takes it. */
+function sent(input) {
+  if (!input.url) return input;
+  return input.text ? { image: input.url, text: input.text } : { image: input.url };
 }
 
 function byEnsemble(models) {

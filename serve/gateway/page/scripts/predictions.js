@@ -7,8 +7,8 @@ import { counted, percent, short } from "./words.js";
 const LABELS_SHOWN = 8;
 const OPEN = 3;
 
-/** Puts the answers to `inputs` before those that are there: texts, pairs of texts, and images with `name` and `url`.
- * `asked`: the fusion `method`, how many `members` there are, and their `weights` by name. */
+/** Puts the answers to `inputs` before those that are there: texts, pairs of texts, and images with `name`, `url` and
+ * perhaps a `text`. `asked`: the fusion `method`, how many `members` there are, and their `weights` by name. */
 export function drawPredictions(place, inputs, answer, asked) {
   const cards = answer.data.map((row) => card(inputs[row.index], row, { ...asked, open: answer.data.length <= OPEN }));
   const absent = answer.absent_members?.length ? ` Absent: ${answer.absent_members.join(", ")}.` : "";
@@ -23,7 +23,7 @@ function card(input, row, asked) {
 
 function shown(input) {
   if (typeof input === "string") return input;
-  return input.url ? picture(input) : `${input.text} | ${input.text_pair}`;
+  return input.url ? [picture(input), input.text ?? ""] : `${input.text} | ${input.text_pair}`;
 }
 
 // One label, or several.

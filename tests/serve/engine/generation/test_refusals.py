@@ -1,0 +1,40 @@
+"""What a call asks for that no base can do, told without an engine."""
+
+from typing import Any
+
+import pytest
+
+from serve.engine.generation.refusals import generation_refusal
+from serve.engine.interface import GenerateCall, Route
+from tests.serve.engine.calls import version
+from tests.serve.images.hostile import picture, url_of
+
+URL = url_of(picture())
+
+
+def part(route: Route, detail: Any) -> dict[str, Any]:
+    """An image of a chat, or of /v1/responses."""
+    if route == "responses":
+        return {"type": "input_image", "image_url": URL, **detail}
+    return {"type": "image_url", "image_url": {"url": URL, **detail}}
+
+
+@pytest.mark.parametrize("route", ["chat", "responses", "tokenize"])
+@pytest.mark.parametrize(
+    ("detail", "taken"),
+    [({}, True), ("auto", True), (None, True), ("low", False), ("high", False), (["auto"], False)],
+)
+def test_the_detail_of_an_image_is_the_processors(route: Route, detail: Any, taken: bool) -> None:
+    """vLLM ignores it."""
+    given = part(route, detail if detail == {} else {"detail": detail})
+    name = "input" if route == "responses" else "messages"
+    body = {name: [{"role": "user", "content": [given, {"type": "text", "text": "look"}]}]}
+    ensemble = version({}, "talk", {"a": None}, task="generation", labels=None).ensemble
+    refusal = generation_refusal(ensemble, GenerateCall("talk@1", route, body, "r"))
+    if taken:
+        assert refusal is None
+        return
+    assert refusal is not None
+    assert (refusal.status, refusal.param) == (400, name)
+    assert "'detail' of an image" in refusal.message
+    assert refusal.message.endswith(".")
