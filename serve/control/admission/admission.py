@@ -202,7 +202,7 @@ class Admission:
                 f"{did_you_mean(unknown[0], names)}",
                 param="members",
             )
-        # Scores were measured with the old content. What stays are the fits, on which `settle` decides, and those of the
+        # Scores were measured with the old content. What stays: the fits, on which `settle` decides, and those of the
         # members that stay, by which ties among whole answers are broken.
         kept = {
             name: score for name, score in member_scores(ensemble).items() if name not in changes
