@@ -35,9 +35,8 @@ def _end_of_png(data: bytes) -> int | None:
         at += 12 + size  # size, name and checksum stand around the content
         if name == b"IEND":
             return at
-        if (
-            name != b"IDAT"
-        ):  # pixels may be in any number of chunks: together, they are decoded once
+        # Pixels may be in any number of chunks: together, they are decoded once.
+        if name != b"IDAT":
             others += 1
             _check_parts(others)
     return None
