@@ -17,12 +17,12 @@ from tests.bench.conftest import data_file
 from tests.service.running import serving
 from training.evaluation.metrics.resampling import Comparison
 from training.evaluation.metrics.text import text_metrics
+from training.execution.run import recorded_recipe
 
 RUNS = range(5)
 INPUTS = 300
 AT_ONCE = 16
 ENSEMBLE = "describe"
-MAX_TOKENS = 60
 
 
 def tgen(folder: Path, bundle: Path | None) -> None:
@@ -52,9 +52,16 @@ def _served(bundle: Path, inputs: Sequence[str], folder: Path) -> dict[str, list
     ensemble = Bundle.open(bundle).ensemble(ENSEMBLE)
     prompts = [completion_prompt(ensemble.template, each) for each in inputs]
     names = [f"{ENSEMBLE}/{member.name}" for member in ensemble.members]
+    recipe = recorded_recipe(bundle)
+    own = recipe.find(ENSEMBLE) if recipe else None
+    assert own is not None, f"{bundle} must be made by a recipe with the ensemble {ENSEMBLE}"
+    limit = own.max_new_tokens
     arguments = ("--dtype", "bfloat16", "--store", folder / "store")
     with serving(bundle, *arguments, log=folder / "serve.log") as service:
-        said = {name: asyncio.run(_ask(service.url, name, prompts)) for name in [*names, ENSEMBLE]}
+        said = {
+            name: asyncio.run(_ask(service.url, name, prompts, limit))
+            for name in [*names, ENSEMBLE]
+        }
     fused = said.pop(ENSEMBLE)
     rows = list(zip(*said.values(), strict=True))
     for method in ("vote", "mbr"):
@@ -62,13 +69,13 @@ def _served(bundle: Path, inputs: Sequence[str], folder: Path) -> dict[str, list
     return said | {"average at every token": fused}
 
 
-async def _ask(url: str, model: str, prompts: Sequence[str]) -> list[str]:
+async def _ask(url: str, model: str, prompts: Sequence[str], limit: int) -> list[str]:
     places = asyncio.Semaphore(AT_ONCE)
     async with AsyncChoir(url, timeout=3600) as choir:
 
         async def answer(prompt: str) -> str:
             async with places:
-                found = await choir.complete(model, prompt, max_tokens=MAX_TOKENS, temperature=0)
+                found = await choir.complete(model, prompt, max_tokens=limit, temperature=0)
             return found.text.strip()
 
         asked = [asyncio.create_task(answer(prompt)) for prompt in prompts]
