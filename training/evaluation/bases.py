@@ -169,6 +169,10 @@ def _locate(name: str) -> tuple[Path, BaseKind]:
         raise RecipeError(f"{name}: {reason}")
     if towers_of(config) is not None:
         raise RecipeError(f"{name}: it reads images too, and bases are compared on texts alone")
+    try:
+        read_pooling(folder)
+    except BaseError as error:
+        raise RecipeError(f"{name}: {error}") from None
     return folder, kind
 
 

@@ -36,8 +36,16 @@ class Base:
 
     @property
     def pooling(self) -> Pooling:
-        """Which vector of a text heads read, unless their recipe says otherwise."""
-        return "last" if self.kind == "causal" else read_pooling(self.folder)
+        """Which vector of a text heads read, unless their recipe says otherwise. Raises RecipeError if the base says
+        one that they cannot read."""
+        if self.kind == "causal":
+            return "last"
+        try:
+            return read_pooling(self.folder)
+        except BaseError as error:
+            raise RecipeError(
+                f"base: {self.folder}: {error} Say `pooling: mean`, cls or last in the members"
+            ) from None
 
     @property
     def towers(self) -> TwoTowers | None:
