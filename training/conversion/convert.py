@@ -216,7 +216,7 @@ class _Adapter:
             return None
         raise ConversionError(
             f"The base {found or ''} is not a folder with a model, and this conversion computes with it: give --base "
-            "FOLDER."
+            "with a folder, a package or a hub id."
         )
 
 
@@ -232,8 +232,8 @@ def _tuned_model(
     """Write the LoRA that is nearest to a full fine-tune of `base`."""
     if base is None:
         raise ConversionError(
-            f"{source} is a whole model. Give the base that it was tuned from with --base FOLDER; a LoRA is the "
-            "difference of the two."
+            f"{source} is a whole model. Give the base that it was tuned from with --base; a LoRA is the difference of "
+            "the two."
         )
     folder = model_folder(source, scratch)
     config = json.loads((source / "config.json").read_bytes())

@@ -212,7 +212,7 @@ def test_a_full_fine_tune_becomes_a_lora_and_what_is_left_out_is_named(
     normed = convert(tmp_path / "normed", tmp_path / "other", Unwatched(), base=base)
     assert normed.left_out == ("model.norm.weight",)
     assert not normed.exact
-    with pytest.raises(ConversionError, match=r"whole model\. Give the base .* --base FOLDER"):
+    with pytest.raises(ConversionError, match=r"whole model\. Give the base .* --base;"):
         convert(tmp_path / "tuned", tmp_path / "none", Unwatched())
 
 
@@ -287,7 +287,7 @@ def test_what_cannot_be_converted_is_refused_with_the_reason(
     with pytest.raises(ConversionError, match="neither an adapter"):
         convert(tmp_path, tmp_path / "out", Unwatched())
     given = make(LoraConfig, **LORA, init_lora_weights="pissa")
-    with pytest.raises(ConversionError, match="give --base FOLDER"):
+    with pytest.raises(ConversionError, match="give --base with a folder, a package or a hub id"):
         convert(given, tmp_path / "out", Unwatched(), base=tmp_path / "nowhere")
     (given / "adapter_model.safetensors").unlink()
     with pytest.raises(ConversionError, match="has no weights: expected adapter_model"):
