@@ -1,6 +1,7 @@
 """The settings of chats in a real engine: tools, reasoning and templates, of members and of fused ensembles."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from serve.base.side_files import read_tokenizer
 from serve.config.chat import ChatSettings
 from serve.engine.generation.openai_routes import OpenAIRoutes
 from serve.engine.generation.serving_arguments import serving_arguments
+from serve.errors import Refusal
 from serve.images.limits import ImageLimits
 from tests.serve.engine.calls import ask, stream
 from tests.serve.engine.generation.test_token_routes import asked
@@ -125,6 +127,34 @@ async def test_a_fused_ensemble_must_call_the_tool_that_a_client_asks_for(
     calls, _, _ = streamed(await stream(engine, body))
     assert calls == called(whole)
     assert calls in ([("weather", {"city": city})] for city in ("Bern", "Basel"))
+
+
+READS = "chat: {enable_auto_tool_choice: true, tool_call_parser: NAME}"
+WHERE = "in the file of --config, or as JSON in CHOIR_CHAT"
+NAMED = {"type": "function", "function": {"name": "weather"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, (READS, WHERE)),
+        ({"tool_choice": "required"}, (READS, WHERE)),
+        ({"tool_choice": NAMED, "stream": True}, (READS, WHERE)),
+        ({"tools": None, "chat_template": "{{ 1 }}"}, ("chat: {chat_template: FILE}", WHERE)),
+        ({"tools": None, "thinking_token_budget": 4}, ("'thinking_token_budget'", "Leave it out")),
+    ],
+    ids=str,
+)
+async def test_what_a_setting_would_allow_is_refused_with_that_setting(
+    engine: Any, chat: Chat, change: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    """vLLM names flags of its own server, which `choir serve` does not have."""
+    await chat()
+    refusal = await ask(engine, ASKED | change, member="a")
+    assert isinstance(refusal, Refusal)
+    assert refusal.status == 400
+    assert all(word in refusal.message for word in words), refusal.message
+    assert not re.search(r"--(?!config)", refusal.message), refusal.message
 
 
 async def test_a_fused_response_calls_it_too(
