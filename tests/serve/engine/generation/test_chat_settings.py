@@ -17,26 +17,12 @@ from serve.errors import Refusal
 from serve.images.limits import ImageLimits
 from tests.serve.engine.calls import ask, stream
 from tests.serve.engine.generation.test_token_routes import asked
+from tests.serve.tool_calls import TOOL, WRITTEN, tight
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
 Chat = Callable[..., Awaitable[None]]
 
-CALL = {"name": "weather", "arguments": {"city": "Bern"}}
-WRITTEN = f"<tool_call>\n{json.dumps(CALL)}\n</tool_call>"
-TOOL: dict[str, Any] = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "strict": True,
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"enum": ["Bern", "Basel"]}},
-            "required": ["city"],
-            "additionalProperties": False,
-        },
-    },
-}
 ASKED = {
     "messages": [{"role": "user", "content": "A B"}],
     "tools": [TOOL],
@@ -59,15 +45,6 @@ async def chat(
         monkeypatch.setattr(engine, "_openai", routes)
 
     yield settled
-
-
-def tight(base: Path) -> dict[str, Any]:
-    """What keeps a base of random weights to one call: a grammar allows others after it, and spaces without end."""
-    tokens = read_tokenizer(str(base), None)
-    blank = {
-        str(id_): -100 for id_ in tokens.get_vocab().values() if not tokens.decode([id_]).strip()
-    }
-    return {"parallel_tool_calls": False, "logit_bias": blank}
 
 
 def called(choice: Any) -> list[tuple[str, Any]]:
