@@ -75,6 +75,9 @@ def mutated_pairs(models: Models, config: LoraConfig, trained: Pairs) -> dict[st
     start = get_peft_model_state_dict(started)
     found = {}
     for module, own in trained.items():
+        if own.embedding:  # PEFT takes nothing out of an embedding
+            found[module] = own
+            continue
         a0, b0 = (start[f"{STEM}{module}.lora_{side}.weight"] for side in ("A", "B"))
         a, b = torch.cat([own.a, a0]), torch.cat([own.b, -b0], dim=1)
         found[module] = Pair(a, b, own.scaling)

@@ -87,6 +87,7 @@ LORA = {"r": 4, "target_modules": ["q_proj", "down_proj"]}
         ),
         ({"init_lora_weights": "pissa"}, "PiSSA", 8),
         ({"init_lora_weights": "olora", "lora_alpha": 2}, "OLoRA", 8),
+        ({"init_lora_weights": "pissa", "target_modules": ["embed_tokens", "q_proj"]}, "PiSSA", 8),
         (
             {"init_lora_weights": "pissa", "use_rslora": True, "rank_pattern": {"down_proj": 2}},
             "PiSSA",
@@ -99,7 +100,8 @@ def test_what_is_a_lora_by_other_words_answers_as_peft_does(
     base: Path, make: Make, options: dict[str, Any], kind: str, rank: int
 ) -> None:
     cls = peft.AdaLoraConfig if kind == "AdaLoRA" else LoraConfig
-    given = make(cls, **({"target_modules": ["q_proj"]} if kind == "AdaLoRA" else LORA), **options)
+    own = {"target_modules": ["q_proj"]} if kind == "AdaLoRA" else LORA
+    given = make(cls, **own | options)
     expected = by_peft(base, given)
     out, made = converted(given, base)
     assert (made.kind, made.exact, made.rank) == (kind, True, rank)
