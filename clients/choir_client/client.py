@@ -39,7 +39,8 @@ class Choir(Connection):
     change a version. Every method raises `ChoirError` or one of its subclasses if it fails.
 
     Reads, predictions and completions are sent again after a broken connection and after the statuses
-    429, 502, 503 and 504 (see `Retries`). Streams and calls that change a version are sent once.
+    429, 502, 503 and 504, or a 5xx that a proxy gave (see `Retries`). Streams and calls that change a
+    version are sent once.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ ChoirError
     ├── Conflict            409  another version is active, a rollout is running, or there is no room
     ├── TooLarge            413
     ├── RateLimited         429  `retry_after`
-    └── Unavailable         502, 503, 504  `retry_after`
+    └── Unavailable         502, 503, 504, and a 5xx that is not Choir's: `retry_after`
 """
 
 from typing import Any
@@ -96,7 +96,8 @@ class RateLimited(APIError):
 
 
 class Unavailable(APIError):
-    """502, 503 or 504: no gateway or engine is ready, or the controller cannot be reached."""
+    """502, 503 or 504: no gateway or engine is ready, or the controller cannot be reached. So is every 5xx in another
+    shape than Choir's: it is a proxy's, such as HAProxy's 500 while no gateway lives."""
 
 
 _BY_STATUS: dict[int, type[APIError]] = {
@@ -115,7 +116,8 @@ _BY_STATUS: dict[int, type[APIError]] = {
 
 def error_from_fields(fields: dict[str, Any], status: int, **known: Any) -> APIError:
     """Return the exception for the `error` object of a body or of a stream's event."""
-    return _BY_STATUS.get(status, APIError)(
+    unknown = APIError if fields or status < 500 else Unavailable
+    return _BY_STATUS.get(status, unknown)(
         str(fields.get("message") or f"the server answered {status} without a reason"),
         status=status,
         type=fields.get("type"),

@@ -28,8 +28,13 @@ _KINDS: dict[str, AdapterKind] = {
     "PROMPT_TUNING": "prompt",
     "P_TUNING": "prompt",
 }
-_CONVERTED = {"ADALORA", "BOFT", "HRA", "IA3", "LOHA", "LOKR", "OFT", "VERA"}
-"""Kinds that `choir convert` makes a LoRA of."""
+CONVERTED = frozenset((
+    "ADALORA", "ADAMSS", "BOFT", "C3A", "DEFT", "DELORA", "FOURIERFT", "FROD", "GLORA", "GRALORA", "HIRA", "HRA", "IA3",
+    "LOHA", "LOKR", "MISS", "OFT", "OSF", "PEANUT", "PSOFT", "PVERA", "RANDLORA", "ROAD", "SHIRA", "SUPERTUNING",
+    "TINYLORA", "TRAINABLE_TOKENS", "UNILORA", "VBLORA", "VERA", "WAVEFT",
+))  # fmt: skip
+"""The other values of `peft_type` that `choir convert` makes a LoRA of: those that PEFT merges into the weights of
+linear layers or of embeddings."""
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
 _TEXTS = {".md", ".json", ".txt", ".jinja", ".gitattributes", ".yaml", ".yml"}
 
@@ -51,7 +56,7 @@ def kind_of_config(config: dict[str, Any]) -> AdapterKind:
     if kind is None:
         raise AdapterError(
             f"Its peft_type is {peft_type!r}, which is not served; {', '.join(_KINDS)} are."
-            + (f" {CONVERT}" if isinstance(peft_type, str) and peft_type in _CONVERTED else "")
+            + (f" {CONVERT}" if isinstance(peft_type, str) and peft_type in CONVERTED else "")
         )
     return "alora" if kind == "lora" and config.get("alora_invocation_tokens") else kind
 

@@ -20,6 +20,15 @@ DISTILBERT_BACKBONE = "ChoirDistilBertBackbone"
 
 _NO_MODEL = f"{VLLM} has no model of it"
 
+BACKEND_REFUSES: Mapping[str, str] = {
+    "GPT2LMHeadModel": "it puts LoRA on linear layers, and this model has none but Conv1D",
+    **dict.fromkeys(
+        ("BloomForCausalLM", "FalconForCausalLM", "GPTJForCausalLM", "MptForCausalLM"),
+        "it cannot run this model's attention",
+    ),
+}
+"""Architectures that people try because vLLM runs them -> why transformers' own code in vLLM serves no LoRA of them."""
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -84,7 +93,9 @@ def unserved_base(config: Mapping[str, Any], kind: Literal["causal", "encoder"])
         )
     if (TEXT | MORE_THAN_TEXT).intersection(names):
         return None
-    return f"A base of the architecture {names[0]} cannot be served: {VLLM} has no model of it that takes LoRA."
+    why = BACKEND_REFUSES.get(names[0])
+    more = f", and its Transformers backend does not stand in: {why}" if why else ""
+    return f"A base of the architecture {names[0]} cannot be served: {VLLM} has no model of it that takes LoRA{more}."
 
 
 def served_as(config: Mapping[str, Any]) -> str | None:

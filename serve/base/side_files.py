@@ -10,9 +10,9 @@ instead, so that what is evaluated is what is served:
 - `processor_config.json` or `preprocessor_config.json` says how images are scaled and normalised, where a base reads
   images.
 - `1_Pooling/config.json` of sentence-transformers says which vector new members' heads read: the mean over the tokens,
-  the first token's or the last one's. Nothing else of sentence-transformers counts: `modules.json` and the other
-  modules that it names (`2_Dense`, `3_Normalize`), and how `sentence_bert_config.json` changes the tokenizer. Once a
-  head is trained, it says itself what it reads.
+  the first token's or the last one's; what it says otherwise is refused. Nothing else of sentence-transformers counts:
+  `modules.json` and the other modules that it names (`2_Dense`, `3_Normalize`), and how `sentence_bert_config.json`
+  changes the tokenizer. Once a head is trained, it says itself what it reads.
 """
 
 import json
@@ -23,15 +23,19 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from serve.base.folder import Pooling
+from serve.base.folder import BaseError, Pooling
 
 _POOLING_FILE = "1_Pooling/config.json"
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+_MODE = "pooling_mode"
 _POOLINGS: dict[str, Pooling] = {
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_lasttoken": "last",
+    "mean": "mean",
+    "mean_tokens": "mean",
+    "cls": "cls",
+    "cls_token": "cls",
+    "lasttoken": "last",
 }
+"""By the names of sentence-transformers: from version 6 on in `pooling_mode`, before as `pooling_mode_<name>: true`."""
 MODEL_FILES = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.txt",
@@ -54,14 +58,30 @@ class GenerationDefaults:
 
 def read_pooling(folder: Path) -> Pooling:
     """Returns which vector of a text an encoder in `folder` was trained to give, as sentence-transformers stored it;
-    the mean over the tokens if it says nothing, or something that heads do not read."""
+    the mean over the tokens if it says nothing. Raises BaseError if it says something that heads do not read."""
     try:
         said = json.loads((folder / _POOLING_FILE).read_bytes())
     except (OSError, ValueError):
         return "mean"
-    modes = [] if not isinstance(said, dict) else [key for key in said if said[key] is True]
-    chosen = [_POOLINGS.get(mode) for mode in modes if mode.startswith("pooling_mode_")]
-    return chosen[0] or "mean" if len(chosen) == 1 else "mean"
+    modes = _modes(said) if isinstance(said, dict) else []
+    if not modes:
+        return "mean"
+    if len(modes) == 1 and modes[0] in _POOLINGS:
+        return _POOLINGS[modes[0]]
+    together = " and ".join(modes)
+    raise BaseError(
+        f"Its {_POOLING_FILE} pools by {together}, which is not served; expected mean, cls or lasttoken alone."
+    )
+
+
+def _modes(said: dict[str, Any]) -> list[str]:
+    given = said.get(_MODE)
+    if given is None:
+        flag = f"{_MODE}_"
+        return [
+            key.removeprefix(flag) for key in said if key.startswith(flag) and said[key] is True
+        ]
+    return [str(mode) for mode in given] if isinstance(given, list) else [str(given)]
 
 
 def copy_side_files(source: Path, target: Path) -> None:

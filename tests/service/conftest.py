@@ -15,8 +15,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 @pytest.fixture(scope="session")
 def service(models: Models) -> Iterator[Service]:
+    config = models.root / "choir.yaml"
+    config.write_text("chat: {enable_auto_tool_choice: true, tool_call_parser: hermes}\n")
     with serving(
         models.bundle,
+        *("--config", config),
         *("--replicas", "2", "--gateways", "2", "--dtype", "float32"),
         *("--adapter-root", models.root / "adapters"),
         *("--engine", '{"kv_cache_memory_bytes": 268435456}'),

@@ -1,10 +1,13 @@
 """The `openai` client, unchanged."""
 
 import json
+from typing import Any
 
 import openai
 import pytest
 
+from tests.serve.tool_calls import TOOL, WRITTEN, tight
+from tests.service.models import Models
 from tests.service.running import Service
 
 pytestmark = pytest.mark.engine
@@ -99,6 +102,62 @@ def test_prompts_with_their_log_probabilities(client: openai.OpenAI) -> None:
     assert fused.logprobs.tokens[:-1] == alone.logprobs.tokens[:-1]
     assert fused.logprobs.token_logprobs[0] is None
     assert all(value < 0 for value in fused.logprobs.token_logprobs[1:])
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", "named"])
+@pytest.mark.parametrize("model", ["replies", "replies/a"])
+def test_tools_are_called_by_a_server_with_the_setting(
+    client: openai.OpenAI, models: Models, model: str, choice: str
+) -> None:
+    """Whole and streamed. A base of random weights is made to write a call, or left no other answer."""
+    extra: dict[str, Any] = {"fusion": {"method": "average"}} if model == "replies" else {}
+    given: dict[str, Any] = tight(models.base)
+    if choice == "auto":
+        extra["structured_outputs"] = {
+            "choice": [WRITTEN]
+        }  # and "auto" is what a client leaves out
+    elif choice == "required":
+        given["tool_choice"] = "required"
+    else:
+        given["tool_choice"] = {"type": "function", "function": {"name": "weather"}}
+    arguments: dict[str, Any] = {
+        "model": model,
+        "messages": MESSAGES,
+        "tools": [TOOL],
+        "max_tokens": 120,
+        "temperature": 0,
+        "extra_body": extra,
+        **given,
+    }
+    (whole,) = client.chat.completions.create(**arguments).choices
+    (call,) = whole.message.tool_calls
+    said = json.loads(call.function.arguments)
+    assert call.function.name == "weather"
+    assert said["city"] in ("Bern", "Basel")
+    with client.chat.completions.stream(**arguments) as stream:
+        pieces = [event for event in stream if event.type.startswith("tool_calls.function")]
+        (streamed,) = stream.get_final_completion().choices
+    (same,) = streamed.message.tool_calls
+    assert (same.function.name, json.loads(same.function.arguments)) == ("weather", said)
+    assert pieces, "the call comes in events"
+    assert whole.finish_reason == streamed.finish_reason
+
+
+def test_a_response_calls_a_tool(client: openai.OpenAI, models: Models) -> None:
+    arguments: dict[str, Any] = {
+        "model": "replies",
+        "input": MESSAGES,
+        "tools": [{"type": "function", **TOOL["function"]}],
+        "tool_choice": "required",
+        "max_output_tokens": 120,
+        "temperature": 0,
+        "extra_body": {"fusion": {"method": "average"}, **tight(models.base)},
+    }
+    (call,) = client.responses.create(**arguments).output
+    assert (call.type, call.name) == ("function_call", "weather")
+    with client.responses.stream(**arguments) as stream:
+        (same,) = stream.until_done().get_final_response().output
+    assert (same.name, json.loads(same.arguments)) == (call.name, json.loads(call.arguments))
 
 
 def test_structured_output(client: openai.OpenAI) -> None:

@@ -14,12 +14,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
+from serve.base.folder import BaseError
 from serve.base.side_files import read_pooling
 from serve.bundle import Bundle
 from tests.training.conftest import TOPICS, recipe_content
+from training.evaluation.bases import compare_bases
+from training.evaluation.probe_rows import ProbeRows
 from training.offline.members import OfflineMembers
 from training.pipeline import train
 from training.recipe import RecipeError
+from training.stages.base import Base
+from training.stages.encoder import pool
 
 TEXTS = [ask for asks in TOPICS.values() for ask in asks][:6]
 POOLINGS = ("cls", "mean", "last")
@@ -89,13 +94,59 @@ def test_a_bundles_copy_of_the_base_still_says_how_it_pools(bundle: Bundle) -> N
         ({"cls_token": True}, "cls"),
         ({"mean_tokens": True, "cls_token": False}, "mean"),
         ({"lasttoken": True}, "last"),
-        ({"max_tokens": True}, "mean"),
-        ({"mean_tokens": True, "cls_token": True}, "mean"),
         ({}, "mean"),
     ],
 )
 def test_a_base_says_how_it_pools(tmp_path: Path, modes: dict[str, bool], expected: str) -> None:
     assert read_pooling(pools(tmp_path, **modes)) == expected
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_what_sentence_transformers_writes_today_is_read(tmp_path: Path, pooling: str) -> None:
+    """The vector that is read is the one that sentence-transformers itself pools."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    own = Pooling(64, {"last": "lasttoken"}.get(pooling, pooling))
+    (tmp_path / "1_Pooling").mkdir()
+    own.save(str(tmp_path / "1_Pooling"))
+    found = read_pooling(tmp_path)
+    assert found == pooling
+    states, mask = torch.randn(2, 5, 64), torch.tensor([[1] * 5, [1] * 3 + [0] * 2])
+    expected = own({"token_embeddings": states, "attention_mask": mask})["sentence_embedding"]
+    torch.testing.assert_close(pool(states, mask, False, found), expected)
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ({"pooling_mode": "max"}, "max"),
+        ({"pooling_mode": "weightedmean"}, "weightedmean"),
+        ({"pooling_mode": ["mean", "cls"]}, "mean and cls"),
+        ({"pooling_mode_max_tokens": True}, "max_tokens"),
+        (
+            {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True},
+            "cls_token and mean_tokens",
+        ),
+    ],
+)
+def test_a_base_that_pools_as_no_head_reads_is_refused_by_name(
+    encoder_base: Path,
+    tmp_path: Path,
+    write_recipe: Callable[..., Path],
+    said: dict[str, Any],
+    named: str,
+) -> None:
+    base = shutil.copytree(encoder_base, tmp_path / "base")
+    (base / "1_Pooling").mkdir()
+    (base / "1_Pooling" / "config.json").write_text(json.dumps(said))
+    message = f"pools by {named}, which is not served; expected mean, cls or lasttoken alone"
+    with pytest.raises(BaseError, match=message):
+        read_pooling(base)
+    given = Base(base, "encoder", "base", by_heads=True)
+    with pytest.raises(RecipeError, match=f"{message}. Say `pooling: mean`"):
+        assert given.pooling
+    with pytest.raises(RecipeError, match=message):
+        compare_bases([str(base)], ProbeRows("rows", "label", [], [], "{text}"))
 
 
 def test_a_causal_base_is_read_at_its_last_token_alone(

@@ -16,6 +16,8 @@ SAMPLES = (
 )
 _TOKENS = 256
 """Longer samples are cut."""
+_ROUNDING = 1e-4
+"""Answers that are closer are equal: probabilities by this difference, larger vectors by this share of their values."""
 
 
 def sample_ids(base: Path, texts: Sequence[str], vocabulary: int) -> list[list[int]]:
@@ -49,3 +51,8 @@ def answers(model: Any, rows: Sequence[Sequence[int]]) -> torch.Tensor:
 def difference(one: torch.Tensor, other: torch.Tensor) -> float:
     """Returns the largest absolute difference of two models' answers."""
     return float((one - other).abs().max())
+
+
+def equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Returns whether two models' answers differ by rounding alone."""
+    return difference(one, other) <= _ROUNDING * max(1.0, float(one.abs().max()))

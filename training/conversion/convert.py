@@ -1,6 +1,7 @@
 """Converts a folder into a LoRA that is served, exactly where that is possible, and says how well otherwise."""
 
 import json
+import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,33 +14,33 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 
 from serve.adapter import AdapterError, inspect_adapter
-from serve.adapter.classifiers import PARTS, STEM, is_part
-from serve.adapter.folder import CONFIG, WEIGHTS, kind_of_config, read_config
+from serve.adapter.classifiers import STEM, is_part
+from serve.adapter.folder import CONFIG, HEAD, WEIGHTS, kind_of_config, read_config
+from serve.adapter.head.check import has_head
 from serve.adapter.lora.config import check_config
 from serve.adapter.lora.embeddings import unserved_embedding
 from serve.adapter.lora.modules import Modules
-from serve.adapter.lora.tensors import read_lora
+from serve.adapter.origin import ORIGIN
 from serve.base.folder import BaseShapes
-from serve.tensors import TensorFile
 from training.conversion import answers
 from training.conversion.errors import ConversionError
 from training.conversion.loras import (
     MUTATING,
     Pair,
-    Pairs,
     adalora_pairs,
     mutated_pairs,
     plain_pairs,
 )
-from training.conversion.low_rank import LowRank, low_rank
+from training.conversion.low_rank import low_rank
 from training.conversion.models import Models, classifier_labels, head_tensors, labels_of
-from training.conversion.weights import Tensors, adapter_tensors, model_folder
+from training.conversion.plain_lora import copy_plainly_scaled, write_lora
+from training.conversion.weights import adapter_tensors, model_folder
 from training.progress import Watch, counted
 
 RANK = 64
 """The largest rank of an approximation: what an engine takes by default."""
-_HEADS = ("classifier", "score")
-"""What PEFT lists in `modules_to_save` for every sequence classifier."""
+_ROUNDING = 1e-4
+"""A smaller relative error of the weights is rounding."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Conversion:
     kind: str
     """What the folder was, in words."""
     exact: bool
-    """Whether the adapter changes the base's weights as the folder did, rounding aside."""
+    """Whether the adapter answers as the folder did, rounding aside."""
     rank: int
     weight_error: float | None
     """The norm of what is missed over the norm of the change of all weights; None if weights were copied."""
@@ -83,6 +84,9 @@ def convert(
         draft = scratch / "adapter"
         draft.mkdir()
         if (source / CONFIG).is_file():
+            for name in (HEAD, ORIGIN):  # they stay true of the same change of the same base
+                if (source / name).is_file():
+                    shutil.copyfile(source / name, draft / name)
             made = _Adapter(source, scratch, base, watch, rank, samples).write(draft)
         elif (source / "config.json").is_file():
             made = _tuned_model(source, scratch, base, watch, rank, samples, draft)
@@ -123,66 +127,79 @@ class _Adapter:
     def write(self, draft: Path) -> Conversion:
         """Write the converted adapter into `draft`."""
         config = self._config
-        if config.get("peft_type") == "ADALORA":
-            return self._rewritten(draft, "AdaLoRA")
         if config.get("alora_invocation_tokens"):
             # Merged or rewritten, it would act before its invocation.
             return self._copied(draft, "alora")
-        init = str(config.get("init_lora_weights", True)).lower()
-        mutated = config.get("peft_type") == "LORA" and init.startswith(MUTATING)
+        form = _other_form(config)
         try:
-            kind = kind_of_config(config)
+            kind = "lora" if form else kind_of_config(config)
             if kind == "lora":
-                check_config({**config, "init_lora_weights": True} if mutated else config, None)
+                check_config(config if form is None else _without_form(config), None)
         except AdapterError:
             return self._merged(draft)
-        if mutated:
-            return self._rewritten(draft, "PiSSA" if init.startswith("pissa") else "OLoRA")
-        return self._copied(draft, kind)
+        return self._copied(draft, kind) if form is None else self._rewritten(draft, form)
 
     def _copied(self, draft: Path, kind: str) -> Conversion:
         """Write the same tensors in one file; a scaling by the root of the rank becomes a plain one."""
-        config = dict(self._config)
-        if kind == "lora" and config.pop("use_rslora", False):
-            config |= _plain_scaling(self._given, self._config)
-        save_file(dict(self._tensors), draft / WEIGHTS, metadata={"format": "pt"})
-        (draft / CONFIG).write_text(json.dumps(config, indent=2))
-        self._check(draft, self._found_base(needed=False))
-        return Conversion(f"a {kind} adapter", True, int(config.get("r") or 0), None, None)
+        exact = True
+        if kind == "lora" and self._config.get("use_rslora"):
+            exact = copy_plainly_scaled(self._given, self._config, self._tensors, draft)
+        else:
+            save_file(dict(self._tensors), draft / WEIGHTS, metadata={"format": "pt"})
+            (draft / CONFIG).write_text(json.dumps(self._config, indent=2))
+        _check_served(draft, self._found_base(needed=False))
+        return Conversion(f"a {kind} adapter", exact, int(self._config.get("r") or 0), None, None)
 
-    def _rewritten(self, draft: Path, kind: str) -> Conversion:
+    def _rewritten(self, draft: Path, form: str) -> Conversion:
         """Write the LoRA that is the same change of weights."""
         models = self._models()
-        with counted(self._watch, f"reading the {kind}", 1) as advance:
+        with counted(self._watch, f"reading the {form}", 1) as advance:
             adapted = models.adapted(self._given)
-            if kind == "AdaLoRA":
+            if form == "AdaLoRA":
                 pairs = adalora_pairs(adapted)
             else:
                 lora = LoraConfig.from_pretrained(str(self._given))
                 pairs = mutated_pairs(models, lora, plain_pairs(adapted))
             advance(1)
+        if not pairs:
+            raise ConversionError("No layer has a rank left: there is nothing to convert.")
         head = {name: value for name, value in self._tensors.items() if is_part(name)}
-        _write(draft, pairs, head, self._config)
-        self._check(draft, models.base)
-        apart = self._difference(models, adapted, draft)
-        exact = "niter" not in str(self._config.get("init_lora_weights"))
-        return Conversion(kind, exact, max(len(p.a) for p in pairs.values()), None, apart)
+        write_lora(draft, pairs, head, self._config)
+        _check_served(draft, models.base)
+        rows = answers.sample_ids(models.base, self._samples, models.config.get("vocab_size", 1))
+        expected = answers.answers(adapted, rows)
+        found = answers.answers(models.adapted(draft), rows)
+        return Conversion(
+            form,
+            answers.equal(expected, found),
+            max(len(pair.a) for pair in pairs.values()),
+            None,
+            answers.difference(expected, found),
+        )
 
     def _merged(self, draft: Path) -> Conversion:
         """Write the LoRA that is nearest to the change of weights by another kind of adapter."""
         models = self._models()
         adapted = models.adapted(self._given)
         rows = answers.sample_ids(models.base, self._samples, models.config.get("vocab_size", 1))
-        expected = answers.answers(adapted, rows)
         try:
+            expected = answers.answers(adapted, rows)
             merged = adapted.merge_and_unload(safe_merge=True)
         except Exception as error:  # each kind of adapter in PEFT raises its own
             raise ConversionError(
                 f"PEFT cannot merge an adapter of this kind into its base, so that no LoRA stands for it: {error}"
             ) from error
-        kind = _name_of(self._config)
+        kind = "DoRA" if self._config.get("use_dora") else _other_form(self._config)
         return _approximation(
-            kind, models, merged, expected, rows, self._rank, self._watch, draft, self._config
+            kind or str(self._config.get("peft_type")),
+            models,
+            merged,
+            expected,
+            rows,
+            self._rank,
+            self._watch,
+            draft,
+            self._config,
         )
 
     def _models(self) -> Models:
@@ -199,17 +216,8 @@ class _Adapter:
             return None
         raise ConversionError(
             f"The base {found or ''} is not a folder with a model, and this conversion computes with it: give --base "
-            "FOLDER."
+            "with a folder, a package or a hub id."
         )
-
-    def _check(self, draft: Path, base: Path | None) -> None:
-        _check_served(draft, base, labels_of(self._tensors))
-
-    def _difference(self, models: Models, adapted: Any, draft: Path) -> float:
-        vocabulary = models.config.get("vocab_size", 1)
-        rows = answers.sample_ids(models.base, self._samples, vocabulary)
-        expected = answers.answers(adapted, rows)
-        return answers.difference(expected, answers.answers(models.adapted(draft), rows))
 
 
 def _tuned_model(
@@ -224,8 +232,8 @@ def _tuned_model(
     """Write the LoRA that is nearest to a full fine-tune of `base`."""
     if base is None:
         raise ConversionError(
-            f"{source} is a whole model. Give the base that it was tuned from with --base FOLDER; a LoRA is the "
-            "difference of the two."
+            f"{source} is a whole model. Give the base that it was tuned from with --base; a LoRA is the difference of "
+            "the two."
         )
     folder = model_folder(source, scratch)
     config = json.loads((source / "config.json").read_bytes())
@@ -256,7 +264,8 @@ def _approximation(
             "over this base stands for it."
         )
     shapes = BaseShapes.read(models.base)
-    modules = Modules(shapes, "encoder" if models.labels is not None else None)
+    by_heads = models.labels is not None or has_head(draft)
+    modules = Modules(shapes, "encoder" if by_heads else None)
 
     def taken(module: str, embedding: bool) -> bool:
         name = modules.name(module)
@@ -280,76 +289,39 @@ def _approximation(
         )
     pairs = {m: Pair(a, b, 1.0, m in found.embeddings) for m, (a, b) in found.pairs.items()}
     head = head_tensors(after) if models.labels is not None else {}
-    _write(draft, pairs, head, config)
-    _check_served(draft, models.base, models.labels)
-    apart = answers.difference(expected, answers.answers(models.adapted(draft), rows))
-    return _conversion(kind, found, apart)
-
-
-def _conversion(kind: str, found: LowRank, apart: float) -> Conversion:
-    exact = found.error < 1e-4
-    return Conversion(kind, exact, found.rank, found.error, apart, tuple(found.left_out))
-
-
-def _write(draft: Path, pairs: Pairs, head: Tensors, config: Mapping[str, Any]) -> None:
-    """Write a plain LoRA: each module by its name, with its rank, and with its scaling in B."""
-    tensors = dict(head)
-    for module, pair in pairs.items():
-        a, b = ("embedding_A", "embedding_B") if pair.embedding else ("A.weight", "B.weight")
-        tensors[f"{STEM}{module}.lora_{a}"] = pair.a.contiguous()
-        tensors[f"{STEM}{module}.lora_{b}"] = (pair.b * pair.scaling).contiguous()
-    rank = max(len(pair.a) for pair in pairs.values())
-    others = {_pattern(m): len(p.a) for m, p in sorted(pairs.items()) if len(p.a) != rank}
-    written = {
-        "peft_type": "LORA",
-        "task_type": "SEQ_CLS" if head else config.get("task_type"),
-        "base_model_name_or_path": config.get("base_model_name_or_path"),
-        "r": rank,
-        "lora_alpha": rank,
-        "rank_pattern": others,
-        "alpha_pattern": others,
-        "target_modules": sorted(pairs),
-        "modules_to_save": sorted({*_HEADS, *_parts(head)}) if head else None,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "init_lora_weights": True,
-        "inference_mode": True,
-    }
-    save_file(
-        {name: value.float().clone() for name, value in tensors.items()},
-        draft / WEIGHTS,
-        metadata={"format": "pt"},
+    write_lora(draft, pairs, head, config)
+    _check_served(draft, models.base)
+    answered = answers.answers(models.adapted(draft), rows)
+    return Conversion(
+        kind,
+        found.error < _ROUNDING and answers.equal(expected, answered),
+        found.rank,
+        found.error,
+        answers.difference(expected, answered),
+        tuple(found.left_out),
     )
-    (draft / CONFIG).write_text(json.dumps(written, indent=2))
 
 
-def _plain_scaling(adapter: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the alphas with which alpha over the rank is what alpha over its root was."""
-    usual = config["lora_alpha"] * config["r"] ** 0.5
-    modules = read_lora(TensorFile(adapter / WEIGHTS), config, None, None)
-    alphas = {_pattern(each.given): each.alpha * each.rank**0.5 for each in modules}
-    others = {module: alpha for module, alpha in alphas.items() if alpha != usual}
-    return {"lora_alpha": usual, "alpha_pattern": others}
+def _other_form(config: Mapping[str, Any]) -> str | None:
+    """Returns the name of a form that is a LoRA in other words; None if the adapter is of none."""
+    if config.get("peft_type") == "ADALORA":
+        return "AdaLoRA"
+    init = str(config.get("init_lora_weights", True)).lower()
+    if config.get("peft_type") == "LORA" and init.startswith(MUTATING):
+        return "PiSSA" if init.startswith("pissa") else "OLoRA"
+    return None
 
 
-def _parts(head: Tensors) -> set[str]:
-    """Returns the modules that a head's tensors belong to, as `modules_to_save` names them."""
-    return {part for part in PARTS if any(name.startswith(f"{STEM}{part}.") for name in head)}
+def _without_form(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the configuration of the LoRA that one of these forms becomes. An AdaLoRA's `rank_pattern` says which
+    ranks its training has kept, and not how many there are."""
+    plain = {**config, "init_lora_weights": True}
+    return plain | ({"rank_pattern": {}} if config["peft_type"] == "ADALORA" else {})
 
 
-def _pattern(module: str) -> str:
-    return module.replace(".", r"\.")
-
-
-def _name_of(config: Mapping[str, Any]) -> str:
-    if config.get("use_dora"):
-        return "DoRA"
-    return str(config.get("peft_type"))
-
-
-def _check_served(draft: Path, base: Path | None, labels: int | None) -> None:
+def _check_served(draft: Path, base: Path | None) -> None:
     """Raises ConversionError if the adapter is not served."""
     try:
-        inspect_adapter(draft, base=base, base_kind=None if labels is None else "encoder")
+        inspect_adapter(draft, base=base, base_kind="encoder" if has_head(draft) else None)
     except AdapterError as error:
         raise ConversionError(f"What was made of it is not served: {error}") from error

@@ -53,10 +53,11 @@ def _pairs(model: Any) -> Iterator[tuple[str, Pair]]:
 
 
 def adalora_pairs(model: Any) -> dict[str, Pair]:
-    """Returns the matrices of a loaded AdaLoRA (Zhang et al. 2023), whose singular values E go into A: B (A E)."""
+    """Returns the matrices of a loaded AdaLoRA (Zhang et al. 2023), whose singular values E go into A: B (A E). Modules
+    that its training has left no rank are not among them."""
     found = {}
     for module, layer in model.base_model.model.named_modules():
-        if isinstance(layer, AdaLoraLayer):
+        if isinstance(layer, AdaLoraLayer) and len(layer.lora_E[_NAME]):
             a = (layer.lora_A[_NAME] * layer.lora_E[_NAME]).detach()
             # As AdaLoRA's layer computes it.
             scaling = float(layer.scaling[_NAME] / (layer.ranknum[_NAME] + 1e-5))
@@ -74,6 +75,9 @@ def mutated_pairs(models: Models, config: LoraConfig, trained: Pairs) -> dict[st
     start = get_peft_model_state_dict(started)
     found = {}
     for module, own in trained.items():
+        if own.embedding:  # PEFT takes nothing out of an embedding
+            found[module] = own
+            continue
         a0, b0 = (start[f"{STEM}{module}.lora_{side}.weight"] for side in ("A", "B"))
         a, b = torch.cat([own.a, a0]), torch.cat([own.b, -b0], dim=1)
         found[module] = Pair(a, b, own.scaling)

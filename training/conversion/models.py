@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -14,8 +14,10 @@ from transformers import (
 )
 
 from serve.adapter.classifiers import STEM, is_output, is_part
+from serve.adapter.folder import WEIGHTS
 from serve.base.attention import attention_of
 from serve.base.folder import BaseError, kind_of, read_config
+from serve.tensors import TensorFile
 from training.conversion.errors import ConversionError
 
 
@@ -55,12 +57,23 @@ class Models:
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise ConversionError(f"transformers cannot load {source}: {error}") from error
 
-    def adapted(self, adapter: Path) -> PeftModel:
-        """Returns the base with an adapter. Raises ConversionError if PEFT refuses it."""
+    def adapted(self, adapter: Path) -> Any:
+        """Returns the base with an adapter. Raises ConversionError if PEFT refuses it, or leaves out a part of it."""
         try:
-            return PeftModel.from_pretrained(self.plain(), str(adapter)).eval()
+            model: Any = PeftModel.from_pretrained(self.plain(), str(adapter)).eval()
+            places = {*get_peft_model_state_dict(model), *model.state_dict()}
         except Exception as error:  # PEFT raises many types for a folder that does not fit
             raise ConversionError(f"PEFT cannot load the adapter: {error}") from error
+        # PEFT is silent about tensors that have no place in the model.
+        unused = next(
+            (name for name in TensorFile(adapter / WEIGHTS).tensors if name not in places), None
+        )
+        if unused is not None:
+            raise ConversionError(
+                f"The base has no place for {unused!r}, so that PEFT would leave it out: the adapter was trained on "
+                "another base, or on another class of this one."
+            )
+        return model
 
 
 def labels_of(tensors: Mapping[str, torch.Tensor]) -> int | None:

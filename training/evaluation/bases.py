@@ -16,7 +16,6 @@ from transformers import AutoModel
 
 from serve.base.architectures import unserved_base
 from serve.base.folder import BaseError, BaseKind, Pooling, kind_of, read_config
-from serve.base.packages import PACKAGES
 from serve.base.positions import longest_text
 from serve.base.side_files import read_pooling, read_tokenizer
 from serve.base.two_towers import towers_of
@@ -32,7 +31,7 @@ from training.evaluation.metrics.resampling import Comparison, mean_over_rows
 from training.evaluation.probe_rows import ProbeRows
 from training.offline.members import OfflineMembers
 from training.recipe import RecipeError
-from training.stages.base import from_hub, from_package
+from training.stages.base import named_base
 from training.stages.encoder import pool
 from training.stages.fit import pad_tokens, padding_mask
 
@@ -154,13 +153,8 @@ def table(choice: Choice) -> Sheet:
 
 
 def _locate(name: str) -> tuple[Path, BaseKind]:
-    if Path(name).is_dir():
-        folder = Path(name)
-    elif name in PACKAGES:
-        folder = from_package(name)
-    else:
-        folder = from_hub(*name.rsplit("@", 1))
     try:
+        folder = named_base(name)
         config = read_config(folder)
         kind = kind_of(config)
     except BaseError as error:
@@ -169,6 +163,10 @@ def _locate(name: str) -> tuple[Path, BaseKind]:
         raise RecipeError(f"{name}: {reason}")
     if towers_of(config) is not None:
         raise RecipeError(f"{name}: it reads images too, and bases are compared on texts alone")
+    try:
+        read_pooling(folder)
+    except BaseError as error:
+        raise RecipeError(f"{name}: {error}") from None
     return folder, kind
 
 

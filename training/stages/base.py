@@ -15,6 +15,7 @@ from serve.base.packages import PACKAGES, packaged_base
 from serve.base.side_files import MODEL_FILES, read_pooling, read_tokenizer
 from serve.base.two_towers import TwoTowers, towers_of
 from serve.bundle import BaseSpec, Bundle
+from serve.files import no_folder
 from training.data.readers.records import first_words
 from training.recipe import BaseRecipe, RecipeError
 from training.stages.vision_language.family import causal_loader, writes_about_images
@@ -36,8 +37,16 @@ class Base:
 
     @property
     def pooling(self) -> Pooling:
-        """Which vector of a text heads read, unless their recipe says otherwise."""
-        return "last" if self.kind == "causal" else read_pooling(self.folder)
+        """Which vector of a text heads read, unless their recipe says otherwise. Raises RecipeError if the base says
+        one that they cannot read."""
+        if self.kind == "causal":
+            return "last"
+        try:
+            return read_pooling(self.folder)
+        except BaseError as error:
+            raise RecipeError(
+                f"base: {self.folder}: {error} Say `pooling: mean`, cls or last in the members"
+            ) from None
 
     @property
     def towers(self) -> TwoTowers | None:
@@ -131,6 +140,31 @@ def from_package(name: str) -> Path:
 
 def from_hub(model_id: str, revision: str) -> Path:
     """Return the folder of a model in the hub's local cache, fetched if needed. Raises RecipeError."""
+    try:
+        return _fetched(model_id, revision)
+    except BaseError as error:
+        raise RecipeError(f"base.id: {error}; without a network give base.path") from None
+
+
+def named_base(name: str) -> Path:
+    """Return the folder of a base that a command line names: a folder, one of PACKAGES, or a hub id, perhaps with its
+    revision (org/name@revision). Raises BaseError."""
+    if Path(name).is_dir():
+        return Path(name)
+    if name in PACKAGES:
+        return packaged_base(name)
+    model_id, _, revision = name.partition("@")
+    try:
+        return _fetched(model_id, revision or "main")
+    except BaseError as error:
+        packages = ", ".join(PACKAGES)
+        raise BaseError(
+            f"{no_folder(name, Path(name))} As a hub id: {error}. A base is a model folder, {packages}, or a hub id "
+            "(org/name, org/name@revision)."
+        ) from None
+
+
+def _fetched(model_id: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
@@ -138,10 +172,8 @@ def from_hub(model_id: str, revision: str) -> Path:
             snapshot_download(model_id, revision=revision, allow_patterns=list(MODEL_FILES))
         )
     except Exception as error:  # network, authorisation and cache errors share no base class
-        reason = first_words(error)
-        raise RecipeError(
-            f"base.id: cannot get {model_id}@{revision} from the hub or its local cache ({reason}); "
-            "without a network give base.path"
+        raise BaseError(
+            f"cannot get {model_id}@{revision} from the hub or its local cache ({first_words(error)})"
         ) from None
 
 

@@ -24,6 +24,7 @@ class Answers:
         """Open the file, and read which requests it answers. Raises UsageError if it holds other lines."""
         self._file = file
         self._answered: set[str] = set()
+        self._refused: set[str] = set()
         self._bad: set[int] = set()
         try:
             whole = self._read() if file.exists() else 0
@@ -44,6 +45,10 @@ class Answers:
             return line.number in self._bad
         return line.custom_id in self._answered
 
+    def refused(self, line: Request | BadLine) -> bool:
+        """Return whether the server had answered the line with an error when the file was opened."""
+        return isinstance(line, Request) and line.custom_id in self._refused
+
     def add(self, request: Request, response: httpx.Response) -> None:
         """Write what the server has answered, also if that is a refusal."""
         answer = {
@@ -53,7 +58,7 @@ class Answers:
         }
         self._write(request.custom_id, answer, None)
 
-    def refuse(self, line: BadLine) -> None:
+    def leave_out(self, line: BadLine) -> None:
         """Write why a line was not sent."""
         message = f"Line {line.number} was not sent: {line.reason}."
         self._write(
@@ -88,6 +93,8 @@ class Answers:
             fields = json.loads(line)
             if fields["response"] is not None:
                 self._answered.add(fields["custom_id"])
+                if fields["response"]["status_code"] >= 400:
+                    self._refused.add(fields["custom_id"])
             elif fields["error"]["code"] == BAD_LINE:
                 self._bad.add(fields["error"]["line"])
         except (ValueError, KeyError, TypeError) as error:

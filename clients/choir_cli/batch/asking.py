@@ -8,13 +8,22 @@ import httpx
 
 from choir_cli.batch.answers import Answers, answered_with_error
 from choir_cli.batch.requests import BadLine, Request
-from choir_client import AsyncChoir, ChoirError, RateLimited, Retries
+from choir_client import (
+    AsyncChoir,
+    ChoirError,
+    Forbidden,
+    RateLimited,
+    Retries,
+    Unauthorized,
+    Unavailable,
+)
 from choir_client._requests import Call
+from choir_client.exceptions import error_from_response
 
 LONGEST_PAUSE = 60.0
 """Seconds that a batch waits at most before it sends a request again."""
-NO_ANSWERS = frozenset({401, 403, 429, 502, 503})
-"""Statuses that say nothing of the request: the token is wrong, or the server cannot answer now."""
+NO_ANSWERS = (Unauthorized, Forbidden, RateLimited, Unavailable)
+"""Errors that say nothing of the request: the token is wrong, or the server cannot answer now."""
 
 
 class Patience(Retries):
@@ -40,11 +49,20 @@ class Asker(AsyncChoir):
         call = Call(
             "POST",
             request.url,
-            lambda response: response,
+            _answer,
             json=request.body,
-            answers=frozenset(range(400, 600)) - NO_ANSWERS,
+            answers=frozenset(range(400, 600)),
         )
         return await self._run(self._send(call))
+
+
+def _answer(response: httpx.Response) -> httpx.Response:
+    """Return a response that answers its request. Raises ChoirError for another one."""
+    if answered_with_error(response):
+        error = error_from_response(response)
+        if isinstance(error, NO_ANSWERS):
+            raise error
+    return response
 
 
 @dataclass
@@ -53,6 +71,8 @@ class Counts:
 
     before: int = 0
     """Answered before this run."""
+    refused_before: int = 0
+    """Those of them that the server answered with an error."""
     answered: int = 0
     refused: int = 0
     """Answered by the server with an error."""
@@ -80,8 +100,9 @@ async def ask_all(
         for line in lines:
             if answers.has(line):
                 counts.before += 1
+                counts.refused_before += answers.refused(line)
             elif isinstance(line, BadLine):
-                answers.refuse(line)
+                answers.leave_out(line)
                 counts.bad += 1
             else:
                 response = await asker.ask(line)

@@ -42,8 +42,9 @@ def batch(
     """Answer many requests from a file, in OpenAI's batch format.
 
     A line of the input is {"custom_id", "method": "POST", "url", "body"}, where url is /v1/chat/completions,
-    /v1/completions, /v1/predict, /v1/embeddings or /classify. A line of the output is {"id", "custom_id", "response",
-    "error"}, in the order in which answers come. The same command again goes on where it was ended.
+    /v1/completions, /v1/responses, /v1/predict, /v1/embeddings or /classify. A line of the output is
+    {"id", "custom_id", "response", "error"}, in the order in which answers come. The same command again goes on where
+    it was ended.
     """
     if source.resolve() == target.resolve():
         raise UsageError(
@@ -107,7 +108,9 @@ def _progress(total: int) -> Iterator[Callable[[Counts], None]]:
 def _said(counts: Counts) -> str:
     parts = [f"{counts.answered:,} answered"]
     if counts.before:
-        parts.append(f"{counts.before:,} answered before")
+        refused = counts.refused_before
+        among = f" ({refused:,} of them refused by the server)" if refused else ""
+        parts.append(f"{counts.before:,} answered before{among}")
     if counts.refused:
         parts.append(f"{counts.refused:,} refused by the server")
     if counts.bad:

@@ -13,6 +13,7 @@ from choir_cli.console import UsageError
 ROUTES = (
     "/v1/chat/completions",
     "/v1/completions",
+    "/v1/responses",
     "/v1/predict",
     "/v1/embeddings",
     "/classify",

@@ -15,17 +15,17 @@ _CONVERTED = {
     "use_dora": "DoRA",
     "target_parameters": "LoRA on bare parameters (target_parameters)",
     "trainable_token_indices": "trainable token embeddings",
+    "use_bdlora": "block-diagonal LoRA",
+    "ensure_weight_tying": "LoRA on tied weights as one (ensure_weight_tying)",
+    "kasa_config": "KaSA",
+    "monteclora_config": "MonteCLoRA",
 }
 """Variants that `choir convert` makes plain."""
 _UNSERVED = {
     "lora_bias": "LoRA with a bias (lora_bias)",
     "layer_replication": "layer replication",
-    "use_bdlora": "block-diagonal LoRA",
     "use_qalora": "QALoRA",
-    "ensure_weight_tying": "LoRA on tied weights as one (ensure_weight_tying)",
     "arrow_config": "routing among adapters (Arrow)",
-    "kasa_config": "KaSA",
-    "monteclora_config": "MonteCLoRA",
     "megatron_config": "LoRA on Megatron's layers",
 }
 _TASKS = (

@@ -30,6 +30,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from serve.engine.generation.client import EnsembleClient, GenerationContext, current_generation
 from serve.engine.generation.documents import complete, complete_events
 from serve.engine.generation.member_prompts import MemberPrompts
+from serve.engine.generation.refusals import in_choirs_words
 from serve.engine.generation.response_events import begun
 from serve.engine.generation.serving_arguments import VLLM_MODEL
 from serve.engine.interface import GenerateCall, Route
@@ -294,7 +295,7 @@ def _refusal(status: int, body: bytes) -> Refusal:
     status = 400 if status == 422 else status
     try:
         error = json.loads(body)["error"]
-        message = _PARAMETER.sub("", error["message"])
+        message = in_choirs_words(_PARAMETER.sub("", error["message"]))
         return Refusal(status, message, code=None, param=error.get("param"))
     except (ValueError, KeyError, TypeError):
         return Refusal(status, "vLLM refused the request without saying why.")

@@ -26,6 +26,23 @@ _NOT_KEPT = {
 }
 """Parameters of /v1/responses that need a memory in the engine, with the reason."""
 
+_WHERE = "in the file of --config, or as JSON in CHOIR_CHAT"
+_FLAGS = {
+    "--tool-call-parser": (
+        "This server reads no tool calls. Its setting chat says how the base writes them: chat: "
+        "{enable_auto_tool_choice: true, tool_call_parser: NAME}, such as hermes, "
+        f"{_WHERE}. Without it, leave 'tools' out or send 'tool_choice': 'none'."
+    ),
+    "--reasoning-config": (
+        "'thinking_token_budget' is not honoured: the engine does not know where thinking ends. Leave it out."
+    ),
+    "--trust-request-chat-template": (
+        "A request brings no template of its own: leave 'chat_template' out. The server has one by its setting chat: "
+        f"chat: {{chat_template: FILE}}, {_WHERE}."
+    ),
+}
+"""A flag that vLLM's refusals name, and that `choir serve` does not have -> the refusal in Choir's words."""
+
 _NOT_FUSED = ("use_beam_search",)
 _NOT_WHOLE = (*_NOT_FUSED, "prompt_logprobs", "n", "logprobs", "top_logprobs")
 
@@ -113,6 +130,11 @@ def generation_refusal(
     if len(names) == 1:
         return None
     return _refused_parameter(call, names[0], whole=method is None)
+
+
+def in_choirs_words(message: str) -> str:
+    """Returns a sentence of vLLM's, or another one if it asks for a flag that `choir serve` does not have."""
+    return next((own for flag, own in _FLAGS.items() if flag in message), message)
 
 
 def _unranked() -> list[Method]:

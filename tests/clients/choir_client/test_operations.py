@@ -139,6 +139,8 @@ class TestOperations:
         assert len(server.requests) == 1
 
     def test_not_ready_is_an_answer_and_not_an_error(self, client: Any, server: FakeServer) -> None:
-        server.answer(error(503), httpx.Response(200, json={"status": "ready"}))
+        proxys = httpx.Response(500, text="Internal Server Error")
+        server.answer(error(503), proxys, httpx.Response(200, json={"status": "ready"}))
+        assert not client.ready().ok
         assert not client.ready().ok
         assert client.ready().ok

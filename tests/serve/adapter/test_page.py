@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from serve.adapter import CONVERT, AdapterError
-from serve.adapter.folder import kind_of_config
+from serve.adapter.folder import CONVERTED, kind_of_config
 from serve.adapter.lora.config import check_config, check_task
 
 PAGE = (Path(__file__).parents[3] / "docs" / "adapters.md").read_text("utf-8")
@@ -30,7 +30,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     ],
     "DoRA": [
         {**LORA, "use_dora": True},
-        *({"peft_type": kind} for kind in ("LOHA", "LOKR", "IA3", "OFT", "VERA")),
+        *({"peft_type": kind} for kind in CONVERTED),
+    ],
+    "LN tuning": [
+        {"peft_type": kind} for kind in ("LN_TUNING", "BEFT", "LILY", "POLY", "XLORA", "SHADOW")
     ],
     "trained biases": [
         {**LORA, "bias": "all"},

@@ -37,7 +37,14 @@ def test_a_published_base_is_served_as_its_backbone(
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel .* LoRA"),
+        (
+            {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]},
+            "GPT2LMHeadModel .* LoRA, .* none but Conv1D",
+        ),
+        (
+            {"model_type": "bloom", "architectures": ["BloomForCausalLM"]},
+            "BloomForCausalLM .* LoRA, .* cannot run this model's attention",
+        ),
         ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}, "has no model of it"),
         ({"model_type": "mpnet", "architectures": ["MPNetForMaskedLM"]}, "MPNet .* has no model of it"),
         ({"model_type": "albert", "architectures": ["AlbertModel"]}, "ALBERT .* has no model of it"),

@@ -87,6 +87,7 @@ LORA = {"r": 4, "target_modules": ["q_proj", "down_proj"]}
         ),
         ({"init_lora_weights": "pissa"}, "PiSSA", 8),
         ({"init_lora_weights": "olora", "lora_alpha": 2}, "OLoRA", 8),
+        ({"init_lora_weights": "pissa", "target_modules": ["embed_tokens", "q_proj"]}, "PiSSA", 8),
         (
             {"init_lora_weights": "pissa", "use_rslora": True, "rank_pattern": {"down_proj": 2}},
             "PiSSA",
@@ -99,7 +100,8 @@ def test_what_is_a_lora_by_other_words_answers_as_peft_does(
     base: Path, make: Make, options: dict[str, Any], kind: str, rank: int
 ) -> None:
     cls = peft.AdaLoraConfig if kind == "AdaLoRA" else LoraConfig
-    given = make(cls, **({"target_modules": ["q_proj"]} if kind == "AdaLoRA" else LORA), **options)
+    own = {"target_modules": ["q_proj"]} if kind == "AdaLoRA" else LORA
+    given = make(cls, **own | options)
     expected = by_peft(base, given)
     out, made = converted(given, base)
     assert (made.kind, made.exact, made.rank) == (kind, True, rank)
@@ -212,7 +214,7 @@ def test_a_full_fine_tune_becomes_a_lora_and_what_is_left_out_is_named(
     normed = convert(tmp_path / "normed", tmp_path / "other", Unwatched(), base=base)
     assert normed.left_out == ("model.norm.weight",)
     assert not normed.exact
-    with pytest.raises(ConversionError, match=r"whole model\. Give the base .* --base FOLDER"):
+    with pytest.raises(ConversionError, match=r"whole model\. Give the base .* --base;"):
         convert(tmp_path / "tuned", tmp_path / "none", Unwatched())
 
 
@@ -287,7 +289,7 @@ def test_what_cannot_be_converted_is_refused_with_the_reason(
     with pytest.raises(ConversionError, match="neither an adapter"):
         convert(tmp_path, tmp_path / "out", Unwatched())
     given = make(LoraConfig, **LORA, init_lora_weights="pissa")
-    with pytest.raises(ConversionError, match="give --base FOLDER"):
+    with pytest.raises(ConversionError, match="give --base with a folder, a package or a hub id"):
         convert(given, tmp_path / "out", Unwatched(), base=tmp_path / "nowhere")
     (given / "adapter_model.safetensors").unlink()
     with pytest.raises(ConversionError, match="has no weights: expected adapter_model"):

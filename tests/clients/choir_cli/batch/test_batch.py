@@ -38,6 +38,8 @@ class Server:
     """Text -> how often it was asked."""
     answer: Callable[[str], tuple[int, dict[str, str]]] = lambda text: (200, {})
     """Returns the status and the headers of the answer to a text."""
+    foreign: bool = False
+    """Whether a proxy answers, in plain text."""
 
 
 @pytest.fixture
@@ -50,7 +52,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             text = body["input"]
             told.asked[text] += 1
             status, headers = told.answer(text)
-            content = json.dumps({"said": text}).encode()
+            error = {"error": {"message": "no", "type": "internal_error"}}
+            content = json.dumps({"said": text} if status < 400 else error).encode()
+            if told.foreign:
+                content = b"Internal Server Error"
             self.send_response(status)
             for name, value in {**headers, "content-length": str(len(content))}.items():
                 self.send_header(name, value)
@@ -119,11 +124,18 @@ def test_requests_are_sent_at_once(choir: Choir, server: Server, tmp_path: Path)
     assert ran.status == 0, ran.err
 
 
-@pytest.mark.parametrize(("status", "times"), [(503, 3), (401, 1)])
+@pytest.mark.parametrize(
+    ("status", "foreign", "times"),
+    [(503, False, 3), (504, False, 3), (500, True, 3), (401, False, 1), (403, False, 1)],
+)
 def test_a_server_that_cannot_answer_ends_the_run_and_loses_nothing(
-    choir: Choir, server: Server, tmp_path: Path, status: int, times: int
+    choir: Choir, server: Server, tmp_path: Path, status: int, foreign: bool, times: int
 ) -> None:
-    server.answer = lambda text: (200 if text == "a" else status, {})
+    def away(text: str) -> tuple[int, dict[str, str]]:
+        server.foreign = foreign and text != "a"
+        return 200 if text == "a" else status, {}
+
+    server.answer = away
     source = write(tmp_path / "in.jsonl", request("a", "a"), request("b", "b"), request("c", "c"))
     target = tmp_path / "out.jsonl"
     arguments = ("batch", "-i", str(source), "-o", str(target), "--concurrency", "1")
@@ -132,10 +144,25 @@ def test_a_server_that_cannot_answer_ends_the_run_and_loses_nothing(
     assert "1 of 3 lines are answered" in ran.err
     assert server.asked == {"a": 1, "b": times}
     assert [line["custom_id"] for line in read(target)] == ["a"]
-    server.answer = lambda text: (200, {})
+    server.answer, server.foreign = lambda text: (200, {}), False
     assert choir(*arguments).status == 0
     assert [line["custom_id"] for line in read(target)] == ["a", "b", "c"]
     assert server.asked["a"] == 1
+
+
+def test_a_fault_of_choirs_own_is_an_answer_and_is_counted_when_the_run_goes_on(
+    choir: Choir, server: Server, tmp_path: Path
+) -> None:
+    server.answer = lambda text: (500 if text == "b" else 200, {})
+    source = write(tmp_path / "in.jsonl", *(request(name, name) for name in "abc"))
+    target = tmp_path / "out.jsonl"
+    arguments = ("batch", "-i", str(source), "-o", str(target))
+    ran = choir(*arguments)
+    assert (ran.status, "2 answered, 1 refused by the server" in ran.out) == (0, True)
+    write(source, *(request(name, name) for name in "abcd"))
+    ran = choir(*arguments)
+    assert "1 answered, 3 answered before (1 of them refused by the server)" in ran.out
+    assert server.asked == {"a": 1, "b": 1, "c": 1, "d": 1}
 
 
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])

@@ -14,6 +14,7 @@ def test_requests_are_answered_in_openais_format(choir: Choir, tmp_path: Path) -
         "",
         request("two", url="/classify"),
         request("unknown", body={"model": "nobody", "input": "x"}),
+        request("responses", url="/v1/responses", body={"model": "nobody", "input": "x"}),
         '{"custom_id": "nan", "method": "POST", "url": "/v1/predict", "body": {"x": [NaN, 1e999]}}',
         request("get", method="GET"),
         request("elsewhere", url="/v1/ensembles/intents/swap"),
@@ -25,27 +26,28 @@ def test_requests_are_answered_in_openais_format(choir: Choir, tmp_path: Path) -
     with running(tmp_path / "server") as url:
         ran = choir("batch", "-i", str(source), "-o", str(target), "--url", url)
     assert ran.status == 0, ran.err
-    assert "9 lines" in ran.out
-    assert "2 answered, 1 refused by the server, 6 not sent" in ran.out
+    assert "10 lines" in ran.out
+    assert "2 answered, 2 refused by the server, 6 not sent" in ran.out
     lines = read(target)
     assert all(set(line) == {"id", "custom_id", "response", "error"} for line in lines)
-    assert len({line["id"] for line in lines}) == 9
+    assert len({line["id"] for line in lines}) == 10
     answers = {line["custom_id"]: line["response"] for line in lines if line["error"] is None}
-    assert set(answers) == {"one", "two", "unknown"}
+    assert set(answers) == {"one", "two", "unknown", "responses"}
     assert all(set(each) == {"status_code", "request_id", "body"} for each in answers.values())
     assert answers["one"]["body"]["data"][0]["label"]
     assert answers["two"]["body"]["data"][0]["num_classes"] == 3
     assert (answers["one"]["status_code"], answers["unknown"]["status_code"]) == (200, 404)
     assert answers["one"]["request_id"]
+    assert "nobody" in answers["responses"]["body"]["error"]["message"]
     assert "nobody" in answers["unknown"]["body"]["error"]["message"]
     errors = {line["error"]["line"]: line["error"] for line in lines if line["error"]}
     words = {
-        5: "JSON",
-        6: "POST",
-        7: "/v1/predict",
-        8: "stream",
-        9: "line 1 too",
-        10: "custom_id",
+        6: "JSON",
+        7: "POST",
+        8: "/v1/predict",
+        9: "stream",
+        10: "line 1 too",
+        11: "custom_id",
     }
     assert errors.keys() == words.keys()
     for number, word in words.items():

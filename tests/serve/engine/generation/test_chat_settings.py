@@ -1,6 +1,7 @@
 """The settings of chats in a real engine: tools, reasoning and templates, of members and of fused ensembles."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,29 +13,16 @@ from serve.base.side_files import read_tokenizer
 from serve.config.chat import ChatSettings
 from serve.engine.generation.openai_routes import OpenAIRoutes
 from serve.engine.generation.serving_arguments import serving_arguments
+from serve.errors import Refusal
 from serve.images.limits import ImageLimits
 from tests.serve.engine.calls import ask, stream
 from tests.serve.engine.generation.test_token_routes import asked
+from tests.serve.tool_calls import TOOL, WRITTEN, tight
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
 Chat = Callable[..., Awaitable[None]]
 
-CALL = {"name": "weather", "arguments": {"city": "Bern"}}
-WRITTEN = f"<tool_call>\n{json.dumps(CALL)}\n</tool_call>"
-TOOL: dict[str, Any] = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "strict": True,
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"enum": ["Bern", "Basel"]}},
-            "required": ["city"],
-            "additionalProperties": False,
-        },
-    },
-}
 ASKED = {
     "messages": [{"role": "user", "content": "A B"}],
     "tools": [TOOL],
@@ -57,15 +45,6 @@ async def chat(
         monkeypatch.setattr(engine, "_openai", routes)
 
     yield settled
-
-
-def tight(base: Path) -> dict[str, Any]:
-    """What keeps a base of random weights to one call: a grammar allows others after it, and spaces without end."""
-    tokens = read_tokenizer(str(base), None)
-    blank = {
-        str(id_): -100 for id_ in tokens.get_vocab().values() if not tokens.decode([id_]).strip()
-    }
-    return {"parallel_tool_calls": False, "logit_bias": blank}
 
 
 def called(choice: Any) -> list[tuple[str, Any]]:
@@ -125,6 +104,34 @@ async def test_a_fused_ensemble_must_call_the_tool_that_a_client_asks_for(
     calls, _, _ = streamed(await stream(engine, body))
     assert calls == called(whole)
     assert calls in ([("weather", {"city": city})] for city in ("Bern", "Basel"))
+
+
+READS = "chat: {enable_auto_tool_choice: true, tool_call_parser: NAME}"
+WHERE = "in the file of --config, or as JSON in CHOIR_CHAT"
+NAMED = {"type": "function", "function": {"name": "weather"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, (READS, WHERE)),
+        ({"tool_choice": "required"}, (READS, WHERE)),
+        ({"tool_choice": NAMED, "stream": True}, (READS, WHERE)),
+        ({"tools": None, "chat_template": "{{ 1 }}"}, ("chat: {chat_template: FILE}", WHERE)),
+        ({"tools": None, "thinking_token_budget": 4}, ("'thinking_token_budget'", "Leave it out")),
+    ],
+    ids=str,
+)
+async def test_what_a_setting_would_allow_is_refused_with_that_setting(
+    engine: Any, chat: Chat, change: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    """vLLM names flags of its own server, which `choir serve` does not have."""
+    await chat()
+    refusal = await ask(engine, ASKED | change, member="a")
+    assert isinstance(refusal, Refusal)
+    assert refusal.status == 400
+    assert all(word in refusal.message for word in words), refusal.message
+    assert not re.search(r"--(?!config)", refusal.message), refusal.message
 
 
 async def test_a_fused_response_calls_it_too(

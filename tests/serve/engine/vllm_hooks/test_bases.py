@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import vllm
 
-from serve.base.architectures import ENCODERS
+from serve.base.architectures import BACKEND_REFUSES, ENCODERS
 from serve.base.causal_models import MORE_THAN_TEXT, TEXT
 
 pytestmark = pytest.mark.engine
@@ -158,15 +158,15 @@ def test_encoders_that_are_refused_have_no_model_that_takes_lora() -> None:
             )
 
 
-def test_vllms_transformers_backend_serves_no_adapter_of_a_gpt2_or_gptj() -> None:
+def test_vllms_transformers_backend_serves_no_adapter_where_a_refusal_says_so() -> None:
     """It replaces linear layers, on which it takes LoRA, and runs models that leave their attention to others."""
     import transformers
     from torch import nn
 
     gpt2 = transformers.GPT2Model(transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1))
     assert not any(isinstance(module, nn.Linear) for module in gpt2.modules())
-    for name in ("GPTJ", "Bloom", "Falcon", "Mpt"):
-        model = getattr(transformers, f"{name}Model")
+    for name in BACKEND_REFUSES.keys() - {"GPT2LMHeadModel"}:
+        model = getattr(transformers, name)
         assert not getattr(model, "_supports_attention_backend", False), name
 
 
