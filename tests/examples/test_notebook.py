@@ -1,4 +1,4 @@
-"""The notebook as it lies in the repository; `tests/service/test_notebook.py` runs it."""
+"""The notebook as it lies in the repository; `tests/service/clients/test_notebook.py` runs it."""
 
 from tests.examples import notebook
 

@@ -9,8 +9,8 @@ import pytest
 
 from tests.docs.log_lines import documented, line_with
 from tests.service.models import TEXTS, Models
+from tests.service.operating.test_trials import start, until_state
 from tests.service.running import Service, foreign
-from tests.service.test_trials import start, until_state
 
 pytestmark = pytest.mark.engine
 
