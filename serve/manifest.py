@@ -87,8 +87,8 @@ class Member(Contract):
 
 
 class Extract(Contract):
-    """The part of a generated answer that is compared: a group of the first match of a regular expression (Python's
-    `re`)."""
+    """A part of a text, such as what is compared of a generated answer: a group of the first match of a regular
+    expression (Python's `re`)."""
 
     regex: Annotated[str, Field(min_length=1)]
     """The regular expression."""
@@ -105,6 +105,11 @@ class Extract(Contract):
         if self.group not in known:
             raise ValueError(f"{self.regex!r} has no group {self.group!r}; it has {_listed(known)}")
         return self
+
+    def found_in(self, text: str) -> str | None:
+        """Returns the part of a text; None if there is no match."""
+        match = re.search(self.regex, text)
+        return match.group(self.group) if match else None
 
 
 Share: TypeAlias = Annotated[Number, Field(ge=0, le=1)]

@@ -140,7 +140,8 @@ class Preparation:
     def _given_columns(self) -> list[str]:
         """Return the columns of training rows that are read, also those that members do not see."""
         split_column = self._data.split.column
-        return [*self._training_columns(), *([split_column] if split_column else [])]
+        own = self._training_columns()
+        return own if split_column is None or split_column in own else [*own, split_column]
 
     def _training_columns(self) -> list[str]:
         parts = part_columns(self._recipe)

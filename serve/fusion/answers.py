@@ -1,7 +1,6 @@
 """Chooses among whole generated answers: by a vote, the one that is most like the others, or by a learned ranker."""
 
 import math
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -168,10 +167,5 @@ def _found(answers: Sequence[str], extract: Extract | None) -> tuple[str | None,
     """Returns what the rule finds in each answer; None if there is no rule, or if it finds nothing in any of them."""
     if extract is None:
         return None
-    found = tuple(_extracted(answer, extract) for answer in answers)
+    found = tuple(extract.found_in(answer) for answer in answers)
     return None if all(key is None for key in found) else found
-
-
-def _extracted(answer: str, extract: Extract) -> str | None:
-    match = re.search(extract.regex, answer)
-    return match.group(extract.group) if match else None

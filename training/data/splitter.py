@@ -131,8 +131,9 @@ class Splitter:
 
         Families should join all similar texts, and groups that share a text. If these families are too large to hold
         out about `fraction` of the rows, smaller families are used, and a note says so."""
-        by, column = self._data.split.by, self._data.split.column
-        groups = list(train[str(column)]) if by == "group" else None
+        split = self._data.split
+        by_group = split.by == "group"
+        groups = [split.group(str(each)) for each in train[str(split.column)]] if by_group else None
         least = self._families(train, None, groups) if groups is None else numbered(groups)
         larger = {
             **({"similar": self._similarity} if self._similarity else {}),
@@ -156,7 +157,7 @@ class Splitter:
             return families(texts, None, groups)
         outcome = self._cache.outcome(
             "families",
-            {"similarity": similarity, "columns": str(self._meaning), "groups": groups is not None},
+            {"similarity": similarity, "columns": str(self._meaning), "groups": groups},
             [rows],
             lambda: Outcome(
                 rows.add_column(FAMILY, families(texts, similarity, groups, self._meaning.images))

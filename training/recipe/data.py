@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from serve.manifest import Extract
 from training.recipe.annotate import AnnotateRecipe
 from training.recipe.clean import CleanRecipe
 from training.recipe.source import Sources
@@ -43,7 +44,10 @@ class SplitRecipe(Strict):
     """`label`: stratified by the first ensemble's label. `group`: rows with the same value of `column` stay together.
     `time`: the latest rows by `column` are held out. Rows with equal texts always stay together."""
     column: Column | None = None
-    """The column of the group or the time; members do not see it."""
+    """The column of the group or the time; members do not see it, unless it is their input too."""
+    extract: Extract | None = None
+    """`group`: the part of the cell that names the group, such as a customer's name in a text; default: the whole cell.
+    Rows without it are one group."""
     test_fraction: float | None = Field(None, gt=0, lt=1)
     """Share of all rows that is held out as test rows, if `test` names no file."""
 
@@ -51,7 +55,13 @@ class SplitRecipe(Strict):
     def _column_fits(self) -> Self:
         if (self.by in ("group", "time")) != (self.column is not None):
             raise ValueError("column goes with `by: group` and `by: time`, and only with them")
+        if self.extract is not None and self.by != "group":
+            raise ValueError("extract goes with `by: group`, and only with it")
         return self
+
+    def group(self, cell: str) -> str:
+        """Return the group that a cell of `column` names."""
+        return cell if self.extract is None else self.extract.found_in(cell) or ""
 
 
 class DataRecipe(Strict):

@@ -146,6 +146,20 @@ def test_groups_that_share_a_text_stay_whole_and_the_text_is_seen(tmp_path: Path
         )
 
 
+def test_a_part_of_a_text_is_the_group(tmp_path: Path) -> None:
+    """The text is the members' input too."""
+    rows = [(f"name[{'abcdef'[n % 6]}] number {n}", "ab"[n % 2], "") for n in range(60)]
+    extract = {"regex": r"name\[(\w)\]", "group": 1}
+    split = {"by": "group", "column": "text", "extract": extract}
+    splits = prepared(tmp_path, rows, split=split).splits
+    held, known = ({text[5] for text in part["text"]} for part in (splits.validation, splits.train))
+    assert held
+    assert known
+    assert not held & known
+    with pytest.raises(RecipeError, match="extract goes with `by: group`"):
+        prepared(tmp_path, rows, split={"by": "random", "extract": extract})
+
+
 def test_a_single_group_is_refused(tmp_path: Path) -> None:
     rows = [(f"text {n}", "ab"[n % 2], "one") for n in range(20)]
     with pytest.raises(RecipeError, match="all 20 training rows are of one group"):
