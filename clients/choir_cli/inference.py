@@ -207,11 +207,15 @@ def chat(
     url: Url = None,
     token: Token = None,
 ) -> None:
-    """Talk with an ensemble; answers are streamed. An empty line or Ctrl-D ends the conversation."""
+    """Talk with an ensemble; answers are streamed. An empty line or Ctrl-D ends the conversation.
+
+    If the messages come from a pipe and one of them was refused, the status is 1.
+    """
     images = [_read(image_part, file) for file in image or []]
     with Choir(url, token) as choir:
         name = model or only_ensemble(choir)
         messages: list[dict[str, Any]] = []
+        refused = False
         for line in _lines(f"{name}> "):
             first = images and not messages
             content = [*images, {"type": "text", "text": line}] if first else line
@@ -227,9 +231,12 @@ def chat(
                 # One refused turn, such as one that is too long, does not end the conversation.
                 messages.pop()
                 complain(error)
+                refused = True
                 continue
             typer.echo()
             messages.append({"role": "assistant", "content": answer})
+    if refused and not sys.stdin.isatty():
+        raise typer.Exit(1)
 
 
 def _lines(prompt: str) -> Iterator[str]:

@@ -55,11 +55,11 @@ class Connection:
         self._retries = retries or Retries()
 
     def _request(self, call: Call[Any]) -> dict[str, Any]:
-        """Return the arguments of httpx's `request` for `call`."""
+        """Return the arguments of httpx's `request` for `call`. Raises ChoirError if its body cannot be JSON."""
         return {
             "method": call.method,
             "url": call.path,
-            "json": call.json,
+            **call.body,
             "params": call.params,
             "timeout": self._change_timeout if call.changes else self._timeout,
         }

@@ -1,5 +1,6 @@
 """The API as data: one function for each route returns the `Call` that both clients send."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -8,7 +9,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from choir_client.exceptions import InvalidAnswer
+from choir_client.exceptions import ChoirError, InvalidAnswer
 from choir_client.models import (
     AuditEntry,
     ChatCompletion,
@@ -44,6 +45,18 @@ class Call(Generic[T]):
     """Whether the request changes a version. That may take long, and goes on if the client gives up."""
     answers: frozenset[int] = frozenset()
     """Error statuses that are answers here: a server that is not ready answers `/ready` with 503."""
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The body as httpx takes it. Raises ChoirError if it holds what JSON has not, such as an infinite number."""
+        if self.json is None:
+            return {}
+        try:
+            text = json.dumps(self.json, ensure_ascii=False, allow_nan=False)
+            content = text.encode()
+        except ValueError as error:
+            raise ChoirError(f"the request cannot be written as JSON: {error}") from None
+        return {"content": content, "headers": {"content-type": "application/json"}}
 
 
 def predict(

@@ -201,7 +201,7 @@ class AsyncChoir(Connection):
 
     async def _stream(self, call: Call[Any], model: type[M]) -> AsyncIterator[M]:
         try:
-            async with self._http.stream(call.method, call.path, json=call.json) as response:
+            async with self._http.stream(call.method, call.path, **call.body) as response:
                 if response.status_code >= 400:
                     await response.aread()
                     raise error_from_response(response)

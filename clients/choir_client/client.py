@@ -225,7 +225,7 @@ class Choir(Connection):
 
     def _stream(self, call: Call[Any], model: type[M]) -> Iterator[M]:
         try:
-            with self._http.stream(call.method, call.path, json=call.json) as response:
+            with self._http.stream(call.method, call.path, **call.body) as response:
                 if response.status_code >= 400:
                     response.read()
                     raise error_from_response(response)

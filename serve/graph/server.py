@@ -13,6 +13,7 @@ from serve.config.settings import Settings, forget_secrets
 from serve.graph.console import Console, only_console
 from serve.graph.lifecycle import ServerError, stop_on_signals
 from serve.graph.preflight import check
+from serve.graph.store_lock import only_server
 from serve.logs.events import Events
 
 POLL_SECONDS = 0.25
@@ -44,7 +45,11 @@ def run(settings: Settings, folder: Path) -> int:
     stop_on_signals(stop)
     forget_secrets()
     engines = check(settings)
-    with only_console(settings.logs.folder) as out:
+    # A database server tells by itself whom another one has taken over from.
+    alone: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if settings.database_url is None:
+        alone = only_server(settings.store_dir)
+    with alone, only_console(settings.logs.folder) as out:
         console = Console(out, engines)
         console.say(f"The logs are in {settings.logs.folder}")
         watch = Watch(console, Events(settings.logs.folder))

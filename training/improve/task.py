@@ -76,6 +76,8 @@ class OtherTemplate:
 
     def measure(self, case: Case) -> Finding:
         trials = case.trials
+        if trials.ensemble.prompts:
+            raise Unmeasured("labels are compared by their prompts, and no text has a template")
         if trials.base.by_heads:
             raise Unmeasured("members answer by heads, which read the text without a template")
         if trials.member.alora:

@@ -14,13 +14,13 @@ from serve.manifest import Ensemble, Member
 from training.evaluation.abstaining import USUAL
 from training.evaluation.evaluation import MAX_NEW_TOKENS, Evaluation, Labelled, rows_to_judge
 from training.execution.run import recorded_recipe
-from training.leaderboard.board import Leaderboard, board_file
+from training.leaderboard.board import Leaderboard, board_file, read_board
 from training.leaderboard.contender import FittingRows
 from training.leaderboard.criteria import judged_by
 from training.leaderboard.judgement import Counts, Entry, judge
 from training.leaderboard.labels import contenders, label_entries
 from training.leaderboard.outputs import MemberOutputs
-from training.leaderboard.rungs import SCORE, read_rungs, write_rung
+from training.leaderboard.rungs import SCORE, read_rungs, rung_file, write_rung
 from training.leaderboard.texts import Written
 from training.leaderboard.timing import Input, Timer
 from training.leaderboard.validation import VALIDATION, validation_texts
@@ -53,12 +53,14 @@ class Judging:
 
         The rows are those of the file `data`, or else the recipe's test rows, or its validation rows if it has none.
         The leaderboard is written too, for the report, unless it is of a file's rows beside a recipe's own.
-        Without a `timer`, no request is measured. Raises RecipeError, BundleError and FusionError."""
+        Without a `timer`, no request is measured, and rungs that are as they were keep their times. Raises RecipeError,
+        BundleError and FusionError."""
         rows, _ = rows_to_judge(self._bundle, self._ensemble, self._recipe, self._own, data)
         judged = self._texts if self._ensemble.task == "generation" else self._labels
         entries, counts, by = judged(rows)
+        known = self._known_times(entries)
         manifests = {each.name: self._write(each, counts.validation) for each in entries}
-        times = {} if timer is None else self._times(timer, manifests, rows)
+        times = known if timer is None else self._times(timer, manifests, rows)
         board = judge(self._ensemble.name, entries, counts, by, times)
         if data is None or self._own is None:
             content = board.model_dump_json(indent=2) + "\n"
@@ -129,6 +131,25 @@ class Judging:
             found.answered(self._bundle, self._ensemble, new, rows, self._watch)
             for member in new:
                 scores.write_outputs(member, stored.header.rows, found.of([member])[0])
+        return found
+
+    def _known_times(self, entries: Sequence[Entry]) -> dict[str, float]:
+        """Return the times that the last leaderboard has of rungs whose members and method are the same now."""
+        try:
+            last = read_board(self._bundle.path, self._ensemble.name)
+        except ValueError:  # damaged, and soon written anew
+            last = None
+        times = {} if last is None else {each.name: each.milliseconds for each in last.rungs}
+        found = {}
+        for entry in entries:
+            file = rung_file(self._bundle, self._ensemble.name, entry.name)
+            time = times.get(entry.name)
+            if time is None or not file.is_file():
+                continue
+            before = self._bundle.read_rung(file)
+            same = before.digests == entry.manifest.digests
+            if same and before.fusion.method == entry.manifest.fusion.method:
+                found[entry.name] = time
         return found
 
     def _times(

@@ -132,10 +132,12 @@ class Choice:
                 f"not significantly worse than the best rung, {best_title} "
                 f"({self._clearest(chosen, best)})"
             )
-        member = self._rungs[single].title
         if self._worse(single, best):
-            return f"{lead}; {member}, the best member, is worse ({self._clearest(single, best)})."
-        return f"{lead}; it costs no more than {member}, the best member."
+            return (
+                f"{lead}; the best member, chosen for each part of the rows on the others, is worse "
+                f"({self._clearest(single, best)})."
+            )
+        return f"{lead}; it costs no more than {self._rungs[single].title}, the best member."
 
     def _clearest(self, rung: int, than: int) -> str:
         """Return the difference with the lowest p among those in which `rung` is behind, as text."""

@@ -67,7 +67,8 @@ def _abstaining(board: Leaderboard) -> list[str]:
         return []
     if not scores["coverage"]:
         return [
-            "To keep the risk of abstaining, there are too few validation rows: it would give no answer."
+            "There are too few validation rows to promise the risk of abstaining: with `abstain`, it would answer "
+            "nothing."
         ]
     return [
         f"With abstaining, it gives {scores['coverage']:.1%} of its answers, of which {scores['risk']:.2%} are wrong."

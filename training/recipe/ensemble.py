@@ -186,6 +186,11 @@ class EnsembleRecipe(Strict):
             raise ValueError(
                 "candidates need names that differ from each other and from the members'"
             )
+        top_k = self.fusion.top_k
+        if top_k is not None and top_k > len(self.members):
+            raise ValueError(
+                f"fusion.top_k asks {top_k} members, and there are {len(self.members)}; leave it out to ask all"
+            )
         self._check_adapter_names()
         self._check_rival(adapters)
         self._check_merges()

@@ -50,7 +50,8 @@ def board_chart(board: Leaderboard) -> Chart | None:
         for number, rung in shown
     ]
     near = [mark for mark, away in zip(marks, far, strict=True) if not away]
-    beyond = [str(mark.number) for mark, away in zip(marks, far, strict=True) if away]
+    quality = Axis.over(heading, [end for mark in near for end in (mark.low, mark.high)])
+    beyond = [str(mark.number) for mark in marks if not quality.low <= mark.y <= quality.high]
     notes = ["Marks that would lie on each other stand side by side."]
     if beyond:
         notes.append(f"Far worse, at the edge: {', '.join(beyond)}.")
@@ -59,7 +60,7 @@ def board_chart(board: Leaderboard) -> Chart | None:
         f"{heading} on {board.rows} rows ({'lower' if lower else 'higher'} is better) with its interval. The ring "
         "marks what is recommended; the numbers are those of the table.",
         Axis.costs(cost, [mark.x for mark in marks]),
-        Axis.over(heading, [end for mark in near for end in (mark.low, mark.high)]),
+        quality,
         marks=marks,
         note=" ".join(notes),
     )

@@ -62,6 +62,9 @@ def batch(
             )
             raise
     out.say(f"{counted(total, 'line')} in {target}: {_said(counts)}.")
+    if counts.bad == total:
+        out.say(f"No line is a request; {target} says of each why.")
+        raise typer.Exit(1)
 
 
 async def _asked(
