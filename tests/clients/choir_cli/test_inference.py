@@ -181,6 +181,11 @@ class TestPredict:
         assert "--fusion is no JSON object" in ran.err
         assert local_server.bodies == []
 
+    def test_an_infinite_number_is_not_sent(self, choir: Choir, local_server: LocalServer) -> None:
+        ran = choir("predict", "one", "--model", "e", "--fusion", '{"weights": {"a": 1e999}}')
+        assert (ran.status, local_server.bodies) == (1, [])
+        assert "the request cannot be written as JSON" in ran.err
+
     def test_several_ensembles_need_model(self, choir: Choir, local_server: LocalServer) -> None:
         other = {**ENSEMBLE, "name": "replies"}
         local_server.answers["GET /v1/ensembles"] = (200, {"data": [ENSEMBLE, other]})
@@ -243,6 +248,7 @@ class TestChat:
         lines = iter(["hi", "again", ""])
         monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
         ran = choir("chat", "--model", "replies")
+        assert ran.status == 1, "the messages come from a pipe, which nobody reads along"
         assert ran.err == "choir: too long\n" * 2
         assert len(local_server.bodies[1]["messages"]) == 1
 

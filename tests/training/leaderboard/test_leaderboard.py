@@ -78,6 +78,12 @@ def test_the_board_has_every_rung_and_is_in_the_bundle(
     assert encoder_bundle.verify() == []
 
 
+def test_rungs_that_are_as_they_were_keep_their_times(
+    board: Leaderboard, encoder_bundle: Bundle
+) -> None:
+    assert Judging(encoder_bundle, "topics", Unwatched()).leaderboard() == board
+
+
 @pytest.mark.parametrize("name", ["a", "single", "average", "weighted_average", "stack"])
 def test_a_rungs_manifest_gives_the_figures_of_the_board(
     board: Leaderboard, encoder_bundle: Bundle, name: str

@@ -53,3 +53,13 @@ def test_requests_are_answered_in_openais_format(choir: Choir, tmp_path: Path) -
     for number, word in words.items():
         assert word in errors[number]["message"]
         assert errors[number]["code"] == "invalid_line"
+
+
+def test_a_file_without_any_request_ends_with_a_status(choir: Choir, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("{}\n[]\n")
+    ran = choir("batch", "-i", str(source), "-o", str(target))
+    assert ran.status == 1
+    assert "2 not sent" in ran.out
+    assert "No line is a request" in ran.out
+    assert len(target.read_text().splitlines()) == 2
