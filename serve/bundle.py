@@ -80,7 +80,13 @@ class Bundle:
         folder = Path(path)
         file = folder / "bundle.json"
         if not file.is_file():
-            lacking = f"{folder} is not a bundle: it has no bundle.json."
+            begun = (folder / ".choir-train").is_dir()
+            ended = (
+                " Its training has not got that far: go on with `choir train RECIPE --resume`."
+                if begun
+                else ""
+            )
+            lacking = f"{folder} is not a bundle: it has no bundle.json.{ended}"
             raise BundleError(lacking if folder.is_dir() else no_folder(folder, folder))
         try:
             return cls(folder.resolve(), BundleInfo.model_validate_json(file.read_bytes()))

@@ -383,6 +383,7 @@ def explain(error: ValidationError) -> str:
     what = {
         "extra_forbidden": "this field is not known; remove it or check its spelling",
         "missing": "this field is required",
+        "model_type": "this field takes an object with fields of its own",
     }.get(first["type"], what)
     rest = f" (and {len(more)} more)" if more else ""
     return f"{where}: {what}{rest}" if where else f"{what}{rest}"

@@ -157,3 +157,9 @@ def test_a_base_on_a_hub_is_named_with_its_revision(tmp_path):
     again = Bundle.open(Path(bundle.path))
     assert (again.base_source, again.base_revision) == ("org/name", "abc")
     assert again.base_kind() == "encoder"
+
+
+def test_a_training_that_has_not_got_far_is_said(tmp_path: Path) -> None:
+    (tmp_path / ".choir-train").mkdir()
+    with pytest.raises(BundleError, match=r"is not a bundle.*choir train RECIPE --resume"):
+        Bundle.open(tmp_path)

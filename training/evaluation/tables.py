@@ -118,4 +118,7 @@ def report_lines(report: EvaluationReport) -> list[str]:
 
 def number(value: float, name: str, sign: str = "") -> str:
     """Return the figure called `name` as text: four decimals, or two of a percentage."""
-    return f"{value:{sign}.{2 if name in PERCENT else 4}f}"
+    digits = 2 if name in PERCENT else 4
+    return (
+        f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # adding 0 takes the sign off a rounded -0
+    )

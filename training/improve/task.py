@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from serve.fusion.fused import Fused
+from serve.terminal.words import counted
 from training.evaluation.diversity import criterion_metric
 from training.evaluation.validation_answers import cross_fitted
 from training.improve.case import Case
@@ -55,7 +56,8 @@ class MergedLabels:
         return Finding(
             area=self.area,
             step=f"merge {labels[kept]} and {labels[gone]}",
-            compared=f"the ensemble with their probabilities added; {errors} errors are between them; an easier task",
+            compared="the ensemble with their probabilities added; "
+            f"{counted(errors, 'error')} between them; an easier task",
             gain=gain(
                 judged, judged.served, criterion_metric(after, merged_truth, answers.criterion)
             ),

@@ -27,6 +27,10 @@ def sentence(problem: Mapping[str, Any], content: Any, keys: Iterable[str]) -> s
         return f"{where}: {_unknown(loc, keys)}"
     if kind == "missing":
         return f"{where}: this key is required"
+    if kind == "model_type":
+        return (
+            f"{where}: this key takes keys of its own, as a mapping, and not {problem['input']!r}"
+        )
     if kind == "union_tag_invalid":
         expected = problem["ctx"]["expected_tags"].replace("'", "")
         given = problem["ctx"]["tag"]

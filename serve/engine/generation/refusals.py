@@ -1,5 +1,6 @@
 """Which OpenAI calls an ensemble refuses, and how a call wants its members to be fused."""
 
+import re
 from typing import Any
 
 from serve.engine.interface import TOKEN_ROUTES, GenerateCall
@@ -27,7 +28,7 @@ _NOT_KEPT = {
 """Parameters of /v1/responses that need a memory in the engine, with the reason."""
 
 _WHERE = "in the file of --config, or as JSON in CHOIR_CHAT"
-_FLAGS = {
+_SAID = {
     "--tool-call-parser": (
         "This server reads no tool calls. Its setting chat says how the base writes them: chat: "
         "{enable_auto_tool_choice: true, tool_call_parser: NAME}, such as hermes, "
@@ -40,8 +41,14 @@ _FLAGS = {
         "A request brings no template of its own: leave 'chat_template' out. The server has one by its setting chat: "
         f"chat: {{chat_template: FILE}}, {_WHERE}."
     ),
+    "is not a multimodal model": "This base reads no images: leave them out.",
 }
-"""A flag that vLLM's refusals name, and that `choir serve` does not have -> the refusal in Choir's words."""
+"""A part of vLLM's refusals, such as a flag that `choir serve` does not have -> the refusal in Choir's words."""
+
+_VALIDATION = re.compile(
+    r"\d+ validation errors?:\n +\{.*?'loc': '(?:body\.)?([^']*)', 'msg': (?:'([^']*)'|\"([^\"]*)\")"
+)
+"""How vLLM lists what is wrong with the fields of a body; the first one is named."""
 
 _NOT_FUSED = ("use_beam_search",)
 _NOT_WHOLE = (*_NOT_FUSED, "prompt_logprobs", "n", "logprobs", "top_logprobs")
@@ -133,8 +140,11 @@ def generation_refusal(
 
 
 def in_choirs_words(message: str) -> str:
-    """Returns a sentence of vLLM's, or another one if it asks for a flag that `choir serve` does not have."""
-    return next((own for flag, own in _FLAGS.items() if flag in message), message)
+    """Returns a refusal of vLLM's as it is, or in a sentence of ours where users could not act on it."""
+    if listed := _VALIDATION.match(message):
+        field, what = listed[1], (listed[2] or listed[3] or "").removeprefix("Value error, ")
+        return f"{field!r}: {what.rstrip('.')}."
+    return next((own for part, own in _SAID.items() if part in message), message)
 
 
 def _unranked() -> list[Method]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from serve.engine.generation.refusals import generation_refusal
+from serve.engine.generation.refusals import generation_refusal, in_choirs_words
 from serve.engine.interface import GenerateCall, Route
 from tests.serve.engine.calls import version
 from tests.serve.images.hostile import picture, url_of
@@ -38,3 +38,24 @@ def test_the_detail_of_an_image_is_the_processors(route: Route, detail: Any, tak
     assert (refusal.status, refusal.param) == (400, name)
     assert "'detail' of an image" in refusal.message
     assert refusal.message.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            "1 validation error:\n  {'type': 'int_parsing', 'loc': 'body.max_tokens', 'msg': 'Input should be a valid "
+            "integer, unable to parse string as an integer', 'input': 'many'}",
+            "'max_tokens': Input should be a valid integer, unable to parse string as an integer.",
+        ),
+        (
+            "2 validation errors:\n  {'type': 'value_error', 'loc': 'body', 'msg': \"Value error, it's wrong.\", "
+            "'input': 1}\n  {'type': 'x', 'loc': 'body.n', 'msg': 'y'}",
+            "'body': it's wrong.",
+        ),
+        ("At most 1 image may be provided.", "At most 1 image may be provided."),
+        ("/models/base is not a multimodal model", "This base reads no images: leave them out."),
+    ],
+)
+def test_refusals_of_vllm_are_sentences(given: str, said: str) -> None:
+    assert in_choirs_words(given) == said
