@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from serve.fusion.fuse import Fusion
+from serve.manifest import Abstain
 from tests.training.conftest import recipe_content
 from training.leaderboard.board import read_board
 from training.leaderboards import Boards
@@ -75,6 +76,25 @@ def test_the_recommended_rung_is_the_version_that_is_served(
 
     again = train(recipe, tmp_path / "bundle", resume=True)
     assert read_board(again.path, "topics") == board
+
+
+def test_what_is_recommended_abstains_as_the_recipe_says(
+    tmp_path: Path, write_recipe: Callable[..., Path], encoder_base: Path
+) -> None:
+    risks = {"abstain": {"risk": 0.3}, "early_exit": {"risk": 0.3}}
+    fusion = {"method": "auto", "candidates": ["weighted_average"], **risks}
+    base = {"kind": "encoder", "path": str(encoder_base)}
+    recipe = write_recipe(tmp_path, base=base, ensembles=[topics(merges=[], fusion=fusion)])
+    bundle = train(recipe, tmp_path / "bundle")
+    first, served = bundle.ensemble("topics", 1), bundle.ensemble("topics")
+    assert first.fusion.early_exit is not None
+    assert first.fusion.abstain == served.fusion.abstain == Abstain(risk=0.3)
+    board = read_board(bundle.path, "topics")
+    assert board is not None
+    assert "weighted_average-early" in {rung.name for rung in board.rungs}
+    fused = Fusion.from_manifest(served, bundle.fusion_path(served))
+    assert fused.selective.abstain(None, None, own=True) is not None
+    assert bundle.verify() == []
 
 
 def test_members_that_cannot_be_merged_are_refused_before_they_are_trained(
