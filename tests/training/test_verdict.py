@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from serve.manifest import Member
 from serve.terminal.screen import Screen
+from tests.serve.fakes import make_adapter, make_bundle
 from training.evaluation.metrics.classification import classification_metrics
 from training.evaluation.scores import EvaluationReport, System, compare
-from training.verdict import conclude, verdict
+from training.verdict import conclude, serve_options, verdict
 
 ROWS = 200
 
@@ -93,3 +95,18 @@ def test_a_run_ends_in_verdicts_paths_and_the_next_command(
     else:
         assert len(said) == 1
         assert "\x1b" not in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("rank", "options"),
+    [(2, []), (64, []), (65, ["--engine", '{"max_lora_rank": 128}'])],
+)
+def test_the_next_command_starts_an_engine_that_takes_the_ranks(
+    tmp_path: Path, rank: int, options: list[str]
+) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    ref = bundle.add_adapter("wide", make_adapter(tmp_path / "wide", 1, rank=rank))
+    first = bundle.ensemble("intents")
+    members = [*first.members, Member(name="wide", adapters=[ref])]
+    bundle.write_ensemble(first.model_copy(update={"version": 2, "members": members}))
+    assert serve_options(bundle) == options

@@ -144,6 +144,7 @@ def test_auto_takes_early_exit_although_members_and_method_are_the_same(
         json.loads(rung_file(bundle, "topics", name).read_text())
         for name in ("average", "average-early")
     )
+    average["scores"]["search"] = {"topics": {"rank": 4}}
     (bundle.path / "ensembles" / "topics" / "1.json").write_text(json.dumps(average))
     recipe = recorded_recipe(bundle.path)
     own = recipe.find("topics") if recipe else None
@@ -155,6 +156,7 @@ def test_auto_takes_early_exit_although_members_and_method_are_the_same(
         assert bundle.ensemble("topics").version == versions
     served = bundle.ensemble("topics")
     assert served.fusion.early_exit == EarlyExit(risk=early["fusion"]["early_exit"]["risk"])
+    assert served.scores["search"] == {"topics": {"rank": 4}}, "distilling goes on from it"
     assert served.golden
     assert bundle.verify() == []
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from choir_cli.leaderboard.engine import _ask
+from choir_cli.leaderboard.engine import _ask, _medians
 from choir_cli.leaderboard.timer import EngineTimer
 from choir_cli.main import app
 from serve.bundle import BaseSpec, Bundle
 from serve.engine.interface import GenerateCall, PredictCall
+from serve.errors import RefusedError
 from serve.images.decode import decode
 from serve.images.limits import ImageLimits
 from serve.manifest import Ensemble
@@ -157,3 +158,20 @@ def test_no_timing_starts_no_engine(
     assert "Serve " in ran.output
     page = (encoder_bundle.path / "report" / "index.html").read_text()
     assert "Quality against cost" in page
+
+
+async def test_a_refused_input_costs_its_own_time_alone() -> None:
+    async def always(turn: int) -> None:
+        return
+
+    async def mostly(turn: int) -> None:
+        if turn % 9 == 1:
+            raise RefusedError(400, "The text is too long.")
+
+    async def never(turn: int) -> None:
+        raise RefusedError(400, "The base has no such token.")
+
+    refusals: set[str] = set()
+    times = await _medians({"a": always, "b": mostly, "c": never}, refusals)
+    assert times.keys() == {"a", "b"}
+    assert refusals == {"The text is too long.", "The base has no such token."}
