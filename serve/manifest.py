@@ -106,11 +106,6 @@ class Extract(Contract):
             raise ValueError(f"{self.regex!r} has no group {self.group!r}; it has {_listed(known)}")
         return self
 
-    def found_in(self, text: str) -> str | None:
-        """Returns the part of a text; None if there is no match."""
-        match = re.search(self.regex, text)
-        return match.group(self.group) if match else None
-
 
 Share: TypeAlias = Annotated[Number, Field(ge=0, le=1)]
 

@@ -1,6 +1,7 @@
 """Chooses among whole generated answers: by a vote, the one that is most like the others, or by a learned ranker."""
 
 import math
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -131,6 +132,12 @@ def same_answer(one: str, other: str, extract: Extract | None) -> bool:
     return first == second
 
 
+def extracted(text: str, extract: Extract) -> str | None:
+    """Returns the part of a text that the rule names; None if it finds nothing."""
+    match = re.search(extract.regex, text)
+    return match.group(extract.group) if match else None
+
+
 def normalise(answer: str) -> str:
     """Returns a text in NFKC and lower case, with each run of white space as one space."""
     return " ".join(unicodedata.normalize("NFKC", answer).lower().split())
@@ -167,5 +174,5 @@ def _found(answers: Sequence[str], extract: Extract | None) -> tuple[str | None,
     """Returns what the rule finds in each answer; None if there is no rule, or if it finds nothing in any of them."""
     if extract is None:
         return None
-    found = tuple(extract.found_in(answer) for answer in answers)
+    found = tuple(extracted(answer, extract) for answer in answers)
     return None if all(key is None for key in found) else found

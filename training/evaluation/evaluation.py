@@ -27,7 +27,6 @@ from serve.manifest import (
     Extract,
     FusionSpec,
     Method,
-    TextMethod,
 )
 from serve.terminal.screen import Screen
 from training.data.loading import load_rows
@@ -264,9 +263,10 @@ def method_texts(
     the manifest does."""
     found: dict[str, Sequence[str]] = dict(fused)
     for each in TEXT_METHODS:
-        compared = ensemble.fusion.extract or extract
-        spec = FusionSpec(method=each, extract=compared)
-        found[each] = _chosen(ensemble.model_copy(update={"fusion": spec}), answers, each)
+        spec = FusionSpec(method=each, extract=ensemble.fusion.extract or extract)
+        choosing = ensemble.model_copy(update={"fusion": spec})
+        rows = zip(*answers, strict=True)
+        found[each] = [texts[choose_answer(choosing, texts, each).winner] for texts in rows]
     return {method: found[method] for method in METHODS["generation"] if method in found}
 
 
@@ -280,13 +280,6 @@ def answer_scores(
         member.name: round(float(text_metrics(texts, data.references)[main](once)[0]), 6)
         for member, texts in zip(ensemble.members, answers, strict=True)
     }
-
-
-def _chosen(ensemble: Ensemble, answers: Sequence[Sequence[str]], method: TextMethod) -> list[str]:
-    """Return the answers that the method chooses among the members' answers [M][N]."""
-    return [
-        texts[choose_answer(ensemble, texts, method).winner] for texts in zip(*answers, strict=True)
-    ]
 
 
 def baseline_answers(

@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from serve.fusion.answers import extracted
 from serve.manifest import Extract
 from training.recipe.annotate import AnnotateRecipe
 from training.recipe.clean import CleanRecipe
@@ -61,7 +62,7 @@ class SplitRecipe(Strict):
 
     def group(self, cell: str) -> str:
         """Return the group that a cell of `column` names."""
-        return cell if self.extract is None else self.extract.found_in(cell) or ""
+        return cell if self.extract is None else extracted(cell, self.extract) or ""
 
 
 class DataRecipe(Strict):

@@ -12,7 +12,14 @@ from serve.manifest import Ensemble
 from training.evaluation.curves import Confusion, confusion
 from training.evaluation.diversity import Diversity
 from training.evaluation.scores import EvaluationReport
-from training.evaluation.tables import HEADINGS, figure, figures_in, interval, report_lines
+from training.evaluation.tables import (
+    HEADINGS,
+    figure,
+    figures_in,
+    interval,
+    number,
+    report_lines,
+)
 from training.evaluation.validation_answers import ValidationAnswers
 from training.leaderboard.board import Leaderboard
 from training.report.board_chart import board_chart
@@ -96,6 +103,7 @@ def page(findings: Findings, ensembles: Sequence[EnsembleFigures]) -> str:
         largest=_largest,
         figures_in=figures_in,
         figure=figure,
+        written=number,
         interval=interval,
         report_lines=report_lines,
     )

@@ -11,18 +11,20 @@ from serve.graph.lifecycle import ServerError
 from serve.graph.store_lock import only_server
 
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from serve.graph.store_lock import only_server
 with only_server(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
 def test_a_store_has_one_server_until_its_process_ends(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "held\n"
         with (

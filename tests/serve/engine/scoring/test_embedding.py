@@ -46,12 +46,15 @@ def loaded() -> LoadedVersion:
     return LoadedVersion(version, ensemble, (), Fusion(ensemble), heads, frozenset())
 
 
+def no_lora(_: Any) -> Any:
+    return SimpleNamespace(lora=None)
+
+
 async def embed(base: Path, pooler: Any, member: str | None) -> Embeddings | Refusal:
     embedder = Embedder(pooler, EngineSettings(model=str(base), kind="encoder", adapter_slots=1))
-    adapters: Any = lambda _: SimpleNamespace(lora=None)  # noqa: E731
     queue: Any = None
     return await embedder.embed(
-        loaded(), EmbedCall("intents@1", ("a text",), "r", member), adapters, queue
+        loaded(), EmbedCall("intents@1", ("a text",), "r", member), no_lora, queue
     )
 
 
